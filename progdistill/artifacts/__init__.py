@@ -1,0 +1,1 @@
+"""What outlives a run: stores, checkpoints with their lineage, records, aliases, snapshots."""

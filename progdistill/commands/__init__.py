@@ -1,0 +1,1 @@
+"""The verbs of the progdistill command line, one file a verb group."""

@@ -1,0 +1,1 @@
+"""Datasets: importers, the stored form, and the loader that feeds training."""

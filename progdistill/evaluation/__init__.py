@@ -1,0 +1,1 @@
+"""Sampling at scale, feature extractors, and the distances between distributions."""

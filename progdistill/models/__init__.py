@@ -1,0 +1,1 @@
+"""The denoising network, its diffusers twin, and the denoiser that couples it to a schedule and prediction type."""

@@ -1,0 +1,68 @@
+"""Progress of anything that takes more than a few seconds: one calm line a tick, with rate and ETA."""
+
+import sys
+import time
+from types import TracebackType
+from typing import Self, TextIO
+
+
+def format_duration(seconds: float) -> str:
+    """Render a non-negative duration in seconds as `42s`, `3m05s` or `2h04m`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+
+
+class Progress:
+    """Counts work done towards `total` and prints a line to standard error at most once per tick.
+
+    The first line appears only after one tick, so that short work stays silent. `start` is the count already done
+    by an earlier process: it moves the percentage, not the rate.
+    """
+
+    def __init__(
+        self,
+        label: str,
+        *,
+        total: int,
+        unit: str,
+        start: int = 0,
+        tick_seconds: float = 5.0,
+        stream: TextIO | None = None,
+    ) -> None:
+        self._label, self._total, self._unit = label, total, unit
+        self._start, self._done = start, start
+        self._tick_seconds = tick_seconds
+        self._stream = stream if stream is not None else sys.stderr
+        self._began = self._last_tick = time.monotonic()
+
+    def advance(self, count: int = 1, **figures: float) -> None:
+        """Add `count` units; `figures` (such as loss=0.12) are shown beside the rate."""
+        self._done += count
+        now = time.monotonic()
+        if now - self._last_tick >= self._tick_seconds:
+            self._last_tick = now
+            self._print(now, figures)
+
+    def _print(self, now: float, figures: dict[str, float]) -> None:
+        rate = (self._done - self._start) / max(now - self._began, 1e-9)
+        remaining = (self._total - self._done) / rate if rate > 0 else 0.0
+        shown = "".join(f" · {name} {value:.4g}" for name, value in figures.items())
+        percent = 100 * self._done / max(self._total, 1)
+        print(
+            f"{self._label}: {percent:3.0f}% · {self._done:,}/{self._total:,} {self._unit}{shown}"
+            f" · {rate:,.4g} {self._unit}/s · ETA {format_duration(remaining)}",
+            file=self._stream,
+            flush=True,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None

@@ -1,0 +1,1 @@
+"""Figures, the HTML report and its JSON, from published records alone."""
