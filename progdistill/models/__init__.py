@@ -1,1 +1,1 @@
-"""The denoising network, its diffusers twin, and the denoiser that couples it to a schedule and prediction type."""
+"""The denoising network, the denoiser around it, and their exchange with other programs."""

@@ -1,0 +1,150 @@
+"""The denoiser: a network, what its output means and how it reads the time; making, loading, saving it."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from progdistill.diffusion.names import PredictionType
+from progdistill.diffusion.noise import generator
+from progdistill.diffusion.prediction import velocity_from_output
+from progdistill.errors import LostInvariantError, UsageError
+from progdistill.models.config import DenoiserConfig
+from progdistill.models.initialization import initialize
+from progdistill.models.time_input import TimeReader
+from progdistill.models.unet import UNet
+
+Images = Float[Tensor, "batch channels height width"]
+Times = Float[Tensor, " batch"]
+Labels = Int[Tensor, " batch"]
+Velocity = Callable[[Tensor, Tensor], Tensor]
+
+
+class Denoiser(nn.Module):
+    """Predicts at (z_t, t), with z_t = α_t·x + σ_t·ε and t ∈ [0, 1].
+
+    To run in half precision cast `denoiser.network`, or use autocast; times and outputs stay float32.
+    """
+
+    def __init__(self, config: DenoiserConfig, network: UNet) -> None:
+        super().__init__()
+        self.config = config
+        self.network = network
+        self.read_time = TimeReader(config.time_input)
+
+    def forward(
+        self, z: Images, t: Times, labels: Labels | None = None, guidance: Times | None = None
+    ) -> Float[Tensor, "batch outputs height width"]:
+        """The network's raw output in float32; twice the channels of z, x̂ before ε̂, for (x, ε) models.
+
+        `labels` and `guidance` as in `UNet.forward`.
+        """
+        output: Tensor = self.network(
+            z.to(self.network.conv_in.weight.dtype), self.read_time(t), labels, guidance
+        )
+        return output.float()
+
+    def velocity(
+        self, z: Images, t: Times, labels: Labels | None = None, guidance: Times | None = None
+    ) -> Images:
+        """v̂ = α·ε̂ − σ·x̂ (App. D) in float32, from whatever the network predicts.
+
+        Where α is smaller than a foreign network has seen, its ε̂ says nothing of x; v̂ is then that of the
+        nearest time it knows.
+        """
+        output = self(z, t, labels, guidance)
+        if self.config.prediction is PredictionType.EPS:
+            t = self.read_time.nearest_known(t)
+        return velocity_from_output(output, z, t, self.config.prediction)
+
+    def bind(self, labels: Labels | None = None, guidance: float | Times | None = None) -> Velocity:
+        """The velocity as a function of (z, t) alone, which samplers take.
+
+        With a guidance weight w ≥ 0 (one, or one a sample) a network that has it as an input is told w; one
+        trained with label dropout is asked twice: v̂ = (1 + w)·v̂(labels) − w·v̂(no class) (Ho & Salimans 2021).
+
+        Raises UsageError when labels are missing, or for guidance of a network that can do neither.
+        """
+        network = self.config.network
+        if network.num_classes and labels is None:
+            raise UsageError(f"this model draws one of {network.num_classes} classes: give labels")
+        if guidance is None:
+            return lambda z, t: self.velocity(z, t, labels)
+        if network.guidance_input:
+            return lambda z, t: self.velocity(z, t, labels, _each(guidance, t))
+        if labels is None or not network.label_dropout:
+            raise UsageError(
+                "this model cannot be guided: it was trained with neither label dropout nor a guidance input;"
+                " sample it without guidance, or train the base model with label dropout"
+            )
+        nothing = torch.full_like(labels, network.num_classes)
+        return lambda z, t: self._guided_velocity(z, t, torch.cat((labels, nothing)), _each(guidance, t))
+
+    def _guided_velocity(self, z: Images, t: Times, labels: Int[Tensor, " twice"], weight: Times) -> Images:
+        """Both questions in one batch; guiding v̂ guides x̂ and ε̂ alike, since all are affine in each other."""
+        informed, uninformed = self.velocity(torch.cat((z, z)), torch.cat((t, t)), labels).chunk(2)
+        return informed + weight[:, None, None, None] * (informed - uninformed)
+
+
+def _each(guidance: float | Times, t: Times) -> Times:
+    """One float32 weight a sample."""
+    if isinstance(guidance, Tensor):
+        return guidance.to(device=t.device, dtype=torch.float32)
+    return torch.full_like(t, guidance, dtype=torch.float32)
+
+
+def empty_denoiser(config: DenoiserConfig) -> Denoiser:
+    """A denoiser on the CPU whose weights are yet to be filled in."""
+    with torch.device("meta"):
+        network = UNet(config.network, config.out_channels)
+    return Denoiser(config, network.to_empty(device="cpu"))
+
+
+def build_denoiser(config: DenoiserConfig, seed: int) -> Denoiser:
+    """A denoiser on the CPU with initial weights that are a function of the seed alone."""
+    denoiser = empty_denoiser(config)
+    initialize(denoiser.network, generator(seed, "initial weights"))
+    return denoiser
+
+
+def weights_of(denoiser: Denoiser) -> dict[str, Tensor]:
+    """A copy of every weight by its name in `denoiser.state_dict()`: on the CPU and contiguous."""
+    return {
+        name: tensor.detach().cpu().contiguous().clone() for name, tensor in denoiser.state_dict().items()
+    }
+
+
+def save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
+    """Write weights as safetensors without metadata: equal weights give equal bytes."""
+    save_file(dict(sorted(weights.items())), path)
+
+
+def load_weights(denoiser: Denoiser, path: Path) -> None:
+    """Fill `denoiser` in place from a safetensors file.
+
+    Raises LostInvariantError when a name or a shape differs from what the denoiser's configuration asks for.
+    """
+    found, wanted = load_file(path), denoiser.state_dict()
+    missing, surplus = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
+    if missing or surplus:
+        raise LostInvariantError(
+            f"{path} does not hold this architecture's weights: {len(missing)} missing {missing[:3]},"
+            f" {len(surplus)} surplus {surplus[:3]}"
+        )
+    for name, tensor in found.items():
+        if tensor.shape != wanted[name].shape:
+            raise LostInvariantError(
+                f"{path}: {name} has shape {tuple(tensor.shape)}; the architecture's is"
+                f" {tuple(wanted[name].shape)}"
+            )
+    denoiser.load_state_dict(found)
+
+
+def load_denoiser(config: DenoiserConfig, path: Path) -> Denoiser:
+    """A denoiser on the CPU with the weights of a safetensors file; raises as `load_weights`."""
+    denoiser = empty_denoiser(config)
+    load_weights(denoiser, path)
+    return denoiser
