@@ -1,0 +1,37 @@
+"""Named points at which a test can kill this process: proof that a crash there loses and corrupts nothing."""
+
+import os
+import signal
+from collections import Counter
+from typing import Final
+
+VARIABLE: Final = "PROGDISTILL_FAULT"
+"""`kill:POINT` or `kill:POINT@N` (the N-th passage) makes the process kill itself with SIGKILL there."""
+
+LOCAL_POINTS: Final = (
+    "file.copying",
+    "file.copied",
+    "file.synced",
+    "file.published",
+    "object.written",
+    "object.synced",
+    "object.published",
+)
+"""Every point of a publication into a local store, in order of first passage."""
+
+S3_POINTS: Final = ("upload.created", "upload.part", "upload.parts", "upload.completed", "object.put")
+"""Every point of a publication into an S3 store, in order of first passage."""
+
+_passages: Counter[str] = Counter()
+
+
+def reach(point: str) -> None:
+    """Pass the named point; die here by SIGKILL if the environment asks for it."""
+    wanted = os.environ.get(VARIABLE)
+    if wanted is None:
+        return
+    _passages[point] += 1
+    action, _, place = wanted.partition(":")
+    name, _, number = place.partition("@")
+    if action == "kill" and name == point and _passages[point] == int(number or 1):
+        os.kill(os.getpid(), signal.SIGKILL)

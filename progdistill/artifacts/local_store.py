@@ -1,0 +1,270 @@
+"""A store in a local or mounted folder: temporary file, fsync, then an exclusive link or a rename."""
+
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from progdistill.artifacts.digest import FileDigest, digest_of_descriptor, digest_of_file
+from progdistill.artifacts.faults import reach
+from progdistill.artifacts.store import StoredObject, Versioned, checked_key
+from progdistill.errors import LostInvariantError, TransientError, UsageError
+
+SCRATCH: Final = ".scratch"
+LOCK: Final = ".lock"
+
+_FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FORBIDDEN: Final = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
+
+
+class LocalStore:
+    """Objects are files of the same name under `root`; names that begin with a dot are the store's own."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.expanduser().absolute()
+
+    @property
+    def uri(self) -> str:
+        """The folder's absolute path."""
+        return str(self.root)
+
+    def read(self, key: str) -> bytes | None:
+        """See Store.read."""
+        path = self._path(key)
+        with self._explained("read", key):
+            try:
+                descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+            with open(descriptor, "rb") as file:
+                return file.read()
+
+    def read_versioned(self, key: str) -> Versioned | None:
+        """See Store.read_versioned. The version is the SHA-256 of the bytes."""
+        data = self.read(key)
+        return None if data is None else Versioned(data, hashlib.sha256(data).hexdigest())
+
+    def write(self, key: str, data: bytes) -> None:
+        """See Store.write."""
+        with self._explained("write", key), self._staged(data) as staged:
+            self._place(self._path(key), lambda path: os.replace(staged, path))
+            reach("object.published")
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        """See Store.put_if_absent: a hard link fails if the name exists, whatever the file system."""
+        if self._path(key).exists():
+            return False
+        with self._explained("write", key), self._staged(data) as staged:
+            try:
+                self._place(self._path(key), lambda path: os.link(staged, path))
+            except FileExistsError:
+                return False
+            reach("object.published")
+        return True
+
+    def compare_and_swap(self, key: str, data: bytes, version: str) -> bool:
+        """See Store.compare_and_swap. Swaps exclude one another by a lock on the store."""
+        with self._locked():
+            current = self.read_versioned(key)
+            if current is None or current.version != version:
+                return False
+            self.write(key, data)
+            return True
+
+    def list(self, prefix: str) -> Iterator[StoredObject]:
+        """See Store.list."""
+        folder = self.root / prefix.rpartition("/")[0]
+        for key in sorted(key for key in self._keys_under(folder) if key.startswith(prefix)):
+            with suppress(FileNotFoundError):  # Removed since the walk.
+                facts = (self.root / key).lstat()
+                yield StoredObject(key, facts.st_size, datetime.fromtimestamp(facts.st_mtime, UTC))
+
+    def delete(self, key: str) -> None:
+        """See Store.delete. Folders left empty go too."""
+        path = self._path(key)
+        with self._explained("remove", key):
+            path.unlink(missing_ok=True)
+        with suppress(OSError):
+            for folder in path.parents[: len(Path(key).parents) - 1]:
+                folder.rmdir()
+
+    def upload(self, path: Path, key_for: Callable[[str], str], *, consume: bool = False) -> FileDigest:
+        """See Store.upload. A copy is hashed while it is made; `consume` renames the file if it can.
+
+        An object of that name is replaced: where names are digests that changes nothing, or mends damage.
+        """
+        with self._explained("store", path.name):
+            staged = self.scratch() / uuid.uuid4().hex
+            try:
+                digest = self._move(path, staged) if consume else self._copy(path, staged)
+                self._place(self._path(key_for(digest.sha256)), lambda final: os.replace(staged, final))
+                reach("file.published")
+            finally:
+                staged.unlink(missing_ok=True)
+        return digest
+
+    def download(self, key: str, expected: FileDigest) -> Path:
+        """See Store.download. The store's own file is handed out."""
+        path = self._path(key)
+        with self._explained("read", key):
+            try:
+                found = digest_of_file(path)
+            except FileNotFoundError as error:
+                raise LostInvariantError(f"{self.uri}/{key} is missing from the store") from error
+        if found != expected:
+            raise LostInvariantError(
+                f"{path} is damaged: {found.size_bytes:,} bytes with digest {found.sha256}, expected"
+                f" {expected.size_bytes:,} bytes with {expected.sha256}"
+            )
+        return path
+
+    def scratch(self) -> Path:
+        """See Store.scratch: on the store's own file system, so that a file can be renamed into place."""
+        folder = self.root / SCRATCH
+        with self._explained("write", SCRATCH):
+            folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def check_writable(self) -> None:
+        """See Store.check_writable."""
+        with self._explained("write", SCRATCH):
+            probe = self.scratch() / uuid.uuid4().hex
+            probe.write_bytes(b"probe")
+            probe.unlink()
+
+    def free_bytes(self) -> int | None:
+        """See Store.free_bytes."""
+        folder = self.root
+        while not folder.exists():
+            folder = folder.parent
+        return shutil.disk_usage(folder).free
+
+    def now(self) -> datetime:
+        """See Store.now: the clock of the file server, read off a file just written."""
+        with self._explained("write", SCRATCH):
+            probe = self.scratch() / uuid.uuid4().hex
+            probe.write_bytes(b"clock")
+            stamp = probe.stat().st_mtime
+            probe.unlink()
+        return datetime.fromtimestamp(stamp, UTC)
+
+    def _path(self, key: str) -> Path:
+        return self.root / checked_key(key)
+
+    def _keys_under(self, folder: Path) -> Iterator[str]:
+        for parent, folders, names in os.walk(folder):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            for name in names:
+                if not name.startswith("."):
+                    yield Path(parent, name).relative_to(self.root).as_posix()
+
+    def _make_folder(self, folder: Path) -> None:
+        """Create a folder and make every new name on the way to it durable."""
+        if folder.is_dir():
+            return
+        self._make_folder(folder.parent)
+        with suppress(FileExistsError):
+            folder.mkdir()
+        _sync_folder(folder.parent)
+
+    def _copy(self, source: Path, staged: Path) -> FileDigest:
+        with open(source, "rb") as reader, open(staged, "xb") as writer:
+            target = writer.fileno()
+            reach("file.copying")
+            digest = digest_of_descriptor(
+                reader.fileno(), into=lambda piece, offset: _write_all(target, piece, offset)
+            )
+            reach("file.copied")
+            os.fsync(target)
+            reach("file.synced")
+        return digest
+
+    def _move(self, source: Path, staged: Path) -> FileDigest:
+        try:
+            os.rename(source, staged)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            digest = self._copy(source, staged)
+            source.unlink()
+            return digest
+        os.utime(staged)  # Its age counts from now: garbage collection spares what is young.
+        with open(staged, "rb") as file:
+            digest = digest_of_descriptor(file.fileno())
+            os.fsync(file.fileno())
+        return digest
+
+    @contextmanager
+    def _staged(self, data: bytes) -> Iterator[Path]:
+        """Give a temporary file whose contents are on disk."""
+        staged = self.scratch() / uuid.uuid4().hex
+        try:
+            with open(staged, "xb") as file:
+                file.write(data)
+                file.flush()
+                reach("object.written")
+                os.fsync(file.fileno())
+            reach("object.synced")
+            yield staged
+        finally:
+            staged.unlink(missing_ok=True)
+
+    def _place(self, path: Path, name_it: Callable[[Path], None]) -> None:
+        """Give staged contents their name, durably.
+
+        A concurrent `delete` may sweep the folder away between its creation and its use: then again.
+        """
+        for attempts_left in reversed(range(10)):
+            self._make_folder(path.parent)
+            try:
+                name_it(path)
+                _sync_folder(path.parent)
+                return
+            except FileNotFoundError:
+                if not attempts_left:
+                    raise
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        with self._explained("lock", LOCK):
+            self._make_folder(self.root)
+            with open(self.root / LOCK, "ab") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                yield
+
+    @contextmanager
+    def _explained(self, action: str, name: str) -> Iterator[None]:
+        """Turn the operating system's errors into ours."""
+        try:
+            yield
+        except OSError as error:
+            cause = f"cannot {action} {name} in store {self.uri}: {error.strerror}"
+            if error.errno in _FULL:
+                hint = "free some space (`progdistill checkpoints gc`) or choose another --store"
+                raise UsageError(f"{cause}; {hint}") from error
+            if error.errno in _FORBIDDEN:
+                raise UsageError(f"{cause}; mend its permissions or choose another --store") from error
+            if error.errno == errno.ELOOP:
+                raise LostInvariantError(f"{cause}; a store holds no symbolic links") from error
+            raise TransientError(cause) from error
+
+
+def _write_all(descriptor: int, piece: memoryview, offset: int) -> None:
+    while piece:
+        count = os.pwrite(descriptor, piece, offset)
+        piece, offset = piece[count:], offset + count
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,116 @@
+"""How a snapshot lies in a store: per rank one safetensors shard and, written after it, one sealed document.
+
+A snapshot exists when the documents of all its ranks do: no rank waits for another.
+"""
+
+import re
+from datetime import datetime
+from typing import Final, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, JsonValue, NonNegativeInt, PositiveInt
+
+from progdistill.artifacts.digest import FileDigest, Sha256
+from progdistill.artifacts.store import Store
+
+FOLDER: Final = "snapshots/"
+
+_DOCUMENT: Final = re.compile(r"(\d{12})-([A-Za-z0-9]+)/(\d{5})-of-(\d{5})\.json")
+
+
+class SliceFacts(BaseModel):
+    """Where a rank's piece lies in a flat tensor: first element, elements held, elements in all."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    offset: NonNegativeInt
+    length: NonNegativeInt
+    full_length: NonNegativeInt
+
+
+class ShardFacts(BaseModel):
+    """The document that completes one rank's shard."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal[1] = 1
+    job_id: str
+    update: NonNegativeInt
+    attempt: str
+    rank: NonNegativeInt
+    ranks: PositiveInt
+    tensors_sha256: Sha256
+    tensors_bytes: NonNegativeInt
+    slices: dict[str, SliceFacts]
+    facts: dict[str, JsonValue]
+
+    @property
+    def tensors(self) -> FileDigest:
+        """Digest and size of the shard's safetensors file."""
+        return FileDigest(self.tensors_sha256, self.tensors_bytes)
+
+
+class SnapshotPlace(NamedTuple):
+    """One snapshot's folder: the update it was taken after, the attempt that took it, its world size."""
+
+    job_id: str
+    update: int
+    attempt: str
+    ranks: int
+
+    def document_key(self, rank: int) -> str:
+        """Key of a rank's document."""
+        return f"{self._stem(rank)}.json"
+
+    def tensors_key(self, rank: int) -> str:
+        """Key of a rank's safetensors shard."""
+        return f"{self._stem(rank)}.safetensors"
+
+    def _stem(self, rank: int) -> str:
+        return f"{self._folder}{rank:05d}-of-{self.ranks:05d}"
+
+    @property
+    def _folder(self) -> str:
+        return f"{job_folder(self.job_id)}{self.update:012d}-{self.attempt}/"
+
+
+def job_folder(job_id: str) -> str:
+    """Prefix of all snapshots of a job."""
+    return f"{FOLDER}{job_id}/"
+
+
+def complete_snapshots(store: Store, job_id: str) -> list[SnapshotPlace]:
+    """Return the snapshots of a job whose every rank has finished, newest first."""
+    written: dict[SnapshotPlace, int] = {}
+    finished_at: dict[SnapshotPlace, datetime] = {}
+    folder = job_folder(job_id)
+    for item in store.list(folder):
+        if found := _DOCUMENT.fullmatch(item.key.removeprefix(folder)):
+            place = SnapshotPlace(job_id, int(found[1]), found[2], int(found[4]))
+            written[place] = written.get(place, 0) + 1
+            finished_at[place] = max(item.modified_at, finished_at.get(place, item.modified_at))
+    complete = [place for place, documents in written.items() if documents == place.ranks]
+    return sorted(complete, key=lambda place: (place.update, finished_at[place]), reverse=True)
+
+
+def prune_snapshots(store: Store, job_id: str, *, keep: int) -> None:
+    """Remove all but the newest `keep` complete snapshots, and what unfinished ones left behind before them.
+
+    Documents go before their tensors, so that a snapshot vanishes at once for every reader.
+    """
+    kept = complete_snapshots(store, job_id)[:keep]
+    if not kept:
+        return
+    folder, oldest = job_folder(job_id), kept[-1].update
+    stems = {place.document_key(0).rpartition("/")[0] for place in kept}
+    keys = [item.key for item in store.list(folder)]
+    for key in sorted(keys, key=lambda key: key.endswith(".safetensors")):
+        place, _, _ = key.rpartition("/")
+        update = int(place.removeprefix(folder)[:12])
+        if place not in stems and update <= oldest:
+            store.delete(key)
+
+
+def delete_snapshots(store: Store, job_id: str) -> None:
+    """Remove all snapshots of a job: its result is published."""
+    for item in list(store.list(job_folder(job_id))):
+        store.delete(item.key)

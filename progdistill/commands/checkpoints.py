@@ -1,0 +1,202 @@
+"""`progdistill checkpoints`: what the store holds, whether it is intact, what it is called, what can go."""
+
+import argparse
+import getpass
+import json
+import socket
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from progdistill.artifacts.aliases import list_aliases, move_alias, read_alias
+from progdistill.artifacts.checkpoint import (
+    CheckpointManifest,
+    fetch_weights,
+    list_ids,
+    list_manifests,
+    load_manifest,
+)
+from progdistill.artifacts.resolve import resolve_reference
+from progdistill.artifacts.runs import list_run_checkpoints
+from progdistill.artifacts.store import Store
+from progdistill.commands.common import add_json_argument, add_store_argument, print_json, store_of
+from progdistill.errors import LostInvariantError, UsageError
+from progdistill.progress import Progress
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the verb with its own verbs list, show, verify, alias."""
+    parser = subparsers.add_parser("checkpoints", help="list, show, verify and name checkpoints")
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+    listing = _verb(verbs, "list", _list, "one line a checkpoint, newest last")
+    listing.add_argument("--dataset", metavar="NAME", help="only those trained on this dataset")
+    listing.add_argument("--steps", type=int, metavar="N", help="only students of N sampling steps")
+    listing.add_argument("--run", dest="run_name", metavar="FLOW/RUN", help="only those that this run holds")
+    show = _verb(verbs, "show", _show, "everything the manifest says")
+    show.add_argument("reference", metavar="REF", help="id or prefix, alias, or Flow/run/steps")
+    verify = _verb(verbs, "verify", _verify, "read every byte and compare with its digest")
+    verify.add_argument("reference", metavar="REF", nargs="?", help="one checkpoint (default: all)")
+    alias = _verb(verbs, "alias", _alias, "name a checkpoint, or show a name's history")
+    alias.add_argument("name", metavar="NAME")
+    alias.add_argument("reference", metavar="REF", nargs="?", help="what the name shall mean from now on")
+    alias.add_argument("--remove", action="store_true", help="remove the name; its history stays")
+
+
+def _verb(
+    verbs: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+    text: str,
+) -> argparse.ArgumentParser:
+    parser = verbs.add_parser(name, help=text, description=text)
+    add_store_argument(parser)
+    add_json_argument(parser)
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _list(args: argparse.Namespace) -> int:
+    store = store_of(args)
+    manifests = sorted(_selected(store, args), key=lambda manifest: manifest.circumstances.created_at)
+    names = _names(store)
+    rows = [_facts(manifest, names.get(manifest.id, [])) for manifest in manifests]
+    if args.json:
+        print_json(rows)
+    elif rows:
+        _print_table(rows)
+    else:
+        print(f"no checkpoint in {store.uri} matches", file=sys.stderr)
+    return 0
+
+
+def _selected(store: Store, args: argparse.Namespace) -> Iterable[CheckpointManifest]:
+    held = None
+    if args.run_name is not None:
+        held = {
+            e.checkpoint_id for e in list_run_checkpoints(store) if f"{e.flow}/{e.run_id}" == args.run_name
+        }
+        if not held:
+            raise UsageError(f"no run {args.run_name} in store {store.uri}; give it as Flow/run id")
+    for manifest in list_manifests(store):
+        if args.dataset is not None and manifest.circumstances.dataset_name != args.dataset:
+            continue
+        if args.steps is not None and manifest.identity.sampling_steps != args.steps:
+            continue
+        if held is not None and manifest.id not in held:
+            continue
+        yield manifest
+
+
+def _names(store: Store) -> dict[str, list[str]]:
+    names: dict[str, list[str]] = {}
+    for alias in list_aliases(store):
+        if alias.checkpoint_id is not None:
+            names.setdefault(alias.checkpoint_id, []).append(alias.name)
+    return names
+
+
+def _facts(manifest: CheckpointManifest, names: list[str]) -> dict[str, Any]:
+    identity, circumstances = manifest.identity, manifest.circumstances
+    return {
+        "id": manifest.id,
+        "kind": identity.kind,
+        "steps": identity.sampling_steps,
+        "dataset": circumstances.dataset_name,
+        "parent": identity.parent,
+        "run": circumstances.creator_run,
+        "created": circumstances.created_at.isoformat(timespec="seconds"),
+        "bytes": identity.weights_bytes,
+        "aliases": names,
+    }
+
+
+def _print_table(rows: list[dict[str, Any]]) -> None:
+    heads = ("id", "kind", "steps", "dataset", "parent", "run", "created", "aliases")
+    lines = [heads, *([_shown(head, row[head]) for head in heads] for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
+    for line in lines:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _shown(head: str, value: Any) -> str:
+    if head in ("id", "parent"):
+        return str(value)[:12] if value else "-"
+    if head == "steps":
+        return str(value) if value else "any"
+    if head == "created":
+        return str(value)[:16].replace("T", " ")
+    if head == "aliases":
+        return ", ".join(value)
+    return str(value) if value is not None else "-"
+
+
+def _show(args: argparse.Namespace) -> int:
+    store = store_of(args)
+    manifest = resolve_reference(store, args.reference)
+    facts = manifest.model_dump(mode="json") | {"aliases": _names(store).get(manifest.id, [])}
+    if args.json:
+        print_json(facts)
+    else:
+        for name, value in _lines("", facts):
+            print(f"{name}: {value}")
+    return 0
+
+
+def _lines(prefix: str, value: Any) -> Iterable[tuple[str, str]]:
+    if isinstance(value, dict) and value:
+        for name, inner in value.items():
+            yield from _lines(f"{prefix}.{name}" if prefix else name, inner)
+    else:
+        yield prefix, value if isinstance(value, str) else json.dumps(value)
+
+
+def _verify(args: argparse.Namespace) -> int:
+    store = store_of(args)
+    ids = [resolve_reference(store, args.reference).id] if args.reference else list_ids(store)
+    results = []
+    with Progress("verifying", total=len(ids), unit="checkpoints") as progress:
+        for checkpoint_id in ids:
+            results.append(_verified(store, checkpoint_id))
+            progress.advance()
+    if args.json:
+        print_json(results)
+    else:
+        for result in results:
+            print(f"{result['id'][:12]}  {'intact' if result['intact'] else result['problem']}")
+    return 0 if all(result["intact"] for result in results) else 1
+
+
+def _verified(store: Store, checkpoint_id: str) -> dict[str, Any]:
+    try:
+        fetch_weights(store, load_manifest(store, checkpoint_id))
+    except LostInvariantError as error:
+        return {"id": checkpoint_id, "intact": False, "problem": str(error)}
+    return {"id": checkpoint_id, "intact": True, "problem": None}
+
+
+def _alias(args: argparse.Namespace) -> int:
+    store = store_of(args)
+    if args.remove:
+        alias = move_alias(store, args.name, None, _mover())
+    elif args.reference is not None:
+        alias = move_alias(store, args.name, resolve_reference(store, args.reference).id, _mover())
+    else:
+        found = read_alias(store, args.name)
+        if found is None:
+            raise UsageError(f"no alias {args.name!r} in store {store.uri}; give a REF to make it")
+        alias = found
+    if args.json:
+        print_json(alias.model_dump(mode="json"))
+    else:
+        for move in alias.history:
+            meaning = move.checkpoint_id[:12] if move.checkpoint_id else "removed"
+            print(f"{alias.name}  {meaning:12}  {move.moved_at:%Y-%m-%d %H:%M:%S}  {move.moved_by}")
+    return 0
+
+
+def _mover() -> str:
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # A container's user may have no name.
+        user = "unknown"
+    return f"{user}@{socket.gethostname()}"
