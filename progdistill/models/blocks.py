@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from progdistill.models.config import UNetConfig
 
 Features = Float[Tensor, "batch channels height width"]
+NewFeatures = Float[Tensor, "batch new_channels new_height new_width"]
 Condition = Float[Tensor, "batch condition"]
 
 
@@ -75,7 +76,7 @@ class Residual(nn.Module):
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         self.conv_shortcut = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else None
 
-    def forward(self, features: Features, condition: Condition) -> Features:
+    def forward(self, features: Features, condition: Condition) -> NewFeatures:
         """`condition` has been through its SiLU already: every block would apply the same one."""
         hidden = F.silu(self.norm1(features))
         if self.resample is not None:
@@ -91,10 +92,11 @@ class Residual(nn.Module):
         if self.dropout:
             hidden = F.dropout(hidden, self.dropout, self.training)
         shortcut: Tensor = features if self.conv_shortcut is None else self.conv_shortcut(features)
-        return shortcut + self.conv2(hidden)
+        added: Tensor = self.conv2(hidden)
+        return shortcut + added
 
 
-def _resize(features: Features, resample: str) -> Features:
+def _resize(features: Features, resample: str) -> NewFeatures:
     """Average 2×2 pixels, or repeat each pixel 2×2 times."""
     if resample == "down":
         return F.avg_pool2d(features, 2)
@@ -131,7 +133,7 @@ class StridedConvolution(nn.Module):
         self.padding = config.downsample_padding
         self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=self.padding)
 
-    def forward(self, features: Features, condition: Condition) -> Features:
+    def forward(self, features: Features, condition: Condition) -> NewFeatures:
         """The condition is not used; every resampling is called alike."""
         halved: Tensor = self.conv(features if self.padding else F.pad(features, (0, 1, 0, 1)))
         return halved
@@ -144,7 +146,7 @@ class UpsampledConvolution(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
-    def forward(self, features: Features, condition: Condition) -> Features:
+    def forward(self, features: Features, condition: Condition) -> NewFeatures:
         """The condition is not used; every resampling is called alike."""
         doubled: Tensor = self.conv(_resize(features, "up"))
         return doubled

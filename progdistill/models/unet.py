@@ -15,6 +15,7 @@ from progdistill.models.blocks import Attention, Residual, TimeEmbedding, downsa
 from progdistill.models.config import UNetConfig
 
 Features = Float[Tensor, "batch channels height width"]
+NewFeatures = Float[Tensor, "batch new_channels new_height new_width"]
 Condition = Float[Tensor, "batch condition"]
 
 
@@ -87,7 +88,7 @@ class DownBlock(nn.Module):
         )
         self.downsamplers = nn.ModuleList([downsampler(config, width)] if halve else [])
 
-    def forward(self, features: Features, condition: Condition, skips: list[Tensor]) -> Features:
+    def forward(self, features: Features, condition: Condition, skips: list[Tensor]) -> NewFeatures:
         """Appends what the way up will need to `skips`."""
         for resnet, attention in zip_longest(self.resnets, self.attentions):
             features = resnet(features, condition)
@@ -137,7 +138,7 @@ class UpBlock(nn.Module):
         )
         self.upsamplers = nn.ModuleList([upsampler(config, width)] if double else [])
 
-    def forward(self, features: Features, condition: Condition, skips: list[Tensor]) -> Features:
+    def forward(self, features: Features, condition: Condition, skips: list[Tensor]) -> NewFeatures:
         """Takes from the end of `skips`."""
         for resnet, attention in zip_longest(self.resnets, self.attentions):
             features = resnet(torch.cat((features, skips.pop()), dim=1), condition)

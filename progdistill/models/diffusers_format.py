@@ -1,0 +1,177 @@
+"""Our U-Net and diffusers' `UNet2DModel` as two writings of one thing: configurations and weights, both ways.
+
+Needs no diffusers: its configuration is a dictionary of JSON, its weights a dictionary of tensors.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from progdistill.errors import UsageError
+from progdistill.models.config import UNetConfig
+
+_DOWN = {"residual": "ResnetDownsampleBlock2D", "convolution": "DownBlock2D"}
+_UP = {"residual": "ResnetUpsampleBlock2D", "convolution": "UpBlock2D"}
+_RESAMPLING_TYPE = {"residual": "resnet", "convolution": "conv"}
+_PROJECTIONS = ("to_q", "to_k", "to_v")
+
+# Attention layers of files written before diffusers 0.15.
+_FORMER_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
+
+# What our network has no counterpart of, with the value that means "not used".
+_REQUIRED = {
+    "center_input_sample": False,
+    "time_embedding_type": "positional",
+    "mid_block_type": "UNetMidBlock2D",
+    "mid_block_scale_factor": 1,
+    "class_embed_type": None,
+}
+
+
+def diffusers_config(config: UNetConfig, out_channels: int) -> dict[str, Any]:
+    """The arguments of `UNet2DModel` that build the same network, its guidance input left out."""
+    attention = [config.has_attention(level) for level in range(len(config.channel_multipliers))]
+    return {
+        "sample_size": config.image_size,
+        "in_channels": config.image_channels,
+        "out_channels": out_channels,
+        "time_embedding_dim": config.condition_width,
+        "freq_shift": config.time_frequency_shift,
+        "flip_sin_to_cos": config.time_features == "cos_sin",
+        "down_block_types": tuple("AttnDownBlock2D" if a else _DOWN[config.resampling] for a in attention),
+        "up_block_types": tuple(
+            "AttnUpBlock2D" if a else _UP[config.resampling] for a in reversed(attention)
+        ),
+        "block_out_channels": config.level_channels,
+        "layers_per_block": config.residual_blocks,
+        "downsample_padding": config.downsample_padding,
+        "downsample_type": _RESAMPLING_TYPE[config.resampling],
+        "upsample_type": _RESAMPLING_TYPE[config.resampling],
+        "dropout": config.dropout,
+        "attention_head_dim": config.head_channels,
+        "norm_num_groups": config.groups,
+        "attn_norm_num_groups": config.groups if config.middle_attention == "normed" else None,
+        "norm_eps": config.group_epsilon,
+        "resnet_time_scale_shift": "default" if config.conditioning == "shift" else "scale_shift",
+        "add_attention": config.middle_attention != "none",
+        "num_class_embeds": config.label_rows or None,
+    }
+
+
+def config_from_diffusers(foreign: Mapping[str, Any], label_dropout: bool = False) -> UNetConfig:
+    """Our configuration of a `UNet2DModel`, from the contents of its config.json.
+
+    `label_dropout` says that the last of its classes stands for 'no class', which the file cannot say.
+
+    Raises UsageError naming the first setting that our network has no counterpart of.
+    """
+    for name, wanted in _REQUIRED.items():
+        _require(foreign.get(name, wanted) == wanted, name, foreign)
+    widths = tuple(foreign.get("block_out_channels", (224, 448, 672, 896)))
+    _require(all(width % widths[0] == 0 for width in widths), "block_out_channels", foreign)
+    _require(isinstance(foreign.get("sample_size"), int), "sample_size", foreign)
+    _require(foreign.get("act_fn", "silu") in ("silu", "swish"), "act_fn", foreign)
+    classes = foreign.get("num_class_embeds") or 0
+    fields = {
+        "image_channels": foreign.get("in_channels", 3),
+        "image_size": foreign["sample_size"],
+        "base_channels": widths[0],
+        "channel_multipliers": tuple(width // widths[0] for width in widths),
+        "residual_blocks": foreign.get("layers_per_block", 2),
+        "attention_resolutions": tuple(_attention_resolutions(foreign)),
+        "head_channels": foreign.get("attention_head_dim", 8),
+        "num_classes": classes - int(label_dropout),
+        "label_dropout": label_dropout,
+        "dropout": foreign.get("dropout", 0.0),
+        "groups": foreign.get("norm_num_groups", 32),
+        "condition_channels": foreign.get("time_embedding_dim"),
+        "resampling": _resampling(foreign),
+        "conditioning": _conditioning(foreign),
+        "middle_attention": _middle_attention(foreign),
+        "group_epsilon": foreign.get("norm_eps", 1e-5),
+        "time_features": "cos_sin" if foreign.get("flip_sin_to_cos", True) else "sin_cos",
+        "time_frequency_shift": foreign.get("freq_shift", 0),
+        "downsample_padding": foreign.get("downsample_padding", 1),
+    }
+    try:
+        return UNetConfig(**fields)
+    except ValueError as error:
+        raise UsageError(f"this UNet2DModel has no counterpart here: {error}") from error
+
+
+def _require(holds: bool, name: str, foreign: Mapping[str, Any]) -> None:
+    if not holds:
+        raise UsageError(
+            f"cannot import a UNet2DModel with {name}={foreign.get(name)!r}:"
+            " the network here has no such part (docs/models.md lists what can be imported)"
+        )
+
+
+def _attention_resolutions(foreign: Mapping[str, Any]) -> Iterator[int]:
+    down, up = foreign["down_block_types"], foreign["up_block_types"]
+    has = [block == "AttnDownBlock2D" for block in down]
+    _require(has == [block == "AttnUpBlock2D" for block in reversed(up)], "up_block_types", foreign)
+    return (foreign["sample_size"] >> level for level, attention in enumerate(has) if attention)
+
+
+def _resampling(foreign: Mapping[str, Any]) -> str:
+    """One kind must serve all resolutions; the block at the lowest resolution resamples nothing."""
+    types = {"AttnDownBlock2D": foreign.get("downsample_type", "conv")}
+    types |= {"AttnUpBlock2D": foreign.get("upsample_type", "conv")}
+    for kind, short in _RESAMPLING_TYPE.items():
+        types |= {_DOWN[kind]: short, _UP[kind]: short}
+    blocks = [*foreign["down_block_types"][:-1], *foreign["up_block_types"][:-1]]
+    last = [foreign["down_block_types"][-1], foreign["up_block_types"][-1]]
+    _require(all(block in types for block in [*blocks, *last]), "down_block_types", foreign)
+    used = {types[block] for block in blocks} or {"conv"}
+    _require(len(used) == 1 and used <= {"conv", "resnet"}, "downsample_type", foreign)
+    return "residual" if used == {"resnet"} else "convolution"
+
+
+def _conditioning(foreign: Mapping[str, Any]) -> str:
+    kind = foreign.get("resnet_time_scale_shift", "default")
+    _require(kind in ("default", "scale_shift"), "resnet_time_scale_shift", foreign)
+    return "shift" if kind == "default" else "scale_shift"
+
+
+def _middle_attention(foreign: Mapping[str, Any]) -> str:
+    if not foreign.get("add_attention", True):
+        return "none"
+    groups = foreign.get("attn_norm_num_groups")
+    if groups is None:
+        return "normed" if _conditioning(foreign) == "shift" else "plain"
+    _require(groups == foreign.get("norm_num_groups", 32), "attn_norm_num_groups", foreign)
+    return "normed"
+
+
+def weights_to_diffusers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the weights of a `UNet` to those of a `UNet2DModel`; each attention's projections are split."""
+    renamed: dict[str, Tensor] = {}
+    for name, tensor in weights.items():
+        if ".to_qkv." in name:
+            for projection, part in zip(_PROJECTIONS, tensor.chunk(3), strict=True):
+                renamed[name.replace("to_qkv", projection)] = part.contiguous()
+        else:
+            renamed[name.replace(".to_out.", ".to_out.0.")] = tensor
+    return renamed
+
+
+def weights_from_diffusers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The inverse of `weights_to_diffusers`; also reads the names that diffusers wrote before 0.15."""
+    current: dict[str, Tensor] = {}
+    for name, tensor in weights.items():
+        for former, now in _FORMER_NAMES.items():
+            name = name.replace(former, now)
+        current[name] = tensor
+    renamed: dict[str, Tensor] = {}
+    for name, tensor in current.items():
+        if ".to_q." in name:
+            parts = [current[name.replace("to_q", projection)] for projection in _PROJECTIONS]
+            renamed[name.replace("to_q", "to_qkv")] = torch.cat(
+                [part.flatten(1) if part.ndim > 2 else part for part in parts]
+            )
+        elif ".to_k." not in name and ".to_v." not in name:
+            renamed[name.replace(".to_out.0.", ".to_out.")] = tensor
+    return renamed
