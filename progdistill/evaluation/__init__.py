@@ -1,1 +1,1 @@
-"""Sampling at scale, feature extractors, and the distances between distributions."""
+"""Sampling at scale, and how far the samples are from the real images."""

@@ -1,1 +1,1 @@
-"""Figures, the HTML report and its JSON, from published records alone."""
+"""The report of a run: figures, HTML and JSON, from records alone."""

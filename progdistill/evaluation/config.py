@@ -1,0 +1,37 @@
+"""Settings of an evaluation: no torch."""
+
+from enum import StrEnum
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class EvaluatorName(StrEnum):
+    """Whose features images are compared in. The figures of one say nothing about those of another."""
+
+    DIGITS_CLASSIFIER = "digits_classifier"
+
+
+class EvaluationSettings(BaseModel):
+    """What decides the figures of an evaluation; the defaults are those of 8×8 digits on two CPU cores."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    evaluator: EvaluatorName = EvaluatorName.DIGITS_CLASSIFIER
+    samples: int = Field(
+        1000, gt=1, description="images a measurement; distances compare at equal counts only"
+    )
+    batch_size: int = Field(250, gt=0, description="images sampled at once")
+    seed: int = Field(0, ge=0, description="of the initial noise, the same for every checkpoint and sampler")
+    max_sampling_steps: int = Field(
+        256, gt=0, description="checkpoints that take more steps are not measured"
+    )
+    ancestral_gamma: float = Field(
+        0.3,
+        ge=0,
+        le=1,
+        description="log-scale position of the ancestral variance between its bounds (0: lower)",
+    )
+    clip: bool = Field(True, description="clip x̂ to [−1, 1] at every sampling step")
+    shown_samples: int = Field(
+        20, ge=0, description="images kept for the report, the first of those measured"
+    )

@@ -1,0 +1,87 @@
+"""Evaluators by name: obtained once, published, found again."""
+
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import JsonValue
+
+from progdistill.artifacts.checkpoint import blob_key
+from progdistill.artifacts.records import publish_record, read_record
+from progdistill.artifacts.store import Store
+from progdistill.data.dataset import DatasetInfo
+from progdistill.errors import LostInvariantError
+from progdistill.evaluation.config import EvaluationSettings, EvaluatorName
+from progdistill.evaluation.digits_evaluator import DigitsEvaluator
+from progdistill.evaluation.evaluator import Evaluator, EvaluatorKind
+from progdistill.evaluation.evaluator_manifest import (
+    EvaluatorIdentity,
+    EvaluatorManifest,
+    RecipeAnswer,
+    manifest_key,
+    recipe_key,
+)
+from progdistill.version import NUMERICS_VERSION, __version__
+
+KINDS: dict[EvaluatorName, EvaluatorKind] = {EvaluatorName.DIGITS_CLASSIFIER: DigitsEvaluator()}
+
+
+def find_or_publish_evaluator(
+    store: Store, settings: EvaluationSettings, info: DatasetInfo
+) -> EvaluatorManifest:
+    """The store's evaluator for these settings and this dataset; obtained and published if it has none yet.
+
+    Raises UsageError where the evaluator does not fit the dataset or its weights cannot be had.
+    """
+    kind = KINDS[settings.evaluator]
+    recipe = {**kind.recipe(settings, info), "numerics_version": NUMERICS_VERSION}
+    answer = read_record(store, recipe_key(recipe), RecipeAnswer)
+    if answer is None:
+        made = _publish(store, kind, recipe, settings, info)
+        answer = publish_record(store, recipe_key(recipe), RecipeAnswer(recipe=recipe, evaluator_id=made.id))
+    return load_evaluator_manifest(store, answer.evaluator_id)
+
+
+def load_evaluator_manifest(store: Store, evaluator_id: str) -> EvaluatorManifest:
+    """Read an evaluator's manifest by id."""
+    manifest = read_record(store, manifest_key(evaluator_id), EvaluatorManifest)
+    if manifest is None:
+        raise LostInvariantError(f"{store.uri}/{manifest_key(evaluator_id)} is gone, but records refer to it")
+    return manifest
+
+
+def open_evaluator(store: Store, manifest: EvaluatorManifest, device: str = "cpu") -> Evaluator:
+    """Load an evaluator's weights, verified against their digest, onto a device."""
+    identity = manifest.identity
+    weights = store.download(blob_key(identity.weights_sha256), identity.weights)
+    return Evaluator(manifest, KINDS[EvaluatorName(identity.name)].load(weights, identity.recipe, device))
+
+
+def _publish(
+    store: Store,
+    kind: EvaluatorKind,
+    recipe: dict[str, JsonValue],
+    settings: EvaluationSettings,
+    info: DatasetInfo,
+) -> EvaluatorManifest:
+    with tempfile.TemporaryDirectory() as folder:
+        obtained = kind.obtain(settings, info, Path(folder))
+        weights = store.upload(obtained.path, blob_key)
+    identity = EvaluatorIdentity(
+        name=settings.evaluator,
+        distance_name=kind.distance_name,
+        weights_sha256=weights.sha256,
+        weights_bytes=weights.size_bytes,
+        feature_dimensions=kind.feature_dimensions,
+        probability_classes=kind.probability_classes,
+        recipe=recipe,
+        numerics_version=NUMERICS_VERSION,
+    )
+    manifest = EvaluatorManifest(
+        id=identity.id,
+        identity=identity,
+        test_accuracy=obtained.test_accuracy,
+        created_at=datetime.now(UTC),
+        code_version=__version__,
+    )
+    return publish_record(store, manifest_key(manifest.id), manifest)

@@ -1,0 +1,78 @@
+"""Answers questions about checkpoints, each at most once a store."""
+
+from functools import cached_property
+
+from progdistill.artifacts.checkpoint import CheckpointManifest
+from progdistill.artifacts.records import publish_record, read_record
+from progdistill.artifacts.store import Store
+from progdistill.data.dataset import DatasetInfo
+from progdistill.diffusion.names import SamplerName
+from progdistill.evaluation.config import EvaluationSettings
+from progdistill.evaluation.evaluator import Evaluator
+from progdistill.evaluation.evaluators import find_or_publish_evaluator, open_evaluator
+from progdistill.evaluation.measure import load_denoiser, measure
+from progdistill.evaluation.measurement import Measurement, Question
+from progdistill.evaluation.moments import Moments
+from progdistill.evaluation.reference import reference_moments
+from progdistill.version import NUMERICS_VERSION
+
+REFERENCE_SPLIT = "train"
+
+
+class Examiner:
+    """Measures checkpoints with one evaluator against one dataset; networks are loaded only when needed."""
+
+    def __init__(
+        self, store: Store, settings: EvaluationSettings, info: DatasetInfo, device: str = "cpu"
+    ) -> None:
+        self._store, self._settings, self._info, self._device = store, settings, info, device
+        self.evaluator_manifest = find_or_publish_evaluator(store, settings, info)
+
+    @cached_property
+    def evaluator(self) -> Evaluator:
+        """The evaluator, ready for use."""
+        return open_evaluator(self._store, self.evaluator_manifest, self._device)
+
+    @cached_property
+    def reference(self) -> Moments:
+        """What the real images look like to the evaluator."""
+        return reference_moments(self._store, self.evaluator, self._info, REFERENCE_SPLIT, self._device)
+
+    def answer(
+        self, checkpoint: CheckpointManifest, sampler: SamplerName, steps: int, gamma: float | None = None
+    ) -> Measurement:
+        """The store's answer to a question, measured and published now if it has none."""
+        question = self.question(checkpoint, sampler, steps, gamma)
+        known = read_record(self._store, question.key, Measurement)
+        if known is not None:
+            return known
+        measured = measure(
+            self._store,
+            question,
+            load_denoiser(self._store, checkpoint, self._device),
+            self.evaluator,
+            self.reference,
+            batch_size=self._settings.batch_size,
+            device=self._device,
+        )
+        return publish_record(self._store, question.key, measured)
+
+    def question(
+        self, checkpoint: CheckpointManifest, sampler: SamplerName, steps: int, gamma: float | None = None
+    ) -> Question:
+        """Put all that decides the figures into words."""
+        settings = self._settings
+        return Question(
+            checkpoint_id=checkpoint.id,
+            sampler=sampler,
+            gamma=gamma,
+            clip=settings.clip,
+            steps=steps,
+            samples=settings.samples,
+            seed=settings.seed,
+            shown_samples=settings.shown_samples,
+            evaluator_id=self.evaluator_manifest.id,
+            reference_fingerprint=self._info.fingerprint,
+            reference_split=REFERENCE_SPLIT,
+            numerics_version=NUMERICS_VERSION,
+        )

@@ -1,0 +1,101 @@
+"""What an evaluation asks and what it answers, as records of a store: no torch."""
+
+import hashlib
+from datetime import datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from progdistill.artifacts.checkpoint import CheckpointKind
+from progdistill.artifacts.digest import Sha256
+from progdistill.artifacts.documents import canonical_json
+from progdistill.diffusion.names import SamplerName
+
+FOLDER = "evaluations/"
+
+
+class Question(BaseModel):
+    """Everything that decides a measurement's figures: equal questions have one answer."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    checkpoint_id: Sha256
+    sampler: SamplerName
+    gamma: float | None = Field(description="log-scale position of a stochastic sampler's variance")
+    clip: bool
+    steps: int
+    samples: int
+    seed: int
+    shown_samples: int
+    evaluator_id: Sha256
+    reference_fingerprint: str
+    reference_split: str
+    numerics_version: int
+
+    @property
+    def id(self) -> str:
+        """SHA-256 of the canonical JSON of this question."""
+        return hashlib.sha256(canonical_json(self.model_dump(mode="json"))).hexdigest()
+
+    @property
+    def key(self) -> str:
+        """Where the answer stands in a store."""
+        return f"{FOLDER}{self.checkpoint_id}/{self.id}.json"
+
+
+class SampleStrip(BaseModel):
+    """A PNG in the store with the first samples one below the other, and what it takes to cut them apart."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sha256: Sha256
+    size_bytes: int
+    images: int
+    labels: tuple[int, ...] | None = Field(description="class of each image; None where there are no classes")
+
+
+class Measurement(BaseModel):
+    """How far the samples of one checkpoint, drawn in one way, are from the real images."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal[1] = 1
+    question: Question
+    distance: float
+    distance_name: str
+    inception_score: float | None = Field(description="None where the evaluator gives no class probabilities")
+    sampling_seconds: float
+    evaluation_seconds: float
+    device: str
+    created_at: datetime
+    shown: SampleStrip | None
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock seconds of sampling and evaluation together."""
+        return self.sampling_seconds + self.evaluation_seconds
+
+
+class EvaluationRecord(BaseModel):
+    """A checkpoint at `num_steps`, beside the undistilled model at equally many steps.
+
+    Where nothing was measured, `not_evaluated_reason` says why. Baselines are None where there is no
+    undistilled model to compare with.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal[1] = 1
+    checkpoint_id: Sha256
+    kind: CheckpointKind
+    num_steps: int
+    distilled: Measurement | None = None
+    baseline_ddim: Measurement | None = None
+    baseline_ancestral: Measurement | None = None
+    not_evaluated_reason: str | None = None
+
+    @property
+    def measurements(self) -> tuple[Measurement, ...]:
+        """The distinct measurements: the base model's own is its DDIM baseline, counted once."""
+        found = (self.distilled, self.baseline_ddim, self.baseline_ancestral)
+        return tuple({m.question.id: m for m in found if m is not None}.values())

@@ -1,0 +1,61 @@
+"""Mean and covariance of a stream of feature vectors, in float64, without keeping the vectors."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+
+class Moments(NamedTuple):
+    """Count, mean and scatter S = Σ (f − mean)(f − mean)ᵀ of the feature vectors seen so far.
+
+    The scatter is kept centred: sums of raw squares would lose the digits that the covariance consists of.
+    """
+
+    count: int
+    mean: Float64[Tensor, " dimensions"]
+    scatter: Float64[Tensor, "dimensions dimensions"]
+
+    @property
+    def covariance(self) -> Float64[Tensor, "dimensions dimensions"]:
+        """The unbiased covariance S / (count − 1); raises ValueError below two vectors."""
+        if self.count < 2:
+            raise ValueError(f"a covariance needs at least 2 feature vectors, not {self.count}")
+        return self.scatter / (self.count - 1)
+
+
+def no_moments(dimensions: int) -> Moments:
+    """The moments of no vectors at all."""
+    return Moments(
+        0,
+        torch.zeros(dimensions, dtype=torch.float64),
+        torch.zeros(dimensions, dimensions, dtype=torch.float64),
+    )
+
+
+def moments_of(features: Float[Tensor, "count dimensions"]) -> Moments:
+    """The moments of one batch of vectors, computed in float64 where the features are.
+
+    Features on a device without float64 must be moved to the CPU first.
+    """
+    wide = features.double()
+    if len(wide) == 0:
+        return no_moments(wide.shape[1])
+    mean = wide.mean(dim=0)
+    centred = wide - mean
+    return Moments(len(wide), mean.cpu(), (centred.T @ centred).cpu())
+
+
+def merge(first: Moments, second: Moments) -> Moments:
+    """The moments of both sets of vectors together (Chan, Golub & LeVeque 1979)."""
+    count = first.count + second.count
+    if count == 0:
+        return first
+    shift = second.mean - first.mean
+    share = second.count / count
+    return Moments(
+        count,
+        first.mean + share * shift,
+        first.scatter + second.scatter + first.count * share * torch.outer(shift, shift),
+    )

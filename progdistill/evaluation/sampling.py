@@ -1,0 +1,69 @@
+"""Images from a denoiser, each a function of (seed, index) alone."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+
+from progdistill.diffusion.names import SamplerName
+from progdistill.diffusion.noise import sample_noise
+from progdistill.diffusion.samplers import SAMPLERS
+from progdistill.models.denoiser import Denoiser
+
+UInt8Images = UInt8[Tensor, "batch channels height width"]
+
+
+def generate(
+    denoiser: Denoiser,
+    sampler: SamplerName,
+    steps: int,
+    *,
+    indices: Sequence[int],
+    seed: int,
+    batch_size: int,
+    gamma: float | None = None,
+    clip: bool = True,
+    class_label: int | None = None,
+    device: torch.device | str = "cpu",
+) -> Iterator[UInt8Images]:
+    """Yield the samples `indices`, in order, in batches of at most `batch_size`, on `device`.
+
+    Sample i starts from noise of (seed, i), draws noise of (seed, step, i) where the sampler is stochastic
+    (`gamma` is then the log-scale position of its variance), and shows class i mod num_classes unless
+    `class_label` fixes it. Equal indices give equal images, bit for bit at equal batch shape, else up to
+    floating-point order.
+    """
+    network = denoiser.config.network
+    shape = (network.image_channels, network.image_size, network.image_size)
+    denoiser = denoiser.to(device).eval()
+    options = {} if gamma is None else {"gamma": gamma}
+    for start in range(0, len(indices), batch_size):
+        batch = indices[start : start + batch_size]
+        with torch.inference_mode():
+            z = sample_noise(seed, "sample", batch, shape).to(device)
+            labels = labels_of(batch, network.num_classes, class_label)
+            velocity = denoiser.bind(None if labels is None else labels.to(device))
+            noise = _step_noise(seed, batch, shape, device)
+            x = SAMPLERS[sampler](velocity, z, steps, noise=noise, clip=clip, **options)
+            yield to_uint8(x)
+
+
+def labels_of(
+    indices: Sequence[int], num_classes: int, class_label: int | None = None
+) -> Int64[Tensor, " batch"] | None:
+    """Class i mod num_classes for sample i, or `class_label` for all; None where there are no classes."""
+    if num_classes == 0:
+        return None
+    return torch.tensor([index % num_classes if class_label is None else class_label for index in indices])
+
+
+def to_uint8(x: Float[Tensor, "batch channels height width"]) -> UInt8Images:
+    """Map [−1, 1] to 0 … 255 as (x + 1)·127.5, rounded and clamped."""
+    return ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def _step_noise(
+    seed: int, indices: Sequence[int], shape: tuple[int, ...], device: torch.device | str
+) -> Callable[[int], Tensor]:
+    return lambda step: sample_noise(seed, f"sample step {step}", indices, shape).to(device)

@@ -1,0 +1,46 @@
+"""Writes a run's report folder: HTML, JSON, pictures, and the input that they can be made from again."""
+
+import json
+import os
+from pathlib import Path
+
+from progdistill.errors import UsageError
+from progdistill.report.distance_chart import curves_of, distance_name_of, draw_distance_chart
+from progdistill.report.input import INPUT_FILE, ReportInput
+from progdistill.report.page import report_page
+from progdistill.report.report_json import report_json
+from progdistill.report.samples_figure import draw_samples
+
+_DOTS_PER_INCH = 160
+
+
+def build_report(run: ReportInput, out: Path) -> Path:
+    """Write report.html, report.json, fid_vs_steps.png and samples.png into `out`; return the HTML's path.
+
+    Each file is whole or absent: a reader never meets half a report.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    title = f"{run.dataset}: distance against sampling steps"
+    chart = draw_distance_chart(curves_of(run), distance_name_of(run), title)
+    for name, figure in (("fid_vs_steps.png", chart), ("samples.png", draw_samples(run))):
+        draft = out / f".{name}"
+        figure.savefig(draft, format="png", dpi=_DOTS_PER_INCH)
+        os.replace(draft, out / name)
+    _write(out / INPUT_FILE, run.model_dump_json())
+    _write(out / "report.json", json.dumps(report_json(run), indent=2) + "\n")
+    _write(out / "report.html", report_page(run))
+    return out / "report.html"
+
+
+def rebuild_report(folder: Path) -> Path:
+    """Make a report again from the input that lies beside it; UsageError where there is none."""
+    source = folder / INPUT_FILE
+    if not source.exists():
+        raise UsageError(f"{folder} holds no report: {source.name} is missing, so the run did not get as far")
+    return build_report(ReportInput.model_validate_json(source.read_bytes()), folder)
+
+
+def _write(path: Path, text: str) -> None:
+    draft = path.with_name(f".{path.name}")
+    draft.write_text(text, "utf-8")
+    os.replace(draft, path)

@@ -1,0 +1,52 @@
+"""Turns records of the store into the entries of a report: no torch."""
+
+from collections.abc import Sequence
+
+from progdistill.artifacts.checkpoint import CheckpointManifest, blob_key
+from progdistill.artifacts.digest import FileDigest
+from progdistill.artifacts.store import Store
+from progdistill.evaluation.measurement import EvaluationRecord, Measurement
+from progdistill.report.input import LossPoint, SampleImages, StageEntry
+
+
+def stage_entry(
+    store: Store,
+    manifest: CheckpointManifest,
+    record: EvaluationRecord,
+    loss_curve: Sequence[LossPoint] = (),
+) -> StageEntry:
+    """What the report says of one checkpoint, with its sample images fetched from the store."""
+    figures, own = manifest.circumstances.figures, record.distilled
+    return StageEntry(
+        num_steps=record.num_steps,
+        id=manifest.id,
+        parent=manifest.identity.parent,
+        kind=manifest.identity.kind,
+        distance=None if own is None else own.distance,
+        distance_name=None if own is None else own.distance_name,
+        inception_score=None if own is None else own.inception_score,
+        evaluated_samples=None if own is None else own.question.samples,
+        baseline_ddim=_distance(record.baseline_ddim),
+        baseline_ancestral=_distance(record.baseline_ancestral),
+        not_evaluated_reason=record.not_evaluated_reason,
+        sampling_seconds=sum(m.sampling_seconds for m in record.measurements),
+        evaluation_seconds=sum(m.evaluation_seconds for m in record.measurements),
+        device=manifest.circumstances.device,
+        creator_run=manifest.circumstances.creator_run,
+        samples=_samples(store, own),
+        baseline_ddim_samples=_samples(store, record.baseline_ddim),
+        loss_curve=tuple(loss_curve),
+        **({} if figures is None else figures.model_dump(exclude={"final_loss"})),
+    )
+
+
+def _distance(measurement: Measurement | None) -> float | None:
+    return None if measurement is None else measurement.distance
+
+
+def _samples(store: Store, measurement: Measurement | None) -> SampleImages | None:
+    if measurement is None or measurement.shown is None:
+        return None
+    shown = measurement.shown
+    path = store.download(blob_key(shown.sha256), FileDigest(shown.sha256, shown.size_bytes))
+    return SampleImages(png=path.read_bytes(), images=shown.images, labels=shown.labels)

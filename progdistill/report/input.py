@@ -1,0 +1,93 @@
+"""Everything a report is made from, as one document that is kept beside it: no torch."""
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+INPUT_FILE = "input.json"
+
+
+class SampleImages(BaseModel):
+    """A few samples as one PNG, one image below the other."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_bytes="base64", val_json_bytes="base64")
+
+    png: bytes = Field(repr=False)
+    images: int
+    labels: tuple[int, ...] | None = None
+
+
+class LossPoint(BaseModel):
+    """The mean training loss around an update."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    update: int
+    loss: float
+
+
+class StageEntry(BaseModel):
+    """One checkpoint of the run: how it was trained, and how near its samples come to the real images."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_bytes="base64", val_json_bytes="base64")
+
+    num_steps: int
+    id: str
+    parent: str | None
+    kind: str
+    distance: float | None = None
+    distance_name: str | None = None
+    inception_score: float | None = None
+    baseline_ddim: float | None = Field(None, description="distance of the undistilled model with DDIM")
+    baseline_ancestral: float | None = Field(None, description="and with ancestral sampling")
+    evaluated_samples: int | None = Field(None, description="images behind each distance")
+    not_evaluated_reason: str | None = None
+    updates: int | None = None
+    images: int | None = Field(None, description="training images seen")
+    seconds: float | None = Field(None, description="wall-clock seconds of training")
+    images_per_second: float | None = None
+    sampling_seconds: float | None = Field(
+        None, description="of this stage's measurements, baselines included"
+    )
+    evaluation_seconds: float | None = Field(None, description="features and statistics of those samples")
+    device: str | None = None
+    creator_run: str | None = Field(None, description="run that trained it, which may be an earlier one")
+    samples: SampleImages | None = None
+    baseline_ddim_samples: SampleImages | None = None
+    loss_curve: tuple[LossPoint, ...] = ()
+
+
+class Timings(BaseModel):
+    """Where a run's wall-clock time went, in seconds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    total_seconds: float
+    training_seconds: float
+    sampling_seconds: float
+    evaluation_seconds: float
+    overhead_seconds_per_stage: float = Field(description="outside training, sampling and evaluation")
+
+
+class ReportInput(BaseModel):
+    """A run as its report tells it; `checkpoints` go from most sampling steps to fewest."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal[1] = 1
+    run_id: str
+    flow: str = "DistillFlow"
+    created_at: datetime
+    dataset: str
+    dataset_fingerprint: str
+    class_names: tuple[str, ...] = ()
+    evaluator: str
+    evaluator_id: str | None = None
+    seed: int
+    code_version: str
+    store: str
+    configuration: dict[str, JsonValue]
+    checkpoints: tuple[StageEntry, ...]
+    timings: Timings | None = None
+    lineage: str = Field("", description="the tree of teachers and students, drawn in text")

@@ -1,0 +1,64 @@
+"""Samples of every stage from the same noise, beside the undistilled model's: the paper's Figure 3."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from progdistill.evaluation.pictures import Pixels, decode_strip, grid, readable_scale
+from progdistill.report import theme
+from progdistill.report.input import ReportInput, SampleImages, StageEntry
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLUMNS = 10
+"""Samples shown of each stage; the same column starts from the same noise everywhere."""
+
+
+def sample_row(samples: SampleImages, columns: int = COLUMNS) -> Pixels:
+    """The first `columns` samples next to each other, enlarged without smoothing."""
+    images = decode_strip(samples.png, samples.images)[:columns]
+    return grid(images, columns=len(images), scale=readable_scale(images.shape[1]))
+
+
+def draw_samples(run: ReportInput) -> "Figure":
+    """One row a stage, most sampling steps first: distilled on the left, undistilled DDIM on the right."""
+    stages = [stage for stage in run.checkpoints if stage.samples is not None]
+    paired = any(stage.baseline_ddim_samples is not None for stage in stages)
+    titles = ["Distilled", "Undistilled, DDIM"][: 1 + paired]
+    figure = theme.new_figure(0.9 + 5.2 * len(titles), 0.75 + 0.56 * max(len(stages), 1))
+    if not stages:
+        axes = figure.subplots()
+        axes.axis("off")
+        axes.text(0.5, 0.5, "no samples were drawn", ha="center", color=theme.MUTED)
+        return figure
+    panels = figure.subplots(
+        len(stages), len(titles), squeeze=False, gridspec_kw={"wspace": 0.03, "hspace": 0.0}
+    )
+    for row, stage in enumerate(stages):
+        for column, samples in enumerate((stage.samples, stage.baseline_ddim_samples)[: len(titles)]):
+            _show(panels[row][column], samples)
+        _label(panels[row][0], stage)
+    for column, title in enumerate(titles):
+        panels[0][column].set_title(title, fontsize=13, pad=6)
+    return figure
+
+
+def _show(axes: "Axes", samples: SampleImages | None) -> None:
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    if samples is not None:
+        picture = sample_row(samples)
+        axes.imshow(
+            np.repeat(picture, 3, axis=2) if picture.shape[2] == 1 else picture, interpolation="nearest"
+        )
+
+
+def _label(axes: "Axes", stage: StageEntry) -> None:
+    unit = "step" if stage.num_steps == 1 else "steps"
+    axes.set_ylabel(
+        f"{stage.num_steps:,} {unit}", rotation=0, ha="right", va="center", labelpad=8, fontsize=12
+    )

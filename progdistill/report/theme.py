@@ -1,0 +1,97 @@
+"""Colours and type of every figure: no matplotlib until a figure is drawn."""
+
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK: Final = "#1c2430"
+MUTED: Final = "#5b6675"
+GRID: Final = "#e3e7ec"
+PAPER: Final = "#ffffff"
+DISTILLED: Final = "#0b6bcb"
+DDIM: Final = "#c4501b"
+ANCESTRAL: Final = "#6b7a2f"
+PUBLISHED: Final = "#8a4fb5"
+
+CSS_VARIABLES: Final = {
+    INK: "--ink",
+    MUTED: "--muted",
+    GRID: "--rule",
+    PAPER: "--paper",
+    DISTILLED: "--distilled",
+    DDIM: "--ddim",
+    ANCESTRAL: "--ancestral",
+    PUBLISHED: "--published",
+}
+"""A figure that stands inside the page takes its colours from there, so that it follows light and dark."""
+
+_RC: Final[dict[str, Any]] = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 11,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlecolor": INK,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 14,
+    "axes.titleweight": "bold",
+    "axes.titlepad": 14,
+    "figure.facecolor": PAPER,
+    "axes.facecolor": PAPER,
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "text.color": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "legend.frameon": False,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "progdistill",
+}
+
+
+def new_figure(width_inches: float, height_inches: float) -> "Figure":
+    """An empty figure in this theme, on the Agg canvas and apart from pyplot's global state."""
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    matplotlib.rcParams.update(_RC)
+    figure = Figure(figsize=(width_inches, height_inches), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def log_scale(axes: "Axes") -> None:
+    """Make the vertical axis logarithmic, with ticks at 1, 2 and 5 of each decade in plain figures."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.3g}"))
+    axes.yaxis.set_minor_locator(NullLocator())
+
+
+def page_svg(figure: "Figure", description: str) -> str:
+    """An inline SVG of a figure in the page's colours, width and font; `description` is its alt text."""
+    import html
+    import io
+    import re
+
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r' (?:width|height)="[0-9.]+pt"', "", svg, count=2)
+    label = html.escape(description, quote=True)
+    svg = svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+    for colour, variable in CSS_VARIABLES.items():
+        svg = svg.replace(colour, f"var({variable})")
+    return svg.replace("'DejaVu Sans'", "var(--sans)")
