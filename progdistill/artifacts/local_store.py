@@ -14,6 +14,7 @@ from typing import Final
 
 from progdistill.artifacts.digest import FileDigest, digest_of_descriptor, digest_of_file
 from progdistill.artifacts.faults import reach
+from progdistill.artifacts.scratch import sweep_folder
 from progdistill.artifacts.store import StoredObject, Versioned, checked_key
 from progdistill.errors import LostInvariantError, TransientError, UsageError
 
@@ -145,6 +146,10 @@ class LocalStore:
         while not folder.exists():
             folder = folder.parent
         return shutil.disk_usage(folder).free
+
+    def sweep(self, before: datetime) -> int:
+        """See Store.sweep."""
+        return sweep_folder(self.scratch(), before)
 
     def now(self) -> datetime:
         """See Store.now: the clock of the file server, read off a file just written."""

@@ -18,7 +18,8 @@ from progdistill.artifacts.digest import FileDigest, combine, part_digests_of
 from progdistill.artifacts.faults import reach
 from progdistill.artifacts.s3_download import ATTEMPTS, download_file
 from progdistill.artifacts.s3_errors import ABSENT, CONFLICT, code_of, explained
-from progdistill.artifacts.s3_upload import TRANSFERS, Target, upload_file
+from progdistill.artifacts.s3_upload import TRANSFERS, Target, abort_uploads, upload_file
+from progdistill.artifacts.scratch import sweep_folder
 from progdistill.artifacts.store import StoredObject, Versioned, checked_key
 from progdistill.errors import LostInvariantError, TransientError, UsageError
 
@@ -152,6 +153,12 @@ class S3Store:
     def free_bytes(self) -> int | None:
         """See Store.free_bytes: a bucket has no limit."""
         return None
+
+    def sweep(self, before: datetime) -> int:
+        """See Store.sweep: aborts multipart uploads, for which S3 charges until then."""
+        with explained(self.uri, "remove unfinished uploads"):
+            aborted = abort_uploads(self._client, self._bucket, self._prefix, before)
+        return aborted + sweep_folder(self.scratch(), before)
 
     def now(self) -> datetime:
         """See Store.now: the date of a reply."""

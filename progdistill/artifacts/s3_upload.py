@@ -5,7 +5,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import datetime, timedelta
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -72,6 +72,16 @@ def is_stored(target: Target, size_bytes: int, digests: Sequence[bytes]) -> bool
     now = parsedate_to_datetime(found["ResponseMetadata"]["HTTPHeaders"]["date"])
     intact = found.get("ChecksumSHA256") == _checksum(digests) and found["ContentLength"] == size_bytes
     return bool(intact and now - found["LastModified"] < YOUNG)
+
+
+def abort_uploads(client: Any, bucket: str, prefix: str, before: datetime) -> int:
+    """Abort multipart uploads under a prefix that were begun before that time; return how many."""
+    pages = client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=prefix)
+    uploads = [upload for page in pages for upload in page.get("Uploads", [])]
+    old = [upload for upload in uploads if upload["Initiated"] < before]
+    for upload in old:
+        client.abort_multipart_upload(Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+    return len(old)
 
 
 def _upload_parts(target: Target, descriptor: int, digests: Sequence[bytes]) -> None:

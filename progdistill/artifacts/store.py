@@ -81,6 +81,9 @@ class Store(Protocol):
     def free_bytes(self) -> int | None:
         """Return the free space in bytes, None when the store has no such limit."""
 
+    def sweep(self, before: datetime) -> int:
+        """Remove what writers that died before that time left unfinished; return how many leftovers went."""
+
     def now(self) -> datetime:
         """Return the time (UTC) on the clock that stamps `modified_at`: never this machine's guess."""
 

@@ -1,0 +1,124 @@
+"""Garbage collection removes what nothing needs, and nothing else."""
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from progdistill.artifacts.aliases import move_alias
+from progdistill.artifacts.checkpoint import CheckpointManifest, blob_key, list_ids
+from progdistill.artifacts.documents import encode
+from progdistill.artifacts.gc import find_garbage, remove_garbage
+from progdistill.artifacts.runs import RunCheckpoint, record_run_checkpoint
+from progdistill.artifacts.store import Store
+from tests.artifacts.samples import publish_base, publish_student, weights_file
+
+NO_GRACE = timedelta(seconds=-5)
+"""Everything is old: S3 counts whole seconds, and what was written in this one must count as before now."""
+
+
+def collect(store: Store, *forget_runs: str) -> None:
+    """Find and remove, without grace."""
+    remove_garbage(store, find_garbage(store, grace=NO_GRACE, forget_runs=forget_runs))
+
+
+@pytest.fixture
+def ladder(store: Store, tmp_path: Path) -> list[CheckpointManifest]:
+    """A base, two students in a chain held by run DistillFlow/1, and a branch that nothing holds."""
+    base = publish_base(store, tmp_path)
+    four = publish_student(store, tmp_path, base, steps=4)
+    two = publish_student(store, tmp_path, four, steps=2)
+    branch = publish_student(store, tmp_path, four, steps=1, seed=5)
+    record_run_checkpoint(store, "DistillFlow", "1", 2, two.id)
+    return [base, four, two, branch]
+
+
+def test_what_a_run_holds_survives_with_all_its_teachers(
+    store: Store, ladder: list[CheckpointManifest]
+) -> None:
+    collect(store)
+    assert list_ids(store) == sorted(manifest.id for manifest in ladder[:3])
+    assert len(list(store.list("blobs/"))) == 3
+
+
+def test_an_alias_keeps_a_checkpoint_as_long_as_it_points_there(
+    store: Store, ladder: list[CheckpointManifest]
+) -> None:
+    move_alias(store, "best", ladder[3].id, "ann@lab")
+    collect(store)
+    assert ladder[3].id in list_ids(store)
+    move_alias(store, "best", ladder[2].id, "ann@lab")
+    collect(store)
+    assert ladder[3].id not in list_ids(store)
+
+
+def test_a_forgotten_run_holds_nothing(store: Store, ladder: list[CheckpointManifest]) -> None:
+    move_alias(store, "best", ladder[1].id, "ann@lab")
+    collect(store, "DistillFlow/1")
+    assert list_ids(store) == sorted(manifest.id for manifest in ladder[:2])
+    assert list(store.list("runs/")) == []
+
+
+def test_a_running_jobs_snapshot_keeps_the_teacher_it_names(local_store: Store, tmp_path: Path) -> None:
+    teacher = publish_base(local_store, tmp_path)
+    local_store.write("snapshots/job/1/0.json", encode(entry("1", teacher.id)))
+    collect(local_store)
+    assert list_ids(local_store) == [teacher.id]
+    local_store.delete("snapshots/job/1/0.json")
+    collect(local_store)
+    assert list_ids(local_store) == []
+
+
+def entry(run_id: str, checkpoint_id: str) -> RunCheckpoint:
+    """Any small document that mentions a checkpoint."""
+    return RunCheckpoint(flow="F", run_id=run_id, num_steps=1, checkpoint_id=checkpoint_id)
+
+
+def test_evaluations_and_job_results_go_with_their_checkpoint(local_store: Store, tmp_path: Path) -> None:
+    kept, gone = (publish_base(local_store, tmp_path, seed) for seed in range(2))
+    record_run_checkpoint(local_store, "DistillFlow", "1", 8, kept.id)
+    for manifest in (kept, gone):
+        local_store.write(f"evaluations/{manifest.id}/1.json", encode(entry("1", manifest.id)))
+        local_store.write(f"jobs/{manifest.id[::-1]}/result.json", encode(entry("1", manifest.id)))
+    collect(local_store)
+    assert [item.key.split("/")[1] for item in local_store.list("evaluations/")] == [kept.id]
+    assert [item.key.split("/")[1] for item in local_store.list("jobs/")] == [kept.id[::-1]]
+
+
+def test_what_a_surviving_record_refers_to_survives(local_store: Store, tmp_path: Path) -> None:
+    picture = local_store.upload(weights_file(tmp_path, 9), blob_key)
+    local_store.write("evaluators/any/manifest.json", encode(entry("1", picture.sha256)))
+    collect(local_store)
+    assert len(list(local_store.list("blobs/"))) == 1
+
+
+def test_finding_removes_nothing(local_store: Store, tmp_path: Path) -> None:
+    publish_base(local_store, tmp_path)
+    before = list(local_store.list(""))
+    garbage = find_garbage(local_store, grace=NO_GRACE)
+    assert len(garbage.objects) == 2
+    assert garbage.size_bytes == sum(item.size_bytes for item in garbage.objects) > 0
+    assert list(local_store.list("")) == before
+
+
+def test_what_is_young_is_spared(store: Store, tmp_path: Path) -> None:
+    publish_base(store, tmp_path)
+    store.upload(weights_file(tmp_path, 2), blob_key)
+    assert find_garbage(store, grace=timedelta(days=1)).objects == []
+
+
+def test_what_was_published_again_meanwhile_stays(local_store: Store, tmp_path: Path) -> None:
+    weights = weights_file(tmp_path)
+    local_store.upload(weights, blob_key)
+    garbage = find_garbage(local_store, grace=NO_GRACE)
+    local_store.upload(weights, blob_key)
+    assert remove_garbage(local_store, garbage) == 0
+    assert len(list(local_store.list("blobs/"))) == 1
+
+
+def test_a_job_with_a_result_needs_no_snapshots(local_store: Store) -> None:
+    for job in ("done", "running"):
+        local_store.write(f"snapshots/{job}/1/0.json", encode(entry("1", "0" * 64)))
+    local_store.write("jobs/done/result.json", encode(entry("1", "0" * 64)))
+    collect(local_store)
+    assert [item.key for item in local_store.list("snapshots/")] == ["snapshots/running/1/0.json"]

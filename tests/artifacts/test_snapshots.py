@@ -1,0 +1,161 @@
+"""Training state survives its process: bit for bit, on any number of ranks."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from progdistill.artifacts.snapshots import FlatSlice, SnapshotWriter, delete_snapshots, latest_snapshot
+from progdistill.artifacts.store import Store
+
+JOB = "job-1"
+
+
+def state(update: int) -> dict[str, Tensor]:
+    """Weights and optimizer state of several types and shapes, a function of the update."""
+    generator = torch.Generator().manual_seed(update)
+    return {
+        "weight": torch.randn(32, 3, 3, 3, generator=generator),
+        "moment": torch.randn(100, generator=generator).bfloat16(),
+        "step": torch.tensor(float(update)),
+        "counts": torch.arange(update + 1),
+    }
+
+
+def assert_equal(left: dict[str, Tensor], right: dict[str, Tensor]) -> None:
+    """Same names, types, shapes and bits."""
+    assert left.keys() == right.keys()
+    for name, tensor in left.items():
+        assert tensor.dtype == right[name].dtype
+        assert torch.equal(tensor, right[name])
+
+
+def test_the_newest_snapshot_comes_back_bit_for_bit(store: Store) -> None:
+    writer = SnapshotWriter(store, JOB)
+    for update in (10, 20):
+        writer.save(update, state(update), {"images": 64 * update})
+    writer.wait()
+    found = latest_snapshot(store, JOB)
+    assert found is not None
+    assert (found.update, found.facts) == (20, {"images": 1280})
+    assert_equal(found.load(), state(20))
+
+
+def test_training_may_go_on_while_a_snapshot_is_written(local_store: Store) -> None:
+    writer, tensors = SnapshotWriter(local_store, JOB), state(10)
+    writer.save(10, tensors, {})
+    for tensor in tensors.values():
+        tensor.zero_()
+    writer.wait()
+    found = latest_snapshot(local_store, JOB)
+    assert found is not None
+    assert_equal(found.load(), state(10))
+
+
+def test_a_job_without_snapshots_has_none(local_store: Store) -> None:
+    assert latest_snapshot(local_store, JOB) is None
+
+
+def test_only_the_last_ones_are_kept(store: Store) -> None:
+    writer = SnapshotWriter(store, JOB, keep=2)
+    for update in (10, 20, 30):
+        writer.save(update, state(1), {})
+    writer.wait()
+    updates = {item.key.split("/")[2][:12] for item in store.list("snapshots/")}
+    assert updates == {"000000000020", "000000000030"}
+    delete_snapshots(store, JOB)
+    assert list(store.list("snapshots/")) == []
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".json"])
+def test_a_damaged_newest_snapshot_gives_way_to_the_one_before(
+    local_store: Store, suffix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    writer = SnapshotWriter(local_store, JOB)
+    for update in (10, 20):
+        writer.save(update, state(update), {})
+    writer.wait()
+    newest = max(item.key for item in local_store.list("snapshots/") if item.key.endswith(suffix))
+    path = Path(local_store.uri, newest)
+    damaged = bytearray(path.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    path.write_bytes(damaged)
+    found = latest_snapshot(local_store, JOB)
+    assert found is not None
+    assert found.update == 10
+    assert_equal(found.load(), state(10))
+    assert "passed over" in capsys.readouterr().err
+
+
+def test_a_snapshot_that_one_rank_has_not_finished_does_not_exist(local_store: Store) -> None:
+    save_on(local_store, ranks=2, update=10, attempt="a")
+    first = SnapshotWriter(local_store, JOB, rank=0, ranks=2, attempt="a")
+    first.save(20, state(20), {})
+    first.wait()
+    found = latest_snapshot(local_store, JOB)
+    assert found is not None
+    assert found.update == 10
+
+
+def test_pieces_of_different_launches_never_mix(local_store: Store) -> None:
+    for rank, attempt in ((0, "a"), (1, "b")):
+        writer = SnapshotWriter(local_store, JOB, rank=rank, ranks=2, attempt=attempt)
+        writer.save(10, state(10), {})
+        writer.wait()
+    assert latest_snapshot(local_store, JOB) is None
+
+
+def save_on(store: Store, *, ranks: int, update: int, attempt: str) -> Tensor:
+    """Save replicated state and one flat tensor of 1,000 elements split over `ranks`; return the flat one."""
+    flat = torch.arange(1000, dtype=torch.float32) * update
+    bounds = [1000 * rank // ranks for rank in range(ranks + 1)]
+    for rank in range(ranks):
+        writer = SnapshotWriter(store, JOB, rank=rank, ranks=ranks, attempt=attempt)
+        piece = FlatSlice(flat[bounds[rank] : bounds[rank + 1]], bounds[rank], 1000)
+        writer.save(update, state(update), {}, flat={"flat": piece})
+        writer.wait()
+    return flat
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+@pytest.mark.parametrize("resumed_on", [1, 2, 4])
+def test_a_snapshot_of_any_world_resumes_on_any_other(
+    local_store: Store, ranks: int, resumed_on: int
+) -> None:
+    flat = save_on(local_store, ranks=ranks, update=10, attempt="a")
+    found = latest_snapshot(local_store, JOB)
+    assert found is not None
+    assert_equal(found.load(), state(10) | {"flat": flat})
+    length = 1000 // resumed_on
+    pieces = [found.load_flat("flat", rank * length, length) for rank in range(resumed_on)]
+    assert torch.equal(torch.cat(pieces), flat)
+
+
+def test_each_replicated_tensor_is_written_once(local_store: Store) -> None:
+    save_on(local_store, ranks=3, update=10, attempt="a")
+    shards = [item.size_bytes for item in local_store.list("snapshots/") if item.key.endswith(".safetensors")]
+    whole = sum(tensor.nbytes for tensor in state(10).values()) + 4000
+    assert whole < sum(shards) < whole + 3 * 500
+
+
+def test_a_snapshot_that_cannot_be_written_is_reported_and_training_goes_on(
+    local_store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    writer = SnapshotWriter(local_store, JOB)
+    writer.save(10, state(10), {})
+    writer.wait()
+    job_folder = Path(local_store.uri, "snapshots", JOB)
+    aside = job_folder.rename(job_folder.with_name("aside"))
+    job_folder.write_text("in the way")
+    writer.save(20, state(20), {})
+    with pytest.raises(Exception, match="cannot store"):
+        writer.wait()
+    assert "was not written" in capsys.readouterr().err
+    job_folder.unlink()
+    aside.rename(job_folder)
+    writer.save(30, state(30), {})
+    writer.wait()
+    found = latest_snapshot(local_store, JOB)
+    assert found is not None
+    assert found.update == 30
