@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import os
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -44,7 +45,7 @@ class S3Store:
         if prefix:
             checked_key(prefix)
         settings = Config(
-            retries={"mode": "standard", "total_max_attempts": 8},
+            retries={"mode": "standard", "total_max_attempts": int(os.environ.get("AWS_MAX_ATTEMPTS", "8"))},
             connect_timeout=10,
             read_timeout=60,
             max_pool_connections=TRANSFERS + 2,
@@ -128,17 +129,18 @@ class S3Store:
         cached = self._cache.find(expected)
         if cached is not None:
             return cached
-        staged = self._cache.stage()
-        try:
-            with explained(self.uri, f"read {key}"):
-                found = download_file(self._target(key), staged, expected)
-            if found != expected:
-                raise LostInvariantError(
-                    f"{self.uri}/{key} is damaged: digest {found.sha256}, expected {expected.sha256}"
-                )
-            return self._cache.adopt(staged, expected)
-        finally:
-            staged.unlink(missing_ok=True)
+        for _ in range(2):  # Bytes may also have been damaged on the way: once more.
+            staged = self._cache.stage()
+            try:
+                with explained(self.uri, f"read {key}"):
+                    found = download_file(self._target(key), staged, expected)
+                if found == expected:
+                    return self._cache.adopt(staged, expected)
+            finally:
+                staged.unlink(missing_ok=True)
+        raise LostInvariantError(
+            f"{self.uri}/{key} is damaged: digest {found.sha256}, expected {expected.sha256}"
+        )
 
     def scratch(self) -> Path:
         """See Store.scratch."""

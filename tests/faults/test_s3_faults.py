@@ -1,0 +1,173 @@
+"""An S3 server and a network that fail: what passes is waited out, what does not is said, nothing is lost."""
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from progdistill.artifacts.aliases import move_alias, read_alias
+from progdistill.artifacts.checkpoint import (
+    CheckpointManifest,
+    blob_key,
+    fetch_weights,
+    list_ids,
+    publish_checkpoint,
+)
+from progdistill.artifacts.digest import PART_BYTES
+from progdistill.artifacts.faults import VARIABLE
+from progdistill.artifacts.store import Store, open_store
+from progdistill.errors import LostInvariantError, TransientError, UsageError
+from tests.artifacts.samples import circumstances, description, weights_file
+from tests.faults.proxy import Fault, FaultyProxy, error_answer
+from tests.faults.publisher import publish
+
+PARTS = 4
+ANY_PART = r"^PUT .*partNumber="
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    """A weights file of four parts."""
+    return weights_file(tmp_path, megabytes=PARTS * PART_BYTES / 1e6 - 1)
+
+
+def put(store: Store, weights: Path) -> CheckpointManifest:
+    """Publish the weights as a checkpoint."""
+    return publish_checkpoint(store, weights, description(), circumstances())
+
+
+@pytest.mark.parametrize(("status", "code"), [(503, "SlowDown"), (500, "InternalError")])
+def test_an_overloaded_server_is_asked_again(
+    proxied: Store, proxy: FaultyProxy, tmp_path: Path, status: int, code: str
+) -> None:
+    proxy.faults = [Fault(r"^PUT ", times=2, answer=error_answer(status, code))]
+    published = put(proxied, weights_file(tmp_path))
+    assert proxy.faults[0].times == 0
+    assert list_ids(proxied) == [published.id]
+
+
+def test_a_connection_reset_in_the_middle_of_a_part_costs_only_that_part(
+    proxied: Store, proxy: FaultyProxy, weights: Path
+) -> None:
+    proxy.faults = [Fault(r"partNumber=2&", reset_request_after=PART_BYTES // 2)]
+    published = put(proxied, weights)
+    assert len(proxy.seen(r"partNumber=2&")) == 2
+    assert len(proxy.seen(ANY_PART)) == PARTS + 1
+    assert fetch_weights(proxied, published).read_bytes() == weights.read_bytes()
+
+
+def test_a_part_damaged_on_its_way_to_the_server_is_refused_by_it(
+    proxied: Store, proxy: FaultyProxy, weights: Path
+) -> None:
+    put(proxied, weights)
+    part = proxy.seen(ANY_PART)
+    assert len(part) == PARTS  # The conformance suite shows that the server refuses wrong checksums.
+
+
+def test_a_truncated_download_goes_on_where_it_broke_off(
+    proxied: Store, proxy: FaultyProxy, weights: Path
+) -> None:
+    published = put(proxied, weights)
+    proxy.faults = [Fault(r"^GET .*/blobs/", times=2, cut_reply_after=100_000)]
+    assert fetch_weights(proxied, published).read_bytes() == weights.read_bytes()
+    assert len(proxy.seen(r"^GET .*/blobs/")) == PARTS + 2
+
+
+def test_a_download_damaged_on_its_way_is_fetched_again(
+    proxied: Store, proxy: FaultyProxy, weights: Path
+) -> None:
+    published = put(proxied, weights)
+    proxy.faults = [Fault(r"^GET .*/blobs/", flip_reply_at=1000)]
+    assert fetch_weights(proxied, published).read_bytes() == weights.read_bytes()
+    assert len(proxy.seen(r"^GET .*/blobs/")) == 2 * PARTS
+
+
+def test_a_download_that_stays_damaged_is_never_handed_out(
+    proxied: Store, proxy: FaultyProxy, tmp_path: Path
+) -> None:
+    published = put(proxied, weights_file(tmp_path))
+    proxy.faults = [Fault(r"^GET .*/blobs/", times=9, flip_reply_at=1000)]
+    with pytest.raises(LostInvariantError, match="damaged"):
+        fetch_weights(proxied, published)
+    assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+
+
+def test_a_document_cut_short_is_read_again(proxied: Store, proxy: FaultyProxy, tmp_path: Path) -> None:
+    published = put(proxied, weights_file(tmp_path))
+    proxy.faults = [Fault(r"^GET .*manifest.json", cut_reply_after=20)]
+    from progdistill.artifacts.checkpoint import load_manifest
+
+    assert load_manifest(proxied, published.id) == published
+
+
+def test_expired_credentials_are_named_and_the_upload_goes_on_after_renewal(
+    proxied: Store, proxy: FaultyProxy, weights: Path
+) -> None:
+    proxy.faults = [Fault(r"partNumber=[34]&", times=2, answer=error_answer(403, "ExpiredToken"))]
+    with pytest.raises(UsageError, match="renew the credentials"):
+        put(proxied, weights)
+    assert list_ids(proxied) == []
+    proxy.requests.clear()
+    proxy.faults = []
+    put(proxied, weights)
+    assert sorted(line.split("partNumber=")[1][0] for line in proxy.seen(ANY_PART)) == ["3", "4"]
+
+
+def test_an_upload_whose_process_was_killed_is_resumed(
+    proxied: Store, proxy: FaultyProxy, weights: Path
+) -> None:
+    status, _, _ = publish(proxied.uri, weights, **{VARIABLE: "kill:upload.parts"})
+    assert status == -signal.SIGKILL
+    proxy.requests.clear()
+    published = put(proxied, weights)
+    assert proxy.seen(ANY_PART) == []
+    assert fetch_weights(proxied, published).read_bytes() == weights.read_bytes()
+
+
+def test_a_reply_lost_after_the_manifest_was_stored_is_no_conflict(
+    proxied: Store, proxy: FaultyProxy, tmp_path: Path
+) -> None:
+    proxy.faults = [Fault(r"^PUT .*manifest.json", lose_reply=True)]
+    published = put(proxied, weights_file(tmp_path))
+    assert list_ids(proxied) == [published.id]
+
+
+def test_a_reply_lost_after_an_alias_was_moved_moves_it_once(proxied: Store, proxy: FaultyProxy) -> None:
+    move_alias(proxied, "best", "1" * 64, "ann@lab")
+    proxy.faults = [Fault(r"^PUT .*aliases/best", lose_reply=True)]
+    move_alias(proxied, "best", "2" * 64, "ann@lab")
+    alias = read_alias(proxied, "best")
+    assert alias is not None
+    assert [move.checkpoint_id for move in alias.history] == ["1" * 64, "2" * 64]
+
+
+def test_a_server_that_is_gone_is_a_passing_fault(
+    proxied: Store, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
+    with pytest.raises(TransientError, match="cannot read"):
+        open_store(proxied.uri)
+
+
+def test_a_missing_bucket_is_the_users_to_mend(proxied: Store) -> None:
+    with pytest.raises(UsageError, match="create the bucket"):
+        list(open_store("s3://no-such-bucket-here/x").list(""))
+
+
+def test_denied_access_is_the_users_to_mend(proxied: Store, proxy: FaultyProxy) -> None:
+    proxy.faults = [Fault(r"^PUT ", answer=error_answer(403, "AccessDenied"))]
+    with pytest.raises(UsageError, match="lack permission"):
+        proxied.check_writable()
+
+
+def test_a_bucket_without_room_is_the_users_to_mend(proxied: Store, proxy: FaultyProxy) -> None:
+    proxy.faults = [Fault(r"^PUT ", answer=error_answer(400, "QuotaExceeded"))]
+    with pytest.raises(UsageError, match="free some space"):
+        proxied.write("a", b"1")
+
+
+def test_the_same_file_is_not_sent_twice(proxied: Store, proxy: FaultyProxy, weights: Path) -> None:
+    proxied.upload(weights, blob_key)
+    proxied.upload(weights, blob_key)
+    assert len(proxy.seen(ANY_PART)) == PARTS
