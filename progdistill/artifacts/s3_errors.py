@@ -1,8 +1,8 @@
 """What an S3 server's or connection's failure means to the user."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final
 
 from botocore.exceptions import (
     BotoCoreError,
@@ -16,6 +16,10 @@ from progdistill.errors import ProgdistillError, TransientError, UsageError
 
 ABSENT: Final = {"404", "NoSuchKey", "NotFound"}
 CONFLICT: Final = {"412", "PreconditionFailed", "409", "ConditionalRequestConflict"}
+
+DAMAGE_ATTEMPTS: Final = 4
+
+_DAMAGED: Final = {"BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch"}
 
 _HINTS: Final = {
     "NoSuchBucket": "create the bucket or mend the --store URI",
@@ -38,6 +42,17 @@ def code_of(error: ClientError) -> str:
 def status_of(error: ClientError) -> int:
     """The HTTP status, 0 if unknown."""
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def resent_if_damaged(call: Callable[[], Any]) -> Any:
+    """Call, and call again when the server saw other bytes than were sent (their checksum told it)."""
+    for _ in range(DAMAGE_ATTEMPTS - 1):
+        try:
+            return call()
+        except ClientError as error:
+            if code_of(error) not in _DAMAGED:
+                raise
+    return call()
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from progdistill.artifacts.cache import FileCache, default_cache
 from progdistill.artifacts.digest import FileDigest, combine, part_digests_of
 from progdistill.artifacts.faults import reach
 from progdistill.artifacts.s3_download import ATTEMPTS, download_file
-from progdistill.artifacts.s3_errors import ABSENT, CONFLICT, code_of, explained
+from progdistill.artifacts.s3_errors import ABSENT, CONFLICT, code_of, explained, resent_if_damaged
 from progdistill.artifacts.s3_upload import TRANSFERS, Target, abort_uploads, upload_file
 from progdistill.artifacts.scratch import sweep_folder
 from progdistill.artifacts.store import StoredObject, Versioned, checked_key
@@ -177,7 +177,8 @@ class S3Store:
 
     def _put(self, key: str, data: bytes, **condition: str) -> None:
         checksum = base64.b64encode(hashlib.sha256(data).digest()).decode()
-        self._client.put_object(**self._place(key), Body=data, ChecksumSHA256=checksum, **condition)
+        facts = {**self._place(key), "ChecksumSHA256": checksum, **condition}
+        resent_if_damaged(lambda: self._client.put_object(**facts, Body=data))
         reach("object.put")
 
     def _put_on_condition(self, key: str, data: bytes, **condition: str) -> bool:

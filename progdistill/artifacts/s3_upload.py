@@ -12,9 +12,9 @@ from typing import Any, Final, NamedTuple
 
 from botocore.exceptions import ClientError
 
-from progdistill.artifacts.digest import combine, parts_of
+from progdistill.artifacts.digest import PART_BYTES, combine
 from progdistill.artifacts.faults import reach
-from progdistill.artifacts.s3_errors import ABSENT, code_of
+from progdistill.artifacts.s3_errors import ABSENT, code_of, resent_if_damaged
 
 TRANSFERS: Final = 8
 """Parts in flight: bounds memory to 8 × 16 MiB."""
@@ -47,7 +47,10 @@ def upload_file(target: Target, path: Path, digests: Sequence[bytes]) -> None:
     with open(path, "rb") as file:
         if len(digests) == 1:
             body = file.read()
-            target.client.put_object(**target.place, Body=body, ChecksumSHA256=_base64(digests[0]))
+            checksum = _base64(digests[0])
+            resent_if_damaged(
+                lambda: target.client.put_object(**target.place, Body=body, ChecksumSHA256=checksum)
+            )
             reach("upload.completed")
             return
         try:
@@ -86,28 +89,9 @@ def abort_uploads(client: Any, bucket: str, prefix: str, before: datetime) -> in
 
 def _upload_parts(target: Target, descriptor: int, digests: Sequence[bytes]) -> None:
     upload_id = _open_upload(target)
-    known = _parts_there(target, upload_id)
-    parts = parts_of(os.fstat(descriptor).st_size)
-
-    def send(number: int) -> dict[str, Any]:
-        offset, length = parts[number - 1]
-        sha256 = digests[number - 1]
-        body = os.pread(descriptor, length, offset)
-        etag = _reusable_etag(known.get(number), body, sha256)
-        if etag is None:
-            sent = target.client.upload_part(
-                **target.place,
-                UploadId=upload_id,
-                PartNumber=number,
-                Body=body,
-                ChecksumSHA256=_base64(sha256),
-            )
-            etag = sent["ETag"]
-            reach("upload.part")
-        return {"PartNumber": number, "ETag": etag, "ChecksumSHA256": _base64(sha256)}
-
+    parts = _Parts(target, upload_id, descriptor, digests, _parts_there(target, upload_id))
     with ThreadPoolExecutor(TRANSFERS) as pool:
-        futures = [pool.submit(send, number) for number in range(1, len(parts) + 1)]
+        futures = [pool.submit(parts.send, number) for number in range(1, len(digests) + 1)]
         try:
             sent = [future.result() for future in futures]
         except BaseException:
@@ -122,6 +106,30 @@ def _upload_parts(target: Target, descriptor: int, digests: Sequence[bytes]) -> 
         ChecksumType="COMPOSITE",
     )
     reach("upload.completed")
+
+
+class _Parts(NamedTuple):
+    """The parts of one open file on their way into one multipart upload."""
+
+    target: Target
+    upload_id: str
+    descriptor: int
+    digests: Sequence[bytes]
+    there: dict[int, dict[str, Any]]
+    """What the server has already, by part number."""
+
+    def send(self, number: int) -> dict[str, Any]:
+        """Send part `number` (from 1) unless the server has it; returns what completing the upload says of it."""
+        digest = self.digests[number - 1]
+        body = os.pread(self.descriptor, PART_BYTES, (number - 1) * PART_BYTES)
+        etag = _reusable_etag(self.there.get(number), body, digest)
+        part = {"PartNumber": number, "ChecksumSHA256": _base64(digest)}
+        if etag is None:
+            place = self.target.place | {"UploadId": self.upload_id}
+            sent = resent_if_damaged(lambda: self.target.client.upload_part(**place, **part, Body=body))
+            etag = sent["ETag"]
+            reach("upload.part")
+        return part | {"ETag": etag}
 
 
 def _open_upload(target: Target) -> str:

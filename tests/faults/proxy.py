@@ -24,6 +24,8 @@ class Fault:
     """Answer with this instead of the server."""
     reset_request_after: int | None = None
     """Pass on so many bytes of the request's body, then reset both connections."""
+    flip_request_at: int | None = None
+    """Flip a bit of this byte of the request's body."""
     cut_reply_after: int | None = None
     """Pass on so many bytes of the reply's body, then close as if that were all."""
     flip_reply_at: int | None = None
@@ -137,7 +139,7 @@ class _Exchange:
                     _reset(server)
                     _reset(self._client)
                     return
-                server.sendall(piece)
+                server.sendall(_flipped(piece, passed, fault.flip_request_at))
                 passed += len(piece)
                 piece = self._client.recv(PIECE)
                 if not piece:
@@ -179,13 +181,19 @@ def _read_head(server: socket.socket, received: bytes = b"") -> tuple[bytes, byt
 
 def _spoiled(piece: bytes, offset: int, fault: Fault) -> bytes:
     """A piece of a reply's body at `offset`, cut or with a flipped bit as the fault says."""
-    if fault.flip_reply_at is not None and offset <= fault.flip_reply_at < offset + len(piece):
-        changed = bytearray(piece)
-        changed[fault.flip_reply_at - offset] ^= 1
-        piece = bytes(changed)
+    piece = _flipped(piece, offset, fault.flip_reply_at)
     if fault.cut_reply_after is not None:
         piece = piece[: max(0, fault.cut_reply_after - offset)]
     return piece
+
+
+def _flipped(piece: bytes, offset: int, at: int | None) -> bytes:
+    """The piece of a body at `offset`, with a bit flipped if it holds byte `at`."""
+    if at is None or not offset <= at < offset + len(piece):
+        return piece
+    changed = bytearray(piece)
+    changed[at - offset] ^= 1
+    return bytes(changed)
 
 
 def _reset(connection: socket.socket) -> None:

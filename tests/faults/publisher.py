@@ -1,4 +1,4 @@
-"""A process that publishes one checkpoint: `python -m tests.faults.publisher STORE WEIGHTS [HOST]` prints its id.
+"""A process that publishes one checkpoint: `python -m tests.faults.publisher STORE WEIGHTS HOST`.
 
 Like the command line it turns our errors into one message and their exit status.
 """

@@ -1,0 +1,138 @@
+"""Bytes that change at rest, and documents that lie: found before anything is parsed, never followed."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from progdistill.artifacts.checkpoint import (
+    CheckpointManifest,
+    blob_key,
+    fetch_weights,
+    list_manifests,
+    load_manifest,
+    manifest_key,
+    publish_checkpoint,
+)
+from progdistill.artifacts.documents import SEAL, canonical_json
+from progdistill.artifacts.store import Store, open_store
+from progdistill.errors import LostInvariantError, UsageError
+from tests.artifacts.samples import circumstances, description, publish_base, weights_file
+
+
+@pytest.fixture(params=["local", "s3"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """An empty store of each kind in turn."""
+    uri = request.getfixturevalue("s3_uri") if request.param == "s3" else str(tmp_path / "store")
+    return open_store(uri)
+
+
+@pytest.fixture
+def published(store: Store, tmp_path: Path) -> CheckpointManifest:
+    """A checkpoint in the store."""
+    return publish_base(store, tmp_path)
+
+
+def flip(store: Store, key: str, position: float) -> None:
+    """Flip a bit of an object at rest, at a fraction of its length."""
+    data = store.read(key)
+    assert data is not None
+    changed = bytearray(data)
+    changed[int(position * (len(data) - 1))] ^= 4
+    store.write(key, bytes(changed))
+
+
+@pytest.mark.parametrize("position", [0.0, 0.5, 1.0])
+def test_a_flipped_bit_in_the_weights_is_found(
+    store: Store, published: CheckpointManifest, position: float
+) -> None:
+    flip(store, blob_key(published.identity.weights_sha256), position)
+    with pytest.raises(LostInvariantError, match="damaged"):
+        fetch_weights(store, published)
+
+
+def test_publishing_the_same_weights_again_mends_them(
+    store: Store, published: CheckpointManifest, tmp_path: Path
+) -> None:
+    flip(store, blob_key(published.identity.weights_sha256), 0.5)
+    publish_checkpoint(store, weights_file(tmp_path), description(), circumstances())
+    assert fetch_weights(store, published).read_bytes() == weights_file(tmp_path).read_bytes()
+
+
+def test_a_damaged_copy_in_the_cache_is_fetched_again(s3_uri: str, tmp_path: Path) -> None:
+    store = open_store(s3_uri)
+    published = publish_base(store, tmp_path)
+    cached = fetch_weights(store, published)
+    cached.chmod(0o644)
+    cached.write_bytes(b"other bytes")
+    assert fetch_weights(store, published).read_bytes() == weights_file(tmp_path).read_bytes()
+
+
+def test_no_flipped_bit_of_a_manifest_goes_unnoticed(local_store: Store, tmp_path: Path) -> None:
+    published = publish_base(local_store, tmp_path)
+    key = manifest_key(published.id)
+    whole = local_store.read(key)
+    assert whole is not None
+    noticed = 0
+    for position in range(0, len(whole), 7):
+        changed = bytearray(whole)
+        changed[position] ^= 1 << position % 8
+        local_store.write(key, bytes(changed))
+        try:
+            assert load_manifest(local_store, published.id) == published
+        except (LostInvariantError, UsageError):
+            noticed += 1
+    assert noticed > len(whole) // 7 * 0.7  # The rest is white space between the facts.
+
+
+def forge(store: Store, published: CheckpointManifest, change: Callable[[dict[str, Any]], None]) -> None:
+    """Replace a manifest by one with changed facts and a seal that fits them."""
+    facts = published.model_dump(mode="json")
+    change(facts)
+    facts[SEAL] = hashlib.sha256(canonical_json(facts)).hexdigest()
+    store.write(manifest_key(published.id), json.dumps(facts).encode())
+
+
+def test_a_manifest_of_a_future_version_is_refused_with_advice(
+    store: Store, published: CheckpointManifest
+) -> None:
+    forge(store, published, lambda facts: facts.update(schema_version=2, unheard_of="fact"))
+    with pytest.raises(UsageError, match=r"schema version 2.*upgrade progdistill"):
+        load_manifest(store, published.id)
+
+
+@pytest.mark.parametrize("digest", ["../../../../etc/passwd", "/etc/passwd", "ab/../../x", "A" * 64, ""])
+def test_a_manifest_that_points_outside_its_store_is_refused(
+    store: Store, published: CheckpointManifest, digest: str
+) -> None:
+    forge(store, published, lambda facts: facts["identity"].update(weights_sha256=digest))
+    with pytest.raises(LostInvariantError, match="weights_sha256"):
+        load_manifest(store, published.id)
+
+
+def test_a_manifest_whose_identity_was_changed_is_refused(
+    store: Store, published: CheckpointManifest
+) -> None:
+    forge(store, published, lambda facts: facts["identity"].update(seed=99))
+    with pytest.raises(LostInvariantError, match="is not that of its identity"):
+        load_manifest(store, published.id)
+
+
+def test_a_manifest_in_the_place_of_another_is_refused(store: Store, published: CheckpointManifest) -> None:
+    data = store.read(manifest_key(published.id))
+    assert data is not None
+    store.write(manifest_key("0" * 64), data)
+    with pytest.raises(LostInvariantError, match="holds the manifest of"):
+        list(list_manifests(store))
+
+
+def test_a_blob_that_is_a_link_out_of_the_store_is_not_followed(local_store: Store, tmp_path: Path) -> None:
+    published = publish_base(local_store, tmp_path)
+    blob = Path(local_store.uri, blob_key(published.identity.weights_sha256))
+    outside = blob.rename(tmp_path / "outside")
+    blob.symlink_to(outside)
+    with pytest.raises(LostInvariantError, match="symbolic link"):
+        fetch_weights(local_store, published)

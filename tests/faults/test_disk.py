@@ -1,0 +1,74 @@
+"""Disks that are full or read-only: one message, exit status 2, nothing half written."""
+
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from progdistill.artifacts.store import open_store
+from progdistill.errors import UsageError
+from tests.artifacts.samples import publish_base, weights_file
+from tests.faults.publisher import REPOSITORY, publish
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real file system of 1 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(folder)], capture_output=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip(f"no right to mount a small file system: {mounted.stderr.decode().strip()}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def assert_refused(folder: Path, status: int, message: str) -> None:
+    """The publisher said what is wrong and what to do, and left no checkpoint and no leftovers."""
+    assert status == 2, message
+    assert "free some space" in message
+    assert list(open_store(str(folder)).list("checkpoints/")) == []
+    assert os.listdir(folder / ".scratch") == []
+
+
+def test_a_full_disk_is_a_clear_refusal(small_disk: Path, tmp_path: Path) -> None:
+    folder = small_disk / "store"
+    status, _, message = publish(str(folder), weights_file(tmp_path, megabytes=2))
+    assert_refused(folder, status, message)
+    assert publish(str(folder), weights_file(tmp_path, megabytes=0.1))[0] == 0
+
+
+def test_a_limit_on_file_sizes_is_a_clear_refusal(tmp_path: Path) -> None:
+    folder, weights = tmp_path / "store", weights_file(tmp_path, megabytes=2)
+    process = subprocess.run(
+        [sys.executable, "-m", "tests.faults.publisher", str(folder), str(weights), "here"],
+        cwd=REPOSITORY,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert_refused(folder, process.returncode, process.stderr)
+
+
+def test_a_read_only_store_can_be_read_and_refuses_to_be_written(small_disk: Path, tmp_path: Path) -> None:
+    store = open_store(str(small_disk / "store"))
+    published = publish_base(store, tmp_path)
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    with pytest.raises(UsageError, match="choose another --store"):
+        store.check_writable()
+    status, _, message = publish(store.uri, weights_file(tmp_path, seed=2))
+    assert (status, "choose another --store" in message) == (2, True)
+    assert [item.key.split("/")[1] for item in store.list("checkpoints/")] == [published.id]
+
+
+def test_a_path_that_is_a_file_is_no_store(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UsageError, match="choose another --store"):
+        open_store(str(tmp_path / "file")).check_writable()
