@@ -197,6 +197,11 @@ def fetch_weights(store: Store, manifest: CheckpointManifest) -> Path:
     return store.download(blob_key(manifest.identity.weights_sha256), manifest.identity.weights)
 
 
+def verify_weights(store: Store, manifest: CheckpointManifest) -> None:
+    """Raise LostInvariantError unless the weights are intact in the store itself, past any local cache."""
+    store.verify(blob_key(manifest.identity.weights_sha256), manifest.identity.weights)
+
+
 def list_ids(store: Store) -> list[str]:
     """Return the ids of all checkpoints, sorted, without reading a manifest."""
     return [item.key.split("/")[1] for item in store.list(FOLDER) if item.key.endswith("/manifest.json")]

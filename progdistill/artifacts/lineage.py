@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from progdistill.artifacts.aliases import list_aliases
 from progdistill.artifacts.checkpoint import CheckpointManifest, list_manifests
-from progdistill.artifacts.records import list_facts
+from progdistill.artifacts.evaluations import evaluations_of, headline
 from progdistill.artifacts.resolve import resolve_reference
 from progdistill.artifacts.runs import list_run_checkpoints
 from progdistill.artifacts.store import Store
@@ -41,7 +41,7 @@ def lineage_tree(store: Store, reference: str | None = None) -> list[LineageNode
             manifest,
             aliases=[name for name, meaning in aliases.items() if meaning == manifest.id],
             runs=sorted({f"{e.flow}/{e.run_id}" for e in entries if e.checkpoint_id == manifest.id}),
-            evaluations=list(list_facts(store, f"evaluations/{manifest.id}/")),
+            evaluations=evaluations_of(store, manifest.id),
             children=[],
         )
         for manifest in list_manifests(store)
@@ -75,19 +75,12 @@ def _draw(node: LineageNode, head: str, indent: str, highlighted: str | None) ->
 
 
 def describe(node: LineageNode) -> str:
-    """One line on a checkpoint: id, kind, steps, dataset, runs, aliases, distances."""
+    """One line on a checkpoint: id, kind, steps, dataset, aliases, runs, distance."""
     identity, circumstances = node.manifest.identity, node.manifest.circumstances
     steps = f"{identity.sampling_steps} steps" if identity.sampling_steps else "any steps"
     parts = [node.manifest.id[:12], str(identity.kind), steps, circumstances.dataset_name]
     parts += [f"[{alias}]" for alias in node.aliases]
     parts += [", ".join(node.runs)] if node.runs else []
-    parts += [text for record in node.evaluations if (text := distance_of(record))]
+    if record := headline(node.manifest, node.evaluations):
+        parts.append(f"{record.get('distance_name', 'distance')} {record['distance']:.3g}")
     return "  ".join(parts)
-
-
-def distance_of(record: dict[str, Any]) -> str | None:
-    """Return `name value` of an evaluation record's distance, None for records without one."""
-    distance = record.get("distance")
-    if not isinstance(distance, int | float):
-        return None
-    return f"{record.get('distance_name', 'distance')} {distance:.3g}"

@@ -126,6 +126,10 @@ class LocalStore:
             )
         return path
 
+    def verify(self, key: str, expected: FileDigest) -> None:
+        """See Store.verify."""
+        self.download(key, expected)
+
     def scratch(self) -> Path:
         """See Store.scratch: on the store's own file system, so that a file can be renamed into place."""
         folder = self.root / SCRATCH

@@ -129,18 +129,11 @@ class S3Store:
         cached = self._cache.find(expected)
         if cached is not None:
             return cached
-        for _ in range(2):  # Bytes may also have been damaged on the way: once more.
-            staged = self._cache.stage()
-            try:
-                with explained(self.uri, f"read {key}"):
-                    found = download_file(self._target(key), staged, expected)
-                if found == expected:
-                    return self._cache.adopt(staged, expected)
-            finally:
-                staged.unlink(missing_ok=True)
-        raise LostInvariantError(
-            f"{self.uri}/{key} is damaged: digest {found.sha256}, expected {expected.sha256}"
-        )
+        return self._cache.adopt(self._fetch(key, expected), expected)
+
+    def verify(self, key: str, expected: FileDigest) -> None:
+        """See Store.verify."""
+        self._fetch(key, expected).unlink()
 
     def scratch(self) -> Path:
         """See Store.scratch."""
@@ -167,6 +160,23 @@ class S3Store:
         with explained(self.uri, "read the clock"):
             reply = self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix, MaxKeys=1)
         return parsedate_to_datetime(reply["ResponseMetadata"]["HTTPHeaders"]["date"])
+
+    def _fetch(self, key: str, expected: FileDigest) -> Path:
+        """Download to a verified file of our own; twice, since damage may have come on the way."""
+        for _ in range(2):
+            staged = self._cache.stage()
+            try:
+                with explained(self.uri, f"read {key}"):
+                    found = download_file(self._target(key), staged, expected)
+            except BaseException:
+                staged.unlink(missing_ok=True)
+                raise
+            if found == expected:
+                return staged
+            staged.unlink()
+        raise LostInvariantError(
+            f"{self.uri}/{key} is damaged: digest {found.sha256}, expected {expected.sha256}"
+        )
 
     def _target(self, key: str) -> Target:
         return Target(self._client, **{name.lower(): value for name, value in self._place(key).items()})

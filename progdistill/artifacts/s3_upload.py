@@ -119,7 +119,7 @@ class _Parts(NamedTuple):
     """What the server has already, by part number."""
 
     def send(self, number: int) -> dict[str, Any]:
-        """Send part `number` (from 1) unless the server has it; returns what completing the upload says of it."""
+        """Send part `number` (from 1) unless the server has it; returns what completing says of it."""
         digest = self.digests[number - 1]
         body = os.pread(self.descriptor, PART_BYTES, (number - 1) * PART_BYTES)
         etag = _reusable_etag(self.there.get(number), body, digest)

@@ -72,6 +72,9 @@ class Store(Protocol):
     def download(self, key: str, expected: FileDigest) -> Path:
         """Return a local, read-only file with the object's bytes, its digest verified first."""
 
+    def verify(self, key: str, expected: FileDigest) -> None:
+        """Raise LostInvariantError unless the object is intact in the store itself, past any local copy."""
+
     def scratch(self) -> Path:
         """Return a local folder from which `upload(consume=True)` is cheapest; leftovers are swept by gc."""
 

@@ -6,16 +6,19 @@ import json
 import socket
 import sys
 from collections.abc import Callable, Iterable
-from typing import Any
+from datetime import timedelta
+from typing import Any, Final
 
 from progdistill.artifacts.aliases import list_aliases, move_alias, read_alias
 from progdistill.artifacts.checkpoint import (
     CheckpointManifest,
-    fetch_weights,
     list_ids,
     list_manifests,
     load_manifest,
+    verify_weights,
 )
+from progdistill.artifacts.evaluations import evaluations_of, headline
+from progdistill.artifacts.gc import DEFAULT_GRACE, find_garbage, remove_garbage
 from progdistill.artifacts.resolve import resolve_reference
 from progdistill.artifacts.runs import list_run_checkpoints
 from progdistill.artifacts.store import Store
@@ -23,15 +26,18 @@ from progdistill.commands.common import add_json_argument, add_store_argument, p
 from progdistill.errors import LostInvariantError, UsageError
 from progdistill.progress import Progress
 
+SECONDS_PER_DAY: Final = 86_400
+
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the verb with its own verbs list, show, verify, alias."""
+    """Add the verb with its own verbs list, show, verify, alias, gc."""
     parser = subparsers.add_parser("checkpoints", help="list, show, verify and name checkpoints")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
     listing = _verb(verbs, "list", _list, "one line a checkpoint, newest last")
     listing.add_argument("--dataset", metavar="NAME", help="only those trained on this dataset")
     listing.add_argument("--steps", type=int, metavar="N", help="only students of N sampling steps")
     listing.add_argument("--run", dest="run_name", metavar="FLOW/RUN", help="only those that this run holds")
+    listing.add_argument("--max-distance", type=float, metavar="D", help="only those measured at D or better")
     show = _verb(verbs, "show", _show, "everything the manifest says")
     show.add_argument("reference", metavar="REF", help="id or prefix, alias, or Flow/run/steps")
     verify = _verb(verbs, "verify", _verify, "read every byte and compare with its digest")
@@ -40,6 +46,14 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     alias.add_argument("name", metavar="NAME")
     alias.add_argument("reference", metavar="REF", nargs="?", help="what the name shall mean from now on")
     alias.add_argument("--remove", action="store_true", help="remove the name; its history stays")
+    collect = _verb(verbs, "gc", _gc, "show what nothing refers to any more, and with --delete remove it")
+    collect.add_argument("--delete", action="store_true", help="remove it (default: only show)")
+    days = DEFAULT_GRACE.total_seconds() / SECONDS_PER_DAY
+    collect.add_argument(
+        "--grace-days", type=float, default=days, metavar="D", help="spare the young (%(default)g)"
+    )
+    text = "let go of a run's checkpoints first (repeatable)"
+    collect.add_argument("--forget-run", action="append", default=[], metavar="FLOW/RUN", help=text)
 
 
 def _verb(
@@ -59,7 +73,9 @@ def _list(args: argparse.Namespace) -> int:
     store = store_of(args)
     manifests = sorted(_selected(store, args), key=lambda manifest: manifest.circumstances.created_at)
     names = _names(store)
-    rows = [_facts(manifest, names.get(manifest.id, [])) for manifest in manifests]
+    rows = [_facts(store, manifest, names.get(manifest.id, [])) for manifest in manifests]
+    if args.max_distance is not None:
+        rows = [row for row in rows if row["distance"] is not None and row["distance"] <= args.max_distance]
     if args.json:
         print_json(rows)
     elif rows:
@@ -95,8 +111,9 @@ def _names(store: Store) -> dict[str, list[str]]:
     return names
 
 
-def _facts(manifest: CheckpointManifest, names: list[str]) -> dict[str, Any]:
+def _facts(store: Store, manifest: CheckpointManifest, names: list[str]) -> dict[str, Any]:
     identity, circumstances = manifest.identity, manifest.circumstances
+    record = headline(manifest, evaluations_of(store, manifest.id))
     return {
         "id": manifest.id,
         "kind": identity.kind,
@@ -106,12 +123,14 @@ def _facts(manifest: CheckpointManifest, names: list[str]) -> dict[str, Any]:
         "run": circumstances.creator_run,
         "created": circumstances.created_at.isoformat(timespec="seconds"),
         "bytes": identity.weights_bytes,
+        "distance": record["distance"] if record else None,
+        "distance_name": record.get("distance_name") if record else None,
         "aliases": names,
     }
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
-    heads = ("id", "kind", "steps", "dataset", "parent", "run", "created", "aliases")
+    heads = ("id", "kind", "steps", "dataset", "parent", "run", "created", "distance", "aliases")
     lines = [heads, *([_shown(head, row[head]) for head in heads] for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
     for line in lines:
@@ -123,6 +142,8 @@ def _shown(head: str, value: Any) -> str:
         return str(value)[:12] if value else "-"
     if head == "steps":
         return str(value) if value else "any"
+    if head == "distance":
+        return f"{value:.3g}" if value is not None else "-"
     if head == "created":
         return str(value)[:16].replace("T", " ")
     if head == "aliases":
@@ -168,7 +189,7 @@ def _verify(args: argparse.Namespace) -> int:
 
 def _verified(store: Store, checkpoint_id: str) -> dict[str, Any]:
     try:
-        fetch_weights(store, load_manifest(store, checkpoint_id))
+        verify_weights(store, load_manifest(store, checkpoint_id))
     except LostInvariantError as error:
         return {"id": checkpoint_id, "intact": False, "problem": str(error)}
     return {"id": checkpoint_id, "intact": True, "problem": None}
@@ -200,3 +221,22 @@ def _mover() -> str:
     except (KeyError, OSError):  # A container's user may have no name.
         user = "unknown"
     return f"{user}@{socket.gethostname()}"
+
+
+def _gc(args: argparse.Namespace) -> int:
+    store = store_of(args)
+    grace = timedelta(days=args.grace_days)
+    garbage = find_garbage(store, grace=grace, forget_runs=args.forget_run)
+    removed = remove_garbage(store, garbage) if args.delete else 0
+    if args.json:
+        keys = [item.key for item in garbage.objects]
+        print_json({"objects": keys, "bytes": garbage.size_bytes, "removed": removed})
+        return 0
+    for item in garbage.objects:
+        print(f"{item.size_bytes:>14,}  {item.modified_at:%Y-%m-%d %H:%M}  {item.key}")
+    print(f"{len(garbage.objects)} objects, {garbage.size_bytes:,} bytes that nothing refers to")
+    if args.delete:
+        print(f"removed {removed} objects, leftovers of interrupted work included")
+    elif garbage.objects:
+        print("nothing was removed; run again with --delete to remove them")
+    return 0

@@ -2,17 +2,25 @@
 
 import argparse
 import sys
+from pathlib import Path
 from typing import Any
 
 from progdistill.artifacts.lineage import LineageNode, draw, lineage_tree
+from progdistill.artifacts.lineage_html import render_html
+from progdistill.artifacts.openlineage import run_events
 from progdistill.artifacts.resolve import resolve_reference
 from progdistill.commands.common import add_json_argument, add_store_argument, print_json, store_of
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the verb."""
-    parser = subparsers.add_parser("lineage", help="draw the tree of teachers and students, across runs")
-    parser.add_argument("reference", metavar="REF", nargs="?", help="only the tree with this checkpoint")
+    text = "draw the tree of teachers and students, across runs"
+    parser = subparsers.add_parser("lineage", help=text, description=text)
+    parser.add_argument(
+        "reference", metavar="REF", nargs="?", help="mark it, and show only the tree it is in"
+    )
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page to zoom and click in")
+    parser.add_argument("--openlineage", metavar="FLOW/RUN", help="print a run's OpenLineage events (JSON)")
     add_store_argument(parser)
     add_json_argument(parser)
     parser.set_defaults(run=_lineage)
@@ -20,11 +28,18 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def _lineage(args: argparse.Namespace) -> int:
     store = store_of(args)
-    roots = lineage_tree(store, args.reference)
-    if args.json:
+    if args.openlineage is not None:
+        print_json(run_events(store, args.openlineage))
+        return 0
+    chosen = resolve_reference(store, args.reference).id if args.reference else None
+    roots = lineage_tree(store, chosen)
+    if args.html is not None:
+        args.html.parent.mkdir(parents=True, exist_ok=True)
+        args.html.write_text(render_html(store, roots, chosen), encoding="utf-8")
+        print(args.html)
+    elif args.json:
         print_json([_facts(root) for root in roots])
     elif roots:
-        chosen = resolve_reference(store, args.reference).id if args.reference else None
         print("\n".join(draw(roots, chosen)))
     else:
         print(f"no checkpoint in {store.uri} yet", file=sys.stderr)

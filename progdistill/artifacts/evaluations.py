@@ -1,0 +1,26 @@
+"""What has been measured of a checkpoint: records of any kind that stand under its id, read as facts."""
+
+from typing import Any
+
+from progdistill.artifacts.checkpoint import CheckpointManifest
+from progdistill.artifacts.records import list_facts
+from progdistill.artifacts.store import Store
+
+FOLDER = "evaluations/"
+
+
+def evaluations_of(store: Store, checkpoint_id: str) -> list[dict[str, Any]]:
+    """Return the records under `evaluations/<checkpoint id>/`. LostInvariantError for a damaged one."""
+    return list(list_facts(store, f"{FOLDER}{checkpoint_id}/"))
+
+
+def headline(manifest: CheckpointManifest, evaluations: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Return the record that says how good the checkpoint is, None when none has a distance.
+
+    A student is judged at the number of steps it was distilled to; others at their smallest distance.
+    """
+    measured = [record for record in evaluations if isinstance(record.get("distance"), int | float)]
+    steps = manifest.identity.sampling_steps
+    if steps is not None:
+        measured = [record for record in measured if record.get("question", {}).get("steps", steps) == steps]
+    return min(measured, key=lambda record: float(record["distance"]), default=None)

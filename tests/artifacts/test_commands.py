@@ -1,0 +1,131 @@
+"""`progdistill checkpoints` and `progdistill lineage`: facts to standard output, problems by exit status."""
+
+import argparse
+import json
+from pathlib import Path
+
+import pytest
+
+from progdistill.artifacts.checkpoint import CheckpointManifest, blob_key
+from progdistill.artifacts.runs import record_run_checkpoint
+from progdistill.artifacts.store import Store
+from progdistill.commands import checkpoints, lineage
+from progdistill.errors import UsageError
+from tests.artifacts.samples import publish_base, publish_student
+
+
+@pytest.fixture
+def student(store: Store, tmp_path: Path) -> CheckpointManifest:
+    """A student of 4 steps beside its teacher, held by DistillFlow/1."""
+    student = publish_student(store, tmp_path, publish_base(store, tmp_path), steps=4)
+    record_run_checkpoint(store, "DistillFlow", "1", 4, student.id)
+    return student
+
+
+def run(store: Store, *words: str) -> int:
+    """Run `progdistill <words> --store <store>`; returns the exit status."""
+    parser = argparse.ArgumentParser()
+    verbs = parser.add_subparsers()
+    checkpoints.add_parser(verbs)
+    lineage.add_parser(verbs)
+    args = parser.parse_args([*words, "--store", store.uri])
+    status: int = args.run(args)
+    return status
+
+
+def test_list_shows_one_line_a_checkpoint(
+    store: Store, student: CheckpointManifest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(store, "checkpoints", "list") == 0
+    head, base, last = capsys.readouterr().out.splitlines()
+    assert head.split()[:3] == ["id", "kind", "steps"]
+    assert base.split()[1:3] == ["base", "any"]
+    assert last.split()[:3] == [student.id[:12], "student", "4"]
+
+
+@pytest.mark.parametrize(
+    ("options", "count"),
+    [
+        (["--steps", "4"], 1),
+        (["--steps", "8"], 0),
+        (["--dataset", "digits"], 2),
+        (["--dataset", "cifar10"], 0),
+        (["--run", "DistillFlow/1"], 1),
+        (["--max-distance", "10"], 0),
+    ],
+)
+def test_list_filters(
+    local_store: Store, tmp_path: Path, options: list[str], count: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    student = publish_student(local_store, tmp_path, publish_base(local_store, tmp_path), steps=4)
+    record_run_checkpoint(local_store, "DistillFlow", "1", 4, student.id)
+    assert run(local_store, "checkpoints", "list", "--json", *options) == 0
+    assert len(json.loads(capsys.readouterr().out)) == count
+
+
+def test_list_of_an_unknown_run_is_refused(local_store: Store) -> None:
+    with pytest.raises(UsageError, match="Flow/run id"):
+        run(local_store, "checkpoints", "list", "--run", "DistillFlow/9")
+
+
+def test_show_gives_the_whole_manifest(
+    store: Store, student: CheckpointManifest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(store, "checkpoints", "show", "DistillFlow/1/4", "--json") == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts.pop("aliases") == []
+    assert CheckpointManifest.model_validate(facts) == student
+
+
+def test_verify_finds_the_damaged_one(
+    store: Store, student: CheckpointManifest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(store, "checkpoints", "verify") == 0
+    store.write(blob_key(student.identity.weights_sha256), b"other bytes")
+    assert run(store, "checkpoints", "verify", "--json") == 1
+    results = json.loads(capsys.readouterr().out.partition("\n[")[2].join(["[", ""]))
+    assert [result["id"] for result in results if not result["intact"]] == [student.id]
+
+
+def test_alias_names_moves_and_removes(
+    store: Store, student: CheckpointManifest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(store, "checkpoints", "alias", "best", student.id[:8]) == 0
+    assert run(store, "checkpoints", "show", "best") == 0
+    assert run(store, "checkpoints", "alias", "best", "--remove") == 0
+    capsys.readouterr()
+    assert run(store, "checkpoints", "alias", "best") == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert student.id[:12] in first
+    assert "removed" in second
+
+
+def test_an_unknown_alias_has_no_history(local_store: Store) -> None:
+    with pytest.raises(UsageError, match="no alias"):
+        run(local_store, "checkpoints", "alias", "best")
+
+
+def test_gc_shows_first_and_removes_on_demand(
+    local_store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    publish_base(local_store, tmp_path)
+    assert run(local_store, "checkpoints", "gc", "--grace-days", "-1") == 0
+    assert "nothing was removed" in capsys.readouterr().out
+    assert run(local_store, "checkpoints", "gc", "--grace-days", "-1", "--delete", "--json") == 0
+    assert len(json.loads(capsys.readouterr().out)["objects"]) == 2
+    assert list(local_store.list("checkpoints/")) == []
+
+
+def test_lineage_draws_writes_and_exports(
+    store: Store, student: CheckpointManifest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(store, "lineage", student.id) == 0
+    assert capsys.readouterr().out.splitlines()[1].endswith("◀")
+    page = tmp_path / "pages" / "lineage.html"
+    assert run(store, "lineage", "--html", str(page)) == 0
+    assert student.id in page.read_text()
+    capsys.readouterr()
+    assert run(store, "lineage", "--openlineage", "DistillFlow/1") == 0
+    assert json.loads(capsys.readouterr().out)[0]["eventType"] == "COMPLETE"
+    assert run(store, "lineage", "--json") == 0
+    assert json.loads(capsys.readouterr().out)[0]["children"][0]["manifest"]["id"] == student.id

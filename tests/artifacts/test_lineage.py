@@ -1,0 +1,158 @@
+"""The tree of teachers and students, as text, as a page, and as OpenLineage events."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from progdistill.artifacts.aliases import move_alias
+from progdistill.artifacts.checkpoint import CheckpointManifest, blob_key
+from progdistill.artifacts.documents import SEAL, canonical_json
+from progdistill.artifacts.lineage import draw, lineage_tree
+from progdistill.artifacts.lineage_html import render_html
+from progdistill.artifacts.openlineage import run_events
+from progdistill.artifacts.runs import record_run_checkpoint
+from progdistill.artifacts.store import Store
+from progdistill.errors import UsageError
+from tests.artifacts.samples import publish_base, publish_student
+
+
+@pytest.fixture
+def family(local_store: Store, tmp_path: Path) -> dict[str, CheckpointManifest]:
+    """Run 1 goes from a base to 4 and 2 steps; run 2 branches off at 4 steps."""
+    base = publish_base(local_store, tmp_path)
+    four = publish_student(local_store, tmp_path, base, steps=4)
+    two = publish_student(local_store, tmp_path, four, steps=2)
+    branch = publish_student(local_store, tmp_path, four, steps=1, seed=2)
+    for run, steps, manifest in (("1", 4, four), ("1", 2, two), ("2", 4, four), ("2", 1, branch)):
+        record_run_checkpoint(local_store, "DistillFlow", run, steps, manifest.id)
+    return {"base": base, "four": four, "two": two, "branch": branch}
+
+
+def measure(
+    store: Store, manifest: CheckpointManifest, distance: float, steps: int, shown: object = None
+) -> None:
+    """Publish an evaluation record of a kind that the artifacts know nothing about."""
+    import hashlib
+
+    facts = {"distance": distance, "distance_name": "fd", "question": {"steps": steps}, "shown": shown}
+    sealed = facts | {SEAL: hashlib.sha256(canonical_json(facts)).hexdigest()}
+    store.write(f"evaluations/{manifest.id}/{distance}.json", json.dumps(sealed).encode())
+
+
+def test_the_tree_spans_runs_and_branches(local_store: Store, family: dict[str, CheckpointManifest]) -> None:
+    move_alias(local_store, "best", family["two"].id, "ann@lab")
+    short = {name: manifest.id[:12] for name, manifest in family.items()}
+    assert list(draw(lineage_tree(local_store), highlighted=family["four"].id)) == [
+        f"● {short['base']}  base  any steps  digits",
+        f"● {short['four']}  student  4 steps  digits  DistillFlow/1, DistillFlow/2  ◀",
+        f"├─● {short['branch']}  student  1 steps  digits  DistillFlow/2",
+        f"● {short['two']}  student  2 steps  digits  [best]  DistillFlow/1",
+    ]
+
+
+def test_a_reference_chooses_its_tree(
+    local_store: Store, family: dict[str, CheckpointManifest], tmp_path: Path
+) -> None:
+    other = publish_base(local_store, tmp_path, seed=9)
+    assert len(lineage_tree(local_store)) == 2
+    (tree,) = lineage_tree(local_store, "DistillFlow/2/1")
+    assert tree.manifest == family["base"]
+    (alone,) = lineage_tree(local_store, other.id)
+    assert [node.manifest for node in alone.walk()] == [other]
+
+
+def test_a_student_is_shown_with_its_distance_at_its_own_steps(
+    local_store: Store, family: dict[str, CheckpointManifest]
+) -> None:
+    measure(local_store, family["two"], 5.0, steps=16)
+    measure(local_store, family["two"], 8.25, steps=2)
+    lines = list(draw(lineage_tree(local_store)))
+    assert lines[-1].endswith("fd 8.25")
+
+
+def test_a_chain_of_fourteen_checkpoints_stays_at_the_left_margin(local_store: Store, tmp_path: Path) -> None:
+    teacher = publish_base(local_store, tmp_path)
+    for exponent in range(13):
+        teacher = publish_student(local_store, tmp_path, teacher, steps=4096 >> exponent)
+    assert all(line.startswith("● ") for line in draw(lineage_tree(local_store)))
+
+
+class References(HTMLParser):
+    """Collects everything a page would load."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loaded: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.loaded += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "action")]
+
+
+def test_the_page_needs_no_network(local_store: Store, family: dict[str, CheckpointManifest]) -> None:
+    page = render_html(local_store, lineage_tree(local_store))
+    references = References()
+    references.feed(page)
+    assert references.loaded == []
+    assert set(re.findall(r"https?://[^\s\"']+", page)) == {"http://www.w3.org/2000/svg"}
+    assert not re.search(r"@import|fetch\(|XMLHttpRequest|url\((?!\$)", page)
+
+
+def facts_in(page: str) -> dict[str, object]:
+    """The facts embedded in a page."""
+    found = re.search(r'<script id="lineage" type="application/json">(.*?)</script>', page, re.DOTALL)
+    assert found is not None
+    facts: dict[str, object] = json.loads(found[1])
+    return facts
+
+
+def test_the_page_holds_every_manifest_and_a_thumbnail(
+    local_store: Store, family: dict[str, CheckpointManifest], tmp_path: Path
+) -> None:
+    picture = tmp_path / "strip.png"
+    Image.new("L", (8, 32), 128).save(picture)
+    blob = local_store.upload(picture, blob_key)
+    shown = {"sha256": blob.sha256, "size_bytes": blob.size_bytes, "images": 4, "labels": None}
+    measure(local_store, family["two"], 8.0, steps=2, shown=shown)
+    page = render_html(local_store, lineage_tree(local_store), highlighted=family["two"].id)
+    assert all(manifest.id in page for manifest in family.values())
+    assert facts_in(page)["highlighted"] == family["two"].id
+    assert page.count("data:image/png;base64,") == 1
+
+
+def test_no_fact_can_break_out_of_the_page(local_store: Store, tmp_path: Path) -> None:
+    from progdistill.artifacts.checkpoint import publish_checkpoint
+    from tests.artifacts.samples import circumstances, description, weights_file
+
+    hostile = "</script><script>alert(1)</script>"
+    publish_checkpoint(
+        local_store, weights_file(tmp_path), description(), circumstances(dataset_name=hostile)
+    )
+    page = render_html(local_store, lineage_tree(local_store))
+    assert hostile not in page
+    assert hostile in json.dumps(facts_in(page))
+
+
+def test_an_empty_store_gives_an_empty_page(local_store: Store) -> None:
+    assert facts_in(render_html(local_store, []))["roots"] == []
+
+
+def test_a_runs_events_name_dataset_teacher_and_student(
+    local_store: Store, family: dict[str, CheckpointManifest]
+) -> None:
+    events = run_events(local_store, "DistillFlow/1")
+    assert [event["job"]["name"] for event in events] == ["DistillFlow.4_steps", "DistillFlow.2_steps"]
+    assert [item["name"] for item in events[1]["inputs"]] == ["digits", f"checkpoints/{family['four'].id}"]
+    (output,) = events[1]["outputs"]
+    assert output["name"] == f"checkpoints/{family['two'].id}"
+    assert output["facets"]["version"]["datasetVersion"] == family["two"].id
+    assert len({event["run"]["facets"]["parent"]["run"]["runId"] for event in events}) == 1
+    assert run_events(local_store, "DistillFlow/1") == events
+
+
+def test_an_unknown_run_has_no_events(local_store: Store) -> None:
+    with pytest.raises(UsageError, match="Flow/run id"):
+        run_events(local_store, "DistillFlow/9")
