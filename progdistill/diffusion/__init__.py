@@ -1,1 +1,1 @@
-"""The mathematics of the paper: schedule, prediction types, losses, targets, samplers. Imports torch alone."""
+"""The mathematics of the paper: schedule, predictions, losses, targets, samplers. Imports torch alone."""
