@@ -1,14 +1,11 @@
 """Settings of an evaluation: no torch."""
 
-from enum import StrEnum
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-
-class EvaluatorName(StrEnum):
-    """Whose features images are compared in. The figures of one say nothing about those of another."""
-
-    DIGITS_CLASSIFIER = "digits_classifier"
+EvaluatorName = Literal["digits_classifier", "inception", "efficientnet_lite0", "torchscript"]
+"""Whose features images are compared in. The figures of one say nothing about those of another."""
 
 
 class EvaluationSettings(BaseModel):
@@ -16,22 +13,24 @@ class EvaluationSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    evaluator: EvaluatorName = EvaluatorName.DIGITS_CLASSIFIER
+    evaluator: EvaluatorName = "digits_classifier"
     samples: int = Field(
-        1000, gt=1, description="images a measurement; distances compare at equal counts only"
+        default=1000, gt=1, description="images a measurement; distances compare at equal counts only"
     )
-    batch_size: int = Field(250, gt=0, description="images sampled at once")
-    seed: int = Field(0, ge=0, description="of the initial noise, the same for every checkpoint and sampler")
+    batch_size: int = Field(default=250, gt=0, description="images sampled at once")
+    seed: int = Field(
+        default=0, ge=0, description="of the initial noise, the same for every checkpoint and sampler"
+    )
     max_sampling_steps: int = Field(
-        256, gt=0, description="checkpoints that take more steps are not measured"
+        default=256, gt=0, description="checkpoints that take more steps are not measured"
     )
     ancestral_gamma: float = Field(
-        0.3,
+        default=0.3,
         ge=0,
         le=1,
         description="log-scale position of the ancestral variance between its bounds (0: lower)",
     )
-    clip: bool = Field(True, description="clip x̂ to [−1, 1] at every sampling step")
+    clip: bool = Field(default=True, description="clip x̂ to [−1, 1] at every sampling step")
     shown_samples: int = Field(
-        20, ge=0, description="images kept for the report, the first of those measured"
+        default=20, ge=0, description="images kept for the report, the first of those measured"
     )

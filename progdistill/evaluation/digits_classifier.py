@@ -3,6 +3,9 @@
 Inception has seen photographs of 299×299 pixels; on 8×8 digits its features mean nothing.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64, UInt8
@@ -44,18 +47,40 @@ def train_digits_classifier(
     images: UInt8[Tensor, "count 1 8 8"], labels: Int64[Tensor, " count"], seed: int
 ) -> DigitsClassifier:
     """Train from scratch, a few seconds on one core; on one machine equal arguments give equal weights."""
-    network = _initialized(seed)
+    with _one_thread():
+        return _train(_initialized(seed), images, labels, seed).eval().requires_grad_(False)
+
+
+def _train(
+    network: DigitsClassifier,
+    images: UInt8[Tensor, "count 1 8 8"],
+    labels: Int64[Tensor, " count"],
+    seed: int,
+) -> DigitsClassifier:
     optimizer = torch.optim.AdamW(network.parameters(), LEARNING_RATE, weight_decay=0.01)
     updates_an_epoch = len(images) // BATCH_SIZE
     annealing = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, EPOCHS * updates_an_epoch)
     for epoch in range(EPOCHS):
         order = torch.randperm(len(images), generator=generator(seed, "digits classifier order", epoch))
-        for batch in order[: updates_an_epoch * BATCH_SIZE].split(BATCH_SIZE):
+        for update in range(updates_an_epoch):
+            batch = order[update * BATCH_SIZE : (update + 1) * BATCH_SIZE]
             optimizer.zero_grad()
-            F.cross_entropy(network(images[batch]), labels[batch]).backward()
+            loss: Tensor = F.cross_entropy(network(images[batch]), labels[batch])
+            loss.backward()
             optimizer.step()
             annealing.step()
-    return network.eval().requires_grad_(False)
+    return network
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Sums split over threads round to other weights elsewhere, and so small a network gains nothing."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def accuracy(
@@ -63,7 +88,7 @@ def accuracy(
 ) -> float:
     """Share of images whose likeliest class is their label."""
     with torch.inference_mode():
-        return (network(images).argmax(dim=1) == labels).double().mean().item()
+        return float((network(images).argmax(dim=1) == labels).double().mean())
 
 
 def _initialized(seed: int) -> DigitsClassifier:

@@ -41,7 +41,7 @@ class DigitsEvaluator:
                 " channels: choose another with --set evaluation.evaluator=NAME"
             )
         return {
-            "name": str(settings.evaluator),
+            "name": settings.evaluator,
             "trained_on": info.fingerprint,
             "split": "train",
             "seed": SEED,

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Float, UInt8
 from pydantic import JsonValue
@@ -37,6 +37,7 @@ class ObtainedWeights(NamedTuple):
     test_accuracy: float | None
 
 
+@runtime_checkable
 class EvaluatorKind(Protocol):
     """One named way to look at images."""
 

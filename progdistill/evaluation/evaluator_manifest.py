@@ -2,7 +2,7 @@
 
 import hashlib
 from datetime import datetime
-from typing import Literal, Self
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
@@ -52,7 +52,7 @@ class EvaluatorManifest(BaseModel):
     code_version: str
 
     @model_validator(mode="after")
-    def _id_is_that_of_the_identity(self) -> Self:
+    def _id_is_that_of_the_identity(self) -> "EvaluatorManifest":
         if self.id != self.identity.id:
             raise ValueError(f"id {self.id} is not that of its identity, {self.identity.id}")
         return self

@@ -11,7 +11,7 @@ from progdistill.artifacts.records import publish_record, read_record
 from progdistill.artifacts.store import Store
 from progdistill.data.dataset import DatasetInfo
 from progdistill.errors import LostInvariantError
-from progdistill.evaluation.config import EvaluationSettings, EvaluatorName
+from progdistill.evaluation.config import EvaluationSettings
 from progdistill.evaluation.digits_evaluator import DigitsEvaluator
 from progdistill.evaluation.evaluator import Evaluator, EvaluatorKind
 from progdistill.evaluation.evaluator_manifest import (
@@ -23,7 +23,7 @@ from progdistill.evaluation.evaluator_manifest import (
 )
 from progdistill.version import NUMERICS_VERSION, __version__
 
-KINDS: dict[EvaluatorName, EvaluatorKind] = {EvaluatorName.DIGITS_CLASSIFIER: DigitsEvaluator()}
+KINDS: dict[str, EvaluatorKind] = {"digits_classifier": DigitsEvaluator()}
 
 
 def find_or_publish_evaluator(
@@ -54,7 +54,7 @@ def open_evaluator(store: Store, manifest: EvaluatorManifest, device: str = "cpu
     """Load an evaluator's weights, verified against their digest, onto a device."""
     identity = manifest.identity
     weights = store.download(blob_key(identity.weights_sha256), identity.weights)
-    return Evaluator(manifest, KINDS[EvaluatorName(identity.name)].load(weights, identity.recipe, device))
+    return Evaluator(manifest, KINDS[identity.name].load(weights, identity.recipe, device))
 
 
 def _publish(

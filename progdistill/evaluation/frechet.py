@@ -25,7 +25,8 @@ def frechet_distance(mean1: Vector, covariance1: Matrix, mean2: Vector, covarian
 def _square_root(covariance: Matrix) -> Matrix:
     """The symmetric square root; rounding leaves tiny negative eigenvalues, which are zeros."""
     eigenvalues, vectors = torch.linalg.eigh(_symmetric(covariance))
-    return (vectors * eigenvalues.clamp(min=0).sqrt()) @ vectors.T
+    root: Tensor = (vectors * eigenvalues.clamp(min=0).sqrt()) @ vectors.T
+    return root
 
 
 def _symmetric(matrix: Matrix) -> Matrix:

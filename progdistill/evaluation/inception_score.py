@@ -10,7 +10,7 @@ from torch import Tensor
 class ScoreSums(NamedTuple):
     """Sums over samples: of p(y|x), and of the negative entropies Σ_y p·log p."""
 
-    count: int
+    samples: int
     probabilities: Float64[Tensor, " classes"]
     negative_entropy: float
 
@@ -24,7 +24,7 @@ def score_sums(probabilities: Float[Tensor, "batch classes"]) -> ScoreSums:
 def add_sums(first: ScoreSums, second: ScoreSums) -> ScoreSums:
     """The sums of both sets of samples."""
     return ScoreSums(
-        first.count + second.count,
+        first.samples + second.samples,
         first.probabilities + second.probabilities,
         first.negative_entropy + second.negative_entropy,
     )
@@ -32,6 +32,6 @@ def add_sums(first: ScoreSums, second: ScoreSums) -> ScoreSums:
 
 def inception_score(sums: ScoreSums) -> float:
     """exp E_x KL(p(y|x) ‖ p(y)): from 1 to the number of classes, over all samples as one split."""
-    marginal = sums.probabilities / sums.count
-    divergence = sums.negative_entropy / sums.count - torch.xlogy(marginal, marginal).sum()
+    marginal = sums.probabilities / sums.samples
+    divergence = sums.negative_entropy / sums.samples - torch.xlogy(marginal, marginal).sum()
     return float(torch.exp(divergence))

@@ -8,21 +8,21 @@ from torch import Tensor
 
 
 class Moments(NamedTuple):
-    """Count, mean and scatter S = Σ (f − mean)(f − mean)ᵀ of the feature vectors seen so far.
+    """Number, mean and scatter S = Σ (f − mean)(f − mean)ᵀ of the feature vectors seen so far.
 
     The scatter is kept centred: sums of raw squares would lose the digits that the covariance consists of.
     """
 
-    count: int
+    vectors: int
     mean: Float64[Tensor, " dimensions"]
     scatter: Float64[Tensor, "dimensions dimensions"]
 
     @property
     def covariance(self) -> Float64[Tensor, "dimensions dimensions"]:
-        """The unbiased covariance S / (count − 1); raises ValueError below two vectors."""
-        if self.count < 2:
-            raise ValueError(f"a covariance needs at least 2 feature vectors, not {self.count}")
-        return self.scatter / (self.count - 1)
+        """The unbiased covariance S / (vectors − 1); raises ValueError below two vectors."""
+        if self.vectors < 2:
+            raise ValueError(f"a covariance needs at least 2 feature vectors, not {self.vectors}")
+        return self.scatter / (self.vectors - 1)
 
 
 def no_moments(dimensions: int) -> Moments:
@@ -49,13 +49,13 @@ def moments_of(features: Float[Tensor, "count dimensions"]) -> Moments:
 
 def merge(first: Moments, second: Moments) -> Moments:
     """The moments of both sets of vectors together (Chan, Golub & LeVeque 1979)."""
-    count = first.count + second.count
+    count = first.vectors + second.vectors
     if count == 0:
         return first
     shift = second.mean - first.mean
-    share = second.count / count
+    share = second.vectors / count
     return Moments(
         count,
         first.mean + share * shift,
-        first.scatter + second.scatter + first.count * share * torch.outer(shift, shift),
+        first.scatter + second.scatter + first.vectors * share * torch.outer(shift, shift),
     )

@@ -71,7 +71,7 @@ def _compute(
         evaluator_id=evaluator.manifest.id,
         dataset_fingerprint=info.fingerprint,
         split=split,
-        images=moments.count,
+        images=moments.vectors,
         moments_sha256=blob.sha256,
         moments_bytes=blob.size_bytes,
     )

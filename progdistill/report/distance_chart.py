@@ -27,9 +27,9 @@ def distance_label(distance_name: str | None) -> str:
     name = distance_name or "distance"
     if name.startswith("frechet_"):
         return f"Fréchet distance ({name.removeprefix('frechet_').replace('_', ' ')} features)"
-    return (
-        name.replace("_", " ").replace("fid", "FID", 1) if name.startswith("fid") else name.replace("_", " ")
-    )
+    if name.startswith("fid_"):
+        return f"FID ({name.removeprefix('fid_').replace('_', ' ')})"
+    return name.replace("_", " ")
 
 
 def curves_of(run: ReportInput) -> list[Curve]:

@@ -39,20 +39,26 @@ class StageEntry(BaseModel):
     distance: float | None = None
     distance_name: str | None = None
     inception_score: float | None = None
-    baseline_ddim: float | None = Field(None, description="distance of the undistilled model with DDIM")
-    baseline_ancestral: float | None = Field(None, description="and with ancestral sampling")
-    evaluated_samples: int | None = Field(None, description="images behind each distance")
+    baseline_ddim: float | None = Field(
+        default=None, description="distance of the undistilled model with DDIM"
+    )
+    baseline_ancestral: float | None = Field(default=None, description="and with ancestral sampling")
+    evaluated_samples: int | None = Field(default=None, description="images behind each distance")
     not_evaluated_reason: str | None = None
     updates: int | None = None
-    images: int | None = Field(None, description="training images seen")
-    seconds: float | None = Field(None, description="wall-clock seconds of training")
+    images: int | None = Field(default=None, description="training images seen")
+    seconds: float | None = Field(default=None, description="wall-clock seconds of training")
     images_per_second: float | None = None
     sampling_seconds: float | None = Field(
-        None, description="of this stage's measurements, baselines included"
+        default=None, description="of this stage's measurements, baselines included"
     )
-    evaluation_seconds: float | None = Field(None, description="features and statistics of those samples")
+    evaluation_seconds: float | None = Field(
+        default=None, description="features and statistics of those samples"
+    )
     device: str | None = None
-    creator_run: str | None = Field(None, description="run that trained it, which may be an earlier one")
+    creator_run: str | None = Field(
+        default=None, description="run that trained it, which may be an earlier one"
+    )
     samples: SampleImages | None = None
     baseline_ddim_samples: SampleImages | None = None
     loss_curve: tuple[LossPoint, ...] = ()
@@ -90,4 +96,4 @@ class ReportInput(BaseModel):
     configuration: dict[str, JsonValue]
     checkpoints: tuple[StageEntry, ...]
     timings: Timings | None = None
-    lineage: str = Field("", description="the tree of teachers and students, drawn in text")
+    lineage: str = Field(default="", description="the tree of teachers and students, drawn in text")

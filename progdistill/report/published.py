@@ -12,15 +12,14 @@ class PublishedResult(NamedTuple):
 
 
 PUBLISHED = {
-    "cifar10": PublishedResult("fid", "Salimans & Ho 2022, Table 2", {1: 9.12, 2: 4.51, 4: 3.00, 8: 2.57}),
+    "cifar10": PublishedResult(
+        "fid_legacy_tensorflow", "Salimans & Ho 2022, Table 2", {1: 9.12, 2: 4.51, 4: 3.00, 8: 2.57}
+    ),
 }
-"""By dataset name. A run's own figures compare with them only under the same distance name."""
+"""By dataset name. The paper's FID is TensorFlow's: figures of clean-fid's other mode do not compare."""
 
 
 def published_for(dataset: str, distance_name: str | None) -> PublishedResult | None:
     """What the paper reports for a dataset in this very distance, None where nothing compares."""
     result = PUBLISHED.get(dataset)
-    comparable = (
-        result is not None and distance_name is not None and distance_name.startswith(result.distance_name)
-    )
-    return result if comparable else None
+    return result if result is not None and result.distance_name == distance_name else None

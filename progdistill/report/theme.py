@@ -27,7 +27,7 @@ CSS_VARIABLES: Final = {
 }
 """A figure that stands inside the page takes its colours from there, so that it follows light and dark."""
 
-_RC: Final[dict[str, Any]] = {
+_RC: Final[Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 11,

@@ -1,0 +1,112 @@
+"""`progdistill evaluate`: how far a checkpoint's samples are from the real images, beside its baselines."""
+
+import argparse
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from progdistill.commands.common import (
+    add_json_argument,
+    add_store_argument,
+    default_data_root,
+    print_json,
+    store_of,
+)
+from progdistill.errors import UsageError
+
+if TYPE_CHECKING:
+    from progdistill.artifacts.checkpoint import CheckpointManifest
+    from progdistill.data.dataset import DatasetInfo
+    from progdistill.evaluation.config import EvaluationSettings
+    from progdistill.evaluation.measurement import EvaluationRecord, Measurement
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the verb."""
+    text = "measure a checkpoint's samples against the real images"
+    parser = subparsers.add_parser("evaluate", help=text, description=text)
+    parser.add_argument("reference", metavar="REF", help="id or prefix, alias, or Flow/run/steps")
+    parser.add_argument("--samples", type=int, metavar="N", help="images to draw (default: its preset's)")
+    parser.add_argument("--steps", type=int, metavar="N", help="sampling steps (default: the student's own)")
+    parser.add_argument("--dataset", metavar="NAME", help="compare with this dataset (default: its own)")
+    parser.add_argument(
+        "--evaluator", metavar="NAME", help="whose features to compare (default: its preset's)"
+    )
+    parser.add_argument("--no-baselines", action="store_true", help="leave the undistilled model out")
+    add_store_argument(parser)
+    add_json_argument(parser)
+    parser.set_defaults(run=_evaluate)
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    from progdistill.artifacts.resolve import resolve_reference
+    from progdistill.data.dataset import find_dataset
+    from progdistill.evaluation.baseline import baseline_of
+    from progdistill.evaluation.device import best_device
+    from progdistill.evaluation.evaluate import evaluate_checkpoint
+
+    store = store_of(args)
+    manifest = resolve_reference(store, args.reference)
+    info = find_dataset(args.dataset or manifest.circumstances.dataset_name, default_data_root())
+    if args.dataset is None and info.fingerprint != manifest.identity.dataset_fingerprint:
+        raise UsageError(
+            f"{args.reference} was trained on another {info.name} (fingerprint"
+            f" {manifest.identity.dataset_fingerprint}, here {info.fingerprint}): name one with --dataset"
+        )
+    steps = args.steps or manifest.identity.sampling_steps
+    if steps is None:
+        raise UsageError(f"{args.reference} samples with any number of steps: say how many with --steps N")
+    baseline = None if args.no_baselines else baseline_of(store, manifest)
+    settings = settings_for(manifest, info, samples=args.samples, evaluator=args.evaluator, steps=steps)
+    record = evaluate_checkpoint(store, manifest, baseline, steps, settings, info, device=best_device())
+    if args.json:
+        print_json(record.model_dump(mode="json"))
+    else:
+        print(_described(record))
+    return 0
+
+
+def settings_for(
+    manifest: "CheckpointManifest",
+    info: "DatasetInfo",
+    *,
+    samples: int | None,
+    evaluator: str | None,
+    steps: int,
+) -> "EvaluationSettings":
+    """The settings of the checkpoint's own run, else its dataset's preset, with what the user changed."""
+    from progdistill.evaluation.config import EvaluationSettings
+    from progdistill.presets import PRESETS
+
+    recorded = manifest.circumstances.configuration.get("evaluation")
+    preset = PRESETS.get(info.name)
+    fields = dict(recorded) if isinstance(recorded, dict) else {}
+    if not fields and preset is not None:
+        fields = preset.evaluation.model_dump(mode="json")
+    fields["max_sampling_steps"] = max(steps, 1)
+    fields.update({} if samples is None else {"samples": samples})
+    fields.update({} if evaluator is None else {"evaluator": evaluator})
+    try:
+        return EvaluationSettings.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UsageError(f"{'.'.join(map(str, first['loc']))} = {first['input']!r}: {first['msg']}") from None
+
+
+def _described(record: "EvaluationRecord") -> str:
+    rows = (
+        ("this checkpoint, DDIM", record.distilled),
+        ("undistilled, DDIM", record.baseline_ddim),
+        ("undistilled, ancestral", record.baseline_ancestral),
+    )
+    lines = [f"{record.checkpoint_id[:12]} at {record.num_steps} sampling steps"]
+    lines += [f"  {name:<23}{_figures(found)}" for name, found in rows if found is not None]
+    return "\n".join(lines)
+
+
+def _figures(measurement: "Measurement") -> str:
+    score = measurement.inception_score
+    shown = f"{measurement.distance_name} {measurement.distance:.4g}"
+    if score is not None:
+        shown += f" · inception score {score:.3g}"
+    return f"{shown} · {measurement.question.samples:,} samples"

@@ -1,0 +1,108 @@
+"""`progdistill sample`: a picture of what a checkpoint draws."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from progdistill.commands.common import add_json_argument, add_store_argument, print_json, store_of
+from progdistill.diffusion.names import SamplerName
+from progdistill.errors import UsageError
+from progdistill.progress import Progress
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the verb."""
+    text = "draw samples from a checkpoint into a PNG grid"
+    parser = subparsers.add_parser("sample", help=text, description=text)
+    parser.add_argument("reference", metavar="REF", help="id or prefix, alias, or Flow/run/steps")
+    parser.add_argument("--count", type=int, default=64, metavar="N", help="images (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("grid.png"), help="PNG file (default: %(default)s)")
+    parser.add_argument(
+        "--sampler", choices=[str(name) for name in SamplerName], default=str(SamplerName.DDIM)
+    )
+    parser.add_argument("--steps", type=int, metavar="N", help="sampling steps (default: the student's own)")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of the noise (default: %(default)s)"
+    )
+    parser.add_argument("--class", dest="class_label", metavar="K", help="draw class number K only")
+    parser.add_argument(
+        "--gamma", type=float, metavar="G", help="variance of ancestral sampling, from 0 to 1"
+    )
+    parser.add_argument("--batch-size", type=int, default=250, metavar="N", help="images at once")
+    parser.add_argument("--no-clip", action="store_true", help="leave x̂ as predicted, also outside [−1, 1]")
+    add_store_argument(parser)
+    add_json_argument(parser)
+    parser.set_defaults(run=_sample)
+
+
+def _sample(args: argparse.Namespace) -> int:
+    import numpy as np
+
+    from progdistill.artifacts.resolve import resolve_reference
+    from progdistill.evaluation.device import best_device
+    from progdistill.evaluation.measure import load_denoiser
+    from progdistill.evaluation.pictures import encode_png, grid, readable_scale
+    from progdistill.evaluation.sampling import generate
+
+    if args.count < 1:
+        raise UsageError(f"--count {args.count}: give at least 1 image")
+    store = store_of(args)
+    manifest = resolve_reference(store, args.reference)
+    steps = _steps(args.steps, manifest.identity.sampling_steps, args.reference)
+    device = best_device()
+    denoiser = load_denoiser(store, manifest, device)
+    batches = generate(
+        denoiser,
+        SamplerName(args.sampler),
+        steps,
+        indices=range(args.count),
+        seed=args.seed,
+        batch_size=args.batch_size,
+        gamma=args.gamma,
+        clip=not args.no_clip,
+        class_label=_class_label(args.class_label, denoiser.config.network.num_classes),
+        device=device,
+    )
+    with Progress(f"{args.sampler} × {steps}", total=args.count, unit="images") as progress:
+        drawn = []
+        for batch in batches:
+            drawn.append(batch.permute(0, 2, 3, 1).cpu().numpy())
+            progress.advance(len(batch))
+    images = np.concatenate(drawn)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    scale = readable_scale(images.shape[1])
+    args.out.write_bytes(encode_png(grid(images, scale=scale)))
+    facts = {
+        "out": str(args.out),
+        "checkpoint": manifest.id,
+        "sampler": args.sampler,
+        "steps": steps,
+        "images": len(images),
+        "seed": args.seed,
+    }
+    if args.json:
+        print_json(facts)
+    else:
+        print(f"{args.out}: {len(images)} images of {manifest.id[:12]}, {args.sampler} × {steps}")
+    return 0
+
+
+def _steps(asked: int | None, own: int | None, reference: str) -> int:
+    """The number of steps to sample with; a student may be asked for others, which it was not trained for."""
+    if asked is not None and asked < 1:
+        raise UsageError(f"--steps {asked}: give at least 1 step")
+    if asked is None and own is None:
+        raise UsageError(f"{reference} samples with any number of steps: say how many with --steps N")
+    if asked is not None and own is not None and asked != own:
+        print(f"note: {reference} was distilled to {own} steps, not {asked}", file=sys.stderr)
+    return asked or own or 1
+
+
+def _class_label(text: str | None, num_classes: int) -> int | None:
+    if text is None:
+        return None
+    if num_classes == 0:
+        raise UsageError(f"--class {text}: this model has no classes")
+    if not text.isdecimal() or int(text) >= num_classes:
+        raise UsageError(f"--class {text}: give a class from 0 to {num_classes - 1}")
+    return int(text)

@@ -1,0 +1,112 @@
+"""A store with a small base model and its student, untrained: what is measured here is the measuring."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import runtime_checkable
+
+import pytest
+import torch
+from progdistill.data.dataset import DatasetInfo, find_dataset
+from safetensors.torch import save_file
+
+from progdistill.artifacts.checkpoint import (
+    CheckpointDescription,
+    CheckpointKind,
+    CheckpointManifest,
+    Circumstances,
+    publish_checkpoint,
+)
+from progdistill.artifacts.store import Store, open_store
+from progdistill.diffusion.names import PredictionType
+from progdistill.models.config import DenoiserConfig, UNetConfig
+from progdistill.models.denoiser import build_denoiser, weights_of
+
+# Annotations of progdistill.evaluation are checked while tests run, with isinstance.
+runtime_checkable(Store)
+
+# Annotations of progdistill.evaluation are checked while tests run, with isinstance.
+runtime_checkable(Store)
+torch.set_num_threads(1)  # Networks this small only wait for each other's threads.
+
+CONFIG = DenoiserConfig(
+    network=UNetConfig(
+        image_channels=1,
+        image_size=8,
+        base_channels=8,
+        channel_multipliers=(1, 1),
+        residual_blocks=1,
+        num_classes=10,
+        groups=4,
+    ),
+    prediction=PredictionType.V,
+)
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> DatasetInfo:
+    return find_dataset("digits", tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="session")
+def evaluated_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """Shared by tests that only add to it, so that the evaluator is trained once."""
+    return open_store(str(tmp_path_factory.mktemp("store")))
+
+
+@pytest.fixture(scope="session")
+def base(
+    evaluated_store: Store, digits: DatasetInfo, tmp_path_factory: pytest.TempPathFactory
+) -> CheckpointManifest:
+    return publish(evaluated_store, tmp_path_factory.mktemp("base"), digits, seed=0)
+
+
+@pytest.fixture(scope="session")
+def student(
+    evaluated_store: Store,
+    digits: DatasetInfo,
+    base: CheckpointManifest,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> CheckpointManifest:
+    folder = tmp_path_factory.mktemp("student")
+    return publish(evaluated_store, folder, digits, seed=1, parent=base.id, sampling_steps=2)
+
+
+def publish(
+    store: Store,
+    folder: Path,
+    info: DatasetInfo,
+    *,
+    seed: int,
+    parent: str | None = None,
+    sampling_steps: int | None = None,
+) -> CheckpointManifest:
+    """Publish an untrained denoiser whose weights are a function of the seed."""
+    denoiser = build_denoiser(CONFIG, seed)
+    with torch.no_grad():  # The last convolution starts at zero, which would make every sample the same.
+        for parameter in denoiser.network.conv_out.parameters():
+            parameter.normal_(generator=torch.Generator().manual_seed(seed), std=0.05)
+    save_file(weights_of(denoiser), folder / "weights.safetensors")
+    description = CheckpointDescription(
+        kind=CheckpointKind.BASE if parent is None else CheckpointKind.STUDENT,
+        sampling_steps=sampling_steps,
+        prediction="v",
+        loss_weight="snr_plus_one",
+        architecture=CONFIG.model_dump(mode="json"),
+        dataset_fingerprint=info.fingerprint,
+        parent=parent,
+        training={},
+        seed=seed,
+        numerics_version=1,
+    )
+    circumstances = Circumstances(
+        created_at=datetime(2026, 1, 1, tzinfo=UTC),
+        code_version="0",
+        code_dirty=None,
+        packages={},
+        device="cpu",
+        host="here",
+        creator_run="DistillFlow/1",
+        configuration={},
+        dataset_name=info.name,
+    )
+    return publish_checkpoint(store, folder / "weights.safetensors", description, circumstances)

@@ -1,0 +1,108 @@
+"""One checkpoint beside its baselines: what is asked, what is kept, what is not done twice."""
+
+import pytest
+from progdistill.data.dataset import DatasetInfo
+from progdistill.diffusion.names import SamplerName
+
+from progdistill.artifacts.checkpoint import CheckpointManifest
+from progdistill.artifacts.store import Store
+from progdistill.evaluation.baseline import baseline_of
+from progdistill.evaluation.config import EvaluationSettings
+from progdistill.evaluation.evaluate import evaluate_checkpoint
+from progdistill.evaluation.measurement import EvaluationRecord, Measurement
+from progdistill.evaluation.pictures import decode_strip
+from progdistill.report.gather import stage_entry
+
+SETTINGS = EvaluationSettings(samples=40, batch_size=20, shown_samples=12, max_sampling_steps=4)
+
+
+@pytest.fixture(scope="module")
+def record(
+    evaluated_store: Store, student: CheckpointManifest, base: CheckpointManifest, digits: DatasetInfo
+) -> EvaluationRecord:
+    return evaluate_checkpoint(evaluated_store, student, base, 2, SETTINGS, digits)
+
+
+def test_a_student_stands_beside_both_baselines_at_its_own_steps(
+    record: EvaluationRecord, student: CheckpointManifest, base: CheckpointManifest
+) -> None:
+    asked = [
+        (m.question.checkpoint_id, m.question.sampler, m.question.steps, m.question.samples, m.question.seed)
+        for m in record.measurements
+    ]
+    assert asked == [
+        (student.id, SamplerName.DDIM, 2, 40, 0),
+        (base.id, SamplerName.DDIM, 2, 40, 0),
+        (base.id, SamplerName.ANCESTRAL, 2, 40, 0),
+    ]
+    assert all(m.distance > 0 and m.inception_score is not None for m in record.measurements)
+
+
+def test_the_distance_goes_by_its_own_name(record: EvaluationRecord) -> None:
+    assert {m.distance_name for m in record.measurements} == {"frechet_digits_classifier"}
+
+
+def test_asking_again_gives_the_first_answer(
+    record: EvaluationRecord,
+    evaluated_store: Store,
+    student: CheckpointManifest,
+    base: CheckpointManifest,
+    digits: DatasetInfo,
+) -> None:
+    other_batches = SETTINGS.model_copy(update={"batch_size": 7})
+    assert evaluate_checkpoint(evaluated_store, student, base, 2, other_batches, digits) == record
+
+
+def test_more_samples_are_another_question(
+    record: EvaluationRecord, evaluated_store: Store, student: CheckpointManifest, digits: DatasetInfo
+) -> None:
+    more = SETTINGS.model_copy(update={"samples": 41})
+    again = evaluate_checkpoint(evaluated_store, student, None, 2, more, digits)
+    assert again.distilled is not None and record.distilled is not None
+    assert again.distilled.question.id != record.distilled.question.id
+    assert again.baseline_ddim is None
+
+
+def test_the_base_model_is_its_own_ddim_baseline(
+    evaluated_store: Store, base: CheckpointManifest, digits: DatasetInfo
+) -> None:
+    record = evaluate_checkpoint(evaluated_store, base, base, 4, SETTINGS, digits)
+    assert record.distilled == record.baseline_ddim
+    assert len(record.measurements) == 2
+
+
+def test_too_many_steps_are_left_out_with_the_reason(
+    evaluated_store: Store, base: CheckpointManifest, digits: DatasetInfo
+) -> None:
+    record = evaluate_checkpoint(evaluated_store, base, base, 8, SETTINGS, digits)
+    assert record.distilled is None
+    assert record.not_evaluated_reason == "8 sampling steps are more than evaluation.max_sampling_steps = 4"
+
+
+def test_each_answer_is_one_record_of_its_checkpoint(
+    record: EvaluationRecord, evaluated_store: Store, student: CheckpointManifest
+) -> None:
+    assert record.distilled is not None
+    key = f"evaluations/{student.id}/{record.distilled.question.id}.json"
+    assert key in [item.key for item in evaluated_store.list(f"evaluations/{student.id}/")]
+
+
+def test_the_same_noise_is_shown_class_by_class(
+    record: EvaluationRecord, evaluated_store: Store, student: CheckpointManifest
+) -> None:
+    entry = stage_entry(evaluated_store, student, record)
+    assert entry.samples is not None and entry.baseline_ddim_samples is not None
+    assert entry.samples.labels == (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1)
+    assert decode_strip(entry.samples.png, 12).shape == (12, 8, 8, 1)
+
+
+def test_a_student_finds_the_model_it_descends_from(
+    evaluated_store: Store, student: CheckpointManifest, base: CheckpointManifest
+) -> None:
+    assert baseline_of(evaluated_store, student) == base
+    assert baseline_of(evaluated_store, base) == base
+
+
+def test_records_survive_their_own_json(record: EvaluationRecord) -> None:
+    assert EvaluationRecord.model_validate_json(record.model_dump_json()) == record
+    assert all(isinstance(m, Measurement) for m in record.measurements)

@@ -1,0 +1,51 @@
+"""The digits classifier as an evaluator: good enough, trained once, never mistaken."""
+
+import pytest
+import torch
+from progdistill.data.dataset import DatasetInfo
+
+from progdistill.artifacts.checkpoint import blob_key
+from progdistill.artifacts.store import Store, open_store
+from progdistill.errors import LostInvariantError, UsageError
+from progdistill.evaluation.config import EvaluationSettings
+from progdistill.evaluation.evaluate import prepare_evaluator
+from progdistill.evaluation.evaluators import find_or_publish_evaluator, open_evaluator
+
+
+def test_the_classifier_reads_unseen_digits(evaluated_store: Store, digits: DatasetInfo) -> None:
+    manifest = prepare_evaluator(evaluated_store, EvaluationSettings(), digits)
+    assert manifest.test_accuracy is not None
+    assert manifest.test_accuracy >= 0.97
+
+
+def test_it_is_trained_once_and_found_afterwards(evaluated_store: Store, digits: DatasetInfo) -> None:
+    first = prepare_evaluator(evaluated_store, EvaluationSettings(), digits)
+    keys = [item.key for item in evaluated_store.list("")]
+    again = prepare_evaluator(evaluated_store, EvaluationSettings(samples=5), digits)
+    assert again == first
+    assert [item.key for item in evaluated_store.list("")] == keys
+
+
+def test_it_gives_features_and_probabilities(evaluated_store: Store, digits: DatasetInfo) -> None:
+    manifest = find_or_publish_evaluator(evaluated_store, EvaluationSettings(), digits)
+    seen = open_evaluator(evaluated_store, manifest).observe(torch.zeros(3, 1, 8, 8, dtype=torch.uint8))
+    assert seen.features.shape == (3, 64)
+    assert seen.probabilities is not None
+    torch.testing.assert_close(seen.probabilities.sum(dim=1), torch.ones(3))
+
+
+def test_damaged_weights_are_refused(tmp_path_factory: pytest.TempPathFactory, digits: DatasetInfo) -> None:
+    root = tmp_path_factory.mktemp("damaged")
+    store = open_store(str(root))
+    manifest = find_or_publish_evaluator(store, EvaluationSettings(), digits)
+    blob = root / blob_key(manifest.identity.weights_sha256)
+    blob.chmod(0o644)
+    blob.write_bytes(blob.read_bytes()[:-1] + b"\0")
+    with pytest.raises(LostInvariantError):
+        open_evaluator(store, manifest)
+
+
+def test_images_it_cannot_read_are_refused_by_name(evaluated_store: Store, digits: DatasetInfo) -> None:
+    colour = digits.model_copy(update={"name": "cifar10", "channels": 3, "image_size": 32})
+    with pytest.raises(UsageError, match="cifar10"):
+        find_or_publish_evaluator(evaluated_store, EvaluationSettings(), colour)

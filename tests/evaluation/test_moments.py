@@ -1,0 +1,47 @@
+"""Streaming moments against NumPy's on all vectors at once."""
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from progdistill.evaluation.moments import Moments, merge, moments_of, no_moments
+
+
+def _stream(features: Tensor, batch: int) -> Moments:
+    moments = no_moments(features.shape[1])
+    for part in features.split(batch):
+        moments = merge(moments, moments_of(part))
+    return moments
+
+
+@settings(deadline=None, max_examples=30)
+@given(batch=st.integers(1, 70), seed=st.integers(0, 1000))
+def test_a_stream_gives_the_moments_of_the_whole(batch: int, seed: int) -> None:
+    features = torch.randn(60, 5, generator=torch.Generator().manual_seed(seed))
+    moments = _stream(features, batch)
+    whole = features.double().numpy()
+    np.testing.assert_allclose(moments.mean, whole.mean(axis=0), rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(moments.covariance, np.cov(whole, rowvar=False), rtol=1e-11, atol=1e-13)
+
+
+def test_shards_of_any_sizes_merge_to_the_same_moments() -> None:
+    features = torch.randn(100, 4, generator=torch.Generator().manual_seed(0))
+    left = merge(moments_of(features[:3]), merge(moments_of(features[3:50]), moments_of(features[50:])))
+    right = merge(merge(moments_of(features[:80]), moments_of(features[80:81])), moments_of(features[81:]))
+    assert left.vectors == right.vectors == 100
+    torch.testing.assert_close(left.scatter, right.scatter, rtol=1e-12, atol=1e-12)
+
+
+def test_a_large_mean_does_not_eat_the_digits_of_the_covariance() -> None:
+    features = torch.randn(1000, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    shifted = _stream(features + 1e7, 64)
+    torch.testing.assert_close(shifted.covariance, _stream(features, 64).covariance, rtol=1e-7, atol=1e-9)
+
+
+def test_merging_nothing_changes_nothing() -> None:
+    moments = moments_of(torch.randn(10, 3, generator=torch.Generator().manual_seed(2)))
+    for merged in (merge(no_moments(3), moments), merge(moments, no_moments(3))):
+        assert merged.vectors == 10
+        torch.testing.assert_close(merged.scatter, moments.scatter)

@@ -1,0 +1,64 @@
+"""What decides a sample: its index and the seed, nothing else."""
+
+import pytest
+import torch
+from progdistill.diffusion.names import SamplerName
+from torch import Tensor
+
+from progdistill.artifacts.checkpoint import CheckpointManifest
+from progdistill.artifacts.store import Store
+from progdistill.evaluation.measure import load_denoiser
+from progdistill.evaluation.sampling import generate, labels_of, to_uint8
+from progdistill.models.denoiser import Denoiser
+
+
+@pytest.fixture(scope="module")
+def denoiser(evaluated_store: Store, base: CheckpointManifest) -> Denoiser:
+    return load_denoiser(evaluated_store, base)
+
+
+def _draw(denoiser: Denoiser, indices: range, batch_size: int, **options: object) -> Tensor:
+    sampler = options.pop("sampler", SamplerName.ANCESTRAL)
+    batches = generate(denoiser, sampler, 3, indices=indices, seed=5, batch_size=batch_size, **options)  # type: ignore[arg-type]
+    return torch.cat(list(batches))
+
+
+def test_batch_size_changes_no_sample(denoiser: Denoiser) -> None:
+    """Up to one grey level, for floating-point order may differ."""
+    whole, parts = _draw(denoiser, range(12), 12), _draw(denoiser, range(12), 5)
+    assert (whole.int() - parts.int()).abs().max() <= 1
+
+
+def test_ranks_that_split_the_indices_draw_the_same_images(denoiser: Denoiser) -> None:
+    whole = _draw(denoiser, range(12), 4)
+    ranks = [_draw(denoiser, range(rank * 4, rank * 4 + 4), 4) for rank in range(3)]
+    assert torch.equal(torch.cat(ranks), whole)
+
+
+def test_another_seed_or_index_gives_another_image(denoiser: Denoiser) -> None:
+    first = _draw(denoiser, range(4), 4)
+    assert not torch.equal(first, _draw(denoiser, range(10, 14), 4))
+    other = next(generate(denoiser, SamplerName.ANCESTRAL, 3, indices=range(4), seed=6, batch_size=4))
+    assert not torch.equal(first, other)
+
+
+def test_step_noise_matters_to_ancestral_sampling_and_not_to_ddim(denoiser: Denoiser) -> None:
+    low, high = (_draw(denoiser, range(4), 4, gamma=gamma) for gamma in (0.0, 1.0))
+    assert not torch.equal(low, high)
+    ddim = [_draw(denoiser, range(4), 4, sampler=SamplerName.DDIM) for _ in range(2)]
+    assert torch.equal(*ddim)
+
+
+def test_sample_i_shows_class_i_modulo_the_classes() -> None:
+    labels = labels_of(range(8, 13), 10)
+    assert labels is not None
+    assert labels.tolist() == [8, 9, 0, 1, 2]
+    assert labels_of(range(3), 0) is None
+    fixed = labels_of(range(3), 10, class_label=7)
+    assert fixed is not None
+    assert fixed.tolist() == [7, 7, 7]
+
+
+def test_images_leave_rounded_and_clamped() -> None:
+    x = torch.tensor([-2.0, -1.0, 0.0, 1 / 127.5, 1.0, 3.0]).view(1, 1, 1, 6)
+    assert to_uint8(x).flatten().tolist() == [0, 0, 128, 128, 255, 255]

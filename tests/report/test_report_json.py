@@ -1,0 +1,52 @@
+"""`report.json` is read by scripts: its names stay."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from progdistill.report.build import build_report
+from tests.report.runs import DDIM, DISTILLED, STEPS, example_run
+
+TOP = {
+    "schema_version",
+    "run_id",
+    "dataset",
+    "dataset_fingerprint",
+    "evaluator",
+    "seed",
+    "code_version",
+    "checkpoints",
+}
+CHECKPOINT = {
+    "num_steps", "id", "parent", "kind", "distance", "distance_name", "inception_score", "baseline_ddim",
+    "baseline_ancestral", "updates", "images", "seconds", "images_per_second",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def facts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    out = tmp_path_factory.mktemp("report")
+    build_report(example_run(), out)
+    read: dict[str, object] = json.loads((out / "report.json").read_text())
+    return read
+
+
+def test_every_promised_name_is_there(facts: dict[str, object]) -> None:
+    assert set(facts) >= TOP
+    checkpoints = facts["checkpoints"]
+    assert isinstance(checkpoints, list)
+    assert all(set(checkpoint) >= CHECKPOINT for checkpoint in checkpoints)
+
+
+def test_the_figures_are_the_run_s(facts: dict[str, object]) -> None:
+    checkpoints = facts["checkpoints"]
+    assert isinstance(checkpoints, list)
+    figures = [(c["num_steps"], c["distance"], c["baseline_ddim"]) for c in checkpoints]
+    assert figures == list(zip(STEPS, DISTILLED, DDIM, strict=True))
+    assert {c["distance_name"] for c in checkpoints} == {"frechet_digits_classifier"}
+
+
+def test_it_is_small_enough_to_read(facts: dict[str, object], tmp_path: Path) -> None:
+    assert len(json.dumps(facts)) < 20_000
+    assert "samples" not in str(facts["checkpoints"]).replace("evaluated_samples", "")
