@@ -14,14 +14,12 @@ NewFeatures = Float[Tensor, "batch new_channels new_height new_width"]
 Condition = Float[Tensor, "batch condition"]
 
 
-def sinusoids(
-    values: Float[Tensor, " batch"], width: int, config: UNetConfig
-) -> Float[Tensor, "batch width"]:
-    """Sines and cosines of `values` at `width`/2 frequencies from 1 down to 1/10000 (Ho et al. 2020)."""
-    half = width // 2
-    steps = torch.arange(half, dtype=torch.float32, device=values.device)
+def time_features(time: Float[Tensor, " batch"], config: UNetConfig) -> Float[Tensor, "batch width"]:
+    """Sines and cosines of the time at frequencies from 1 down to 1/10000 (Ho et al. 2020); float32."""
+    half = config.base_channels // 2
+    steps = torch.arange(half, dtype=torch.float32, device=time.device)
     frequencies = torch.exp(steps * (-math.log(10_000) / max(half - config.time_frequency_shift, 1)))
-    angles = values.float()[:, None] * frequencies
+    angles = time.float()[:, None] * frequencies
     pair = (angles.sin(), angles.cos())
     return torch.cat(pair if config.time_features == "sin_cos" else pair[::-1], dim=1)
 
@@ -41,8 +39,8 @@ class TimeEmbedding(nn.Module):
         self, time: Float[Tensor, " batch"], guidance: Float[Tensor, " batch"] | None = None
     ) -> Condition:
         """`guidance` is the weight w ≥ 0; its features are added to those of the time (Meng et al. 2023)."""
-        width, dtype = self.config.base_channels, self.linear_1.weight.dtype
-        features = sinusoids(time, width, self.config).to(dtype)
+        dtype = self.linear_1.weight.dtype
+        features = time_features(time, self.config).to(dtype)
         if self.guidance_proj is not None:
             weight = torch.zeros_like(time) if guidance is None else guidance
             features = features + self.guidance_proj(guidance_features(weight, self.config).to(dtype))
@@ -52,7 +50,7 @@ class TimeEmbedding(nn.Module):
 
 def guidance_features(weight: Float[Tensor, " batch"], config: UNetConfig) -> Float[Tensor, "batch width"]:
     """Features of guidance weights; 0 to about 8 is spread over the range that times have."""
-    return sinusoids(1000 * weight, config.base_channels, config)
+    return time_features(1000 * weight, config)
 
 
 class Residual(nn.Module):

@@ -1,6 +1,6 @@
 """The denoiser: a network, what its output means and how it reads the time; making, loading, saving it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from progdistill.diffusion.names import PredictionType
 from progdistill.diffusion.noise import generator
 from progdistill.diffusion.prediction import velocity_from_output
+from progdistill.diffusion.velocity import Velocity
 from progdistill.errors import LostInvariantError, UsageError
 from progdistill.models.config import DenoiserConfig
 from progdistill.models.initialization import initialize
@@ -20,7 +21,6 @@ from progdistill.models.unet import UNet
 Images = Float[Tensor, "batch channels height width"]
 Times = Float[Tensor, " batch"]
 Labels = Int[Tensor, " batch"]
-Velocity = Callable[[Tensor, Tensor], Tensor]
 
 
 class Denoiser(nn.Module):
@@ -50,7 +50,7 @@ class Denoiser(nn.Module):
     def velocity(
         self, z: Images, t: Times, labels: Labels | None = None, guidance: Times | None = None
     ) -> Images:
-        """v̂ = α·ε̂ − σ·x̂ (App. D) in float32, from whatever the network predicts.
+        """v̂ = α·ε̂ − σ·x̂ (App. D) in the dtype of t, from whatever the network predicts.
 
         Where α is smaller than a foreign network has seen, its ε̂ says nothing of x; v̂ is then that of the
         nearest time it knows.
@@ -110,6 +110,27 @@ def build_denoiser(config: DenoiserConfig, seed: int) -> Denoiser:
     return denoiser
 
 
+def student_of(teacher: Denoiser, config: DenoiserConfig) -> Denoiser:
+    """A denoiser of `config` on the CPU that begins as a copy of its teacher.
+
+    It may have a guidance input that the teacher lacks: that begins at zero. If it predicts something else
+    than the teacher, its last convolution begins at zero: the teacher's would answer another question.
+
+    Raises LostInvariantError when the networks differ in more than that.
+    """
+    student = empty_denoiser(config)
+    weights = weights_of(teacher)
+    afresh = {"network.time_embedding.guidance_proj.weight"} - weights.keys()
+    if config.prediction is not teacher.config.prediction:
+        afresh |= {"network.conv_out.weight", "network.conv_out.bias"}
+    wanted = student.state_dict()
+    weights |= {name: torch.zeros_like(wanted[name]) for name in afresh & wanted.keys()}
+    if problem := mismatch(weights, wanted):
+        raise LostInvariantError(f"the student's network is not its teacher's: {problem}")
+    student.load_state_dict(weights)
+    return student
+
+
 def weights_of(denoiser: Denoiser) -> dict[str, Tensor]:
     """A copy of every weight by its name in `denoiser.state_dict()`: on the CPU and contiguous."""
     return {
@@ -122,24 +143,28 @@ def save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
     save_file(dict(sorted(weights.items())), path)
 
 
+def mismatch(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
+    """What keeps `found` from filling `wanted` (names or a shape), or the empty string."""
+    missing, surplus = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
+    if missing or surplus:
+        return (
+            f"{len(missing)} weights missing ({', '.join(missing[:3])}),"
+            f" {len(surplus)} too many ({', '.join(surplus[:3])})"
+        )
+    for name, tensor in found.items():
+        if tensor.shape != wanted[name].shape:
+            return f"{name} has shape {tuple(tensor.shape)} instead of {tuple(wanted[name].shape)}"
+    return ""
+
+
 def load_weights(denoiser: Denoiser, path: Path) -> None:
     """Fill `denoiser` in place from a safetensors file.
 
     Raises LostInvariantError when a name or a shape differs from what the denoiser's configuration asks for.
     """
-    found, wanted = load_file(path), denoiser.state_dict()
-    missing, surplus = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
-    if missing or surplus:
-        raise LostInvariantError(
-            f"{path} does not hold this architecture's weights: {len(missing)} missing {missing[:3]},"
-            f" {len(surplus)} surplus {surplus[:3]}"
-        )
-    for name, tensor in found.items():
-        if tensor.shape != wanted[name].shape:
-            raise LostInvariantError(
-                f"{path}: {name} has shape {tuple(tensor.shape)}; the architecture's is"
-                f" {tuple(wanted[name].shape)}"
-            )
+    found = load_file(path)
+    if problem := mismatch(found, denoiser.state_dict()):
+        raise LostInvariantError(f"{path} does not hold this architecture's weights: {problem}")
     denoiser.load_state_dict(found)
 
 

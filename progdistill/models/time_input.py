@@ -32,7 +32,8 @@ class TimeReader(nn.Module):
             return t.float() * TIME_SCALE - 1
         rising = self.log_snr_of_level
         wanted = log_snr(t).float().clamp(rising[0], rising[-1])
-        above = torch.searchsorted(rising, wanted).clamp(1, len(rising) - 1)
+        # Counting is searchsorted written with operations that ONNX has.
+        above = (rising < wanted[:, None]).sum(dim=1).clamp(1, len(rising) - 1)
         low, high = rising[above - 1], rising[above]
         return len(rising) - above - (wanted - low) / (high - low)
 

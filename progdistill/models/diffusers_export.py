@@ -1,0 +1,116 @@
+"""A folder that stock diffusers loads, and that draws the images our own DDIM sampler draws."""
+
+import math
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from progdistill.diffusion.names import PredictionType
+from progdistill.errors import UsageError
+from progdistill.models.blocks import guidance_features, time_features
+from progdistill.models.config import TIME_SCALE, CosineTime, DenoiserConfig
+from progdistill.models.denoiser import Denoiser
+from progdistill.models.diffusers_format import diffusers_config, weights_to_diffusers
+
+_PREDICTION_NAMES = {PredictionType.X: "sample", PredictionType.V: "v_prediction"}
+_CONVERT = "distil it into one with prediction=v first (one stage is enough), or export safetensors or onnx"
+_REFUSALS = {
+    PredictionType.X_EPS: f"predicts x and ε together, but a stock scheduler takes one of them; {_CONVERT}",
+    PredictionType.EPS: f"predicts ε, from which nothing can be drawn at t = 1, where α = 0; {_CONVERT}",
+}
+
+
+def check_exportable(config: DenoiserConfig, guidance: float | None) -> None:
+    """Raise UsageError when stock diffusers cannot run this model."""
+    if refusal := _REFUSALS.get(config.prediction):
+        raise UsageError(f"cannot export to diffusers: the model {refusal}")
+    if guidance is not None and not config.network.guidance_input:
+        raise UsageError(
+            f"--guidance {guidance:g} can be built only into a model that has guidance as an input"
+        )
+
+
+def export_diffusers(denoiser: Denoiser, folder: Path, guidance: float | None = None) -> None:
+    """Write `unet/` and `scheduler/`, and for unconditional models the index that makes it a `DDIMPipeline`.
+
+    A guidance weight that is an input of the network is built into its weights (0 where None), since a stock
+    `UNet2DModel` has no such input. Raises UsageError as `check_exportable`.
+    """
+    check_exportable(denoiser.config, guidance)
+    diffusers = _diffusers()
+    with torch.device("meta"):
+        twin = diffusers.UNet2DModel(**_network_config(denoiser.config))
+    twin.load_state_dict(_network_weights(denoiser, guidance or 0.0), assign=True)
+    scheduler = diffusers.DDIMScheduler(**_scheduler_config(_PREDICTION_NAMES[denoiser.config.prediction]))
+    if denoiser.config.network.num_classes:
+        twin.save_pretrained(folder / "unet")
+        scheduler.save_pretrained(folder / "scheduler")
+    else:
+        diffusers.DDIMPipeline(unet=twin, scheduler=scheduler).save_pretrained(folder)
+
+
+def _diffusers() -> Any:
+    try:
+        return import_module("diffusers")
+    except ModuleNotFoundError as error:
+        raise UsageError("this export needs diffusers: pip install 'progdistill[diffusers]'") from error
+
+
+def cosine_betas() -> list[float]:
+    """β_k = 1 − ᾱ_k/ᾱ_{k−1} with ᾱ_k = cos²(π/2·(k + 1)/8192), in double precision.
+
+    cos²b − cos²a = sin(a − b)·sin(a + b), which does not cancel where both are near 1.
+    """
+    step = math.pi / 2 / TIME_SCALE
+    return [
+        min(1.0, math.sin(step) * math.sin((2 * k + 1) * step) / math.sin((TIME_SCALE - k) * step) ** 2)
+        for k in range(TIME_SCALE)
+    ]
+
+
+def _scheduler_config(prediction_type: str) -> dict[str, Any]:
+    """What makes a stock scheduler step from t to t − 1/N with the paper's schedule.
+
+    "trailing" asks the network at k = 8192·i/N − 1, and with set_alpha_to_one the last step ends at t = 0.
+    """
+    return {
+        "num_train_timesteps": TIME_SCALE,
+        "trained_betas": cosine_betas(),
+        "prediction_type": prediction_type,
+        "timestep_spacing": "trailing",
+        "set_alpha_to_one": True,
+        "clip_sample": False,
+    }
+
+
+def _network_config(config: DenoiserConfig) -> dict[str, Any]:
+    arguments = diffusers_config(config.network, config.out_channels)
+    if not isinstance(config.time_input, CosineTime):
+        # A network that reads the time otherwise gets its features of every time from a table.
+        arguments |= {"time_embedding_type": "learned", "num_train_timesteps": TIME_SCALE}
+    return arguments
+
+
+def _network_weights(denoiser: Denoiser, guidance: float) -> dict[str, Tensor]:
+    state = {name: tensor.detach().cpu().float() for name, tensor in denoiser.network.state_dict().items()}
+    projection = state.pop("time_embedding.guidance_proj.weight", None)
+    if projection is not None:
+        # linear_1 reads features(t) + P·features(w): with w fixed, the second term is a constant in its bias.
+        constant = projection @ guidance_features(torch.tensor([guidance]), denoiser.config.network)[0]
+        bias = state["time_embedding.linear_1.bias"] + state["time_embedding.linear_1.weight"] @ constant
+        state["time_embedding.linear_1.bias"] = bias
+    weights = weights_to_diffusers(state)
+    if not isinstance(denoiser.config.time_input, CosineTime):
+        weights["time_proj.weight"] = _time_table(denoiser)
+    return weights
+
+
+def _time_table(denoiser: Denoiser) -> Float[Tensor, "steps width"]:
+    """The features the network reads at t = (k + 1)/8192, for k = 0 … 8191."""
+    device = denoiser.read_time.log_snr_of_level.device
+    times = torch.arange(1, TIME_SCALE + 1, device=device) / TIME_SCALE
+    return time_features(denoiser.read_time(times), denoiser.config.network).cpu()

@@ -1,0 +1,145 @@
+"""A pretrained diffusers model read from its folder: needs no diffusers, and unpickles nothing unasked."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from progdistill.diffusion.names import PredictionType
+from progdistill.errors import UsageError
+from progdistill.models.config import TIME_SCALE, CosineTime, DenoiserConfig, ForeignTime, TimeInput
+from progdistill.models.denoiser import empty_denoiser, mismatch
+from progdistill.models.diffusers_export import cosine_betas
+from progdistill.models.diffusers_format import config_from_diffusers, weights_from_diffusers
+from progdistill.models.foreign_schedule import ForeignSchedule
+
+_PREDICTIONS = {
+    "epsilon": PredictionType.EPS,
+    "sample": PredictionType.X,
+    "v_prediction": PredictionType.V,
+}
+_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
+_PREFIX = "network."
+
+
+class ForeignModel(NamedTuple):
+    """A model as this package understands it: weights carry the names of `Denoiser.state_dict()`, float32."""
+
+    config: DenoiserConfig
+    weights: dict[str, Tensor]
+
+
+def read_diffusers(
+    folder: Path, *, scheduler: Path | None = None, label_dropout: bool = False, allow_pickle: bool = False
+) -> ForeignModel:
+    """Read a pipeline folder (`unet/` and `scheduler/`, or both flat), or the folder of a U-Net alone.
+
+    `scheduler` is the scheduler_config.json to use instead of the folder's own. `label_dropout` says that the
+    last class stands for 'no class'. `allow_pickle` reads pickled weights too, restricted to plain tensors.
+
+    Raises UsageError for what is missing, unsafe or without counterpart here.
+    """
+    unet = folder / "unet" if (folder / "unet").is_dir() else folder
+    network = config_from_diffusers(_read_network_config(unet), label_dropout)
+    noise_file = scheduler or _find_scheduler(folder)
+    noise = _read_json(noise_file)
+    prediction = _PREDICTIONS.get(noise.get("prediction_type", "epsilon"))
+    if prediction is None:
+        raise UsageError(f"{noise_file}: unknown prediction_type {noise['prediction_type']!r}")
+    config = DenoiserConfig(network=network, prediction=prediction, time_input=_time_input(noise, noise_file))
+    weights_file = _find_weights(unet, allow_pickle)
+    weights = {
+        _PREFIX + name: tensor.float() for name, tensor in weights_from_diffusers(_read(weights_file)).items()
+    }
+    if problem := mismatch(weights, empty_denoiser(config).state_dict()):
+        raise UsageError(f"{weights_file} does not fit {unet / 'config.json'}: {problem}")
+    return ForeignModel(config, weights)
+
+
+def _read_network_config(folder: Path) -> dict[str, Any]:
+    facts = _read_json(folder / "config.json")
+    if facts.get("_class_name") != "UNet2DModel":
+        raise UsageError(
+            f"{folder / 'config.json'} describes a {facts.get('_class_name')};"
+            " only a UNet2DModel can be imported"
+        )
+    if facts.get("out_channels", 3) != facts.get("in_channels", 3):
+        raise UsageError(
+            f"{folder / 'config.json'}: {facts.get('out_channels')} output channels for"
+            f" {facts.get('in_channels')} image channels; models with a learned variance cannot be imported"
+        )
+    return facts
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(
+            f"{path} does not exist; give the local folder of a diffusers pipeline or UNet2DModel"
+        ) from None
+    except ValueError as error:
+        raise UsageError(f"{path} is no JSON: {error}") from error
+    if not isinstance(facts, dict):
+        raise UsageError(f"{path} holds no JSON object")
+    return facts
+
+
+def _find_scheduler(folder: Path) -> Path:
+    for place in (folder / "scheduler", folder, folder.parent / "scheduler"):
+        if (place / "scheduler_config.json").is_file():
+            return place / "scheduler_config.json"
+    raise UsageError(
+        f"{folder} has no scheduler_config.json, which says what noise its network was trained on;"
+        " give the whole pipeline folder, or --scheduler FILE"
+    )
+
+
+def _time_input(scheduler: dict[str, Any], path: Path) -> TimeInput:
+    steps = scheduler.get("num_train_timesteps", 1000)
+    betas = scheduler.get("trained_betas")
+    if betas is not None:
+        if steps == TIME_SCALE and betas == cosine_betas():
+            return CosineTime()
+        raise UsageError(
+            f"{path}: trained_betas other than those of this package's exports cannot be imported"
+        )
+    kind = scheduler.get("beta_schedule", "linear")
+    if kind not in _SCHEDULES:
+        raise UsageError(f"{path}: beta_schedule {kind!r} is none of {', '.join(_SCHEDULES)}")
+    if scheduler.get("rescale_betas_zero_snr"):
+        raise UsageError(f"{path}: rescale_betas_zero_snr is not supported")
+    named = {key: scheduler[key] for key in ("beta_start", "beta_end") if key in scheduler}
+    if kind == "squaredcos_cap_v2":
+        named = {}
+    return ForeignTime(schedule=ForeignSchedule(kind=kind, steps=steps, **named))
+
+
+def _find_weights(folder: Path, allow_pickle: bool) -> Path:
+    for pattern in ("diffusion_pytorch_model.safetensors", "*.safetensors"):
+        if found := sorted(folder.glob(pattern)):
+            if len(found) > 1:
+                raise UsageError(f"{folder} holds several weights: {', '.join(p.name for p in found)}")
+            return found[0]
+    pickled = sorted(folder.glob("*.bin"))
+    if not pickled:
+        raise UsageError(f"{folder} holds no *.safetensors weights")
+    if not allow_pickle:
+        raise UsageError(
+            f"{pickled[0]} is a pickle, and unpickling runs whatever code its author put in;"
+            " convert it to safetensors, or pass --allow-pickle to read it restricted to plain tensors"
+        )
+    return pickled[0]
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    try:
+        weights: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # every way in which unpickling can fail
+        raise UsageError(f"{path} does not unpickle to plain tensors: {error}") from error
+    return weights

@@ -1,0 +1,149 @@
+"""The README.md that goes with an exported model: what it is, where it comes from, how to draw with it."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from progdistill.models.config import DenoiserConfig
+
+_UNBOUND_STEPS = 64
+"""Sampling steps shown for models that have no number of their own."""
+
+
+class ModelFacts(NamedTuple):
+    """What a card says of a model."""
+
+    checkpoint_id: str
+    kind: str
+    dataset_name: str
+    config: DenoiserConfig
+    sampling_steps: int | None
+    guidance: float | None
+    """The guidance weight built into the export."""
+    lineage: Sequence[str]
+    """One line a generation, from the first teacher to this model."""
+    figures: Sequence[str]
+    """One line a measured or recorded figure."""
+
+    @property
+    def shown_steps(self) -> int:
+        """The number of sampling steps that the examples use."""
+        return self.sampling_steps or _UNBOUND_STEPS
+
+
+def render_card(facts: ModelFacts, usage: str) -> str:
+    """The whole page in Markdown; `usage` is one of the sections below."""
+    steps = f"{facts.sampling_steps} sampling steps" if facts.sampling_steps else "any number of steps"
+    network = facts.config.network
+    size = f"{network.image_size} × {network.image_size}"
+    about = [
+        f"checkpoint `{facts.checkpoint_id}`",
+        f"images of {size} pixels, {network.image_channels} channel(s), values from −1 to 1",
+        f"class-conditional, {network.num_classes} classes" if network.num_classes else "unconditional",
+        f"predicts {facts.config.prediction}; schedule α = cos(πt/2), σ = sin(πt/2)",
+    ]
+    if network.label_dropout:
+        about.append(f"label {network.num_classes} stands for 'no class'")
+    if facts.guidance is not None:
+        about.append(
+            f"guidance weight w = {facts.guidance:g} is built in: (1 + w)·conditional − w·unconditional"
+        )
+    return f"""---
+tags: [diffusion, progressive-distillation]
+---
+# A diffusion model of {facts.dataset_name} for {steps}
+
+A {facts.kind} model made with progdistill: progressive distillation after Salimans & Ho (ICLR 2022).
+
+{_bullets(about)}
+
+## Lineage
+
+{_bullets(facts.lineage)}
+
+## Figures
+
+{_bullets(facts.figures or ["nothing has been measured"])}
+
+## Use
+
+{usage}
+
+## Before you publish it
+
+The licence of the weights depends on the images they were trained on: this card cannot know it.
+"""
+
+
+def _bullets(lines: Sequence[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def diffusers_usage(facts: ModelFacts) -> str:
+    """A `DDIMPipeline`, or for class-conditional models the loop that such a pipeline would run."""
+    network, steps = facts.config.network, facts.shown_steps
+    if not network.num_classes:
+        return f"""Needs diffusers alone:
+
+```python
+from diffusers import DDIMPipeline
+
+pipeline = DDIMPipeline.from_pretrained(".")
+images = pipeline(batch_size=4, num_inference_steps={steps}).images
+```"""
+    return f"""Needs diffusers alone; its pipelines pass no class labels, so this is their loop:
+
+```python
+import torch
+from diffusers import DDIMScheduler, UNet2DModel
+
+unet = UNet2DModel.from_pretrained("unet")
+scheduler = DDIMScheduler.from_pretrained("scheduler")
+labels = torch.arange(4) % {network.num_classes}
+x = torch.randn({_shape(facts)})
+scheduler.set_timesteps({steps})
+with torch.no_grad():
+    for t in scheduler.timesteps:
+        x = scheduler.step(unet(x, t, class_labels=labels).sample, t, x).prev_sample
+images = ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+```"""
+
+
+def onnx_usage(facts: ModelFacts, file_name: str) -> str:
+    """The sampling loop around one denoising step."""
+    network = facts.config.network
+    extras = []
+    if network.num_classes:
+        extras.append(f'inputs["labels"] = np.arange(4) % {network.num_classes}')
+    if network.guidance_input:
+        extras.append('inputs["guidance"] = np.full(4, 1.0, np.float32)')
+    lines = "".join(f"{line}\n" for line in extras)
+    return f"""`{file_name}` is one DDIM step from time t to t_next, in float32, for any batch size:
+
+```python
+import numpy as np
+import onnxruntime
+
+session = onnxruntime.InferenceSession("{file_name}")
+steps = {facts.shown_steps}
+z = np.random.default_rng(0).standard_normal(({_shape(facts)}), dtype=np.float32)
+inputs = {{}}
+{lines}for i in range(steps, 0, -1):
+    times = {{"t": np.full(4, i / steps, np.float32), "t_next": np.full(4, (i - 1) / steps, np.float32)}}
+    inputs |= {{"z": z, **times}}
+    z = session.run(["z_next"], inputs)[0]
+images = ((z + 1) * 127.5).round().clip(0, 255).astype(np.uint8)
+```"""
+
+
+def safetensors_usage() -> str:
+    """How another store takes the files in."""
+    return """`weights.safetensors` and `manifest.json` are the checkpoint itself. Another store takes them:
+
+    progdistill import . --name NAME
+
+and finds the same id, or refuses them if a byte differs."""
+
+
+def _shape(facts: ModelFacts) -> str:
+    network = facts.config.network
+    return f"4, {network.image_channels}, {network.image_size}, {network.image_size}"

@@ -1,0 +1,62 @@
+"""One denoising step as an ONNX file, for runtimes without Python."""
+
+import copy
+import math
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from progdistill.models.denoiser import Denoiser
+
+Images = Float[Tensor, "batch channels height width"]
+Times = Float[Tensor, " batch"]
+
+
+class DenoisingStep(nn.Module):
+    """One DDIM step (eq. 38): z_s = cos δ · z_t − sin δ · v̂(z_t) with δ = π/2·(t − s)."""
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+
+    def forward(
+        self,
+        z: Images,
+        t: Times,
+        t_next: Times,
+        labels: Int[Tensor, " batch"] | None = None,
+        guidance: Times | None = None,
+    ) -> tuple[Images, Images]:
+        """From time t to t_next; both z at t_next and v̂ at t."""
+        velocity = self.denoiser.velocity(z, t, labels, guidance)
+        angle = (math.pi / 2 * (t - t_next))[:, None, None, None]
+        return angle.cos() * z - angle.sin() * velocity, velocity
+
+
+def export_onnx(denoiser: Denoiser, path: Path) -> list[str]:
+    """Write a float32 `DenoisingStep` with a free batch size; returns the names of its inputs.
+
+    Inputs are z, t and t_next, with classes also labels (int64), with a guidance input also guidance; outputs
+    are z_next and velocity.
+    """
+    step = DenoisingStep(copy.deepcopy(denoiser)).cpu().float().eval()
+    config = denoiser.config.network
+    z = torch.zeros(2, config.image_channels, config.image_size, config.image_size)
+    inputs = {"z": z, "t": torch.ones(2), "t_next": torch.zeros(2)}
+    if config.num_classes:
+        inputs["labels"] = torch.zeros(2, dtype=torch.int64)
+    if config.guidance_input:
+        inputs["guidance"] = torch.zeros(2)
+    torch.onnx.export(
+        step,
+        kwargs=inputs,
+        f=path,
+        input_names=list(inputs),
+        output_names=["z_next", "velocity"],
+        dynamic_shapes={name: {0: "batch"} for name in inputs},
+        external_data=False,
+        verbose=False,
+    )
+    return list(inputs)

@@ -1,0 +1,40 @@
+"""Small denoisers whose weights are all random."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from progdistill.diffusion.names import PredictionType
+from progdistill.models.architectures import ARCHITECTURES
+from progdistill.models.config import CosineTime, DenoiserConfig, TimeInput
+from progdistill.models.denoiser import Denoiser, build_denoiser
+
+MakeDenoiser = Callable[..., Denoiser]
+
+
+@pytest.fixture
+def make_denoiser() -> MakeDenoiser:
+    """A digits-sized denoiser; keyword arguments change its network."""
+
+    def make(
+        prediction: PredictionType = PredictionType.V, time_input: TimeInput | None = None, **network: Any
+    ) -> Denoiser:
+        config = DenoiserConfig(
+            network=ARCHITECTURES["digits"].model_copy(update=network),
+            prediction=prediction,
+            time_input=time_input or CosineTime(),
+        )
+        return randomize(build_denoiser(config, seed=0))
+
+    return make
+
+
+def randomize(denoiser: Denoiser) -> Denoiser:
+    """Move every weight off its initial value: the zeros of initialisation would hide most of a network."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in denoiser.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+    return denoiser.eval()
