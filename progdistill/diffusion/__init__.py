@@ -1,1 +1,1 @@
-"""The mathematics of the paper: schedule, predictions, losses, targets, samplers. Imports torch alone."""
+"""The mathematics: schedule, prediction types, losses, targets, samplers, noise. Imports torch alone."""

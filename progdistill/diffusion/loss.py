@@ -1,43 +1,76 @@
-"""The weighted reconstruction losses of section 4, in v-space, where none of them cancels."""
+"""The training loss w(λ_t)·‖x − x̂‖² (eq. 2) of every prediction type and weight (section 4)."""
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from progdistill.diffusion.names import LossWeight, PredictionType
-from progdistill.diffusion.prediction import velocity_from_output
-from progdistill.diffusion.schedule import alpha_sigma
-
-Images = Float[Tensor, "batch ..."]
-Times = Float[Tensor, " batch"]
-
-
-def velocity_weight(t: Times, weight: LossWeight) -> Times:
-    """The weight of ‖v − v̂‖² that equals w(λ)·‖x − x̂‖², since x − x̂ = −σ·(v − v̂).
-
-    SNR: (α²/σ²)·σ² = α². Truncated SNR: max(α²/σ², 1)·σ² = max(α², σ²). SNR + 1: (α² + σ²) = 1.
-    """
-    alpha, sigma = alpha_sigma(t)
-    match weight:
-        case LossWeight.SNR:
-            return alpha**2
-        case LossWeight.TRUNCATED_SNR:
-            return torch.maximum(alpha**2, sigma**2)
-        case LossWeight.SNR_PLUS_ONE:
-            return torch.ones_like(t)
+from progdistill.diffusion.prediction import (
+    Latents,
+    Outputs,
+    eps_from_velocity,
+    velocity_from_output,
+    x_from_velocity,
+)
+from progdistill.diffusion.schedule import SMALLEST_COEFFICIENT, Times, alpha_sigma
 
 
 def weighted_loss(
-    output: Images,
-    target_velocity: Images,
-    z: Images,
+    output: Outputs,
+    target_velocity: Latents,
+    z: Latents,
     t: Times,
     prediction: PredictionType,
     weight: LossWeight,
 ) -> Float[Tensor, " batch"]:
-    """w(λ_t)·‖x − x̂‖² for each sample, as a mean over its pixels; float32.
+    """w(λ_t) times the mean over pixels of (x − x̂)², one number a sample.
 
-    `target_velocity` carries the target of any prediction type: v, x and ε follow from one another given z.
+    In terms of velocities x − x̂ = −σ·(v − v̂), so that SNR+1 is ‖v − v̂‖², SNR is α²·‖v − v̂‖² = ‖ε − ε̂‖², and
+    truncated SNR is max(α², σ²)·‖v − v̂‖² = max(‖x − x̂‖², ‖ε − ε̂‖²). The error is taken in what the network
+    predicts, before anything is divided: it does not cancel, and its gradient is finite at both ends.
     """
-    v = velocity_from_output(output.float(), z, t, prediction)
-    return velocity_weight(t, weight) * (target_velocity - v).square().flatten(1).mean(dim=1)
+    error = _output_error(output, target_velocity, z, t, prediction).square().flatten(1).mean(1)
+    return reconstruction_weight(t, weight) * _x_error_scale(t, prediction).square() * error
+
+
+def reconstruction_weight(t: Times, weight: LossWeight) -> Times:
+    """w(λ_t), the weight of ‖x − x̂‖² (Figure 2), with λ_t limited to [−20, 20]."""
+    alpha, sigma = _limited(t)
+    snr = (alpha / sigma).square()
+    match weight:
+        case LossWeight.SNR:
+            return snr
+        case LossWeight.TRUNCATED_SNR:
+            return snr.clamp(min=1)
+        case LossWeight.SNR_PLUS_ONE:
+            return snr + 1
+
+
+def _output_error(
+    output: Outputs, target_velocity: Latents, z: Latents, t: Times, prediction: PredictionType
+) -> Latents:
+    """The network's output less what it should have been; for (x, ε) the error of v̂."""
+    match prediction:
+        case PredictionType.X:
+            return output - x_from_velocity(target_velocity, z, t)
+        case PredictionType.EPS:
+            return output - eps_from_velocity(target_velocity, z, t)
+        case PredictionType.V | PredictionType.X_EPS:
+            return velocity_from_output(output, z, t, prediction) - target_velocity
+
+
+def _x_error_scale(t: Times, prediction: PredictionType) -> Times:
+    """The size of the error of x̂ for an error of 1 in `_output_error`."""
+    alpha, sigma = _limited(t)
+    match prediction:
+        case PredictionType.X:
+            return torch.ones_like(t)
+        case PredictionType.EPS:
+            return sigma / alpha
+        case PredictionType.V | PredictionType.X_EPS:
+            return sigma
+
+
+def _limited(t: Times) -> tuple[Times, Times]:
+    alpha, sigma = alpha_sigma(t)
+    return alpha.clamp(min=SMALLEST_COEFFICIENT), sigma.clamp(min=SMALLEST_COEFFICIENT)

@@ -1,4 +1,4 @@
-"""The names of choices in the mathematics, and which of them go together: no torch."""
+"""The names of what a user may choose, and which choices the paper rules out. Imports no torch."""
 
 from enum import StrEnum
 
@@ -6,7 +6,7 @@ from progdistill.errors import UsageError
 
 
 class PredictionType(StrEnum):
-    """What the network's output stands for (section 4)."""
+    """What the network's output means (section 4)."""
 
     X = "x"
     V = "v"
@@ -15,7 +15,7 @@ class PredictionType(StrEnum):
 
 
 class LossWeight(StrEnum):
-    """How the reconstruction loss is weighted over the log-SNR (section 4)."""
+    """The weight w(λ_t) of the reconstruction error ‖x − x̂‖² (eq. 2, section 4)."""
 
     SNR = "snr"
     TRUNCATED_SNR = "truncated_snr"
@@ -23,30 +23,31 @@ class LossWeight(StrEnum):
 
 
 class SamplerName(StrEnum):
-    """How a denoiser is turned into samples."""
+    """How samples are drawn from a velocity; `samplers.SAMPLERS` holds the function of each."""
 
     DDIM = "ddim"
     ANCESTRAL = "ancestral"
+    EULER = "euler"
+    HEUN = "heun"
+    RK4 = "rk4"
+    DPM_SOLVER = "dpm_solver"
 
 
 def check_combination(prediction: PredictionType, weight: LossWeight, distilling: bool) -> None:
-    """Refuse what the paper found not to work.
-
-    Raises UsageError for ε-prediction with the truncated-SNR weight (Table 1: it diverges), and for
-    distilling into an ε-predicting student (section 4: at zero signal-to-noise ratio ε̂ says nothing about x).
-    """
+    """Raise UsageError, with the paper's reason, where training would fail (`distilling`: a student's)."""
     if prediction is PredictionType.EPS and weight is LossWeight.TRUNCATED_SNR:
         raise UsageError(
-            "prediction eps with loss weight truncated_snr diverges (Salimans & Ho 2022, Table 1):"
-            " choose snr or snr_plus_one, or prediction x, v or x_eps"
+            "prediction 'eps' with loss weight 'truncated_snr' diverges (Table 1 of the paper):"
+            " choose weight 'snr' or 'snr_plus_one', or prediction 'v', 'x' or 'x_eps'"
         )
     if distilling and prediction is PredictionType.EPS:
         raise UsageError(
-            "an eps-predicting student cannot be distilled to few steps: at zero signal-to-noise ratio eps no"
-            " longer determines x (Salimans & Ho 2022, section 4): set distill.prediction to v, x or x_eps"
+            "prediction 'eps' cannot be distilled: as α → 0 an error in ε̂ grows by 1/α in x̂, and at t = 1 ε̂"
+            " says nothing of x (section 4 of the paper): let the student predict 'v', 'x' or 'x_eps';"
+            " its teacher may predict 'eps'"
         )
     if distilling and weight is LossWeight.SNR:
         raise UsageError(
-            "loss weight snr is zero at t = 1, where few-step students start (Salimans & Ho 2022, section 4):"
-            " choose truncated_snr or snr_plus_one for distillation"
+            "loss weight 'snr' cannot be used in distillation: it gives no weight at t = 1, the only time"
+            " that a one-step student sees (section 4 of the paper): choose 'truncated_snr' or 'snr_plus_one'"
         )

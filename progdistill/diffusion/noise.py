@@ -1,6 +1,7 @@
-"""Randomness as a function of (seed, purpose, index), never of what ran before."""
+"""Randomness as a function of (seed, purpose, index): never of process history, batch or order."""
 
 import hashlib
+import json
 from collections.abc import Sequence
 
 import torch
@@ -9,13 +10,13 @@ from torch import Tensor
 
 
 def seed_for(seed: int, purpose: str, *index: int) -> int:
-    """A 63-bit seed from SHA-256 over (seed, purpose, index): stable across versions and machines."""
-    text = "/".join([str(seed), purpose, *map(str, index)])
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+    """A seed in [0, 2⁶³) for one purpose, the same in every process and version."""
+    key = json.dumps([seed, purpose, *index]).encode()
+    return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest()) >> 1
 
 
 def generator(seed: int, purpose: str, *index: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """A fresh generator on `device` for (seed, purpose, index)."""
+    """A fresh generator on `device`, seeded for one purpose."""
     return torch.Generator(device).manual_seed(seed_for(seed, purpose, *index))
 
 
@@ -25,7 +26,14 @@ def sample_noise(
     indices: Sequence[int],
     shape: tuple[int, ...],
     dtype: torch.dtype = torch.float32,
-) -> Float[Tensor, "batch ..."]:
-    """Standard normal noise on the CPU, one row an index, each a function of (seed, purpose, index)."""
-    rows = [torch.randn(shape, generator=generator(seed, purpose, index)) for index in indices]
-    return torch.stack(rows).to(dtype) if rows else torch.empty(0, *shape, dtype=dtype)
+) -> Float[Tensor, "indices *shape"]:
+    """Standard Gaussian noise on the CPU, one row of `shape` an index.
+
+    A row is a function of (seed, purpose, its index) alone, whatever the other rows and their order; other
+    dtypes hold the float32 values.
+    """
+    noise = torch.empty((len(indices), *shape))
+    source = torch.Generator()
+    for row, index in zip(noise, indices, strict=True):
+        torch.randn(shape, generator=source.manual_seed(seed_for(seed, purpose, index)), out=row)
+    return noise.to(dtype)

@@ -1,55 +1,57 @@
-"""From what a network predicts to the velocity v = α·ε − σ·x (Appendix D), and from v to x and ε."""
+"""What a network's output means (section 4), always read as a velocity v̂ (App. D).
+
+Everything else works on v̂: x̂ = α·z − σ·v̂ and ε̂ = σ·z + α·v̂ divide by nothing, at t = 1 and t = 0 alike.
+Half-precision outputs are promoted to the dtype of t.
+"""
 
 from jaxtyping import Float
 from torch import Tensor
 
 from progdistill.diffusion.names import PredictionType
-from progdistill.diffusion.schedule import alpha_sigma, broadcast
+from progdistill.diffusion.schedule import SMALLEST_COEFFICIENT, Images, Times, coefficients
 
-Images = Float[Tensor, "batch ..."]
-Times = Float[Tensor, " batch"]
-
-EPS_ALPHA_FLOOR = 1e-4
-"""ε-prediction implies v through a division by α, which is 0 at t = 1 (section 4): the floor of α."""
+Outputs = Float[Tensor, "batch outputs *rest"]
+Latents = Float[Tensor, "batch channels *rest"]
 
 
 def output_multiplier(prediction: PredictionType) -> int:
-    """How many images the network puts out: two for the combined (x, ε) prediction."""
+    """How many images the network puts out for one image in: 2 for (x, ε), else 1."""
     return 2 if prediction is PredictionType.X_EPS else 1
 
 
-def velocity_from_output(output: Images, z: Images, t: Times, prediction: PredictionType) -> Images:
-    """v̂ at (z_t, t) from the raw output of a network of any prediction type.
+def velocity_from_output(output: Outputs, z: Latents, t: Times, prediction: PredictionType) -> Latents:
+    """v̂ from the raw output, whose channels are x̂ then ε̂ for (x, ε).
 
-    Combined (x, ε): x̂ = σ²·x̃ + α·(z − σ·ε̃) (section 4) makes v̂ = α·ε̃ − σ·x̃, without any division.
-    x: v̂ = (α·z − x̂)/σ, infinite at t = 0, where nothing is evaluated. ε: v̂ = (ε̂ − σ·z)/α, with α floored.
+    x: v̂ = (α·z − x̂)/σ. ε: v̂ = (ε̂ − σ·z)/α. Near the end where the divisor vanishes the output says nothing
+    of v̂; a divisor of at least SMALLEST_COEFFICIENT keeps v̂ finite there.
+    (x, ε): the paper's merged x̂ = σ²·x̂_θ + α·(z − σ·ε̂_θ) is exactly v̂ = α·ε̂_θ − σ·x̂_θ.
     """
-    alpha, sigma = (broadcast(c, z) for c in alpha_sigma(t))
+    alpha, sigma = coefficients(t, z)
     match prediction:
         case PredictionType.V:
-            return output
+            return output.to(alpha.dtype)
+        case PredictionType.X:
+            return (alpha * z - output) / sigma.clamp(min=SMALLEST_COEFFICIENT)
+        case PredictionType.EPS:
+            return (output - sigma * z) / alpha.clamp(min=SMALLEST_COEFFICIENT)
         case PredictionType.X_EPS:
             x, eps = output.chunk(2, dim=1)
-            return alpha * eps - sigma * x
-        case PredictionType.X:
-            return (alpha * z - output) / sigma
-        case PredictionType.EPS:
-            return (output - sigma * z) / alpha.clamp(min=EPS_ALPHA_FLOOR)
-
-
-def x_from_velocity(v: Images, z: Images, t: Times) -> Images:
-    """x̂ = α·z − σ·v̂ (eq. 30)."""
-    alpha, sigma = (broadcast(c, z) for c in alpha_sigma(t))
-    return alpha * z - sigma * v
-
-
-def eps_from_velocity(v: Images, z: Images, t: Times) -> Images:
-    """ε̂ = σ·z + α·v̂ (Appendix D)."""
-    alpha, sigma = (broadcast(c, z) for c in alpha_sigma(t))
-    return sigma * z + alpha * v
+            return velocity_from_x_eps(x, eps, t)
 
 
 def velocity_from_x_eps(x: Images, eps: Images, t: Times) -> Images:
     """v = α·ε − σ·x (eq. 26)."""
-    alpha, sigma = (broadcast(c, x) for c in alpha_sigma(t))
+    alpha, sigma = coefficients(t, x)
     return alpha * eps - sigma * x
+
+
+def x_from_velocity(v: Images, z: Images, t: Times) -> Images:
+    """x̂ = α·z − σ·v̂ (eq. 30)."""
+    alpha, sigma = coefficients(t, z)
+    return alpha * z - sigma * v
+
+
+def eps_from_velocity(v: Images, z: Images, t: Times) -> Images:
+    """ε̂ = σ·z + α·v̂ (App. D)."""
+    alpha, sigma = coefficients(t, z)
+    return sigma * z + alpha * v

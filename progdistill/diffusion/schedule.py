@@ -1,4 +1,4 @@
-"""The cosine schedule α_t = cos(πt/2), σ_t = sin(πt/2) (section 4), in a form exact at both ends."""
+"""The variance-preserving cosine schedule z_t = α_t·x + σ_t·ε (section 4)."""
 
 import math
 
@@ -7,27 +7,46 @@ from jaxtyping import Float
 from torch import Tensor
 
 Times = Float[Tensor, "*batch"]
+Images = Float[Tensor, "batch *shape"]
+
+SMALLEST_COEFFICIENT = math.exp(-10)
+"""What α and σ are raised to before anything is divided by them: their value at a log-SNR of −20 and 20,
+where the published code ends its schedule."""
 
 
 def alpha_sigma(t: Times) -> tuple[Times, Times]:
-    """Signal and noise scales (α_t, σ_t) at times t ∈ [0, 1], in t's dtype.
+    """α_t = cos(πt/2) and σ_t = sin(πt/2) for t in [0, 1], in the dtype of t (float32 or float64).
 
-    α is written as sin(π(1 − t)/2), so that it is exactly 0 at t = 1 in any precision, as σ is at t = 0.
+    The cosine is written as a sine of 1 − t: so α is exactly 0 at t = 1, and keeps its digits close to it.
     """
     return torch.sin((1 - t) * (math.pi / 2)), torch.sin(t * (math.pi / 2))
 
 
 def log_snr(t: Times) -> Times:
-    """λ_t = log(α_t² / σ_t²): +∞ at t = 0, −∞ at t = 1."""
+    """λ_t = log(α_t²/σ_t²), falling from +∞ at t = 0 to −∞ at t = 1."""
     alpha, sigma = alpha_sigma(t)
-    return 2 * (torch.log(alpha) - torch.log(sigma))
+    return 2 * (alpha.log() - sigma.log())
 
 
 def time_of_log_snr(log_snr: Times) -> Times:
-    """The inverse of `log_snr`: t = (2/π)·arctan(e^(−λ/2))."""
+    """t = 2/π·arctan(e^(−λ/2)), the inverse of `log_snr`."""
     return torch.atan(torch.exp(-log_snr / 2)) * (2 / math.pi)
 
 
-def broadcast(coefficient: Float[Tensor, " batch"], like: Float[Tensor, "batch ..."]) -> Tensor:
-    """Give a per-sample coefficient trailing axes of size 1, so that it multiplies `like`."""
-    return coefficient.reshape(-1, *(1,) * (like.ndim - 1))
+def broadcast(coefficient: Float[Tensor, " batch"], like: Images) -> Float[Tensor, "batch *ones"]:
+    """One number a sample, shaped [batch, 1, 1, …] to multiply `like`."""
+    return coefficient.reshape(-1, *[1] * (like.ndim - 1))
+
+
+def coefficients(
+    t: Float[Tensor, " batch"], like: Images
+) -> tuple[Float[Tensor, "batch *ones"], Float[Tensor, "batch *ones"]]:
+    """α_t and σ_t, shaped to multiply `like`."""
+    alpha, sigma = alpha_sigma(t)
+    return broadcast(alpha, like), broadcast(sigma, like)
+
+
+def diffuse(x: Images, eps: Images, t: Float[Tensor, " batch"]) -> Images:
+    """z_t = α_t·x + σ_t·ε (eq. 1)."""
+    alpha, sigma = coefficients(t, x)
+    return alpha * x + sigma * eps

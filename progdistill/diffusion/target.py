@@ -1,29 +1,31 @@
-"""The distillation target of Algorithm 2, in a form without cancellation."""
+"""The distillation target (Algorithm 2, App. G)."""
 
 import math
-from collections.abc import Callable
 
-from jaxtyping import Float
-from torch import Tensor
+import torch
 
-Images = Float[Tensor, "batch ..."]
-Times = Float[Tensor, " batch"]
-Velocity = Callable[[Tensor, Tensor], Tensor]
-"""v̂ of (z_t, t): images [batch, …] and times [batch] to images."""
+from progdistill.diffusion.schedule import Images, Times
+from progdistill.diffusion.velocity import Velocity
+
+__all__ = ["Velocity", "distillation_target"]
 
 
+@torch.no_grad()
 def distillation_target(teacher: Velocity, z: Images, t: Times, student_steps: int) -> Images:
-    """The v that makes one student step of DDIM from t to t − 1/N land where two teacher steps of 1/(2N) do.
+    """v* with which one student step from t to t − 1/N lands where two DDIM steps of the teacher do.
 
-    Eq. 43 gives this as x̃ by a division by α_t″ − (σ_t″/σ_t)·α_t, which cancels ever more as N grows. With
-    δ = π/(2N), v₁ the teacher's velocity at z_t and v₂ that at z_t′ (half a student step on, eq. 38), the
-    same target is v* = ½·v₁ + v₂/(2·cos(δ/2)) − ½·tan(δ/2)·z_t: nothing cancels, and no step is special.
+    With h = π/(4N), half the angle of a student step, two rotations (eq. 38) by h and one by 2h agree for
 
-    `teacher` may compute in bfloat16; the rotation is done in the dtype of z. With a factor-4 ladder (App. I)
-    the two steps are still 1/(2N) each, whatever the teacher's own number.
+        v* = ½·v₁ + v₂/(2·cos h) − ½·tan(h)·z_t,
+
+    v₁ and v₂ being the teacher's velocities at z_t and where its first step ends. This is eq. 43 in terms of
+    v: that divides two differences which vanish as N grows, here nothing cancels, and neither t = 1 nor the
+    last step to t = 0 is a special case. The teacher may have any number of steps of its own (App. I).
+
+    z and t are float32 or float64 and so is v*; the teacher may answer in lower precision. t is in [1/N, 1].
     """
-    half = math.pi / (4 * student_steps)
-    v_1 = teacher(z, t).to(z.dtype)
-    z_middle = math.cos(half) * z - math.sin(half) * v_1
-    v_2 = teacher(z_middle, t - 0.5 / student_steps).to(z.dtype)
-    return 0.5 * v_1 + v_2 / (2 * math.cos(half)) - 0.5 * math.tan(half) * z
+    h = math.pi / (4 * student_steps)
+    v1 = teacher(z, t).to(z.dtype)
+    midway = math.cos(h) * z - math.sin(h) * v1
+    v2 = teacher(midway, t - 0.5 / student_steps).to(z.dtype)
+    return v1 / 2 + v2 / (2 * math.cos(h)) - math.tan(h) / 2 * z
