@@ -1,0 +1,85 @@
+"""A prepared dataset's manifest: what it holds, in which shards, and its fingerprint."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Final, Literal
+
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
+
+from progdistill.artifacts.digest import Sha256
+from progdistill.artifacts.documents import canonical_json, decode, encode
+from progdistill.artifacts.store import Store
+from progdistill.data.shard_format import ShardEntry
+
+MANIFEST_KEY: Final = "manifest.json"
+
+
+class PreparedFrom(BaseModel):
+    """Where the images came from: told to people, no part of the fingerprint."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    importer: str
+    source: str
+    description: str
+    """How pixels were derived, such as "centre crop, area resize to 64×64"."""
+    unreadable: tuple[str, ...] = ()
+    """Names of images that could not be read and were left out."""
+
+
+class DatasetManifest(BaseModel):
+    """The document `manifest.json` of a prepared dataset."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal[1] = 1
+    name: str
+    fingerprint: Sha256
+    channels: Literal[1, 3]
+    image_size: PositiveInt
+    """Height and width in pixels."""
+    num_classes: NonNegativeInt
+    """0: the images have no labels, and every stored label is 0."""
+    class_names: tuple[str, ...]
+    horizontal_flip_safe: bool
+    """Whether a mirrored image is as plausible as the image: no for digits and letters."""
+    splits: dict[str, tuple[ShardEntry, ...]]
+    prepared_from: PreparedFrom
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels)."""
+        return (self.image_size, self.image_size, self.channels)
+
+    @cached_property
+    def counts(self) -> dict[str, int]:
+        """Images of each split."""
+        return {split: sum(entry.rows for entry in entries) for split, entries in self.splits.items()}
+
+
+def fingerprint_of(
+    image_shape: tuple[int, int, int],
+    class_names: Sequence[str],
+    splits: Mapping[str, Sequence[ShardEntry]],
+) -> str:
+    """SHA-256 over what a model sees: shape, classes, and every split's pixels and labels in stored order."""
+    content = {split: [entry.content_sha256 for entry in entries] for split, entries in splits.items()}
+    facts = {"shape": list(image_shape), "classes": list(class_names), "content": content}
+    return hashlib.sha256(canonical_json(facts)).hexdigest()
+
+
+def read_manifest(store: Store) -> DatasetManifest | None:
+    """The manifest at the root of a store, None when there is none.
+
+    Raises LostInvariantError for a damaged one, UsageError for a schema version of the future.
+    """
+    data = store.read(MANIFEST_KEY)
+    if data is None:
+        return None
+    return decode(DatasetManifest, data, where=f"{store.uri}/{MANIFEST_KEY}")
+
+
+def write_manifest(store: Store, manifest: DatasetManifest) -> None:
+    """Make a prepared dataset exist: its shards must be in the store already."""
+    store.write(MANIFEST_KEY, encode(manifest))

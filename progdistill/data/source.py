@@ -1,0 +1,50 @@
+"""What an importer gives: a numbered sequence of images for each split, readable from any number on."""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, JsonValue
+
+Pixels = NDArray[np.uint8]
+"""One image: uint8 [height, width, channel], 0..255, channels in the order red, green, blue."""
+
+
+class SourceFacts(BaseModel):
+    """What is known of a source before any pixel is read."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    importer: str
+    location: str
+    description: str
+    """How pixels are derived from the source's, for people."""
+    identity: dict[str, JsonValue]
+    """What tells this source and these options from others: an interrupted preparation goes on only if equal."""
+    channels: int
+    image_size: int
+    class_names: tuple[str, ...]
+    """Empty: no labels."""
+    horizontal_flip_safe: bool
+    splits: dict[str, int]
+    """Images of each split."""
+
+
+class SourceImage(NamedTuple):
+    """One image of a source. `pixels` is the image, or decodes it (slow; called in any thread, in any order)."""
+
+    name: str
+    label: int
+    pixels: Pixels | Callable[[], Pixels]
+
+
+class Source(Protocol):
+    """Images to prepare. Equal sources give equal images in equal order."""
+
+    @property
+    def facts(self) -> SourceFacts:
+        """What is known before reading."""
+
+    def read(self, split: str, start: int) -> Iterator[SourceImage]:
+        """Yield the images of a split from number `start` on, with memory for a few of them only."""
