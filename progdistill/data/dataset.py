@@ -100,8 +100,8 @@ def _how_to_get(name: str, data_root: Path) -> str:
     return (
         f"dataset {name} is not prepared (in {data_root}: {_prepared(data_root)}). Its official files are"
         f" {source.files}, from {source.page}; `progdistill data prepare {name} --source PATH` is the line"
-        " that imports them, but importing is not in this version yet: use digits, or name a folder that already"
-        " holds the dataset in stored form"
+        " that imports them, but importing is not in this version yet: use digits, or name a folder that"
+        " already holds the dataset in stored form"
     )
 
 
