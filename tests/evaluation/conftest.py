@@ -6,7 +6,6 @@ from typing import runtime_checkable
 
 import pytest
 import torch
-from progdistill.data.dataset import DatasetInfo, find_dataset
 from safetensors.torch import save_file
 
 from progdistill.artifacts.checkpoint import (
@@ -17,6 +16,7 @@ from progdistill.artifacts.checkpoint import (
     publish_checkpoint,
 )
 from progdistill.artifacts.store import Store, open_store
+from progdistill.data.dataset import DatasetInfo, find_dataset
 from progdistill.diffusion.names import PredictionType
 from progdistill.models.config import DenoiserConfig, UNetConfig
 from progdistill.models.denoiser import build_denoiser, weights_of

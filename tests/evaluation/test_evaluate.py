@@ -1,11 +1,11 @@
 """One checkpoint beside its baselines: what is asked, what is kept, what is not done twice."""
 
 import pytest
-from progdistill.data.dataset import DatasetInfo
-from progdistill.diffusion.names import SamplerName
 
 from progdistill.artifacts.checkpoint import CheckpointManifest
 from progdistill.artifacts.store import Store
+from progdistill.data.dataset import DatasetInfo
+from progdistill.diffusion.names import SamplerName
 from progdistill.evaluation.baseline import baseline_of
 from progdistill.evaluation.config import EvaluationSettings
 from progdistill.evaluation.evaluate import evaluate_checkpoint

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from progdistill.data.dataset import DatasetInfo
 
 from progdistill.artifacts.checkpoint import blob_key
 from progdistill.artifacts.store import Store, open_store
+from progdistill.data.dataset import DatasetInfo
 from progdistill.errors import LostInvariantError, UsageError
 from progdistill.evaluation.config import EvaluationSettings
 from progdistill.evaluation.evaluate import prepare_evaluator

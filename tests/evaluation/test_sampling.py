@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from progdistill.diffusion.names import SamplerName
 from torch import Tensor
 
 from progdistill.artifacts.checkpoint import CheckpointManifest
 from progdistill.artifacts.store import Store
+from progdistill.diffusion.names import SamplerName
 from progdistill.evaluation.measure import load_denoiser
 from progdistill.evaluation.sampling import generate, labels_of, to_uint8
 from progdistill.models.denoiser import Denoiser
