@@ -1,0 +1,27 @@
+.PHONY: setup demo test test-slow check
+
+PYTHON ?= python3.11
+SETUP = .venv/.done
+
+setup: $(SETUP)
+
+$(SETUP): requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	.venv/bin/pip install --quiet --disable-pip-version-check -r requirements.lock
+	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+# From nothing to a report: train a small model on the embedded digits, distil it from 64 steps to 1, evaluate.
+demo: setup
+	.venv/bin/python flows/distill_flow.py run
+	@echo "report: runs/latest/report/report.html"
+
+test: setup
+	.venv/bin/python -m pytest -m "not slow"
+
+test-slow: setup
+	.venv/bin/python -m pytest -m slow
+
+check: setup
+	.venv/bin/ruff check progdistill flows tests benchmarks
+	.venv/bin/mypy progdistill

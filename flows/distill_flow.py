@@ -1,0 +1,158 @@
+"""Progressive distillation as a Metaflow flow; it reads as the paper's procedure (Algorithms 1 and 2).
+
+python flows/distill_flow.py run --dataset digits
+"""
+
+import os
+import sys
+from datetime import UTC, datetime
+
+if os.environ.get("USER", "root") == "root":
+    os.environ.setdefault("METAFLOW_USER", "progdistill")  # Metaflow refuses root
+os.environ.setdefault("METAFLOW_DATASTORE_SYSROOT_LOCAL", os.path.join(os.getcwd(), ".metaflow"))
+
+import progdistill  # noqa: F401  (brings the package along into remote tasks)
+from metaflow import FlowSpec, Parameter, current, step
+from progdistill.options import RUN_OPTIONS, field_name, options_from_namespace, parse_run_options
+
+
+def _parameter(name: str) -> Parameter:
+    option = next(option for option in RUN_OPTIONS if option.name == name)
+    repeat = {"multiple": True, "default": ()} if option.repeatable else {"default": None}
+    return Parameter(name, type=option.type, help=option.help, **repeat)
+
+
+class DistillFlow(FlowSpec):
+    """Train or import a diffusion model, halve its sampling steps stage by stage, evaluate and report."""
+
+    dataset = _parameter("dataset")
+    ladder = _parameter("ladder")
+    target_steps = _parameter("target-steps")
+    from_ = _parameter("from")
+    preset = _parameter("preset")
+    store = _parameter("store")
+    launcher = _parameter("launcher")
+    seed = _parameter("seed")
+    base_updates = _parameter("base-updates")
+    updates_per_stage = _parameter("updates-per-stage")
+    set = _parameter("set")
+
+    @step
+    def start(self):
+        """Resolve and validate the whole configuration, and print the plan."""
+        from progdistill.prepare import prepare_run
+
+        names = [field_name(option.name) for option in RUN_OPTIONS]
+        prepared = prepare_run(options_from_namespace({name: getattr(self, name) for name in names}))
+        print(prepared.describe(), flush=True)
+        self.run_facts = prepared.model_dump(mode="json")
+        self.started_at = datetime.now(UTC).isoformat()
+        self.next(self.train_base)
+
+    @step
+    def train_base(self):
+        """Train the first teacher (Algorithm 1), or take the one of --from."""
+        run = self._run()
+        self.checkpoint = run.first_teacher()
+        self.stage_index = 0
+        self.checkpoints = [self.checkpoint]
+        self.intervals = run.intervals
+        self.next(self.distill)
+
+    @step
+    def distill(self):
+        """One stage: the student learns to do in one step what its teacher does in two (Algorithm 2)."""
+        run = self._run()
+        self.teacher = self.checkpoint
+        self.stage_index += 1
+        self.student = run.distill(self.teacher, self.stage_index)
+        self.checkpoint = self.student
+        self.checkpoints = [*self.checkpoints, self.student]
+        self.intervals = [*self.intervals, *run.intervals]
+        self.what_next = "again" if run.has_stage(self.stage_index + 1) else "done"
+        self.next({"again": self.distill, "done": self.plan_evaluation}, condition="what_next")
+
+    @step
+    def plan_evaluation(self):
+        """Make the evaluator ready, once, and list what is to be measured."""
+        run = self._run()
+        run.prepare_evaluator()
+        self.intervals = [*self.intervals, *run.intervals]
+        self.rungs = list(range(len(self.checkpoints)))
+        self.next(self.evaluate_fid, foreach="rungs")
+
+    @step
+    def evaluate_fid(self):
+        """Measure one checkpoint beside the undistilled model at equally many steps."""
+        run = self._run()
+        self.evaluation = run.evaluate(self.checkpoints[self.input], self.input)
+        self.intervals_here = run.intervals
+        self.next(self.collect)
+
+    @step
+    def collect(self, inputs):
+        """Gather the measurements in the ladder's order."""
+        self.merge_artifacts(
+            inputs, include=["run_facts", "started_at", "checkpoints", "intervals", "checkpoint"]
+        )
+        self.evaluations = [i.evaluation for i in sorted(inputs, key=lambda i: i.evaluation["num_steps"])][
+            ::-1
+        ]
+        self.intervals = [*self.intervals, *(one for i in inputs for one in i.intervals_here)]
+        self.next(self.report)
+
+    @step
+    def report(self):
+        """Write the report of the run."""
+        run = self._run()
+        self.report_path = str(
+            run.report(self.checkpoints, self.evaluations, self.intervals, self.started_at)
+        )
+        print(f"Report: {self.report_path}", flush=True)
+        self.next(self.end)
+
+    @step
+    def end(self):
+        """Say where the report is."""
+        print(f"Report: {self.report_path}", flush=True)
+
+    def _run(self):
+        from progdistill.jobs.steps import RunSteps
+
+        return RunSteps(self.run_facts, current.flow_name, current.run_id)
+
+
+def main() -> None:
+    """Check a `run` before Metaflow starts anything; on failure say how to go on."""
+    from progdistill.errors import ProgdistillError
+
+    verb = next((word for word in sys.argv[1:] if word in ("run", "resume")), None)
+    if verb == "run" and "--help" not in sys.argv:
+        from progdistill.prepare import prepare_run
+
+        try:
+            prepare_run(parse_run_options(sys.argv[sys.argv.index("run") + 1 :]))
+        except ProgdistillError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(error.exit_status)
+    try:
+        DistillFlow()
+    except KeyboardInterrupt:
+        _say_how_to_go_on()
+        sys.exit(130)
+    except SystemExit as leaving:
+        if leaving.code not in (0, None) and verb is not None:
+            _say_how_to_go_on()
+        raise
+
+
+def _say_how_to_go_on() -> None:
+    latest = os.path.join(os.environ["METAFLOW_DATASTORE_SYSROOT_LOCAL"], "DistillFlow", "latest_run")
+    if os.path.exists(latest):
+        with open(latest) as file:
+            run_id = file.read().strip()
+        print(f"To go on: python {sys.argv[0]} resume --origin-run-id {run_id}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

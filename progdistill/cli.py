@@ -1,0 +1,37 @@
+"""`progdistill`: plan runs, look at checkpoints and lineage, draw samples, evaluate, report."""
+
+import argparse
+import sys
+
+from progdistill.commands import checkpoints, doctor, evaluate, lineage, plan, report, sample
+from progdistill.errors import ProgdistillError
+from progdistill.version import __version__
+
+VERBS = (plan, checkpoints, lineage, sample, evaluate, report, doctor)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one verb; return its exit status: 0 done, 1 failed, 2 usage error, 130 interrupted."""
+    parser = argparse.ArgumentParser(
+        prog="progdistill",
+        description=__doc__,
+        epilog="Training runs are started with: python flows/distill_flow.py run --help",
+    )
+    parser.add_argument("--version", action="version", version=f"progdistill {__version__}")
+    subparsers = parser.add_subparsers(required=True, metavar="VERB")
+    for verb in VERBS:
+        verb.add_parser(subparsers)
+    args = parser.parse_args(arguments)
+    try:
+        status: int = args.run(args)
+    except ProgdistillError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

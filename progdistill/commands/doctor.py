@@ -1,0 +1,70 @@
+"""`progdistill doctor`: what this machine, store and datasets can do, and what is missing."""
+
+import argparse
+import os
+import platform
+from typing import Any
+
+from progdistill.commands.common import (
+    add_json_argument,
+    add_store_argument,
+    default_data_root,
+    print_json,
+    store_of,
+)
+from progdistill.errors import UsageError
+from progdistill.presets import PRESETS
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the verb."""
+    text = "check this machine, the store and the datasets; say what is missing and how to get it"
+    parser = subparsers.add_parser("doctor", help=text, description=text)
+    add_store_argument(parser)
+    add_json_argument(parser)
+    parser.set_defaults(run=_doctor)
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    facts = {**_machine(), "store": _store(args), "datasets": {name: _dataset(name) for name in PRESETS}}
+    if args.json:
+        print_json(facts)
+        return 0
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            print(f"{name}:")
+            for key, said in value.items():
+                print(f"  {key}: {said}")
+        else:
+            print(f"{name}: {value}")
+    return 0
+
+
+def _machine() -> dict[str, Any]:
+    import torch
+
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "cores": os.cpu_count(),
+        "accelerators": ", ".join(gpus) or "none: jobs run on the CPU",
+    }
+
+
+def _store(args: argparse.Namespace) -> dict[str, Any]:
+    try:
+        store = store_of(args)
+        store.check_writable()
+    except UsageError as error:
+        return {"uri": args.store, "writable": f"no: {error}"}
+    return {"uri": store.uri, "writable": "yes", "free_bytes": store.free_bytes()}
+
+
+def _dataset(name: str) -> str:
+    from progdistill.data.dataset import find_dataset
+
+    try:
+        return f"ready, {sum(find_dataset(name, default_data_root()).splits.values()):,} images"
+    except UsageError as error:
+        return f"missing: {error}"

@@ -1,0 +1,134 @@
+"""The resolved configuration of a run: preset, options, then every --set."""
+
+import difflib
+import json
+from enum import StrEnum
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from progdistill.diffusion.names import check_combination
+from progdistill.errors import UsageError
+from progdistill.evaluation.config import EvaluationSettings
+from progdistill.ladder import parse_ladder
+from progdistill.models.config import DenoiserConfig
+from progdistill.options import RunOptions
+from progdistill.presets import PRESETS, Preset
+from progdistill.training.config import (
+    ComputeSettings,
+    DistillationSettings,
+    SnapshotSettings,
+    TrainingSettings,
+)
+
+DEFAULT_STORE = ".progdistill/store"
+
+
+class LauncherName(StrEnum):
+    """Where jobs run."""
+
+    LOCAL = "local"
+
+
+class Settings(BaseModel):
+    """Everything a run does, decided before it starts."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal[1] = 1
+    preset: str
+    dataset: str = Field(description="name, folder or URI")
+    store: str
+    launcher: LauncherName = LauncherName.LOCAL
+    seed: int = Field(0, ge=0)
+    ladder: tuple[int, ...] = Field(description="sampling steps of the teacher, then of each student")
+    first_teacher: str | None = Field(None, description="id of the checkpoint to start from; None: train one")
+    model: DenoiserConfig
+    base: TrainingSettings
+    distill: DistillationSettings
+    evaluation: EvaluationSettings
+    snapshots: SnapshotSettings
+    compute: ComputeSettings = ComputeSettings()
+
+
+def settings_from(options: RunOptions) -> Settings:
+    """Resolve options into settings, without looking at any store or dataset.
+
+    Raises UsageError for an unknown preset, a bad ladder, an unknown --set path, a value out of range, and a
+    combination of prediction and loss weight that the paper found not to work.
+    """
+    dataset = options.dataset or "digits"
+    name = options.preset or (dataset if dataset in PRESETS else "digits")
+    fields = _preset_fields(name)
+    fields |= {
+        "preset": name,
+        "dataset": dataset,
+        "store": options.store or DEFAULT_STORE,
+        "launcher": options.launcher or str(LauncherName.LOCAL),
+        "seed": options.seed or 0,
+        "ladder": list(_ladder(options, fields["ladder"])),
+    }
+    if options.base_updates is not None:
+        fields["base"]["updates"] = options.base_updates
+    if options.updates_per_stage is not None:
+        fields["distill"] |= {"updates": options.updates_per_stage, "updates_at_steps": {}}
+    for assignment in options.set:
+        _assign(fields, assignment)
+    settings = _validated(fields)
+    check_combination(settings.model.prediction, settings.base.loss_weight, distilling=False)
+    if len(settings.ladder) > 1:
+        check_combination(settings.model.prediction, settings.distill.loss_weight, distilling=True)
+    return settings
+
+
+def _preset_fields(name: str) -> dict[str, Any]:
+    if name not in PRESETS:
+        raise UsageError(f"unknown preset {name!r}; known are {', '.join(PRESETS)}")
+    preset: Preset = PRESETS[name]
+    models = ("model", "base", "distill", "evaluation", "snapshots")
+    fields = {key: getattr(preset, key).model_dump(mode="json") for key in models}
+    return {**fields, "ladder": preset.ladder, "compute": ComputeSettings().model_dump(mode="json")}
+
+
+def _ladder(options: RunOptions, preset_ladder: str) -> tuple[int, ...]:
+    rungs = parse_ladder(options.ladder or preset_ladder)
+    if options.target_steps is None:
+        return rungs
+    if options.target_steps not in rungs:
+        raise UsageError(
+            f"--target-steps {options.target_steps} is no rung of the ladder {', '.join(map(str, rungs))}"
+        )
+    return rungs[: rungs.index(options.target_steps) + 1]
+
+
+def _assign(fields: dict[str, Any], assignment: str) -> None:
+    path, separator, text = assignment.partition("=")
+    if not separator:
+        raise UsageError(f"--set {assignment!r} has no value: write --set KEY.PATH=VALUE")
+    *parents, leaf = path.strip().split(".")
+    place: Any = fields
+    for part in parents:
+        place = place.get(part) if isinstance(place, dict) else None
+    if path in ("ladder", "preset") or not isinstance(place, dict) or leaf not in place:
+        near = difflib.get_close_matches(path, list(_paths(fields)), n=1, cutoff=0.0)
+        raise UsageError(f"--set {path}: there is no such setting; did you mean {near[0]}?")
+    try:
+        place[leaf] = json.loads(text)
+    except json.JSONDecodeError:
+        place[leaf] = text
+
+
+def _paths(fields: dict[str, Any], prefix: str = "") -> list[str]:
+    found: list[str] = []
+    for name, value in fields.items():
+        found += _paths(value, f"{prefix}{name}.") if isinstance(value, dict) and value else [prefix + name]
+    return found
+
+
+def _validated(fields: dict[str, Any]) -> Settings:
+    try:
+        return Settings.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UsageError(f"{where} = {first.get('input')!r}: {first['msg']}") from None

@@ -1,0 +1,38 @@
+"""The launcher's promise, and the one way to get a job done: look for its result, else launch it."""
+
+from typing import NamedTuple, Protocol
+
+from progdistill.artifacts.records import read_record
+from progdistill.artifacts.store import Store
+from progdistill.errors import LostInvariantError
+from progdistill.jobs.spec import JobRequest, JobResult, result_key
+
+
+class Launcher(Protocol):
+    """Where jobs run: child processes here, or pods of a cluster."""
+
+    def launch(self, request: JobRequest) -> None:
+        """Run a job to its end; its result is then in the store.
+
+        Raises UsageError, WorkInterrupted or ProgdistillError with the worker's last words.
+        """
+
+
+class JobOutcome(NamedTuple):
+    """A job's result, and whether it was there already."""
+
+    result: JobResult
+    reused: bool
+
+
+def complete(store: Store, launcher: Launcher, request: JobRequest) -> JobOutcome:
+    """Return the result of a job, running it unless the store has its result."""
+    key = result_key(request.spec.id)
+    known = read_record(store, key, JobResult)
+    if known is not None:
+        return JobOutcome(known, reused=True)
+    launcher.launch(request)
+    result = read_record(store, key, JobResult)
+    if result is None:
+        raise LostInvariantError(f"{request.spec.label} ended well but left no result at {store.uri}/{key}")
+    return JobOutcome(result, reused=False)

@@ -1,0 +1,90 @@
+"""The local launcher: the worker as a child process, under torchrun when there is more than one rank."""
+
+import signal
+import subprocess
+import sys
+from collections import deque
+from pathlib import Path
+from types import FrameType
+
+from progdistill.errors import ProgdistillError, UsageError, WorkInterrupted
+from progdistill.jobs.spec import JobRequest
+
+LAST_LINES = 15
+
+
+def accelerators_here() -> int:
+    """GPUs of this machine, counted without importing torch."""
+    return len([path for path in Path("/dev").glob("nvidia[0-9]*") if path.name[6:].isdigit()])
+
+
+class LocalLauncher:
+    """Runs jobs on this machine; requests and logs are kept in `folder`, one of each a job."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def launch(self, request: JobRequest) -> None:
+        """See Launcher.launch. SIGINT and SIGTERM go on to the worker, which saves where it stands."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        name = f"{request.spec.kind}-{request.spec.id[:12]}"
+        path = self._folder / f"{name}.json"
+        path.write_text(request.model_dump_json(indent=2))
+        child = subprocess.Popen(
+            self._command(request, path), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        previous = {number: signal.signal(number, _forward_to(child)) for number in _STOP_SIGNALS}
+        try:
+            last = self._stream(child, self._folder / f"{name}.log")
+            status = child.wait()
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+        if status != 0:
+            raise _failure(request, status, last, self._folder / f"{name}.log")
+
+    def _command(self, request: JobRequest, path: Path) -> list[str]:
+        worker = ["-m", "progdistill.jobs.worker", str(path)]
+        if request.spec.ranks == 1:
+            return [sys.executable, *worker]
+        ranks = f"--nproc-per-node={request.spec.ranks}"
+        return [sys.executable, "-m", "torch.distributed.run", "--standalone", ranks, *worker]
+
+    def _stream(self, child: "subprocess.Popen[str]", log: Path) -> list[str]:
+        last: deque[str] = deque(maxlen=LAST_LINES)
+        assert child.stdout is not None
+        with log.open("a") as file:
+            for line in child.stdout:
+                last.append(line)
+                file.write(line)
+                sys.stderr.write(line)
+                sys.stderr.flush()
+        return list(last)
+
+
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def _forward_to(child: "subprocess.Popen[str]"):  # type: ignore[no-untyped-def]
+    def forward(number: int, frame: FrameType | None) -> None:
+        if child.poll() is None:
+            child.send_signal(number)
+
+    return forward
+
+
+def _failure(request: JobRequest, status: int, last: list[str], log: Path) -> ProgdistillError:
+    words = "".join(last).strip()
+    if status == UsageError.exit_status:
+        return UsageError(words)
+    if status == WorkInterrupted.exit_status:
+        return WorkInterrupted(words)
+    how = (
+        f"was killed by {signal.Signals(-status).name}" if status < 0 else f"failed with exit status {status}"
+    )
+    return ProgdistillError(f"{request.spec.label} {how}; its log is {log.absolute()}. Last lines:\n{words}")
+
+
+def ranks_for(requested: int | None) -> int:
+    """The number of ranks of a job: as requested, else one per accelerator, else one."""
+    return requested if requested is not None else max(1, accelerators_here())

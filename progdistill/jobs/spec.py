@@ -1,0 +1,121 @@
+"""What a job is, and what it gives: no torch."""
+
+import hashlib
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+from progdistill.artifacts.documents import canonical_json
+from progdistill.data.dataset import DatasetInfo
+from progdistill.evaluation.config import EvaluationSettings
+from progdistill.models.config import DenoiserConfig
+from progdistill.training.config import ComputeSettings, SnapshotSettings, TrainingSettings
+from progdistill.version import NUMERICS_VERSION
+
+
+class _Spec(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dataset_fingerprint: str
+    seed: int
+    ranks: int = Field(1, gt=0)
+    numerics_version: int = NUMERICS_VERSION
+
+    @property
+    def id(self) -> str:
+        """SHA-256 of the canonical JSON of this description: equal jobs have one published result."""
+        return hashlib.sha256(canonical_json(self.model_dump(mode="json"))).hexdigest()
+
+
+class TrainBaseSpec(_Spec):
+    """Train a diffusion model from nothing (Algorithm 1)."""
+
+    kind: Literal["train_base"] = "train_base"
+    model: DenoiserConfig
+    training: TrainingSettings
+
+    @property
+    def label(self) -> str:
+        """What people call this job."""
+        return "base model"
+
+
+class DistillSpec(_Spec):
+    """Distil a teacher into a student of `student_steps` sampling steps (Algorithm 2)."""
+
+    kind: Literal["distill"] = "distill"
+    teacher: str = Field(description="checkpoint id")
+    student_steps: int = Field(gt=0)
+    training: TrainingSettings
+
+    @property
+    def label(self) -> str:
+        """What people call this job."""
+        return f"student of {self.student_steps} steps"
+
+
+class PrepareEvaluatorSpec(_Spec):
+    """Train or fetch the evaluator, and measure the real images with it."""
+
+    kind: Literal["prepare_evaluator"] = "prepare_evaluator"
+    evaluation: EvaluationSettings
+
+    @property
+    def label(self) -> str:
+        """What people call this job."""
+        return "evaluator"
+
+
+class EvaluateSpec(_Spec):
+    """Measure one checkpoint and its baseline at one number of steps."""
+
+    kind: Literal["evaluate"] = "evaluate"
+    checkpoint: str
+    baseline: str | None
+    num_steps: int
+    evaluation: EvaluationSettings
+
+    @property
+    def label(self) -> str:
+        """What people call this job."""
+        return f"evaluation at {self.num_steps} steps"
+
+
+JobSpec = Annotated[
+    TrainBaseSpec | DistillSpec | PrepareEvaluatorSpec | EvaluateSpec, Field(discriminator="kind")
+]
+
+
+class JobRequest(BaseModel):
+    """A job and the circumstances it runs in; the circumstances are no part of its identity."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    spec: JobSpec
+    store: str
+    dataset: DatasetInfo
+    snapshots: SnapshotSettings
+    compute: ComputeSettings
+    creator_run: str
+    configuration: dict[str, JsonValue]
+    driver_process_id: int | None = Field(None, description="the worker stops when that process is gone")
+
+
+class JobResult(BaseModel):
+    """What a finished job published, and how long its computing took (start-up apart)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal[1] = 1
+    job_id: str
+    output: str = Field(description="checkpoint or evaluator id, or an evaluation record as JSON")
+    started_at: datetime
+    finished_at: datetime
+    device: str
+    loss_curve: tuple[tuple[int, float], ...] = ()
+
+
+def result_key(job_id: str) -> str:
+    """Where a job's result stands in a store."""
+    return f"jobs/{job_id}/result.json"

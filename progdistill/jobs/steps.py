@@ -1,0 +1,140 @@
+"""What each step of the flow does: describe a job, have it done, remember when it computed."""
+
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from progdistill.artifacts.checkpoint import CheckpointRef, load_manifest
+from progdistill.artifacts.runs import record_run_checkpoint
+from progdistill.artifacts.store import open_store
+from progdistill.evaluation.baseline import baseline_of
+from progdistill.evaluation.measurement import EvaluationRecord
+from progdistill.jobs.launcher import JobOutcome, complete
+from progdistill.jobs.local import LocalLauncher, ranks_for
+from progdistill.jobs.spec import (
+    DistillSpec,
+    EvaluateSpec,
+    JobRequest,
+    JobResult,
+    JobSpec,
+    PrepareEvaluatorSpec,
+    TrainBaseSpec,
+)
+from progdistill.prepare import PreparedRun, runs_folder
+
+Interval = tuple[float, float]
+"""Seconds since the epoch between which a job of this run computed."""
+
+
+class RunSteps:
+    """The steps of one run. What they return is JSON, small enough to read as a Metaflow artifact."""
+
+    def __init__(self, facts: dict[str, Any], flow: str, run_id: str) -> None:
+        self._prepared = PreparedRun.model_validate(facts)
+        self._settings, self._dataset = self._prepared.settings, self._prepared.dataset
+        self._flow, self._run_id = flow, run_id
+        self._store = open_store(self._settings.store)
+        self._folder = runs_folder() / run_id
+        self._launcher = LocalLauncher(self._folder / "jobs")
+        self._shared: dict[str, Any] = {
+            "dataset_fingerprint": self._dataset.fingerprint,
+            "seed": self._settings.seed,
+        }
+        self._ranks = ranks_for(self._settings.compute.ranks)
+        self.intervals: list[Interval] = []
+
+    def first_teacher(self) -> dict[str, Any]:
+        """Train the base model, unless the run starts from a checkpoint; return its reference."""
+        checkpoint_id = self._settings.first_teacher
+        loss_curve: Any = ()
+        if checkpoint_id is None:
+            spec = TrainBaseSpec(
+                **self._shared, ranks=self._ranks, model=self._settings.model, training=self._settings.base
+            )
+            result = self._complete(spec)
+            checkpoint_id, loss_curve = result.output, result.loss_curve
+        return self._recorded(checkpoint_id, 0, loss_curve)
+
+    def has_stage(self, stage_index: int) -> bool:
+        """Whether the ladder has a stage of this number; stage 1 makes the first student."""
+        return stage_index < len(self._settings.ladder)
+
+    def distill(self, teacher: dict[str, Any], stage_index: int) -> dict[str, Any]:
+        """Distil the teacher into the student of rung `stage_index`; return its reference."""
+        steps = self._settings.ladder[stage_index]
+        spec = DistillSpec(
+            **self._shared,
+            ranks=self._ranks,
+            teacher=teacher["id"],
+            student_steps=steps,
+            training=self._settings.distill.for_stage(steps),
+        )
+        result = self._complete(spec)
+        return self._recorded(result.output, stage_index, result.loss_curve)
+
+    def prepare_evaluator(self) -> None:
+        """Have the evaluator trained or fetched, and the real images measured."""
+        self._complete(PrepareEvaluatorSpec(**self._shared, evaluation=self._settings.evaluation))
+
+    def evaluate(self, checkpoint: dict[str, Any], rung: int) -> dict[str, Any]:
+        """Measure a checkpoint and its baseline at the steps of a rung; return the record."""
+        baseline = baseline_of(self._store, load_manifest(self._store, checkpoint["id"]))
+        spec = EvaluateSpec(
+            **self._shared,
+            checkpoint=checkpoint["id"],
+            baseline=None if baseline is None else baseline.id,
+            num_steps=self._settings.ladder[rung],
+            evaluation=self._settings.evaluation,
+        )
+        record = EvaluationRecord.model_validate_json(self._complete(spec).output)
+        return record.model_dump(mode="json")
+
+    def report(
+        self,
+        checkpoints: list[dict[str, Any]],
+        evaluations: list[dict[str, Any]],
+        intervals: list[Interval],
+        started_at: str,
+    ) -> Path:
+        """Write the report; return the path of its page."""
+        from progdistill.jobs.reporting import write_report
+
+        return write_report(
+            self._prepared,
+            self._store,
+            (self._flow, self._run_id),
+            self._folder,
+            checkpoints,
+            [EvaluationRecord.model_validate(record) for record in evaluations],
+            intervals,
+            datetime.fromisoformat(started_at),
+        )
+
+    def _complete(self, spec: JobSpec) -> JobResult:
+        import os
+
+        request = JobRequest(
+            spec=spec,
+            store=self._settings.store,
+            dataset=self._dataset,
+            snapshots=self._settings.snapshots,
+            compute=self._settings.compute,
+            creator_run=f"{self._flow}/{self._run_id}",
+            configuration=self._settings.model_dump(mode="json"),
+            driver_process_id=os.getpid(),
+        )
+        outcome: JobOutcome = complete(self._store, self._launcher, request)
+        result = outcome.result
+        if outcome.reused:
+            print(f"{spec.label}: found finished in the store", flush=True)
+        else:
+            self.intervals.append((result.started_at.timestamp(), result.finished_at.timestamp()))
+        return result
+
+    def _recorded(self, checkpoint_id: str, rung: int, loss_curve: Any) -> dict[str, Any]:
+        manifest = load_manifest(self._store, checkpoint_id)
+        record_run_checkpoint(
+            self._store, self._flow, self._run_id, self._settings.ladder[rung], checkpoint_id
+        )
+        reference: CheckpointRef = manifest.ref(self._store)
+        return {**reference.model_dump(mode="json"), "loss_curve": [list(point) for point in loss_curve]}

@@ -1,0 +1,132 @@
+"""Training jobs: from a description to a published checkpoint."""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from progdistill.artifacts.checkpoint import (
+    CheckpointDescription,
+    CheckpointKind,
+    TrainingFigures,
+    load_manifest,
+    publish_checkpoint,
+)
+from progdistill.artifacts.snapshots import SnapshotWriter, delete_snapshots, latest_snapshot
+from progdistill.artifacts.store import Store
+from progdistill.data.loader import TrainingLoader
+from progdistill.evaluation.measure import load_denoiser
+from progdistill.jobs.spec import DistillSpec, JobRequest, TrainBaseSpec
+from progdistill.models.denoiser import build_denoiser, save_weights
+from progdistill.training.circumstances import circumstances
+from progdistill.training.device import Rank
+from progdistill.training.loop import Trained, TrainingTask, train
+from progdistill.training.objective import BaseObjective, DistillationObjective
+
+
+def run_training(
+    request: JobRequest, store: Store, rank: Rank, should_stop: Callable[[], bool]
+) -> tuple[str, list[tuple[int, float]]]:
+    """Train, and on rank 0 publish; return the checkpoint id (empty on other ranks) and the loss curve."""
+    spec = request.spec
+    assert isinstance(spec, TrainBaseSpec | DistillSpec)
+    trained = _train(spec, request, store, rank, should_stop)
+    if rank.rank != 0:
+        return "", trained.loss_curve
+    checkpoint_id = _publish(spec, request, store, rank, trained)
+    delete_snapshots(store, spec.id)
+    return checkpoint_id, trained.loss_curve
+
+
+def _train(
+    spec: TrainBaseSpec | DistillSpec,
+    request: JobRequest,
+    store: Store,
+    rank: Rank,
+    should_stop: Callable[[], bool],
+) -> Trained:
+    weight, device = spec.training.loss_weight, str(rank.device)
+    if isinstance(spec, DistillSpec):
+        teacher = load_denoiser(store, load_manifest(store, spec.teacher), device)
+        objective = DistillationObjective(teacher, spec.student_steps, weight)
+        # The student starts as a copy of its teacher (Algorithm 2), without dropout (Appendix E).
+        network = teacher.config.network.model_copy(update={"dropout": 0.0})
+        model = build_denoiser(teacher.config.model_copy(update={"network": network}), seed=0)
+        model.load_state_dict(teacher.state_dict())
+        purpose = f"distil to {spec.student_steps} steps"
+    else:
+        objective = BaseObjective(weight)
+        model = build_denoiser(spec.model, spec.seed)
+        purpose = "train base"
+    task = TrainingTask(
+        label=spec.label,
+        settings=spec.training,
+        objective=objective,
+        loader=TrainingLoader(
+            request.dataset,
+            batch_size=spec.training.batch_size,
+            seed=spec.seed,
+            rank=rank.rank,
+            ranks=rank.ranks,
+            flip=spec.training.horizontal_flip,
+        ),
+        seed=spec.seed,
+        purpose=purpose,
+        device=rank.device,
+        rank=rank.rank,
+        ranks=rank.ranks,
+        snapshots=SnapshotWriter(
+            store, spec.id, keep=request.snapshots.keep, rank=rank.rank, ranks=rank.ranks
+        ),
+        snapshot_interval_updates=request.snapshots.interval_updates,
+        should_stop=lambda: rank.any_rank(should_stop()),
+    )
+    return train(task, model.to(rank.device), latest_snapshot(store, spec.id))
+
+
+def _publish(
+    spec: TrainBaseSpec | DistillSpec, request: JobRequest, store: Store, rank: Rank, trained: Trained
+) -> str:
+    done = trained.updates_done_here
+    images = done * spec.training.batch_size
+    figures = TrainingFigures(
+        updates=spec.training.updates,
+        images=spec.training.updates * spec.training.batch_size,
+        seconds=trained.seconds,
+        images_per_second=images / max(trained.seconds, 1e-9),
+        final_loss=trained.loss_curve[-1][1] if trained.loss_curve else None,
+    )
+    if isinstance(spec, DistillSpec):
+        teacher = load_manifest(store, spec.teacher).identity
+        kind, steps, parent = CheckpointKind.STUDENT, spec.student_steps, spec.teacher
+        architecture, prediction = teacher.architecture, teacher.prediction
+    else:
+        kind, steps, parent = CheckpointKind.BASE, None, None
+        architecture, prediction = spec.model.model_dump(mode="json"), str(spec.model.prediction)
+    description = CheckpointDescription(
+        kind=kind,
+        sampling_steps=steps,
+        prediction=prediction,
+        loss_weight=str(spec.training.loss_weight),
+        architecture=architecture,
+        dataset_fingerprint=spec.dataset_fingerprint,
+        parent=parent,
+        training=spec.training.model_dump(mode="json"),
+        seed=spec.seed,
+        numerics_version=spec.numerics_version,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "weights.safetensors"
+        save_weights(trained.weights, path)
+        manifest = publish_checkpoint(
+            store,
+            path,
+            description,
+            circumstances(
+                device=rank.device_name,
+                creator_run=request.creator_run,
+                configuration=request.configuration,
+                dataset_name=request.dataset.name,
+                figures=figures,
+            ),
+        )
+    return manifest.id

@@ -1,0 +1,126 @@
+"""The worker: `python -m progdistill.jobs.worker REQUEST` does one job and publishes its result.
+
+Exit status: 0 done, 1 failed, 2 usage error, 130 stopped with a snapshot. The same code runs alone
+and under torchrun. It publishes at most once: a job that has a result is left alone.
+"""
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+
+from progdistill.artifacts.checkpoint import load_manifest
+from progdistill.artifacts.records import publish_record, read_record
+from progdistill.artifacts.store import Store, open_store
+from progdistill.errors import ProgdistillError
+from progdistill.jobs.spec import (
+    EvaluateSpec,
+    JobRequest,
+    JobResult,
+    PrepareEvaluatorSpec,
+    result_key,
+)
+from progdistill.training.device import Rank
+
+
+class StopSignal:
+    """Whether to stop: a signal came, or the process that asked for the work is gone."""
+
+    def __init__(self, driver_process_id: int | None) -> None:
+        self._asked, self._driver = False, driver_process_id
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._ask)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self._asked = True
+
+    def __call__(self) -> bool:
+        return self._asked or self._driver_is_gone()
+
+    def _driver_is_gone(self) -> bool:
+        if self._driver is None:
+            return False
+        try:
+            os.kill(self._driver, 0)
+        except ProcessLookupError:
+            return True
+        return False
+
+
+def run_job(request: JobRequest, rank: Rank, should_stop: Callable[[], bool]) -> None:
+    """Do a job unless its result is there, and publish the result from rank 0."""
+    store, spec = open_store(request.store), request.spec
+    if read_record(store, result_key(spec.id), JobResult) is not None:
+        return
+    started_at = datetime.now(UTC)
+    output, loss_curve = _work(request, store, rank, should_stop)
+    if rank.rank == 0:
+        result = JobResult(
+            job_id=spec.id,
+            output=output,
+            started_at=started_at,
+            finished_at=datetime.now(UTC),
+            device=rank.device_name,
+            loss_curve=tuple(loss_curve),
+        )
+        publish_record(store, result_key(spec.id), result)
+
+
+def _work(
+    request: JobRequest, store: Store, rank: Rank, should_stop: Callable[[], bool]
+) -> tuple[str, list[tuple[int, float]]]:
+    spec = request.spec
+    if isinstance(spec, PrepareEvaluatorSpec | EvaluateSpec):
+        return (_evaluate(spec, request, store, rank) if rank.rank == 0 else ""), []
+    from progdistill.jobs.train import run_training
+
+    return run_training(request, store, rank, should_stop)
+
+
+def _evaluate(
+    spec: PrepareEvaluatorSpec | EvaluateSpec, request: JobRequest, store: Store, rank: Rank
+) -> str:
+    from progdistill.evaluation.evaluate import evaluate_checkpoint, prepare_evaluator
+
+    device = str(rank.device)
+    if isinstance(spec, PrepareEvaluatorSpec):
+        return prepare_evaluator(store, spec.evaluation, request.dataset, device=device).id
+    record = evaluate_checkpoint(
+        store,
+        load_manifest(store, spec.checkpoint),
+        None if spec.baseline is None else load_manifest(store, spec.baseline),
+        spec.num_steps,
+        spec.evaluation,
+        request.dataset,
+        device=device,
+    )
+    return record.model_dump_json()
+
+
+def main(path: str) -> int:
+    """Do the job that the file describes; return the exit status."""
+    request = JobRequest.model_validate_json(Path(path).read_text())
+    try:
+        stop = StopSignal(request.driver_process_id)
+        rank = Rank(request.compute.device, request.compute.threads_per_rank)
+        run_job(request, rank, stop)
+        rank.close()
+    except ProgdistillError as error:
+        print(f"{request.spec.label}: {error}", file=sys.stderr, flush=True)
+        return error.exit_status
+    except Exception:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    status = main(sys.argv[1])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Everything is published and every thread joined; unloading torch takes most of a second and does nothing.
+    os._exit(status)

@@ -1,0 +1,134 @@
+"""What a user can type after `run` and `progdistill plan`: declared once, parsed alike everywhere."""
+
+import argparse
+import os
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel, ConfigDict
+
+from progdistill.errors import UsageError
+
+DEFAULTS_FILE = "progdistill.toml"
+
+
+class RunOption(NamedTuple):
+    """One option: its name without dashes, the type its text is read as, its help, and whether it may repeat."""
+
+    name: str
+    type: type
+    help: str
+    repeatable: bool = False
+
+
+RUN_OPTIONS = (
+    RunOption("dataset", str, "dataset name, folder or URI (default: digits, or the dataset of --from)"),
+    RunOption(
+        "ladder",
+        str,
+        "sampling steps from teacher to last student, START:END[:FACTOR] or a list (default: preset)",
+    ),
+    RunOption("target-steps", int, "stop distilling at this many sampling steps (default: the ladder's end)"),
+    RunOption("from", str, "start from this checkpoint: id, unique prefix, alias, or DistillFlow/RUN/STEPS"),
+    RunOption("preset", str, "settings to start from (default: the dataset's own)"),
+    RunOption(
+        "store", str, "where checkpoints live: folder or s3://bucket/prefix (default: .progdistill/store)"
+    ),
+    RunOption("launcher", str, "where jobs run: local or kubernetes (default: local)"),
+    RunOption("seed", int, "seed of every random choice (default: 0)"),
+    RunOption("base-updates", int, "parameter updates of the base model (default: preset)"),
+    RunOption("updates-per-stage", int, "parameter updates of every distillation stage (default: preset)"),
+    RunOption("set", str, "KEY.PATH=VALUE reaches any field of the configuration; may be given again", True),
+)
+
+
+class RunOptions(BaseModel):
+    """The options of one run as typed; None where the user said nothing."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dataset: str | None = None
+    ladder: str | None = None
+    target_steps: int | None = None
+    from_: str | None = None
+    preset: str | None = None
+    store: str | None = None
+    launcher: str | None = None
+    seed: int | None = None
+    base_updates: int | None = None
+    updates_per_stage: int | None = None
+    set: tuple[str, ...] = ()
+
+
+def field_name(option_name: str) -> str:
+    """The RunOptions field of an option: dashes become underscores, and `from` is a Python keyword."""
+    return "from_" if option_name == "from" else option_name.replace("-", "_")
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """Add every run option to an argparse parser."""
+    for option in RUN_OPTIONS:
+        parser.add_argument(
+            f"--{option.name}",
+            dest=field_name(option.name),
+            type=option.type,
+            help=option.help,
+            metavar="KEY=VALUE" if option.repeatable else option.name.upper().replace("-", "_"),
+            **({"action": "append"} if option.repeatable else {}),
+        )
+
+
+def options_from_namespace(values: Mapping[str, Any]) -> RunOptions:
+    """Collect parsed values (None where not given) and fill gaps from the environment and `progdistill.toml`."""
+    given = {field_name(o.name): values.get(field_name(o.name)) for o in RUN_OPTIONS}
+    typed = {name: value for name, value in given.items() if value not in (None, (), [], "")}
+    merged = {**_file_defaults(Path(DEFAULTS_FILE)), **_environment_defaults(), **typed}
+    return RunOptions(**merged)
+
+
+def parse_run_options(arguments: Sequence[str]) -> RunOptions:
+    """Read the run options out of a command line that may hold others' options too; those are left alone.
+
+    Raises UsageError when an option's text is not of its type.
+    """
+    parser = _RaisingParser(add_help=False, allow_abbrev=False)
+    add_run_options(parser)
+    namespace, _ = parser.parse_known_args(list(arguments))
+    return options_from_namespace(vars(namespace))
+
+
+class _RaisingParser(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:
+        raise UsageError(f"{message}; see --help")
+
+
+def _environment_defaults() -> dict[str, Any]:
+    names = {"store": "PROGDISTILL_STORE", "launcher": "PROGDISTILL_LAUNCHER"}
+    return {field: os.environ[name] for field, name in names.items() if os.environ.get(name)}
+
+
+def _file_defaults(path: Path) -> dict[str, Any]:
+    """Defaults of a `progdistill.toml`: option names as keys, and a table `[set]` of configuration paths."""
+    if not path.exists():
+        return {}
+    try:
+        table = tomllib.loads(path.read_text())
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{path} is not valid TOML: {error}") from None
+    known = {option.name: option for option in RUN_OPTIONS}
+    defaults: dict[str, Any] = {}
+    for name, value in table.items():
+        if name not in known:
+            raise UsageError(
+                f"{path} sets {name!r}, which is no option; known are {', '.join(sorted(known))}"
+            )
+        if name == "set":
+            if not isinstance(value, dict):
+                raise UsageError(f"{path}: `set` must be a table of configuration paths, such as [set]")
+            value = tuple(f"{key}={setting}" for key, setting in value.items())
+        elif not isinstance(value, known[name].type):
+            raise UsageError(f"{path}: {name} = {value!r} is not of type {known[name].type.__name__}")
+        defaults[field_name(name)] = value
+    return defaults

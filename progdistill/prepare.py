@@ -1,0 +1,141 @@
+"""Everything that is checked before a run starts: the settings against the store, the dataset and the disk."""
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from progdistill.artifacts.checkpoint import CheckpointKind, CheckpointManifest
+from progdistill.artifacts.resolve import resolve_reference
+from progdistill.artifacts.store import Store, open_store
+from progdistill.commands.common import default_data_root
+from progdistill.config import Settings, settings_from
+from progdistill.data.dataset import DatasetInfo, find_dataset
+from progdistill.errors import UsageError
+from progdistill.ladder import format_ladder
+from progdistill.models.config import DenoiserConfig, parameter_count
+from progdistill.options import RunOptions
+
+SNAPSHOT_COPIES = 4
+"""Float32 copies of the parameters in one snapshot: weights, moving average, and the optimizer's two moments."""
+
+
+class PreparedRun(BaseModel):
+    """A run whose every input has been found and fits."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    settings: Settings
+    dataset: DatasetInfo
+    parameters: int
+
+    @property
+    def disk_bytes(self) -> int:
+        """What checkpoints and snapshots will take in the store at most."""
+        checkpoints = len(self.settings.ladder)
+        snapshots = SNAPSHOT_COPIES * (self.settings.snapshots.keep + 1)
+        return 4 * self.parameters * (checkpoints + snapshots)
+
+    def facts(self) -> dict[str, object]:
+        """The plan as numbers: stages, updates and images, before anything runs."""
+        settings = self.settings
+        stages = [settings.distill.for_stage(steps) for steps in settings.ladder[1:]]
+        base_updates = 0 if settings.first_teacher else settings.base.updates
+        distill_images = sum(stage.updates * stage.batch_size for stage in stages)
+        return {
+            "dataset": self.dataset.name,
+            "ladder": list(settings.ladder),
+            "stages": len(stages),
+            "parameters": self.parameters,
+            "base_updates": base_updates,
+            "distillation_updates": sum(stage.updates for stage in stages),
+            "training_images": base_updates * settings.base.batch_size + distill_images,
+            "disk_bytes": self.disk_bytes,
+            "store": settings.store,
+            "first_teacher": settings.first_teacher,
+            "configuration": settings.model_dump(mode="json"),
+        }
+
+    def describe(self) -> str:
+        """The plan in a few lines for people."""
+        facts = self.facts()
+        teacher = self.settings.first_teacher
+        start = (
+            f"start from {teacher[:12]}"
+            if teacher
+            else f"train a base model, {facts['base_updates']:,} updates"
+        )
+        return "\n".join(
+            [
+                f"Plan: {self.dataset.name} ({self.parameters:,} parameters), store {self.settings.store}",
+                f"  {start}",
+                f"  distil {format_ladder(self.settings.ladder)} in {facts['stages']} stages,"
+                f" {facts['distillation_updates']:,} updates",
+                f"  {facts['training_images']:,} training images, at most {self.disk_bytes / 1e6:,.1f} MB in the store",
+            ]
+        )
+
+
+def prepare_run(options: RunOptions) -> PreparedRun:
+    """Resolve and check everything a run needs; UsageError names the first thing that is wrong."""
+    settings = settings_from(options)
+    store = open_store(settings.store)
+    store.check_writable()
+    settings = settings.model_copy(update={"store": store.uri})
+    if options.from_ is not None:
+        settings = _branched(settings, options, resolve_reference(store, options.from_))
+    dataset = find_dataset(settings.dataset, default_data_root())
+    _check_fit(settings, dataset)
+    run = PreparedRun(
+        settings=settings,
+        dataset=dataset,
+        parameters=parameter_count(settings.model.network, settings.model.out_channels),
+    )
+    _check_disk(run, store)
+    return run
+
+
+def _branched(settings: Settings, options: RunOptions, teacher: CheckpointManifest) -> Settings:
+    """Start from `teacher`: its architecture, its dataset unless another is named, its number of steps."""
+    ladder, steps = settings.ladder, teacher.identity.sampling_steps
+    if teacher.identity.kind is CheckpointKind.STUDENT and steps is not None:
+        if options.ladder is not None and ladder[0] != steps:
+            raise UsageError(
+                f"--from {options.from_} is a student of {steps} sampling steps, but --ladder {options.ladder}"
+                f" starts at {ladder[0]}: write --ladder {steps}:{ladder[-1]}, or use --target-steps"
+            )
+        if steps <= ladder[-1]:
+            raise UsageError(
+                f"--from {options.from_} takes {steps} sampling steps already; there is nothing to distil down"
+                f" to {ladder[-1]}: choose a checkpoint of more steps"
+            )
+        ladder = (steps, *(rung for rung in ladder if rung < steps))
+    if options.dataset is None and teacher.circumstances.dataset_name:
+        settings = settings.model_copy(update={"dataset": teacher.circumstances.dataset_name})
+    model = DenoiserConfig.model_validate(teacher.identity.architecture)
+    return settings.model_copy(update={"ladder": ladder, "first_teacher": teacher.id, "model": model})
+
+
+def _check_fit(settings: Settings, dataset: DatasetInfo) -> None:
+    network = settings.model.network
+    wanted = (network.image_channels, network.image_size, network.num_classes)
+    found = (dataset.channels, dataset.image_size, dataset.num_classes)
+    if wanted[:2] != found[:2] or (network.num_classes and wanted[2] != found[2]):
+        raise UsageError(
+            f"preset {settings.preset} makes a network for {wanted[0]}×{wanted[1]}×{wanted[1]} images of"
+            f" {wanted[2]} classes, but dataset {dataset.name} has {found[0]}×{found[1]}×{found[1]} of"
+            f" {found[2]}: choose another --preset, or --set model.network.… to fit"
+        )
+
+
+def _check_disk(run: PreparedRun, store: Store) -> None:
+    free = store.free_bytes()
+    if free is not None and run.disk_bytes > free:
+        raise UsageError(
+            f"the plan needs up to {run.disk_bytes / 1e9:,.1f} GB in {store.uri}, where {free / 1e9:,.1f} GB are"
+            " free: choose another --store, a shorter --ladder or a smaller model"
+        )
+
+
+def runs_folder() -> Path:
+    """Where runs leave their reports and logs."""
+    return Path("runs")

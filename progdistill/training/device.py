@@ -1,0 +1,39 @@
+"""The device, the threads and the process group of one rank."""
+
+import os
+
+import torch
+
+
+class Rank:
+    """This process among its peers, as torchrun's environment tells it; alone without torchrun."""
+
+    def __init__(self, device: str, threads: int | None) -> None:
+        self.rank = int(os.environ.get("RANK", "0"))
+        self.ranks = int(os.environ.get("WORLD_SIZE", "1"))
+        local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+        kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        self.device = torch.device("cuda", local_rank) if kind == "cuda" else torch.device("cpu")
+        if kind == "cuda":
+            torch.cuda.set_device(self.device)
+        torch.set_num_threads(threads or max(1, (os.cpu_count() or 1) // self.ranks))
+        if self.ranks > 1:
+            torch.distributed.init_process_group("nccl" if kind == "cuda" else "gloo")
+
+    @property
+    def device_name(self) -> str:
+        """What a person calls the device."""
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
+
+    def any_rank(self, here: bool) -> bool:
+        """Whether it holds on any rank: all ranks get the same answer, so that they stop at the same update."""
+        if self.ranks == 1:
+            return here
+        flag = torch.tensor([int(here)], device=self.device)
+        torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
+        return bool(flag.item())
+
+    def close(self) -> None:
+        """Leave the process group."""
+        if self.ranks > 1:
+            torch.distributed.destroy_process_group()
