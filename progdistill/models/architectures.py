@@ -13,9 +13,8 @@ ARCHITECTURES: dict[str, UNetConfig] = {
         base_channels=16,
         channel_multipliers=(1, 2),
         residual_blocks=1,
-        attention_resolutions=(4,),
         num_classes=10,
-        groups=8,
+        groups=4,
     ),
     # "a fixed number of channels at all resolutions of 256 … downsamples the data twice, to 16 × 16 and to
     # 8 × 8 … 3 residual blocks … single-headed attention … only … at the 16 × 16 and 8 × 8 resolutions …

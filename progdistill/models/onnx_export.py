@@ -2,6 +2,7 @@
 
 import copy
 import math
+import warnings
 from pathlib import Path
 
 import torch
@@ -49,14 +50,17 @@ def export_onnx(denoiser: Denoiser, path: Path) -> list[str]:
         inputs["labels"] = torch.zeros(2, dtype=torch.int64)
     if config.guidance_input:
         inputs["guidance"] = torch.zeros(2)
-    torch.onnx.export(
-        step,
-        kwargs=inputs,
-        f=path,
-        input_names=list(inputs),
-        output_names=["z_next", "velocity"],
-        dynamic_shapes={name: {0: "batch"} for name in inputs},
-        external_data=False,
-        verbose=False,
-    )
+    with warnings.catch_warnings():
+        # One name for the batch axis of every input is what we mean.
+        warnings.filterwarnings("ignore", message="# The axis name: batch")
+        torch.onnx.export(
+            step,
+            kwargs=inputs,
+            f=path,
+            input_names=list(inputs),
+            output_names=["z_next", "velocity"],
+            dynamic_shapes={name: {0: "batch"} for name in inputs},
+            external_data=False,
+            verbose=False,
+        )
     return list(inputs)

@@ -1,11 +1,13 @@
-"""Small denoisers whose weights are all random."""
+"""Small denoisers whose weights are all random, and a store for them."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from progdistill.artifacts.store import Store, open_store
 from progdistill.diffusion.names import PredictionType
 from progdistill.models.architectures import ARCHITECTURES
 from progdistill.models.config import CosineTime, DenoiserConfig, TimeInput
@@ -29,6 +31,12 @@ def make_denoiser() -> MakeDenoiser:
         return randomize(build_denoiser(config, seed=0))
 
     return make
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """A fresh local store."""
+    return open_store(str(tmp_path / "store"))
 
 
 def randomize(denoiser: Denoiser) -> Denoiser:
