@@ -11,8 +11,9 @@ if os.environ.get("USER", "root") == "root":
     os.environ.setdefault("METAFLOW_USER", "progdistill")  # Metaflow refuses root
 os.environ.setdefault("METAFLOW_DATASTORE_SYSROOT_LOCAL", os.path.join(os.getcwd(), ".metaflow"))
 
-import progdistill  # noqa: F401  (brings the package along into remote tasks)
 from metaflow import FlowSpec, Parameter, current, step
+
+import progdistill  # noqa: F401  (brings the package along into remote tasks)
 from progdistill.options import RUN_OPTIONS, field_name, options_from_namespace, parse_run_options
 
 

@@ -17,7 +17,7 @@ class UsageError(ProgdistillError):
 
 
 class TransientError(ProgdistillError):
-    """A fault of the surroundings that may pass (network, busy store): retried with backoff, within a bound."""
+    """A fault of the surroundings that may pass (network, busy store): retried, within a bound."""
 
 
 class LostInvariantError(ProgdistillError):

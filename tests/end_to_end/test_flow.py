@@ -1,0 +1,83 @@
+"""The flow as a user runs it, in real processes on the embedded digits."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FLOW = Path(__file__).parents[2] / "flows" / "distill_flow.py"
+SMALL = ["--base-updates", "12", "--updates-per-stage", "6", "--set", "evaluation.samples=50"]
+
+
+def run_flow(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    environment = {**os.environ, "METAFLOW_USER": "tester", "OMP_NUM_THREADS": "1"}
+    for name in ("PROGDISTILL_STORE", "METAFLOW_DATASTORE_SYSROOT_LOCAL"):
+        environment.pop(name, None)
+    return subprocess.run(
+        [sys.executable, str(FLOW), *arguments], cwd=folder, env=environment, capture_output=True, text=True
+    )
+
+
+def report_of(folder: Path) -> dict:
+    return json.loads((folder / "runs" / "latest" / "report" / "report.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    done = run_flow(folder, "run", "--ladder", "4:1", *SMALL)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return folder
+
+
+def test_a_run_reports_every_rung_with_its_baselines(finished: Path) -> None:
+    checkpoints = report_of(finished)["checkpoints"]
+    assert [c["num_steps"] for c in checkpoints] == [4, 2, 1]
+    assert [c["kind"] for c in checkpoints] == ["base", "student", "student"]
+    assert all(c["distance"] > 0 and c["baseline_ddim"] > 0 for c in checkpoints)
+    assert "fid" not in checkpoints[0]["distance_name"]
+    assert checkpoints[2]["parent"] == checkpoints[1]["id"]
+
+
+def test_an_identical_run_elsewhere_gives_identical_checkpoints(finished: Path, tmp_path: Path) -> None:
+    done = run_flow(tmp_path, "run", "--ladder", "4:1", *SMALL)
+    assert done.returncode == 0, done.stderr[-2000:]
+    first, second = report_of(finished), report_of(tmp_path)
+    assert [c["id"] for c in first["checkpoints"]] == [c["id"] for c in second["checkpoints"]]
+
+
+def test_a_branch_starts_at_its_teachers_steps_and_names_it_as_parent(finished: Path) -> None:
+    report = report_of(finished)
+    teacher = report["checkpoints"][1]["id"]
+    reference = f"DistillFlow/{report['run_id']}/2"
+    done = run_flow(finished, "run", "--from", reference, *SMALL, "--set", "distill.learning_rate=0.0005")
+    assert done.returncode == 0, done.stderr[-2000:]
+    branch = report_of(finished)["checkpoints"]
+    assert [c["num_steps"] for c in branch] == [2, 1]
+    assert branch[0]["id"] == teacher and branch[1]["parent"] == teacher
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--dataset", "nonsense"], "digits"),
+        (["--dataset", "imagenet64"], "progdistill data prepare imagenet64"),
+        (["--ladder", "6:1"], "power of two"),
+        (["--ladder", "1:8"], "goes up"),
+        (["--from", "feedfeed"], "feedfeed"),
+        (["--dataset", "digits", "--preset", "cifar10"], "preset cifar10"),
+        (["--store", "/proc/store"], "/proc/store"),
+        (["--set", "distill.updatez=3"], "distill.updates"),
+        (["--set", "model.network.base_channels=65536"], "free"),
+    ],
+)
+def test_bad_input_is_one_message_and_starts_nothing(
+    arguments: list[str], words: str, tmp_path: Path
+) -> None:
+    done = run_flow(tmp_path, "run", *arguments)
+    assert done.returncode == 2, done.stderr
+    assert words in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "runs").exists()

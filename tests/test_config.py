@@ -1,0 +1,45 @@
+"""Options become settings; what cannot be is one message that says what to do."""
+
+import pytest
+
+from progdistill.config import settings_from
+from progdistill.errors import UsageError
+from progdistill.ladder import parse_ladder
+from progdistill.options import RunOptions, parse_run_options
+
+
+def test_a_ladder_halves_from_start_to_end() -> None:
+    assert parse_ladder("64:1") == (64, 32, 16, 8, 4, 2, 1)
+    assert parse_ladder("64:1:4") == (64, 16, 4, 1)
+    assert len(parse_ladder("8192:1")) == 14
+
+
+@pytest.mark.parametrize("text", ["63:1", "1:64", "8,16", "a:1", "64:1:3", "0:0", "8", "8:3"])
+def test_other_ladders_are_refused_with_the_ladder_named(text: str) -> None:
+    with pytest.raises(UsageError, match=text):
+        parse_ladder(text)
+
+
+def test_set_reaches_any_field() -> None:
+    settings = settings_from(RunOptions(set=("distill.learning_rate=0.5", "evaluation.samples=7")))
+    assert (settings.distill.learning_rate, settings.evaluation.samples) == (0.5, 7)
+
+
+def test_an_unknown_path_suggests_the_nearest() -> None:
+    with pytest.raises(UsageError, match=r"distill\.learning_rate"):
+        settings_from(RunOptions(set=("distill.learning_rat=1",)))
+
+
+def test_a_value_out_of_range_names_field_and_value() -> None:
+    with pytest.raises(UsageError, match=r"base\.updates = -1"):
+        settings_from(RunOptions(set=("base.updates=-1",)))
+
+
+def test_the_papers_unstable_combination_is_refused() -> None:
+    with pytest.raises(UsageError, match="Table 1"):
+        settings_from(RunOptions(set=("model.prediction=eps", "base.loss_weight=truncated_snr")))
+
+
+def test_options_of_others_on_the_line_are_left_alone() -> None:
+    options = parse_run_options(["--max-workers", "3", "--ladder", "8:1", "--set", "a=1", "--set", "b=2"])
+    assert (options.ladder, options.set) == ("8:1", ("a=1", "b=2"))
