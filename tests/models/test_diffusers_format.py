@@ -59,8 +59,8 @@ VARIANTS = {
         time_frequency_shift=0,
         head_channels=8,
     ),
-    "plain-middle": variant(middle_attention="plain"),
-    "no-middle": variant(middle_attention="none", attention_resolutions=()),
+    "plain-middle": variant(middle_attention="plain", attention_resolutions=(4,)),
+    "no-middle": variant(middle_attention="none"),
     "label-dropout": variant(label_dropout=True),
 }
 
@@ -134,7 +134,7 @@ def test_former_names_of_attention_weights_are_read() -> None:
         ("mid_block_type", None),
         ("class_embed_type", "timestep"),
         ("act_fn", "gelu"),
-        ("down_block_types", ("SkipDownBlock2D", "AttnDownBlock2D")),
+        ("down_block_types", ("SkipDownBlock2D", "ResnetDownsampleBlock2D")),
         ("sample_size", (8, 16)),
         ("resnet_time_scale_shift", "spatial"),
         ("block_out_channels", (16, 24)),
