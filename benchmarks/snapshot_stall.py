@@ -1,8 +1,8 @@
 """How long snapshots keep the training loop waiting: a loop with one every 100 steps, beside one without.
 
 The state is that of AdamW with an EMA (four copies of the weights). Loops with and without snapshots
-alternate; figures are medians. The stall is what `save` takes; the slowdown also holds what the writing thread costs the
-loop by competing for cores, memory and disk.
+alternate; figures are medians. The stall is what `save` takes; the slowdown also holds what the writing
+thread costs the loop by competing for cores, memory and disk.
 
     python benchmarks/snapshot_stall.py --parameters 8e6 --steps 300 --out benchmarks/results
 """

@@ -1,7 +1,8 @@
 """How fast the store publishes and loads a large checkpoint, beside plain copies of the same bytes.
 
-Every repeat measures all contenders one after the other, so that a noisy machine disturbs them alike; figures
-are medians. Ratios are plain time / our time: 1.0 is as fast as the plain copy, hashing and durability included.
+Every repeat measures all contenders one after the other, so that a noisy machine disturbs them alike;
+figures are medians. Ratios are plain time / our time: 1.0 is as fast as the plain copy, hashing and
+durability included.
 
     python benchmarks/store_speed.py --bytes 1.2e9 --repeats 5 --folder /tmp --out benchmarks/results
 """
@@ -183,8 +184,8 @@ def report(seconds: dict[str, list[float]], size_bytes: int, repeats: int, out: 
         "|---|---|---|",
         *(f"| {row['ours']} | {row['plain']} | {row['ratio']:.2f} |" for row in ratios),
         "",
-        "Ours hashes every byte, and what it publishes is on disk when it returns; `copyfile` alone is neither",
-        "checked nor on disk yet. The S3 server runs on the same cores as its client.",
+        "Ours hashes every byte, and what it publishes is on disk when it returns; `copyfile` alone is",
+        "neither checked nor on disk yet. The S3 server runs on the same cores as its client.",
     ]
     (out / "store_speed.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))

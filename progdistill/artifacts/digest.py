@@ -28,7 +28,8 @@ class FileDigest(NamedTuple):
 
 def worker_threads() -> int:
     """Threads for work on parts: the cores this process may use, at most 8 (bounds memory)."""
-    return min(8, len(os.sched_getaffinity(0)))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(8, cores or 1)
 
 
 def parts_of(size_bytes: int) -> list[tuple[int, int]]:

@@ -61,7 +61,7 @@ class LocalStore:
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         """See Store.put_if_absent: a hard link fails if the name exists, whatever the file system."""
-        if self._path(key).exists():
+        if self.read(key) is not None:
             return False
         with self._explained("write", key), self._staged(data) as staged:
             try:
@@ -83,7 +83,9 @@ class LocalStore:
     def list(self, prefix: str) -> Iterator[StoredObject]:
         """See Store.list."""
         folder = self.root / prefix.rpartition("/")[0]
-        for key in sorted(key for key in self._keys_under(folder) if key.startswith(prefix)):
+        with self._explained("list", prefix or "objects"):
+            keys = sorted(key for key in self._keys_under(folder) if key.startswith(prefix))
+        for key in keys:
             with suppress(FileNotFoundError):  # Removed since the walk.
                 facts = (self.root / key).lstat()
                 yield StoredObject(key, facts.st_size, datetime.fromtimestamp(facts.st_mtime, UTC))
@@ -108,6 +110,10 @@ class LocalStore:
                 digest = self._move(path, staged) if consume else self._copy(path, staged)
                 self._place(self._path(key_for(digest.sha256)), lambda final: os.replace(staged, final))
                 reach("file.published")
+            except BaseException:
+                if consume and staged.exists():
+                    os.replace(staged, path)  # What could not be stored stays the caller's.
+                raise
             finally:
                 staged.unlink(missing_ok=True)
         return digest
@@ -169,7 +175,7 @@ class LocalStore:
         return self.root / checked_key(key)
 
     def _keys_under(self, folder: Path) -> Iterator[str]:
-        for parent, folders, names in os.walk(folder):
+        for parent, folders, names in os.walk(folder, onerror=_raise_unless_gone):
             folders[:] = [name for name in folders if not name.startswith(".")]
             for name in names:
                 if not name.startswith("."):
@@ -267,12 +273,19 @@ class LocalStore:
             raise TransientError(cause) from error
 
 
+def _raise_unless_gone(error: OSError) -> None:
+    """A folder that cannot be read must not look empty: garbage collection would act on that."""
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise error
+
+
 def _write_all(descriptor: int, piece: memoryview, offset: int) -> None:
     start, length = offset, len(piece)
     while piece:
         count = os.pwrite(descriptor, piece, offset)
         piece, offset = piece[count:], offset + count
-    os.posix_fadvise(descriptor, start, length, os.POSIX_FADV_DONTNEED)  # Starts its way to the disk now.
+    if hasattr(os, "posix_fadvise"):  # Linux starts writing it to the disk now, not at fsync.
+        os.posix_fadvise(descriptor, start, length, os.POSIX_FADV_DONTNEED)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from progdistill.artifacts.checkpoint import blob_key
 from progdistill.artifacts.store import open_store
 from progdistill.errors import UsageError
 from tests.artifacts.samples import publish_base, weights_file
@@ -66,6 +67,15 @@ def test_a_read_only_store_can_be_read_and_refuses_to_be_written(small_disk: Pat
     status, _, message = publish(store.uri, weights_file(tmp_path, seed=2))
     assert (status, "choose another --store" in message) == (2, True)
     assert [item.key.split("/")[1] for item in store.list("checkpoints/")] == [published.id]
+
+
+def test_a_file_that_could_not_be_moved_into_a_store_stays_where_it_was(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "store"))
+    weights = weights_file(store.scratch())
+    (tmp_path / "store" / "blobs").write_text("in the way")
+    with pytest.raises(UsageError, match="choose another --store"):
+        store.upload(weights, blob_key, consume=True)
+    assert weights.read_bytes() == weights_file(tmp_path).read_bytes()
 
 
 def test_a_path_that_is_a_file_is_no_store(tmp_path: Path) -> None:
