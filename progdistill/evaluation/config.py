@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-EvaluatorName = Literal["digits_classifier", "inception", "efficientnet_lite0", "torchscript"]
+EvaluatorName = Literal["digits_classifier", "inception", "efficientnet_lite0", "features_file"]
 """Whose features images are compared in. The figures of one say nothing about those of another."""
 
 
@@ -14,6 +14,19 @@ class EvaluationSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     evaluator: EvaluatorName = "digits_classifier"
+    inception_mode: Literal["legacy_tensorflow", "clean"] = Field(
+        default="legacy_tensorflow",
+        description="how Inception's input is resized: the paper's way, or cleanly",
+    )
+    weights: str | None = Field(
+        default=None, description="file of the evaluator's network, for inception and features_file"
+    )
+    weights_sha256: str | None = Field(
+        default=None, pattern="^[0-9a-f]{64}$", description="expected of weights"
+    )
+    reference_statistics: str | None = Field(
+        default=None, description=".npz with mu and sigma to compare with, instead of the dataset itself"
+    )
     samples: int = Field(
         default=1000, gt=1, description="images a measurement; distances compare at equal counts only"
     )

@@ -66,7 +66,7 @@ def _train(
             batch = order[update * BATCH_SIZE : (update + 1) * BATCH_SIZE]
             optimizer.zero_grad()
             loss: Tensor = F.cross_entropy(network(images[batch]), labels[batch])
-            loss.backward()
+            torch.autograd.backward(loss)
             optimizer.step()
             annealing.step()
     return network

@@ -14,7 +14,6 @@ from progdistill.data.reading import iterate_images
 from progdistill.errors import UsageError
 from progdistill.evaluation.config import EvaluationSettings
 from progdistill.evaluation.digits_classifier import (
-    FEATURES,
     DigitsClassifier,
     accuracy,
     train_digits_classifier,
@@ -27,10 +26,6 @@ SEED = 0
 
 class DigitsEvaluator:
     """Features and class probabilities of a small network trained on the training split."""
-
-    distance_name = "frechet_digits_classifier"
-    feature_dimensions = FEATURES
-    probability_classes = 10
 
     def recipe(self, settings: EvaluationSettings, info: DatasetInfo) -> dict[str, JsonValue]:
         """See EvaluatorKind.recipe."""
@@ -52,7 +47,9 @@ class DigitsEvaluator:
         network = train_digits_classifier(*_read(info, "train"), seed=SEED)
         path = folder / "digits_classifier.safetensors"
         save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, path)
-        return ObtainedWeights(path, accuracy(network, *_read(info, "test")))
+        return ObtainedWeights(
+            path, "frechet_digits_classifier", test_accuracy=accuracy(network, *_read(info, "test"))
+        )
 
     def load(self, weights: Path, recipe: dict[str, JsonValue], device: str) -> Observe:
         """See EvaluatorKind.load."""

@@ -1,14 +1,15 @@
 """A checkpoint beside its baselines at equal steps, sample counts and noise: one x of Figure 4."""
 
+from typing import NamedTuple
+
 from progdistill.artifacts.checkpoint import CheckpointManifest
 from progdistill.artifacts.store import Store
 from progdistill.data.dataset import DatasetInfo
 from progdistill.diffusion.names import SamplerName
 from progdistill.evaluation.config import EvaluationSettings
 from progdistill.evaluation.evaluator_manifest import EvaluatorManifest
-from progdistill.evaluation.examiner import REFERENCE_SPLIT, Examiner
+from progdistill.evaluation.examiner import Examiner
 from progdistill.evaluation.measurement import EvaluationRecord
-from progdistill.evaluation.reference import reference_moments
 
 
 def prepare_evaluator(
@@ -19,7 +20,7 @@ def prepare_evaluator(
     Worth doing once before stages are evaluated side by side, which would each do it otherwise.
     """
     examiner = Examiner(store, settings, info, device)
-    reference_moments(store, examiner.evaluator, info, REFERENCE_SPLIT, device)
+    examiner.load()
     return examiner.evaluator_manifest
 
 
@@ -46,10 +47,49 @@ def evaluate_checkpoint(
             update={"not_evaluated_reason": f"{num_steps} sampling steps are more than {limit}"}
         )
     examiner = Examiner(store, settings, info, device)
-    measured = {"distilled": examiner.answer(manifest, SamplerName.DDIM, num_steps)}
+    asked = _asked(manifest, baseline, settings)
+    answers = {a.field: examiner.answer(a.checkpoint, a.sampler, num_steps, a.gamma) for a in asked}
+    return record.model_copy(update=answers)
+
+
+def draw_share(
+    store: Store,
+    manifest: CheckpointManifest,
+    baseline: CheckpointManifest | None,
+    num_steps: int,
+    settings: EvaluationSettings,
+    info: DatasetInfo,
+    *,
+    rank: int,
+    ranks: int,
+    device: str = "cpu",
+) -> None:
+    """Draw one rank's share of what `evaluate_checkpoint` needs; call that once all ranks are done.
+
+    Shards do not depend on the number of ranks, so neither do the figures. A finished
+    shard is kept in the store: an attempt that was cut off goes on behind it.
+    """
+    if num_steps > settings.max_sampling_steps:
+        return
+    examiner = Examiner(store, settings, info, device)
+    for _, checkpoint, sampler, gamma in _asked(manifest, baseline, settings):
+        examiner.draw_share(checkpoint, sampler, num_steps, gamma, rank=rank, ranks=ranks)
+
+
+class _Asked(NamedTuple):
+    """One measurement of a record: the record's field, and what to sample how."""
+
+    field: str
+    checkpoint: CheckpointManifest
+    sampler: SamplerName
+    gamma: float | None = None
+
+
+def _asked(
+    manifest: CheckpointManifest, baseline: CheckpointManifest | None, settings: EvaluationSettings
+) -> list[_Asked]:
+    asked = [_Asked("distilled", manifest, SamplerName.DDIM)]
     if baseline is not None:
-        measured["baseline_ddim"] = examiner.answer(baseline, SamplerName.DDIM, num_steps)
-        measured["baseline_ancestral"] = examiner.answer(
-            baseline, SamplerName.ANCESTRAL, num_steps, settings.ancestral_gamma
-        )
-    return record.model_copy(update=measured)
+        asked.append(_Asked("baseline_ddim", baseline, SamplerName.DDIM))
+        asked.append(_Asked("baseline_ancestral", baseline, SamplerName.ANCESTRAL, settings.ancestral_gamma))
+    return asked

@@ -34,16 +34,13 @@ class ObtainedWeights(NamedTuple):
     """Weights as a kind of evaluator obtained them, before they are published."""
 
     path: Path
-    test_accuracy: float | None
+    distance_name: str
+    test_accuracy: float | None = None
 
 
 @runtime_checkable
 class EvaluatorKind(Protocol):
     """One named way to look at images."""
-
-    distance_name: str
-    feature_dimensions: int
-    probability_classes: int
 
     def recipe(self, settings: EvaluationSettings, info: DatasetInfo) -> dict[str, JsonValue]:
         """What decides the evaluator, known before its weights: equal recipes share one in a store.
@@ -52,7 +49,7 @@ class EvaluatorKind(Protocol):
         """
 
     def obtain(self, settings: EvaluationSettings, info: DatasetInfo, folder: Path) -> ObtainedWeights:
-        """Train or fetch the weights into a file in `folder`."""
+        """Train or find the weights; `folder` is for files that are not there yet."""
 
     def load(self, weights: Path, recipe: dict[str, JsonValue], device: str) -> Observe:
         """Make the function that looks at images from a verified weights file."""

@@ -21,8 +21,6 @@ class EvaluatorIdentity(BaseModel):
     distance_name: str = Field(description="what the Fréchet distance in these features is called in print")
     weights_sha256: Sha256
     weights_bytes: int
-    feature_dimensions: int
-    probability_classes: int = Field(description="classes of its probabilities; 0 where it gives none")
     recipe: dict[str, JsonValue] = Field(description="how the weights came about and images are prepared")
     numerics_version: int
 

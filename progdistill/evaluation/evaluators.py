@@ -13,6 +13,7 @@ from progdistill.data.dataset import DatasetInfo
 from progdistill.errors import LostInvariantError
 from progdistill.evaluation.config import EvaluationSettings
 from progdistill.evaluation.digits_evaluator import DigitsEvaluator
+from progdistill.evaluation.efficientnet_evaluator import EfficientNetEvaluator
 from progdistill.evaluation.evaluator import Evaluator, EvaluatorKind
 from progdistill.evaluation.evaluator_manifest import (
     EvaluatorIdentity,
@@ -21,9 +22,16 @@ from progdistill.evaluation.evaluator_manifest import (
     manifest_key,
     recipe_key,
 )
+from progdistill.evaluation.features_file_evaluator import FeaturesFileEvaluator
+from progdistill.evaluation.inception_evaluator import InceptionEvaluator
 from progdistill.version import NUMERICS_VERSION, __version__
 
-KINDS: dict[str, EvaluatorKind] = {"digits_classifier": DigitsEvaluator()}
+KINDS: dict[str, EvaluatorKind] = {
+    "digits_classifier": DigitsEvaluator(),
+    "efficientnet_lite0": EfficientNetEvaluator(),
+    "features_file": FeaturesFileEvaluator(),
+    "inception": InceptionEvaluator(),
+}
 
 
 def find_or_publish_evaluator(
@@ -69,11 +77,9 @@ def _publish(
         weights = store.upload(obtained.path, blob_key)
     identity = EvaluatorIdentity(
         name=settings.evaluator,
-        distance_name=kind.distance_name,
+        distance_name=obtained.distance_name,
         weights_sha256=weights.sha256,
         weights_bytes=weights.size_bytes,
-        feature_dimensions=kind.feature_dimensions,
-        probability_classes=kind.probability_classes,
         recipe=recipe,
         numerics_version=NUMERICS_VERSION,
     )

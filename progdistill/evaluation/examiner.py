@@ -1,19 +1,22 @@
 """Answers questions about checkpoints, each at most once a store."""
 
 from functools import cached_property
+from pathlib import Path
 
 from progdistill.artifacts.checkpoint import CheckpointManifest
 from progdistill.artifacts.records import publish_record, read_record
 from progdistill.artifacts.store import Store
 from progdistill.data.dataset import DatasetInfo
 from progdistill.diffusion.names import SamplerName
+from progdistill.errors import UsageError
 from progdistill.evaluation.config import EvaluationSettings
 from progdistill.evaluation.evaluator import Evaluator
 from progdistill.evaluation.evaluators import find_or_publish_evaluator, open_evaluator
-from progdistill.evaluation.measure import load_denoiser, measure
+from progdistill.evaluation.measure import draw_shards, load_denoiser, measure
 from progdistill.evaluation.measurement import Measurement, Question
-from progdistill.evaluation.moments import Moments
-from progdistill.evaluation.reference import reference_moments
+from progdistill.evaluation.reference import Reference, published_reference, reference_of
+from progdistill.evaluation.shard_store import forget_shards
+from progdistill.evaluation.weights_source import sha256_of
 from progdistill.version import NUMERICS_VERSION
 
 REFERENCE_SPLIT = "train"
@@ -34,9 +37,16 @@ class Examiner:
         return open_evaluator(self._store, self.evaluator_manifest, self._device)
 
     @cached_property
-    def reference(self) -> Moments:
-        """What the real images look like to the evaluator."""
-        return reference_moments(self._store, self.evaluator, self._info, REFERENCE_SPLIT, self._device)
+    def reference(self) -> Reference:
+        """What the real images look like to the evaluator, or the statistics that settings name."""
+        given = self._settings.reference_statistics
+        if given is not None:
+            return published_reference(Path(given))
+        return reference_of(self._store, self.evaluator, self._info, REFERENCE_SPLIT, self._device)
+
+    def load(self) -> Reference:
+        """Load evaluator and reference statistics, publishing what the store lacks."""
+        return self.reference
 
     def answer(
         self, checkpoint: CheckpointManifest, sampler: SamplerName, steps: int, gamma: float | None = None
@@ -55,7 +65,33 @@ class Examiner:
             batch_size=self._settings.batch_size,
             device=self._device,
         )
-        return publish_record(self._store, question.key, measured)
+        answer = publish_record(self._store, question.key, measured)
+        forget_shards(self._store, question)
+        return answer
+
+    def draw_share(
+        self,
+        checkpoint: CheckpointManifest,
+        sampler: SamplerName,
+        steps: int,
+        gamma: float | None = None,
+        *,
+        rank: int,
+        ranks: int,
+    ) -> None:
+        """Draw this rank's shards of a question, for whoever answers it once all ranks have drawn theirs."""
+        question = self.question(checkpoint, sampler, steps, gamma)
+        if read_record(self._store, question.key, Measurement) is None:
+            draw_shards(
+                self._store,
+                question,
+                load_denoiser(self._store, checkpoint, self._device),
+                self.evaluator,
+                batch_size=self._settings.batch_size,
+                device=self._device,
+                rank=rank,
+                ranks=ranks,
+            )
 
     def question(
         self, checkpoint: CheckpointManifest, sampler: SamplerName, steps: int, gamma: float | None = None
@@ -72,7 +108,16 @@ class Examiner:
             seed=settings.seed,
             shown_samples=settings.shown_samples,
             evaluator_id=self.evaluator_manifest.id,
-            reference_fingerprint=self._info.fingerprint,
+            reference_fingerprint=self._reference_fingerprint,
             reference_split=REFERENCE_SPLIT,
             numerics_version=NUMERICS_VERSION,
         )
+
+    @cached_property
+    def _reference_fingerprint(self) -> str:
+        given = self._settings.reference_statistics
+        if given is None:
+            return self._info.fingerprint
+        if not Path(given).is_file():
+            raise UsageError(f"evaluation.reference_statistics = {given!r} is not a file")
+        return f"file:{sha256_of(Path(given))}"

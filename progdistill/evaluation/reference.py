@@ -2,11 +2,14 @@
 
 import tempfile
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
+from jaxtyping import Float, Float64
 from pydantic import BaseModel, ConfigDict
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from progdistill.artifacts.checkpoint import blob_key
 from progdistill.artifacts.digest import FileDigest, Sha256
@@ -14,16 +17,28 @@ from progdistill.artifacts.records import publish_record, read_record
 from progdistill.artifacts.store import Store
 from progdistill.data.dataset import DatasetInfo
 from progdistill.data.reading import iterate_images
+from progdistill.errors import UsageError
 from progdistill.evaluation.evaluator import Evaluator
-from progdistill.evaluation.moments import Moments, merge, moments_of, no_moments
+from progdistill.evaluation.moments import merge, moments_of
 from progdistill.progress import Progress
 
 READ_IMAGES = 256
 """Images looked at in one go."""
 
+KEPT_FEATURES = 10_000
+"""Feature vectors kept for the distances that need them one by one; evenly spaced over the split."""
+
+
+class Reference(NamedTuple):
+    """Mean and covariance of the real features, and some of the features (None if others gave the rest)."""
+
+    mean: Float64[Tensor, " dimensions"]
+    covariance: Float64[Tensor, "dimensions dimensions"]
+    features: Float[Tensor, "vectors dimensions"] | None
+
 
 class ReferenceStatistics(BaseModel):
-    """The record of a split's moments; mean and scatter stand in a safetensors blob."""
+    """The record of a split's statistics, which stand in a safetensors blob."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -32,46 +47,66 @@ class ReferenceStatistics(BaseModel):
     dataset_fingerprint: str
     split: str
     images: int
-    moments_sha256: Sha256
-    moments_bytes: int
+    statistics_sha256: Sha256
+    statistics_bytes: int
 
 
-def reference_moments(
-    store: Store, evaluator: Evaluator, info: DatasetInfo, split: str, device: str
-) -> Moments:
-    """The moments of a split's features, from the store or computed and published now."""
+def reference_of(store: Store, evaluator: Evaluator, info: DatasetInfo, split: str, device: str) -> Reference:
+    """A split's statistics, from the store or computed and published now."""
     key = f"evaluators/{evaluator.manifest.id}/reference/{info.fingerprint}-{split}.json"
     record = read_record(store, key, ReferenceStatistics)
     if record is None:
         record = publish_record(store, key, _compute(store, evaluator, info, split, device))
-    path = store.download(
-        blob_key(record.moments_sha256), FileDigest(record.moments_sha256, record.moments_bytes)
-    )
-    tensors = load_file(path)
-    return Moments(record.images, tensors["mean"], tensors["scatter"])
+    digest = FileDigest(record.statistics_sha256, record.statistics_bytes)
+    tensors = load_file(store.download(blob_key(digest.sha256), digest))
+    return Reference(tensors["mean"], tensors["covariance"], tensors["features"])
+
+
+def published_reference(path: Path) -> Reference:
+    """Statistics that others computed, as an .npz with `mu` and `sigma`: clean-fid's and NVIDIA's format."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            mean, covariance = torch.from_numpy(arrays["mu"]), torch.from_numpy(arrays["sigma"])
+    except (OSError, ValueError, KeyError) as error:
+        raise UsageError(
+            f"{path} holds no reference statistics (an .npz with mu and sigma): {error}"
+        ) from None
+    return Reference(mean.double(), covariance.double(), None)
 
 
 def _compute(
     store: Store, evaluator: Evaluator, info: DatasetInfo, split: str, device: str
 ) -> ReferenceStatistics:
-    moments = no_moments(evaluator.manifest.identity.feature_dimensions)
-    with Progress(
-        f"reference statistics of {info.name}", total=info.splits[split], unit="images"
-    ) as progress:
+    total, seen = info.splits[split], 0
+    moments, kept = None, []
+    with Progress(f"reference statistics of {info.name}", total=total, unit="images") as progress:
         for pixels, _ in iterate_images(info, split, batch_size=READ_IMAGES):
             images = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous().to(device)
             with torch.inference_mode():
-                moments = merge(moments, moments_of(evaluator.observe(images).features))
+                features = evaluator.observe(images).features
+            batch = moments_of(features)
+            moments = batch if moments is None else merge(moments, batch)
+            kept.append(features[_evenly_spaced(seen, len(images), total)].cpu())
+            seen += len(images)
             progress.advance(len(images))
+    if moments is None:
+        raise UsageError(f"split {split!r} of {info.name} is empty: there is nothing to compare samples with")
+    tensors = {"mean": moments.mean, "covariance": moments.covariance, "features": torch.cat(kept)}
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "moments.safetensors"
-        save_file({"mean": moments.mean, "scatter": moments.scatter}, path)
+        path = Path(folder) / "statistics.safetensors"
+        save_file(tensors, path)
         blob = store.upload(path, blob_key)
     return ReferenceStatistics(
         evaluator_id=evaluator.manifest.id,
         dataset_fingerprint=info.fingerprint,
         split=split,
         images=moments.vectors,
-        moments_sha256=blob.sha256,
-        moments_bytes=blob.size_bytes,
+        statistics_sha256=blob.sha256,
+        statistics_bytes=blob.size_bytes,
     )
+
+
+def _evenly_spaced(start: int, count: int, total: int) -> list[int]:
+    """Places within a batch of those images that are kept, so that KEPT_FEATURES of `total` are."""
+    wanted = min(KEPT_FEATURES, total)
+    return [i for i in range(count) if (start + i + 1) * wanted // total > (start + i) * wanted // total]

@@ -1,0 +1,61 @@
+"""Features from any network in a TorchScript or ONNX file."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from jaxtyping import UInt8
+from pydantic import JsonValue
+from torch import Tensor
+
+from progdistill.data.dataset import DatasetInfo
+from progdistill.evaluation.config import EvaluationSettings
+from progdistill.evaluation.evaluator import Observation, Observe, ObtainedWeights
+from progdistill.evaluation.torchscript import load_torchscript
+from progdistill.evaluation.weights_source import check_digest, given_file, sha256_of
+
+VARIABLE = "PROGDISTILL_FEATURES"
+_ADVICE = (
+    "the evaluator features_file needs a network, TorchScript or ONNX (*.onnx), that maps images [n, c, h, w]"
+    " in float32, 0 to 255, to features [n, d]"
+)
+
+
+class FeaturesFileEvaluator:
+    """Whatever features the user's network gives; distances are named after the file."""
+
+    def recipe(self, settings: EvaluationSettings, info: DatasetInfo) -> dict[str, JsonValue]:
+        """See EvaluatorKind.recipe."""
+        with given_file(settings.weights, VARIABLE, _ADVICE) as path:
+            return {
+                "name": "features_file",
+                "format": "onnx" if path.suffix == ".onnx" else "torchscript",
+                "weights_sha256": settings.weights_sha256 or sha256_of(path),
+            }
+
+    def obtain(self, settings: EvaluationSettings, info: DatasetInfo, folder: Path) -> ObtainedWeights:
+        """See EvaluatorKind.obtain."""
+        with given_file(settings.weights, VARIABLE, _ADVICE) as path:
+            copied = Path(shutil.copyfile(path, folder / path.name))
+        if settings.weights_sha256 is not None:
+            check_digest(copied, settings.weights_sha256)
+        return ObtainedWeights(copied, distance_name=f"frechet_{copied.stem}")
+
+    def load(self, weights: Path, recipe: dict[str, JsonValue], device: str) -> Observe:
+        """See EvaluatorKind.load."""
+        network = _onnx(weights) if recipe["format"] == "onnx" else load_torchscript(weights, device)
+
+        def observe(images: UInt8[Tensor, "batch channels height width"]) -> Observation:
+            return Observation(network(images.to(device).float()).reshape(len(images), -1).float(), None)
+
+        return observe
+
+
+def _onnx(weights: Path) -> Callable[[Tensor], Tensor]:
+    """Run by onnxruntime, on the CPU."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(weights), providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda images: torch.from_numpy(session.run(None, {name: images.cpu().numpy()})[0])

@@ -1,0 +1,57 @@
+"""Files that somebody else made (networks, statistics): named on purpose, never downloaded by surprise."""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from progdistill.artifacts.store import open_store
+from progdistill.errors import LostInvariantError, UsageError
+
+
+@contextmanager
+def given_file(location: str | None, variable: str, advice: str) -> Iterator[Path]:
+    """The file that the settings name, else the environment variable: a path, `file://` or `s3://`.
+
+    Raises UsageError with `advice` where none is named or none is there.
+    """
+    named = location or os.environ.get(variable)
+    if not named:
+        raise UsageError(f"{advice}. Name it with --set evaluation.weights=FILE, or {variable}=FILE")
+    scheme, separator, rest = named.partition("://")
+    if separator and scheme != "file":
+        with tempfile.TemporaryDirectory() as folder:
+            yield _fetched(named, Path(folder))
+        return
+    path = Path(rest if separator else named).expanduser()
+    if not path.is_file():
+        raise UsageError(f"{path} is not a file. {advice}")
+    yield path
+
+
+def check_digest(path: Path, expected: str) -> None:
+    """Raise LostInvariantError unless the file's SHA-256 is the expected one, before anyone parses it."""
+    found = sha256_of(path)
+    if found != expected:
+        raise LostInvariantError(
+            f"{path} has SHA-256 {found}, expected {expected}: fetch it again, or state another digest with"
+            " --set evaluation.weights_sha256=…"
+        )
+
+
+def sha256_of(path: Path) -> str:
+    """The plain SHA-256 of a file in lower-case hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _fetched(location: str, folder: Path) -> Path:
+    parent, _, name = location.rpartition("/")
+    data = open_store(parent).read(name)
+    if data is None:
+        raise UsageError(f"there is no {location}")
+    path = folder / name
+    path.write_bytes(data)
+    return path
