@@ -71,18 +71,19 @@ class S3Store:
     def read_versioned(self, key: str) -> Versioned | None:
         """See Store.read_versioned. The version is the ETag. A reply that breaks off is asked for again."""
         with explained(self.uri, f"read {key}"):
-            for attempts_left in reversed(range(ATTEMPTS)):
+            attempts = 0
+            while True:
+                attempts += 1
                 try:
-                    reply = self._client.get_object(**self._place(key))
+                    reply = self._client.get_object(**self._target(key).place)
                     return Versioned(reply["Body"].read(), reply["ETag"])
                 except ClientError as error:
                     if code_of(error) in ABSENT:
                         return None
                     raise
                 except (HTTPClientError, IncompleteReadError):
-                    if not attempts_left:
+                    if attempts == ATTEMPTS:
                         raise
-        raise AssertionError("unreachable")
 
     def write(self, key: str, data: bytes) -> None:
         """See Store.write."""
@@ -99,10 +100,9 @@ class S3Store:
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
         """See Store.list."""
-        start = f"{self._prefix}/" if self._prefix else ""
-        pages = self._client.get_paginator("list_objects_v2").paginate(
-            Bucket=self._bucket, Prefix=start + prefix
-        )
+        start = self._start
+        paginator = self._client.get_paginator("list_objects_v2")
+        pages = paginator.paginate(Bucket=self._bucket, Prefix=start + prefix)
         with explained(self.uri, f"list {prefix or 'objects'}"):
             for page in pages:
                 for item in page.get("Contents", []):
@@ -111,7 +111,7 @@ class S3Store:
     def delete(self, key: str) -> None:
         """See Store.delete."""
         with explained(self.uri, f"remove {key}"):
-            self._client.delete_object(**self._place(key))
+            self._client.delete_object(**self._target(key).place)
 
     def upload(self, path: Path, key_for: Callable[[str], str], *, consume: bool = False) -> FileDigest:
         """See Store.upload. The file is read once for its name, then again part by part."""
@@ -152,13 +152,13 @@ class S3Store:
     def sweep(self, before: datetime) -> int:
         """See Store.sweep: aborts multipart uploads, for which S3 charges until then."""
         with explained(self.uri, "remove unfinished uploads"):
-            aborted = abort_uploads(self._client, self._bucket, self._prefix, before)
+            aborted = abort_uploads(self._client, self._bucket, self._start, before)
         return aborted + sweep_folder(self.scratch(), before)
 
     def now(self) -> datetime:
         """See Store.now: the date of a reply."""
         with explained(self.uri, "read the clock"):
-            reply = self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix, MaxKeys=1)
+            reply = self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._start, MaxKeys=1)
         return parsedate_to_datetime(reply["ResponseMetadata"]["HTTPHeaders"]["date"])
 
     def _fetch(self, key: str, expected: FileDigest) -> Path:
@@ -178,16 +178,17 @@ class S3Store:
             f"{self.uri}/{key} is damaged: digest {found.sha256}, expected {expected.sha256}"
         )
 
-    def _target(self, key: str) -> Target:
-        return Target(self._client, **{name.lower(): value for name, value in self._place(key).items()})
+    @property
+    def _start(self) -> str:
+        """What the names of all our objects in the bucket start with."""
+        return f"{self._prefix}/" if self._prefix else ""
 
-    def _place(self, key: str) -> dict[str, str]:
-        checked_key(key)
-        return {"Bucket": self._bucket, "Key": f"{self._prefix}/{key}" if self._prefix else key}
+    def _target(self, key: str) -> Target:
+        return Target(self._client, self._bucket, self._start + checked_key(key))
 
     def _put(self, key: str, data: bytes, **condition: str) -> None:
         checksum = base64.b64encode(hashlib.sha256(data).digest()).decode()
-        facts = {**self._place(key), "ChecksumSHA256": checksum, **condition}
+        facts = {**self._target(key).place, "ChecksumSHA256": checksum, **condition}
         resent_if_damaged(lambda: self._client.put_object(**facts, Body=data))
         reach("object.put")
 

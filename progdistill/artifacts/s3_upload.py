@@ -58,9 +58,8 @@ def upload_file(target: Target, path: Path, digests: Sequence[bytes]) -> None:
         except ClientError as error:
             if code_of(error) != "NoSuchUpload":
                 raise
-            if not is_stored(
-                target, path.stat().st_size, digests
-            ):  # Aborted, not completed, by somebody else.
+            # Somebody else has completed the upload, or aborted it.
+            if not is_stored(target, path.stat().st_size, digests):
                 _upload_parts(target, file.fileno(), digests)
 
 
