@@ -69,7 +69,7 @@ def test_a_branch_starts_at_its_teachers_steps_and_names_it_as_parent(finished: 
         (["--ladder", "1:8"], "goes up"),
         (["--from", "feedfeed"], "feedfeed"),
         (["--dataset", "digits", "--preset", "cifar10"], "preset cifar10"),
-        (["--store", "/proc/store"], "/proc/store"),
+        (["--store", "/dev/null/store"], "/dev/null/store"),
         (["--set", "distill.updatez=3"], "distill.updates"),
         (["--set", "model.network.base_channels=65536"], "free"),
     ],
