@@ -31,7 +31,7 @@ from progdistill.artifacts.snapshot_format import (
     prune_snapshots,
 )
 from progdistill.artifacts.store import Store
-from progdistill.errors import LostInvariantError, ProgdistillError
+from progdistill.errors import LostInvariantError
 
 __all__ = ["FlatSlice", "Snapshot", "SnapshotWriter", "delete_snapshots", "latest_snapshot"]
 
@@ -67,7 +67,7 @@ class SnapshotWriter:
         self._attempt = attempt if attempt is not None else _attempt_of_this_launch()
         self._buffers: dict[str, Tensor] = {}
         self._thread: threading.Thread | None = None
-        self._error: ProgdistillError | OSError | None = None
+        self._error: Exception | None = None
         self.stalled_seconds = 0.0
         """How long all calls of `save` together have kept their caller."""
 
@@ -155,7 +155,7 @@ class SnapshotWriter:
             self._store.write(place.document_key(self._rank), encode(document))
             if self._rank == 0:
                 prune_snapshots(self._store, self._job_id, keep=self._keep)
-        except (ProgdistillError, OSError) as error:
+        except Exception as error:  # Whatever it is: training goes on, and `wait` says so.
             self._error = error
             print(
                 f"snapshot after update {place.update} was not written: {error}", file=sys.stderr, flush=True

@@ -164,7 +164,7 @@ def test_a_snapshot_that_cannot_be_written_is_reported_and_training_goes_on(
     aside = job_folder.rename(job_folder.with_name("aside"))
     job_folder.write_text("in the way")
     writer.save(20, state(20), {})
-    with pytest.raises(Exception, match="cannot store"):
+    with pytest.raises(UsageError, match="cannot store"):
         writer.wait()
     assert "was not written" in capsys.readouterr().err
     job_folder.unlink()
