@@ -8,6 +8,7 @@ from torch import Tensor
 
 from progdistill.artifacts.snapshots import FlatSlice, SnapshotWriter, delete_snapshots, latest_snapshot
 from progdistill.artifacts.store import Store
+from progdistill.errors import UsageError
 
 JOB = "job-1"
 
