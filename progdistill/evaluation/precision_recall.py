@@ -39,9 +39,7 @@ def _radii(features: Real, neighbours: int) -> Float[Tensor, " real"]:
         raise ValueError(f"{len(features)} vectors have no {neighbours} neighbours each")
     wide = features.double()
     nearest = [
-        torch.cdist(rows, wide, compute_mode="donot_use_mm_for_euclid_dist").kthvalue(neighbours + 1, dim=1)[
-            0
-        ]
+        torch.cdist(rows, wide, compute_mode="use_mm_for_euclid_dist").kthvalue(neighbours + 1, dim=1)[0]
         for rows in torch.split(wide, _ROWS)
     ]
     return torch.cat(nearest)
@@ -51,7 +49,7 @@ def _covered(queries: Samples, centres: Real, radii: Float[Tensor, " real"]) -> 
     """Whether each query lies within the ball of at least one centre."""
     wide = centres.double()
     within = [
-        (torch.cdist(rows.double(), wide, compute_mode="donot_use_mm_for_euclid_dist") <= radii).any(dim=1)
+        (torch.cdist(rows.double(), wide, compute_mode="use_mm_for_euclid_dist") <= radii).any(dim=1)
         for rows in torch.split(queries, _ROWS)
     ]
     return torch.cat(within)
