@@ -1,119 +1,157 @@
-"""Which datasets there are, and how a name or a folder becomes one. No torch, no scikit-learn."""
+"""Finds a prepared dataset by its name, folder or URI, and says what to do when there is none."""
 
+import difflib
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final
 
 from pydantic import BaseModel, ConfigDict
 
-from progdistill.data.stored import MANIFEST, Manifest, read_manifest
-from progdistill.errors import UsageError
+from progdistill.artifacts.store import open_store
+from progdistill.data.known import KNOWN, prepare_line
+from progdistill.data.manifest import DatasetManifest, read_manifest
+from progdistill.errors import LostInvariantError, UsageError
 
-
-class Source(NamedTuple):
-    """Where a known dataset's official files come from."""
-
-    files: str
-    page: str
-
-
-DIGITS = "digits"
-SOURCES = {
-    "cifar10": Source("cifar-10-binary.tar.gz", "https://www.cs.toronto.edu/~kriz/cifar.html"),
-    "imagenet64": Source(
-        "the 64×64 npz archives of downsampled ImageNet (train part 1, train part 2, validation)",
-        "https://image-net.org/download-images",
-    ),
-    "lsun_bedroom": Source("bedroom_train_lmdb.zip and bedroom_val_lmdb.zip", "https://www.yf.io/p/lsun"),
-    "lsun_church": Source(
-        "church_outdoor_train_lmdb.zip and church_outdoor_val_lmdb.zip", "https://www.yf.io/p/lsun"
-    ),
-}
-KNOWN_NAMES = (DIGITS, *SOURCES)
+IMAGE_SUFFIXES: Final = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
 
 
 class DatasetInfo(BaseModel):
-    """A prepared dataset: its place and what it holds. Pixels are uint8; `num_classes` 0 means no labels."""
+    """A prepared dataset: where it is and what a model needs to know of it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     location: str
-    """The absolute path of the dataset's folder."""
+    """The folder's absolute path, or s3://bucket/prefix."""
     fingerprint: str
-    """SHA-256 of the content, the same wherever and however often it is prepared."""
+    """SHA-256 over shape, classes, pixels and labels: equal on every machine for equal data."""
     channels: int
     image_size: int
-    """Height and width, in pixels."""
+    """Height and width in pixels."""
     num_classes: int
+    """0: the images have no classes, and every label is 0."""
     class_names: tuple[str, ...]
     splits: dict[str, int]
     """Images of each split."""
     horizontal_flip_safe: bool
-    """Whether a mirrored image is still an image of its class."""
+    """Whether a mirrored image is as plausible as the image."""
 
 
 def find_dataset(name_or_location: str, data_root: Path) -> DatasetInfo:
-    """The dataset of that name under `data_root`, or the one in that folder; `digits` is prepared if missing.
+    """Find a dataset by name under `data_root`, or by its folder or URI; `digits` is prepared on first use.
 
-    Raises:
-        UsageError: no such dataset is prepared; the message says what to do.
-        LostInvariantError: its manifest is damaged.
+    Raises UsageError with what exists, what to get and the command that prepares it.
     """
-    if name_or_location not in KNOWN_NAMES:
-        return _in_folder(name_or_location, data_root)
-    folder = data_root / name_or_location
-    if (folder / MANIFEST).exists():
-        return _info(folder, read_manifest(folder))
-    if name_or_location == DIGITS:
-        return _info(folder, _prepare_digits(folder))
-    raise UsageError(_how_to_get(name_or_location, data_root))
+    if "://" in name_or_location:
+        places = [name_or_location]
+    elif "/" in name_or_location:
+        places = [str(Path(name_or_location).expanduser())]
+    else:
+        places = [str(data_root / name_or_location), name_or_location]
+    for place in places:
+        if (info := _opened(place)) is not None:
+            return info
+    if name_or_location == "digits":
+        return _prepared_digits(data_root / name_or_location)
+    raise _not_found(name_or_location, data_root)
 
 
-def _prepare_digits(folder: Path) -> Manifest:
-    from progdistill.data.digits import prepare_digits  # scikit-learn, only on first use
+def known_datasets(data_root: Path) -> list[DatasetInfo]:
+    """The datasets prepared under a folder, by name."""
+    folders = sorted(data_root.iterdir()) if data_root.is_dir() else []
+    return [info for folder in folders if (info := _opened(str(folder))) is not None]
+
+
+def info_of(manifest: DatasetManifest, location: str) -> DatasetInfo:
+    """What a manifest says, with where it stands."""
+    return DatasetInfo(
+        name=manifest.name,
+        location=location,
+        fingerprint=manifest.fingerprint,
+        channels=manifest.channels,
+        image_size=manifest.image_size,
+        num_classes=len(manifest.class_names),
+        class_names=manifest.class_names,
+        splits=manifest.counts,
+        horizontal_flip_safe=manifest.horizontal_flip_safe,
+    )
+
+
+def manifest_of(info: DatasetInfo) -> DatasetManifest:
+    """The manifest behind `info`, which must still be of the same data.
+
+    Raises UsageError when the dataset is gone, LostInvariantError when it was replaced by another.
+    """
+    manifest = read_manifest(open_store(info.location))
+    if manifest is None:
+        raise UsageError(f"dataset {info.name} is no longer at {info.location}")
+    if manifest.fingerprint != info.fingerprint:
+        raise LostInvariantError(
+            f"{info.location} now holds other data: fingerprint {manifest.fingerprint}, expected"
+            f" {info.fingerprint} of {info.name}: prepare the original source again"
+        )
+    return manifest
+
+
+def _opened(location: str) -> DatasetInfo | None:
+    store = open_store(location)
+    manifest = read_manifest(store)
+    return None if manifest is None else info_of(manifest, store.uri)
+
+
+def _prepared_digits(folder: Path) -> DatasetInfo:
+    from progdistill.data.importers.digits import DigitsSource
+    from progdistill.data.prepare import prepare
 
     try:
-        return prepare_digits(folder)
+        manifest = prepare(DigitsSource(), "digits", folder)
     except OSError as error:
         raise UsageError(
-            f"cannot prepare digits in {folder}: {error}; name a writable folder in PROGDISTILL_DATA"
+            f"cannot prepare digits in {folder}: {error.strerror}; name a writable folder in PROGDISTILL_DATA"
         ) from error
+    return info_of(manifest, open_store(str(folder)).uri)
 
 
-def _in_folder(location: str, data_root: Path) -> DatasetInfo:
-    scheme, separator, rest = location.partition("://")
-    if separator and scheme != "file":
-        raise UsageError(
-            f"dataset {location!r}: only local folders can be read, not {scheme}://; copy it here first"
+def _not_found(name_or_location: str, data_root: Path) -> UsageError:
+    if "://" in name_or_location:
+        return UsageError(
+            f"no prepared dataset at {name_or_location}: prepare one there with"
+            f" `progdistill data prepare NAME --source PATH --out {name_or_location}`"
         )
-    folder = Path(rest if separator else location).expanduser()
-    if folder.is_dir():
-        return _info(folder, read_manifest(folder))
-    raise UsageError(
-        f"no dataset {location!r}: it is neither a folder nor a known name ({', '.join(KNOWN_NAMES)});"
-        f" prepared in {data_root}: {_prepared(data_root)}"
+    path = Path(name_or_location).expanduser()
+    if name_or_location in KNOWN or not (path.exists() or "/" in name_or_location):
+        return _unknown(name_or_location, data_root)
+    if not path.exists():
+        return UsageError(f"there is no {path}: name a prepared dataset's folder")
+    if not _has_images(path):
+        return UsageError(
+            f"{path} is no prepared dataset (it has no manifest.json): prepare one with"
+            " `progdistill data prepare NAME --source PATH`"
+        )
+    return UsageError(
+        f"{path} is a folder of images, which must be prepared once:"
+        f" `progdistill data prepare {path.absolute().name} --source {path}`"
     )
 
 
-def _how_to_get(name: str, data_root: Path) -> str:
-    source = SOURCES[name]
-    return (
-        f"dataset {name} is not prepared (in {data_root}: {_prepared(data_root)}). Its official files are"
-        f" {source.files}, from {source.page}; `progdistill data prepare {name} --source PATH` is the line"
-        " that imports them, but importing is not in this version yet: use digits, or name a folder that"
-        " already holds the dataset in stored form"
+def _has_images(folder: Path) -> bool:
+    """Whether there are image files in a folder or in its subfolders."""
+    return any(
+        child.suffix.lower() in IMAGE_SUFFIXES for depth in ("*", "*/*") for child in folder.glob(depth)
     )
 
 
-def _prepared(data_root: Path) -> str:
-    names = sorted(path.parent.name for path in data_root.glob(f"[!.]*/{MANIFEST}"))
-    return ", ".join(names) or "nothing"
-
-
-def _info(folder: Path, manifest: Manifest) -> DatasetInfo:
-    return DatasetInfo(
-        location=str(folder.resolve()),
-        fingerprint=manifest.fingerprint,
-        splits=manifest.splits(),
-        **manifest.description.model_dump(),
+def _unknown(name: str, data_root: Path) -> UsageError:
+    if name in KNOWN:
+        known = KNOWN[name]
+        return UsageError(
+            f"dataset {name} ({known.title}) is not prepared in {data_root}.\n"
+            f"Get {known.files}.\nThen run: {prepare_line(name)}"
+        )
+    prepared = [info.name for info in known_datasets(data_root)]
+    names = sorted({*KNOWN, *prepared})
+    near = difflib.get_close_matches(name, names, n=1)
+    suggestion = f"; did you mean {near[0]}?" if near else ""
+    return UsageError(
+        f"unknown dataset {name!r}{suggestion}\nDatasets are {', '.join(names)}, or the folder or URI of a"
+        f" prepared one. Prepare your own with: progdistill data prepare NAME --source PATH"
     )

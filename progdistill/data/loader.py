@@ -1,33 +1,49 @@
-"""Batches for training, each a function of (seed, update) alone, however many ranks share it."""
+"""Feeds training: any update's images at once, in an order and with flips that the seed alone decides."""
 
-import hashlib
-from functools import lru_cache
-from typing import NamedTuple
+import math
+from typing import Final, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, UInt8
+from numpy.typing import NDArray
 from torch import Tensor
 
+from progdistill.artifacts.store import open_store
+from progdistill.data.ahead import Ahead
+from progdistill.data.counter_random import random_bits
 from progdistill.data.dataset import DatasetInfo
-from progdistill.data.reading import read_split
+from progdistill.data.order import TrainingOrder
+from progdistill.data.reading import shards_of
+from progdistill.data.rows import MemoryRows, RowReader, ShardRows
+from progdistill.diffusion.noise import seed_for
 from progdistill.errors import UsageError
 
-Integers = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
+IN_MEMORY_BYTES: Final = 256 * 2**20
+"""A split of at most this many bytes of pixels is read whole when the loader opens."""
+
+UPDATES_AHEAD: Final = 2
+"""Batches made in the background beyond the one being trained on."""
 
 
 class Batch(NamedTuple):
-    """Images float32 in [−1, 1] and their labels."""
+    """Images and their classes, one rank's part of an update."""
 
     images: Float[Tensor, "batch channels height width"]
+    """In [-1, 1], contiguous."""
     labels: Int64[Tensor, " batch"]
+    """0 where the dataset has no classes."""
 
 
 class TrainingLoader:
-    """Random access to the batches of an endless shuffled stream; the split is held in memory as uint8.
+    """The images of each update of a training job, for one of its ranks.
 
-    Sample g of the stream is position g mod n of epoch g div n; update u takes samples
-    u·batch_size .. (u+1)·batch_size − 1, and rank r the r-th of `ranks` equal consecutive parts of them.
+    Update u of global batch size B takes global sample indices u·B … u·B+B-1, which count through shuffled
+    epochs without gaps; rank r of R takes the r-th R-th of them. So what is trained on is a function of the
+    seed alone, whatever the number of ranks, and training goes on at any update.
+
+    Images are flipped with probability ½, as a function of (seed, global sample index), when `flip` is set.
+    Batches arrive on `device`; those of datasets on disk or for an accelerator are made ahead in a thread.
     """
 
     def __init__(
@@ -40,77 +56,79 @@ class TrainingLoader:
         ranks: int = 1,
         flip: bool,
         split: str = "train",
+        device: torch.device | str = "cpu",
     ) -> None:
-        """`batch_size` is global. Raises UsageError on settings that do not fit, else as `read_split`."""
-        if ranks < 1 or not 0 <= rank < ranks:
-            raise UsageError(f"rank {rank} of {ranks}: ranks count from 0 to one less than their number")
-        # Equal parts: the mean of the ranks' gradients is then the gradient of the whole batch.
-        if batch_size < 1 or batch_size % ranks:
-            raise UsageError(f"batch size {batch_size} is not a positive multiple of the {ranks} ranks")
-        if flip and not info.horizontal_flip_safe:
-            raise UsageError(
-                f"images of {info.name} change meaning when mirrored: switch horizontal flips off"
-            )
-        pixels, labels = read_split(info, split)
-        self._images = torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy())
-        self._labels = torch.from_numpy(labels.copy())
-        self._seed = seed
-        self._batch_size = batch_size
-        self._first = rank * (batch_size // ranks)
-        self._part = batch_size // ranks
-        self._flip = flip
+        """Open a split. `batch_size` is the global one.
 
-    def batch(self, update: int) -> Batch:
-        """This rank's part of the batch of `update` (counted from 0)."""
+        Raises UsageError for settings that do not fit together or the dataset, LostInvariantError for damage.
+        """
+        _check(info, batch_size, rank, ranks, flip)
+        entries, shape = shards_of(info, split)
+        self._device = torch.device(device)
+        self._order = TrainingOrder([entry.rows for entry in entries], seed)
+        self._flip_key = seed_for(seed, "data flips") if flip else None
+        self._batch_size, self._rank, self._share = batch_size, rank, batch_size // ranks
+        pinned = self._device.type == "cuda"
+        in_memory = info.splits[split] * math.prod(shape) <= IN_MEMORY_BYTES
+        self._rows: RowReader = (
+            MemoryRows(info, split, entries)
+            if in_memory
+            else ShardRows(open_store(info.location), entries, shape, pinned=pinned)
+        )
+        self._ahead = None if in_memory and not pinned else Ahead(self._made, UPDATES_AHEAD)
+
+    def sample_indices(self, update: int) -> range:
+        """The global sample indices of this rank's part of an update, which counts from 0."""
         if update < 0:
             raise ValueError(f"updates count from 0, not {update}")
-        first = update * self._batch_size + self._first
-        samples = np.arange(first, first + self._part, dtype=np.int64)
-        chosen = torch.from_numpy(self._stored_indices(samples))
-        images = self._images[chosen].to(torch.float32).div_(127.5).sub_(1)
-        if self._flip:
-            mirrored = torch.from_numpy(flips(self._seed, samples))
-            images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
-        return Batch(images, self._labels[chosen])
+        start = update * self._batch_size + self._rank * self._share
+        return range(start, start + self._share)
+
+    def batch(self, update: int) -> Batch:
+        """This rank's part of update 0, 1, …: any update, in any order; consecutive ones are fastest.
+
+        Raises LostInvariantError for a damaged or missing shard.
+        """
+        return self._made(update) if self._ahead is None else self._ahead.get(update)
 
     def close(self) -> None:
-        """Let go of the images."""
-        self._images = self._images[:0]
-        self._labels = self._labels[:0]
+        """Stop reading ahead and let go of files."""
+        if self._ahead is not None:
+            self._ahead.close()
+        self._rows.close()
 
-    def _stored_indices(self, samples: Integers) -> Integers:
-        images = len(self._labels)
-        if images == 0:
-            raise RuntimeError("the loader is closed")
-        epochs, positions = np.divmod(samples, images)
-        chosen = np.empty_like(samples)
-        for epoch in np.unique(epochs):
-            within = epochs == epoch
-            chosen[within] = epoch_order(self._seed, int(epoch), images)[positions[within]]
-        return chosen
-
-
-@lru_cache(maxsize=4)
-def epoch_order(seed: int, epoch: int, images: int) -> Integers:
-    """A permutation of 0..images−1, a function of (seed, epoch).
-
-    Sorts Philox's raw words: NumPy keeps those for ever, but not what `Generator.permutation` makes of them.
-    """
-    words = np.random.Philox(key=_key(seed, "order", epoch)).random_raw(images)
-    order = np.argsort(words, kind="stable").astype(np.int64)
-    order.setflags(write=False)
-    return order
+    def _made(self, update: int) -> Batch:
+        indices = self.sample_indices(update)
+        self._rows.expect(self._order.shards_after(indices.start))
+        images, labels = self._rows.gather(self._order.places(indices.start, len(indices)))
+        images, labels = (
+            images.to(self._device, non_blocking=True),
+            labels.to(self._device, non_blocking=True),
+        )
+        if self._flip_key is not None:
+            flips = torch.from_numpy(flipped(self._flip_key, indices)).to(self._device)
+            images = torch.where(flips[:, None, None, None], images.flip(3), images)
+        return Batch(normalized(images), labels)
 
 
-def flips(seed: int, samples: Integers) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
-    """Whether each global sample is mirrored: the top bit of SplitMix64's word number `sample`."""
-    key = np.uint64(_key(seed, "flip", 0) & 0xFFFFFFFFFFFFFFFF)
-    word = key + (samples.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-    word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.asarray((word ^ (word >> np.uint64(31))) >> np.uint64(63), dtype=np.bool_)
+def _check(info: DatasetInfo, batch_size: int, rank: int, ranks: int, flip: bool) -> None:
+    if ranks < 1 or not 0 <= rank < ranks:
+        raise UsageError(f"rank {rank} of {ranks}: ranks count from 0 to one less than their number")
+    # Equal parts: the mean of the ranks' gradients is then the gradient of the whole batch.
+    if batch_size < 1 or batch_size % ranks:
+        raise UsageError(f"batch size {batch_size} is not a positive multiple of the {ranks} ranks")
+    if flip and not info.horizontal_flip_safe:
+        raise UsageError(f"images of {info.name} change meaning when mirrored: switch horizontal flips off")
 
 
-def _key(seed: int, purpose: str, index: int) -> int:
-    """128 bits from SHA-256."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{purpose}/{index}".encode()).digest()[:16], "little")
+def flipped(key: int, indices: range) -> NDArray[np.bool_]:
+    """Which global sample indices are mirrored: bool [len(indices)], each a fair coin of its own."""
+    top_bits = random_bits(key, np.arange(indices.start, indices.stop)) >> np.uint64(63)
+    return top_bits.astype(np.bool_)
+
+
+def normalized(
+    images: UInt8[Tensor, "batch channels height width"],
+) -> Float[Tensor, "batch channels height width"]:
+    """Map 0..255 to [-1, 1] in float32: x / 127.5 - 1, exact at both ends."""
+    return images.contiguous().to(torch.float32).div_(127.5).sub_(1)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Final, Literal
 
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
+from pydantic import BaseModel, ConfigDict, JsonValue, PositiveInt
 
 from progdistill.artifacts.digest import Sha256
 from progdistill.artifacts.documents import canonical_json, decode, encode
@@ -24,6 +24,8 @@ class PreparedFrom(BaseModel):
     source: str
     description: str
     """How pixels were derived, such as "centre crop, area resize to 64×64"."""
+    identity: dict[str, JsonValue]
+    """What told this source and these options from others."""
     unreadable: tuple[str, ...] = ()
     """Names of images that could not be read and were left out."""
 
@@ -39,9 +41,8 @@ class DatasetManifest(BaseModel):
     channels: Literal[1, 3]
     image_size: PositiveInt
     """Height and width in pixels."""
-    num_classes: NonNegativeInt
-    """0: the images have no labels, and every stored label is 0."""
     class_names: tuple[str, ...]
+    """Label k is class_names[k]. Empty: the images have no classes, and every label is 0."""
     horizontal_flip_safe: bool
     """Whether a mirrored image is as plausible as the image: no for digits and letters."""
     splits: dict[str, tuple[ShardEntry, ...]]

@@ -1,62 +1,55 @@
-"""Reading a prepared dataset's images in stored order."""
+"""Reads a split in its stored order, for statistics and evaluation."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from progdistill.data.dataset import DatasetInfo
-from progdistill.data.stored import Labels, Manifest, Pixels, read_manifest, read_shard
-from progdistill.errors import LostInvariantError, UsageError
+from progdistill.artifacts.store import open_store
+from progdistill.data.dataset import DatasetInfo, manifest_of
+from progdistill.data.shard_files import ShardFiles
+from progdistill.data.shard_format import ShardEntry, read_rows
+from progdistill.errors import UsageError
 
 
-def iterate_images(info: DatasetInfo, split: str, batch_size: int) -> Iterator[tuple[Pixels, Labels]]:
-    """Images uint8 [n, h, w, c] and labels int64 [n] in stored order, n = `batch_size` but for the last.
+def iterate_images(
+    info: DatasetInfo, split: str, batch_size: int
+) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int64]]]:
+    """Yield a split in stored order: uint8 [batch, height, width, channel] 0..255, int64 [batch].
 
-    Raises:
-        UsageError: no such split.
-        LostInvariantError: the data is corrupt, or is no longer what `info` describes.
+    Every batch but the last has `batch_size` images. Raises UsageError for an unknown split,
+    LostInvariantError for a damaged shard.
     """
-    if batch_size < 1:
-        raise UsageError(f"a batch needs at least one image, not {batch_size}")
-    held: list[tuple[Pixels, Labels]] = []
-    for shard in _shards(info, split):
-        held.append(shard)
-        if sum(len(labels) for _, labels in held) < batch_size:
-            continue
-        pixels, labels = _join(held)
-        whole = len(labels) - len(labels) % batch_size
-        for start in range(0, whole, batch_size):
-            yield pixels[start : start + batch_size], labels[start : start + batch_size]
-        held = [(pixels[whole:], labels[whole:])] if whole < len(labels) else []
-    if held:
-        yield _join(held)
+    entries, shape = shards_of(info, split)
+    kept_images, kept_labels = np.empty((0, *shape), np.uint8), np.empty(0, np.int64)
+    with ShardFiles(open_store(info.location), entries) as files:
+        for shard, entry in enumerate(entries):
+            files.expect(range(shard, min(shard + 2, len(entries))))
+            images, labels = read_rows(files.open(shard).descriptor, entry.layout, 0, entry.rows, shape)
+            images, labels = np.concatenate([kept_images, images]), np.concatenate([kept_labels, labels])
+            whole = len(images) - len(images) % batch_size
+            for start in range(0, whole, batch_size):
+                yield images[start : start + batch_size], labels[start : start + batch_size]
+            kept_images, kept_labels = images[whole:], labels[whole:]
+    if len(kept_images):
+        yield kept_images, kept_labels
 
 
-def read_split(info: DatasetInfo, split: str) -> tuple[Pixels, Labels]:
-    """The whole split in memory: images uint8 [n, h, w, c] and labels int64 [n]; raises as above."""
-    return _join(list(_shards(info, split)))
+def read_split(info: DatasetInfo, split: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """A whole split in memory, for small ones: uint8 [count, height, width, channel], int64 [count]."""
+    entries, shape = shards_of(info, split)
+    with ShardFiles(open_store(info.location), entries) as files:
+        files.expect(range(min(len(entries), 8)))
+        parts = [
+            read_rows(files.open(shard).descriptor, entry.layout, 0, entry.rows, shape)
+            for shard, entry in enumerate(entries)
+        ]
+    return np.concatenate([images for images, _ in parts]), np.concatenate([labels for _, labels in parts])
 
 
-def _shards(info: DatasetInfo, split: str) -> Iterator[tuple[Pixels, Labels]]:
-    manifest = _manifest(info, split)
-    for shard in manifest.shards:
-        if shard.split == split:
-            yield read_shard(Path(info.location), manifest.description, shard)
-
-
-def _manifest(info: DatasetInfo, split: str) -> Manifest:
-    if split not in info.splits:
-        raise UsageError(f"dataset {info.name} has no split {split!r}, it has {', '.join(info.splits)}")
-    manifest = read_manifest(Path(info.location))
-    if manifest.fingerprint != info.fingerprint:
-        raise LostInvariantError(
-            f"{info.location} changed: its fingerprint is {manifest.fingerprint}, expected {info.fingerprint}"
-        )
-    return manifest
-
-
-def _join(parts: list[tuple[Pixels, Labels]]) -> tuple[Pixels, Labels]:
-    if len(parts) == 1:
-        return parts[0]
-    return np.concatenate([pixels for pixels, _ in parts]), np.concatenate([labels for _, labels in parts])
+def shards_of(info: DatasetInfo, split: str) -> tuple[tuple[ShardEntry, ...], tuple[int, int, int]]:
+    """A split's shards in stored order, and its images' shape (height, width, channels)."""
+    manifest = manifest_of(info)
+    if split not in manifest.splits:
+        raise UsageError(f"dataset {info.name} has no split {split!r}; it has {', '.join(manifest.splits)}")
+    return manifest.splits[split], manifest.image_shape

@@ -1,25 +1,32 @@
 """One shard: an Arrow IPC file of a single record batch, whose pixels and labels lie at known offsets.
 
-Any Arrow program reads a shard (columns `image`: uint8 tensors [height, width, channel], `label`: int64). This
-package reads its rows by offset instead: no Arrow to import, no mapping that counts as resident memory or dies
-of SIGBUS when a file shrinks.
+Any Arrow program reads a shard (columns `image`: uint8 tensors [height, width, channel], `label`: int64).
+This package reads its rows by offset instead: no Arrow to import, no mapping that counts as resident memory
+or dies of SIGBUS when a file shrinks.
 """
 
 import hashlib
 import os
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Annotated, Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, StringConstraints
 
 from progdistill.artifacts.digest import FileDigest, Sha256
 
 SHARD_BYTES: Final = 8 * 2**20
-"""Pixels in a full shard, at most. It decides which images share a shard: changing it changes fingerprints."""
+"""Pixels in a full shard, at most. It decides which images share a shard, and so the fingerprint."""
 
 LABEL_BYTES: Final = 8
+
+
+class ShardLayout(NamedTuple):
+    """Where a shard's pixels and labels begin, in bytes from the start of the file."""
+
+    images_offset: int
+    labels_offset: int
 
 
 class ShardEntry(BaseModel):
@@ -27,7 +34,8 @@ class ShardEntry(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    file: str
+    file: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+\.arrow$")]
+    """A plain name: a manifest from elsewhere cannot reach outside its folder."""
     rows: PositiveInt
     size_bytes: PositiveInt
     images_offset: NonNegativeInt
@@ -42,12 +50,10 @@ class ShardEntry(BaseModel):
         """The file's digest and size."""
         return FileDigest(self.sha256, self.size_bytes)
 
-
-class ShardLayout(NamedTuple):
-    """Where a shard's pixels and labels begin, in bytes from the start of the file."""
-
-    images_offset: int
-    labels_offset: int
+    @property
+    def layout(self) -> ShardLayout:
+        """Where the rows lie."""
+        return ShardLayout(self.images_offset, self.labels_offset)
 
 
 def rows_per_shard(image_bytes: int) -> int:
@@ -64,66 +70,64 @@ def create_shard(path: Path, rows: int, shape: tuple[int, int, int]) -> ShardLay
     tensors = pa.fixed_shape_tensor(pa.uint8(), shape, dim_names=["height", "width", "channel"])
     images = pa.ExtensionArray.from_storage(tensors, storage)
     batch = pa.record_batch([images, pa.array(np.zeros(rows, np.int64))], names=["image", "label"])
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
+    staged = path.with_suffix(".part")
+    with pa.OSFile(str(staged), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
         writer.write_batch(batch)
-    return _layout_of(path)
+    os.replace(staged, path)
+    return layout_of(path)
 
 
-def _layout_of(path: Path) -> ShardLayout:
+def layout_of(path: Path) -> ShardLayout:
+    """Find the pixels and labels in a shard that was just made."""
     import pyarrow as pa
 
     with pa.memory_map(str(path)) as file:
-        start = file.read_buffer(0).address
+        start = file.read_buffer().address
         batch = pa.ipc.open_file(file).get_batch(0)
         images, labels = batch.column("image").storage.values, batch.column("label")
         return ShardLayout(images.buffers()[1].address - start, labels.buffers()[1].address - start)
 
 
-def write_row(descriptor: int, layout: ShardLayout, row: int, image: NDArray[np.uint8], label: int) -> None:
-    """Put one image (height, width, channels) and its label into a shard open for writing."""
-    os.pwrite(descriptor, np.ascontiguousarray(image), layout.images_offset + row * image.size)
-    os.pwrite(
-        descriptor,
-        label.to_bytes(LABEL_BYTES, "little", signed=True),
-        layout.labels_offset + row * LABEL_BYTES,
-    )
+def write_rows(
+    descriptor: int, layout: ShardLayout, start: int, images: NDArray[np.uint8], labels: NDArray[np.int64]
+) -> None:
+    """Put images [count, height, width, channel] and their labels into rows start, start+1, …"""
+    pixels, codes = np.ascontiguousarray(images), labels.astype("<i8")
+    os.pwrite(descriptor, pixels.data, layout.images_offset + start * (pixels.nbytes // len(pixels)))
+    os.pwrite(descriptor, codes.data, layout.labels_offset + start * LABEL_BYTES)
 
 
-def read_images(
-    descriptor: int, entry: ShardEntry, start: int, count: int, shape: tuple[int, int, int]
-) -> NDArray[np.uint8]:
-    """Images start..start+count-1 of a shard: uint8 [count, height, width, channels]."""
+def read_rows(
+    descriptor: int, layout: ShardLayout, start: int, count: int, shape: tuple[int, int, int]
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Rows start..start+count-1: uint8 [count, height, width, channel], int64 [count].
+
+    Raises EOFError when the file is shorter than that.
+    """
     images = np.empty((count, *shape), np.uint8)
-    image_bytes = int(np.prod(shape))
-    read_into(descriptor, images, entry.images_offset + start * image_bytes)
-    return images
+    _read_into(descriptor, images, layout.images_offset + start * int(np.prod(shape)))
+    return images, read_labels(descriptor, layout, start, count)
 
 
-def read_labels(descriptor: int, entry: ShardEntry) -> NDArray[np.int64]:
-    """All labels of a shard: int64 [rows]."""
-    labels = np.empty(entry.rows, "<i8")
-    read_into(descriptor, labels, entry.labels_offset)
+def read_labels(descriptor: int, layout: ShardLayout, start: int, count: int) -> NDArray[np.int64]:
+    """Labels of rows start..start+count-1: int64 [count]; EOFError when the file is shorter than that."""
+    labels = np.empty(count, "<i8")
+    _read_into(descriptor, labels, layout.labels_offset + start * LABEL_BYTES)
     return labels.astype(np.int64, copy=False)
 
 
-def read_into(descriptor: int, array: NDArray[np.generic], offset: int) -> None:
-    """Fill a contiguous array from a file; EOFError when the file ends before."""
-    view = memoryview(array).cast("B") if array.nbytes else memoryview(b"")
+def _read_into(descriptor: int, array: NDArray[Any], offset: int) -> None:
+    """Fill a contiguous, non-empty array from a file; EOFError when the file ends before."""
+    view = array.data.cast("B")
     while view:
         count = os.preadv(descriptor, [view], offset)
         if count == 0:
-            raise EOFError
+            raise EOFError(f"file ends {len(view):,} bytes too early")
         view, offset = view[count:], offset + count
 
 
-def content_digest(descriptor: int, layout: ShardLayout, rows: int, image_bytes: int) -> str:
-    """SHA-256 over a shard's pixels, then its labels."""
-    content = hashlib.sha256()
-    for offset, size in (
-        (layout.images_offset, rows * image_bytes),
-        (layout.labels_offset, rows * LABEL_BYTES),
-    ):
-        part = np.empty(size, np.uint8)
-        read_into(descriptor, part, offset)
-        content.update(part)
+def content_digest(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> str:
+    """SHA-256 over pixels, then labels."""
+    content = hashlib.sha256(np.ascontiguousarray(images).data)
+    content.update(labels.astype("<i8").data)
     return content.hexdigest()

@@ -1,7 +1,7 @@
 """What an importer gives: a numbered sequence of images for each split, readable from any number on."""
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +9,10 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 
 Pixels = NDArray[np.uint8]
 """One image: uint8 [height, width, channel], 0..255, channels in the order red, green, blue."""
+
+
+class UnreadableImageError(Exception):
+    """One image of a source cannot be decoded: it is left out, within a bound."""
 
 
 class SourceFacts(BaseModel):
@@ -21,8 +25,8 @@ class SourceFacts(BaseModel):
     description: str
     """How pixels are derived from the source's, for people."""
     identity: dict[str, JsonValue]
-    """What tells this source and these options from others: an interrupted preparation goes on only if equal."""
-    channels: int
+    """What tells this source and these options from others: only if equal does a preparation go on."""
+    channels: Literal[1, 3]
     image_size: int
     class_names: tuple[str, ...]
     """Empty: no labels."""
@@ -30,9 +34,14 @@ class SourceFacts(BaseModel):
     splits: dict[str, int]
     """Images of each split."""
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) of every prepared image."""
+        return (self.image_size, self.image_size, self.channels)
+
 
 class SourceImage(NamedTuple):
-    """One image of a source. `pixels` is the image, or decodes it (slow; called in any thread, in any order)."""
+    """One image of a source; `pixels` is the image, or decodes it, in any thread and in any order."""
 
     name: str
     label: int

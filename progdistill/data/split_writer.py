@@ -1,4 +1,4 @@
-"""Writes one split's shards in a shuffled order that is a function of its length, whatever the source's order.
+"""Writes one split's shards in a shuffled order, which is a function of its length alone.
 
 So every shard is a fair sample of the whole, even of a source sorted by class, and a loader that holds a few
 shards at a time still mixes well. The place of image i depends on i alone: writing it again changes nothing,
@@ -16,14 +16,14 @@ import numpy as np
 from progdistill.artifacts.digest import digest_of_file
 from progdistill.data.counter_random import random_order
 from progdistill.data.shard_format import (
-    LABEL_BYTES,
     ShardEntry,
     ShardLayout,
     content_digest,
     create_shard,
-    read_into,
+    layout_of,
+    read_rows,
     rows_per_shard,
-    write_row,
+    write_rows,
 )
 from progdistill.data.source import Pixels
 
@@ -43,33 +43,88 @@ class SplitWriter:
 
     def put(self, index: int, image: Pixels, label: int) -> None:
         """Store image number `index` of the source, in any order, any number of times."""
-        shard, row = divmod(int(self._places[index]), self._full)
-        layout = self._layout(shard)
-        with _opened(self._path(shard), os.O_WRONLY) as descriptor:
-            write_row(descriptor, layout, row, image, label)
+        self._put_at(int(self._places[index]), image, label)
 
-    def finish(self, missing: Sequence[int]) -> None:
-        """Close the gaps that images left which could not be read: rows from the end move into them."""
+    def fill_gaps(self, missing: Sequence[int]) -> None:
+        """Move rows from the end to the places of images that could not be read; can be done again."""
         kept = self._count - len(missing)
-        holes = {int(self._places[index]) for index in missing}
-        movable = [place for place in range(kept, self._count) if place not in holes]
-        for hole, place in zip(sorted(hole for hole in holes if hole < kept), movable, strict=True):
-            self._move(place, hole)
-        self._cut(kept)
+        gaps = {int(self._places[index]) for index in missing}
+        movable = [place for place in range(kept, self._count) if place not in gaps]
+        for gap, place in zip(sorted(gap for gap in gaps if gap < kept), movable, strict=True):
+            self._put_at(gap, *self._image_at(place))
 
-    def entries(self, count: int) -> Iterator[ShardEntry]:
-        """Read the finished shards of `count` images back and describe them, one by one."""
-        for shard in range(-(-count // self._full)):
-            rows = min(self._full, count - shard * self._full)
-            path, layout = self._path(shard), self._layout_of(rows)
-            file = digest_of_file(path)
+    def cut(self, kept: int) -> None:
+        """Remove the rows from `kept` on, which `fill_gaps` has moved; can be done again."""
+        shards = -(-kept // self._full)
+        for shard in range(shards, -(-self._count // self._full)):
+            self._path(shard).unlink(missing_ok=True)
+        last = shards - 1
+        rows = kept - last * self._full
+        if rows < self._room(last):
+            self._shorten(last, rows)
+        self._count = kept
+
+    def entries(self) -> Iterator[ShardEntry]:
+        """Read the shards back and describe them, one by one, each of them safe on disk by then."""
+        for shard in range(-(-self._count // self._full)):
+            path, rows = self._path(shard), self._room(shard)
+            layout, file = self._layout(shard), digest_of_file(path)
             with _opened(path, os.O_RDONLY) as descriptor:
-                content = content_digest(descriptor, layout, rows, self._image_bytes)
+                os.fsync(descriptor)
+                content = content_digest(*read_rows(descriptor, layout, 0, rows, self._shape))
             yield ShardEntry(
                 file=path.name,
                 rows=rows,
                 size_bytes=file.size_bytes,
                 sha256=file.sha256,
                 content_sha256=content,
-                **layout._asdict(),
+                images_offset=layout.images_offset,
+                labels_offset=layout.labels_offset,
             )
+
+    def _path(self, shard: int) -> Path:
+        return self._folder / f"{self._split}-{shard:05d}.arrow"
+
+    def _room(self, shard: int) -> int:
+        return min(self._full, self._count - shard * self._full)
+
+    def _layout(self, shard: int) -> ShardLayout:
+        """Where rows lie in a shard, made if it is not there; shards of equal length are laid out alike."""
+        path, rows = self._path(shard), self._room(shard)
+        if not path.exists():
+            self._layouts[rows] = create_shard(path, rows, self._shape)
+        elif rows not in self._layouts:
+            self._layouts[rows] = layout_of(path)
+        return self._layouts[rows]
+
+    def _put_at(self, place: int, image: Pixels, label: int) -> None:
+        shard, row = divmod(place, self._full)
+        layout = self._layout(shard)
+        with _opened(self._path(shard), os.O_WRONLY) as descriptor:
+            write_rows(descriptor, layout, row, image[None], np.array([label]))
+
+    def _image_at(self, place: int) -> tuple[Pixels, int]:
+        shard, row = divmod(place, self._full)
+        layout = self._layout(shard)
+        with _opened(self._path(shard), os.O_RDONLY) as descriptor:
+            images, labels = read_rows(descriptor, layout, row, 1, self._shape)
+        return images[0], int(labels[0])
+
+    def _shorten(self, shard: int, rows: int) -> None:
+        path = self._path(shard)
+        with _opened(path, os.O_RDONLY) as descriptor:
+            images, labels = read_rows(descriptor, layout_of(path), 0, rows, self._shape)
+        shorter = path.with_suffix(".shorter")
+        layout = create_shard(shorter, rows, self._shape)
+        with _opened(shorter, os.O_WRONLY) as descriptor:
+            write_rows(descriptor, layout, 0, images, labels)
+        os.replace(shorter, path)
+
+
+@contextmanager
+def _opened(path: Path, mode: int) -> Iterator[int]:
+    descriptor = os.open(path, mode | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,1 @@
+"""One module for each published form of a dataset."""

@@ -1,0 +1,49 @@
+"""The datasets that go by a name: what each is, which official files it is prepared from."""
+
+from typing import Final, NamedTuple
+
+
+class KnownDataset(NamedTuple):
+    """What to tell a user who names a dataset that is not there yet."""
+
+    title: str
+    files: str
+    """The official files to get, and where."""
+    example_source: str
+    """What `--source` may be."""
+
+
+KNOWN: Final = {
+    "digits": KnownDataset("1,797 handwritten digits of 8×8 pixels", "none: scikit-learn carries them", "-"),
+    "cifar10": KnownDataset(
+        "CIFAR-10: 60,000 photographs of 32×32 pixels in 10 classes",
+        "cifar-10-python.tar.gz (or cifar-10-binary.tar.gz) from https://www.cs.toronto.edu/~kriz/cifar.html",
+        "cifar-10-python.tar.gz",
+    ),
+    "imagenet64": KnownDataset(
+        "ImageNet at 64×64 pixels: 1,281,167 photographs in 1,000 classes",
+        "Imagenet64_train_part1_npz.zip, Imagenet64_train_part2_npz.zip and Imagenet64_val_npz.zip from"
+        " https://image-net.org/download-images (downsampled image data, free login), unpacked into one"
+        " folder; or ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz "
+        " from the same site, to be resized to 64×64",
+        "FOLDER",
+    ),
+    "lsun_bedroom": KnownDataset(
+        "LSUN bedroom at 128×128 pixels: 3,033,042 photographs without classes",
+        "bedroom_train_lmdb.zip and bedroom_val_lmdb.zip from http://dl.yf.io/lsun/scenes/, unpacked into one"
+        " folder",
+        "FOLDER",
+    ),
+    "lsun_church": KnownDataset(
+        "LSUN church outdoor at 128×128 pixels: 126,227 photographs without classes",
+        "church_outdoor_train_lmdb.zip and church_outdoor_val_lmdb.zip from http://dl.yf.io/lsun/scenes/,"
+        " unpacked into one folder",
+        "FOLDER",
+    ),
+}
+"""By the name that `--dataset` takes."""
+
+
+def prepare_line(name: str) -> str:
+    """The command that prepares a known dataset."""
+    return f"progdistill data prepare {name} --source {KNOWN[name].example_source}"

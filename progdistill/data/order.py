@@ -1,0 +1,98 @@
+"""The order of training images: a permutation for each epoch, in two levels so that any size streams well.
+
+An epoch permutes the shards and cuts them into windows of WINDOW_SHARDS; inside a window every image is
+permuted. A dataset of one window (up to 256 MiB of pixels) is permuted uniformly. For larger ones every image
+may still come at any place; what is not uniform is that images of one shard come within one window of each
+other. Since preparation spreads the source over the shards at random, that carries no bias of class or order.
+"""
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from progdistill.data.counter_random import random_order
+from progdistill.diffusion.noise import seed_for
+
+WINDOW_SHARDS: Final = 32
+"""Shards mixed with one another. It decides the order of training: changing it changes numerics."""
+
+_WINDOWS_KEPT: Final = 4
+
+
+class Places(NamedTuple):
+    """Where images are stored: for each its shard and its row there."""
+
+    shards: NDArray[np.int64]
+    rows: NDArray[np.int64]
+
+
+class _Epoch(NamedTuple):
+    shards: NDArray[np.int64]
+    """Shards in this epoch's order."""
+    window_starts: NDArray[np.int64]
+    """The position of each window's first image, and the number of images at the end."""
+
+
+class TrainingOrder:
+    """Maps the global sample index, which counts through all epochs, to stored images."""
+
+    def __init__(self, rows_of_shards: Sequence[int], seed: int) -> None:
+        self._rows = np.array(rows_of_shards, np.int64)
+        self._seed = seed
+        self.images = int(self._rows.sum())
+        """Images of an epoch."""
+        self._epochs: dict[int, _Epoch] = {}
+        self._windows: dict[tuple[int, int], Places] = {}
+
+    def places(self, start: int, count: int) -> Places:
+        """Where the images of global sample indices start..start+count-1 are stored."""
+        parts = []
+        while count:
+            epoch, window, first, end = self._window_at(start)
+            places = self._window(epoch, window)
+            taken = slice(start - first, min(start + count, end) - first)
+            parts.append(Places(places.shards[taken], places.rows[taken]))
+            count -= taken.stop - taken.start
+            start += taken.stop - taken.start
+        return Places(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+    def shards_after(self, index: int) -> list[int]:
+        """The shards of the window that follows the one of a global sample index."""
+        epoch, window, _, _ = self._window_at(self._window_at(index)[3])
+        return [int(shard) for shard in self._shards_of(epoch, window)]
+
+    def _window_at(self, index: int) -> tuple[int, int, int, int]:
+        """Epoch, window, and the global sample indices of the window's first image and of the next's."""
+        epoch, position = divmod(index, self.images)
+        starts = self._epoch(epoch).window_starts
+        window = int(np.searchsorted(starts, position, side="right")) - 1
+        base = epoch * self.images
+        return epoch, window, base + int(starts[window]), base + int(starts[window + 1])
+
+    def _epoch(self, epoch: int) -> _Epoch:
+        if epoch not in self._epochs:
+            shards = random_order(seed_for(self._seed, "data shards", epoch), len(self._rows))
+            ends = np.cumsum(self._rows[shards])
+            last_of_window = [*range(WINDOW_SHARDS - 1, len(shards) - 1, WINDOW_SHARDS), len(shards) - 1]
+            self._epochs = dict(list(self._epochs.items())[-1:])
+            self._epochs[epoch] = _Epoch(shards, np.concatenate([[0], ends[last_of_window]]))
+        return self._epochs[epoch]
+
+    def _shards_of(self, epoch: int, window: int) -> NDArray[np.int64]:
+        return self._epoch(epoch).shards[window * WINDOW_SHARDS : (window + 1) * WINDOW_SHARDS]
+
+    def _window(self, epoch: int, window: int) -> Places:
+        key = (epoch, window)
+        if key not in self._windows:
+            self._windows = dict(list(self._windows.items())[1 - _WINDOWS_KEPT :])
+            self._windows[key] = self._permuted(epoch, window)
+        return self._windows[key]
+
+    def _permuted(self, epoch: int, window: int) -> Places:
+        shards = self._shards_of(epoch, window)
+        rows = self._rows[shards]
+        order = random_order(seed_for(self._seed, "data images", epoch, window), int(rows.sum()))
+        row_in_shard = np.arange(rows.sum()) - np.repeat(np.cumsum(rows) - rows, rows)
+        return Places(np.repeat(shards, rows)[order], row_in_shard[order])

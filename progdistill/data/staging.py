@@ -1,0 +1,100 @@
+"""The local folder where a dataset is being prepared, by one process at a time, and goes on after a crash."""
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, Literal
+
+from pydantic import BaseModel, ConfigDict, JsonValue
+
+from progdistill.artifacts.documents import decode, encode
+from progdistill.artifacts.local_store import LocalStore
+from progdistill.data.manifest import DatasetManifest, write_manifest
+from progdistill.errors import UsageError
+
+STATE_KEY: Final = "preparing.json"
+
+
+class SplitState(BaseModel):
+    """How far one split got."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    done: int = 0
+    """Images of the source, in its order, that are stored or known to be unreadable."""
+    unreadable: dict[int, str] = {}
+    """Number and name of each image that could not be read."""
+    gaps_filled: bool = False
+
+
+class PreparationState(BaseModel):
+    """How far a preparation got, and of what: it goes on only from the same source with the same options."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal[1] = 1
+    identity: dict[str, JsonValue]
+    splits: dict[str, SplitState] = {}
+
+    def split(self, name: str) -> SplitState:
+        """The state of a split, fresh if it was never begun."""
+        return self.splits.get(name, SplitState())
+
+    def with_split(self, name: str, state: SplitState) -> "PreparationState":
+        """The same with one split's state replaced."""
+        return self.model_copy(update={"splits": {**self.splits, name: state}})
+
+
+class StagingFolder:
+    """Shards in the making and the mark of how far they got."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._store = LocalStore(path)
+
+    def resume(self, identity: dict[str, JsonValue]) -> PreparationState:
+        """The last mark; before the first one the folder is emptied.
+
+        Raises UsageError when the mark is of another source or other options.
+        """
+        data = self._store.read(STATE_KEY)
+        if data is None:
+            shutil.rmtree(self.path, ignore_errors=True)
+            self.path.mkdir(parents=True)
+            return PreparationState(identity=identity)
+        state = decode(PreparationState, data, where=str(self.path / STATE_KEY))
+        if state.identity != identity:
+            raise UsageError(
+                f"{self.path} holds an interrupted preparation of another source or with other options:"
+                " repeat that command to go on with it, or remove the folder"
+            )
+        return state
+
+    def mark(self, state: PreparationState) -> None:
+        """Record how far the preparation got, after everything before it has reached the disk."""
+        os.sync()
+        self._store.write(STATE_KEY, encode(state))
+
+    def publish(self, manifest: DatasetManifest, out: Path) -> None:
+        """Add the manifest and give the whole folder its final name."""
+        write_manifest(self._store, manifest)
+        (self.path / STATE_KEY).unlink(missing_ok=True)
+        shutil.rmtree(self._store.scratch())
+        os.rename(self.path, out)
+
+
+@contextmanager
+def exclusively(lock: Path) -> Iterator[None]:
+    """Hold a lock file, waiting for the process that holds it; the file goes away at the end."""
+    while True:
+        with open(lock, "ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if lock.exists() and os.path.samestat(lock.stat(), os.fstat(file.fileno())):
+                try:
+                    yield
+                finally:
+                    lock.unlink()
+                return

@@ -1,0 +1,11 @@
+"""Prepared datasets for the tests of reading and loading."""
+
+import pytest
+
+from progdistill.data.dataset import DatasetInfo, find_dataset
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> DatasetInfo:
+    """The embedded digits, prepared in a folder of their own."""
+    return find_dataset("digits", tmp_path_factory.mktemp("data"))
