@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 EvaluatorName = Literal["digits_classifier", "inception", "efficientnet_lite0", "features_file"]
 """Whose features images are compared in. The figures of one say nothing about those of another."""
@@ -43,7 +43,25 @@ class EvaluationSettings(BaseModel):
         le=1,
         description="log-scale position of the ancestral variance between its bounds (0: lower)",
     )
+    tuned_gammas: int = Field(
+        default=0,
+        ge=0,
+        description="values of gamma tried for each number of steps (the paper: 11); 0 takes ancestral_gamma",
+    )
+    tuning_seed: int = Field(default=1, ge=0, description="of the noise that gamma is tuned on, not the seed")
+    tuning_samples: int | None = Field(default=None, gt=1, description="images a trial; None: samples")
+    stochastic_students: bool = Field(
+        default=False, description="measure students with ancestral sampling too (the paper's Figure 6)"
+    )
     clip: bool = Field(default=True, description="clip x̂ to [−1, 1] at every sampling step")
     shown_samples: int = Field(
         default=20, ge=0, description="images kept for the report, the first of those measured"
     )
+
+    @model_validator(mode="after")
+    def _tunes_on_other_noise(self) -> "EvaluationSettings":
+        if self.tuned_gammas == 1:
+            raise ValueError("tuned_gammas = 1 leaves no choice: give 0, or 2 and more")
+        if self.tuned_gammas and self.tuning_seed == self.seed:
+            raise ValueError(f"tuning_seed is the seed, {self.seed}: gamma must be tuned on other noise")
+        return self

@@ -1,14 +1,16 @@
 """A checkpoint beside its baselines at equal steps, sample counts and noise: one x of Figure 4."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
-from progdistill.artifacts.checkpoint import CheckpointManifest
+from progdistill.artifacts.checkpoint import CheckpointKind, CheckpointManifest
 from progdistill.artifacts.store import Store
 from progdistill.data.dataset import DatasetInfo
 from progdistill.diffusion.names import SamplerName
 from progdistill.evaluation.config import EvaluationSettings
 from progdistill.evaluation.evaluator_manifest import EvaluatorManifest
 from progdistill.evaluation.examiner import Examiner
+from progdistill.evaluation.gamma_tuning import best_gamma
 from progdistill.evaluation.measurement import EvaluationRecord
 
 
@@ -47,7 +49,7 @@ def evaluate_checkpoint(
             update={"not_evaluated_reason": f"{num_steps} sampling steps are more than {limit}"}
         )
     examiner = Examiner(store, settings, info, device)
-    asked = _asked(manifest, baseline, settings)
+    asked = _asked(store, manifest, baseline, num_steps, settings, info, device)
     answers = {a.field: examiner.answer(a.checkpoint, a.sampler, num_steps, a.gamma) for a in asked}
     return record.model_copy(update=answers)
 
@@ -72,7 +74,7 @@ def draw_share(
     if num_steps > settings.max_sampling_steps:
         return
     examiner = Examiner(store, settings, info, device)
-    for _, checkpoint, sampler, gamma in _asked(manifest, baseline, settings):
+    for _, checkpoint, sampler, gamma in _asked(store, manifest, baseline, num_steps, settings, info, device):
         examiner.draw_share(checkpoint, sampler, num_steps, gamma, rank=rank, ranks=ranks)
 
 
@@ -86,10 +88,21 @@ class _Asked(NamedTuple):
 
 
 def _asked(
-    manifest: CheckpointManifest, baseline: CheckpointManifest | None, settings: EvaluationSettings
-) -> list[_Asked]:
-    asked = [_Asked("distilled", manifest, SamplerName.DDIM)]
+    store: Store,
+    manifest: CheckpointManifest,
+    baseline: CheckpointManifest | None,
+    num_steps: int,
+    settings: EvaluationSettings,
+    info: DatasetInfo,
+    device: str,
+) -> Iterator[_Asked]:
+    def ancestral(field: str, checkpoint: CheckpointManifest) -> _Asked:
+        gamma = best_gamma(store, settings, info, checkpoint, num_steps, device=device)
+        return _Asked(field, checkpoint, SamplerName.ANCESTRAL, gamma)
+
+    yield _Asked("distilled", manifest, SamplerName.DDIM)
     if baseline is not None:
-        asked.append(_Asked("baseline_ddim", baseline, SamplerName.DDIM))
-        asked.append(_Asked("baseline_ancestral", baseline, SamplerName.ANCESTRAL, settings.ancestral_gamma))
-    return asked
+        yield _Asked("baseline_ddim", baseline, SamplerName.DDIM)
+        yield ancestral("baseline_ancestral", baseline)
+    if settings.stochastic_students and manifest.identity.kind is CheckpointKind.STUDENT:
+        yield ancestral("distilled_ancestral", manifest)

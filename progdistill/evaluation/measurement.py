@@ -82,8 +82,8 @@ class Measurement(BaseModel):
 class EvaluationRecord(BaseModel):
     """A checkpoint at `num_steps`, beside the undistilled model at equally many steps.
 
-    Where nothing was measured, `not_evaluated_reason` says why. Baselines are None where there is no
-    undistilled model to compare with.
+    A student may be sampled stochastically too (Figure 6). Where nothing was measured, `not_evaluated_reason`
+    says why. Baselines are None where there is no undistilled model to compare with.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -95,10 +95,11 @@ class EvaluationRecord(BaseModel):
     distilled: Measurement | None = None
     baseline_ddim: Measurement | None = None
     baseline_ancestral: Measurement | None = None
+    distilled_ancestral: Measurement | None = None
     not_evaluated_reason: str | None = None
 
     @property
     def measurements(self) -> tuple[Measurement, ...]:
         """The distinct measurements: the base model's own is its DDIM baseline, counted once."""
-        found = (self.distilled, self.baseline_ddim, self.baseline_ancestral)
+        found = (self.distilled, self.baseline_ddim, self.baseline_ancestral, self.distilled_ancestral)
         return tuple({m.question.id: m for m in found if m is not None}.values())

@@ -33,20 +33,23 @@ def distance_label(distance_name: str | None) -> str:
 
 
 def curves_of(run: ReportInput) -> list[Curve]:
-    """The three curves of a run, and the paper's published one where there is one in the same distance."""
+    """The curves of a run, and the paper's published one where there is one in the same distance."""
+    stages = run.checkpoints
     curves = [
-        Curve("Distilled", _points((s.num_steps, s.distance) for s in run.checkpoints), theme.DISTILLED, "o"),
-        Curve(
-            "Undistilled, DDIM",
-            _points((s.num_steps, s.baseline_ddim) for s in run.checkpoints),
-            theme.DDIM,
-            "s",
-        ),
+        Curve("Distilled", _points((s.num_steps, s.distance) for s in stages), theme.DISTILLED, "o"),
+        Curve("Undistilled, DDIM", _points((s.num_steps, s.baseline_ddim) for s in stages), theme.DDIM, "s"),
         Curve(
             "Undistilled, ancestral",
-            _points((s.num_steps, s.baseline_ancestral) for s in run.checkpoints),
+            _points((s.num_steps, s.baseline_ancestral) for s in stages),
             theme.ANCESTRAL,
             "^",
+        ),
+        Curve(
+            "Distilled, ancestral",
+            _points((s.num_steps, s.distilled_ancestral) for s in stages),
+            theme.DISTILLED,
+            "v",
+            "--",
         ),
     ]
     published = published_for(run.dataset, distance_name_of(run))

@@ -17,6 +17,7 @@ def stage_entry(
 ) -> StageEntry:
     """What the report says of one checkpoint, with its sample images fetched from the store."""
     figures, own = manifest.circumstances.figures, record.distilled
+    ancestral = record.baseline_ancestral
     return StageEntry(
         num_steps=record.num_steps,
         id=manifest.id,
@@ -25,9 +26,14 @@ def stage_entry(
         distance=None if own is None else own.distance,
         distance_name=None if own is None else own.distance_name,
         inception_score=None if own is None else own.inception_score,
+        kernel_distance=None if own is None else own.kernel_distance,
+        precision=None if own is None else own.precision,
+        recall=None if own is None else own.recall,
         evaluated_samples=None if own is None else own.question.samples,
         baseline_ddim=_distance(record.baseline_ddim),
         baseline_ancestral=_distance(record.baseline_ancestral),
+        baseline_ancestral_gamma=None if ancestral is None else ancestral.question.gamma,
+        distilled_ancestral=_distance(record.distilled_ancestral),
         not_evaluated_reason=record.not_evaluated_reason,
         sampling_seconds=sum(m.sampling_seconds for m in record.measurements),
         evaluation_seconds=sum(m.evaluation_seconds for m in record.measurements),

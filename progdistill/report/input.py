@@ -43,6 +43,15 @@ class StageEntry(BaseModel):
         default=None, description="distance of the undistilled model with DDIM"
     )
     baseline_ancestral: float | None = Field(default=None, description="and with ancestral sampling")
+    distilled_ancestral: float | None = Field(
+        default=None, description="distance of this checkpoint with ancestral sampling"
+    )
+    kernel_distance: float | None = None
+    precision: float | None = None
+    recall: float | None = None
+    baseline_ancestral_gamma: float | None = Field(
+        default=None, description="log-scale position of the baseline's variance between its bounds"
+    )
     evaluated_samples: int | None = Field(default=None, description="images behind each distance")
     not_evaluated_reason: str | None = None
     updates: int | None = None

@@ -50,7 +50,10 @@ _RC: Final[Any] = {
     "ytick.color": MUTED,
     "xtick.labelcolor": INK,
     "ytick.labelcolor": INK,
-    "legend.frameon": False,
+    "legend.frameon": True,
+    "legend.facecolor": PAPER,
+    "legend.edgecolor": "none",
+    "legend.framealpha": 1.0,
     "svg.fonttype": "none",
     "svg.hashsalt": "progdistill",
 }

@@ -1,8 +1,12 @@
 """One checkpoint beside its baselines: what is asked, what is kept, what is not done twice."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 
 from progdistill.artifacts.checkpoint import CheckpointManifest
+from progdistill.artifacts.records import list_records
 from progdistill.artifacts.store import Store
 from progdistill.data.dataset import DatasetInfo
 from progdistill.diffusion.names import SamplerName
@@ -106,3 +110,44 @@ def test_a_student_finds_the_model_it_descends_from(
 def test_records_survive_their_own_json(record: EvaluationRecord) -> None:
     assert EvaluationRecord.model_validate_json(record.model_dump_json()) == record
     assert all(isinstance(m, Measurement) for m in record.measurements)
+
+
+def test_gamma_is_tuned_on_other_noise_than_it_is_reported_on(
+    evaluated_store: Store, student: CheckpointManifest, base: CheckpointManifest, digits: DatasetInfo
+) -> None:
+    settings = SETTINGS.model_copy(update={"tuned_gammas": 3, "tuning_samples": 30, "seed": 7})
+    found = evaluate_checkpoint(evaluated_store, student, base, 2, settings, digits).baseline_ancestral
+    records = list_records(evaluated_store, f"evaluations/{base.id}/", Measurement)
+    trials = [r for r in records if r.question.samples == 30 and r.question.seed == settings.tuning_seed]
+    assert sorted(trial.question.gamma or 0.0 for trial in trials) == [0.0, 0.5, 1.0]
+    assert found is not None
+    assert found.question.gamma == min(trials, key=lambda trial: trial.distance).question.gamma
+    assert found.question.seed == 7
+
+
+def test_students_are_sampled_stochastically_on_request(
+    evaluated_store: Store, student: CheckpointManifest, base: CheckpointManifest, digits: DatasetInfo
+) -> None:
+    settings = SETTINGS.model_copy(update={"stochastic_students": True})
+    found = evaluate_checkpoint(evaluated_store, student, base, 2, settings, digits).distilled_ancestral
+    assert found is not None
+    assert (found.question.checkpoint_id, found.question.sampler) == (student.id, SamplerName.ANCESTRAL)
+    assert evaluate_checkpoint(evaluated_store, base, base, 2, settings, digits).distilled_ancestral is None
+
+
+def test_published_statistics_stand_in_for_the_dataset(
+    evaluated_store: Store, student: CheckpointManifest, digits: DatasetInfo, tmp_path: Path
+) -> None:
+    np.savez(tmp_path / "statistics.npz", mu=np.zeros(64), sigma=np.eye(64))
+    settings = SETTINGS.model_copy(update={"reference_statistics": str(tmp_path / "statistics.npz")})
+    found = evaluate_checkpoint(evaluated_store, student, None, 2, settings, digits).distilled
+    assert found is not None
+    assert found.question.reference_fingerprint.startswith("file:")
+    assert found.distance > 0
+    assert found.kernel_distance is None
+
+
+@pytest.mark.parametrize("settings", [{"tuned_gammas": 1}, {"tuned_gammas": 11, "tuning_seed": 0}])
+def test_settings_that_would_flatter_are_refused(settings: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="tun"):
+        EvaluationSettings.model_validate(settings)
