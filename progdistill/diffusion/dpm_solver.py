@@ -3,8 +3,8 @@
 import math
 
 from progdistill.diffusion.sampler import StepNoise
-from progdistill.diffusion.schedule import Images
-from progdistill.diffusion.velocity import Velocity, ask, clipped
+from progdistill.diffusion.schedule import Images, alpha_sigma_at
+from progdistill.diffusion.velocity import Velocity, ask_x, clipped
 
 
 def dpm_solver(
@@ -25,15 +25,16 @@ def dpm_solver(
     delta = math.pi / (2 * steps)
     before = z
     for step in range(steps):
-        angle = math.pi / 2 - step * delta
-        x = math.cos(angle) * z - math.sin(angle) * ask(velocity, z, 1 - step / steps)
-        ahead = x + _extrapolation(angle, delta) * (x - before) if 2 <= step < steps - 1 else x
-        z = (math.sin(angle - delta) * z + math.sin(delta) * ahead) / math.sin(angle)
+        t, s = 1 - step / steps, 1 - (step + 1) / steps
+        x = ask_x(velocity, z, t)
+        ahead = x + _extrapolation(t, delta) * (x - before) if 2 <= step < steps - 1 else x
+        z = (alpha_sigma_at(s)[1] * z + math.sin(delta) * ahead) / alpha_sigma_at(t)[1]
         before = x
     return z
 
 
-def _extrapolation(angle: float, delta: float) -> float:
+def _extrapolation(t: float, delta: float) -> float:
     """Half the coming change of log-SNR over the change just made."""
+    angle = t * math.pi / 2
     before, now, after = (math.log(math.tan(angle + shift)) for shift in (delta, 0, -delta))
     return (now - after) / (2 * (before - now))

@@ -7,10 +7,10 @@ from torch import Tensor
 from progdistill.diffusion.schedule import Images, Times, broadcast
 from progdistill.diffusion.velocity import Velocity
 
-Weight = float | Float[Tensor, " batch"]
+GuidanceWeight = float | Float[Tensor, " batch"]
 
 
-def guided(conditional: Velocity, unconditional: Velocity, weight: Weight) -> Velocity:
+def guided(conditional: Velocity, unconditional: Velocity, weight: GuidanceWeight) -> Velocity:
     """v̂ = (1 + w)·v̂_conditional − w·v̂_unconditional, w one number or one a sample; 0 is no guidance.
 
     x̂, ε̂ and v̂ are affine in each other at a given z, so guiding one guides all alike.
@@ -26,7 +26,7 @@ def guided(conditional: Velocity, unconditional: Velocity, weight: Weight) -> Ve
 
 @torch.no_grad()
 def guidance_target(
-    conditional: Velocity, unconditional: Velocity, z: Images, t: Times, weight: Weight
+    conditional: Velocity, unconditional: Velocity, z: Images, t: Times, weight: GuidanceWeight
 ) -> Images:
     """v* of a student that has the weight as an input (Meng et al. 2023, stage one): the guided velocity."""
     return guided(conditional, unconditional, weight)(z, t).to(z.dtype)

@@ -13,6 +13,10 @@ from progdistill.diffusion.schedule import SMALLEST_COEFFICIENT, Images, Times, 
 Outputs = Float[Tensor, "batch outputs *rest"]
 Latents = Float[Tensor, "batch channels *rest"]
 
+SMALLEST_ALPHA_FOR_EPS = 0.00635
+"""What α is raised to where ε̂ is read as v̂: α_T of the schedule of Ho et al. (2020), for which ε-prediction
+was made, and which ends there. Further on, errors of ε̂ would be blown up to any size."""
+
 
 def output_multiplier(prediction: PredictionType) -> int:
     """How many images the network puts out for one image in: 2 for (x, ε), else 1."""
@@ -22,8 +26,9 @@ def output_multiplier(prediction: PredictionType) -> int:
 def velocity_from_output(output: Outputs, z: Latents, t: Times, prediction: PredictionType) -> Latents:
     """v̂ from the raw output, whose channels are x̂ then ε̂ for (x, ε).
 
-    x: v̂ = (α·z − x̂)/σ. ε: v̂ = (ε̂ − σ·z)/α. Near the end where the divisor vanishes the output says nothing
-    of v̂; a divisor of at least SMALLEST_COEFFICIENT keeps v̂ finite there.
+    x: v̂ = (α·z − x̂)/σ, with σ at least SMALLEST_COEFFICIENT.
+    ε: v̂ = (ε̂ − σ·z)/α, with α at least SMALLEST_ALPHA_FOR_EPS. At t = 1, where ε̂ says nothing of x (section
+    4), a perfect ε̂ then gives v̂ = 0, which is x̂ = 0, and an error of ε̂ grows 158-fold at most.
     (x, ε): the paper's merged x̂ = σ²·x̂_θ + α·(z − σ·ε̂_θ) is exactly v̂ = α·ε̂_θ − σ·x̂_θ.
     """
     alpha, sigma = coefficients(t, z)
@@ -33,7 +38,7 @@ def velocity_from_output(output: Outputs, z: Latents, t: Times, prediction: Pred
         case PredictionType.X:
             return (alpha * z - output) / sigma.clamp(min=SMALLEST_COEFFICIENT)
         case PredictionType.EPS:
-            return (output - sigma * z) / alpha.clamp(min=SMALLEST_COEFFICIENT)
+            return (output - sigma * z) / alpha.clamp(min=SMALLEST_ALPHA_FOR_EPS)
         case PredictionType.X_EPS:
             x, eps = output.chunk(2, dim=1)
             return velocity_from_x_eps(x, eps, t)

@@ -20,11 +20,15 @@ class Tableau(NamedTuple):
     weights: tuple[float, ...]
 
 
-EULER = Tableau((0,), ((),), (1,))
-MIDPOINT = Tableau((0, 1 / 2), ((), (1 / 2,)), (0, 1))
-HEUN = Tableau((0, 1), ((), (1,)), (1 / 2, 1 / 2))
-HEUN_THIRD_ORDER = Tableau((0, 1 / 3, 2 / 3), ((), (1 / 3,), (0, 2 / 3)), (1 / 4, 0, 3 / 4))
-CLASSIC = Tableau((0, 1 / 2, 1 / 2, 1), ((), (1 / 2,), (0, 1 / 2), (0, 0, 1)), (1 / 6, 1 / 3, 1 / 3, 1 / 6))
+EULER = Tableau((0.0,), ((),), (1.0,))
+MIDPOINT = Tableau((0.0, 1 / 2), ((), (1 / 2,)), (0.0, 1.0))
+HEUN = Tableau((0.0, 1.0), ((), (1.0,)), (1 / 2, 1 / 2))
+HEUN_THIRD_ORDER = Tableau((0.0, 1 / 3, 2 / 3), ((), (1 / 3,), (0.0, 2 / 3)), (1 / 4, 0.0, 3 / 4))
+CLASSIC = Tableau(
+    (0.0, 1 / 2, 1 / 2, 1.0),
+    ((), (1 / 2,), (0.0, 1 / 2), (0.0, 0.0, 1.0)),
+    (1 / 6, 1 / 3, 1 / 3, 1 / 6),
+)
 
 
 def runge_kutta(method: Tableau, last_method: Tableau) -> Sampler:

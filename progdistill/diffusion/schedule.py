@@ -22,6 +22,11 @@ def alpha_sigma(t: Times) -> tuple[Times, Times]:
     return torch.sin((1 - t) * (math.pi / 2)), torch.sin(t * (math.pi / 2))
 
 
+def alpha_sigma_at(t: float) -> tuple[float, float]:
+    """α_t and σ_t as plain numbers in double precision, for a sampler, whose batch is all at one time."""
+    return math.sin((1 - t) * math.pi / 2), math.sin(t * math.pi / 2)
+
+
 def log_snr(t: Times) -> Times:
     """λ_t = log(α_t²/σ_t²), falling from +∞ at t = 0 to −∞ at t = 1."""
     alpha, sigma = alpha_sigma(t)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from progdistill.diffusion.prediction import x_from_velocity
-from progdistill.diffusion.schedule import Images, Times, coefficients
+from progdistill.diffusion.schedule import Images, Times, alpha_sigma_at, coefficients
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
 """(z: [batch, …], t: [batch] in [0, 1]) → v̂ like z. Class labels and guidance are bound inside."""
@@ -15,6 +15,12 @@ Velocity = Callable[[Tensor, Tensor], Tensor]
 def ask(velocity: Velocity, z: Images, t: float) -> Images:
     """v̂(z, t) at one time for the whole batch, in the dtype of z (float32 or float64)."""
     return velocity(z, torch.full((len(z),), t, dtype=z.dtype, device=z.device)).to(z.dtype)
+
+
+def ask_x(velocity: Velocity, z: Images, t: float) -> Images:
+    """x̂ = α·z − σ·v̂ (eq. 30) at one time for the whole batch."""
+    alpha, sigma = alpha_sigma_at(t)
+    return alpha * z - sigma * ask(velocity, z, t)
 
 
 def clipped(velocity: Velocity) -> Velocity:
