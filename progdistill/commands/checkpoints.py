@@ -86,13 +86,7 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _selected(store: Store, args: argparse.Namespace) -> Iterable[CheckpointManifest]:
-    held = None
-    if args.run_name is not None:
-        held = {
-            e.checkpoint_id for e in list_run_checkpoints(store) if f"{e.flow}/{e.run_id}" == args.run_name
-        }
-        if not held:
-            raise UsageError(f"no run {args.run_name} in store {store.uri}; give it as Flow/run id")
+    held = None if args.run_name is None else _held_by(store, args.run_name)
     for manifest in list_manifests(store):
         if args.dataset is not None and manifest.circumstances.dataset_name != args.dataset:
             continue
@@ -101,6 +95,14 @@ def _selected(store: Store, args: argparse.Namespace) -> Iterable[CheckpointMani
         if held is not None and manifest.id not in held:
             continue
         yield manifest
+
+
+def _held_by(store: Store, run: str) -> set[str]:
+    """Ids of the checkpoints that `Flow/run id` holds; UsageError for an unknown run."""
+    held = {e.checkpoint_id for e in list_run_checkpoints(store) if f"{e.flow}/{e.run_id}" == run}
+    if not held:
+        raise UsageError(f"no run {run} in store {store.uri}; give it as Flow/run id (`progdistill lineage`)")
+    return held
 
 
 def _names(store: Store) -> dict[str, list[str]]:
@@ -225,6 +227,8 @@ def _mover() -> str:
 
 def _gc(args: argparse.Namespace) -> int:
     store = store_of(args)
+    for run in args.forget_run:
+        _held_by(store, run)  # A misspelt run must not pass for one without checkpoints.
     grace = timedelta(days=args.grace_days)
     garbage = find_garbage(store, grace=grace, forget_runs=args.forget_run)
     removed = remove_garbage(store, garbage) if args.delete else 0

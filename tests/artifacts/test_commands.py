@@ -63,9 +63,12 @@ def test_list_filters(
     assert len(json.loads(capsys.readouterr().out)) == count
 
 
-def test_list_of_an_unknown_run_is_refused(local_store: Store) -> None:
+@pytest.mark.parametrize(
+    "words", [["list", "--run", "DistillFlow/9"], ["gc", "--forget-run", "DistillFlow/9"]]
+)
+def test_an_unknown_run_is_refused(local_store: Store, words: list[str]) -> None:
     with pytest.raises(UsageError, match="Flow/run id"):
-        run(local_store, "checkpoints", "list", "--run", "DistillFlow/9")
+        run(local_store, "checkpoints", *words)
 
 
 def test_show_gives_the_whole_manifest(
