@@ -10,8 +10,7 @@ from progdistill.report.input import INPUT_FILE, ReportInput
 from progdistill.report.page import report_page
 from progdistill.report.report_json import report_json
 from progdistill.report.samples_figure import draw_samples
-
-_DOTS_PER_INCH = 160
+from progdistill.report.theme import png
 
 
 def build_report(run: ReportInput, out: Path) -> Path:
@@ -23,12 +22,10 @@ def build_report(run: ReportInput, out: Path) -> Path:
     title = f"{run.dataset}: distance against sampling steps"
     chart = draw_distance_chart(curves_of(run), distance_name_of(run), title)
     for name, figure in (("fid_vs_steps.png", chart), ("samples.png", draw_samples(run))):
-        draft = out / f".{name}"
-        figure.savefig(draft, format="png", dpi=_DOTS_PER_INCH)
-        os.replace(draft, out / name)
-    _write(out / INPUT_FILE, run.model_dump_json())
-    _write(out / "report.json", json.dumps(report_json(run), indent=2) + "\n")
-    _write(out / "report.html", report_page(run))
+        write_whole(out / name, png(figure))
+    write_whole(out / INPUT_FILE, run.model_dump_json().encode())
+    write_whole(out / "report.json", (json.dumps(report_json(run), indent=2) + "\n").encode())
+    write_whole(out / "report.html", report_page(run).encode())
     return out / "report.html"
 
 
@@ -40,7 +37,8 @@ def rebuild_report(folder: Path) -> Path:
     return build_report(ReportInput.model_validate_json(source.read_bytes()), folder)
 
 
-def _write(path: Path, text: str) -> None:
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file so that it is whole or absent, never half."""
     draft = path.with_name(f".{path.name}")
-    draft.write_text(text, "utf-8")
+    draft.write_bytes(data)
     os.replace(draft, path)

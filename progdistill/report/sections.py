@@ -10,6 +10,7 @@ from progdistill.report.headline import steps_text
 from progdistill.report.input import ReportInput, SampleImages, StageEntry
 from progdistill.report.loss_chart import draw_losses
 from progdistill.report.samples_figure import COLUMNS, sample_row
+from progdistill.report.stage_table import STAGE_HEADER, STAGE_NOTE, TEXT_COLUMNS, stage_rows
 from progdistill.report.theme import page_svg
 
 
@@ -72,33 +73,11 @@ def _sample_table(rows: list[tuple[StageEntry, SampleImages | None]], caption: s
 
 def stages(run: ReportInput) -> str:
     """One row a checkpoint: quality, then what it took."""
-    header = (
-        "Steps", "Kind", "Distance", "DDIM", "Ancestral", "Inception score", "Updates", "Training images",
-        "Time", "Images/s", "Device", "Checkpoint",
-    )  # fmt: skip
-    rows = [
-        (
-            f"{s.num_steps:,}",
-            s.kind,
-            _number(s.distance),
-            _number(s.baseline_ddim),
-            _number(s.baseline_ancestral),
-            _number(s.inception_score),
-            _count(s.updates),
-            _count(s.images),
-            "–" if s.seconds is None else format_duration(s.seconds),
-            "–" if s.images_per_second is None else f"{s.images_per_second:,.0f}",
-            s.device or "–",
-            s.id[:12],
-        )
-        for s in run.checkpoints
-    ]
-    note = (
-        "Distance: the checkpoint with DDIM at its own number of steps. DDIM and Ancestral: the undistilled"
-        " model at equally many steps. Updates, images and time are those of the stage's own training."
-    )
     return html.section(
-        "Stages", "stages", html.table(header, rows, frozenset({0, 1, 10, 11})), html.paragraph(note, "note")
+        "Stages",
+        "stages",
+        html.table(STAGE_HEADER, stage_rows(run.checkpoints), TEXT_COLUMNS),
+        html.paragraph(STAGE_NOTE, "note"),
     )
 
 
@@ -165,11 +144,3 @@ def provenance(run: ReportInput) -> str:
         html.definitions(pairs),
         html.details("Whole configuration", f"<pre>{configuration}</pre>"),
     )
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:#.3g}".rstrip(".")
-
-
-def _count(value: int | None) -> str:
-    return "–" if value is None else f"{value:,}"

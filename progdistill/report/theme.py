@@ -27,6 +27,8 @@ CSS_VARIABLES: Final = {
 }
 """A figure that stands inside the page takes its colours from there, so that it follows light and dark."""
 
+DOTS_PER_INCH: Final = 160
+
 _RC: Final[Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
@@ -79,6 +81,15 @@ def log_scale(axes: "Axes") -> None:
     axes.yaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.3g}"))
     axes.yaxis.set_minor_locator(NullLocator())
+
+
+def png(figure: "Figure") -> bytes:
+    """A figure as PNG."""
+    import io
+
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DOTS_PER_INCH)
+    return buffer.getvalue()
 
 
 def page_svg(figure: "Figure", description: str) -> str:

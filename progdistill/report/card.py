@@ -1,0 +1,80 @@
+"""The report's pieces as components of a Metaflow card: the only module here that knows Metaflow."""
+
+# metaflow.cards is neither fully typed nor explicit about what it exports.
+# mypy: disable-error-code="attr-defined,no-untyped-call,arg-type"
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from metaflow.cards import Image, Markdown, ProgressBar, Table, VegaChart
+
+from progdistill.evaluation.pictures import encode_png
+from progdistill.progress import format_duration
+from progdistill.report import theme
+from progdistill.report.distance_chart import curves_of, distance_name_of, draw_distance_chart
+from progdistill.report.headline import headline, steps_text
+from progdistill.report.input import LossPoint, ReportInput, SampleImages
+from progdistill.report.samples_figure import draw_samples, sample_row
+from progdistill.report.stage_table import STAGE_HEADER, stage_rows
+
+
+def report_components(run: ReportInput) -> list[Any]:
+    """A finished run: result, distance against steps, samples, stages, lineage."""
+    chart = draw_distance_chart(curves_of(run), distance_name_of(run), "Distance against sampling steps")
+    parts = [
+        Markdown(f"# Progressive distillation of {run.dataset}\n\n{headline(run)}"),
+        Image(theme.png(chart), label="Distance against sampling steps"),
+        Image(theme.png(draw_samples(run)), label="Samples of every stage from the same noise"),
+        Markdown("## Stages"),
+        Table(stage_rows(run.checkpoints), headers=list(STAGE_HEADER)),
+    ]
+    if run.lineage:
+        parts.append(Markdown(f"## Lineage\n\n```\n{run.lineage}\n```"))
+    return parts
+
+
+class LiveStage:
+    """A stage while it trains: put `components` on the card once, then `show` and refresh the card."""
+
+    def __init__(self, num_steps: int, updates: int) -> None:
+        self._progress = ProgressBar(
+            max=updates, label=f"Training for {steps_text(num_steps)}", unit="updates"
+        )
+        self._rate = Markdown("")
+        self._loss = VegaChart(_loss_spec(()))
+        blank = np.full((8, 8, 1), 255, np.uint8)
+        self._samples = Image(encode_png(blank), label="No samples yet", disable_updates=False)
+        self.components: list[Any] = [self._progress, self._rate, self._loss, self._samples]
+
+    def show(
+        self,
+        update: int,
+        losses: Sequence[LossPoint],
+        *,
+        images_per_second: float,
+        remaining_seconds: float,
+        samples: SampleImages | None = None,
+    ) -> None:
+        """Bring the components up to date; `samples` are left as they were where None."""
+        self._progress.update(update)
+        last = f"loss {losses[-1].loss:.4g} · " if losses else ""
+        eta = format_duration(remaining_seconds)
+        self._rate.update(f"{last}{images_per_second:,.0f} images/s · {eta} to go")
+        self._loss.update(_loss_spec(losses))
+        if samples is not None:
+            self._samples.update(encode_png(sample_row(samples)), label=f"Samples at update {update:,}")
+
+
+def _loss_spec(losses: Sequence[LossPoint]) -> dict[str, Any]:
+    """A Vega-Lite chart with its data inside; the address of the schema is a name, nothing is fetched."""
+    return {
+        "$schema": "https://vega.github.io/schema/vega-lite/v5.json",
+        "width": "container",
+        "height": 180,
+        "data": {"values": [point.model_dump() for point in losses]},
+        "mark": {"type": "line", "color": theme.DISTILLED},
+        "encoding": {
+            "x": {"field": "update", "type": "quantitative", "title": "Update"},
+            "y": {"field": "loss", "type": "quantitative", "title": "Loss", "scale": {"type": "log"}},
+        },
+    }
