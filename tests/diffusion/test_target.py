@@ -7,7 +7,13 @@ import torch
 from torch import Tensor
 
 from progdistill.diffusion.ddim import ddim
-from progdistill.diffusion.prediction import x_from_velocity
+from progdistill.diffusion.names import PredictionType
+from progdistill.diffusion.prediction import (
+    SMALLEST_ALPHA_FOR_EPS,
+    eps_from_velocity,
+    velocity_from_output,
+    x_from_velocity,
+)
 from progdistill.diffusion.schedule import alpha_sigma, coefficients
 from progdistill.diffusion.target import Velocity, distillation_target
 from tests.diffusion.closed_forms import TWO_MODES
@@ -65,3 +71,98 @@ def test_a_student_that_meets_its_target_samples_what_its_teacher_samples(steps:
         return distillation_target(TWO_MODES.velocity, z, t, steps)
 
     assert (ddim(student, z, steps) - ddim(TWO_MODES.velocity, z, 2 * steps)).abs().max() < 1e-14
+
+
+@pytest.mark.parametrize("steps", STEPS)
+def test_in_float32_the_error_stays_that_of_rounding(steps: int) -> None:
+    """Against float64, with a teacher that answers exactly: what is left is the target's own arithmetic."""
+    z, t = grid(steps)
+
+    def rounded_teacher(z: Tensor, t: Tensor) -> Tensor:
+        return TWO_MODES.velocity(z.double(), t.double()).float()
+
+    exact = distillation_target(TWO_MODES.velocity, z.float().double(), t, steps)
+    target = distillation_target(rounded_teacher, z.float(), t.float(), steps)
+    assert target.dtype == torch.float32
+    assert (target - exact).abs().max() < 4e-7
+
+
+@pytest.mark.parametrize("steps", STEPS)
+def test_a_bfloat16_teacher_gives_a_target_no_worse_than_its_own_rounding(steps: int) -> None:
+    z, t = grid(steps)
+
+    def half_teacher(z: Tensor, t: Tensor) -> Tensor:
+        return TWO_MODES.velocity(z.double(), t.double()).bfloat16()
+
+    exact = distillation_target(TWO_MODES.velocity, z, t, steps)
+    target = distillation_target(half_teacher, z.float(), t.float(), steps)
+    assert target.dtype == torch.float32
+    assert target.isfinite().all()
+    # Both velocities are rounded to 8 bits: a relative error of 2⁻⁹ in each half of the sum, and the second
+    # is asked at a place that the first one's rounding has moved.
+    assert (target - exact).abs().max() < 2**-8 * exact.abs().max() * 1.5
+
+
+def test_equation_43_as_written_loses_its_digits_where_the_stable_form_does_not() -> None:
+    z, t = grid(4096)
+
+    def rounded_teacher(z: Tensor, t: Tensor) -> Tensor:
+        return TWO_MODES.velocity(z.double(), t.double()).float()
+
+    exact = x_from_velocity(distillation_target(TWO_MODES.velocity, z, t, 4096), z, t)
+    written = equation_43(rounded_teacher, z.float(), t.float(), 4096)
+    v = distillation_target(rounded_teacher, z.float(), t.float(), 4096)
+    stable = x_from_velocity(v, z.float(), t.float())
+    assert (written - exact).abs().max() > 1e-4
+    assert (stable - exact).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("prediction", PredictionType)
+@pytest.mark.parametrize("steps", [2, 4, 512])
+def test_a_teacher_of_any_prediction_type_gives_the_same_target(
+    prediction: PredictionType, steps: int
+) -> None:
+    """The target is a velocity: teacher and student need not predict the same. x* and ε* follow from it."""
+    z, t = grid(steps)
+
+    def teacher(z: Tensor, t: Tensor) -> Tensor:
+        v = TWO_MODES.velocity(z, t)
+        x, eps = x_from_velocity(v, z, t), eps_from_velocity(v, z, t)
+        output = {
+            PredictionType.X: x,
+            PredictionType.V: v,
+            PredictionType.EPS: eps,
+            PredictionType.X_EPS: torch.cat((x, eps), dim=1),
+        }[prediction]
+        return velocity_from_output(output, z, t, prediction)
+
+    if prediction is PredictionType.EPS:
+        # Where α is below the least at which ε̂ is read, ε̂ says nothing: there is nothing to compare.
+        known = alpha_sigma(t)[0] > SMALLEST_ALPHA_FOR_EPS
+        z, t = z[known], t[known]
+    target = distillation_target(teacher, z, t, steps)
+    torch.testing.assert_close(
+        target, distillation_target(TWO_MODES.velocity, z, t, steps), rtol=0, atol=1e-11
+    )
+    x = x_from_velocity(target, z, t)
+    torch.testing.assert_close(x, equation_43(teacher, z, t, steps), rtol=0, atol=1e-11)
+
+
+def test_a_student_with_a_quarter_of_its_teachers_steps_learns_two_teacher_steps_of_twice_the_size() -> None:
+    """App. I: "the denoising target is still derived from taking 2 DDIM steps with the teacher"."""
+    asked: list[float] = []
+
+    def teacher(z: Tensor, t: Tensor) -> Tensor:
+        asked.append(t[0].item())
+        return TWO_MODES.velocity(z, t)
+
+    z, t = grid(8)
+    distillation_target(teacher, z, t, 8)
+    assert asked == [1 / 8, 1 / 16]
+
+
+def test_the_target_is_held_outside_of_autograd() -> None:
+    scale = torch.ones((), dtype=torch.float64, requires_grad=True)
+    z, t = grid(4)
+    target = distillation_target(lambda z, t: scale * TWO_MODES.velocity(z, t), z, t, 4)
+    assert not target.requires_grad
