@@ -57,6 +57,9 @@ class EvaluationSettings(BaseModel):
     shown_samples: int = Field(
         default=20, ge=0, description="images kept for the report, the first of those measured"
     )
+    neighbours_at_steps: tuple[int, ...] = Field(
+        default=(4, 1), description="checkpoints whose samples are shown beside their nearest training images"
+    )
 
     @model_validator(mode="after")
     def _tunes_on_other_noise(self) -> "EvaluationSettings":

@@ -12,6 +12,7 @@ from progdistill.evaluation.evaluator_manifest import EvaluatorManifest
 from progdistill.evaluation.examiner import Examiner
 from progdistill.evaluation.gamma_tuning import best_gamma
 from progdistill.evaluation.measurement import EvaluationRecord
+from progdistill.evaluation.neighbours import neighbours_of
 
 
 def prepare_evaluator(
@@ -51,7 +52,10 @@ def evaluate_checkpoint(
     examiner = Examiner(store, settings, info, device)
     asked = _asked(store, manifest, baseline, num_steps, settings, info, device)
     answers = {a.field: examiner.answer(a.checkpoint, a.sampler, num_steps, a.gamma) for a in asked}
-    return record.model_copy(update=answers)
+    shown = answers["distilled"].shown
+    if shown is None or num_steps not in settings.neighbours_at_steps:
+        return record.model_copy(update=answers)
+    return record.model_copy(update={**answers, "neighbours": neighbours_of(store, shown, info)})
 
 
 def draw_share(

@@ -54,6 +54,18 @@ class SampleStrip(BaseModel):
     labels: tuple[int, ...] | None = Field(description="class of each image; None where there are no classes")
 
 
+class Neighbours(BaseModel):
+    """A PNG in the store: each of some samples, then its nearest training images, the nearest first."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal[1] = 1
+    strip_sha256: Sha256
+    strip_bytes: int
+    samples: int
+    nearest: int
+
+
 class Measurement(BaseModel):
     """How far the samples of one checkpoint, drawn in one way, are from the real images."""
 
@@ -96,6 +108,7 @@ class EvaluationRecord(BaseModel):
     baseline_ddim: Measurement | None = None
     baseline_ancestral: Measurement | None = None
     distilled_ancestral: Measurement | None = None
+    neighbours: Neighbours | None = None
     not_evaluated_reason: str | None = None
 
     @property

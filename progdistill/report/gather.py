@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from progdistill.artifacts.checkpoint import CheckpointManifest, blob_key
 from progdistill.artifacts.digest import FileDigest
 from progdistill.artifacts.store import Store
-from progdistill.evaluation.measurement import EvaluationRecord, Measurement
-from progdistill.report.input import LossPoint, SampleImages, StageEntry
+from progdistill.evaluation.measurement import EvaluationRecord, Measurement, Neighbours
+from progdistill.report.input import LossPoint, NeighbourImages, SampleImages, StageEntry
 
 
 def stage_entry(
@@ -41,6 +41,7 @@ def stage_entry(
         creator_run=manifest.circumstances.creator_run,
         samples=_samples(store, own),
         baseline_ddim_samples=_samples(store, record.baseline_ddim),
+        neighbours=_neighbours(store, record.neighbours),
         loss_curve=tuple(loss_curve),
         **({} if figures is None else figures.model_dump(exclude={"final_loss"})),
     )
@@ -56,3 +57,10 @@ def _samples(store: Store, measurement: Measurement | None) -> SampleImages | No
     shown = measurement.shown
     path = store.download(blob_key(shown.sha256), FileDigest(shown.sha256, shown.size_bytes))
     return SampleImages(png=path.read_bytes(), images=shown.images, labels=shown.labels)
+
+
+def _neighbours(store: Store, found: Neighbours | None) -> NeighbourImages | None:
+    if found is None:
+        return None
+    path = store.download(blob_key(found.strip_sha256), FileDigest(found.strip_sha256, found.strip_bytes))
+    return NeighbourImages(png=path.read_bytes(), samples=found.samples, nearest=found.nearest)

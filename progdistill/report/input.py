@@ -18,6 +18,16 @@ class SampleImages(BaseModel):
     labels: tuple[int, ...] | None = None
 
 
+class NeighbourImages(BaseModel):
+    """Samples as one PNG, each followed by its nearest training images."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_bytes="base64", val_json_bytes="base64")
+
+    png: bytes = Field(repr=False)
+    samples: int
+    nearest: int
+
+
 class LossPoint(BaseModel):
     """The mean training loss around an update."""
 
@@ -70,6 +80,7 @@ class StageEntry(BaseModel):
     )
     samples: SampleImages | None = None
     baseline_ddim_samples: SampleImages | None = None
+    neighbours: NeighbourImages | None = None
     loss_curve: tuple[LossPoint, ...] = ()
 
 

@@ -24,6 +24,7 @@ def report_page(run: ReportInput) -> str:
     parts = (
         sections.distances(run),
         sections.samples(run),
+        sections.neighbours(run),
         sections.stages(run),
         sections.time(run),
         sections.losses(run),

@@ -6,7 +6,7 @@ from progdistill.report.input import ReportInput
 
 SCHEMA_VERSION = 1
 
-_KEPT_IN_INPUT = {"samples", "baseline_ddim_samples", "loss_curve"}
+_KEPT_IN_INPUT = {"samples", "baseline_ddim_samples", "neighbours", "loss_curve"}
 
 
 def report_json(run: ReportInput) -> dict[str, Any]:

@@ -16,6 +16,10 @@ COLUMNS = 10
 """Samples shown of each stage; the same column starts from the same noise everywhere."""
 
 
+_LONGEST_NAME = 9
+"""Letters of a class name that fit above its column."""
+
+
 def sample_row(samples: SampleImages, columns: int = COLUMNS) -> Pixels:
     """The first `columns` samples next to each other, enlarged without smoothing."""
     images = decode_strip(samples.png, samples.images)[:columns]
@@ -27,7 +31,7 @@ def draw_samples(run: ReportInput) -> "Figure":
     stages = [stage for stage in run.checkpoints if stage.samples is not None]
     paired = any(stage.baseline_ddim_samples is not None for stage in stages)
     titles = ["Distilled", "Undistilled, DDIM"][: 1 + paired]
-    figure = theme.new_figure(0.9 + 5.2 * len(titles), 0.75 + 0.56 * max(len(stages), 1))
+    figure = theme.new_figure(0.9 + 5.2 * len(titles), 0.9 + 0.56 * max(len(stages), 1))
     if not stages:
         axes = figure.subplots()
         axes.axis("off")
@@ -41,8 +45,23 @@ def draw_samples(run: ReportInput) -> "Figure":
             _show(panels[row][column], samples)
         _label(panels[row][0], stage)
     for column, title in enumerate(titles):
-        panels[0][column].set_title(title, fontsize=13, pad=6)
+        panels[0][column].set_title(title, fontsize=13, pad=20)
+        _name_classes(panels[0][column], stages[0].samples, run.class_names)
     return figure
+
+
+def _name_classes(axes: "Axes", samples: SampleImages | None, class_names: tuple[str, ...]) -> None:
+    """Write each column's class above it."""
+    if samples is None or samples.labels is None:
+        return
+    labels = samples.labels[:COLUMNS]
+    for column, label in enumerate(labels):
+        name = class_names[label] if label < len(class_names) else str(label)
+        place = (column + 0.5) / len(labels)
+        axes.text(
+            place, 1.03, name[:_LONGEST_NAME], transform=axes.transAxes, ha="center", va="bottom", fontsize=9,
+            color=theme.MUTED,
+        )  # fmt: skip
 
 
 def _show(axes: "Axes", samples: SampleImages | None) -> None:

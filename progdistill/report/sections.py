@@ -3,6 +3,7 @@
 import json
 from html import escape
 
+from progdistill.evaluation.pictures import decode_strip, grid, readable_scale
 from progdistill.progress import format_duration
 from progdistill.report import html_parts as html
 from progdistill.report.distance_chart import curves_of, distance_label, distance_name_of, draw_distance_chart
@@ -68,6 +69,31 @@ def _sample_table(rows: list[tuple[StageEntry, SampleImages | None]], caption: s
     )
     return html.figure(
         f'<div class="wide"><table class="samples"><tbody>{body}</tbody></table></div>', caption
+    )
+
+
+def neighbours(run: ReportInput) -> str:
+    """Samples of the model with fewest steps beside the training images nearest to them."""
+    stage = next((stage for stage in reversed(run.checkpoints) if stage.neighbours is not None), None)
+    if stage is None or stage.neighbours is None:
+        return ""
+    found = stage.neighbours
+    columns = 1 + found.nearest
+    images = decode_strip(found.png, found.samples * columns)
+    scale = readable_scale(images.shape[1])
+    pictures = "".join(
+        html.image(
+            grid(images[place * columns : (place + 1) * columns], columns=columns, scale=scale),
+            f"Sample {place + 1} and its {found.nearest} nearest training images",
+        )
+        for place in range(found.samples)
+    )
+    caption = (
+        f"Samples at {steps_text(stage.num_steps)} (first of each group) and the training images nearest to"
+        " each in pixels: a model that had memorised its data would show the same image twice."
+    )
+    return html.section(
+        "Nearest training images", "neighbours", html.figure(f'<div class="groups">{pictures}</div>', caption)
     )
 
 

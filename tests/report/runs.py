@@ -6,7 +6,14 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 from progdistill.evaluation.pictures import encode_strip
-from progdistill.report.input import LossPoint, ReportInput, SampleImages, StageEntry, Timings
+from progdistill.report.input import (
+    LossPoint,
+    NeighbourImages,
+    ReportInput,
+    SampleImages,
+    StageEntry,
+    Timings,
+)
 
 STEPS = (64, 32, 16, 8, 4, 2, 1)
 DISTILLED = (7.0, 7.1, 7.3, 7.6, 8.1, 9.0, 10.5)
@@ -62,8 +69,14 @@ def example_stage(place: int) -> StageEntry:
         device="cpu",
         samples=_digits(noise=5 + 3 * place),
         baseline_ddim_samples=_digits(noise=5 + 15 * place),
+        neighbours=_neighbours() if STEPS[place] == 1 else None,
         loss_curve=tuple(LossPoint(update=u, loss=float(np.exp(-u / 80) + 0.1)) for u in range(1, 200, 5)),
     )
+
+
+def _neighbours() -> NeighbourImages:
+    images = load_digits().images[:32].reshape(32, 8, 8, 1) * 255 / 16
+    return NeighbourImages(png=encode_strip(images.astype(np.uint8)), samples=8, nearest=3)
 
 
 def _digits(noise: float) -> SampleImages:
