@@ -1,9 +1,10 @@
 """What a network's output means (section 4), always read as a velocity v̂ (App. D).
 
 Everything else works on v̂: x̂ = α·z − σ·v̂ and ε̂ = σ·z + α·v̂ divide by nothing, at t = 1 and t = 0 alike.
-Half-precision outputs are promoted to the dtype of t.
+Half-precision outputs are promoted to the dtype of t, float32 or float64.
 """
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -34,7 +35,7 @@ def velocity_from_output(output: Outputs, z: Latents, t: Times, prediction: Pred
     alpha, sigma = coefficients(t, z)
     match prediction:
         case PredictionType.V:
-            return output.to(alpha.dtype)
+            return output.to(torch.promote_types(output.dtype, t.dtype))
         case PredictionType.X:
             return (alpha * z - output) / sigma.clamp(min=SMALLEST_COEFFICIENT)
         case PredictionType.EPS:

@@ -84,6 +84,17 @@ def test_a_bfloat16_model_moves_a_float32_state(name: SamplerName) -> None:
     assert (rough - exact).abs().max() < 0.02
 
 
+@every_sampler
+def test_everything_happens_on_the_device_of_z(name: SamplerName) -> None:
+    def velocity(z: Tensor, t: Tensor) -> Tensor:
+        assert z.device == t.device == torch.device("meta")
+        return z
+
+    z = torch.empty(4, 3, 8, 8, device="meta")
+    x = SAMPLERS[name](velocity, z, 3, noise=lambda step: torch.empty_like(z), clip=True)
+    assert (x.device, x.shape, x.dtype) == (z.device, z.shape, z.dtype)
+
+
 @deterministic
 def test_deterministic_samplers_draw_nothing_and_ignore_gamma(name: SamplerName) -> None:
     def refuse(step: int) -> Tensor:

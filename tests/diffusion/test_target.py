@@ -14,32 +14,12 @@ from progdistill.diffusion.prediction import (
     velocity_from_output,
     x_from_velocity,
 )
-from progdistill.diffusion.schedule import alpha_sigma, coefficients
-from progdistill.diffusion.target import Velocity, distillation_target
+from progdistill.diffusion.schedule import alpha_sigma
+from progdistill.diffusion.target import distillation_target
+from tests.diffusion.algorithm_2 import answering_in, equation_43, grid
 from tests.diffusion.closed_forms import TWO_MODES
 
 STEPS = [2**k for k in range(14)]
-
-
-def equation_43(teacher: Velocity, z: Tensor, t: Tensor, steps: int) -> Tensor:
-    """x̃ by the lines of Algorithm 2, in the dtype of z."""
-    times = t, t - 0.5 / steps, t - 1 / steps
-    (alpha, sigma), (alpha1, sigma1), (alpha2, sigma2) = (coefficients(time, z) for time in times)
-    x = x_from_velocity(teacher(z, times[0]).to(z.dtype), z, times[0])
-    z1 = alpha1 * x + sigma1 / sigma * (z - alpha * x)
-    x1 = x_from_velocity(teacher(z1, times[1]).to(z.dtype), z1, times[1])
-    z2 = alpha2 * x1 + sigma2 / sigma1 * (z1 - alpha1 * x1)
-    return (z2 - sigma2 / sigma * z) / (alpha2 - sigma2 / sigma * alpha)
-
-
-def grid(steps: int, count: int = 64) -> tuple[Tensor, Tensor]:
-    """(z, t) on the student's grid, both ends included, z as if drawn from the marginals."""
-    t = torch.linspace(1, steps, count, dtype=torch.float64).round() / steps
-    source = torch.Generator().manual_seed(steps)
-    x = TWO_MODES.draw(count, source)
-    alpha, sigma = alpha_sigma(t)
-    eps = torch.randn(count, 1, generator=source, dtype=torch.float64)
-    return alpha[:, None] * x + sigma[:, None] * eps, t
 
 
 @pytest.mark.parametrize("steps", STEPS)
@@ -78,11 +58,8 @@ def test_in_float32_the_error_stays_that_of_rounding(steps: int) -> None:
     """Against float64, with a teacher that answers exactly: what is left is the target's own arithmetic."""
     z, t = grid(steps)
 
-    def rounded_teacher(z: Tensor, t: Tensor) -> Tensor:
-        return TWO_MODES.velocity(z.double(), t.double()).float()
-
     exact = distillation_target(TWO_MODES.velocity, z.float().double(), t, steps)
-    target = distillation_target(rounded_teacher, z.float(), t.float(), steps)
+    target = distillation_target(answering_in(torch.float32), z.float(), t.float(), steps)
     assert target.dtype == torch.float32
     assert (target - exact).abs().max() < 4e-7
 
@@ -91,11 +68,8 @@ def test_in_float32_the_error_stays_that_of_rounding(steps: int) -> None:
 def test_a_bfloat16_teacher_gives_a_target_no_worse_than_its_own_rounding(steps: int) -> None:
     z, t = grid(steps)
 
-    def half_teacher(z: Tensor, t: Tensor) -> Tensor:
-        return TWO_MODES.velocity(z.double(), t.double()).bfloat16()
-
     exact = distillation_target(TWO_MODES.velocity, z, t, steps)
-    target = distillation_target(half_teacher, z.float(), t.float(), steps)
+    target = distillation_target(answering_in(torch.bfloat16), z.float(), t.float(), steps)
     assert target.dtype == torch.float32
     assert target.isfinite().all()
     # Both velocities are rounded to 8 bits: a relative error of 2⁻⁹ in each half of the sum, and the second
@@ -106,12 +80,9 @@ def test_a_bfloat16_teacher_gives_a_target_no_worse_than_its_own_rounding(steps:
 def test_equation_43_as_written_loses_its_digits_where_the_stable_form_does_not() -> None:
     z, t = grid(4096)
 
-    def rounded_teacher(z: Tensor, t: Tensor) -> Tensor:
-        return TWO_MODES.velocity(z.double(), t.double()).float()
-
     exact = x_from_velocity(distillation_target(TWO_MODES.velocity, z, t, 4096), z, t)
-    written = equation_43(rounded_teacher, z.float(), t.float(), 4096)
-    v = distillation_target(rounded_teacher, z.float(), t.float(), 4096)
+    written = equation_43(answering_in(torch.float32), z.float(), t.float(), 4096)
+    v = distillation_target(answering_in(torch.float32), z.float(), t.float(), 4096)
     stable = x_from_velocity(v, z.float(), t.float())
     assert (written - exact).abs().max() > 1e-4
     assert (stable - exact).abs().max() < 1e-6
