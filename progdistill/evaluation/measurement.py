@@ -75,9 +75,11 @@ class Measurement(BaseModel):
     question: Question
     distance: float
     distance_name: str
-    kernel_distance: float | None = Field(description="squared maximum mean discrepancy; KID for Inception")
-    precision: float | None
-    recall: float | None
+    kernel_distance: float | None = Field(
+        default=None, description="squared maximum mean discrepancy; KID for Inception"
+    )
+    precision: float | None = None
+    recall: float | None = None
     inception_score: float | None = Field(description="None where the evaluator gives no class probabilities")
     sampling_seconds: float
     evaluation_seconds: float

@@ -1,11 +1,13 @@
 """Writes a run's report folder: HTML, JSON, pictures, and the input that they can be made from again."""
 
 import json
-import os
 from pathlib import Path
+
+from pydantic import ValidationError
 
 from progdistill.errors import UsageError
 from progdistill.report.distance_chart import curves_of, distance_name_of, draw_distance_chart
+from progdistill.report.files import write_whole
 from progdistill.report.input import INPUT_FILE, ReportInput
 from progdistill.report.page import report_page
 from progdistill.report.report_json import report_json
@@ -31,14 +33,17 @@ def build_report(run: ReportInput, out: Path) -> Path:
 
 def rebuild_report(folder: Path) -> Path:
     """Make a report again from the input that lies beside it; UsageError where there is none."""
+    return build_report(read_input(folder), folder)
+
+
+def read_input(folder: Path) -> ReportInput:
+    """What a report was made from; UsageError where there is none, or this version cannot read it."""
     source = folder / INPUT_FILE
     if not source.exists():
         raise UsageError(f"{folder} holds no report: {source.name} is missing, so the run did not get as far")
-    return build_report(ReportInput.model_validate_json(source.read_bytes()), folder)
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that it is whole or absent, never half."""
-    draft = path.with_name(f".{path.name}")
-    draft.write_bytes(data)
-    os.replace(draft, path)
+    try:
+        return ReportInput.model_validate_json(source.read_bytes())
+    except ValidationError as error:
+        raise UsageError(
+            f"{source} is not an input that this version reads: {error.errors()[0]['msg']}"
+        ) from None

@@ -15,7 +15,7 @@ from progdistill.report.distance_chart import curves_of, distance_name_of, draw_
 from progdistill.report.headline import headline, steps_text
 from progdistill.report.input import LossPoint, ReportInput, SampleImages
 from progdistill.report.samples_figure import draw_samples, sample_row
-from progdistill.report.stage_table import STAGE_HEADER, stage_rows
+from progdistill.report.stage_table import TextTable, quality_table, training_table
 
 
 def report_components(run: ReportInput) -> list[Any]:
@@ -26,11 +26,16 @@ def report_components(run: ReportInput) -> list[Any]:
         Image(theme.png(chart), label="Distance against sampling steps"),
         Image(theme.png(draw_samples(run)), label="Samples of every stage from the same noise"),
         Markdown("## Stages"),
-        Table(stage_rows(run.checkpoints), headers=list(STAGE_HEADER)),
+        _table(quality_table(run.checkpoints)),
+        _table(training_table(run.checkpoints)),
     ]
     if run.lineage:
         parts.append(Markdown(f"## Lineage\n\n```\n{run.lineage}\n```"))
     return parts
+
+
+def _table(table: TextTable) -> Table:
+    return Table(table.rows, headers=list(table.header))
 
 
 class LiveStage:

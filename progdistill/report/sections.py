@@ -11,7 +11,7 @@ from progdistill.report.headline import steps_text
 from progdistill.report.input import ReportInput, SampleImages, StageEntry
 from progdistill.report.loss_chart import draw_losses
 from progdistill.report.samples_figure import COLUMNS, sample_row
-from progdistill.report.stage_table import STAGE_HEADER, STAGE_NOTE, TEXT_COLUMNS, stage_rows
+from progdistill.report.stage_table import QUALITY_NOTE, TRAINING_NOTE, quality_table, training_table
 from progdistill.report.theme import page_svg
 
 
@@ -98,12 +98,14 @@ def neighbours(run: ReportInput) -> str:
 
 
 def stages(run: ReportInput) -> str:
-    """One row a checkpoint: quality, then what it took."""
+    """Two tables of one row a checkpoint: quality, and what it took."""
     return html.section(
         "Stages",
         "stages",
-        html.table(STAGE_HEADER, stage_rows(run.checkpoints), TEXT_COLUMNS),
-        html.paragraph(STAGE_NOTE, "note"),
+        html.table(*quality_table(run.checkpoints)),
+        html.paragraph(QUALITY_NOTE, "note"),
+        html.table(*training_table(run.checkpoints)),
+        html.paragraph(TRAINING_NOTE, "note"),
     )
 
 

@@ -15,6 +15,9 @@ DDIM: Final = "#c4501b"
 ANCESTRAL: Final = "#6b7a2f"
 PUBLISHED: Final = "#8a4fb5"
 
+RUNS: Final = (DISTILLED, DDIM, ANCESTRAL, PUBLISHED, "#b8336a", "#0e8a8a")
+"""One colour a run, where several stand side by side."""
+
 CSS_VARIABLES: Final = {
     INK: "--ink",
     MUTED: "--muted",

@@ -12,7 +12,7 @@ from tests.report.runs import STEPS, example_run
 
 def test_a_finished_run_has_result_pictures_and_stages() -> None:
     parts = report_components(example_run())
-    assert [type(part) for part in parts] == [Markdown, Image, Image, Markdown, Table, Markdown]
+    assert [type(part) for part in parts] == [Markdown, Image, Image, Markdown, Table, Table, Markdown]
     assert len(parts[4].render()["data"]) == len(STEPS)
     assert parts[1].render()["src"].startswith("data:image/png;base64,")
 

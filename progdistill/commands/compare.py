@@ -1,0 +1,38 @@
+"""`progdistill compare`: several runs side by side."""
+
+import argparse
+from pathlib import Path
+
+from progdistill.commands.common import add_json_argument, print_json
+from progdistill.commands.report import report_folder
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the verb."""
+    text = "compare the distances and settings of several runs"
+    parser = subparsers.add_parser("compare", help=text, description=text)
+    parser.add_argument("run_ids", nargs="+", metavar="RUN", help="run ids, `latest`, or folders of runs")
+    parser.add_argument(
+        "--out", type=Path, default=Path("comparison"), help="folder for the page (default: %(default)s)"
+    )
+    add_json_argument(parser)
+    parser.set_defaults(run=_compare)
+
+
+def _compare(args: argparse.Namespace) -> int:
+    from progdistill.report.build import read_input
+    from progdistill.report.comparison import compare_runs
+    from progdistill.report.comparison_page import build_comparison
+    from progdistill.report.stage_table import number
+
+    runs = [read_input(report_folder(run_id)) for run_id in args.run_ids]
+    comparison = compare_runs(runs)
+    page = build_comparison(runs, args.out)
+    if args.json:
+        print_json({**comparison.model_dump(mode="json"), "page": str(page)})
+        return 0
+    print("  ".join(["steps".rjust(8), *(run_id.rjust(12) for run_id in comparison.run_ids)]))
+    for row in comparison.rows:
+        print("  ".join([f"{row.num_steps:8,}", *(number(d).rjust(12) for d in row.distances)]))
+    print(page)
+    return 0

@@ -1,0 +1,100 @@
+"""Several runs side by side: what differs in their settings, and what came of it. No torch."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, JsonValue
+
+from progdistill.errors import UsageError
+from progdistill.report.distance_chart import distance_name_of
+from progdistill.report.input import ReportInput
+
+
+class Difference(BaseModel):
+    """One setting that is not the same in all runs, with each run's value."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: str
+    values: tuple[JsonValue, ...]
+
+
+class Row(BaseModel):
+    """Each run's distance at one number of sampling steps; None where it was not measured."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    num_steps: int
+    distances: tuple[float | None, ...]
+
+
+class Comparison(BaseModel):
+    """Runs measured in one distance, at equal sample counts."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    run_ids: tuple[str, ...]
+    distance_name: str
+    rows: tuple[Row, ...]
+    training_seconds: tuple[float, ...]
+    differences: tuple[Difference, ...]
+
+
+def compare_runs(runs: Sequence[ReportInput]) -> Comparison:
+    """Compare the distances and the settings of runs.
+
+    Raises UsageError where figures say nothing about each other: other datasets, evaluators or sample counts.
+    """
+    if len(runs) < 2:
+        raise UsageError("a comparison needs at least two runs: progdistill compare RUN RUN …")
+    distance_name = _measured_alike(runs)
+    steps = sorted({stage.num_steps for run in runs for stage in run.checkpoints}, reverse=True)
+    rows = [Row(num_steps=n, distances=tuple(_distance_at(run, n) for run in runs)) for n in steps]
+    return Comparison(
+        run_ids=tuple(run.run_id for run in runs),
+        distance_name=distance_name,
+        rows=tuple(row for row in rows if any(distance is not None for distance in row.distances)),
+        training_seconds=tuple(sum(stage.seconds or 0.0 for stage in run.checkpoints) for run in runs),
+        differences=_differences([run.configuration for run in runs]),
+    )
+
+
+def _measured_alike(runs: Sequence[ReportInput]) -> str:
+    facts: dict[str, set[Any]] = {
+        "dataset": {run.dataset_fingerprint for run in runs},
+        "distance": {distance_name_of(run) for run in runs},
+        "evaluator": {run.evaluator_id for run in runs},
+        "sample counts": {
+            frozenset(s.evaluated_samples for s in run.checkpoints if s.distance) for run in runs
+        },
+    }
+    for name, values in facts.items():
+        if len(values) > 1:
+            raise UsageError(
+                f"these runs differ in {name}, so their distances do not compare: evaluate them alike first"
+                " with `progdistill evaluate`"
+            )
+    (distance_name,) = facts["distance"]
+    if distance_name is None:
+        raise UsageError("none of these runs was evaluated: there is nothing to compare")
+    return str(distance_name)
+
+
+def _distance_at(run: ReportInput, num_steps: int) -> float | None:
+    return next((stage.distance for stage in run.checkpoints if stage.num_steps == num_steps), None)
+
+
+def _differences(configurations: Sequence[dict[str, JsonValue]]) -> tuple[Difference, ...]:
+    flat = [dict(_flattened(configuration)) for configuration in configurations]
+    paths = sorted({path for settings in flat for path in settings})
+    found = (Difference(path=path, values=tuple(s.get(path) for s in flat)) for path in paths)
+    return tuple(d for d in found if any(value != d.values[0] for value in d.values))
+
+
+def _flattened(value: JsonValue, path: str = "") -> list[tuple[str, JsonValue]]:
+    """Every leaf of nested settings with its dotted path; a list is a leaf."""
+    if not isinstance(value, dict):
+        return [(path, value)]
+    return [
+        leaf for key, inner in value.items() for leaf in _flattened(inner, f"{path}.{key}" if path else key)
+    ]
