@@ -1,7 +1,6 @@
 """`progdistill import`: a model made elsewhere becomes a checkpoint of this store, under a name."""
 
 import argparse
-import getpass
 import socket
 from importlib.metadata import version
 from pathlib import Path
@@ -24,7 +23,8 @@ from progdistill.commands.common import add_json_argument, add_store_argument, p
 from progdistill.commands.model_export import MANIFEST_FILE, WEIGHTS_FILE
 from progdistill.errors import LostInvariantError, UsageError
 from progdistill.models.config import DenoiserConfig
-from progdistill.version import NUMERICS_VERSION, __version__
+from progdistill.training.circumstances import RECORDED_PACKAGES, code_version
+from progdistill.version import NUMERICS_VERSION
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -59,7 +59,7 @@ def _import(args: argparse.Namespace) -> int:
         raise UsageError(
             f"{args.source} is no folder; download the model first, or name another store with --from-store"
         )
-    move_alias(store, args.name, manifest.id, f"{getpass.getuser()}@{socket.gethostname()}")
+    move_alias(store, args.name, manifest.id, f"progdistill import@{socket.gethostname()}")
     if args.json:
         print_json({"id": manifest.id, "name": args.name, "kind": str(manifest.identity.kind)})
     else:
@@ -117,11 +117,12 @@ def _description(config: DenoiserConfig) -> CheckpointDescription:
 
 
 def _circumstances(store: Store, folder: Path, dataset_name: str) -> Circumstances:
+    code, dirty = code_version()
     return Circumstances(
         created_at=store.now(),
-        code_version=__version__,
-        code_dirty=None,
-        packages={name: version(name) for name in ("torch", "safetensors")},
+        code_version=code,
+        code_dirty=dirty,
+        packages={name: version(name) for name in RECORDED_PACKAGES},
         device="cpu",
         host=socket.gethostname(),
         creator_run=None,

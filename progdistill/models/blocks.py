@@ -159,8 +159,6 @@ def downsampler(config: UNetConfig, channels: int) -> nn.Module:
 
 def upsampler(config: UNetConfig, channels: int) -> nn.Module:
     """What doubles the resolution at the end of a level."""
-    return (
-        Residual(config, channels, channels, "up")
-        if config.resampling == "residual"
-        else UpsampledConvolution(channels)
-    )
+    if config.resampling == "residual":
+        return Residual(config, channels, channels, "up")
+    return UpsampledConvolution(channels)

@@ -113,15 +113,16 @@ def build_denoiser(config: DenoiserConfig, seed: int) -> Denoiser:
 def student_of(teacher: Denoiser, config: DenoiserConfig) -> Denoiser:
     """A denoiser of `config` on the CPU that begins as a copy of its teacher.
 
-    It may have a guidance input that the teacher lacks: that begins at zero. If it predicts something else
-    than the teacher, its last convolution begins at zero: the teacher's would answer another question.
+    It may have a guidance input that the teacher lacks: that begins at zero. So does its last convolution
+    where one of the two predicts (x, ε) and the other does not; among single predictions even that is worth
+    copying (an ε-teacher's v-student got closer in equally many updates than from zero).
 
     Raises LostInvariantError when the networks differ in more than that.
     """
     student = empty_denoiser(config)
     weights = weights_of(teacher)
     afresh = {"network.time_embedding.guidance_proj.weight"} - weights.keys()
-    if config.prediction is not teacher.config.prediction:
+    if config.out_channels != teacher.config.out_channels:
         afresh |= {"network.conv_out.weight", "network.conv_out.bias"}
     wanted = student.state_dict()
     weights |= {name: torch.zeros_like(wanted[name]) for name in afresh & wanted.keys()}

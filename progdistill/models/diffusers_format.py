@@ -164,14 +164,9 @@ def weights_from_diffusers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for name, tensor in weights.items():
         for former, now in _FORMER_NAMES.items():
             name = name.replace(former, now)
-        current[name] = tensor
-    renamed: dict[str, Tensor] = {}
-    for name, tensor in current.items():
-        if ".to_q." in name:
-            parts = [current[name.replace("to_q", projection)] for projection in _PROJECTIONS]
-            renamed[name.replace("to_q", "to_qkv")] = torch.cat(
-                [part.flatten(1) if part.ndim > 2 else part for part in parts]
-            )
-        elif ".to_k." not in name and ".to_v." not in name:
-            renamed[name.replace(".to_out.0.", ".to_out.")] = tensor
-    return renamed
+        current[name.replace(".to_out.0.", ".to_out.")] = tensor
+    for name in [name for name in current if ".to_q." in name]:
+        names = [name.replace("to_q", projection) for projection in _PROJECTIONS]
+        if all(part in current for part in names):
+            current[name.replace("to_q", "to_qkv")] = torch.cat([current.pop(part) for part in names])
+    return current

@@ -1,10 +1,12 @@
 """A pretrained diffusers model read from its folder: needs no diffusers, and unpickles nothing unasked."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -99,10 +101,9 @@ def _find_scheduler(folder: Path) -> Path:
 
 
 def _time_input(scheduler: dict[str, Any], path: Path) -> TimeInput:
-    steps = scheduler.get("num_train_timesteps", 1000)
     betas = scheduler.get("trained_betas")
     if betas is not None:
-        if steps == TIME_SCALE and betas == cosine_betas():
+        if len(betas) == TIME_SCALE and all(map(_nearly_equal, betas, cosine_betas())):
             return CosineTime()
         raise UsageError(
             f"{path}: trained_betas other than those of this package's exports cannot be imported"
@@ -112,10 +113,19 @@ def _time_input(scheduler: dict[str, Any], path: Path) -> TimeInput:
         raise UsageError(f"{path}: beta_schedule {kind!r} is none of {', '.join(_SCHEDULES)}")
     if scheduler.get("rescale_betas_zero_snr"):
         raise UsageError(f"{path}: rescale_betas_zero_snr is not supported")
-    named = {key: scheduler[key] for key in ("beta_start", "beta_end") if key in scheduler}
-    if kind == "squaredcos_cap_v2":
-        named = {}
-    return ForeignTime(schedule=ForeignSchedule(kind=kind, steps=steps, **named))
+    fields = {"num_train_timesteps": "steps"}
+    if kind != "squaredcos_cap_v2":
+        fields |= {"beta_start": "beta_start", "beta_end": "beta_end"}
+    named = {ours: scheduler[theirs] for theirs, ours in fields.items() if theirs in scheduler}
+    try:
+        return ForeignTime(schedule=ForeignSchedule(kind=kind, **named))
+    except ValueError as error:
+        raise UsageError(f"{path} describes no schedule: {error}") from error
+
+
+def _nearly_equal(one: float, other: float) -> bool:
+    """Equal up to what two machines' sines may differ by."""
+    return math.isclose(one, other, rel_tol=1e-12)
 
 
 def _find_weights(folder: Path, allow_pickle: bool) -> Path:
@@ -137,7 +147,10 @@ def _find_weights(folder: Path, allow_pickle: bool) -> Path:
 
 def _read(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
-        return load_file(path)
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise UsageError(f"{path} is damaged: {error}") from error
     try:
         weights: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # every way in which unpickling can fail

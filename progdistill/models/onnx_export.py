@@ -3,12 +3,14 @@
 import copy
 import math
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from progdistill.errors import UsageError
 from progdistill.models.denoiser import Denoiser
 
 Images = Float[Tensor, "batch channels height width"]
@@ -40,8 +42,10 @@ def export_onnx(denoiser: Denoiser, path: Path) -> list[str]:
     """Write a float32 `DenoisingStep` with a free batch size; returns the names of its inputs.
 
     Inputs are z, t and t_next, with classes also labels (int64), with a guidance input also guidance; outputs
-    are z_next and velocity.
+    are z_next and velocity. Raises UsageError where the exporter is not installed.
     """
+    if find_spec("onnxscript") is None:
+        raise UsageError("this export needs onnx and onnxscript: pip install 'progdistill[onnx]'")
     step = DenoisingStep(copy.deepcopy(denoiser)).cpu().float().eval()
     config = denoiser.config.network
     z = torch.zeros(2, config.image_channels, config.image_size, config.image_size)

@@ -149,9 +149,13 @@ def test_a_guided_student_starts_as_its_unguided_teacher(make_denoiser: MakeDeno
         )
 
 
-def test_a_student_that_predicts_otherwise_starts_from_its_teachers_features(
-    make_denoiser: MakeDenoiser,
-) -> None:
+def test_a_student_of_one_prediction_starts_as_its_teacher(make_denoiser: MakeDenoiser) -> None:
+    teacher = make_denoiser(PredictionType.EPS)
+    student = student_of(teacher, DIGITS)
+    assert all(torch.equal(weights_of(student)[name], tensor) for name, tensor in weights_of(teacher).items())
+
+
+def test_a_student_of_an_x_eps_teacher_starts_from_its_features(make_denoiser: MakeDenoiser) -> None:
     teacher = make_denoiser(PredictionType.X_EPS)
     student = student_of(teacher, DIGITS)
     before, after = weights_of(teacher), weights_of(student)

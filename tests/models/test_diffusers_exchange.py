@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
-from progdistill.diffusion.names import PredictionType
 from progdistill.diffusion.ddim import ddim
+from progdistill.diffusion.names import PredictionType
 from progdistill.diffusion.schedule import time_of_log_snr
 from progdistill.errors import UsageError
 from progdistill.models.config import CosineTime, ForeignTime, TimeInput
@@ -216,6 +216,7 @@ def edit(path: Path, **changes: Any) -> None:
         ("scheduler/scheduler_config.json", {"prediction_type": "flow"}, "unknown prediction_type 'flow'"),
         ("scheduler/scheduler_config.json", {"trained_betas": [0.1, 0.2]}, "trained_betas other than"),
         ("scheduler/scheduler_config.json", {"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr"),
+        ("scheduler/scheduler_config.json", {"beta_end": 2.0}, "describes no schedule"),
     ],
 )
 def test_what_cannot_be_imported_is_refused_by_name(
@@ -224,6 +225,22 @@ def test_what_cannot_be_imported_is_refused_by_name(
     foreign_pipeline(tmp_path)
     edit(tmp_path / file, **changes)
     with pytest.raises(UsageError, match=complaint):
+        read_diffusers(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["cut", "unknown name"])
+def test_damaged_weights_are_refused(tmp_path: Path, damage: str) -> None:
+    foreign_pipeline(tmp_path)
+    path = tmp_path / "unet" / "diffusion_pytorch_model.safetensors"
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:-100])
+    else:
+        weights = load_file(path)
+        weights["down_blocks.1.attentions.0.to_x.weight"] = weights.pop(
+            "down_blocks.1.attentions.0.to_k.weight"
+        )
+        save_file(weights, path)
+    with pytest.raises(UsageError, match=r"is damaged|does not fit"):
         read_diffusers(tmp_path)
 
 

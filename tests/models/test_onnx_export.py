@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from progdistill.artifacts.store import Store
-from progdistill.diffusion.names import PredictionType
 from progdistill.diffusion.ddim import ddim
+from progdistill.diffusion.names import PredictionType
 from progdistill.models.config import ForeignTime
 from progdistill.models.denoiser import Denoiser
 from progdistill.models.foreign_schedule import ForeignSchedule
