@@ -1,0 +1,103 @@
+"""The report in a real browser: figures render, links lead somewhere, it fits a phone, it fetches nothing."""
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from progdistill.report.build import build_report
+from progdistill.report.comparison_page import build_comparison
+from tests.report.browser import Page, chromium
+from tests.report.runs import example_run
+
+PHONE, DESK = 390, 1100
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_report(example_run(), tmp_path_factory.mktemp("report"))
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    with chromium(tmp_path_factory.mktemp("profile")) as page:
+        yield page
+
+
+@pytest.mark.parametrize("width", [PHONE, DESK])
+def test_every_figure_renders(browser: Page, report: Path, width: int) -> None:
+    browser.open(report, width)
+    pictures = browser.evaluate(
+        "[...document.images].map(i => i.complete && i.naturalWidth > 0 && i.width > 40)"
+    )
+    assert len(pictures) == 22
+    assert all(pictures)
+    charts = browser.evaluate(
+        "[...document.querySelectorAll('figure svg')].map(s => s.getBoundingClientRect().height)"
+    )
+    assert len(charts) == 2
+    assert all(height > 150 for height in charts)
+
+
+def test_nothing_but_the_file_itself_is_asked_for(browser: Page, report: Path) -> None:
+    browser.requests.clear()
+    browser.open(report, DESK)
+    assert [url for url in browser.requests if not url.startswith("data:")] == [report.absolute().as_uri()]
+
+
+def test_every_link_scrolls_to_its_section(browser: Page, report: Path) -> None:
+    browser.open(report, DESK)
+    links = browser.evaluate(
+        "[...document.querySelectorAll('nav a')].map(a => { a.click(); return location.hash; })"
+    )
+    assert len(links) == 6
+    assert browser.evaluate(
+        "[...document.querySelectorAll('nav a')].every(a => document.querySelector(a.hash))"
+    )
+    assert browser.evaluate("scrollY") > 0
+
+
+@pytest.mark.parametrize("name", ["report", "comparison"])
+def test_the_page_itself_never_scrolls_sideways_on_a_phone(
+    browser: Page, report: Path, tmp_path: Path, name: str
+) -> None:
+    other = example_run("1700000001", configuration={"seed": 1})
+    page = report if name == "report" else build_comparison([example_run(), other], tmp_path)
+    browser.open(page, PHONE)
+    assert browser.evaluate("document.documentElement.scrollWidth") <= PHONE
+    assert browser.evaluate("parseFloat(getComputedStyle(document.body).fontSize)") >= 16
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_stands_out_in_light_and_dark(browser: Page, report: Path, scheme: str) -> None:
+    """WCAG's contrast ratio of at least 4.5 for every colour that text has."""
+    browser.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+    browser.open(report, DESK)
+    paper = browser.evaluate("getComputedStyle(document.body).backgroundColor")
+    colours = browser.evaluate(
+        "[...new Set([...document.querySelectorAll('h1,h2,p,a,th,td,dt,dd,figcaption,svg text')]"
+        ".map(e => e.tagName === 'text' ? getComputedStyle(e).fill : getComputedStyle(e).color))]"
+    )
+    assert len(colours) >= 3
+    assert all(_contrast(colour, paper) >= 4.5 for colour in colours)
+
+
+def test_a_picture_of_the_page_is_not_blank(browser: Page, report: Path) -> None:
+    browser.open(report, DESK)
+    with Image.open(io.BytesIO(browser.screenshot())) as picture:
+        assert picture.height > 2000
+        assert np.asarray(picture.convert("L")).std() > 15
+
+
+def _contrast(first: str, second: str) -> float:
+    lighter, darker = sorted((_luminance(first), _luminance(second)), reverse=True)
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+def _luminance(colour: str) -> float:
+    channels = [int(part) / 255 for part in colour[colour.index("(") + 1 : -1].split(",")[:3]]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
