@@ -36,7 +36,7 @@ def render_card(facts: ModelFacts, usage: str) -> str:
     network = facts.config.network
     size = f"{network.image_size} × {network.image_size}"
     about = [
-        f"checkpoint `{facts.checkpoint_id}`",
+        f"checkpoint `{facts.checkpoint_id}`, kind: {facts.kind}, training data: {facts.dataset_name}",
         f"images of {size} pixels, {network.image_channels} channel(s), values from −1 to 1",
         f"class-conditional, {network.num_classes} classes" if network.num_classes else "unconditional",
         f"predicts {facts.config.prediction}; schedule α = cos(πt/2), σ = sin(πt/2)",
@@ -50,9 +50,9 @@ def render_card(facts: ModelFacts, usage: str) -> str:
     return f"""---
 tags: [diffusion, progressive-distillation]
 ---
-# A diffusion model of {facts.dataset_name} for {steps}
+# Diffusion model ({facts.dataset_name}, {steps})
 
-A {facts.kind} model made with progdistill: progressive distillation after Salimans & Ho (ICLR 2022).
+Written by progdistill, which distils diffusion models progressively after Salimans & Ho (ICLR 2022).
 
 {_bullets(about)}
 

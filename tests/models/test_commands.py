@@ -29,7 +29,7 @@ def test_the_card_of_a_diffusers_export_shows_how_to_draw(
     assert len(follow_card(tmp_path / "out")["images"]) == 4
     card = (tmp_path / "out" / "README.md").read_text()
     assert student in card
-    assert "for 4 sampling steps" in card
+    assert "(digits, 4 sampling steps)" in card
     assert card.count("200 updates on 12,800 images") == 2
 
 
