@@ -46,6 +46,8 @@ def _sample(args: argparse.Namespace) -> int:
 
     if args.count < 1:
         raise UsageError(f"--count {args.count}: give at least 1 image")
+    if args.gamma is not None and not 0 <= args.gamma <= 1:
+        raise UsageError(f"--gamma {args.gamma}: give a position from 0 to 1 between the variance's bounds")
     store = store_of(args)
     manifest = resolve_reference(store, args.reference)
     steps = _steps(args.steps, manifest.identity.sampling_steps, args.reference)
