@@ -1,17 +1,16 @@
 """Finds a prepared dataset by its name, folder or URI, and says what to do when there is none."""
 
 import difflib
+import itertools
 from pathlib import Path
-from typing import Final
 
 from pydantic import BaseModel, ConfigDict
 
 from progdistill.artifacts.store import open_store
+from progdistill.data.image_names import is_image_name
 from progdistill.data.known import KNOWN, prepare_line
 from progdistill.data.manifest import DatasetManifest, read_manifest
 from progdistill.errors import LostInvariantError, UsageError
-
-IMAGE_SUFFIXES: Final = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
 
 
 class DatasetInfo(BaseModel):
@@ -103,7 +102,7 @@ def _prepared_digits(folder: Path) -> DatasetInfo:
     from progdistill.data.prepare import prepare
 
     try:
-        manifest = prepare(DigitsSource(), "digits", folder)
+        manifest = prepare(DigitsSource(), "digits", str(folder), staging_root=folder.parent)
     except OSError as error:
         raise UsageError(
             f"cannot prepare digits in {folder}: {error.strerror}; name a writable folder in PROGDISTILL_DATA"
@@ -135,9 +134,8 @@ def _not_found(name_or_location: str, data_root: Path) -> UsageError:
 
 def _has_images(folder: Path) -> bool:
     """Whether there are image files in a folder or in its subfolders."""
-    return any(
-        child.suffix.lower() in IMAGE_SUFFIXES for depth in ("*", "*/*") for child in folder.glob(depth)
-    )
+    inside = itertools.chain(folder.glob("*"), folder.glob("*/*"))
+    return any(is_image_name(child.name) for child in inside)
 
 
 def _unknown(name: str, data_root: Path) -> UsageError:

@@ -69,13 +69,13 @@ class TrainingLoader:
         self._flip_key = seed_for(seed, "data flips") if flip else None
         self._batch_size, self._rank, self._share = batch_size, rank, batch_size // ranks
         pinned = self._device.type == "cuda"
-        in_memory = info.splits[split] * math.prod(shape) <= IN_MEMORY_BYTES
+        self._streams = info.splits[split] * math.prod(shape) > IN_MEMORY_BYTES
         self._rows: RowReader = (
-            MemoryRows(info, split, entries)
-            if in_memory
-            else ShardRows(open_store(info.location), entries, shape, pinned=pinned)
+            ShardRows(open_store(info.location), entries, shape, pinned=pinned)
+            if self._streams
+            else MemoryRows(info, split, entries)
         )
-        self._ahead = None if in_memory and not pinned else Ahead(self._made, UPDATES_AHEAD)
+        self._ahead = Ahead(self._made, UPDATES_AHEAD) if self._streams or pinned else None
 
     def sample_indices(self, update: int) -> range:
         """The global sample indices of this rank's part of an update, which counts from 0."""
@@ -99,7 +99,8 @@ class TrainingLoader:
 
     def _made(self, update: int) -> Batch:
         indices = self.sample_indices(update)
-        self._rows.expect(self._order.shards_after(indices.start))
+        if self._streams:
+            self._rows.expect(self._order.shards_after(indices.start))
         images, labels = self._rows.gather(self._order.places(indices.start, len(indices)))
         images, labels = (
             images.to(self._device, non_blocking=True),

@@ -11,6 +11,7 @@ from progdistill.artifacts.digest import Sha256
 from progdistill.artifacts.documents import canonical_json, decode, encode
 from progdistill.artifacts.store import Store
 from progdistill.data.shard_format import ShardEntry
+from progdistill.data.statistics import SplitStatistics
 
 MANIFEST_KEY: Final = "manifest.json"
 
@@ -46,6 +47,7 @@ class DatasetManifest(BaseModel):
     horizontal_flip_safe: bool
     """Whether a mirrored image is as plausible as the image: no for digits and letters."""
     splits: dict[str, tuple[ShardEntry, ...]]
+    statistics: dict[str, SplitStatistics]
     prepared_from: PreparedFrom
 
     @property

@@ -1,9 +1,10 @@
-"""A split's shards, open for reading: each is verified against its digest when it is opened."""
+"""A split's shards, open for reading, each verified against its digest before it is used."""
 
 import os
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from types import TracebackType
 from typing import Final, NamedTuple, Self
 
@@ -13,11 +14,15 @@ from numpy.typing import NDArray
 from progdistill.artifacts.digest import digest_of_descriptor, worker_threads
 from progdistill.artifacts.local_store import LocalStore
 from progdistill.artifacts.store import Store
+from progdistill.data.shard_cache import damage, default_shard_cache
 from progdistill.data.shard_format import ShardEntry, read_labels
 from progdistill.errors import LostInvariantError
 
 OPEN_SHARDS: Final = 128
 """Shards kept open, the least recently used closed first. Descriptors only: no memory is held for them."""
+
+REMOTE_THREADS: Final = 8
+"""Shards fetched at a time from a remote store, where waiting for replies takes longer than anything else."""
 
 
 class OpenShard(NamedTuple):
@@ -34,7 +39,9 @@ class ShardFiles:
         self._store, self._entries = store, entries
         self._opening: OrderedDict[int, Future[OpenShard]] = OrderedDict()
         self._verified: set[int] = set()
-        self._pool = ThreadPoolExecutor(worker_threads(), "shards")
+        self._cache = None if isinstance(store, LocalStore) else default_shard_cache()
+        threads = worker_threads() if self._cache is None else REMOTE_THREADS
+        self._pool = ThreadPoolExecutor(threads, "shards")
 
     def expect(self, shards: Iterable[int]) -> None:
         """Begin to open shards that will be asked for soon."""
@@ -74,30 +81,30 @@ class ShardFiles:
 
     def _open_verified(self, shard: int) -> OpenShard:
         entry = self._entries[shard]
-        descriptor = self._open_local(entry)
+        where = f"{self._store.uri}/{entry.file}"
         try:
-            if shard not in self._verified:
-                self._verify(descriptor, entry)
-                self._verified.add(shard)
-            return OpenShard(descriptor, read_labels(descriptor, entry.layout, 0, entry.rows))
-        except BaseException:
-            os.close(descriptor)
-            raise
+            if self._cache is not None:
+                descriptor = self._cache.open(entry.digest, lambda: self._store.read(entry.file), where)
+            else:
+                descriptor = self._open_local(Path(where), shard)
+        except LostInvariantError as error:
+            raise LostInvariantError(f"{error}; {_REMEDY}") from error
+        return OpenShard(descriptor, read_labels(descriptor, entry.layout, 0, entry.rows))
 
-    def _open_local(self, entry: ShardEntry) -> int:
-        assert isinstance(self._store, LocalStore)
+    def _open_local(self, path: Path, shard: int) -> int:
+        """Open a shard of a local dataset, which is verified the first time."""
+        expected = self._entries[shard].digest
         try:
-            return os.open(self._store.root / entry.file, os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError as error:
-            raise LostInvariantError(f"{self._store.uri}/{entry.file} is missing: {_REMEDY}") from error
-
-    def _verify(self, descriptor: int, entry: ShardEntry) -> None:
-        found = digest_of_descriptor(descriptor)
-        if found != entry.digest:
-            raise LostInvariantError(
-                f"{self._store.uri}/{entry.file} is damaged: {found.size_bytes:,} bytes with SHA-256"
-                f" {found.sha256}, expected {entry.size_bytes:,} bytes with {entry.sha256}; {_REMEDY}"
-            )
+            raise LostInvariantError(f"{path} is missing") from error
+        if shard not in self._verified:
+            found = digest_of_descriptor(descriptor)
+            if found != expected:
+                os.close(descriptor)
+                raise LostInvariantError(damage(str(path), found, expected))
+            self._verified.add(shard)
+        return descriptor
 
     @staticmethod
     def _close(opening: "Future[OpenShard]") -> None:
@@ -105,4 +112,4 @@ class ShardFiles:
             os.close(opening.result().descriptor)
 
 
-_REMEDY: Final = "restore it from a copy, or remove the dataset's folder and prepare it again"
+_REMEDY: Final = "restore it from a copy, or remove the dataset and prepare it again"

@@ -39,6 +39,11 @@ class SourceFacts(BaseModel):
         """(height, width, channels) of every prepared image."""
         return (self.image_size, self.image_size, self.channels)
 
+    @property
+    def image_bytes(self) -> int:
+        """Bytes of one prepared image's pixels."""
+        return self.image_size * self.image_size * self.channels
+
 
 class SourceImage(NamedTuple):
     """One image of a source; `pixels` is the image, or decodes it, in any thread and in any order."""
@@ -54,6 +59,12 @@ class Source(Protocol):
     @property
     def facts(self) -> SourceFacts:
         """What is known before reading."""
+
+    def verify(self) -> None:
+        """Compare with published checksums, where there are any: slow, done once a preparation.
+
+        Raises UsageError for files that are not the published ones.
+        """
 
     def read(self, split: str, start: int) -> Iterator[SourceImage]:
         """Yield the images of a split from number `start` on, with memory for a few of them only."""

@@ -7,13 +7,14 @@ which makes an interrupted preparation safe to go on from any image before the o
 
 import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
-from progdistill.artifacts.digest import digest_of_file
+from progdistill.artifacts.digest import digest_of_file, worker_threads
 from progdistill.data.counter_random import random_order
 from progdistill.data.shard_format import (
     ShardEntry,
@@ -26,6 +27,8 @@ from progdistill.data.shard_format import (
     write_rows,
 )
 from progdistill.data.source import Pixels
+from progdistill.data.statistics import PixelSums, SplitStatistics
+from progdistill.progress import Progress
 
 STORED_ORDER_KEY: Final = 0x70726F6764697374
 """Chosen once: another key would give every prepared dataset another fingerprint."""
@@ -64,23 +67,37 @@ class SplitWriter:
             self._shorten(last, rows)
         self._count = kept
 
-    def entries(self) -> Iterator[ShardEntry]:
-        """Read the shards back and describe them, one by one, each of them safe on disk by then."""
-        for shard in range(-(-self._count // self._full)):
-            path, rows = self._path(shard), self._room(shard)
-            layout, file = self._layout(shard), digest_of_file(path)
-            with _opened(path, os.O_RDONLY) as descriptor:
-                os.fsync(descriptor)
-                content = content_digest(*read_rows(descriptor, layout, 0, rows, self._shape))
-            yield ShardEntry(
-                file=path.name,
-                rows=rows,
-                size_bytes=file.size_bytes,
-                sha256=file.sha256,
-                content_sha256=content,
-                images_offset=layout.images_offset,
-                labels_offset=layout.labels_offset,
-            )
+    def described(self, classes: int) -> tuple[tuple[ShardEntry, ...], SplitStatistics]:
+        """Read the shards back, safe on disk by then: their entries, and the statistics of the whole split."""
+        shards = range(-(-self._count // self._full))
+        label, entries, total = f"sealing {self._split}", [], None
+        with (
+            Progress(label, total=len(shards), unit="shards") as progress,
+            ThreadPoolExecutor(worker_threads()) as pool,
+        ):
+            for entry, sums in pool.map(lambda shard: self._described(shard, classes), shards):
+                entries.append(entry)
+                total = sums if total is None else total.plus(sums)
+                progress.advance()
+        assert total is not None, "a split has at least one shard"
+        return tuple(entries), total.statistics()
+
+    def _described(self, shard: int, classes: int) -> tuple[ShardEntry, PixelSums]:
+        path, rows = self._path(shard), self._room(shard)
+        layout, file = self._layout(shard), digest_of_file(path)
+        with _opened(path, os.O_RDONLY) as descriptor:
+            os.fsync(descriptor)
+            images, labels = read_rows(descriptor, layout, 0, rows, self._shape)
+        entry = ShardEntry(
+            file=path.name,
+            rows=rows,
+            size_bytes=file.size_bytes,
+            sha256=file.sha256,
+            content_sha256=content_digest(images, labels),
+            images_offset=layout.images_offset,
+            labels_offset=layout.labels_offset,
+        )
+        return entry, PixelSums.of(images, labels, classes)
 
     def _path(self, shard: int) -> Path:
         return self._folder / f"{self._split}-{shard:05d}.arrow"

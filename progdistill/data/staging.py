@@ -1,4 +1,4 @@
-"""The local folder where a dataset is being prepared, by one process at a time, and goes on after a crash."""
+"""The local folder where a dataset is prepared, by one process at a time, and goes on after a crash."""
 
 import fcntl
 import os
@@ -12,10 +12,12 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 
 from progdistill.artifacts.documents import decode, encode
 from progdistill.artifacts.local_store import LocalStore
-from progdistill.data.manifest import DatasetManifest, write_manifest
 from progdistill.errors import UsageError
 
 STATE_KEY: Final = "preparing.json"
+
+SPARE_BYTES: Final = 2**26
+"""Disk space asked for beyond the pixels: labels, headers, the manifest."""
 
 
 class SplitState(BaseModel):
@@ -53,14 +55,14 @@ class StagingFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._store = LocalStore(path)
+        self.store = LocalStore(path)
 
     def resume(self, identity: dict[str, JsonValue]) -> PreparationState:
         """The last mark; before the first one the folder is emptied.
 
         Raises UsageError when the mark is of another source or other options.
         """
-        data = self._store.read(STATE_KEY)
+        data = self.store.read(STATE_KEY)
         if data is None:
             shutil.rmtree(self.path, ignore_errors=True)
             self.path.mkdir(parents=True)
@@ -73,17 +75,25 @@ class StagingFolder:
             )
         return state
 
+    def require_space(self, size_bytes: int) -> None:
+        """Raise UsageError unless the disk has room for a dataset of this size, less what is here already."""
+        needed = size_bytes + SPARE_BYTES - sum(path.stat().st_size for path in self.path.iterdir())
+        free = shutil.disk_usage(self.path).free
+        if needed > free:
+            raise UsageError(
+                f"preparing needs {needed / 1e9:,.2f} GB more in {self.path.parent}, free are"
+                f" {free / 1e9:,.2f} GB: make room, or choose another place with --out or PROGDISTILL_DATA"
+            )
+
     def mark(self, state: PreparationState) -> None:
         """Record how far the preparation got, after everything before it has reached the disk."""
         os.sync()
-        self._store.write(STATE_KEY, encode(state))
+        self.store.write(STATE_KEY, encode(state))
 
-    def publish(self, manifest: DatasetManifest, out: Path) -> None:
-        """Add the manifest and give the whole folder its final name."""
-        write_manifest(self._store, manifest)
+    def unmark(self) -> None:
+        """Remove the mark: what remains is the dataset."""
         (self.path / STATE_KEY).unlink(missing_ok=True)
-        shutil.rmtree(self._store.scratch())
-        os.rename(self.path, out)
+        shutil.rmtree(self.store.scratch())
 
 
 @contextmanager
@@ -92,9 +102,17 @@ def exclusively(lock: Path) -> Iterator[None]:
     while True:
         with open(lock, "ab") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            if lock.exists() and os.path.samestat(lock.stat(), os.fstat(file.fileno())):
+            if _is(lock, file.fileno()):
                 try:
                     yield
                 finally:
                     lock.unlink()
                 return
+
+
+def _is(path: Path, descriptor: int) -> bool:
+    """Whether the path still leads to the open file: its last holder has removed it otherwise."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,120 @@
+"""Images in one numpy file: `.npy` (images alone) or `.npz` (images, classes, splits by key)."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from progdistill.data.importers.npy_rows import array_names, iterate_rows, read_array, read_header
+from progdistill.data.source import SourceFacts, SourceImage
+from progdistill.errors import UsageError
+
+_LAYOUTS: Final = (
+    {"train": ("images", "labels")},
+    {"train": ("x_train", "y_train"), "test": ("x_test", "y_test")},
+    {"train": ("train_images", "train_labels"), "test": ("test_images", "test_labels")},
+    {"train": ("data", "labels")},
+    {"train": ("arr_0", "arr_1")},
+)
+"""Keys of images and classes that are understood; the last is what numpy.savez writes without names."""
+
+
+class _Array(NamedTuple):
+    name: str | None
+    images: int
+    labels: NDArray[np.int64]
+    channels_first: bool
+
+
+class ArraysSource:
+    """uint8 images [count, size, size], with channels (1 or 3) last or first."""
+
+    def __init__(self, path: Path, *, horizontal_flip_safe: bool) -> None:
+        """Look at the headers and classes. Raises UsageError for keys, shapes or types that are no images."""
+        self._path, self._flip_safe = path, horizontal_flip_safe
+        keys = {"train": (None, None)} if path.suffix == ".npy" else _keys(path)
+        shapes = {split: _image_shape(path, images) for split, (images, _) in keys.items()}
+        self._size, self._channels, _ = shapes["train"]
+        self._arrays = {}
+        for split, (images, labels) in keys.items():
+            if shapes[split][:2] != shapes["train"][:2]:
+                raise UsageError(f"{path}: {images} has images of another shape than the training split")
+            count = read_header(path, images).shape[0]
+            self._arrays[split] = _Array(images, count, _labels(path, labels, count), shapes[split][2])
+        with_classes = any(labels is not None for _, labels in keys.values())
+        highest = max(int(array.labels.max(initial=0)) for array in self._arrays.values())
+        self._class_names = tuple(str(number) for number in range(highest + 1)) if with_classes else ()
+
+    @property
+    def facts(self) -> SourceFacts:
+        """See Source."""
+        return SourceFacts(
+            importer="arrays",
+            location=str(self._path),
+            description="as they are",
+            identity={"name": self._path.name, "bytes": self._path.stat().st_size},
+            channels=self._channels,
+            image_size=self._size,
+            class_names=self._class_names,
+            horizontal_flip_safe=self._flip_safe,
+            splits={split: array.images for split, array in self._arrays.items()},
+        )
+
+    def verify(self) -> None:
+        """See Source: nothing is published of a user's own arrays."""
+
+    def read(self, split: str, start: int) -> Iterator[SourceImage]:
+        """See Source."""
+        array, row = self._arrays[split], start
+        for chunk in iterate_rows(self._path, array.name, start):
+            images = chunk.transpose(0, 2, 3, 1) if array.channels_first else chunk
+            for image in images:
+                pixels = image.reshape(self._size, self._size, self._channels)
+                yield SourceImage(f"{array.name or self._path.name}[{row}]", int(array.labels[row]), pixels)
+                row += 1
+
+
+def _keys(path: Path) -> dict[str, tuple[str, str | None]]:
+    names = array_names(path)
+    for layout in _LAYOUTS:
+        if layout["train"][0] in names:
+            return {
+                split: (images, labels if labels in names else None)
+                for split, (images, labels) in layout.items()
+                if images in names
+            }
+    understood = ", ".join(layout["train"][0] for layout in _LAYOUTS)
+    raise UsageError(f"{path} has arrays {', '.join(names)}: call the images one of {understood}")
+
+
+def _image_shape(path: Path, name: str | None) -> tuple[int, Literal[1, 3], bool]:
+    """Size, channels, and whether the channels come before height and width."""
+    header = read_header(path, name)
+    where = f"{path}: {name}" if name else str(path)
+    if header.dtype != np.uint8:
+        raise UsageError(f"{where} holds {header.dtype}: images are uint8, 0 to 255; scale and convert them")
+    match header.shape:
+        case (_, height, width) if height == width:
+            return height, 1, False
+        case (_, height, width, 1 | 3 as channels) if height == width:
+            return height, channels, False
+        case (_, 1 | 3 as channels, height, width) if height == width:
+            return height, channels, True
+    raise UsageError(
+        f"{where} has shape {list(header.shape)}: images are [count, size, size], with 1 or 3 channels"
+        " last or first"
+    )
+
+
+def _labels(path: Path, name: str | None, count: int) -> NDArray[np.int64]:
+    if name is None:
+        return np.zeros(count, np.int64)
+    labels = read_array(path, name)
+    if labels.dtype.kind not in "iu" or labels.size != count:
+        raise UsageError(
+            f"{path}: {name} is {labels.dtype} {list(labels.shape)}: classes are one whole number an image,"
+            f" for {count:,} images"
+        )
+    return labels.reshape(count).astype(np.int64)

@@ -1,0 +1,113 @@
+"""A folder of images: `<class>/<image>`, or images alone, or either below `train/`, `val/` and `test/`."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from progdistill.data.image_names import IMAGE_SUFFIXES, is_image_name
+from progdistill.data.image_rule import ImageRule, decode_image
+from progdistill.data.importers.native_size import native_size
+from progdistill.data.importers.split_names import SPLIT_NAMES
+from progdistill.data.source import Pixels, SourceFacts, SourceImage, UnreadableImageError
+from progdistill.errors import UsageError
+
+
+class ImageFolderSource:
+    """Images by split, class and name, in alphabetical order, so that equal folders give equal datasets."""
+
+    def __init__(self, root: Path, rule: ImageRule, *, horizontal_flip_safe: bool) -> None:
+        """Count the images. Raises UsageError when there are none, or some beside class folders."""
+        self._root, self._rule, self._flip_safe = root, rule, horizontal_flip_safe
+        self._splits = _split_folders(root)
+        self._classes = _class_names(self._splits)
+        self._counts, self._digest = self._counted()
+        for split, count in self._counts.items():
+            if not count:
+                raise UsageError(f"{self._splits[split]} has no images ({', '.join(IMAGE_SUFFIXES)})")
+        self._image_size = rule.image_size or native_size(self.read("train", 0), str(root))
+
+    @property
+    def facts(self) -> SourceFacts:
+        """See Source. The identity is over every file's relative name and size."""
+        return SourceFacts(
+            importer="image_folder",
+            location=str(self._root),
+            description=self._rule.describe(),
+            identity={"files": self._digest, "rule": self._rule.model_dump(mode="json")},
+            channels=self._rule.channels,
+            image_size=self._image_size,
+            class_names=self._classes,
+            horizontal_flip_safe=self._flip_safe,
+            splits=self._counts,
+        )
+
+    def verify(self) -> None:
+        """See Source: nothing is published of a user's own images."""
+
+    def read(self, split: str, start: int) -> Iterator[SourceImage]:
+        """See Source."""
+        number = 0
+        for label, folder in self._folders(split):
+            for path in _images_in(folder):
+                if number >= start:
+                    name = str(path.relative_to(self._root))
+                    yield SourceImage(name, label, partial(_decoded, path, self._rule))
+                number += 1
+
+    def _folders(self, split: str) -> Iterator[tuple[int, Path]]:
+        root = self._splits[split]
+        if not self._classes:
+            yield 0, root
+        for label, name in enumerate(self._classes):
+            if (root / name).is_dir():
+                yield label, root / name
+
+    def _counted(self) -> tuple[dict[str, int], str]:
+        counts, digest = dict.fromkeys(self._splits, 0), hashlib.sha256()
+        for split in self._splits:
+            for _, folder in self._folders(split):
+                for path in _images_in(folder):
+                    counts[split] += 1
+                    digest.update(f"{path.relative_to(self._root)}\0{path.stat().st_size}\n".encode())
+        return counts, digest.hexdigest()
+
+
+def _decoded(path: Path, rule: ImageRule) -> Pixels:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UnreadableImageError(error.strerror or str(error)) from error
+    return decode_image(data, rule)
+
+
+def _split_folders(root: Path) -> dict[str, Path]:
+    named = {split: root / folder for folder, split in SPLIT_NAMES.items() if (root / folder).is_dir()}
+    return named if "train" in named else {"train": root}
+
+
+def _class_names(splits: dict[str, Path]) -> tuple[str, ...]:
+    """The subfolders of the training split that hold images; none when the images lie there themselves."""
+    train = splits["train"]
+    names = sorted(entry.name for entry in os.scandir(train) if entry.is_dir() and _holds_images(Path(entry)))
+    if names and _holds_images(train):
+        raise UsageError(
+            f"{train} has images beside the class folders {', '.join(names[:3])}: move them into a class"
+            " folder, or give one folder without subfolders"
+        )
+    for split, folder in splits.items():
+        for entry in os.scandir(folder):
+            if entry.is_dir() and _holds_images(Path(entry)) and entry.name not in names:
+                raise UsageError(
+                    f"class {entry.name} of split {split} is not among the training split's classes"
+                )
+    return tuple(names)
+
+
+def _holds_images(folder: Path) -> bool:
+    return any(is_image_name(entry.name) for entry in os.scandir(folder))
+
+
+def _images_in(folder: Path) -> list[Path]:
+    return [folder / name for name in sorted(os.listdir(folder)) if is_image_name(name)]

@@ -1,0 +1,106 @@
+"""Reads pickles of numpy arrays and plain containers without the power to run anything else.
+
+A pickle is a program that may call whatever it names. Here it can name only what numpy writes into a pickled
+array, and each of those names leads to a stand-in of this module that takes raw bytes and checks them;
+numpy's own unpickling code never sees the file. Any other name is refused.
+"""
+
+import pickle
+from typing import IO, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from progdistill.errors import UsageError
+
+
+def load_restricted(file: IO[bytes], where: str) -> Any:
+    """Load a pickle of numpy arrays and plain containers, as Python 2 or 3 wrote it (its texts may be bytes).
+
+    Raises UsageError, with `where`, for anything else and for a damaged pickle.
+    """
+    try:
+        return _resolved(_RestrictedUnpickler(file, encoding="bytes").load())
+    except _RefusedError as error:
+        raise UsageError(f"{where} is refused: it is a pickle that wants to use {error}") from error
+    except Exception as error:  # A damaged pickle raises almost anything.
+        raise UsageError(f"{where} is damaged or truncated: {error or type(error).__name__}") from error
+
+
+class _RefusedError(Exception):
+    """The pickle names something that is no array of numbers."""
+
+
+class _RestrictedUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        stand_in = _STAND_INS.get((module.replace("numpy.core.", "numpy._core."), name))
+        if stand_in is None:
+            raise _RefusedError(f"{module}.{name}")
+        return stand_in
+
+
+class _Kind:
+    """Stands in for a dtype: a number type and its byte order."""
+
+    def __init__(self, code: str | bytes, *flags: object) -> None:
+        self._dtype = np.dtype(code.decode("ascii") if isinstance(code, bytes) else code)
+        if self._dtype.kind not in "biuf":
+            raise _RefusedError(f"arrays of {self._dtype}")
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        if state[1] in (">", b">"):
+            self._dtype = self._dtype.newbyteorder(">")
+
+    def read(self, data: bytes | bytearray) -> NDArray[Any]:
+        """The numbers in raw bytes, without a copy."""
+        return np.frombuffer(data, self._dtype)
+
+
+class _Array:
+    """Stands in for an array, which a pickle makes empty first and then fills."""
+
+    def __init__(self, kind: object = None, shape: object = None, code: object = None) -> None:
+        self.values: NDArray[Any] = np.empty(0)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, shape, kind, by_columns, data = state
+        self.values = _shaped(data, kind, shape, "F" if by_columns else "C").values
+
+
+def _shaped(data: Any, kind: _Kind, shape: tuple[int, ...], order: str) -> _Array:
+    array = _Array()
+    array.values = kind.read(data).reshape(shape, order="F" if order == "F" else "C")
+    return array
+
+
+def _scalar(kind: _Kind, data: bytes) -> Any:
+    return kind.read(data)[0]
+
+
+def _encoded(text: str, codec: str) -> bytes:
+    """What Python 3 writes for bytes in protocols that have none."""
+    if codec != "latin1":
+        raise _RefusedError(f"the codec {codec}")
+    return text.encode("latin1")
+
+
+def _resolved(value: Any) -> Any:
+    """The loaded value with every stand-in replaced by the array it holds."""
+    if isinstance(value, _Array):
+        return value.values
+    if isinstance(value, dict):
+        return {key: _resolved(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_resolved(inner) for inner in value)
+    return value
+
+
+_STAND_INS: Final[dict[tuple[str, str], Any]] = {
+    ("numpy", "ndarray"): _Array,
+    ("numpy", "dtype"): _Kind,
+    ("numpy._core.multiarray", "_reconstruct"): _Array,
+    ("numpy._core.multiarray", "scalar"): _scalar,
+    ("numpy._core.numeric", "_frombuffer"): _shaped,
+    ("_codecs", "encode"): _encoded,
+}
+"""By module and name, numpy's modules by their present names."""
