@@ -17,7 +17,7 @@ demo: setup
 	@echo "report: runs/latest/report/report.html"
 
 test: setup
-	.venv/bin/python -m pytest -m "not slow"
+	.venv/bin/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-slow: setup
 	.venv/bin/python -m pytest -m slow

@@ -4,12 +4,13 @@ python flows/distill_flow.py run --dataset digits
 """
 
 import os
+import signal
 import sys
 from datetime import UTC, datetime
 
 if os.environ.get("USER", "root") == "root":
     os.environ.setdefault("METAFLOW_USER", "progdistill")  # Metaflow refuses root
-os.environ.setdefault("METAFLOW_DATASTORE_SYSROOT_LOCAL", os.path.join(os.getcwd(), ".metaflow"))
+os.environ.setdefault("METAFLOW_DATASTORE_SYSROOT_LOCAL", os.getcwd())  # else it is searched upwards
 
 from metaflow import FlowSpec, Parameter, current, step
 
@@ -125,10 +126,13 @@ class DistillFlow(FlowSpec):
 
 def main() -> None:
     """Check a `run` before Metaflow starts anything; on failure say how to go on."""
-    from progdistill.errors import ProgdistillError
+    from progdistill.errors import ProgdistillError, WorkInterrupted
 
     verb = next((word for word in sys.argv[1:] if word in ("run", "resume")), None)
-    if verb == "run" and "--help" not in sys.argv:
+    if verb is None or "--help" in sys.argv:
+        DistillFlow()
+        return
+    if verb == "run":
         from progdistill.prepare import prepare_run
 
         try:
@@ -136,19 +140,34 @@ def main() -> None:
         except ProgdistillError as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(error.exit_status)
+    interrupted = _count_interrupts()
     try:
         DistillFlow()
-    except KeyboardInterrupt:
-        _say_how_to_go_on()
-        sys.exit(130)
-    except SystemExit as leaving:
-        if leaving.code not in (0, None) and verb is not None:
+    except (KeyboardInterrupt, SystemExit) as leaving:
+        status = getattr(leaving, "code", 1)
+        if interrupted:
+            status = WorkInterrupted.exit_status
+        if status not in (0, None):
             _say_how_to_go_on()
-        raise
+        sys.exit(status)
+
+
+def _count_interrupts() -> list[int]:
+    """Note Ctrl-C and SIGTERM, which Metaflow answers by ending its tasks and leaving with status 1."""
+    seen: list[int] = []
+
+    def note(number, frame):
+        seen.append(number)
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, note)
+    return seen
 
 
 def _say_how_to_go_on() -> None:
-    latest = os.path.join(os.environ["METAFLOW_DATASTORE_SYSROOT_LOCAL"], "DistillFlow", "latest_run")
+    folder = os.path.join(os.environ["METAFLOW_DATASTORE_SYSROOT_LOCAL"], ".metaflow", "DistillFlow")
+    latest = os.path.join(folder, "latest_run")
     if os.path.exists(latest):
         with open(latest) as file:
             run_id = file.read().strip()

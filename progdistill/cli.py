@@ -3,11 +3,11 @@
 import argparse
 import sys
 
-from progdistill.commands import checkpoints, doctor, evaluate, lineage, plan, report, sample
+from progdistill.commands import checkpoints, data, doctor, evaluate, lineage, models, plan, report, sample
 from progdistill.errors import ProgdistillError
 from progdistill.version import __version__
 
-VERBS = (plan, checkpoints, lineage, sample, evaluate, report, doctor)
+VERBS = (plan, data, checkpoints, lineage, sample, evaluate, models, report, doctor)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from progdistill.diffusion.names import check_combination
+from progdistill.diffusion.names import PredictionType, check_combination
 from progdistill.errors import UsageError
 from progdistill.evaluation.config import EvaluationSettings
 from progdistill.ladder import parse_ladder
@@ -50,6 +50,11 @@ class Settings(BaseModel):
     snapshots: SnapshotSettings
     compute: ComputeSettings = ComputeSettings()
 
+    @property
+    def student_prediction(self) -> PredictionType:
+        """What students predict: as set, else what the first teacher predicts."""
+        return self.distill.prediction or self.model.prediction
+
 
 def settings_from(options: RunOptions) -> Settings:
     """Resolve options into settings, without looking at any store or dataset.
@@ -76,8 +81,6 @@ def settings_from(options: RunOptions) -> Settings:
         _assign(fields, assignment)
     settings = _validated(fields)
     check_combination(settings.model.prediction, settings.base.loss_weight, distilling=False)
-    if len(settings.ladder) > 1:
-        check_combination(settings.model.prediction, settings.distill.loss_weight, distilling=True)
     return settings
 
 
@@ -85,9 +88,9 @@ def _preset_fields(name: str) -> dict[str, Any]:
     if name not in PRESETS:
         raise UsageError(f"unknown preset {name!r}; known are {', '.join(PRESETS)}")
     preset: Preset = PRESETS[name]
-    models = ("model", "base", "distill", "evaluation", "snapshots")
+    models = ("model", "base", "distill", "evaluation", "snapshots", "compute")
     fields = {key: getattr(preset, key).model_dump(mode="json") for key in models}
-    return {**fields, "ladder": preset.ladder, "compute": ComputeSettings().model_dump(mode="json")}
+    return {**fields, "ladder": preset.ladder}
 
 
 def _ladder(options: RunOptions, preset_ladder: str) -> tuple[int, ...]:

@@ -1,5 +1,7 @@
 """The ladder of sampling steps that progressive distillation climbs down: 8192 → 4096 → … → 1."""
 
+from itertools import pairwise
+
 from progdistill.errors import UsageError
 
 MAX_SAMPLING_STEPS = 2**20
@@ -9,8 +11,8 @@ _SYNTAX = "write START:END (halving, such as 64:1), START:END:FACTOR, or a list 
 def parse_ladder(text: str) -> tuple[int, ...]:
     """Turn `START:END[:FACTOR]` or `A,B,C` into strictly falling powers of two.
 
-    The first rung is the teacher's number of sampling steps; each further rung is one stage's student. `FACTOR` is
-    2 (the paper's procedure) or 4 (its Appendix I).
+    The first rung is the teacher's number of sampling steps, each further one a student's. `FACTOR` is 2, as
+    in the paper's procedure, or 4 (its Appendix I).
 
     Raises UsageError for anything that is not a falling sequence of two or more powers of two from 1 to 2^20.
     """
@@ -27,7 +29,7 @@ def parse_ladder(text: str) -> tuple[int, ...]:
         raise UsageError(
             f"ladder {text!r} has no stage: its teacher needs a student of fewer steps; {_SYNTAX}"
         )
-    for higher, lower in zip(rungs, rungs[1:], strict=False):
+    for higher, lower in pairwise(rungs):
         if lower >= higher:
             raise UsageError(
                 f"ladder {text!r} goes up from {higher} to {lower} sampling steps;"

@@ -15,7 +15,7 @@ DEFAULTS_FILE = "progdistill.toml"
 
 
 class RunOption(NamedTuple):
-    """One option: its name without dashes, the type its text is read as, its help, and whether it may repeat."""
+    """One option: its name without dashes, its type, its help, and whether it may repeat."""
 
     name: str
     type: type
@@ -76,12 +76,12 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
             type=option.type,
             help=option.help,
             metavar="KEY=VALUE" if option.repeatable else option.name.upper().replace("-", "_"),
-            **({"action": "append"} if option.repeatable else {}),
+            action="append" if option.repeatable else "store",
         )
 
 
 def options_from_namespace(values: Mapping[str, Any]) -> RunOptions:
-    """Collect parsed values (None where not given) and fill gaps from the environment and `progdistill.toml`."""
+    """Collect parsed values (None: not given); fill gaps from the environment and `progdistill.toml`."""
     given = {field_name(o.name): values.get(field_name(o.name)) for o in RUN_OPTIONS}
     typed = {name: value for name, value in given.items() if value not in (None, (), [], "")}
     merged = {**_file_defaults(Path(DEFAULTS_FILE)), **_environment_defaults(), **typed}

@@ -1,4 +1,4 @@
-"""Everything that is checked before a run starts: the settings against the store, the dataset and the disk."""
+"""Everything that is checked before a run starts: settings against store, dataset and disk."""
 
 from pathlib import Path
 
@@ -10,13 +10,14 @@ from progdistill.artifacts.store import Store, open_store
 from progdistill.commands.common import default_data_root
 from progdistill.config import Settings, settings_from
 from progdistill.data.dataset import DatasetInfo, find_dataset
+from progdistill.diffusion.names import check_combination
 from progdistill.errors import UsageError
 from progdistill.ladder import format_ladder
 from progdistill.models.config import DenoiserConfig, parameter_count
 from progdistill.options import RunOptions
 
 SNAPSHOT_COPIES = 4
-"""Float32 copies of the parameters in one snapshot: weights, moving average, and the optimizer's two moments."""
+"""Copies of the parameters in one snapshot: weights, moving average, and the optimizer's two moments."""
 
 
 class PreparedRun(BaseModel):
@@ -70,7 +71,8 @@ class PreparedRun(BaseModel):
                 f"  {start}",
                 f"  distil {format_ladder(self.settings.ladder)} in {facts['stages']} stages,"
                 f" {facts['distillation_updates']:,} updates",
-                f"  {facts['training_images']:,} training images, at most {self.disk_bytes / 1e6:,.1f} MB in the store",
+                f"  {facts['training_images']:,} training images,"
+                f" at most {self.disk_bytes / 1e6:,.1f} MB in the store",
             ]
         )
 
@@ -83,6 +85,7 @@ def prepare_run(options: RunOptions) -> PreparedRun:
     settings = settings.model_copy(update={"store": store.uri})
     if options.from_ is not None:
         settings = _branched(settings, options, resolve_reference(store, options.from_))
+    check_combination(settings.student_prediction, settings.distill.loss_weight, distilling=True)
     dataset = find_dataset(settings.dataset, default_data_root())
     _check_fit(settings, dataset)
     run = PreparedRun(
@@ -100,13 +103,14 @@ def _branched(settings: Settings, options: RunOptions, teacher: CheckpointManife
     if teacher.identity.kind is CheckpointKind.STUDENT and steps is not None:
         if options.ladder is not None and ladder[0] != steps:
             raise UsageError(
-                f"--from {options.from_} is a student of {steps} sampling steps, but --ladder {options.ladder}"
-                f" starts at {ladder[0]}: write --ladder {steps}:{ladder[-1]}, or use --target-steps"
+                f"--from {options.from_} is a student of {steps} sampling steps,"
+                f" but --ladder {options.ladder} starts at {ladder[0]}:"
+                f" write --ladder {steps}:{ladder[-1]}, or use --target-steps"
             )
         if steps <= ladder[-1]:
             raise UsageError(
-                f"--from {options.from_} takes {steps} sampling steps already; there is nothing to distil down"
-                f" to {ladder[-1]}: choose a checkpoint of more steps"
+                f"--from {options.from_} takes {steps} sampling steps already; there is nothing to distil"
+                f" down to {ladder[-1]}: choose a checkpoint of more steps"
             )
         ladder = (steps, *(rung for rung in ladder if rung < steps))
     if options.dataset is None and teacher.circumstances.dataset_name:
@@ -131,8 +135,8 @@ def _check_disk(run: PreparedRun, store: Store) -> None:
     free = store.free_bytes()
     if free is not None and run.disk_bytes > free:
         raise UsageError(
-            f"the plan needs up to {run.disk_bytes / 1e9:,.1f} GB in {store.uri}, where {free / 1e9:,.1f} GB are"
-            " free: choose another --store, a shorter --ladder or a smaller model"
+            f"the plan needs up to {run.disk_bytes / 1e9:,.1f} GB in {store.uri}, where {free / 1e9:,.1f} GB"
+            " are free: choose another --store, a shorter --ladder or a smaller model"
         )
 
 

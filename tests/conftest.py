@@ -2,4 +2,6 @@
 
 from jaxtyping import install_import_hook
 
-install_import_hook(["progdistill.diffusion", "progdistill.models", "progdistill.evaluation"], "beartype.beartype")
+install_import_hook(
+    ["progdistill.diffusion", "progdistill.models", "progdistill.evaluation"], "beartype.beartype"
+)

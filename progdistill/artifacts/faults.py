@@ -1,4 +1,4 @@
-"""Named points at which a test can kill this process: proof that a crash there loses and corrupts nothing."""
+"""Named points at which a test can kill or hold this process: proof that nothing is lost or harmed."""
 
 import os
 import signal
@@ -6,7 +6,8 @@ from collections import Counter
 from typing import Final
 
 VARIABLE: Final = "PROGDISTILL_FAULT"
-"""`kill:POINT` or `kill:POINT@N` (the N-th passage) makes the process kill itself with SIGKILL there."""
+"""`kill:POINT` or `kill:POINT@N` (the N-th passage) makes the process kill itself with SIGKILL there;
+`stop:POINT@N` says that it is there and waits for a signal."""
 
 LOCAL_POINTS: Final = (
     "file.copying",
@@ -26,12 +27,17 @@ _passages: Counter[str] = Counter()
 
 
 def reach(point: str) -> None:
-    """Pass the named point; die here by SIGKILL if the environment asks for it."""
+    """Pass the named point; die or wait here if the environment asks for it."""
     wanted = os.environ.get(VARIABLE)
     if wanted is None:
         return
     _passages[point] += 1
     action, _, place = wanted.partition(":")
     name, _, number = place.partition("@")
-    if action == "kill" and name == point and _passages[point] == int(number or 1):
+    if name != point or _passages[point] != int(number or 1):
+        return
+    if action == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
+    if action == "stop":
+        print(f"reached {point}", flush=True)
+        signal.pause()

@@ -5,6 +5,7 @@ from enum import StrEnum
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from pydantic import BaseModel, ConfigDict, PositiveInt
 
@@ -65,16 +66,16 @@ def decode_image(data: bytes, rule: ImageRule) -> Pixels:
             image = upright.convert("RGB" if rule.channels == 3 else "L")
     except Exception as error:  # Decoders of damaged files raise almost anything.
         raise UnreadableImageError(str(error) or type(error).__name__) from error
-    pixels = np.asarray(_fitted(image, rule))
-    return pixels if rule.channels == 3 else pixels[:, :, None]
-
-
-def _fitted(image: Image.Image, rule: ImageRule) -> Image.Image:
     if rule.image_size is None:
-        return image
-    box = _centre_square(*image.size) if rule.crop is Crop.CENTRE else (0, 0, *image.size)
-    size = (rule.image_size, rule.image_size)
-    return image.resize(size, _FILTERS[rule.resize], box=box)
+        return np.asarray(image).reshape(image.height, image.width, rule.channels)
+    return np.stack([_fitted(band, rule, rule.image_size) for band in image.split()], axis=-1)
+
+
+def _fitted(band: Image.Image, rule: ImageRule, size: int) -> NDArray[np.uint8]:
+    """One channel, cropped and resized; in floating point, since Pillow would round bytes twice."""
+    box = _centre_square(*band.size) if rule.crop is Crop.CENTRE else (0, 0, *band.size)
+    resized = band.convert("F").resize((size, size), _FILTERS[rule.resize], box=box)
+    return np.clip(np.rint(np.asarray(resized)), 0, 255).astype(np.uint8)
 
 
 def _centre_square(width: int, height: int) -> tuple[int, int, int, int]:

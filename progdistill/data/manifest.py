@@ -57,8 +57,14 @@ class DatasetManifest(BaseModel):
 
     @cached_property
     def counts(self) -> dict[str, int]:
-        """Images of each split."""
-        return {split: sum(entry.rows for entry in entries) for split, entries in self.splits.items()}
+        """Images of each split, the training split first."""
+        names = sorted(self.splits, key=lambda split: (split != "train", split))
+        return {split: sum(entry.rows for entry in self.splits[split]) for split in names}
+
+    @property
+    def size_bytes(self) -> int:
+        """What the shards take."""
+        return sum(entry.size_bytes for entries in self.splits.values() for entry in entries)
 
 
 def fingerprint_of(

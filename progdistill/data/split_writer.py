@@ -68,7 +68,7 @@ class SplitWriter:
         self._count = kept
 
     def described(self, classes: int) -> tuple[tuple[ShardEntry, ...], SplitStatistics]:
-        """Read the shards back, safe on disk by then: their entries, and the statistics of the whole split."""
+        """Read the shards back, safe on disk by then: their entries, and the whole split's statistics."""
         shards = range(-(-self._count // self._full))
         label, entries, total = f"sealing {self._split}", [], None
         with (

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
@@ -31,7 +32,10 @@ class LocalLauncher:
         path = self._folder / f"{name}.json"
         path.write_text(request.model_dump_json(indent=2))
         child = subprocess.Popen(
-            self._command(request, path), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            self._command(request, path),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
         previous = {number: signal.signal(number, _forward_to(child)) for number in _STOP_SIGNALS}
         try:
@@ -65,7 +69,7 @@ class LocalLauncher:
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-def _forward_to(child: "subprocess.Popen[str]"):  # type: ignore[no-untyped-def]
+def _forward_to(child: "subprocess.Popen[str]") -> Callable[[int, FrameType | None], None]:
     def forward(number: int, frame: FrameType | None) -> None:
         if child.poll() is None:
             child.send_signal(number)

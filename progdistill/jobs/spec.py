@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from progdistill.artifacts.documents import canonical_json
 from progdistill.data.dataset import DatasetInfo
+from progdistill.diffusion.names import PredictionType
 from progdistill.evaluation.config import EvaluationSettings
 from progdistill.models.config import DenoiserConfig
 from progdistill.training.config import ComputeSettings, SnapshotSettings, TrainingSettings
@@ -47,6 +48,7 @@ class DistillSpec(_Spec):
     kind: Literal["distill"] = "distill"
     teacher: str = Field(description="checkpoint id")
     student_steps: int = Field(gt=0)
+    prediction: PredictionType = Field(description="of the student; the teacher may have another")
     training: TrainingSettings
 
     @property

@@ -67,6 +67,7 @@ class RunSteps:
             ranks=self._ranks,
             teacher=teacher["id"],
             student_steps=steps,
+            prediction=self._settings.student_prediction,
             training=self._settings.distill.for_stage(steps),
         )
         result = self._complete(spec)

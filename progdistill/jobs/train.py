@@ -16,11 +16,12 @@ from progdistill.artifacts.store import Store
 from progdistill.data.loader import TrainingLoader
 from progdistill.evaluation.measure import load_denoiser
 from progdistill.jobs.spec import DistillSpec, JobRequest, TrainBaseSpec
-from progdistill.models.denoiser import build_denoiser, save_weights
+from progdistill.models.config import DenoiserConfig
+from progdistill.models.denoiser import build_denoiser, save_weights, student_of
 from progdistill.training.circumstances import circumstances
 from progdistill.training.device import Rank
 from progdistill.training.loop import Trained, TrainingTask, train
-from progdistill.training.objective import BaseObjective, DistillationObjective
+from progdistill.training.objective import BaseObjective, DistillationObjective, Objective
 
 
 def run_training(
@@ -47,11 +48,8 @@ def _train(
     weight, device = spec.training.loss_weight, str(rank.device)
     if isinstance(spec, DistillSpec):
         teacher = load_denoiser(store, load_manifest(store, spec.teacher), device)
-        objective = DistillationObjective(teacher, spec.student_steps, weight)
-        # The student starts as a copy of its teacher (Algorithm 2), without dropout (Appendix E).
-        network = teacher.config.network.model_copy(update={"dropout": 0.0})
-        model = build_denoiser(teacher.config.model_copy(update={"network": network}), seed=0)
-        model.load_state_dict(teacher.state_dict())
+        objective: Objective = DistillationObjective(teacher, spec.student_steps, weight)
+        model = student_of(teacher, _student_config(teacher.config, spec))  # Algorithm 2: θ ← η
         purpose = f"distil to {spec.student_steps} steps"
     else:
         objective = BaseObjective(weight)
@@ -78,19 +76,26 @@ def _train(
             store, spec.id, keep=request.snapshots.keep, rank=rank.rank, ranks=rank.ranks
         ),
         snapshot_interval_updates=request.snapshots.interval_updates,
+        # Garbage collection keeps the teacher of a job that is under way.
+        snapshot_facts={"teacher": spec.teacher} if isinstance(spec, DistillSpec) else {},
         should_stop=lambda: rank.any_rank(should_stop()),
     )
     return train(task, model.to(rank.device), latest_snapshot(store, spec.id))
 
 
+def _student_config(teacher: DenoiserConfig, spec: DistillSpec) -> DenoiserConfig:
+    """The teacher's, without dropout (Appendix E), and with the student's own prediction type."""
+    network = teacher.network.model_copy(update={"dropout": 0.0})
+    return teacher.model_copy(update={"network": network, "prediction": spec.prediction})
+
+
 def _publish(
     spec: TrainBaseSpec | DistillSpec, request: JobRequest, store: Store, rank: Rank, trained: Trained
 ) -> str:
-    done = trained.updates_done_here
-    images = done * spec.training.batch_size
+    images = spec.training.updates * spec.training.batch_size
     figures = TrainingFigures(
         updates=spec.training.updates,
-        images=spec.training.updates * spec.training.batch_size,
+        images=images,
         seconds=trained.seconds,
         images_per_second=images / max(trained.seconds, 1e-9),
         final_loss=trained.loss_curve[-1][1] if trained.loss_curve else None,
@@ -98,23 +103,23 @@ def _publish(
     if isinstance(spec, DistillSpec):
         teacher = load_manifest(store, spec.teacher).identity
         kind, steps, parent = CheckpointKind.STUDENT, spec.student_steps, spec.teacher
-        architecture, prediction = teacher.architecture, teacher.prediction
+        config = _student_config(DenoiserConfig.model_validate(teacher.architecture), spec)
     else:
-        kind, steps, parent = CheckpointKind.BASE, None, None
-        architecture, prediction = spec.model.model_dump(mode="json"), str(spec.model.prediction)
+        kind, steps, parent, config = CheckpointKind.BASE, None, None, spec.model
     description = CheckpointDescription(
         kind=kind,
         sampling_steps=steps,
-        prediction=prediction,
+        prediction=str(config.prediction),
         loss_weight=str(spec.training.loss_weight),
-        architecture=architecture,
+        architecture=config.model_dump(mode="json"),
         dataset_fingerprint=spec.dataset_fingerprint,
         parent=parent,
         training=spec.training.model_dump(mode="json"),
         seed=spec.seed,
         numerics_version=spec.numerics_version,
     )
-    with tempfile.TemporaryDirectory() as folder:
+    # In the store's own scratch space, so that publishing can move the file instead of copying it.
+    with tempfile.TemporaryDirectory(dir=store.scratch()) as folder:
         path = Path(folder) / "weights.safetensors"
         save_weights(trained.weights, path)
         manifest = publish_checkpoint(
@@ -128,5 +133,6 @@ def _publish(
                 dataset_name=request.dataset.name,
                 figures=figures,
             ),
+            consume=True,
         )
     return manifest.id

@@ -122,5 +122,5 @@ if __name__ == "__main__":
     status = main(sys.argv[1])
     sys.stdout.flush()
     sys.stderr.flush()
-    # Everything is published and every thread joined; unloading torch takes most of a second and does nothing.
+    # Everything is published and every thread joined; unloading torch takes most of a second.
     os._exit(status)

@@ -4,7 +4,7 @@ from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from progdistill.diffusion.names import LossWeight
+from progdistill.diffusion.names import LossWeight, PredictionType
 
 
 class LearningRateSchedule(StrEnum):
@@ -36,13 +36,16 @@ class TrainingSettings(BaseModel):
 class DistillationSettings(TrainingSettings):
     """Settings of every distillation stage; the paper gives the last stages more updates."""
 
+    prediction: PredictionType | None = Field(
+        None, description="what students predict, if not what their first teacher predicts"
+    )
     updates_at_steps: dict[int, int] = Field(
         default_factory=dict, description="updates of the stages whose student has that many sampling steps"
     )
 
     def for_stage(self, student_steps: int) -> TrainingSettings:
         """The settings of the stage whose student takes `student_steps` sampling steps."""
-        fields = self.model_dump(exclude={"updates_at_steps"})
+        fields = self.model_dump(exclude={"updates_at_steps", "prediction"})
         fields["updates"] = self.updates_at_steps.get(student_steps, self.updates)
         return TrainingSettings(**fields)
 

@@ -26,7 +26,7 @@ class Rank:
         return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
 
     def any_rank(self, here: bool) -> bool:
-        """Whether it holds on any rank: all ranks get the same answer, so that they stop at the same update."""
+        """Whether it holds on any rank: all get the same answer, and stop at the same update."""
         if self.ranks == 1:
             return here
         flag = torch.tensor([int(here)], device=self.device)

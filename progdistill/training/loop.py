@@ -6,8 +6,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+from pydantic import BaseModel, ConfigDict, JsonValue
 from torch import Tensor, nn
 
+from progdistill.artifacts.faults import reach
 from progdistill.artifacts.snapshots import Snapshot, SnapshotWriter
 from progdistill.data.loader import TrainingLoader
 from progdistill.diffusion.noise import generator
@@ -35,6 +37,7 @@ class TrainingTask(NamedTuple):
     ranks: int
     snapshots: SnapshotWriter
     snapshot_interval_updates: int
+    snapshot_facts: dict[str, JsonValue]
     should_stop: Callable[[], bool]
 
 
@@ -43,7 +46,6 @@ class Trained(NamedTuple):
 
     weights: dict[str, Tensor]
     loss_curve: list[tuple[int, float]]
-    updates_done_here: int
     seconds: float
 
 
@@ -56,8 +58,18 @@ def learning_rate_at(settings: TrainingSettings, update: int) -> float:
 
 
 def ema_decay_at(decay: float, update: int) -> float:
-    """The decay after update 0, 1, …; it grows towards `decay`, so that the random start is soon forgotten."""
+    """The decay after update 0, 1, …; it grows to `decay`, so that the random start is soon forgotten."""
     return min(decay, (1 + update) / (10 + update))
+
+
+class StateFacts(BaseModel):
+    """What of a training state is no tensor; a snapshot may hold other facts beside."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    loss_curve: tuple[tuple[int, float], ...]
+    recent: tuple[float, ...]
+    seconds: float
 
 
 class TrainingState:
@@ -78,6 +90,7 @@ class TrainingState:
         self.update = 0
         self.loss_curve: list[tuple[int, float]] = []
         self.recent: list[float] = []
+        self.earlier_seconds, self._began = 0.0, time.monotonic()
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor of the state by name."""
@@ -101,9 +114,14 @@ class TrainingState:
                 name: tensors[f"optimizer.{index}.{name}"].to(parameter.device) for name in names
             }
         self.update = snapshot.update
-        facts = snapshot.facts
-        self.loss_curve = [(int(update), float(loss)) for update, loss in facts["loss_curve"]]  # type: ignore[union-attr, arg-type, misc]
-        self.recent = [float(loss) for loss in facts["recent"]]  # type: ignore[union-attr, arg-type]
+        facts = StateFacts.model_validate(snapshot.facts)
+        self.loss_curve, self.recent = list(facts.loss_curve), list(facts.recent)
+        self.earlier_seconds = facts.seconds
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock seconds of training, with those of earlier processes up to their last snapshot."""
+        return self.earlier_seconds + time.monotonic() - self._began
 
     def published_weights(self) -> dict[str, Tensor]:
         """The moving average where one is kept, else the weights; on the CPU."""
@@ -117,11 +135,12 @@ class TrainingState:
 def train(task: TrainingTask, model: Denoiser, start: Snapshot | None) -> Trained:
     """Train until `settings.updates`, from `start` where there is a snapshot.
 
-    Bit for bit the same weights come out whether training was interrupted or not, on the same machine with the
-    same number of ranks and threads: batches, times, noise and dropout are functions of (seed, update, rank).
+    Bit for bit the same weights come out whether training was interrupted or not, on the same machine with
+    the same number of ranks and threads: batches, times, noise and dropout are functions of
+    (seed, update, rank).
 
-    Raises WorkInterrupted, after a last snapshot, when `should_stop` says so; LostInvariantError when the loss
-    or the gradient is not finite, before it reaches a weight.
+    Raises WorkInterrupted, after a last snapshot, when `should_stop` says so; LostInvariantError when the
+    loss or the gradient is not finite, before it reaches a weight.
     """
     model.train()
     state = TrainingState(model, task.settings)
@@ -130,13 +149,13 @@ def train(task: TrainingTask, model: Denoiser, start: Snapshot | None) -> Traine
     network: nn.Module = model
     if task.ranks > 1:
         network = nn.parallel.DistributedDataParallel(model)
-    first, began = state.update, time.monotonic()
     total = task.settings.updates
-    with Progress(task.label, total=total, unit="updates", start=first) as progress:
+    with Progress(task.label, total=total, unit="updates", start=state.update) as progress:
         while state.update < total:
             loss = _one_update(task, state, network)
             _record_loss(state, loss, total)
             progress.advance(loss=loss)
+            reach("training.update")
             if task.should_stop():
                 _save(task, state)
                 task.snapshots.wait()
@@ -144,8 +163,7 @@ def train(task: TrainingTask, model: Denoiser, start: Snapshot | None) -> Traine
             if state.update % task.snapshot_interval_updates == 0 and state.update < total:
                 _save(task, state)
     task.snapshots.wait()
-    seconds = time.monotonic() - began
-    return Trained(state.published_weights(), state.loss_curve, state.update - first, seconds)
+    return Trained(state.published_weights(), state.loss_curve, state.seconds)
 
 
 def _one_update(task: TrainingTask, state: TrainingState, network: nn.Module) -> float:
@@ -185,5 +203,7 @@ def _record_loss(state: TrainingState, loss: float, total: int) -> None:
 
 
 def _save(task: TrainingTask, state: TrainingState) -> None:
-    facts = {"loss_curve": [list(point) for point in state.loss_curve], "recent": list(state.recent)}
-    task.snapshots.save(state.update, state.tensors(), facts)  # type: ignore[arg-type]
+    facts = StateFacts(loss_curve=tuple(state.loss_curve), recent=tuple(state.recent), seconds=state.seconds)
+    task.snapshots.save(
+        state.update, state.tensors(), {**task.snapshot_facts, **facts.model_dump(mode="json")}
+    )

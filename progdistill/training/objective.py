@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from progdistill.diffusion.loss import weighted_loss
 from progdistill.diffusion.names import LossWeight
 from progdistill.diffusion.prediction import velocity_from_x_eps
-from progdistill.diffusion.schedule import alpha_sigma, broadcast
+from progdistill.diffusion.schedule import diffuse
 from progdistill.diffusion.target import distillation_target
 from progdistill.models.denoiser import Denoiser
 
@@ -36,9 +36,9 @@ class BaseObjective:
         self, model: Denoiser, network: nn.Module, x: Images, labels: Labels | None, random: torch.Generator
     ) -> Float[Tensor, ""]:
         """See Objective."""
-        # 1 − U[0, 1) keeps t = 0 out, where x-prediction implies no velocity.
-        t = 1 - torch.rand(len(x), generator=random, device=x.device)
-        z, eps = add_noise(x, t, random)
+        t = torch.rand(len(x), generator=random, device=x.device)
+        eps = _noise_like(x, random)
+        z = diffuse(x, eps, t)
         output = network(z, t, labels)
         target = velocity_from_x_eps(x, eps, t)
         return weighted_loss(output, target, z, t, model.config.prediction, self._weight).mean()
@@ -56,15 +56,11 @@ class DistillationObjective:
         """See Objective."""
         i = torch.randint(1, self._steps + 1, (len(x),), generator=random, device=x.device)
         t = i.to(x.dtype) / self._steps
-        z, _ = add_noise(x, t, random)
-        with torch.no_grad():
-            target = distillation_target(self._teacher.bind(labels), z, t, self._steps)
+        z = diffuse(x, _noise_like(x, random), t)
+        target = distillation_target(self._teacher.bind(labels), z, t, self._steps)
         output = network(z, t, labels)
         return weighted_loss(output, target, z, t, model.config.prediction, self._weight).mean()
 
 
-def add_noise(x: Images, t: Float[Tensor, " batch"], random: torch.Generator) -> tuple[Images, Images]:
-    """z_t = α_t·x + σ_t·ε (eq. 1) and its ε."""
-    alpha, sigma = (broadcast(c, x) for c in alpha_sigma(t))
-    eps = torch.randn(x.shape, generator=random, device=x.device)
-    return alpha * x + sigma * eps, eps
+def _noise_like(x: Images, random: torch.Generator) -> Images:
+    return torch.randn(x.shape, generator=random, device=x.device)

@@ -1,52 +1,33 @@
 """The flow as a user runs it, in real processes on the embedded digits."""
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-FLOW = Path(__file__).parents[2] / "flows" / "distill_flow.py"
-SMALL = ["--base-updates", "12", "--updates-per-stage", "6", "--set", "evaluation.samples=50"]
-
-
-def run_flow(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    environment = {**os.environ, "METAFLOW_USER": "tester", "OMP_NUM_THREADS": "1"}
-    for name in ("PROGDISTILL_STORE", "METAFLOW_DATASTORE_SYSROOT_LOCAL"):
-        environment.pop(name, None)
-    return subprocess.run(
-        [sys.executable, str(FLOW), *arguments], cwd=folder, env=environment, capture_output=True, text=True
-    )
-
-
-def report_of(folder: Path) -> dict:
-    return json.loads((folder / "runs" / "latest" / "report" / "report.json").read_text())
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("run")
-    done = run_flow(folder, "run", "--ladder", "4:1", *SMALL)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return folder
+from tests.end_to_end.running import SMALL, ids_of, report_of, run_flow
 
 
 def test_a_run_reports_every_rung_with_its_baselines(finished: Path) -> None:
-    checkpoints = report_of(finished)["checkpoints"]
+    report = report_of(finished)
+    checkpoints = report["checkpoints"]
     assert [c["num_steps"] for c in checkpoints] == [4, 2, 1]
     assert [c["kind"] for c in checkpoints] == ["base", "student", "student"]
     assert all(c["distance"] > 0 and c["baseline_ddim"] > 0 for c in checkpoints)
     assert "fid" not in checkpoints[0]["distance_name"]
     assert checkpoints[2]["parent"] == checkpoints[1]["id"]
+    assert report["timings"]["overhead_seconds_per_stage"] > 0
 
 
 def test_an_identical_run_elsewhere_gives_identical_checkpoints(finished: Path, tmp_path: Path) -> None:
     done = run_flow(tmp_path, "run", "--ladder", "4:1", *SMALL)
     assert done.returncode == 0, done.stderr[-2000:]
-    first, second = report_of(finished), report_of(tmp_path)
-    assert [c["id"] for c in first["checkpoints"]] == [c["id"] for c in second["checkpoints"]]
+    assert ids_of(tmp_path) == ids_of(finished)
+
+
+def test_the_same_run_again_finds_everything_done(finished: Path) -> None:
+    done = run_flow(finished, "run", "--ladder", "4:1", *SMALL)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("found finished in the store") == 7
 
 
 def test_a_branch_starts_at_its_teachers_steps_and_names_it_as_parent(finished: Path) -> None:

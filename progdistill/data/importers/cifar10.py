@@ -25,26 +25,26 @@ COUNTS: Final = {"train": 50_000, "test": 10_000}
 RECORD_BYTES: Final = 1 + 3 * 32 * 32
 
 
-class _Version(NamedTuple):
+class Version(NamedTuple):
+    """One of the two published versions: its folder, its archive, and how its files are called."""
+
     folder: str
     archive: PublishedFile
     suffix: str
     names_file: str
 
 
-_VERSIONS: Final = (
-    _Version(
-        "cifar-10-batches-py",
-        PublishedFile("cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a"),
-        "",
-        "batches.meta",
-    ),
-    _Version(
-        "cifar-10-batches-bin",
-        PublishedFile("cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530"),
-        ".bin",
-        "batches.meta.txt",
-    ),
+PYTHON: Final = Version(
+    "cifar-10-batches-py",
+    PublishedFile("cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a"),
+    "",
+    "batches.meta",
+)
+BINARY: Final = Version(
+    "cifar-10-batches-bin",
+    PublishedFile("cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530"),
+    ".bin",
+    "batches.meta.txt",
 )
 
 _BATCHES: Final = {"train": tuple(f"data_batch_{number}" for number in range(1, 6)), "test": ("test_batch",)}
@@ -137,13 +137,13 @@ class _BatchFiles:
             raise UsageError(f"{self.path} is truncated or damaged ({error}): download it again") from error
 
 
-def _located(path: Path) -> tuple[Path, _Version]:
+def _located(path: Path) -> tuple[Path, Version]:
     """The archive or the unpacked folder at `path` or in it, and which version it is."""
-    for version in _VERSIONS:
+    for version in (PYTHON, BINARY):
         for folder in (path, path / version.folder):
             if (folder / version.names_file).is_file():
                 return folder, version
-    for version in _VERSIONS:
+    for version in (PYTHON, BINARY):
         if (path / version.archive.name).is_file():
             return path / version.archive.name, version
     if not path.is_file():
@@ -153,13 +153,13 @@ def _located(path: Path) -> tuple[Path, _Version]:
     return path, _version_of_archive(path)
 
 
-def _version_of_archive(path: Path) -> _Version:
+def _version_of_archive(path: Path) -> Version:
     try:
         with tarfile.open(path) as archive:
             names = {member.name.partition("/")[0] for member in archive}
     except (tarfile.TarError, EOFError, OSError) as error:
         raise UsageError(f"{path} is truncated or no archive ({error}): download it again") from error
-    for version in _VERSIONS:
+    for version in (PYTHON, BINARY):
         if version.folder in names:
             return version
     raise UsageError(f"{path} is the wrong archive: it holds {', '.join(sorted(names)[:5])}, not CIFAR-10")

@@ -1,0 +1,110 @@
+"""A folder of images of one's own, and what is wrong with some folders."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from progdistill.data.image_rule import ImageRule
+from progdistill.data.importers.image_folder import ImageFolderSource
+from progdistill.data.source import Source
+from progdistill.errors import UsageError
+from tests.data.preparing import prepared, rows, stored
+from tests.data.published import encoded, random_images
+
+AS_THEY_ARE = ImageRule(image_size=None)
+
+
+def folder(path: Path, rule: ImageRule = AS_THEY_ARE) -> Source:
+    return ImageFolderSource(path, rule, horizontal_flip_safe=True)
+
+
+def write(path: Path, files: dict[str, bytes]) -> Path:
+    for name, data in files.items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(data)
+    return path
+
+
+IMAGES, LABELS = random_images(12, 16, classes=3)
+CLASSED = {
+    f"{'abc'[label]}/{number}.png": encoded(image)
+    for number, (image, label) in enumerate(zip(IMAGES, LABELS, strict=True))
+}
+
+
+def test_subfolders_are_classes(tmp_path: Path) -> None:
+    info = prepared(folder(write(tmp_path / "cats", CLASSED)), tmp_path)
+    assert info.class_names == ("a", "b", "c")
+    assert info.image_size == 16
+    assert stored(info) == rows(IMAGES, LABELS)
+
+
+def test_images_without_subfolders_have_no_classes(tmp_path: Path) -> None:
+    flat = {name.replace("/", "_"): data for name, data in CLASSED.items()}
+    info = prepared(folder(write(tmp_path / "cats", flat)), tmp_path)
+    assert info.num_classes == 0
+    assert stored(info) == rows(IMAGES, LABELS * 0)
+
+
+def test_split_folders_are_splits(tmp_path: Path) -> None:
+    files = {f"train/{name}": data for name, data in CLASSED.items()}
+    files |= {f"val/a/{number}.png": encoded(image) for number, image in enumerate(IMAGES[:5])}
+    info = prepared(folder(write(tmp_path / "cats", files)), tmp_path)
+    assert info.splits == {"train": 12, "validation": 5}
+    assert stored(info, "validation") == rows(IMAGES[:5], LABELS[:5] * 0)
+
+
+def test_the_fingerprint_depends_on_contents_alone(tmp_path: Path) -> None:
+    first = prepared(folder(write(tmp_path / "one", CLASSED)), tmp_path, "first")
+    reordered = dict(reversed(CLASSED.items())) | {"a/notes.txt": b"not an image", "a/.hidden.png": b"x"}
+    second = prepared(folder(write(tmp_path / "two", reordered)), tmp_path, "second")
+    changed = write(tmp_path / "three", CLASSED | {"a/new.png": encoded(IMAGES[0])})
+    third = prepared(folder(changed), tmp_path, "third")
+    assert first.fingerprint == second.fingerprint != third.fingerprint
+
+
+def test_mixed_shapes_ask_for_an_image_size(tmp_path: Path) -> None:
+    other = {"c/other.png": encoded(np.zeros((20, 24, 3), np.uint8))}
+    path = write(tmp_path / "cats", CLASSED | other)
+    with pytest.raises(UsageError, match=r"c/other.png is 24×20, .* 16×16: .*--image-size N"):
+        prepared(folder(path), tmp_path)
+    info = prepared(folder(path, ImageRule(image_size=8)), tmp_path, "resized")
+    assert (info.image_size, info.splits) == (8, {"train": 13})
+
+
+def test_images_that_are_no_squares_ask_for_an_image_size(tmp_path: Path) -> None:
+    path = write(tmp_path / "wide", {"1.png": encoded(np.zeros((8, 12, 3), np.uint8))})
+    with pytest.raises(UsageError, match=r"1.png is 12×8: choose a square with --image-size N"):
+        folder(path)
+
+
+def test_a_folder_without_images_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=f"{tmp_path} has no images"):
+        folder(write(tmp_path, {"readme.txt": b"nothing"}))
+
+
+def test_images_beside_class_folders_are_ambiguous(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="beside the class folders a, b, c"):
+        folder(write(tmp_path, CLASSED | {"stray.png": encoded(IMAGES[0])}))
+
+
+def test_a_class_that_training_lacks_is_named(tmp_path: Path) -> None:
+    files = {f"train/{name}": data for name, data in CLASSED.items()}
+    with pytest.raises(UsageError, match="class zebra of split validation"):
+        folder(write(tmp_path, files | {"val/zebra/1.png": encoded(IMAGES[0])}))
+
+
+def test_files_that_are_no_images_are_left_out_by_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = {"a/broken.png": b"not a png", "b/cut.png": CLASSED["b/" + _first("b")][:-40]}
+    info = prepared(folder(write(tmp_path / "cats", CLASSED | broken)), tmp_path)
+    assert info.splits == {"train": 12}
+    assert stored(info) == rows(IMAGES, LABELS)
+    said = capsys.readouterr().err
+    assert "left out a/broken.png" in said and "left out b/cut.png" in said
+
+
+def _first(name: str) -> str:
+    return next(path for path in CLASSED if path.startswith(name)).partition("/")[2]

@@ -1,0 +1,93 @@
+"""Parquet as the Hugging Face library lays it out."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from progdistill.data.image_rule import ImageRule
+from progdistill.data.importers.parquet import ParquetSource
+from progdistill.data.source import Source
+from progdistill.errors import UsageError
+from tests.data.preparing import prepared, rows, stored
+from tests.data.published import encoded, huggingface_parquet, random_images
+
+IMAGES, LABELS = random_images(250, 8, classes=3)
+FILES = [encoded(image) for image in IMAGES]
+NAMES = ("cat", "dog", "owl")
+
+
+def parquet(path: Path) -> Source:
+    return ParquetSource(path, ImageRule(image_size=None), horizontal_flip_safe=True)
+
+
+def test_files_called_after_their_split_are_read_in_order(tmp_path: Path) -> None:
+    data = tmp_path / "source" / "data"
+    huggingface_parquet(data / "train-00000-of-00002.parquet", FILES[:130], LABELS[:130], NAMES)
+    huggingface_parquet(data / "train-00001-of-00002.parquet", FILES[130:240], LABELS[130:240], NAMES)
+    huggingface_parquet(data / "test-00000-of-00001.parquet", FILES[240:], LABELS[240:], NAMES)
+    info = prepared(parquet(tmp_path / "source"), tmp_path)
+    assert info.splits == {"train": 240, "test": 10}
+    assert info.class_names == NAMES
+    assert stored(info) == rows(IMAGES[:240], LABELS[:240])
+    assert stored(info, "test") == rows(IMAGES[240:], LABELS[240:])
+
+
+def test_folders_called_after_their_split_are_splits(tmp_path: Path) -> None:
+    huggingface_parquet(tmp_path / "default/train/0000.parquet", FILES[:20], LABELS[:20], NAMES)
+    huggingface_parquet(tmp_path / "default/validation/0000.parquet", FILES[20:30], LABELS[20:30], NAMES)
+    assert parquet(tmp_path).facts.splits == {"train": 20, "validation": 10}
+
+
+def test_reading_goes_on_anywhere(tmp_path: Path) -> None:
+    huggingface_parquet(tmp_path / "train-0.parquet", FILES[:100], LABELS[:100], NAMES, rows_per_group=30)
+    huggingface_parquet(tmp_path / "train-1.parquet", FILES[100:], LABELS[100:], NAMES, rows_per_group=70)
+    source = parquet(tmp_path)
+    whole = [(image.name, image.label) for image in source.read("train", 0)]
+    assert [label for _, label in whole] == LABELS.tolist()
+    for start in (0, 1, 29, 30, 31, 99, 100, 101, 249, 250):
+        assert [(image.name, image.label) for image in source.read("train", start)] == whole[start:]
+
+
+def test_classes_without_names_are_numbered(tmp_path: Path) -> None:
+    image = pa.array([{"bytes": data, "path": None} for data in FILES[:9]])
+    table = pa.table({"img": image, "label": pa.array([0, 4, 2] * 3)})
+    pq.write_table(table, tmp_path / "x.parquet")
+    assert parquet(tmp_path).facts.class_names == ("0", "1", "2", "3", "4")
+
+
+def test_images_without_a_class_column_have_no_classes(tmp_path: Path) -> None:
+    image = pa.array([{"bytes": data, "path": None} for data in FILES[:9]])
+    pq.write_table(pa.table({"image": image}), tmp_path / "x.parquet")
+    assert stored(prepared(parquet(tmp_path), tmp_path)) == rows(IMAGES[:9], LABELS[:9] * 0)
+
+
+def test_a_file_without_images_is_named_with_its_columns(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": ["a"]}), tmp_path / "x.parquet")
+    with pytest.raises(UsageError, match="0 image columns .* among text"):
+        parquet(tmp_path)
+
+
+def test_classes_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    image = pa.array([{"bytes": FILES[0], "path": None}])
+    pq.write_table(pa.table({"image": image, "label": ["cat"]}), tmp_path / "x.parquet")
+    with pytest.raises(UsageError, match="column label holds string, not class numbers"):
+        parquet(tmp_path)
+
+
+def test_rows_without_bytes_are_left_out_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    huggingface_parquet(tmp_path / "x.parquet", [*FILES[:3], None], np.zeros(4, int), NAMES)  # type: ignore[list-item]
+    info = prepared(parquet(tmp_path), tmp_path)
+    assert info.splits == {"train": 3}
+    assert "left out x.parquet[3]: it has no bytes, only a path" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("share", [0.5, 0.99])
+def test_a_truncated_file_is_named(tmp_path: Path, share: float) -> None:
+    path = tmp_path / "x.parquet"
+    huggingface_parquet(path, FILES, LABELS, NAMES)
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+    with pytest.raises(UsageError, match="x.parquet is truncated"):
+        parquet(tmp_path)
