@@ -12,6 +12,10 @@ if os.environ.get("USER", "root") == "root":
     os.environ.setdefault("METAFLOW_USER", "progdistill")  # Metaflow refuses root
 os.environ.setdefault("METAFLOW_DATASTORE_SYSROOT_LOCAL", os.getcwd())  # else it is searched upwards
 
+# More tasks at once than cores only slow one another down.
+os.environ.setdefault("METAFLOW_RUN_MAX_WORKERS", str(os.cpu_count() or 1))
+os.environ.setdefault("METAFLOW_RESUME_MAX_WORKERS", os.environ["METAFLOW_RUN_MAX_WORKERS"])
+
 from metaflow import FlowSpec, Parameter, current, step
 
 import progdistill  # noqa: F401  (brings the package along into remote tasks)
@@ -127,6 +131,7 @@ class DistillFlow(FlowSpec):
 def main() -> None:
     """Check a `run` before Metaflow starts anything; on failure say how to go on."""
     from progdistill.errors import ProgdistillError, WorkInterrupted
+    from progdistill.jobs.nursery import nursery
 
     verb = next((word for word in sys.argv[1:] if word in ("run", "resume")), None)
     if verb is None or "--help" in sys.argv:
@@ -142,7 +147,8 @@ def main() -> None:
             sys.exit(error.exit_status)
     interrupted = _count_interrupts()
     try:
-        DistillFlow()
+        with nursery():
+            DistillFlow()
     except (KeyboardInterrupt, SystemExit) as leaving:
         status = getattr(leaving, "code", 1)
         if interrupted:

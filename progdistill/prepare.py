@@ -13,7 +13,8 @@ from progdistill.data.dataset import DatasetInfo, find_dataset
 from progdistill.diffusion.names import check_combination
 from progdistill.errors import UsageError
 from progdistill.ladder import format_ladder
-from progdistill.models.config import DenoiserConfig, parameter_count
+from progdistill.models.config import DenoiserConfig
+from progdistill.models.size import parameter_count
 from progdistill.options import RunOptions
 
 SNAPSHOT_COPIES = 4

@@ -9,9 +9,11 @@ from pathlib import Path
 from types import FrameType
 
 from progdistill.errors import ProgdistillError, UsageError, WorkInterrupted
+from progdistill.jobs.nursery import HatchedWorker, hatch
 from progdistill.jobs.spec import JobRequest
 
 LAST_LINES = 15
+Worker = subprocess.Popen[str] | HatchedWorker
 
 
 def accelerators_here() -> int:
@@ -31,12 +33,7 @@ class LocalLauncher:
         name = f"{request.spec.kind}-{request.spec.id[:12]}"
         path = self._folder / f"{name}.json"
         path.write_text(request.model_dump_json(indent=2))
-        child = subprocess.Popen(
-            self._command(request, path),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        child = self._start(request, path)
         previous = {number: signal.signal(number, _forward_to(child)) for number in _STOP_SIGNALS}
         try:
             last = self._stream(child, self._folder / f"{name}.log")
@@ -47,14 +44,20 @@ class LocalLauncher:
         if status != 0:
             raise _failure(request, status, last, self._folder / f"{name}.log")
 
-    def _command(self, request: JobRequest, path: Path) -> list[str]:
+    def _start(self, request: JobRequest, path: Path) -> Worker:
         worker = ["-m", "progdistill.jobs.worker", str(path)]
         if request.spec.ranks == 1:
-            return [sys.executable, *worker]
-        ranks = f"--nproc-per-node={request.spec.ranks}"
-        return [sys.executable, "-m", "torch.distributed.run", "--standalone", ranks, *worker]
+            hatched = hatch([str(path)])
+            if hatched is not None:
+                return hatched
+        else:
+            ranks = f"--nproc-per-node={request.spec.ranks}"
+            worker = ["-m", "torch.distributed.run", "--standalone", ranks, *worker]
+        return subprocess.Popen(
+            [sys.executable, *worker], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
 
-    def _stream(self, child: "subprocess.Popen[str]", log: Path) -> list[str]:
+    def _stream(self, child: Worker, log: Path) -> list[str]:
         last: deque[str] = deque(maxlen=LAST_LINES)
         assert child.stdout is not None
         with log.open("a") as file:
@@ -69,7 +72,7 @@ class LocalLauncher:
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-def _forward_to(child: "subprocess.Popen[str]") -> Callable[[int, FrameType | None], None]:
+def _forward_to(child: Worker) -> Callable[[int, FrameType | None], None]:
     def forward(number: int, frame: FrameType | None) -> None:
         if child.poll() is None:
             child.send_signal(number)

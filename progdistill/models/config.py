@@ -138,14 +138,3 @@ class DenoiserConfig(BaseModel):
         """Channels the network puts out: (x, ε) models predict two images."""
         pair = self.prediction is PredictionType.X_EPS
         return self.network.image_channels * (2 if pair else 1)
-
-
-def parameter_count(config: UNetConfig, out_channels: int | None = None) -> int:
-    """Count the parameters of a network, without allocating them."""
-    import torch
-
-    from progdistill.models.unet import UNet
-
-    with torch.device("meta"):
-        network = UNet(config, out_channels or config.image_channels)
-    return sum(parameter.numel() for parameter in network.parameters())

@@ -5,7 +5,8 @@ import torch
 from progdistill.diffusion.names import PredictionType
 
 from progdistill.models.architectures import ARCHITECTURES
-from progdistill.models.config import DenoiserConfig, parameter_count
+from progdistill.models.config import DenoiserConfig
+from progdistill.models.size import parameter_count
 from progdistill.models.unet import UNet
 
 

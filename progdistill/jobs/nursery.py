@@ -1,0 +1,185 @@
+"""A process that has imported torch once and forks a worker for each job of a run on this machine.
+
+Importing torch takes two seconds, in a run of digits a tenth of a stage. The flow's own process starts a
+nursery (`nursery()`), whose address the steps inherit; where there is none, workers are started afresh. The
+nursery ends with the process that started it, however that ends.
+"""
+
+import json
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+VARIABLE = "PROGDISTILL_NURSERY"
+"""Environment variable with the path of the nursery's Unix socket."""
+
+_MESSAGE_BYTES = 1 << 20
+
+
+@contextmanager
+def nursery() -> Iterator[None]:
+    """Run a nursery beside the body; steps started in it find its address in their environment."""
+    with tempfile.TemporaryDirectory(prefix="progdistill-") as folder:
+        address = os.path.join(folder, "nursery")
+        server = subprocess.Popen(
+            [sys.executable, "-m", "progdistill.jobs.nursery", address], stdin=subprocess.PIPE
+        )
+        os.environ[VARIABLE] = address
+        try:
+            yield
+        finally:
+            del os.environ[VARIABLE]
+            assert server.stdin is not None
+            server.stdin.close()
+            server.wait()
+
+
+class HatchedWorker:
+    """A worker forked by a nursery, with the part of Popen's interface that a launcher uses."""
+
+    def __init__(self, connection: socket.socket, output: int, pid: int) -> None:
+        self._connection, self.pid = connection, pid
+        self._status: int | None = None
+        self.stdout = os.fdopen(output, "r")
+
+    def poll(self) -> int | None:
+        """The exit status, negative for a signal, or None while it runs."""
+        self._connection.setblocking(False)
+        with suppress(BlockingIOError):
+            self._receive()
+        return self._status
+
+    def wait(self) -> int:
+        """Wait for the exit status."""
+        self._connection.setblocking(True)
+        self._receive()
+        assert self._status is not None
+        return self._status
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal to the worker."""
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, number)
+
+    def _receive(self) -> None:
+        if self._status is None:
+            answer = self._connection.recv(_MESSAGE_BYTES)
+            # An empty answer: the nursery is gone, and with it whoever could have told how the worker ended.
+            self._status = int(json.loads(answer)["status"]) if answer else -signal.SIGKILL
+
+
+def hatch(arguments: list[str]) -> HatchedWorker | None:
+    """Fork a worker with `arguments` for its `main`; None where there is no nursery to do it."""
+    address = os.environ.get(VARIABLE)
+    if address is None:
+        return None
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        connection.connect(address)
+    except OSError:
+        connection.close()
+        return None
+    order = {"arguments": arguments, "folder": os.getcwd(), "environment": dict(os.environ)}
+    reading, writing = os.pipe()
+    socket.send_fds(connection, [json.dumps(order).encode()], [writing])
+    os.close(writing)
+    answer = connection.recv(_MESSAGE_BYTES)
+    if not answer:
+        os.close(reading)
+        connection.close()
+        return None
+    return HatchedWorker(connection, reading, int(json.loads(answer)["pid"]))
+
+
+def serve(address: str) -> None:
+    """Fork workers on request until standard input ends."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # it must outlive the workers that save themselves
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listener.bind(address)
+    listener.listen()
+    _preload()
+    waking, woken = socket.socketpair()
+    woken.setblocking(False)
+    signal.signal(signal.SIGCHLD, lambda number, frame: None)
+    signal.set_wakeup_fd(woken.fileno(), warn_on_full_buffer=False)
+    workers: dict[int, socket.socket] = {}
+    with selectors.DefaultSelector() as selector:
+        for source in (sys.stdin, listener, waking):
+            selector.register(source, selectors.EVENT_READ)
+        while True:
+            ready = {key.fileobj for key, _ in selector.select()}
+            if waking in ready:
+                waking.recv(4096)
+                _report_ended(workers)
+            if listener in ready:
+                _fork_worker(listener, workers)
+            if sys.stdin in ready:
+                return
+
+
+def _preload() -> None:
+    """Import what every worker needs; nothing is computed, so no thread exists when workers are forked."""
+    import torch._dynamo  # noqa: F401  torch's optimizers import it when they are made: another 1.5 s
+
+    import progdistill.evaluation.evaluate
+    import progdistill.jobs.train
+    import progdistill.jobs.worker  # noqa: F401
+
+
+def _fork_worker(listener: socket.socket, workers: dict[int, socket.socket]) -> None:
+    connection, _ = listener.accept()
+    data, descriptors, _, _ = socket.recv_fds(connection, _MESSAGE_BYTES, 1)
+    if not data:
+        connection.close()
+        return
+    pid = os.fork()
+    if pid == 0:
+        os._exit(_be_worker(json.loads(data), descriptors[0]))
+    os.close(descriptors[0])
+    workers[pid] = connection
+    with suppress(OSError):
+        connection.send(json.dumps({"pid": pid}).encode())
+
+
+def _be_worker(order: dict[str, Any], output: int) -> int:
+    """Become the worker that the order asks for; return its exit status."""
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_DFL)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.environ.clear()
+    os.environ.update(order["environment"])
+    os.chdir(order["folder"])
+    from progdistill.jobs.worker import main
+
+    try:
+        status = main(*order["arguments"])
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return status
+
+
+def _report_ended(workers: dict[int, socket.socket]) -> None:
+    for pid in list(workers):
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            with suppress(OSError), workers.pop(pid) as connection:
+                connection.send(json.dumps({"status": os.waitstatus_to_exitcode(status)}).encode())
+
+
+if __name__ == "__main__":
+    serve(str(Path(sys.argv[1])))
