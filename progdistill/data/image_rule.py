@@ -75,7 +75,8 @@ def _fitted(band: Image.Image, rule: ImageRule, size: int) -> NDArray[np.uint8]:
     """One channel, cropped and resized; in floating point, since Pillow would round bytes twice."""
     box = _centre_square(*band.size) if rule.crop is Crop.CENTRE else (0, 0, *band.size)
     resized = band.convert("F").resize((size, size), _FILTERS[rule.resize], box=box)
-    return np.clip(np.rint(np.asarray(resized)), 0, 255).astype(np.uint8)
+    rounded: NDArray[np.float32] = np.rint(np.asarray(resized, np.float32))
+    return rounded.clip(0, 255).astype(np.uint8)
 
 
 def _centre_square(width: int, height: int) -> tuple[int, int, int, int]:

@@ -127,7 +127,7 @@ def imagenet_pickle(path: Path, images: Images, labels: Labels, dump: Callable[[
 
 
 def devkit_tar(path: Path, wordnet_ids: Sequence[str], truth: Iterable[int]) -> Path:
-    """`ILSVRC2012_devkit_t12.tar.gz`: the synsets, with an inner node behind them, and the validation classes."""
+    """`ILSVRC2012_devkit_t12.tar.gz`: synsets, with an inner node behind them, and validation classes."""
     fields = ["ILSVRC2012_ID", "WNID", "words", "gloss", "num_children", "children", "wordnet_height"]
     rows = [(number, name, f"word {name}", "", 0, [], 0) for number, name in enumerate(wordnet_ids, start=1)]
     rows.append((len(rows) + 1, "n00000001", "entity", "", 2, [1, 2], 3))

@@ -1,4 +1,4 @@
-"""ImageNet's full-size files: nested tars with the development kit, folders, and the resizing of the paper."""
+"""ImageNet's full-size files: nested tars with the development kit, folders, and the paper's resizing."""
 
 from pathlib import Path
 
