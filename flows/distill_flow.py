@@ -41,6 +41,7 @@ class DistillFlow(FlowSpec):
     seed = _parameter("seed")
     base_updates = _parameter("base-updates")
     updates_per_stage = _parameter("updates-per-stage")
+    guidance = _parameter("guidance")
     set = _parameter("set")
 
     @step

@@ -15,10 +15,13 @@ from progdistill.models.config import DenoiserConfig
 from progdistill.options import RunOptions
 from progdistill.presets import PRESETS, Preset
 from progdistill.training.config import (
+    GUIDED_LABEL_DROPOUT,
+    BaseTrainingSettings,
     ComputeSettings,
     DistillationSettings,
+    GuidanceRange,
     SnapshotSettings,
-    TrainingSettings,
+    parse_guidance,
 )
 
 DEFAULT_STORE = ".progdistill/store"
@@ -43,8 +46,11 @@ class Settings(BaseModel):
     seed: int = Field(0, ge=0)
     ladder: tuple[int, ...] = Field(description="sampling steps of the teacher, then of each student")
     first_teacher: str | None = Field(None, description="id of the checkpoint to start from; None: train one")
-    model: DenoiserConfig
-    base: TrainingSettings
+    guidance: GuidanceRange | None = Field(
+        None, description="weights that students have as an input; None: students are not guided"
+    )
+    model: DenoiserConfig = Field(description="of the first teacher")
+    base: BaseTrainingSettings
     distill: DistillationSettings
     evaluation: EvaluationSettings
     snapshots: SnapshotSettings
@@ -55,12 +61,24 @@ class Settings(BaseModel):
         """What students predict: as set, else what the first teacher predicts."""
         return self.distill.prediction or self.model.prediction
 
+    @property
+    def has_guided_stage(self) -> bool:
+        """Whether guidance is distilled first; a teacher that has it as an input is past that."""
+        return self.guidance is not None and not self.model.network.guidance_input
+
+    @property
+    def label_dropout(self) -> float:
+        """The share of labels that the base model's training drops."""
+        default = 0.0 if self.guidance is None else GUIDED_LABEL_DROPOUT
+        return default if self.base.label_dropout is None else self.base.label_dropout
+
 
 def settings_from(options: RunOptions) -> Settings:
     """Resolve options into settings, without looking at any store or dataset.
 
-    Raises UsageError for an unknown preset, a bad ladder, an unknown --set path, a value out of range, and a
-    combination of prediction and loss weight that the paper found not to work.
+    Raises UsageError for an unknown preset, a bad ladder, an unknown --set path, a value out of range,
+    guidance of a model that will not know what to be guided away from, and a combination of prediction and
+    loss weight that the paper found not to work.
     """
     dataset = options.dataset or "digits"
     name = options.preset or (dataset if dataset in PRESETS else "digits")
@@ -72,6 +90,7 @@ def settings_from(options: RunOptions) -> Settings:
         "launcher": options.launcher or str(LauncherName.LOCAL),
         "seed": options.seed or 0,
         "ladder": list(_ladder(options, fields["ladder"])),
+        "guidance": parse_guidance(options.guidance).model_dump() if options.guidance else None,
     }
     if options.base_updates is not None:
         fields["base"]["updates"] = options.base_updates
@@ -81,7 +100,27 @@ def settings_from(options: RunOptions) -> Settings:
         _assign(fields, assignment)
     settings = _validated(fields)
     check_combination(settings.model.prediction, settings.base.loss_weight, distilling=False)
-    return settings
+    return settings if options.from_ else _with_label_dropout(settings)
+
+
+def _with_label_dropout(settings: Settings) -> Settings:
+    """The base model has a label for "no class" where its training drops labels."""
+    network = settings.model.network
+    if settings.guidance is not None and settings.label_dropout == 0:
+        raise UsageError(
+            f"--guidance {settings.guidance} needs a base model that was trained with dropped labels, but"
+            " base.label_dropout is 0: leave it out, or set it to 0.1"
+        )
+    if not settings.label_dropout:
+        return settings
+    if not network.num_classes:
+        what = f"--guidance {settings.guidance}" if settings.guidance else "base.label_dropout"
+        raise UsageError(
+            f"{what} is for models with classes, and preset {settings.preset} has none:"
+            " choose another --preset"
+        )
+    network = network.model_copy(update={"label_dropout": True})
+    return settings.model_copy(update={"model": settings.model.model_copy(update={"network": network})})
 
 
 def _preset_fields(name: str) -> dict[str, Any]:

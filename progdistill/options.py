@@ -40,6 +40,11 @@ RUN_OPTIONS = (
     RunOption("seed", int, "seed of every random choice (default: 0)"),
     RunOption("base-updates", int, "parameter updates of the base model (default: preset)"),
     RunOption("updates-per-stage", int, "parameter updates of every distillation stage (default: preset)"),
+    RunOption(
+        "guidance",
+        str,
+        "weights that class-conditional students learn to be guided with, LOWEST:HIGHEST such as 0:4",
+    ),
     RunOption("set", str, "KEY.PATH=VALUE reaches any field of the configuration; may be given again", True),
 )
 
@@ -59,6 +64,7 @@ class RunOptions(BaseModel):
     seed: int | None = None
     base_updates: int | None = None
     updates_per_stage: int | None = None
+    guidance: str | None = None
     set: tuple[str, ...] = ()
 
 

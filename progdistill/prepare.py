@@ -16,6 +16,7 @@ from progdistill.ladder import format_ladder
 from progdistill.models.config import DenoiserConfig
 from progdistill.models.size import parameter_count
 from progdistill.options import RunOptions
+from progdistill.training.config import GUIDED_LABEL_DROPOUT, GuidanceRange
 
 SNAPSHOT_COPIES = 4
 """Copies of the parameters in one snapshot: weights, moving average, and the optimizer's two moments."""
@@ -33,14 +34,15 @@ class PreparedRun(BaseModel):
     @property
     def disk_bytes(self) -> int:
         """What checkpoints and snapshots will take in the store at most."""
-        checkpoints = len(self.settings.ladder)
+        checkpoints = len(self.settings.ladder) + self.settings.has_guided_stage
         snapshots = SNAPSHOT_COPIES * (self.settings.snapshots.keep + 1)
         return 4 * self.parameters * (checkpoints + snapshots)
 
     def facts(self) -> dict[str, object]:
         """The plan as numbers: stages, updates and images, before anything runs."""
         settings = self.settings
-        stages = [settings.distill.for_stage(steps) for steps in settings.ladder[1:]]
+        rungs = settings.ladder[0 if settings.has_guided_stage else 1 :]
+        stages = [settings.distill.for_stage(steps) for steps in rungs]
         base_updates = 0 if settings.first_teacher else settings.base.updates
         distill_images = sum(stage.updates * stage.batch_size for stage in stages)
         return {
@@ -54,6 +56,7 @@ class PreparedRun(BaseModel):
             "disk_bytes": self.disk_bytes,
             "store": settings.store,
             "first_teacher": settings.first_teacher,
+            "guidance": None if settings.guidance is None else settings.guidance.model_dump(),
             "configuration": settings.model_dump(mode="json"),
         }
 
@@ -66,11 +69,13 @@ class PreparedRun(BaseModel):
             if teacher
             else f"train a base model, {facts['base_updates']:,} updates"
         )
+        weights = self.settings.guidance
+        guided = "" if weights is None else f", guided with weights {weights}"
         return "\n".join(
             [
                 f"Plan: {self.dataset.name} ({self.parameters:,} parameters), store {self.settings.store}",
                 f"  {start}",
-                f"  distil {format_ladder(self.settings.ladder)} in {facts['stages']} stages,"
+                f"  distil {format_ladder(self.settings.ladder)} in {facts['stages']} stages{guided},"
                 f" {facts['distillation_updates']:,} updates",
                 f"  {facts['training_images']:,} training images,"
                 f" at most {self.disk_bytes / 1e6:,.1f} MB in the store",
@@ -117,7 +122,33 @@ def _branched(settings: Settings, options: RunOptions, teacher: CheckpointManife
     if options.dataset is None and teacher.circumstances.dataset_name:
         settings = settings.model_copy(update={"dataset": teacher.circumstances.dataset_name})
     model = DenoiserConfig.model_validate(teacher.identity.architecture)
-    return settings.model_copy(update={"ladder": ladder, "first_teacher": teacher.id, "model": model})
+    changes = {"ladder": ladder, "first_teacher": teacher.id, "model": model}
+    return settings.model_copy(update={**changes, "guidance": _guidance(settings, teacher, model)})
+
+
+def _guidance(settings: Settings, teacher: CheckpointManifest, model: DenoiserConfig) -> GuidanceRange | None:
+    """What students of `teacher` are guided with: what it was itself, else what the run asks for."""
+    asked, network = settings.guidance, model.network
+    if network.guidance_input:
+        own = GuidanceRange.model_validate(teacher.identity.training["guidance"])
+        if asked not in (None, own):
+            raise UsageError(
+                f"--from {teacher.id[:12]} was distilled with guidance {own}, which its students keep: leave"
+                f" --guidance {asked} out, or start from an undistilled model"
+            )
+        return own
+    if asked is None:
+        return None
+    if not network.num_classes:
+        raise UsageError(
+            f"--guidance {asked} is towards a class, and --from {teacher.id[:12]} has none: leave it out"
+        )
+    if not network.label_dropout or teacher.identity.kind is CheckpointKind.STUDENT:
+        raise UsageError(
+            f"--guidance {asked} needs an undistilled teacher that was trained with dropped labels, which"
+            f" --from {teacher.id[:12]} is not: train one, --set base.label_dropout={GUIDED_LABEL_DROPOUT}"
+        )
+    return asked
 
 
 def _check_fit(settings: Settings, dataset: DatasetInfo) -> None:

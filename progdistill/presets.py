@@ -7,11 +7,11 @@ from progdistill.evaluation.config import EvaluationSettings
 from progdistill.models.architectures import ARCHITECTURES
 from progdistill.models.config import DenoiserConfig
 from progdistill.training.config import (
+    BaseTrainingSettings,
     ComputeSettings,
     DistillationSettings,
     LearningRateSchedule,
     SnapshotSettings,
-    TrainingSettings,
 )
 
 
@@ -20,19 +20,19 @@ class Preset(NamedTuple):
 
     ladder: str
     model: DenoiserConfig
-    base: TrainingSettings
+    base: BaseTrainingSettings
     distill: DistillationSettings
     evaluation: EvaluationSettings
     snapshots: SnapshotSettings
     compute: ComputeSettings = ComputeSettings()
 
 
-def _paper_base(updates: int, batch_size: int, loss_weight: LossWeight, flip: bool) -> TrainingSettings:
+def _paper_base(updates: int, batch_size: int, loss_weight: LossWeight, flip: bool) -> BaseTrainingSettings:
     """Appendix E: "Adam with standard settings (learning rate of 3e-4), a parameter moving average with
     constant 0.9999 and very slight decoupled weight decay with a constant of 0.001 … clip the norm of
     gradients to 1".
     The warm-up of 1,000 updates is the published code's."""
-    return TrainingSettings(
+    return BaseTrainingSettings(
         updates=updates,
         batch_size=batch_size,
         learning_rate=3e-4,
@@ -81,7 +81,7 @@ def _digits() -> Preset:
     return Preset(
         ladder="64:1",
         model=DenoiserConfig(network=ARCHITECTURES["digits"], prediction=PredictionType.V),
-        base=TrainingSettings(
+        base=BaseTrainingSettings(
             updates=1000,
             batch_size=64,
             learning_rate=2e-3,

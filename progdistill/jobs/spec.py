@@ -11,7 +11,12 @@ from progdistill.data.dataset import DatasetInfo
 from progdistill.diffusion.names import PredictionType
 from progdistill.evaluation.config import EvaluationSettings
 from progdistill.models.config import DenoiserConfig
-from progdistill.training.config import ComputeSettings, SnapshotSettings, TrainingSettings
+from progdistill.training.config import (
+    ComputeSettings,
+    GuidanceRange,
+    SnapshotSettings,
+    TrainingSettings,
+)
 from progdistill.version import NUMERICS_VERSION
 
 
@@ -35,26 +40,77 @@ class TrainBaseSpec(_Spec):
     kind: Literal["train_base"] = "train_base"
     model: DenoiserConfig
     training: TrainingSettings
+    label_dropout: float = Field(0.0, ge=0, lt=1, exclude_if=lambda share: share == 0)
 
     @property
     def label(self) -> str:
         """What people call this job."""
         return "base model"
 
+    @property
+    def purpose(self) -> str:
+        """What this job's random numbers are drawn for."""
+        return "train base"
 
-class DistillSpec(_Spec):
-    """Distil a teacher into a student of `student_steps` sampling steps (Algorithm 2)."""
+    def recorded_training(self) -> dict[str, JsonValue]:
+        """What the checkpoint's identity says of its training."""
+        added: dict[str, JsonValue] = {"label_dropout": self.label_dropout} if self.label_dropout else {}
+        return {**self.training.model_dump(mode="json"), **added}
 
-    kind: Literal["distill"] = "distill"
+
+class _StudentSpec(_Spec):
     teacher: str = Field(description="checkpoint id")
     student_steps: int = Field(gt=0)
     prediction: PredictionType = Field(description="of the student; the teacher may have another")
     training: TrainingSettings
+    guidance: GuidanceRange | None
+
+    def recorded_training(self) -> dict[str, JsonValue]:
+        """What the checkpoint's identity says of its training."""
+        ends = None if self.guidance is None else self.guidance.model_dump(mode="json")
+        added: dict[str, JsonValue] = {} if ends is None else {"guidance": ends}
+        return {**self.training.model_dump(mode="json"), **added}
+
+
+class DistillSpec(_StudentSpec):
+    """Distil a teacher into a student of `student_steps` sampling steps (Algorithm 2)."""
+
+    kind: Literal["distill"] = "distill"
+    guidance: GuidanceRange | None = Field(
+        None,
+        description="weights the student is told, of a teacher that has them as an input",
+        exclude_if=lambda guidance: guidance is None,
+    )
 
     @property
     def label(self) -> str:
         """What people call this job."""
         return f"student of {self.student_steps} steps"
+
+    @property
+    def purpose(self) -> str:
+        """What this job's random numbers are drawn for."""
+        return f"distil to {self.student_steps} steps"
+
+
+class GuideSpec(_StudentSpec):
+    """Distil guidance: a student of as many steps that has the weight as an input (Meng et al. 2023)."""
+
+    kind: Literal["guide"] = "guide"
+    guidance: GuidanceRange
+
+    @property
+    def label(self) -> str:
+        """What people call this job."""
+        return f"guided student of {self.student_steps} steps"
+
+    @property
+    def purpose(self) -> str:
+        """What this job's random numbers are drawn for."""
+        return f"guide with {self.student_steps} steps"
+
+
+TrainingSpec = TrainBaseSpec | DistillSpec | GuideSpec
 
 
 class PrepareEvaluatorSpec(_Spec):
@@ -85,7 +141,8 @@ class EvaluateSpec(_Spec):
 
 
 JobSpec = Annotated[
-    TrainBaseSpec | DistillSpec | PrepareEvaluatorSpec | EvaluateSpec, Field(discriminator="kind")
+    TrainBaseSpec | DistillSpec | GuideSpec | PrepareEvaluatorSpec | EvaluateSpec,
+    Field(discriminator="kind"),
 ]
 
 

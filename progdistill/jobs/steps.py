@@ -14,6 +14,7 @@ from progdistill.jobs.local import LocalLauncher, ranks_for
 from progdistill.jobs.spec import (
     DistillSpec,
     EvaluateSpec,
+    GuideSpec,
     JobRequest,
     JobResult,
     JobSpec,
@@ -44,16 +45,39 @@ class RunSteps:
         self.intervals: list[Interval] = []
 
     def first_teacher(self) -> dict[str, Any]:
-        """Train the base model, unless the run starts from a checkpoint; return its reference."""
+        """Train the base model, unless the run starts from a checkpoint, and distil guidance if asked for.
+
+        Return the reference of what the ladder starts with: the base model, or its guided student.
+        """
         checkpoint_id = self._settings.first_teacher
         loss_curve: Any = ()
         if checkpoint_id is None:
             spec = TrainBaseSpec(
-                **self._shared, ranks=self._ranks, model=self._settings.model, training=self._settings.base
+                **self._shared,
+                ranks=self._ranks,
+                model=self._settings.model,
+                training=self._settings.base.of_the_loop(),
+                label_dropout=self._settings.label_dropout,
             )
             result = self._complete(spec)
             checkpoint_id, loss_curve = result.output, result.loss_curve
+        if self._settings.has_guided_stage:
+            result = self._complete(self._guide_spec(checkpoint_id))
+            checkpoint_id, loss_curve = result.output, result.loss_curve
         return self._recorded(checkpoint_id, 0, loss_curve)
+
+    def _guide_spec(self, teacher_id: str) -> GuideSpec:
+        steps, guidance = self._settings.ladder[0], self._settings.guidance
+        assert guidance is not None
+        return GuideSpec(
+            **self._shared,
+            ranks=self._ranks,
+            teacher=teacher_id,
+            student_steps=steps,
+            prediction=self._settings.student_prediction,
+            training=self._settings.distill.for_stage(steps),
+            guidance=guidance,
+        )
 
     def has_stage(self, stage_index: int) -> bool:
         """Whether the ladder has a stage of this number; stage 1 makes the first student."""
@@ -69,6 +93,7 @@ class RunSteps:
             student_steps=steps,
             prediction=self._settings.student_prediction,
             training=self._settings.distill.for_stage(steps),
+            guidance=self._settings.guidance,
         )
         result = self._complete(spec)
         return self._recorded(result.output, stage_index, result.loss_curve)

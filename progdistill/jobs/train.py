@@ -15,13 +15,18 @@ from progdistill.artifacts.snapshots import SnapshotWriter, delete_snapshots, la
 from progdistill.artifacts.store import Store
 from progdistill.data.loader import TrainingLoader
 from progdistill.evaluation.measure import load_denoiser
-from progdistill.jobs.spec import DistillSpec, JobRequest, TrainBaseSpec
+from progdistill.jobs.spec import DistillSpec, GuideSpec, JobRequest, TrainBaseSpec, TrainingSpec
 from progdistill.models.config import DenoiserConfig
-from progdistill.models.denoiser import build_denoiser, save_weights, student_of
+from progdistill.models.denoiser import Denoiser, build_denoiser, save_weights, student_of
 from progdistill.training.circumstances import circumstances
 from progdistill.training.device import Rank
 from progdistill.training.loop import Trained, TrainingTask, train
-from progdistill.training.objective import BaseObjective, DistillationObjective, Objective
+from progdistill.training.objective import (
+    BaseObjective,
+    DistillationObjective,
+    GuidanceObjective,
+    Objective,
+)
 
 
 def run_training(
@@ -29,7 +34,7 @@ def run_training(
 ) -> tuple[str, list[tuple[int, float]]]:
     """Train, and on rank 0 publish; return the checkpoint id (empty on other ranks) and the loss curve."""
     spec = request.spec
-    assert isinstance(spec, TrainBaseSpec | DistillSpec)
+    assert isinstance(spec, TrainingSpec)
     trained = _train(spec, request, store, rank, should_stop)
     if rank.rank != 0:
         return "", trained.loss_curve
@@ -39,22 +44,13 @@ def run_training(
 
 
 def _train(
-    spec: TrainBaseSpec | DistillSpec,
+    spec: TrainingSpec,
     request: JobRequest,
     store: Store,
     rank: Rank,
     should_stop: Callable[[], bool],
 ) -> Trained:
-    weight, device = spec.training.loss_weight, str(rank.device)
-    if isinstance(spec, DistillSpec):
-        teacher = load_denoiser(store, load_manifest(store, spec.teacher), device)
-        objective: Objective = DistillationObjective(teacher, spec.student_steps, weight)
-        model = student_of(teacher, _student_config(teacher.config, spec))  # Algorithm 2: θ ← η
-        purpose = f"distil to {spec.student_steps} steps"
-    else:
-        objective = BaseObjective(weight)
-        model = build_denoiser(spec.model, spec.seed)
-        purpose = "train base"
+    objective, model = _objective_and_model(spec, store, str(rank.device))
     task = TrainingTask(
         label=spec.label,
         settings=spec.training,
@@ -68,7 +64,7 @@ def _train(
             flip=spec.training.horizontal_flip,
         ),
         seed=spec.seed,
-        purpose=purpose,
+        purpose=spec.purpose,
         device=rank.device,
         rank=rank.rank,
         ranks=rank.ranks,
@@ -77,21 +73,32 @@ def _train(
         ),
         snapshot_interval_updates=request.snapshots.interval_updates,
         # Garbage collection keeps the teacher of a job that is under way.
-        snapshot_facts={"teacher": spec.teacher} if isinstance(spec, DistillSpec) else {},
+        snapshot_facts={} if isinstance(spec, TrainBaseSpec) else {"teacher": spec.teacher},
         should_stop=lambda: rank.any_rank(should_stop()),
     )
     return train(task, model.to(rank.device), latest_snapshot(store, spec.id))
 
 
-def _student_config(teacher: DenoiserConfig, spec: DistillSpec) -> DenoiserConfig:
-    """The teacher's, without dropout (Appendix E), and with the student's own prediction type."""
-    network = teacher.network.model_copy(update={"dropout": 0.0})
+def _objective_and_model(spec: TrainingSpec, store: Store, device: str) -> tuple[Objective, Denoiser]:
+    """What to train for, and the network as it begins: a student's as its teacher (Algorithm 2: θ ← η)."""
+    weight = spec.training.loss_weight
+    if isinstance(spec, TrainBaseSpec):
+        return BaseObjective(weight, spec.label_dropout), build_denoiser(spec.model, spec.seed)
+    teacher = load_denoiser(store, load_manifest(store, spec.teacher), device)
+    student = student_of(teacher, _student_config(teacher.config, spec))
+    if isinstance(spec, GuideSpec):
+        return GuidanceObjective(teacher, spec.student_steps, weight, spec.guidance), student
+    return DistillationObjective(teacher, spec.student_steps, weight, spec.guidance), student
+
+
+def _student_config(teacher: DenoiserConfig, spec: DistillSpec | GuideSpec) -> DenoiserConfig:
+    """The teacher's, without dropout (Appendix E), with the student's own prediction type and inputs."""
+    changes = {"dropout": 0.0, "guidance_input": spec.guidance is not None}
+    network = teacher.network.model_copy(update=changes)
     return teacher.model_copy(update={"network": network, "prediction": spec.prediction})
 
 
-def _publish(
-    spec: TrainBaseSpec | DistillSpec, request: JobRequest, store: Store, rank: Rank, trained: Trained
-) -> str:
+def _publish(spec: TrainingSpec, request: JobRequest, store: Store, rank: Rank, trained: Trained) -> str:
     images = spec.training.updates * spec.training.batch_size
     figures = TrainingFigures(
         updates=spec.training.updates,
@@ -100,12 +107,12 @@ def _publish(
         images_per_second=images / max(trained.seconds, 1e-9),
         final_loss=trained.loss_curve[-1][1] if trained.loss_curve else None,
     )
-    if isinstance(spec, DistillSpec):
+    if isinstance(spec, TrainBaseSpec):
+        kind, steps, parent, config = CheckpointKind.BASE, None, None, spec.model
+    else:
         teacher = load_manifest(store, spec.teacher).identity
         kind, steps, parent = CheckpointKind.STUDENT, spec.student_steps, spec.teacher
         config = _student_config(DenoiserConfig.model_validate(teacher.architecture), spec)
-    else:
-        kind, steps, parent, config = CheckpointKind.BASE, None, None, spec.model
     description = CheckpointDescription(
         kind=kind,
         sampling_steps=steps,
@@ -114,7 +121,7 @@ def _publish(
         architecture=config.model_dump(mode="json"),
         dataset_fingerprint=spec.dataset_fingerprint,
         parent=parent,
-        training=spec.training.model_dump(mode="json"),
+        training=spec.recorded_training(),
         seed=spec.seed,
         numerics_version=spec.numerics_version,
     )

@@ -2,9 +2,13 @@
 
 from enum import StrEnum
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from progdistill.diffusion.names import LossWeight, PredictionType
+from progdistill.errors import UsageError
+
+GUIDED_LABEL_DROPOUT = 0.1
+"""Share of labels dropped for a model that is to be guided (Ho & Salimans 2021 found 0.1 and 0.2 best)."""
 
 
 class LearningRateSchedule(StrEnum):
@@ -33,6 +37,22 @@ class TrainingSettings(BaseModel):
     horizontal_flip: bool = False
 
 
+class BaseTrainingSettings(TrainingSettings):
+    """Settings of the base model's training."""
+
+    label_dropout: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="share of labels replaced by 'no class', which makes guidance possible;"
+        f" None: {GUIDED_LABEL_DROPOUT} in a guided run, else 0",
+    )
+
+    def of_the_loop(self) -> TrainingSettings:
+        """Those settings that every training has."""
+        return TrainingSettings(**self.model_dump(exclude={"label_dropout"}))
+
+
 class DistillationSettings(TrainingSettings):
     """Settings of every distillation stage; the paper gives the last stages more updates."""
 
@@ -48,6 +68,43 @@ class DistillationSettings(TrainingSettings):
         fields = self.model_dump(exclude={"updates_at_steps", "prediction"})
         fields["updates"] = self.updates_at_steps.get(student_steps, self.updates)
         return TrainingSettings(**fields)
+
+
+class GuidanceRange(BaseModel):
+    """The guidance weights w a student learns to take as an input; v̂ + w·(v̂ − v̂_unconditional) guides."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    lowest: float = Field(ge=0, allow_inf_nan=False)
+    highest: float = Field(ge=0, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _is_not_inverted(self) -> "GuidanceRange":
+        if self.highest < self.lowest:
+            raise ValueError(f"the range goes down from {self.lowest:g} to {self.highest:g}")
+        return self
+
+    def __contains__(self, weight: float) -> bool:
+        return self.lowest <= weight <= self.highest
+
+    def __str__(self) -> str:
+        return f"{self.lowest:g}:{self.highest:g}"
+
+
+def parse_guidance(text: str) -> GuidanceRange:
+    """Turn `LOWEST:HIGHEST` into a range of guidance weights; `W` alone is a range of one weight.
+
+    Raises UsageError for anything but one or two numbers, 0 ≤ lowest ≤ highest.
+    """
+    lowest, separator, highest = text.partition(":")
+    how = "write --guidance LOWEST:HIGHEST with 0 ≤ LOWEST ≤ HIGHEST, such as 0:4"
+    try:
+        ends = float(lowest), float(highest if separator else lowest)
+    except ValueError:
+        raise UsageError(f"--guidance {text!r} is no range of numbers; {how}") from None
+    if not 0 <= ends[0] <= ends[1] < float("inf"):
+        raise UsageError(f"--guidance {text!r} is no range of weights; {how}")
+    return GuidanceRange(lowest=ends[0], highest=ends[1])
 
 
 class SnapshotSettings(BaseModel):

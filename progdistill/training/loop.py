@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from progdistill.artifacts.faults import reach
 from progdistill.artifacts.snapshots import Snapshot, SnapshotWriter
 from progdistill.data.loader import TrainingLoader
-from progdistill.diffusion.noise import generator
+from progdistill.diffusion.noise import generator, seed_for
 from progdistill.errors import LostInvariantError, WorkInterrupted
 from progdistill.models.denoiser import Denoiser
 from progdistill.progress import Progress
 from progdistill.training.config import LearningRateSchedule, TrainingSettings
+from progdistill.training.draws import Draws
 from progdistill.training.objective import Objective
 
 LOSS_POINTS = 100
@@ -136,8 +137,8 @@ def train(task: TrainingTask, model: Denoiser, start: Snapshot | None) -> Traine
     """Train until `settings.updates`, from `start` where there is a snapshot.
 
     Bit for bit the same weights come out whether training was interrupted or not, on the same machine with
-    the same number of ranks and threads: batches, times, noise and dropout are functions of
-    (seed, update, rank).
+    the same number of ranks and threads: batches, times, noise and dropped labels are functions of
+    (seed, update), dropout of (seed, update, rank).
 
     Raises WorkInterrupted, after a last snapshot, when `should_stop` says so; LostInvariantError when the
     loss or the gradient is not finite, before it reaches a weight.
@@ -172,9 +173,11 @@ def _one_update(task: TrainingTask, state: TrainingState, network: nn.Module) ->
     x = batch.images.to(task.device, non_blocking=True)
     has_classes = state.model.config.network.num_classes > 0
     labels = batch.labels.to(task.device, non_blocking=True) if has_classes else None
-    random = generator(task.seed, task.purpose, update, task.rank, device=task.device)
-    torch.manual_seed(random.initial_seed())  # dropout draws from the global generator
-    loss = task.objective(state.model, network, x, labels, random)
+    random = generator(task.seed, task.purpose, update, 0, device=task.device)  # rank 0's, on every rank
+    draws = Draws(random, settings.batch_size, task.rank, task.ranks)
+    # Dropout draws from the global generator, on each rank something else.
+    torch.manual_seed(seed_for(task.seed, task.purpose, update, task.rank))
+    loss = task.objective(state.model, network, x, labels, draws)
     state.optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     norm = nn.utils.clip_grad_norm_(state.parameters, settings.gradient_clip_norm)

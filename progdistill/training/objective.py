@@ -1,4 +1,4 @@
-"""The two objectives: Algorithm 1 (the base model) and Algorithm 2 (a student)."""
+"""What a network is trained for: Algorithm 1 (a base model), Algorithm 2 (a student), and guidance."""
 
 from typing import Protocol
 
@@ -6,38 +6,50 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from progdistill.diffusion.guidance import guidance_target
 from progdistill.diffusion.loss import weighted_loss
 from progdistill.diffusion.names import LossWeight
 from progdistill.diffusion.prediction import velocity_from_x_eps
 from progdistill.diffusion.schedule import diffuse
 from progdistill.diffusion.target import distillation_target
 from progdistill.models.denoiser import Denoiser
+from progdistill.training.config import GuidanceRange
+from progdistill.training.draws import Draws
 
 Images = Float[Tensor, "batch channels height width"]
 Labels = Int64[Tensor, " batch"]
+Each = Float[Tensor, " batch"]
 
 
 class Objective(Protocol):
     """The mean loss of a model on a batch; `network` is the model, wrapped for several ranks or not."""
 
     def __call__(
-        self, model: Denoiser, network: nn.Module, x: Images, labels: Labels | None, random: torch.Generator
+        self, model: Denoiser, network: nn.Module, x: Images, labels: Labels | None, draws: Draws
     ) -> Float[Tensor, ""]:
-        """Draw times and noise from `random` alone."""
+        """All that is random comes from `draws`."""
 
 
 class BaseObjective:
-    """Algorithm 1: t ~ U[0, 1], and the clean data is the target."""
+    """Algorithm 1: t ~ U[0, 1], and the clean data is the target.
 
-    def __init__(self, weight: LossWeight) -> None:
-        self._weight = weight
+    With probability `label_dropout` a sample's label is replaced by num_classes, which stands for "no class":
+    one network learns the conditional and the unconditional model (Ho & Salimans 2021).
+    """
+
+    def __init__(self, weight: LossWeight, label_dropout: float = 0.0) -> None:
+        self._weight, self._label_dropout = weight, label_dropout
 
     def __call__(
-        self, model: Denoiser, network: nn.Module, x: Images, labels: Labels | None, random: torch.Generator
+        self, model: Denoiser, network: nn.Module, x: Images, labels: Labels | None, draws: Draws
     ) -> Float[Tensor, ""]:
         """See Objective."""
-        t = torch.rand(len(x), generator=random, device=x.device)
-        eps = _noise_like(x, random)
+        t = draws.uniform()
+        eps = draws.noise_like(x)
+        if labels is not None and self._label_dropout:
+            labels = labels.masked_fill(
+                draws.uniform() < self._label_dropout, model.config.network.num_classes
+            )
         z = diffuse(x, eps, t)
         output = network(z, t, labels)
         target = velocity_from_x_eps(x, eps, t)
@@ -45,22 +57,66 @@ class BaseObjective:
 
 
 class DistillationObjective:
-    """Algorithm 2: t = i/N with i uniform on 1 … N, and two DDIM steps of the teacher give the target."""
+    """Algorithm 2: t = i/N with i uniform on 1 … N, and two DDIM steps of the teacher give the target.
 
-    def __init__(self, teacher: Denoiser, student_steps: int, weight: LossWeight) -> None:
-        self._teacher, self._steps, self._weight = teacher.eval().requires_grad_(False), student_steps, weight
+    Where teacher and student have the guidance weight as an input, `guidance` is the range that a weight is
+    drawn from for each sample; both are told the same one.
+    """
+
+    def __init__(
+        self,
+        teacher: Denoiser,
+        student_steps: int,
+        weight: LossWeight,
+        guidance: GuidanceRange | None = None,
+    ) -> None:
+        self._teacher, self._steps, self._weight = _frozen(teacher), student_steps, weight
+        self._guidance = guidance
 
     def __call__(
-        self, model: Denoiser, network: nn.Module, x: Images, labels: Labels | None, random: torch.Generator
+        self, model: Denoiser, network: nn.Module, x: Images, labels: Labels | None, draws: Draws
     ) -> Float[Tensor, ""]:
         """See Objective."""
-        i = torch.randint(1, self._steps + 1, (len(x),), generator=random, device=x.device)
-        t = i.to(x.dtype) / self._steps
-        z = diffuse(x, _noise_like(x, random), t)
-        target = distillation_target(self._teacher.bind(labels), z, t, self._steps)
-        output = network(z, t, labels)
+        t = draws.integers(1, self._steps).to(x.dtype) / self._steps
+        z = diffuse(x, draws.noise_like(x), t)
+        w = None if self._guidance is None else weights_from(self._guidance, draws)
+        target = distillation_target(self._teacher.bind(labels, w), z, t, self._steps)
+        output = network(z, t, labels, w)
         return weighted_loss(output, target, z, t, model.config.prediction, self._weight).mean()
 
 
-def _noise_like(x: Images, random: torch.Generator) -> Images:
-    return torch.randn(x.shape, generator=random, device=x.device)
+class GuidanceObjective:
+    """Stage one of Meng et al. (2023): w is uniform on a range, and the guided teacher gives the target.
+
+    The student is asked once where its teacher is asked twice. t = i/N as in Algorithm 2: the times at which
+    N sampling steps, and the students of the stages after this one, will ask it.
+    """
+
+    def __init__(
+        self, teacher: Denoiser, student_steps: int, weight: LossWeight, guidance: GuidanceRange
+    ) -> None:
+        self._teacher, self._steps, self._weight = _frozen(teacher), student_steps, weight
+        self._guidance = guidance
+
+    def __call__(
+        self, model: Denoiser, network: nn.Module, x: Images, labels: Labels | None, draws: Draws
+    ) -> Float[Tensor, ""]:
+        """See Objective."""
+        if labels is None:
+            raise ValueError("guidance is towards a class: a batch without labels has none")
+        t = draws.integers(1, self._steps).to(x.dtype) / self._steps
+        z = diffuse(x, draws.noise_like(x), t)
+        w = weights_from(self._guidance, draws)
+        no_class = torch.full_like(labels, self._teacher.config.network.num_classes)
+        target = guidance_target(self._teacher.bind(labels), self._teacher.bind(no_class), z, t, w)
+        output = network(z, t, labels, w)
+        return weighted_loss(output, target, z, t, model.config.prediction, self._weight).mean()
+
+
+def weights_from(guidance: GuidanceRange, draws: Draws) -> Each:
+    """Guidance weights, uniform on the range, one a sample."""
+    return guidance.lowest + (guidance.highest - guidance.lowest) * draws.uniform()
+
+
+def _frozen(teacher: Denoiser) -> Denoiser:
+    return teacher.eval().requires_grad_(False)
