@@ -36,10 +36,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     own.add_argument(
         "--image-size", type=int, metavar="N", help="bring all images to N×N (default: as they are)"
     )
-    own.add_argument("--crop", choices=("centre", "stretch"), default="centre", help="(default: %(default)s)")
-    own.add_argument(
-        "--resize", choices=("area", "bilinear", "lanczos"), default="area", help="(default: %(default)s)"
-    )
+    own.add_argument("--crop", choices=("centre", "stretch"), help="(default: centre)")
+    own.add_argument("--resize", choices=("area", "bilinear", "lanczos"), help="(default: area)")
     own.add_argument("--grey", action="store_true", help="one channel instead of three")
     own.add_argument(
         "--no-flip", action="store_true", help="a mirrored image would be wrong (letters, digits)"
@@ -102,14 +100,19 @@ def _rule(args: argparse.Namespace) -> "ImageRule":
     from progdistill.data.image_rule import Crop, ImageRule, Resize
     from progdistill.data.known import KNOWN
 
-    if args.image_size is not None and args.name in KNOWN:
-        raise UsageError(f"{args.name} has its own size: choose another NAME for another --image-size")
+    fitting = {"--image-size": args.image_size, "--crop": args.crop, "--resize": args.resize}
+    own = fitting | {"--grey": args.grey, "--no-flip": args.no_flip}
+    given = [option for option, value in own.items() if value]
+    if given and args.name in KNOWN:
+        raise UsageError(f"{args.name} has its own form: choose another NAME to use {', '.join(given)}")
+    if args.image_size is None and (args.crop or args.resize):
+        raise UsageError("--crop and --resize need --image-size N: without it images are used as they are")
     if args.image_size is not None and args.image_size < 1:
         raise UsageError(f"--image-size {args.image_size}: give a number of pixels from 1 on")
     return ImageRule(
         image_size=args.image_size,
-        crop=Crop(args.crop),
-        resize=Resize(args.resize),
+        crop=Crop(args.crop or Crop.CENTRE),
+        resize=Resize(args.resize or Resize.AREA),
         channels=1 if args.grey else 3,
         upright=True,
     )
@@ -120,7 +123,8 @@ def _list(args: argparse.Namespace) -> int:
     from progdistill.data.known import KNOWN, prepare_line
 
     root = default_data_root()
-    prepared = {info.name: info for info in known_datasets(root)}
+    # By folder: that is what --dataset finds, whatever name it was prepared under.
+    prepared = {Path(info.location).name: info for info in known_datasets(root)}
     missing = [name for name in KNOWN if name not in prepared]
     if args.json:
         facts = [info.model_dump(mode="json") | {"prepared": True} for info in prepared.values()]

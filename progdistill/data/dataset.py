@@ -91,6 +91,16 @@ def manifest_of(info: DatasetInfo) -> DatasetManifest:
     return manifest
 
 
+def require_data_of(info: DatasetInfo, fingerprint: str, checkpoint: str) -> None:
+    """Raise UsageError unless `info` is the data that a checkpoint was trained on, by its fingerprint."""
+    if info.fingerprint != fingerprint:
+        raise UsageError(
+            f"{checkpoint} was trained on data with fingerprint {fingerprint}, but {info.name} in"
+            f" {info.location} has {info.fingerprint}: name the checkpoint's own data with --dataset, or"
+            " prepare it again from the original files"
+        )
+
+
 def _opened(location: str) -> DatasetInfo | None:
     store = open_store(location)
     manifest = read_manifest(store)

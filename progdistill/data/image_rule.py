@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, PositiveInt
 
 from progdistill.data.source import Pixels, UnreadableImageError
@@ -59,16 +59,42 @@ class ImageRule(BaseModel):
 
 
 def decode_image(data: bytes, rule: ImageRule) -> Pixels:
-    """Decode an image file's bytes and apply the rule; UnreadableImageError when it cannot be decoded."""
+    """Decode an image file's bytes and apply the rule: 16 bits become 8, what is transparent becomes white.
+
+    Raises UnreadableImageError when it cannot be decoded.
+    """
     try:
         with Image.open(io.BytesIO(data)) as opened:
             upright = ImageOps.exif_transpose(opened) if rule.upright else opened
-            image = upright.convert("RGB" if rule.channels == 3 else "L")
+            image = _opaque(_in_bytes(upright)).convert("RGB" if rule.channels == 3 else "L")
+    except UnidentifiedImageError as error:
+        raise UnreadableImageError("no image of a known format") from error
+    except UnreadableImageError:
+        raise
     except Exception as error:  # Decoders of damaged files raise almost anything.
         raise UnreadableImageError(str(error) or type(error).__name__) from error
     if rule.image_size is None:
         return np.asarray(image).reshape(image.height, image.width, rule.channels)
     return np.stack([_fitted(band, rule, rule.image_size) for band in image.split()], axis=-1)
+
+
+def _in_bytes(image: Image.Image) -> Image.Image:
+    """16-bit greyscale as 8-bit (65535 becomes 255), which Pillow would cut off at 255 instead."""
+    if image.mode == "F":
+        raise UnreadableImageError("its pixels are floating-point numbers, of which no range is known")
+    if image.mode != "I" and not image.mode.startswith("I;16"):
+        return image
+    values = np.asarray(image).astype(np.int64)
+    if values.min() < 0 or values.max() > 65535:
+        raise UnreadableImageError("its pixels are 32-bit numbers, of which no range is known")
+    return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    """The image over white: the colour that a file keeps under transparent pixels is arbitrary."""
+    if not image.has_transparency_data:
+        return image
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
 
 
 def _fitted(band: Image.Image, rule: ImageRule, size: int) -> NDArray[np.uint8]:

@@ -9,12 +9,12 @@ class KnownDataset(NamedTuple):
     title: str
     files: str
     """The official files to get, and where."""
-    example_source: str
-    """What `--source` may be."""
+    example_source: str | None
+    """What `--source` may be; None: nothing is needed."""
 
 
 KNOWN: Final = {
-    "digits": KnownDataset("1,797 handwritten digits of 8×8 pixels", "none: scikit-learn carries them", "-"),
+    "digits": KnownDataset("1,797 handwritten digits of 8×8 pixels", "none: scikit-learn carries them", None),
     "cifar10": KnownDataset(
         "CIFAR-10: 60,000 photographs of 32×32 pixels in 10 classes",
         "cifar-10-python.tar.gz (or cifar-10-binary.tar.gz) from https://www.cs.toronto.edu/~kriz/cifar.html",
@@ -46,4 +46,5 @@ KNOWN: Final = {
 
 def prepare_line(name: str) -> str:
     """The command that prepares a known dataset."""
-    return f"progdistill data prepare {name} --source {KNOWN[name].example_source}"
+    source = KNOWN[name].example_source
+    return f"progdistill data prepare {name}" + (f" --source {source}" if source else "")

@@ -49,10 +49,15 @@ def prepare(
 
 def _present(facts: SourceFacts, out: Store) -> DatasetManifest | None:
     manifest = read_manifest(out)
-    if manifest is not None and manifest.prepared_from.identity != facts.identity:
+    if manifest is None:
+        return None
+    if (manifest.prepared_from.identity, manifest.horizontal_flip_safe) != (
+        facts.identity,
+        facts.horizontal_flip_safe,
+    ):
         raise UsageError(
-            f"{out.uri} already holds dataset {manifest.name} from {manifest.prepared_from.source}, or with"
-            " other options: remove it first or choose another --out"
+            f"{out.uri} already holds dataset {manifest.name}, prepared from {manifest.prepared_from.source}"
+            " as it was then or with other options: remove it first or choose another --out"
         )
     return manifest
 

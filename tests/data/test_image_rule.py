@@ -80,3 +80,24 @@ def test_a_camera_s_orientation_is_followed_only_when_asked() -> None:
 def test_what_cannot_be_decoded_is_unreadable(data: bytes) -> None:
     with pytest.raises(UnreadableImageError):
         decode_image(data, ImageRule(image_size=8))
+
+
+def test_sixteen_bits_become_eight_without_being_cut_off() -> None:
+    values = np.array([[0, 128], [32896, 65535]], np.uint16)
+    file = io.BytesIO()
+    Image.fromarray(values).save(file, format="PNG")
+    image = decode_image(file.getvalue(), ImageRule(image_size=None, channels=1))
+    assert image[:, :, 0].tolist() == [[0, 0], [128, 255]]
+
+
+def test_transparent_pixels_become_white() -> None:
+    pixels = np.zeros((2, 2, 4), np.uint8)
+    pixels[0, 0] = (10, 20, 30, 255)
+    image = decode_image(encoded(pixels), ImageRule(image_size=None))
+    assert image[0, 0].tolist() == [10, 20, 30]
+    assert (image.reshape(-1, 3)[1:] == 255).all()
+
+
+def test_floating_point_pixels_are_unreadable_since_their_range_is_unknown() -> None:
+    with pytest.raises(UnreadableImageError, match="floating-point"):
+        decode_image(encoded(np.zeros((4, 4), np.float32), "TIFF"), ImageRule(image_size=None))

@@ -50,11 +50,12 @@ class ArraysSource:
     @property
     def facts(self) -> SourceFacts:
         """See Source."""
+        facts = self._path.stat()
         return SourceFacts(
             importer="arrays",
             location=str(self._path),
             description="as they are",
-            identity={"name": self._path.name, "bytes": self._path.stat().st_size},
+            identity={"name": self._path.name, "bytes": facts.st_size, "modified_ns": facts.st_mtime_ns},
             channels=self._channels,
             image_size=self._size,
             class_names=self._class_names,

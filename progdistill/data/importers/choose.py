@@ -65,6 +65,8 @@ def _own(path: Path, rule: ImageRule, flip_safe: bool) -> Source:
     if path.suffix in (".npy", ".npz"):
         from progdistill.data.importers.arrays import ArraysSource
 
+        if rule.image_size is not None or rule.channels != 3:
+            raise UsageError(f"{path}: arrays are used as they are; leave --image-size and --grey out")
         return ArraysSource(path, horizontal_flip_safe=flip_safe)
     if path.suffix == ".parquet" or (path.is_dir() and next(path.rglob("*.parquet"), None)):
         from progdistill.data.importers.parquet import ParquetSource

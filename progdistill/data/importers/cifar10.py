@@ -158,7 +158,8 @@ def _version_of_archive(path: Path) -> Version:
         with tarfile.open(path) as archive:
             names = {member.name.partition("/")[0] for member in archive}
     except (tarfile.TarError, EOFError, OSError) as error:
-        raise UsageError(f"{path} is truncated or no archive ({error}): download it again") from error
+        reason = str(error).splitlines()[0].rstrip(":")
+        raise UsageError(f"{path} is truncated or no archive ({reason}): download it again") from error
     for version in (PYTHON, BINARY):
         if version.folder in names:
             return version

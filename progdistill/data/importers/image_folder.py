@@ -30,7 +30,7 @@ class ImageFolderSource:
 
     @property
     def facts(self) -> SourceFacts:
-        """See Source. The identity is over every file's relative name and size."""
+        """See Source. The identity is over every file's relative name, size and time of change."""
         return SourceFacts(
             importer="image_folder",
             location=str(self._root),
@@ -70,7 +70,9 @@ class ImageFolderSource:
             for _, folder in self._folders(split):
                 for path in _images_in(folder):
                     counts[split] += 1
-                    digest.update(f"{path.relative_to(self._root)}\0{path.stat().st_size}\n".encode())
+                    facts = path.stat()
+                    name = path.relative_to(self._root)
+                    digest.update(f"{name}\0{facts.st_size}\0{facts.st_mtime_ns}\n".encode())
         return counts, digest.hexdigest()
 
 

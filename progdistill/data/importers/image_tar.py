@@ -68,7 +68,7 @@ class ImageTarSource:
 
     @property
     def facts(self) -> SourceFacts:
-        """See Source. The identity is over the name and size of every image in the archives."""
+        """See Source. The identity is over every image's name, size and time of change."""
         return SourceFacts(
             importer="image_tar",
             location=", ".join(str(path) for path in self._archives.values()),
@@ -102,7 +102,7 @@ class ImageTarSource:
 
 
 class _Contents(NamedTuple):
-    """What the headers of an archive tell: images of each class, and a digest of names and sizes."""
+    """What the headers of an archive tell: images of each class, and a digest of names, sizes and times."""
 
     classes: Counter[str]
     digest: str
@@ -113,7 +113,7 @@ def _contents(path: Path) -> _Contents:
     with Progress(f"looking into {path.name}", total=path.stat().st_size, unit="bytes") as progress:
         for image in iterate_tar(path):
             classes[image.class_name] += 1
-            digest.update(f"{image.name}\0{image.member.size}\n".encode())
+            digest.update(f"{image.name}\0{image.member.size}\0{image.member.mtime}\n".encode())
             progress.advance(image.member.size)
     if not classes:
         raise UsageError(f"{path} has no images ({', '.join(IMAGE_SUFFIXES)})")

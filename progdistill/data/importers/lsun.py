@@ -98,7 +98,7 @@ def _opened(path: Path) -> Any:
     try:
         import lmdb
     except ImportError as error:
-        raise UsageError("LSUN's databases need the package lmdb: pip install 'progdistill[lsun]'") from error
+        raise UsageError("LSUN's databases need the package lmdb: pip install lmdb") from error
     try:
         return lmdb.open(str(path), readonly=True, lock=False, readahead=False, max_readers=1)
     except lmdb.Error as error:

@@ -57,7 +57,7 @@ class ParquetSource:
             description=self._rule.describe(),
             identity={
                 "files": [
-                    [split, file.name, file.stat().st_size]
+                    [split, file.name, file.stat().st_size, file.stat().st_mtime_ns]
                     for split, files in self._files.items()
                     for file in files
                 ],
