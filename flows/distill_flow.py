@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from datetime import UTC, datetime
+from pathlib import Path
 
 if os.environ.get("USER", "root") == "root":
     os.environ.setdefault("METAFLOW_USER", "progdistill")  # Metaflow refuses root
@@ -16,7 +17,7 @@ os.environ.setdefault("METAFLOW_DATASTORE_SYSROOT_LOCAL", os.getcwd())  # else i
 os.environ.setdefault("METAFLOW_RUN_MAX_WORKERS", str(os.cpu_count() or 1))
 os.environ.setdefault("METAFLOW_RESUME_MAX_WORKERS", os.environ["METAFLOW_RUN_MAX_WORKERS"])
 
-from metaflow import FlowSpec, Parameter, current, step
+from metaflow import FlowSpec, Parameter, card, current, step
 
 import progdistill  # noqa: F401  (brings the package along into remote tasks)
 from progdistill.options import RUN_OPTIONS, field_name, options_from_namespace, parse_run_options
@@ -108,14 +109,20 @@ class DistillFlow(FlowSpec):
         self.intervals = [*self.intervals, *(one for i in inputs for one in i.intervals_here)]
         self.next(self.report)
 
+    @card(type="blank", id="report")
+    @card(type="html", id="lineage")
     @step
     def report(self):
-        """Write the report of the run."""
+        """Write the report of the run, and show it and the lineage as cards."""
+        from progdistill.report.build import read_input
+        from progdistill.report.card import report_components
+
         run = self._run()
         self.report_path = str(
             run.report(self.checkpoints, self.evaluations, self.intervals, self.started_at)
         )
-        print(f"Report: {self.report_path}", flush=True)
+        current.card["report"].extend(report_components(read_input(Path(self.report_path).parent)))
+        self.html = run.lineage_page(self.checkpoints[-1]["id"])
         self.next(self.end)
 
     @step

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from progdistill.artifacts.checkpoint import CheckpointRef, load_manifest
+from progdistill.artifacts.lineage import lineage_tree
 from progdistill.artifacts.runs import record_run_checkpoint
 from progdistill.artifacts.store import open_store
 from progdistill.evaluation.baseline import baseline_of
@@ -135,6 +136,12 @@ class RunSteps:
             intervals,
             datetime.fromisoformat(started_at),
         )
+
+    def lineage_page(self, checkpoint_id: str) -> str:
+        """The tree of teachers and students around a checkpoint, as a self-contained HTML page."""
+        from progdistill.artifacts.lineage_html import render_html
+
+        return render_html(self._store, lineage_tree(self._store, checkpoint_id), checkpoint_id)
 
     def _complete(self, spec: JobSpec) -> JobResult:
         import os

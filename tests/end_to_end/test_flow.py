@@ -18,6 +18,13 @@ def test_a_run_reports_every_rung_with_its_baselines(finished: Path) -> None:
     assert report["timings"]["overhead_seconds_per_stage"] > 0
 
 
+def test_the_report_and_the_lineage_are_cards(finished: Path) -> None:
+    cards = [path.read_text() for path in (finished / ".metaflow").rglob("mf.cards/**/*.html")]
+    last = ids_of(finished)[-1]
+    assert len(cards) == 2
+    assert all(last[:8] in card for card in cards)
+
+
 def test_an_identical_run_elsewhere_gives_identical_checkpoints(finished: Path, tmp_path: Path) -> None:
     done = run_flow(tmp_path, "run", "--ladder", "4:1", *SMALL)
     assert done.returncode == 0, done.stderr[-2000:]
