@@ -49,8 +49,8 @@ class ShardFiles:
             if shard not in self._opening:
                 self._opening[shard] = self._pool.submit(self._open_verified, shard)
             self._opening.move_to_end(shard)
-        while len(self._opening) > OPEN_SHARDS:
-            self._close(self._opening.popitem(last=False)[1])
+            if len(self._opening) > OPEN_SHARDS:
+                self._close(self._opening.popitem(last=False)[1])
 
     def open(self, shard: int) -> OpenShard:
         """The verified shard, open until `OPEN_SHARDS` others were asked for.
