@@ -16,7 +16,6 @@ import tempfile
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any
 
 VARIABLE = "PROGDISTILL_NURSERY"
@@ -30,9 +29,15 @@ def nursery() -> Iterator[None]:
     """Run a nursery beside the body; steps started in it find its address in their environment."""
     with tempfile.TemporaryDirectory(prefix="progdistill-") as folder:
         address = os.path.join(folder, "nursery")
-        server = subprocess.Popen(
-            [sys.executable, "-m", "progdistill.jobs.nursery", address], stdin=subprocess.PIPE
-        )
+        # Bound here, so that whoever connects early waits for the nursery to be ready.
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+            listener.bind(address)
+            listener.listen()
+            server = subprocess.Popen(
+                [sys.executable, "-m", "progdistill.jobs.nursery", str(listener.fileno())],
+                stdin=subprocess.PIPE,
+                pass_fds=[listener.fileno()],
+            )
         os.environ[VARIABLE] = address
         try:
             yield
@@ -100,13 +105,10 @@ def hatch(arguments: list[str]) -> HatchedWorker | None:
     return HatchedWorker(connection, reading, int(json.loads(answer)["pid"]))
 
 
-def serve(address: str) -> None:
-    """Fork workers on request until standard input ends."""
+def serve(listener: socket.socket) -> None:
+    """Fork workers for whoever connects, until standard input ends."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # it must outlive the workers that save themselves
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    listener.bind(address)
-    listener.listen()
     _preload()
     waking, woken = socket.socketpair()
     woken.setblocking(False)
@@ -182,4 +184,4 @@ def _report_ended(workers: dict[int, socket.socket]) -> None:
 
 
 if __name__ == "__main__":
-    serve(str(Path(sys.argv[1])))
+    serve(socket.socket(fileno=int(sys.argv[1])))
