@@ -23,6 +23,7 @@ def _compare(args: argparse.Namespace) -> int:
     from progdistill.report.build import read_input
     from progdistill.report.comparison import compare_runs
     from progdistill.report.comparison_page import build_comparison
+    from progdistill.report.distance_chart import counts_text
     from progdistill.report.stage_table import number
 
     runs = [read_input(report_folder(run_id)) for run_id in args.run_ids]
@@ -31,6 +32,7 @@ def _compare(args: argparse.Namespace) -> int:
     if args.json:
         print_json({**comparison.model_dump(mode="json"), "page": str(page)})
         return 0
+    print(f"{comparison.distance_name} of {counts_text(runs[0])}")
     print("  ".join(["steps".rjust(8), *(run_id.rjust(12) for run_id in comparison.run_ids)]))
     for row in comparison.rows:
         print("  ".join([f"{row.num_steps:8,}", *(number(d).rjust(12) for d in row.distances)]))

@@ -17,6 +17,9 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser = subparsers.add_parser("report", help=text, description=text)
     parser.add_argument("run_id", metavar="RUN", help="run id, `latest`, or a run's folder")
     parser.add_argument("--open", action="store_true", help="open it in a browser")
+    parser.add_argument(
+        "--price-per-hour", type=float, metavar="P", help="of the machine, to show what each stage cost"
+    )
     add_json_argument(parser)
     parser.set_defaults(run=_report)
 
@@ -35,7 +38,10 @@ def report_folder(run_id: str) -> Path:
 def _report(args: argparse.Namespace) -> int:
     from progdistill.report.build import rebuild_report
 
-    page = rebuild_report(report_folder(args.run_id))
+    price = args.price_per_hour
+    if price is not None and price < 0:
+        raise UsageError(f"--price-per-hour {price:g}: give 0 or more")
+    page = rebuild_report(report_folder(args.run_id), price_per_hour=price)
     if args.json:
         print_json({name: str(page.parent / name) for name in sorted(os.listdir(page.parent))})
     else:

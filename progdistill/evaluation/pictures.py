@@ -33,8 +33,18 @@ def encode_png(picture: Pixels) -> bytes:
     return buffer.getvalue()
 
 
+def enlarge(image: Pixels, scale: int) -> Pixels:
+    """One image [height, width, channels] at `scale` times its size, smoothly: coarse pixels hide shapes."""
+    if scale == 1:
+        return image
+    height, width, channels = image.shape
+    source = Image.fromarray(image[:, :, 0] if channels == 1 else image)
+    resized = source.resize((width * scale, height * scale), Image.Resampling.BICUBIC)
+    return np.asarray(resized).reshape(height * scale, width * scale, channels)
+
+
 def grid(images: Pixels, columns: int | None = None, *, scale: int = 1, gap: int = 2) -> Pixels:
-    """Lay images out row by row on white, each pixel drawn `scale` × `scale`, `gap` pixels apart.
+    """Lay images out row by row on white, each enlarged smoothly by `scale`, `gap` pixels apart.
 
     Without `columns` the grid is as square as it can be.
     """
@@ -45,8 +55,7 @@ def grid(images: Pixels, columns: int | None = None, *, scale: int = 1, gap: int
     picture = np.full((rows * cell_height + gap, columns * cell_width + gap, channels), 255, np.uint8)
     for index, image in enumerate(images):
         top, left = gap + index // columns * cell_height, gap + index % columns * cell_width
-        enlarged = image.repeat(scale, axis=0).repeat(scale, axis=1)
-        picture[top : top + height * scale, left : left + width * scale] = enlarged
+        picture[top : top + height * scale, left : left + width * scale] = enlarge(image, scale)
     return picture
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from progdistill.errors import UsageError
-from progdistill.report.distance_chart import curves_of, distance_name_of, draw_distance_chart
+from progdistill.report.distance_chart import counts_text, curves_of, distance_name_of, draw_distance_chart
 from progdistill.report.files import write_whole
 from progdistill.report.input import INPUT_FILE, ReportInput
 from progdistill.report.page import report_page
@@ -21,8 +21,9 @@ def build_report(run: ReportInput, out: Path) -> Path:
     Each file is whole or absent: a reader never meets half a report.
     """
     out.mkdir(parents=True, exist_ok=True)
-    title = f"{run.dataset}: distance against sampling steps"
-    chart = draw_distance_chart(curves_of(run), distance_name_of(run), title)
+    title = f"Distance against sampling steps, {run.dataset}"
+    note = " · ".join(filter(None, (counts_text(run), "lower is nearer to the real images")))
+    chart = draw_distance_chart(curves_of(run), distance_name_of(run), title, note)
     for name, figure in (("fid_vs_steps.png", chart), ("samples.png", draw_samples(run))):
         write_whole(out / name, png(figure))
     write_whole(out / INPUT_FILE, run.model_dump_json().encode())
@@ -31,9 +32,15 @@ def build_report(run: ReportInput, out: Path) -> Path:
     return out / "report.html"
 
 
-def rebuild_report(folder: Path) -> Path:
-    """Make a report again from the input that lies beside it; UsageError where there is none."""
-    return build_report(read_input(folder), folder)
+def rebuild_report(folder: Path, *, price_per_hour: float | None = None) -> Path:
+    """Make a report again from the input that lies beside it; UsageError where there is none.
+
+    A machine's price, in any currency, is kept for the next time.
+    """
+    run = read_input(folder)
+    if price_per_hour is not None:
+        run = run.model_copy(update={"price_per_hour": price_per_hour})
+    return build_report(run, folder)
 
 
 def read_input(folder: Path) -> ReportInput:

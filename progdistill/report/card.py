@@ -11,23 +11,25 @@ from metaflow.cards import Image, Markdown, ProgressBar, Table, VegaChart
 from progdistill.evaluation.pictures import encode_png
 from progdistill.progress import format_duration
 from progdistill.report import theme
-from progdistill.report.distance_chart import curves_of, distance_name_of, draw_distance_chart
+from progdistill.report.distance_chart import counts_text, curves_of, distance_name_of, draw_distance_chart
 from progdistill.report.headline import headline, steps_text
 from progdistill.report.input import LossPoint, ReportInput, SampleImages
 from progdistill.report.samples_figure import draw_samples, sample_row
-from progdistill.report.stage_table import TextTable, quality_table, training_table
+from progdistill.report.stage_table import TextTable, cost_table, quality_table
 
 
 def report_components(run: ReportInput) -> list[Any]:
     """A finished run: result, distance against steps, samples, stages, lineage."""
-    chart = draw_distance_chart(curves_of(run), distance_name_of(run), "Distance against sampling steps")
+    chart = draw_distance_chart(
+        curves_of(run), distance_name_of(run), "Distance against sampling steps", counts_text(run)
+    )
     parts = [
         Markdown(f"# Progressive distillation of {run.dataset}\n\n{headline(run)}"),
         Image(theme.png(chart), label="Distance against sampling steps"),
         Image(theme.png(draw_samples(run)), label="Samples of every stage from the same noise"),
         Markdown("## Stages"),
         _table(quality_table(run.checkpoints)),
-        _table(training_table(run.checkpoints)),
+        _table(cost_table(run)),
     ]
     if run.lineage:
         parts.append(Markdown(f"## Lineage\n\n```\n{run.lineage}\n```"))

@@ -8,11 +8,18 @@ from progdistill.progress import format_duration
 from progdistill.report import html_parts as html
 from progdistill.report import theme
 from progdistill.report.comparison import Comparison, compare_runs
-from progdistill.report.distance_chart import Curve, curves_of, distance_label, draw_distance_chart
+from progdistill.report.distance_chart import (
+    Curve,
+    counts_text,
+    curves_of,
+    distance_label,
+    draw_distance_chart,
+)
 from progdistill.report.files import write_whole
 from progdistill.report.headline import steps_text
 from progdistill.report.input import ReportInput
 from progdistill.report.page import page
+from progdistill.report.sections import distance_svg
 from progdistill.report.stage_table import number
 
 _MARKERS = "os^Dv"
@@ -26,10 +33,11 @@ def build_comparison(runs: Sequence[ReportInput], out: Path) -> Path:
     comparison = compare_runs(runs)
     out.mkdir(parents=True, exist_ok=True)
     curves = comparison_curves(runs)
-    chart = draw_distance_chart(curves, comparison.distance_name, "Distance against sampling steps")
+    title, note = "Distance against sampling steps", counts_text(runs[0])
+    chart = draw_distance_chart(curves, comparison.distance_name, title, note)
     write_whole(out / "comparison.png", theme.png(chart))
     write_whole(out / "comparison.json", (comparison.model_dump_json(indent=2) + "\n").encode())
-    write_whole(out / "comparison.html", _page(comparison, curves).encode())
+    write_whole(out / "comparison.html", _page(comparison, curves, runs[0]).encode())
     return out / "comparison.html"
 
 
@@ -49,10 +57,11 @@ def comparison_curves(runs: Sequence[ReportInput]) -> list[Curve]:
     ]
 
 
-def _page(comparison: Comparison, curves: Sequence[Curve]) -> str:
+def _page(comparison: Comparison, curves: Sequence[Curve], run: ReportInput) -> str:
     name = distance_label(comparison.distance_name)
     described = "; ".join(f"{c.label}: " + ", ".join(f"{d:.3g} at {s}" for s, d in c.points) for c in curves)
-    svg = theme.page_svg(draw_distance_chart(curves, comparison.distance_name, ""), f"{name}. {described}")
+    counts = counts_text(run)
+    svg = distance_svg(curves, comparison.distance_name, f"{name}. {described}")
     rows = [[f"{r.num_steps:,}", *(number(d) for d in r.distances)] for r in comparison.rows]
     rows.append(["Training time", *(format_duration(s) for s in comparison.training_seconds)])
     changed = [[d.path, *(json.dumps(value) for value in d.values)] for d in comparison.differences]
@@ -60,13 +69,16 @@ def _page(comparison: Comparison, curves: Sequence[Curve]) -> str:
     title = f"Comparison of {len(comparison.run_ids)} runs"
     fewest = comparison.rows[-1].num_steps
     lead = (
-        f"{name}, from {steps_text(comparison.rows[0].num_steps)} to {steps_text(fewest)}: lower is nearer."
+        f"{name} of {counts}, from {steps_text(comparison.rows[0].num_steps)} to {steps_text(fewest)}: lower"
+        " is nearer to the real images."
     )
     return page(
         title,
         f"<header><h1>{title}</h1>{html.paragraph(lead)}</header>",
         html.section(
-            "Distance against sampling steps", "distance", html.chart(svg, f"{name}, logarithmic axes.")
+            "Distance against sampling steps",
+            "distance",
+            html.chart(svg, f"{name} of {counts}, logarithmic axes."),
         ),
         html.section("Distances", "distances", html.table(("Steps", *comparison.run_ids), rows)),
         html.section(

@@ -12,6 +12,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+WIDE = (7.4, 4.7)
+"""Inches of a chart across a page."""
+NARROW = (4.3, 4.5)
+"""Inches of the same chart on a phone, where type must stay readable."""
+
+
 class Curve(NamedTuple):
     """A line of the chart: (sampling steps, distance), and how it is drawn."""
 
@@ -64,9 +70,24 @@ def distance_name_of(run: ReportInput) -> str | None:
     return next((stage.distance_name for stage in run.checkpoints if stage.distance_name), None)
 
 
-def draw_distance_chart(curves: Sequence[Curve], distance_name: str | None, title: str) -> "Figure":
-    """Draw curves over log₂ of the steps; the lower, the nearer to the real images."""
-    figure = theme.new_figure(7.4, 4.7)
+def counts_text(run: ReportInput) -> str:
+    """How many samples stand behind each of the run's distances: `1,000 samples`; empty where none does."""
+    counts = sorted({stage.evaluated_samples for stage in run.checkpoints if stage.evaluated_samples})
+    return " or ".join(f"{count:,}" for count in counts) + " samples" if counts else ""
+
+
+def draw_distance_chart(
+    curves: Sequence[Curve],
+    distance_name: str | None,
+    title: str = "",
+    note: str = "",
+    size: tuple[float, float] = WIDE,
+) -> "Figure":
+    """Draw curves over log₂ of the steps; the lower, the nearer to the real images.
+
+    `note` goes below the title. `size` is the figure's width and height in inches.
+    """
+    figure = theme.new_figure(*size)
     axes = figure.subplots()
     for order, curve in enumerate(curves):
         steps, distances = zip(*curve.points, strict=True)
@@ -84,7 +105,9 @@ def draw_distance_chart(curves: Sequence[Curve], distance_name: str | None, titl
             zorder=10 - order,
             clip_on=False,
         )
-    axes.set_title(title)
+    if title:
+        axes.set_title(title, pad=30 if note else None)
+        axes.text(0, 1.03, note, transform=axes.transAxes, color=theme.MUTED, va="bottom")
     axes.set_xlabel("Sampling steps")
     axes.set_ylabel(distance_label(distance_name))
     _log_axes(axes, [steps for curve in curves for steps, _ in curve.points])

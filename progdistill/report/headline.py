@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from progdistill.report.distance_chart import distance_label, distance_name_of
+from progdistill.report.distance_chart import counts_text, distance_label, distance_name_of
 from progdistill.report.input import ReportInput, StageEntry
 
 
@@ -35,7 +35,7 @@ def headline(run: ReportInput) -> str:
             f"; the teacher with {steps_text(teacher.num_steps)} is at {teacher.distance:.3g} ({share:.2f} ×)"
         )
     name = distance_label(distance_name_of(run))
-    return f"{words}. Distances are {name}: the lower, the nearer to real images."
+    return f"{words}. Distances are {name} of {counts_text(run)}: the lower, the nearer to real images."
 
 
 def facts(run: ReportInput) -> list[Fact]:

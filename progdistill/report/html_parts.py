@@ -25,8 +25,8 @@ def figure(inner: str, caption: str) -> str:
 
 
 def chart(svg: str, caption: str) -> str:
-    """A figure around an SVG, which scrolls sideways where its type would get too small."""
-    return figure(f'<div class="wide">{svg}</div>', caption)
+    """A figure around ready SVG."""
+    return figure(f'<div class="chart">{svg}</div>', caption)
 
 
 def image(picture: Pixels, alt: str) -> str:

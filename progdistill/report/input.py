@@ -116,4 +116,7 @@ class ReportInput(BaseModel):
     configuration: dict[str, JsonValue]
     checkpoints: tuple[StageEntry, ...]
     timings: Timings | None = None
+    price_per_hour: float | None = Field(
+        default=None, ge=0, description="of the machine, in any currency; None where nobody said"
+    )
     lineage: str = Field(default="", description="the tree of teachers and students, drawn in text")

@@ -5,15 +5,19 @@ from importlib.resources import files
 from string import Template
 
 from progdistill.report import html_parts as html
-from progdistill.report import sections
+from progdistill.report import sample_sections, sections
 from progdistill.report.headline import facts, headline
 from progdistill.report.input import ReportInput
 
 _LINKS = (
     ("distance", "Distance"),
     ("samples", "Samples"),
+    ("classes", "Class by class"),
+    ("neighbours", "Neighbours"),
     ("stages", "Stages"),
+    ("left-out", "Not evaluated"),
     ("time", "Time"),
+    ("losses", "Losses"),
     ("lineage", "Lineage"),
     ("provenance", "How it was made"),
 )
@@ -23,9 +27,11 @@ def report_page(run: ReportInput) -> str:
     """The whole page, with every figure inside it."""
     parts = (
         sections.distances(run),
-        sections.samples(run),
-        sections.neighbours(run),
+        sample_sections.samples(run),
+        sample_sections.classes(run),
+        sample_sections.neighbours(run),
         sections.stages(run),
+        sections.not_evaluated(run),
         sections.time(run),
         sections.losses(run),
         sections.lineage(run),

@@ -1,5 +1,6 @@
 """Samples of every stage from the same noise, beside the undistilled model's: the paper's Figure 3."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,7 +22,7 @@ _LONGEST_NAME = 9
 
 
 def sample_row(samples: SampleImages, columns: int = COLUMNS) -> Pixels:
-    """The first `columns` samples next to each other, enlarged without smoothing."""
+    """The first `columns` samples next to each other, enlarged smoothly."""
     images = decode_strip(samples.png, samples.images)[:columns]
     return grid(images, columns=len(images), scale=readable_scale(images.shape[1]))
 
@@ -54,14 +55,36 @@ def _name_classes(axes: "Axes", samples: SampleImages | None, class_names: tuple
     """Write each column's class above it."""
     if samples is None or samples.labels is None:
         return
-    labels = samples.labels[:COLUMNS]
-    for column, label in enumerate(labels):
-        name = class_names[label] if label < len(class_names) else str(label)
-        place = (column + 0.5) / len(labels)
+    names = names_of(samples.labels[:COLUMNS], class_names)
+    for column, name in enumerate(names):
+        place = (column + 0.5) / len(names)
         axes.text(
-            place, 1.03, name[:_LONGEST_NAME], transform=axes.transAxes, ha="center", va="bottom", fontsize=9,
+            place, 1.03, name, transform=axes.transAxes, ha="center", va="bottom", fontsize=9,
             color=theme.MUTED,
         )  # fmt: skip
+
+
+def names_of(labels: Sequence[int], class_names: Sequence[str]) -> list[str]:
+    """What to write above the columns of these classes: names, or numbers where there are none."""
+    names = [class_names[label] if label < len(class_names) else str(label) for label in labels]
+    return [name[:_LONGEST_NAME] for name in names]
+
+
+def by_class(samples: SampleImages) -> tuple[Pixels, list[int]] | None:
+    """A grid with a column a class, at most COLUMNS, and the classes; None with fewer than two images each.
+
+    Rows are as many as every shown class has images for.
+    """
+    if samples.labels is None:
+        return None
+    places = {label: [i for i, own in enumerate(samples.labels) if own == label] for label in samples.labels}
+    classes = sorted(places)[:COLUMNS]
+    rows = min(len(places[label]) for label in classes)
+    if rows < 2:
+        return None
+    images = decode_strip(samples.png, samples.images)
+    chosen = images[[places[label][row] for row in range(rows) for label in classes]]
+    return grid(chosen, columns=len(classes), scale=readable_scale(images.shape[1])), classes
 
 
 def _show(axes: "Axes", samples: SampleImages | None) -> None:
@@ -72,7 +95,7 @@ def _show(axes: "Axes", samples: SampleImages | None) -> None:
     if samples is not None:
         picture = sample_row(samples)
         axes.imshow(
-            np.repeat(picture, 3, axis=2) if picture.shape[2] == 1 else picture, interpolation="nearest"
+            np.repeat(picture, 3, axis=2) if picture.shape[2] == 1 else picture, interpolation="antialiased"
         )
 
 

@@ -1,99 +1,59 @@
 """The sections of the report, each from the run's input alone: no torch."""
 
 import json
+from collections.abc import Sequence
 from html import escape
 
-from progdistill.evaluation.pictures import decode_strip, grid, readable_scale
 from progdistill.progress import format_duration
 from progdistill.report import html_parts as html
-from progdistill.report.distance_chart import curves_of, distance_label, distance_name_of, draw_distance_chart
-from progdistill.report.headline import steps_text
-from progdistill.report.input import ReportInput, SampleImages, StageEntry
-from progdistill.report.loss_chart import draw_losses
-from progdistill.report.samples_figure import COLUMNS, sample_row
-from progdistill.report.stage_table import QUALITY_NOTE, TRAINING_NOTE, quality_table, training_table
+from progdistill.report.distance_chart import (
+    NARROW,
+    WIDE,
+    Curve,
+    counts_text,
+    curves_of,
+    distance_label,
+    distance_name_of,
+    draw_distance_chart,
+)
+from progdistill.report.input import ReportInput
+from progdistill.report.left_out import left_out
+from progdistill.report.loss_chart import loss_panels
+from progdistill.report.stage_table import cost_note, cost_table, quality_note, quality_table
 from progdistill.report.theme import page_svg
 
 
 def distances(run: ReportInput) -> str:
-    """Distance against sampling steps, and what was left out."""
-    curves = curves_of(run)
-    name = distance_label(distance_name_of(run))
+    """Distance against sampling steps."""
+    curves, metric = curves_of(run), distance_name_of(run)
+    name, counts = distance_label(metric), counts_text(run)
     described = "; ".join(f"{c.label}: " + ", ".join(f"{d:.3g} at {s}" for s, d in c.points) for c in curves)
-    svg = page_svg(
-        draw_distance_chart(curves, distance_name_of(run), ""), f"{name} by sampling steps. {described}"
-    )
-    counts = sorted({stage.evaluated_samples for stage in run.checkpoints if stage.evaluated_samples})
-    samples = (
-        f" Each point is {' or '.join(f'{c:,}' for c in counts)} samples from the same noise."
-        if counts
-        else ""
-    )
     caption = (
         f"{name} between samples and the training images, against the number of sampling steps, on"
-        f" logarithmic axes.{samples} Lower is nearer; figures compare at equal sample counts and with the"
-        " same evaluator only."
+        f" logarithmic axes. {f'Each point is {counts} from the same noise. ' if counts else ''}Lower is"
+        " nearer; figures compare at equal sample counts and with the same evaluator only."
     )
-    reasons = "".join(
-        f"<li>{escape(steps_text(s.num_steps))}: {escape(s.not_evaluated_reason)}</li>"
-        for s in run.checkpoints
-        if s.not_evaluated_reason
+    chart = html.chart(
+        distance_svg(curves, metric, f"{name} of {counts}, by sampling steps. {described}"), caption
     )
-    left_out = f'<p class="note">Not evaluated:</p><ul class="note">{reasons}</ul>' if reasons else ""
-    return html.section("Distance against sampling steps", "distance", html.chart(svg, caption), left_out)
+    return html.section("Distance against sampling steps", "distance", chart)
 
 
-def samples(run: ReportInput) -> str:
-    """Samples of every stage from the same noise, then of the undistilled model."""
-    distilled = [(stage, stage.samples) for stage in run.checkpoints]
-    undistilled = [(stage, stage.baseline_ddim_samples) for stage in run.checkpoints]
-    tables = (
-        _sample_table(distilled, "Distilled: in every row a column starts from the same noise.", "distilled"),
-        _sample_table(undistilled, "Undistilled, DDIM: the same noise, as many steps.", "undistilled"),
+def distance_svg(curves: Sequence[Curve], distance_name: str | None, description: str) -> str:
+    """The chart twice, for a page's width and for a phone's; the style shows the one that fits."""
+    sizes = (("on-wide", WIDE), ("on-narrow", NARROW))
+    drawn = (
+        (css_class, page_svg(draw_distance_chart(curves, distance_name, size=size), description))
+        for css_class, size in sizes
     )
-    present = "".join(table for table in tables if table)
-    return html.section("Samples", "samples", f'<div class="pair">{present}</div>' if present else "")
+    return "".join(f'<div class="{css_class}">{svg}</div>' for css_class, svg in drawn)
 
 
-def _sample_table(rows: list[tuple[StageEntry, SampleImages | None]], caption: str, what: str) -> str:
-    shown = [(stage, found) for stage, found in rows if found is not None]
-    if not shown:
-        return ""
-    body = "".join(
-        f'<tr><th scope="row">{escape(steps_text(stage.num_steps))}</th><td>'
-        + html.image(
-            sample_row(found), f"{min(found.images, COLUMNS)} {what} samples at {steps_text(stage.num_steps)}"
-        )
-        + "</td></tr>"
-        for stage, found in shown
-    )
-    return html.figure(
-        f'<div class="wide"><table class="samples"><tbody>{body}</tbody></table></div>', caption
-    )
-
-
-def neighbours(run: ReportInput) -> str:
-    """Samples of the model with fewest steps beside the training images nearest to them."""
-    stage = next((stage for stage in reversed(run.checkpoints) if stage.neighbours is not None), None)
-    if stage is None or stage.neighbours is None:
-        return ""
-    found = stage.neighbours
-    columns = 1 + found.nearest
-    images = decode_strip(found.png, found.samples * columns)
-    scale = readable_scale(images.shape[1])
-    pictures = "".join(
-        html.image(
-            grid(images[place * columns : (place + 1) * columns], columns=columns, scale=scale),
-            f"Sample {place + 1} and its {found.nearest} nearest training images",
-        )
-        for place in range(found.samples)
-    )
-    caption = (
-        f"Samples at {steps_text(stage.num_steps)} (first of each group) and the training images nearest to"
-        " each in pixels: a model that had memorised its data would show the same image twice."
-    )
+def not_evaluated(run: ReportInput) -> str:
+    """What was not measured, with reasons."""
+    reasons = "".join(f"<li>{escape(reason)}</li>" for reason in left_out(run))
     return html.section(
-        "Nearest training images", "neighbours", html.figure(f'<div class="groups">{pictures}</div>', caption)
+        "What was not evaluated", "left-out", f'<ul class="reasons">{reasons}</ul>' if reasons else ""
     )
 
 
@@ -103,9 +63,9 @@ def stages(run: ReportInput) -> str:
         "Stages",
         "stages",
         html.table(*quality_table(run.checkpoints)),
-        html.paragraph(QUALITY_NOTE, "note"),
-        html.table(*training_table(run.checkpoints)),
-        html.paragraph(TRAINING_NOTE, "note"),
+        html.paragraph(quality_note(run), "note"),
+        html.table(*cost_table(run)),
+        html.paragraph(cost_note(run), "note"),
     )
 
 
@@ -139,14 +99,15 @@ def time(run: ReportInput) -> str:
 
 def losses(run: ReportInput) -> str:
     """Loss curves of all stages."""
-    chart = draw_losses(run.checkpoints)
-    if chart is None:
+    panels = loss_panels(run.checkpoints)
+    if not panels:
         return ""
-    svg = page_svg(chart, "Training loss against parameter updates, one panel a stage")
+    drawn = "".join(page_svg(panel, f"Training loss of the {name} against updates") for name, panel in panels)
     caption = (
-        "Training loss against parameter updates. A student's target is its teacher, so scales are its own."
+        "Training loss against parameter updates, on a logarithmic axis. A student's target is its teacher,"
+        " so losses of different stages do not compare."
     )
-    return html.section("Training loss", "losses", html.chart(svg, caption))
+    return html.section("Training loss", "losses", html.figure(f'<div class="panels">{drawn}</div>', caption))
 
 
 def lineage(run: ReportInput) -> str:

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from progdistill.progress import format_duration
-from progdistill.report.input import StageEntry
+from progdistill.report.distance_chart import counts_text, distance_label, distance_name_of
+from progdistill.report.headline import steps_text
+from progdistill.report.input import ReportInput, StageEntry
 
 
 class TextTable(NamedTuple):
@@ -15,11 +17,14 @@ class TextTable(NamedTuple):
     text_columns: frozenset[int]
 
 
-QUALITY_NOTE = (
-    "Distance: the checkpoint with DDIM at its own number of steps. DDIM and Ancestral: the undistilled model"
-    " at equally many steps. Class score: the Inception Score's formula on the evaluator's probabilities."
-)
-TRAINING_NOTE = "Updates, images and time are those of the stage's own training."
+def quality_note(run: ReportInput) -> str:
+    """What the columns of the quality table are: the distance's true name and the number of samples too."""
+    counts, name = counts_text(run), distance_label(distance_name_of(run))
+    return (
+        f"Distance: {name}{f' of {counts}' if counts else ''}, the checkpoint sampled with DDIM"
+        " at its own number of steps. DDIM and Ancestral: the undistilled model at equally"
+        " many steps. Class score: the Inception Score's formula on the evaluator's probabilities."
+    )
 
 
 def quality_table(stages: Sequence[StageEntry]) -> TextTable:
@@ -45,27 +50,93 @@ def quality_table(stages: Sequence[StageEntry]) -> TextTable:
     return TextTable(header, rows, frozenset({0, 1}))
 
 
-def training_table(stages: Sequence[StageEntry]) -> TextTable:
-    """One row a checkpoint: what it took."""
-    header = ("Steps", "Checkpoint", "Updates", "Images", "Time", "Images/s", "Device")
+def cost_table(run: ReportInput) -> TextTable:
+    """One row a checkpoint, then their sum: what training and measuring it took."""
+    priced = run.price_per_hour is not None
+    header = (
+        "Steps",
+        "Checkpoint",
+        "Updates",
+        "Images",
+        "Training",
+        "Images/s",
+        "Evaluation",
+        "Cost",
+        "Device",
+    )
     rows = [
         [
             f"{s.num_steps:,}",
             s.id[:12],
             _count(s.updates),
             _count(s.images),
-            "–" if s.seconds is None else format_duration(s.seconds),
+            _duration(s.seconds),
             "–" if s.images_per_second is None else f"{s.images_per_second:,.0f}",
+            _duration(evaluating_seconds(s)),
+            _cost(machine_seconds(s), run.price_per_hour),
             s.device or "–",
         ]
-        for s in stages
+        for s in run.checkpoints
     ]
-    return TextTable(header, rows, frozenset({0, 1, 6}))
+    stages = run.checkpoints
+    total = sum(machine_seconds(s) for s in stages)
+    rows.append(
+        [
+            "All",
+            "",
+            _count(sum(s.updates or 0 for s in stages)),
+            _count(sum(s.images or 0 for s in stages)),
+            _duration(sum(s.seconds or 0.0 for s in stages)),
+            "",
+            _duration(sum(evaluating_seconds(s) for s in stages)),
+            _cost(total, run.price_per_hour),
+            "",
+        ]
+    )
+    if priced:
+        return TextTable(header, rows, frozenset({0, 1, 8}))
+    return TextTable((*header[:7], "Machine time", *header[8:]), rows, frozenset({0, 1, 8}))
+
+
+def cost_note(run: ReportInput) -> str:
+    """What the columns of the cost table are, and which rows an earlier run paid for."""
+    note = "Evaluation: sampling and measuring the stage, baselines included. "
+    if run.price_per_hour is not None:
+        note += f"Cost: training and evaluation at {run.price_per_hour:g} an hour of one machine."
+    else:
+        note += "Machine time: training and evaluation together, as if one after the other."
+    earlier = [s for s in run.checkpoints if s.creator_run not in (None, f"{run.flow}/{run.run_id}")]
+    if earlier:
+        steps = ", ".join(steps_text(s.num_steps) for s in earlier)
+        note += f" Trained by an earlier run and taken from the store: {steps}."
+    return note
+
+
+def evaluating_seconds(stage: StageEntry) -> float:
+    """Seconds of drawing and measuring a stage's samples."""
+    return (stage.sampling_seconds or 0.0) + (stage.evaluation_seconds or 0.0)
+
+
+def machine_seconds(stage: StageEntry) -> float:
+    """Seconds of a machine that a stage took, training and evaluation."""
+    return (stage.seconds or 0.0) + evaluating_seconds(stage)
+
+
+def _duration(seconds: float | None) -> str:
+    return format_duration(seconds) if seconds else "–"
+
+
+def _cost(seconds: float, price_per_hour: float | None) -> str:
+    if price_per_hour is None:
+        return _duration(seconds)
+    return f"{seconds / 3600 * price_per_hour:,.2f}"
 
 
 def number(value: float | None) -> str:
-    """Three significant digits, a dash for nothing."""
-    return "–" if value is None else f"{value:#.3g}".rstrip(".")
+    """Three significant digits, whole above a thousand, a dash for nothing."""
+    if value is None:
+        return "–"
+    return f"{value:,.0f}" if abs(value) >= 999.5 else f"{value:#.3g}".rstrip(".")
 
 
 def _count(value: int | None) -> str:

@@ -1,5 +1,6 @@
 """Colours and type of every figure: no matplotlib until a figure is drawn."""
 
+import math
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -76,14 +77,28 @@ def new_figure(width_inches: float, height_inches: float) -> "Figure":
     return figure
 
 
-def log_scale(axes: "Axes") -> None:
-    """Make the vertical axis logarithmic, with ticks at 1, 2 and 5 of each decade in plain figures."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+def log_scale(axes: "Axes", most_ticks: int = 7) -> None:
+    """Make the vertical axis logarithmic, with a few round ticks over what is drawn, in plain figures."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.3g}"))
+    low, high = axes.dataLim.intervaly
+    axes.yaxis.set_major_locator(FixedLocator(round_ticks(float(low), float(high), most_ticks)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.3g}".replace("e-0", "e-")))
     axes.yaxis.set_minor_locator(NullLocator())
+
+
+def round_ticks(low: float, high: float, most: int) -> list[float]:
+    """Round figures up to a little beyond both ends: two at least, as finely as `most` allows."""
+    if not 0 < low <= high < math.inf:
+        return [1.0]
+    decades = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
+    for digits in ((1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)):
+        ticks = [digit * 10.0**decade for decade in decades for digit in digits]
+        ticks = [tick for tick in ticks if low / 1.1 <= tick <= high * 1.1]
+        if 2 <= len(ticks) <= most:
+            return ticks
+    return [low, high]
 
 
 def png(figure: "Figure") -> bytes:
@@ -96,7 +111,11 @@ def png(figure: "Figure") -> bytes:
 
 
 def page_svg(figure: "Figure", description: str) -> str:
-    """An inline SVG of a figure in the page's colours, width and font; `description` is its alt text."""
+    """An inline SVG of a figure in the page's colours, width and font; `description` is its alt text.
+
+    Its ids are its own, so that several stand in one page.
+    """
+    import hashlib
     import html
     import io
     import re
@@ -107,6 +126,8 @@ def page_svg(figure: "Figure", description: str) -> str:
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r' (?:width|height)="[0-9.]+pt"', "", svg, count=2)
+    mark = hashlib.sha256(svg.encode()).hexdigest()[:8]
+    svg = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{mark}-", svg)
     label = html.escape(description, quote=True)
     svg = svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
     for colour, variable in CSS_VARIABLES.items():

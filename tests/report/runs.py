@@ -33,7 +33,12 @@ def example_run(run_id: str = "1700000000", **changes: object) -> ReportInput:
         seed=0,
         code_version="0.1.0",
         store="/somewhere/store",
-        configuration={"seed": 0, "ladder": "64:1", "base": {"updates": 1000}},
+        configuration={
+            "seed": 0,
+            "ladder": "64:1",
+            "base": {"updates": 1000},
+            "evaluation": {"tuned_gammas": 0, "ancestral_gamma": 0.3, "stochastic_students": False},
+        },
         checkpoints=tuple(example_stage(place) for place in range(len(STEPS))),
         timings=Timings(
             total_seconds=212,
@@ -67,6 +72,7 @@ def example_stage(place: int) -> StageEntry:
         sampling_seconds=3.0,
         evaluation_seconds=0.2,
         device="cpu",
+        creator_run="DistillFlow/1700000000",
         samples=_digits(noise=5 + 3 * place),
         baseline_ddim_samples=_digits(noise=5 + 15 * place),
         neighbours=_neighbours() if STEPS[place] == 1 else None,
@@ -81,8 +87,8 @@ def _neighbours() -> NeighbourImages:
 
 def _digits(noise: float) -> SampleImages:
     images, labels = load_digits(return_X_y=True)
-    first = [int(np.flatnonzero(labels == digit)[0]) for digit in range(10)]
-    pixels = images[first].reshape(10, 8, 8, 1) * 255 / 16
+    first = [int(np.flatnonzero(labels == digit)[row]) for row in range(2) for digit in range(10)]
+    pixels = images[first].reshape(20, 8, 8, 1) * 255 / 16
     noisy = pixels + np.random.default_rng(0).normal(0, noise, pixels.shape)
     png = encode_strip(np.clip(noisy, 0, 255).astype(np.uint8))
-    return SampleImages(png=png, images=10, labels=tuple(range(10)))
+    return SampleImages(png=png, images=20, labels=(*range(10), *range(10)))

@@ -1,6 +1,7 @@
 """A report folder: whole, self-contained, and made again from what lies in it."""
 
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,12 +12,13 @@ from PIL import Image
 from progdistill.errors import UsageError
 from progdistill.report.build import build_report, rebuild_report
 from progdistill.report.input import INPUT_FILE, ReportInput
+from progdistill.report.page import report_page
 from tests.report.runs import example_run, example_stage
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_report(example_run(), tmp_path_factory.mktemp("report")).parent
+def folder(built_report: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return Path(shutil.copytree(built_report.parent, tmp_path_factory.mktemp("copy") / "report"))
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +64,7 @@ def test_every_picture_says_in_words_what_it_shows(page: str) -> None:
     tags = _Tags(page).found
     assert all(attributes.get("alt") for tag, attributes in tags if tag == "img")
     assert all(attributes.get("aria-label") for tag, attributes in tags if tag == "svg")
-    assert sum(tag == "img" for tag, _ in tags) == 14 + 8
+    assert sum(tag == "img" for tag, _ in tags) == 14 + 3 + 8 * 4
 
 
 def test_links_lead_to_sections_that_exist(page: str) -> None:
@@ -75,21 +77,38 @@ def test_links_lead_to_sections_that_exist(page: str) -> None:
 
 def test_the_distance_is_called_by_its_own_name(page: str) -> None:
     assert "Fréchet distance (digits classifier features)" in page
-    assert "FID" not in page
+    assert "FID (" not in page
+    assert "FID and KID: they are defined on Inception" in page
 
 
-def test_text_from_outside_cannot_become_markup(tmp_path: Path) -> None:
+def test_the_number_of_samples_stands_beside_the_distances(page: str) -> None:
+    assert page.count("Fréchet distance (digits classifier features) of 1,000 samples") >= 3
+
+
+def test_columns_of_samples_name_their_classes() -> None:
+    names = tuple(f"class {number}" for number in range(10))
+    page = report_page(example_run(class_names=names))
+    header = "".join(f"<span>{name}</span>" for name in names)
+    assert page.count(f'<div class="columns">{header}</div>') == 2 + 3
+
+
+def test_ids_within_the_page_are_unique(page: str) -> None:
+    ids = [attributes["id"] for _, attributes in _Tags(page).found if "id" in attributes]
+    assert len(ids) == len(set(ids))
+
+
+def test_text_from_outside_cannot_become_markup() -> None:
     hostile = example_run(
         dataset="<script>alert(1)</script>",
         lineage="<img src=x>",
         configuration={"note": "</pre><script>"},
     )
-    page = build_report(hostile, tmp_path).read_text("utf-8")
+    page = report_page(hostile)
     assert "<script" not in page
     assert "<img src=x>" not in page
 
 
-def test_what_was_not_evaluated_is_said_with_its_reason(tmp_path: Path) -> None:
+def test_what_was_not_evaluated_is_said_with_its_reason() -> None:
     silent = example_stage(0).model_copy(
         update={
             "num_steps": 1024, "distance": None, "baseline_ddim": None, "baseline_ancestral": None,
@@ -97,7 +116,7 @@ def test_what_was_not_evaluated_is_said_with_its_reason(tmp_path: Path) -> None:
         }
     )  # fmt: skip
     run = example_run(checkpoints=(silent, *example_run().checkpoints))
-    assert "1,024 steps: 1024 is too many" in build_report(run, tmp_path).read_text("utf-8")
+    assert "1,024 steps: 1024 is too many" in report_page(run)
 
 
 def test_a_run_of_which_nothing_was_evaluated_still_has_a_report(tmp_path: Path) -> None:

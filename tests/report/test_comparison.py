@@ -14,7 +14,8 @@ from tests.report.runs import DISTILLED, STEPS, example_run
 
 def _faster_run() -> ReportInput:
     """The same run with fewer updates and without its stage at 16 steps."""
-    run = example_run("1700000001", configuration={"seed": 0, "ladder": "64:1", "base": {"updates": 500}})
+    configuration = {**example_run().configuration, "base": {"updates": 500}}
+    run = example_run("1700000001", configuration=configuration)
     stages = tuple(
         s.model_copy(update={"distance": 2 * (s.distance or 0)}) for s in run.checkpoints if s.num_steps != 16
     )
@@ -67,6 +68,7 @@ def test_every_run_has_a_curve_of_its_own() -> None:
 def test_the_comparison_is_a_page_a_picture_and_json(tmp_path: Path) -> None:
     page = build_comparison([example_run(), _faster_run()], tmp_path)
     assert "base.updates" in page.read_text("utf-8")
+    assert "(digits classifier features) of 1,000 samples" in page.read_text("utf-8")
     facts = json.loads((tmp_path / "comparison.json").read_text())
     assert facts["run_ids"] == ["1700000000", "1700000001"]
     assert (tmp_path / "comparison.png").stat().st_size > 10_000

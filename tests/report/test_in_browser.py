@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from progdistill.report.build import build_report
 from progdistill.report.comparison_page import build_comparison
 from tests.report.browser import Page, chromium
 from tests.report.runs import example_run
@@ -16,9 +15,9 @@ from tests.report.runs import example_run
 PHONE, DESK = 390, 1100
 
 
-@pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_report(example_run(), tmp_path_factory.mktemp("report"))
+@pytest.fixture
+def report(built_report: Path) -> Path:
+    return built_report
 
 
 @pytest.fixture(scope="module")
@@ -31,15 +30,43 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
 def test_every_figure_renders(browser: Page, report: Path, width: int) -> None:
     browser.open(report, width)
     pictures = browser.evaluate(
-        "[...document.images].map(i => i.complete && i.naturalWidth > 0 && i.width > 40)"
+        "[...document.images].map(i => i.complete && i.naturalWidth > 0 && i.width > 25)"
     )
-    assert len(pictures) == 22
+    assert len(pictures) == 14 + 3 + 8 * 4
     assert all(pictures)
     charts = browser.evaluate(
         "[...document.querySelectorAll('figure svg')].map(s => s.getBoundingClientRect().height)"
+        ".filter(height => height > 0)"
     )
-    assert len(charts) == 2
-    assert all(height > 150 for height in charts)
+    assert len(charts) == 1 + 7
+    assert all(height > 100 for height in charts)
+
+
+@pytest.mark.parametrize("width", [PHONE, DESK])
+def test_type_in_the_charts_is_readable(browser: Page, report: Path, width: int) -> None:
+    """CSS pixels as drawn, after the chart was fitted to the page: nowhere below eight and a half."""
+    browser.open(report, width)
+    sizes = browser.evaluate(
+        "[...document.querySelectorAll('figure svg')].filter(s => s.getBoundingClientRect().height > 0)"
+        ".flatMap(s => [...s.querySelectorAll('text')].map("
+        "t => parseFloat(getComputedStyle(t).fontSize) * s.getScreenCTM().a))"
+    )
+    assert len(sizes) > 50
+    assert min(sizes) >= 8.5
+
+
+def test_the_first_noise_gives_a_row_under_the_names_of_its_classes(browser: Page, report: Path) -> None:
+    """Every class name stands over the middle of its column, within a tenth of the column's width."""
+    browser.open(report, PHONE)
+    off = browser.evaluate(
+        "[...document.querySelectorAll('.samples')].flatMap(part => {"
+        " const box = part.querySelector('img').getBoundingClientRect();"
+        " return [...part.querySelectorAll('.columns span')].map((name, i) => {"
+        "  const own = name.getBoundingClientRect(), middle = box.left + box.width * (i + 0.5) / 10;"
+        "  return Math.abs((own.left + own.right) / 2 - middle) / (box.width / 10); }); })"
+    )
+    assert len(off) == 20
+    assert max(off) < 0.1
 
 
 def test_nothing_but_the_file_itself_is_asked_for(browser: Page, report: Path) -> None:
@@ -53,7 +80,7 @@ def test_every_link_scrolls_to_its_section(browser: Page, report: Path) -> None:
     links = browser.evaluate(
         "[...document.querySelectorAll('nav a')].map(a => { a.click(); return location.hash; })"
     )
-    assert len(links) == 6
+    assert len(links) == 10
     assert browser.evaluate(
         "[...document.querySelectorAll('nav a')].every(a => document.querySelector(a.hash))"
     )

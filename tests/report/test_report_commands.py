@@ -2,22 +2,25 @@
 
 import argparse
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from progdistill.cli import main
 from progdistill.commands import compare
+from progdistill.commands.report import report_folder
 from progdistill.errors import UsageError
-from progdistill.report.build import build_report
+from progdistill.report.input import INPUT_FILE
 from tests.report.runs import example_run
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def runs(built_report: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("work")
-    build_report(example_run(), folder / "runs" / "1700000000" / "report")
-    build_report(example_run("1700000001"), folder / "runs" / "1700000001" / "report")
+    for run_id in ("1700000000", "1700000001"):
+        copy = Path(shutil.copytree(built_report.parent, folder / "runs" / run_id / "report"))
+        (copy / INPUT_FILE).write_text(example_run(run_id).model_dump_json())
     (folder / "runs" / "latest").symlink_to("1700000001")
     return folder
 
@@ -29,17 +32,29 @@ def work(runs: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("name", ["1700000000", "DistillFlow/1700000000", "runs/1700000000"])
-def test_a_run_is_found_under_every_name(work: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["report", name]) == 0
-    assert capsys.readouterr().out.strip() == "runs/1700000000/report/report.html"
+def test_a_run_is_found_under_every_name(work: Path, name: str) -> None:
+    assert report_folder(name) == Path("runs/1700000000/report")
 
 
-def test_the_report_is_made_again(work: Path) -> None:
-    page = work / "runs" / "1700000001" / "report" / "report.html"
+def test_the_report_is_made_again(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = work / "runs" / "1700000000" / "report" / "report.html"
     before = page.read_text()
     page.unlink()
-    assert main(["report", "latest"]) == 0
+    assert main(["report", "DistillFlow/1700000000"]) == 0
+    assert capsys.readouterr().out.strip() == "runs/1700000000/report/report.html"
     assert page.read_text() == before
+
+
+def test_a_price_gives_each_stage_its_cost_and_is_kept(work: Path) -> None:
+    assert main(["report", "1700000001", "--price-per-hour", "36"]) == 0
+    page = work / "runs" / "1700000001" / "report" / "report.html"
+    assert "at 36 an hour" in page.read_text()
+    assert json.loads((page.parent / "report.json").read_text())["price_per_hour"] == 36
+
+
+def test_a_negative_price_is_refused(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", "1700000001", "--price-per-hour", "-1"]) == 2
+    assert "--price-per-hour -1" in capsys.readouterr().err
 
 
 def test_an_unknown_run_is_answered_with_those_that_exist(

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from progdistill.report.build import build_report
-from tests.report.runs import DDIM, DISTILLED, STEPS, example_run
+from tests.report.runs import DDIM, DISTILLED, STEPS
 
 TOP = {
     "schema_version",
@@ -25,10 +24,8 @@ CHECKPOINT = {
 
 
 @pytest.fixture(scope="module")
-def facts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
-    out = tmp_path_factory.mktemp("report")
-    build_report(example_run(), out)
-    read: dict[str, object] = json.loads((out / "report.json").read_text())
+def facts(built_report: Path) -> dict[str, object]:
+    read: dict[str, object] = json.loads((built_report.parent / "report.json").read_text())
     return read
 
 
@@ -47,6 +44,6 @@ def test_the_figures_are_the_run_s(facts: dict[str, object]) -> None:
     assert {c["distance_name"] for c in checkpoints} == {"frechet_digits_classifier"}
 
 
-def test_it_is_small_enough_to_read(facts: dict[str, object], tmp_path: Path) -> None:
+def test_it_is_small_enough_to_read(facts: dict[str, object]) -> None:
     assert len(json.dumps(facts)) < 20_000
     assert "samples" not in str(facts["checkpoints"]).replace("evaluated_samples", "")

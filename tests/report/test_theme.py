@@ -1,0 +1,26 @@
+"""Ticks of the logarithmic axes."""
+
+import itertools
+
+import pytest
+
+from progdistill.report.theme import round_ticks
+
+RANGES = [(7.7, 224.0), (0.19, 0.82), (9e-5, 5e-3), (1.0, 1.0), (3.1, 3.4), (1e-4, 1e4)]
+
+
+@pytest.mark.parametrize(("low", "high"), RANGES)
+@pytest.mark.parametrize("most", [5, 7])
+def test_any_range_has_a_few_ticks_in_order_near_it(low: float, high: float, most: int) -> None:
+    ticks = round_ticks(low, high, most)
+    assert 2 <= len(ticks) <= max(most, 9)
+    assert all(first <= second for first, second in itertools.pairwise(ticks))
+    assert all(low / 1.11 <= tick <= high * 1.11 for tick in ticks)
+
+
+def test_a_chart_of_two_decades_is_marked_at_one_two_and_five() -> None:
+    assert round_ticks(7.7, 224.0, 7) == [10, 20, 50, 100, 200]
+
+
+def test_nothing_positive_to_draw_still_has_a_tick() -> None:
+    assert round_ticks(float("inf"), float("-inf"), 7) == [1.0]
