@@ -15,14 +15,12 @@ from progdistill.models.config import DenoiserConfig
 from progdistill.options import RunOptions
 from progdistill.presets import PRESETS, Preset
 from progdistill.training.config import (
-    GUIDED_LABEL_DROPOUT,
     BaseTrainingSettings,
     ComputeSettings,
     DistillationSettings,
-    GuidanceRange,
     SnapshotSettings,
-    parse_guidance,
 )
+from progdistill.training.guidance import LABEL_DROPOUT, GuidanceRange, parse_guidance
 
 DEFAULT_STORE = ".progdistill/store"
 
@@ -69,7 +67,7 @@ class Settings(BaseModel):
     @property
     def label_dropout(self) -> float:
         """The share of labels that the base model's training drops."""
-        default = 0.0 if self.guidance is None else GUIDED_LABEL_DROPOUT
+        default = 0.0 if self.guidance is None else LABEL_DROPOUT
         return default if self.base.label_dropout is None else self.base.label_dropout
 
 
@@ -95,7 +93,11 @@ def settings_from(options: RunOptions) -> Settings:
     if options.base_updates is not None:
         fields["base"]["updates"] = options.base_updates
     if options.updates_per_stage is not None:
-        fields["distill"] |= {"updates": options.updates_per_stage, "updates_at_steps": {}}
+        fields["distill"] |= {
+            "updates": options.updates_per_stage,
+            "updates_at_steps": {},
+            "guidance_updates": None,
+        }
     for assignment in options.set:
         _assign(fields, assignment)
     settings = _validated(fields)
@@ -109,7 +111,7 @@ def _with_label_dropout(settings: Settings) -> Settings:
     if settings.guidance is not None and settings.label_dropout == 0:
         raise UsageError(
             f"--guidance {settings.guidance} needs a base model that was trained with dropped labels, but"
-            " base.label_dropout is 0: leave it out, or set it to 0.1"
+            f" base.label_dropout is 0: leave it out, or set it to {LABEL_DROPOUT}"
         )
     if not settings.label_dropout:
         return settings

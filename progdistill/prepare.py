@@ -16,7 +16,7 @@ from progdistill.ladder import format_ladder
 from progdistill.models.config import DenoiserConfig
 from progdistill.models.size import parameter_count
 from progdistill.options import RunOptions
-from progdistill.training.config import GUIDED_LABEL_DROPOUT, GuidanceRange
+from progdistill.training.guidance import LABEL_DROPOUT, GuidanceRange, can_be_guided, range_of
 
 SNAPSHOT_COPIES = 4
 """Copies of the parameters in one snapshot: weights, moving average, and the optimizer's two moments."""
@@ -41,8 +41,9 @@ class PreparedRun(BaseModel):
     def facts(self) -> dict[str, object]:
         """The plan as numbers: stages, updates and images, before anything runs."""
         settings = self.settings
-        rungs = settings.ladder[0 if settings.has_guided_stage else 1 :]
-        stages = [settings.distill.for_stage(steps) for steps in rungs]
+        stages = [settings.distill.for_stage(steps) for steps in settings.ladder[1:]]
+        if settings.has_guided_stage:
+            stages.insert(0, settings.distill.for_guidance())
         base_updates = 0 if settings.first_teacher else settings.base.updates
         distill_images = sum(stage.updates * stage.batch_size for stage in stages)
         return {
@@ -128,9 +129,8 @@ def _branched(settings: Settings, options: RunOptions, teacher: CheckpointManife
 
 def _guidance(settings: Settings, teacher: CheckpointManifest, model: DenoiserConfig) -> GuidanceRange | None:
     """What students of `teacher` are guided with: what it was itself, else what the run asks for."""
-    asked, network = settings.guidance, model.network
-    if network.guidance_input:
-        own = GuidanceRange.model_validate(teacher.identity.training["guidance"])
+    asked, own = settings.guidance, range_of(teacher)
+    if own is not None:
         if asked not in (None, own):
             raise UsageError(
                 f"--from {teacher.id[:12]} was distilled with guidance {own}, which its students keep: leave"
@@ -139,14 +139,14 @@ def _guidance(settings: Settings, teacher: CheckpointManifest, model: DenoiserCo
         return own
     if asked is None:
         return None
-    if not network.num_classes:
+    if not model.network.num_classes:
         raise UsageError(
             f"--guidance {asked} is towards a class, and --from {teacher.id[:12]} has none: leave it out"
         )
-    if not network.label_dropout or teacher.identity.kind is CheckpointKind.STUDENT:
+    if not can_be_guided(teacher):
         raise UsageError(
             f"--guidance {asked} needs an undistilled teacher that was trained with dropped labels, which"
-            f" --from {teacher.id[:12]} is not: train one, --set base.label_dropout={GUIDED_LABEL_DROPOUT}"
+            f" --from {teacher.id[:12]} is not: train one, --set base.label_dropout={LABEL_DROPOUT}"
         )
     return asked
 

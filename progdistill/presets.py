@@ -92,6 +92,7 @@ def _digits() -> Preset:
         ),
         distill=DistillationSettings(
             updates=200,
+            guidance_updates=400,
             batch_size=64,
             learning_rate=1e-3,
             learning_rate_schedule=LearningRateSchedule.LINEAR_TO_ZERO,

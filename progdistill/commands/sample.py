@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 from progdistill.commands.common import add_json_argument, add_store_argument, print_json, store_of
@@ -28,6 +29,12 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument(
         "--gamma", type=float, metavar="G", help="variance of ancestral sampling, from 0 to 1"
     )
+    parser.add_argument(
+        "--guidance",
+        type=float,
+        metavar="W",
+        help="guidance weight (default: the lowest it knows, or none)",
+    )
     parser.add_argument("--batch-size", type=int, default=250, metavar="N", help="images at once")
     parser.add_argument("--no-clip", action="store_true", help="leave x̂ as predicted, also outside [−1, 1]")
     add_store_argument(parser)
@@ -43,6 +50,7 @@ def _sample(args: argparse.Namespace) -> int:
     from progdistill.evaluation.measure import load_denoiser
     from progdistill.evaluation.pictures import encode_png, grid, readable_scale
     from progdistill.evaluation.sampling import generate
+    from progdistill.training.guidance import weight_for
 
     if args.count < 1:
         raise UsageError(f"--count {args.count}: give at least 1 image")
@@ -51,8 +59,11 @@ def _sample(args: argparse.Namespace) -> int:
     store = store_of(args)
     manifest = resolve_reference(store, args.reference)
     steps = _steps(args.steps, manifest.identity.sampling_steps, args.reference)
+    weight = weight_for(manifest, args.guidance)
     device = best_device()
     denoiser = load_denoiser(store, manifest, device)
+    if weight is not None:
+        denoiser.bind = partial(denoiser.bind, guidance=weight)  # type: ignore[method-assign]
     batches = generate(
         denoiser,
         SamplerName(args.sampler),
@@ -80,6 +91,7 @@ def _sample(args: argparse.Namespace) -> int:
         "sampler": args.sampler,
         "steps": steps,
         "images": len(images),
+        "guidance": weight,
         "seed": args.seed,
     }
     if args.json:

@@ -11,12 +11,8 @@ from progdistill.data.dataset import DatasetInfo
 from progdistill.diffusion.names import PredictionType
 from progdistill.evaluation.config import EvaluationSettings
 from progdistill.models.config import DenoiserConfig
-from progdistill.training.config import (
-    ComputeSettings,
-    GuidanceRange,
-    SnapshotSettings,
-    TrainingSettings,
-)
+from progdistill.training.config import ComputeSettings, SnapshotSettings, TrainingSettings
+from progdistill.training.guidance import GuidanceRange
 from progdistill.version import NUMERICS_VERSION
 
 

@@ -68,15 +68,15 @@ class RunSteps:
         return self._recorded(checkpoint_id, 0, loss_curve)
 
     def _guide_spec(self, teacher_id: str) -> GuideSpec:
-        steps, guidance = self._settings.ladder[0], self._settings.guidance
+        guidance = self._settings.guidance
         assert guidance is not None
         return GuideSpec(
             **self._shared,
             ranks=self._ranks,
             teacher=teacher_id,
-            student_steps=steps,
+            student_steps=self._settings.ladder[0],
             prediction=self._settings.student_prediction,
-            training=self._settings.distill.for_stage(steps),
+            training=self._settings.distill.for_guidance(),
             guidance=guidance,
         )
 

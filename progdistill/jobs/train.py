@@ -20,6 +20,7 @@ from progdistill.models.config import DenoiserConfig
 from progdistill.models.denoiser import Denoiser, build_denoiser, save_weights, student_of
 from progdistill.training.circumstances import circumstances
 from progdistill.training.device import Rank
+from progdistill.training.guidance import GUIDANCE_WEIGHT
 from progdistill.training.loop import Trained, TrainingTask, train
 from progdistill.training.objective import (
     BaseObjective,
@@ -75,6 +76,7 @@ def _train(
         # Garbage collection keeps the teacher of a job that is under way.
         snapshot_facts={} if isinstance(spec, TrainBaseSpec) else {"teacher": spec.teacher},
         should_stop=lambda: rank.any_rank(should_stop()),
+        new_weights=frozenset({GUIDANCE_WEIGHT}) if isinstance(spec, GuideSpec) else frozenset(),
     )
     return train(task, model.to(rank.device), latest_snapshot(store, spec.id))
 

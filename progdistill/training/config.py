@@ -2,13 +2,9 @@
 
 from enum import StrEnum
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 from progdistill.diffusion.names import LossWeight, PredictionType
-from progdistill.errors import UsageError
-
-GUIDED_LABEL_DROPOUT = 0.1
-"""Share of labels dropped for a model that is to be guided (Ho & Salimans 2021 found 0.1 and 0.2 best)."""
 
 
 class LearningRateSchedule(StrEnum):
@@ -44,8 +40,8 @@ class BaseTrainingSettings(TrainingSettings):
         None,
         ge=0,
         lt=1,
-        description="share of labels replaced by 'no class', which makes guidance possible;"
-        f" None: {GUIDED_LABEL_DROPOUT} in a guided run, else 0",
+        description="share of labels replaced by 'no class', which makes guidance possible; None: decided by"
+        " whether the run is guided",
     )
 
     def of_the_loop(self) -> TrainingSettings:
@@ -62,49 +58,21 @@ class DistillationSettings(TrainingSettings):
     updates_at_steps: dict[int, int] = Field(
         default_factory=dict, description="updates of the stages whose student has that many sampling steps"
     )
+    guidance_updates: int | None = Field(
+        None, gt=0, description="updates of the stage that distils guidance; None: as many as others"
+    )
 
     def for_stage(self, student_steps: int) -> TrainingSettings:
         """The settings of the stage whose student takes `student_steps` sampling steps."""
-        fields = self.model_dump(exclude={"updates_at_steps", "prediction"})
-        fields["updates"] = self.updates_at_steps.get(student_steps, self.updates)
-        return TrainingSettings(**fields)
+        return self._with_updates(self.updates_at_steps.get(student_steps, self.updates))
 
+    def for_guidance(self) -> TrainingSettings:
+        """The settings of the stage that makes guidance an input."""
+        return self._with_updates(self.guidance_updates or self.updates)
 
-class GuidanceRange(BaseModel):
-    """The guidance weights w a student learns to take as an input; v̂ + w·(v̂ − v̂_unconditional) guides."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    lowest: float = Field(ge=0, allow_inf_nan=False)
-    highest: float = Field(ge=0, allow_inf_nan=False)
-
-    @model_validator(mode="after")
-    def _is_not_inverted(self) -> "GuidanceRange":
-        if self.highest < self.lowest:
-            raise ValueError(f"the range goes down from {self.lowest:g} to {self.highest:g}")
-        return self
-
-    def __contains__(self, weight: float) -> bool:
-        return self.lowest <= weight <= self.highest
-
-    def __str__(self) -> str:
-        return f"{self.lowest:g}:{self.highest:g}"
-
-
-def parse_guidance(text: str) -> GuidanceRange:
-    """Turn `LOWEST:HIGHEST` into a range of guidance weights; `W` alone is a range of one weight.
-
-    Raises UsageError for anything but one or two numbers, 0 ≤ lowest ≤ highest.
-    """
-    lowest, separator, highest = text.partition(":")
-    how = "write --guidance LOWEST:HIGHEST with 0 ≤ LOWEST ≤ HIGHEST, such as 0:4"
-    try:
-        ends = float(lowest), float(highest if separator else lowest)
-    except ValueError:
-        raise UsageError(f"--guidance {text!r} is no range of numbers; {how}") from None
-    if not 0 <= ends[0] <= ends[1] < float("inf"):
-        raise UsageError(f"--guidance {text!r} is no range of weights; {how}")
-    return GuidanceRange(lowest=ends[0], highest=ends[1])
+    def _with_updates(self, updates: int) -> TrainingSettings:
+        others = {"updates", "updates_at_steps", "guidance_updates", "prediction"}
+        return TrainingSettings(updates=updates, **self.model_dump(exclude=others))
 
 
 class SnapshotSettings(BaseModel):

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from pydantic import BaseModel, ConfigDict, JsonValue
@@ -19,6 +19,12 @@ from progdistill.progress import Progress
 from progdistill.training.config import LearningRateSchedule, TrainingSettings
 from progdistill.training.draws import Draws
 from progdistill.training.objective import Objective
+
+NEW_INPUT_RATE = 30.0
+"""Times the learning rate for the weights of an input that the teacher lacks: they begin at zero where all
+others begin trained, and Adam moves every weight by about the learning rate. On digits 200 updates at rate
+1e-3 thus bring the loss of distilling guidance from 0.24 to 0.058; without the factor to 0.124, which is that
+of the range's mean weight. Factor 100 gives 0.058 too."""
 
 LOSS_POINTS = 100
 """Points of a stage's loss curve, each a mean over the updates since the one before."""
@@ -40,6 +46,7 @@ class TrainingTask(NamedTuple):
     snapshot_interval_updates: int
     snapshot_facts: dict[str, JsonValue]
     should_stop: Callable[[], bool]
+    new_weights: frozenset[str] = frozenset()
 
 
 class Trained(NamedTuple):
@@ -76,11 +83,19 @@ class StateFacts(BaseModel):
 class TrainingState:
     """Everything that a snapshot must hold for training to go on as if it had never stopped."""
 
-    def __init__(self, model: Denoiser, settings: TrainingSettings) -> None:
+    def __init__(
+        self, model: Denoiser, settings: TrainingSettings, new_weights: frozenset[str] = frozenset()
+    ) -> None:
+        """`new_weights` are the names of those that begin at zero in a model that else begins trained."""
         self.model = model
-        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        self.parameters = [p for _, p in named]
+        groups: list[dict[str, Any]] = [
+            {"params": [p for name, p in named if name not in new_weights], "rate_factor": 1.0},
+            {"params": [p for name, p in named if name in new_weights], "rate_factor": NEW_INPUT_RATE},
+        ]
         self.optimizer = torch.optim.AdamW(
-            self.parameters,
+            [group for group in groups if group["params"]],
             lr=settings.learning_rate,
             betas=(settings.adam_beta1, settings.adam_beta2),
             weight_decay=settings.weight_decay,
@@ -144,7 +159,7 @@ def train(task: TrainingTask, model: Denoiser, start: Snapshot | None) -> Traine
     loss or the gradient is not finite, before it reaches a weight.
     """
     model.train()
-    state = TrainingState(model, task.settings)
+    state = TrainingState(model, task.settings, task.new_weights)
     if start is not None:
         state.restore(start)
     network: nn.Module = model
@@ -189,7 +204,7 @@ def _one_update(task: TrainingTask, state: TrainingState, network: nn.Module) ->
             " --set base.learning_rate=…) or look at the data"
         )
     for group in state.optimizer.param_groups:
-        group["lr"] = learning_rate_at(settings, update)
+        group["lr"] = learning_rate_at(settings, update) * group["rate_factor"]
     state.optimizer.step()
     if settings.ema_decay is not None:
         weight = 1 - ema_decay_at(settings.ema_decay, update)

@@ -1,0 +1,129 @@
+"""`--guidance` from option to plan, and what is refused before anything starts."""
+
+from pathlib import Path
+
+import pytest
+
+from progdistill.artifacts.checkpoint import CheckpointKind
+from progdistill.artifacts.store import Store
+from progdistill.cli import main
+from progdistill.config import settings_from
+from progdistill.data.dataset import DatasetInfo
+from progdistill.errors import UsageError
+from progdistill.models.architectures import ARCHITECTURES
+from progdistill.models.config import DenoiserConfig
+from progdistill.options import RunOptions
+from progdistill.prepare import PreparedRun, prepare_run
+from progdistill.presets import PRESETS
+from progdistill.training.guidance import GuidanceRange
+from tests.jobs.conftest import publish
+
+DIGITS = PRESETS["digits"].model
+LEARNT = {"guidance": {"lowest": 0.0, "highest": 2.0}}
+
+
+def with_network(**changes: object) -> DenoiserConfig:
+    return DIGITS.model_copy(update={"network": DIGITS.network.model_copy(update=changes)})
+
+
+@pytest.fixture(autouse=True)
+def _data(data_root: Path, digits: DatasetInfo, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROGDISTILL_DATA", str(data_root))
+
+
+def plan(store: Store, **options: object) -> PreparedRun:
+    return prepare_run(RunOptions.model_validate({"store": store.uri, "dataset": "digits", **options}))
+
+
+def test_a_guided_run_drops_labels_and_has_one_stage_more(store: Store) -> None:
+    plain, guided = plan(store), plan(store, guidance="0:4")
+    assert guided.settings.guidance == GuidanceRange(lowest=0, highest=4)
+    assert guided.settings.label_dropout == 0.1 and plain.settings.label_dropout == 0
+    assert guided.settings.model.network.label_dropout and not plain.settings.model.network.label_dropout
+    assert (plain.facts()["stages"], guided.facts()["stages"]) == (6, 7)
+    assert "guided with weights 0:4" in guided.describe() and "weights" not in plain.describe()
+
+
+def test_labels_are_dropped_on_request_without_guidance_too() -> None:
+    settings = settings_from(RunOptions(set=("base.label_dropout=0.2",)))
+    assert settings.label_dropout == 0.2 and settings.model.network.label_dropout
+    assert settings.guidance is None and not settings.has_guided_stage
+
+
+def test_the_guided_stage_can_have_updates_of_its_own(store: Store) -> None:
+    fewer = plan(store, guidance="0:4", set=("distill.guidance_updates=5",))
+    more = plan(store, guidance="0:4", set=("distill.guidance_updates=1005",))
+    given = [run.facts()["distillation_updates"] for run in (fewer, more)]
+    assert isinstance(given[0], int) and isinstance(given[1], int) and given[1] - given[0] == 1000
+
+
+def test_students_of_a_guided_model_keep_its_range(store: Store) -> None:
+    config = with_network(label_dropout=True, guidance_input=True)
+    teacher = publish(store, config, CheckpointKind.STUDENT, sampling_steps=8, training=LEARNT)
+    run = plan(store, from_=teacher.id)
+    assert run.settings.guidance == GuidanceRange(lowest=0, highest=2)
+    assert not run.settings.has_guided_stage and run.settings.ladder == (8, 4, 2, 1)
+    assert plan(store, from_=teacher.id, guidance="0:2").settings.guidance == run.settings.guidance
+    with pytest.raises(UsageError, match="with guidance 0:2, which its students keep"):
+        plan(store, from_=teacher.id, guidance="0:4")
+
+
+def test_a_run_from_a_base_model_with_dropped_labels_distils_guidance_first(store: Store) -> None:
+    teacher = publish(store, with_network(label_dropout=True))
+    assert plan(store, from_=teacher.id, guidance="1:3").settings.has_guided_stage
+
+
+@pytest.mark.parametrize(
+    ("config", "kind", "words"),
+    [
+        (with_network(), CheckpointKind.BASE, "trained with dropped labels"),
+        (with_network(label_dropout=True), CheckpointKind.STUDENT, "undistilled teacher"),
+        (with_network(num_classes=0), CheckpointKind.BASE, "has none"),
+    ],
+)
+def test_a_teacher_that_cannot_be_guided_is_refused(
+    config: DenoiserConfig, kind: CheckpointKind, words: str, store: Store
+) -> None:
+    steps = 64 if kind is CheckpointKind.STUDENT else None
+    teacher = publish(store, config, kind, sampling_steps=steps)
+    with pytest.raises(UsageError, match=words):
+        plan(store, from_=teacher.id, guidance="0:4")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"guidance": "4:0"}, "'4:0' is no range of weights"),
+        ({"guidance": "-1:2"}, "'-1:2' is no range of weights"),
+        ({"guidance": "much"}, "'much' is no range of numbers"),
+        ({"guidance": "0:4", "set": ("base.label_dropout=0",)}, "base.label_dropout is 0"),
+        ({"guidance": "0:4", "preset": "cifar10"}, "preset cifar10 has none"),
+        ({"preset": "cifar10", "set": ("base.label_dropout=0.1",)}, "base.label_dropout is for models"),
+        ({"set": ("base.label_dropout=1",)}, "base.label_dropout = 1"),
+    ],
+)
+def test_bad_settings_are_refused_by_name(options: dict[str, object], words: str) -> None:
+    assert ARCHITECTURES["cifar10"].num_classes == 0
+    with pytest.raises(UsageError) as refused:
+        settings_from(RunOptions.model_validate(options))
+    assert words in str(refused.value)
+
+
+def test_sampling_says_which_weight_and_refuses_what_cannot_be(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    guided = with_network(label_dropout=True, guidance_input=True)
+    student = publish(store, guided, CheckpointKind.STUDENT, sampling_steps=1, training=LEARNT)
+    plain = publish(store, with_network(label_dropout=True), CheckpointKind.STUDENT, sampling_steps=1)
+    base = publish(store, with_network(label_dropout=True))
+
+    def sample(reference: str, *words: str) -> int:
+        place = ["--store", store.uri, "--out", str(tmp_path / "grid.png"), "--count", "2", "--steps", "1"]
+        return main(["sample", reference, *place, "--json", *words])
+
+    assert sample(student.id) == 0 and '"guidance": 0' in capsys.readouterr().out
+    assert sample(student.id, "--guidance", "1.5") == 0 and '"guidance": 1.5' in capsys.readouterr().out
+    assert sample(student.id, "--guidance", "3") == 0 and "learnt guidance 0:2" in capsys.readouterr().err
+    assert sample(base.id, "--guidance", "3") == 0
+    assert sample(plain.id, "--guidance", "3") == 2 and "cannot be guided" in capsys.readouterr().err
+    assert sample(base.id, "--guidance", "-1") == 2 and "guidance -1" in capsys.readouterr().err

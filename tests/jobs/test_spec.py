@@ -1,0 +1,52 @@
+"""What a job's identity depends on."""
+
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter
+
+from progdistill.diffusion.names import PredictionType
+from progdistill.jobs.spec import DistillSpec, GuideSpec, JobSpec, TrainBaseSpec
+from progdistill.training.guidance import GuidanceRange
+from tests.training.conftest import settings, tiny
+
+SHARED: dict[str, Any] = {"dataset_fingerprint": "f" * 64, "seed": 0, "training": settings(4)}
+STUDENT: dict[str, Any] = {
+    **SHARED,
+    "teacher": "a" * 64,
+    "student_steps": 8,
+    "prediction": PredictionType.V,
+}
+RANGE = GuidanceRange(lowest=0, highest=4)
+
+
+def test_a_run_without_guidance_says_nothing_of_it() -> None:
+    base, student = TrainBaseSpec(**SHARED, model=tiny()), DistillSpec(**STUDENT)
+    assert "label_dropout" not in base.model_dump() and "guidance" not in student.model_dump()
+    assert base.recorded_training() == student.recorded_training() == settings(4).model_dump(mode="json")
+
+
+def test_dropped_labels_and_the_range_of_weights_make_another_job() -> None:
+    base = TrainBaseSpec(**SHARED, model=tiny(label_dropout=True))
+    dropped = base.model_copy(update={"label_dropout": 0.1})
+    plain, told = DistillSpec(**STUDENT), DistillSpec(**STUDENT, guidance=RANGE)
+    guided = GuideSpec(**STUDENT, guidance=RANGE)
+    wider = GuideSpec(**STUDENT, guidance=GuidanceRange(lowest=0, highest=5))
+    assert len({job.id for job in (base, dropped, plain, told, guided, wider)}) == 6
+    assert dropped.recorded_training()["label_dropout"] == 0.1
+    assert told.recorded_training()["guidance"] == {"lowest": 0.0, "highest": 4.0}
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        TrainBaseSpec(**SHARED, model=tiny(label_dropout=True), label_dropout=0.1),
+        TrainBaseSpec(**SHARED, model=tiny()),
+        DistillSpec(**STUDENT),
+        DistillSpec(**STUDENT, guidance=RANGE),
+        GuideSpec(**STUDENT, guidance=RANGE),
+    ],
+)
+def test_a_job_read_back_is_the_same_job(spec: TrainBaseSpec | DistillSpec | GuideSpec) -> None:
+    read: JobSpec = TypeAdapter(JobSpec).validate_json(spec.model_dump_json())
+    assert read == spec and read.id == spec.id

@@ -1,0 +1,147 @@
+"""Dropped labels, and guidance distilled into an input."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from progdistill.data.dataset import DatasetInfo
+from progdistill.data.loader import TrainingLoader
+from progdistill.diffusion.names import LossWeight
+from progdistill.diffusion.schedule import diffuse
+from progdistill.errors import UsageError
+from progdistill.models.denoiser import Denoiser, build_denoiser, student_of
+from progdistill.training.config import LearningRateSchedule
+from progdistill.training.draws import Draws
+from progdistill.training.guidance import GUIDANCE_WEIGHT, GuidanceRange, parse_guidance
+from progdistill.training.loop import train
+from progdistill.training.objective import (
+    BaseObjective,
+    DistillationObjective,
+    GuidanceObjective,
+    weights_from,
+)
+from tests.training.conftest import MakeTask, settings, tiny
+
+RANGE = GuidanceRange(lowest=0, highest=3)
+SNR_PLUS_ONE = LossWeight.SNR_PLUS_ONE
+
+
+class Listening(Denoiser):
+    """Remembers the labels and weights it is asked with."""
+
+    heard: list[tuple[Tensor | None, Tensor | None]]
+
+    def forward(
+        self, z: Tensor, t: Tensor, labels: Tensor | None = None, guidance: Tensor | None = None
+    ) -> Tensor:
+        self.heard.append((labels, guidance))
+        return super().forward(z, t, labels, guidance)
+
+
+def listening(denoiser: Denoiser) -> Listening:
+    twin = Listening(denoiser.config, denoiser.network)
+    twin.heard = []
+    return twin
+
+
+def test_the_stated_share_of_labels_is_dropped() -> None:
+    model = listening(build_denoiser(tiny(label_dropout=True), seed=0))
+    labels = torch.arange(1000) % 10
+    draws = Draws(torch.Generator().manual_seed(1), 1000)
+    BaseObjective(SNR_PLUS_ONE, 0.25)(model, model, torch.zeros(1000, 1, 8, 8), labels, draws)
+    (seen, _), *_ = model.heard
+    assert seen is not None
+    dropped = seen == 10
+    assert 200 < int(dropped.sum()) < 300
+    assert torch.equal(seen[~dropped], labels[~dropped])
+
+
+def test_without_dropout_labels_arrive_as_they_are() -> None:
+    model = listening(build_denoiser(tiny(label_dropout=True), seed=0))
+    labels = torch.arange(100) % 10
+    draws = Draws(torch.Generator().manual_seed(1), 100)
+    BaseObjective(SNR_PLUS_ONE)(model, model, torch.zeros(100, 1, 8, 8), labels, draws)
+    assert model.heard[0][0] is labels
+
+
+def test_weights_are_spread_evenly_over_the_range() -> None:
+    drawn = weights_from(GuidanceRange(lowest=1, highest=3), Draws(torch.Generator().manual_seed(1), 4000))
+    assert drawn.min() >= 1 and drawn.max() <= 3
+    assert abs(drawn.mean() - 2) < 0.03 and abs(drawn.std() - 2 / 12**0.5) < 0.02
+
+
+@pytest.fixture(scope="module")
+def guided_base(digits: DatasetInfo) -> Denoiser:
+    """A base model that knows classes and no class, trained without the loop."""
+    model = build_denoiser(tiny(label_dropout=True, base_channels=16), seed=0)
+    objective = BaseObjective(SNR_PLUS_ONE, 0.2)
+    loader = TrainingLoader(digits, batch_size=32, seed=1, flip=False)
+    optimizer = torch.optim.Adam(model.parameters(), 5e-3)
+    for update in range(150):
+        batch = loader.batch(update)
+        draws = Draws(torch.Generator().manual_seed(update), 32)
+        optimizer.zero_grad()
+        objective(model, model, batch.images, batch.labels, draws).backward()
+        optimizer.step()
+    return model.eval().requires_grad_(False)
+
+
+def guided_student(teacher: Denoiser) -> Denoiser:
+    network = teacher.config.network.model_copy(update={"guidance_input": True})
+    return student_of(teacher, teacher.config.model_copy(update={"network": network}))
+
+
+def error_at(weight: float, student: Denoiser, teacher: Denoiser, digits: DatasetInfo) -> tuple[float, float]:
+    """Mean squared error of the student's velocity at a weight, and that of one that does not hear it."""
+    batch = TrainingLoader(digits, batch_size=200, seed=8, flip=False).batch(0)
+    draws = Draws(torch.Generator().manual_seed(8), 200)
+    t = draws.integers(1, 8) / 8
+    z = diffuse(batch.images, draws.noise_like(batch.images), t)
+    with torch.no_grad():
+        wanted = teacher.bind(batch.labels, weight)(z, t)
+        found = student.eval().bind(batch.labels, weight)(z, t)
+        deaf = teacher.bind(batch.labels, 1.5)(z, t)
+    return float((found - wanted).square().mean()), float((deaf - wanted).square().mean())
+
+
+def test_a_guided_student_answers_at_once_what_its_teacher_is_asked_twice(
+    guided_base: Denoiser, make_task: MakeTask, digits: DatasetInfo
+) -> None:
+    student = guided_student(guided_base)
+    objective = GuidanceObjective(guided_base, 8, SNR_PLUS_ONE, RANGE)
+    chosen = settings(200, batch_size=32, learning_rate_schedule=LearningRateSchedule.LINEAR_TO_ZERO)
+    train(make_task(objective, chosen, new_weights=frozenset({GUIDANCE_WEIGHT})), student, None)
+    errors = [error_at(weight, student, guided_base, digits) for weight in (0.0, 3.0)]
+    assert all(error < 0.8 * of_the_deaf for error, of_the_deaf in errors), errors
+
+
+def test_the_name_of_the_new_weight_is_the_networks(guided_base: Denoiser) -> None:
+    student = guided_student(guided_base)
+    assert set(student.state_dict()) - set(guided_base.state_dict()) == {GUIDANCE_WEIGHT}
+
+
+def test_halving_tells_teacher_and_student_the_same_weights(guided_base: Denoiser) -> None:
+    teacher = guided_student(guided_base)
+    student = listening(student_of(teacher, teacher.config))
+    heard_by_teacher = listening(teacher)
+    objective = DistillationObjective(heard_by_teacher, 4, SNR_PLUS_ONE, RANGE)
+    labels = torch.arange(20) % 10
+    draws = Draws(torch.Generator().manual_seed(1), 20)
+    objective(student, student, torch.zeros(20, 1, 8, 8), labels, draws)
+    ((_, told),) = student.heard
+    assert told is not None and 0 <= told.min() < told.max() <= 3
+    assert len(heard_by_teacher.heard) == 2
+    for seen, weight in heard_by_teacher.heard:
+        assert seen is labels and weight is not None and torch.equal(weight, told)
+
+
+def test_a_range_of_one_weight_is_that_weight() -> None:
+    assert parse_guidance("2") == parse_guidance("2:2") == GuidanceRange(lowest=2, highest=2)
+    assert str(parse_guidance("0:4")) == "0:4" and 4.0 in parse_guidance("0:4")
+
+
+@pytest.mark.parametrize("text", ["4:0", "-1:2", "0:inf", "a:b", "nan:1", "1:2:3", ":", "0:"])
+def test_what_is_no_range_is_refused_with_its_text(text: str) -> None:
+    with pytest.raises(UsageError, match="0:4") as refused:
+        parse_guidance(text)
+    assert repr(text) in str(refused.value)
