@@ -2,12 +2,13 @@
 
 import os
 import signal
+import time
 from collections import Counter
 from typing import Final
 
 VARIABLE: Final = "PROGDISTILL_FAULT"
 """`kill:POINT` or `kill:POINT@N` (the N-th passage) makes the process kill itself with SIGKILL there;
-`stop:POINT@N` says that it is there and waits for a signal."""
+`hold:POINT@N` says that it is there and stays for a while, in which a test can send a signal."""
 
 LOCAL_POINTS: Final = (
     "file.copying",
@@ -22,6 +23,8 @@ LOCAL_POINTS: Final = (
 
 S3_POINTS: Final = ("upload.created", "upload.part", "upload.parts", "upload.completed", "object.put")
 """Every point of a publication into an S3 store, in order of first passage."""
+
+HOLD_SECONDS: Final = 5.0
 
 _passages: Counter[str] = Counter()
 
@@ -38,6 +41,6 @@ def reach(point: str) -> None:
         return
     if action == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
-    if action == "stop":
+    if action == "hold":
         print(f"reached {point}", flush=True)
-        signal.pause()
+        time.sleep(HOLD_SECONDS)

@@ -38,7 +38,7 @@ def test_asked_to_stop_it_saves_leaves_with_130_and_goes_on(
     started = subprocess.Popen(
         command("run", "--ladder", "4:1", *SMALL, *SNAPSHOTS),
         cwd=tmp_path,
-        env=environment(PROGDISTILL_FAULT="stop:training.update@4"),
+        env=environment(PROGDISTILL_FAULT="hold:training.update@4"),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
