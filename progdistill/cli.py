@@ -1,6 +1,7 @@
 """`progdistill`: plan runs, look at checkpoints and lineage, draw samples, evaluate, report."""
 
 import argparse
+import os
 import sys
 
 from progdistill.commands import checkpoints, data, doctor, evaluate, lineage, models, plan, report, sample
@@ -24,9 +25,14 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     try:
         status: int = args.run(args)
+        sys.stdout.flush()
     except ProgdistillError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status
+    except BrokenPipeError:
+        # Whoever read the output has seen enough, as `| head` does; nothing more can be said to them.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
