@@ -4,11 +4,22 @@ import argparse
 import os
 import sys
 
-from progdistill.commands import checkpoints, data, doctor, evaluate, lineage, models, plan, report, sample
+from progdistill.commands import (
+    checkpoints,
+    compare,
+    data,
+    doctor,
+    evaluate,
+    lineage,
+    models,
+    plan,
+    report,
+    sample,
+)
 from progdistill.errors import ProgdistillError
 from progdistill.version import __version__
 
-VERBS = (plan, data, checkpoints, lineage, sample, evaluate, models, report, doctor)
+VERBS = (plan, data, checkpoints, lineage, sample, evaluate, models, report, compare, doctor)
 
 
 def main(arguments: list[str] | None = None) -> int:
