@@ -3,7 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
+from pydantic import JsonValue, ValidationError
 
 from progdistill.commands.common import (
     add_json_argument,
@@ -32,6 +32,20 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument(
         "--evaluator", metavar="NAME", help="whose features to compare (default: its preset's)"
     )
+    parser.add_argument(
+        "--inception-weights",
+        metavar="FILE",
+        help="path or URI of inception-2015-12-05.pt, once a store; implies --evaluator inception"
+        " (default: $PROGDISTILL_INCEPTION)",
+    )
+    parser.add_argument(
+        "--inception-sha256", metavar="HEX", help="expected of that file (default: the official one's)"
+    )
+    parser.add_argument(
+        "--reference-statistics",
+        metavar="NPZ",
+        help="published mu and sigma of the real images, instead of those of the dataset",
+    )
     parser.add_argument("--no-baselines", action="store_true", help="leave the undistilled model out")
     add_store_argument(parser)
     add_json_argument(parser)
@@ -57,7 +71,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     if steps is None:
         raise UsageError(f"{args.reference} samples with any number of steps: say how many with --steps N")
     baseline = None if args.no_baselines else baseline_of(store, manifest)
-    settings = settings_for(manifest, info, samples=args.samples, evaluator=args.evaluator, steps=steps)
+    settings = settings_for(manifest, info, steps=steps, changes=_changes(args))
     record = evaluate_checkpoint(store, manifest, baseline, steps, settings, info, device=best_device())
     if args.json:
         print_json(record.model_dump(mode="json"))
@@ -66,13 +80,27 @@ def _evaluate(args: argparse.Namespace) -> int:
     return 0
 
 
+def _changes(args: argparse.Namespace) -> dict[str, JsonValue]:
+    """The settings that the command line names."""
+    weights = args.inception_weights
+    if weights is not None and args.evaluator not in (None, "inception"):
+        raise UsageError(f"--inception-weights does not go with --evaluator {args.evaluator}")
+    named = {
+        "samples": args.samples,
+        "evaluator": args.evaluator or (None if weights is None else "inception"),
+        "weights": weights,
+        "weights_sha256": args.inception_sha256,
+        "reference_statistics": args.reference_statistics,
+    }
+    return {name: value for name, value in named.items() if value is not None}
+
+
 def settings_for(
     manifest: "CheckpointManifest",
     info: "DatasetInfo",
     *,
-    samples: int | None,
-    evaluator: str | None,
     steps: int,
+    changes: dict[str, JsonValue],
 ) -> "EvaluationSettings":
     """The settings of the checkpoint's own run, else its dataset's preset, with what the user changed."""
     from progdistill.evaluation.config import EvaluationSettings
@@ -83,9 +111,7 @@ def settings_for(
     fields = dict(recorded) if isinstance(recorded, dict) else {}
     if not fields and preset is not None:
         fields = preset.evaluation.model_dump(mode="json")
-    fields["max_sampling_steps"] = max(steps, 1)
-    fields.update({} if samples is None else {"samples": samples})
-    fields.update({} if evaluator is None else {"evaluator": evaluator})
+    fields.update({"max_sampling_steps": max(steps, 1), **changes})
     try:
         return EvaluationSettings.model_validate(fields)
     except ValidationError as error:
@@ -98,6 +124,7 @@ def _described(record: "EvaluationRecord") -> str:
         ("this checkpoint, DDIM", record.distilled),
         ("undistilled, DDIM", record.baseline_ddim),
         ("undistilled, ancestral", record.baseline_ancestral),
+        ("this one, ancestral", record.distilled_ancestral),
     )
     lines = [f"{record.checkpoint_id[:12]} at {record.num_steps} sampling steps"]
     lines += [f"  {name:<23}{_figures(found)}" for name, found in rows if found is not None]
@@ -105,8 +132,13 @@ def _described(record: "EvaluationRecord") -> str:
 
 
 def _figures(measurement: "Measurement") -> str:
-    score = measurement.inception_score
-    shown = f"{measurement.distance_name} {measurement.distance:.4g}"
-    if score is not None:
-        shown += f" · inception score {score:.3g}"
-    return f"{shown} · {measurement.question.samples:,} samples"
+    m = measurement
+    extras = (
+        ("kid" if m.distance_name.startswith("fid_") else "kernel distance", m.kernel_distance),
+        ("precision", m.precision),
+        ("recall", m.recall),
+        ("inception score" if m.distance_name.startswith("fid_") else "class score", m.inception_score),
+    )
+    shown = [f"{m.distance_name} {m.distance:.4g}"]
+    shown += [f"{name} {value:.3g}" for name, value in extras if value is not None]
+    return " · ".join([*shown, f"{m.question.samples:,} samples"])

@@ -2,22 +2,35 @@
 
 import argparse
 import sys
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from progdistill.commands.common import add_json_argument, add_store_argument, print_json, store_of
 from progdistill.diffusion.names import SamplerName
 from progdistill.errors import UsageError
 from progdistill.progress import Progress
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from progdistill.evaluation.pictures import Pixels
+
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the verb."""
-    text = "draw samples from a checkpoint into a PNG grid"
+    text = "draw samples from a checkpoint, as a PNG grid or a Parquet file"
     parser = subparsers.add_parser("sample", help=text, description=text)
     parser.add_argument("reference", metavar="REF", help="id or prefix, alias, or Flow/run/steps")
     parser.add_argument("--count", type=int, default=64, metavar="N", help="images (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("grid.png"), help="PNG file (default: %(default)s)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("grid.png"),
+        metavar="FILE",
+        help="PNG grid, or .parquet with each image as it is (default: %(default)s)",
+    )
     parser.add_argument(
         "--sampler", choices=[str(name) for name in SamplerName], default=str(SamplerName.DDIM)
     )
@@ -43,13 +56,10 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def _sample(args: argparse.Namespace) -> int:
-    import numpy as np
-
     from progdistill.artifacts.resolve import resolve_reference
     from progdistill.evaluation.device import best_device
     from progdistill.evaluation.measure import load_denoiser
-    from progdistill.evaluation.pictures import encode_png, grid, readable_scale
-    from progdistill.evaluation.sampling import generate
+    from progdistill.evaluation.sampling import generate, labels_of
     from progdistill.training.guidance import weight_for
 
     if args.count < 1:
@@ -64,6 +74,8 @@ def _sample(args: argparse.Namespace) -> int:
     denoiser = load_denoiser(store, manifest, device)
     if weight is not None:
         denoiser.bind = partial(denoiser.bind, guidance=weight)  # type: ignore[method-assign]
+    classes = denoiser.config.network.num_classes
+    label = _class_label(args.class_label, classes)
     batches = generate(
         denoiser,
         SamplerName(args.sampler),
@@ -73,32 +85,48 @@ def _sample(args: argparse.Namespace) -> int:
         batch_size=args.batch_size,
         gamma=args.gamma,
         clip=not args.no_clip,
-        class_label=_class_label(args.class_label, denoiser.config.network.num_classes),
+        class_label=label,
         device=device,
     )
+    labels = labels_of(range(args.count), classes, label)
     with Progress(f"{args.sampler} × {steps}", total=args.count, unit="images") as progress:
-        drawn = []
-        for batch in batches:
-            drawn.append(batch.permute(0, 2, 3, 1).cpu().numpy())
-            progress.advance(len(batch))
-    images = np.concatenate(drawn)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    scale = readable_scale(images.shape[1])
-    args.out.write_bytes(encode_png(grid(images, scale=scale)))
+        images = _save(args.out, _counted(batches, progress), None if labels is None else labels.tolist())
     facts = {
         "out": str(args.out),
         "checkpoint": manifest.id,
         "sampler": args.sampler,
         "steps": steps,
-        "images": len(images),
+        "images": images,
         "guidance": weight,
         "seed": args.seed,
     }
     if args.json:
         print_json(facts)
     else:
-        print(f"{args.out}: {len(images)} images of {manifest.id[:12]}, {args.sampler} × {steps}")
+        print(f"{args.out}: {images} images of {manifest.id[:12]}, {args.sampler} × {steps}")
     return 0
+
+
+def _counted(batches: "Iterable[Tensor]", progress: Progress) -> "Iterator[Pixels]":
+    """Batches as [count, height, width, channels] in memory, with progress."""
+    for batch in batches:
+        yield batch.permute(0, 2, 3, 1).cpu().numpy()
+        progress.advance(len(batch))
+
+
+def _save(out: Path, batches: "Iterable[Pixels]", labels: list[int] | None) -> int:
+    """Write images as the file's ending says; return how many there are."""
+    import numpy as np
+
+    from progdistill.evaluation.pictures import encode_png, grid, readable_scale
+    from progdistill.evaluation.saved_samples import write_parquet
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.suffix == ".parquet":
+        return write_parquet(out, batches, labels)
+    images = np.concatenate(list(batches))
+    out.write_bytes(encode_png(grid(images, scale=readable_scale(images.shape[1]))))
+    return len(images)
 
 
 def _steps(asked: int | None, own: int | None, reference: str) -> int:

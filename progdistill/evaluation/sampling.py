@@ -32,21 +32,52 @@ def generate(
     Sample i starts from noise of (seed, i), draws noise of (seed, step, i) where the sampler is stochastic
     (`gamma` is then the log-scale position of its variance), and shows class i mod num_classes unless
     `class_label` fixes it. Equal indices give equal images, bit for bit at equal batch shape, else up to
-    floating-point order.
+    floating-point order: where a device's memory is too small for a batch, batches are halved from there on.
     """
     network = denoiser.config.network
     shape = (network.image_channels, network.image_size, network.image_size)
     denoiser = denoiser.to(device).eval()
     options = {} if gamma is None else {"gamma": gamma}
-    for start in range(0, len(indices), batch_size):
-        batch = indices[start : start + batch_size]
+
+    def draw(batch: Sequence[int]) -> UInt8Images:
         with torch.inference_mode():
             z = sample_noise(seed, "sample", batch, shape).to(device)
             labels = labels_of(batch, network.num_classes, class_label)
             velocity = denoiser.bind(None if labels is None else labels.to(device))
             noise = _step_noise(seed, batch, shape, device)
-            x = SAMPLERS[sampler](velocity, z, steps, noise=noise, clip=clip, **options)
-            yield to_uint8(x)
+            return to_uint8(SAMPLERS[sampler](velocity, z, steps, noise=noise, clip=clip, **options))
+
+    return in_batches(draw, indices, batch_size)
+
+
+def in_batches(
+    draw: Callable[[Sequence[int]], UInt8Images], indices: Sequence[int], batch_size: int
+) -> Iterator[UInt8Images]:
+    """Yield `draw` of successive batches, halving them where memory does not suffice.
+
+    Raises torch.OutOfMemoryError where it does not suffice for one image.
+    """
+    start = 0
+    while start < len(indices):
+        batch = indices[start : start + batch_size]
+        drawn = _unless_memory_is_short(draw, batch)
+        if drawn is None:
+            batch_size = max(len(batch) // 2, 1)
+        else:
+            start += len(batch)
+            yield drawn
+
+
+def _unless_memory_is_short(
+    draw: Callable[[Sequence[int]], UInt8Images], batch: Sequence[int]
+) -> UInt8Images | None:
+    """None where memory was short; by then the failed attempt's tensors are gone."""
+    try:
+        return draw(batch)
+    except torch.OutOfMemoryError:
+        if len(batch) == 1:
+            raise
+        return None
 
 
 def labels_of(

@@ -19,7 +19,9 @@ def given_file(location: str | None, variable: str, advice: str) -> Iterator[Pat
     """
     named = location or os.environ.get(variable)
     if not named:
-        raise UsageError(f"{advice}. Name it with --set evaluation.weights=FILE, or {variable}=FILE")
+        raise UsageError(
+            f"{advice}. Name it with --set evaluation.weights=FILE in a run, or {variable}=FILE anywhere"
+        )
     scheme, separator, rest = named.partition("://")
     if separator and scheme != "file":
         with tempfile.TemporaryDirectory() as folder:

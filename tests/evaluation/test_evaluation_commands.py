@@ -1,15 +1,23 @@
 """`progdistill sample` and `progdistill evaluate`, as typed."""
 
+import io
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
+from pyarrow import parquet
 
 from progdistill.artifacts.checkpoint import CheckpointManifest
 from progdistill.artifacts.store import Store
 from progdistill.cli import main
 from progdistill.data.dataset import DatasetInfo
+from progdistill.evaluation.inception_evaluator import OFFICIAL_SHA256
+from progdistill.evaluation.weights_source import sha256_of
+from tests.evaluation.inception_file import write_small_inception
+
+FEATURES = 2048
 
 
 @pytest.fixture
@@ -27,6 +35,20 @@ def test_sample_draws_a_grid(
     assert (facts["images"], facts["steps"], facts["sampler"]) == (6, 2, "ddim")
     with Image.open(out) as picture:
         assert picture.size == (3 * 50 + 2, 2 * 50 + 2)
+
+
+def test_sample_keeps_each_image_as_it_is_in_parquet(
+    store: str, student: CheckpointManifest, tmp_path: Path
+) -> None:
+    out = tmp_path / "samples.parquet"
+    options = ["--count", "12", "--batch-size", "5", "--out", str(out), "--store", store]
+    assert main(["sample", student.id, *options]) == 0
+    rows = parquet.read_table(out).to_pylist()
+    assert [(row["index"], row["label"]) for row in rows] == [(i, i % 10) for i in range(12)]
+    sizes = [Image.open(io.BytesIO(row["image"]["bytes"])).size for row in rows]
+    assert set(sizes) == {(8, 8)}
+    assert len({row["image"]["bytes"] for row in rows}) > 6
+    assert [path.name for path in tmp_path.iterdir()] == ["samples.parquet"]
 
 
 def test_equal_seeds_draw_equal_pictures(store: str, base: CheckpointManifest, tmp_path: Path) -> None:
@@ -96,7 +118,44 @@ def test_evaluate_names_distance_and_sample_count_beside_each_figure(
     assert main(["evaluate", student.id, "--samples", "30", "--store", store]) == 0
     lines = capsys.readouterr().out.splitlines()[1:]
     assert len(lines) == 3
-    assert all("frechet_digits_classifier" in line and "30 samples" in line for line in lines)
+    for figure in ("frechet_digits_classifier", "kernel distance", "precision", "class score", "30 samples"):
+        assert all(figure in line for line in lines)
+
+
+def test_inception_weights_from_a_file_give_a_fid_by_its_own_name(
+    store: str, student: CheckpointManifest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = write_small_inception(tmp_path)
+    options = ["--samples", "20", "--no-baselines", "--store", store]
+    statistics = tmp_path / "published.npz"
+    np.savez(statistics, mu=np.zeros(FEATURES), sigma=np.eye(FEATURES))
+    options += ["--reference-statistics", str(statistics)]
+    given = ["--inception-weights", weights.as_uri(), "--inception-sha256", sha256_of(weights)]
+    assert main(["evaluate", student.id, *options, *given]) == 0
+    out = capsys.readouterr().out
+    assert "fid_legacy_tensorflow" in out
+    assert "20 samples" in out
+
+
+def test_without_inception_weights_the_exact_file_is_named(
+    store: str,
+    student: CheckpointManifest,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("PROGDISTILL_INCEPTION", raising=False)
+    assert main(["evaluate", student.id, "--evaluator", "inception", "--store", store]) == 2
+    message = capsys.readouterr().err
+    assert "inception-2015-12-05.pt" in message
+    assert OFFICIAL_SHA256 in message
+
+
+def test_inception_weights_do_not_go_with_another_evaluator(
+    store: str, student: CheckpointManifest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--inception-weights", "x.pt", "--evaluator", "digits_classifier", "--store", store]
+    assert main(["evaluate", student.id, *options]) == 2
+    assert "does not go with" in capsys.readouterr().err
 
 
 def test_an_unknown_evaluator_is_named(

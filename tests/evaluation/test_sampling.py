@@ -1,5 +1,7 @@
 """What decides a sample: its index and the seed, nothing else."""
 
+from collections.abc import Callable, Sequence
+
 import pytest
 import torch
 from torch import Tensor
@@ -8,7 +10,7 @@ from progdistill.artifacts.checkpoint import CheckpointManifest
 from progdistill.artifacts.store import Store
 from progdistill.diffusion.names import SamplerName
 from progdistill.evaluation.measure import load_denoiser
-from progdistill.evaluation.sampling import generate, labels_of, to_uint8
+from progdistill.evaluation.sampling import generate, in_batches, labels_of, to_uint8
 from progdistill.models.denoiser import Denoiser
 
 
@@ -62,3 +64,25 @@ def test_sample_i_shows_class_i_modulo_the_classes() -> None:
 def test_images_leave_rounded_and_clamped() -> None:
     x = torch.tensor([-2.0, -1.0, 0.0, 1 / 127.5, 1.0, 3.0]).view(1, 1, 1, 6)
     assert to_uint8(x).flatten().tolist() == [0, 0, 128, 128, 255, 255]
+
+
+def _drawer(room: int, asked: list[int]) -> Callable[[Sequence[int]], Tensor]:
+    def draw(batch: Sequence[int]) -> Tensor:
+        asked.append(len(batch))
+        if len(batch) > room:
+            raise torch.OutOfMemoryError("too many at once")
+        return torch.tensor(batch, dtype=torch.uint8).view(-1, 1, 1, 1)
+
+    return draw
+
+
+def test_batches_shrink_to_the_memory_that_there_is() -> None:
+    asked: list[int] = []
+    drawn = torch.cat(list(in_batches(_drawer(3, asked), range(10), 8)))
+    assert drawn.flatten().tolist() == list(range(10))
+    assert asked == [8, 4, 2, 2, 2, 2, 2]
+
+
+def test_a_single_image_that_does_not_fit_is_an_error() -> None:
+    with pytest.raises(torch.OutOfMemoryError):
+        list(in_batches(_drawer(0, []), range(4), 4))
