@@ -1,0 +1,68 @@
+"""Two processes train what one trains."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from progdistill.artifacts.checkpoint import CheckpointKind, fetch_weights, load_manifest
+from progdistill.artifacts.store import Store
+from progdistill.data.dataset import DatasetInfo
+from progdistill.diffusion.names import PredictionType
+from progdistill.jobs.launcher import complete
+from progdistill.jobs.local import LocalLauncher
+from progdistill.jobs.spec import GuideSpec, JobRequest, TrainBaseSpec, TrainingSpec
+from progdistill.models.config import DenoiserConfig
+from progdistill.models.denoiser import load_denoiser
+from progdistill.training.config import ComputeSettings, SnapshotSettings
+from progdistill.training.guidance import GuidanceRange
+from tests.jobs.conftest import publish
+from tests.training.conftest import settings, tiny
+
+
+def trained(spec: TrainingSpec, store: Store, digits: DatasetInfo, folder: Path) -> dict[str, torch.Tensor]:
+    """The weights that a job publishes."""
+    request = JobRequest(
+        spec=spec,
+        store=store.uri,
+        dataset=digits,
+        snapshots=SnapshotSettings(),
+        compute=ComputeSettings(device="cpu", threads_per_rank=1),
+        creator_run="DistillFlow/1",
+        configuration={},
+    )
+    result = complete(store, LocalLauncher(folder), request).result
+    manifest = load_manifest(store, result.output)
+    config = DenoiserConfig.model_validate(manifest.identity.architecture)
+    return dict(load_denoiser(config, fetch_weights(store, manifest)).state_dict())
+
+
+@pytest.mark.parametrize("kind", ["base", "guide"])
+def test_two_ranks_train_what_one_trains(
+    kind: str, store: Store, digits: DatasetInfo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    config = tiny(label_dropout=True)
+    teacher = publish(store, config, CheckpointKind.BASE).id
+    weights = []
+    for ranks in (1, 2):
+        shared: dict[str, Any] = {
+            "dataset_fingerprint": digits.fingerprint,
+            "seed": 4,
+            "ranks": ranks,
+            "training": settings(4, ema_decay=0.9),
+        }
+        base = TrainBaseSpec(**shared, model=config, label_dropout=0.2)
+        guide = GuideSpec(
+            **shared,
+            teacher=teacher,
+            student_steps=4,
+            prediction=PredictionType.V,
+            guidance=GuidanceRange(lowest=0, highest=4),
+        )
+        weights.append(trained(base if kind == "base" else guide, store, digits, tmp_path))
+    one, two = weights
+    assert one.keys() == two.keys()
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, rtol=0, atol=1e-5)
