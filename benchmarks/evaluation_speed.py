@@ -1,20 +1,22 @@
 """How fast images become a Fréchet distance, beside clean-fid's own folder pipeline on the same images.
 
-Both run the same Inception-v3 (its architecture with random weights: speed does not depend on them) on the CPU,
-one after the other in each repeat, so that a noisy machine disturbs them alike; figures are medians. clean-fid
-reads PNG files from a folder, which is its pipeline; ours takes images from memory, as they leave the sampler.
+Both run the same Inception-v3 (its architecture with random weights: speed does not depend on them) on the
+CPU, one after the other in each repeat, so that a noisy machine disturbs them alike; figures are medians.
+clean-fid reads PNG files from a folder, which is its pipeline; ours takes images from memory, as they leave
+the sampler. The last figures are what the streaming sums add to the rest of a measurement: beside Inception's
+features alone, and beside the digits preset's sampling with one step, the least there is, and its features.
 
-    python benchmarks/evaluation_speed.py --images 128 --repeats 3 --out benchmarks/results
+    python benchmarks/evaluation_speed.py --out benchmarks/results/evaluation_speed.txt
 """
 
 import argparse
-import json
 import os
 import statistics
 import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -25,11 +27,17 @@ from cleanfid.inception_torchscript import InceptionV3W
 from PIL import Image
 from torch import Tensor, nn
 
+from progdistill.diffusion.names import SamplerName
+from progdistill.evaluation.digits_classifier import FEATURES, DigitsClassifier
 from progdistill.evaluation.frechet import frechet_distance
 from progdistill.evaluation.inception_evaluator import InceptionEvaluator
 from progdistill.evaluation.moments import Moments, merge, moments_of
+from progdistill.evaluation.sampling import generate
+from progdistill.models.denoiser import build_denoiser
+from progdistill.presets import PRESETS
 
 BATCH = 32
+DIGITS = 2000
 MODE = "clean"
 
 
@@ -62,14 +70,14 @@ class InceptionInterface(nn.Module):
 
 
 def main() -> None:
-    """Measure both pipelines, and the parts that differ, and write `evaluation_speed.json` and `.md`."""
+    """Measure both pipelines, and the parts that differ, and write the figures down."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--images", type=int, default=128)
     parser.add_argument("--size", type=int, default=32, help="pixels of each side")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/evaluation_speed.txt"))
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.manual_seed(0)
@@ -80,7 +88,8 @@ def main() -> None:
         torch.jit.script(InceptionInterface().eval()).save(str(folder / "inception-2015-12-05.pt"))
         for index, image in enumerate(images):
             Image.fromarray(image).save(folder / f"{index:06d}.png")
-        report(measure(contenders(folder, images, reference), args.repeats), args)
+        timed = contenders(folder, images, reference) | streaming(images)
+        report(measure(timed, args.repeats), args)
 
 
 def contenders(folder: Path, images: np.ndarray, reference: Moments) -> dict[str, Callable[[], object]]:
@@ -105,16 +114,8 @@ def contenders(folder: Path, images: np.ndarray, reference: Moments) -> dict[str
         with torch.inference_mode():
             return [observe(batch).features for batch in torch.split(pixels, BATCH)]
 
-    def our_statistics() -> Moments:
-        moments = None
-        for batch in torch.split(torch.from_numpy(features), BATCH):
-            found = moments_of(batch)
-            moments = found if moments is None else merge(moments, found)
-        assert moments is not None
-        return moments
-
     def our_distance() -> float:
-        moments = our_statistics()
+        moments = streamed(torch.from_numpy(features), BATCH)
         return frechet_distance(moments.mean, moments.covariance, reference.mean, reference.covariance)
 
     return {
@@ -122,6 +123,35 @@ def contenders(folder: Path, images: np.ndarray, reference: Moments) -> dict[str
         "our features": our_features,
         "clean-fid statistics and distance": clean_distance,
         "our statistics and distance": our_distance,
+    }
+
+
+def streamed(features: Tensor, batch: int) -> Moments:
+    """Moments as they are gathered while images are drawn."""
+    return reduce(merge, (moments_of(part) for part in torch.split(features, batch)))
+
+
+def streaming(images: np.ndarray) -> dict[str, Callable[[], object]]:
+    """The sums, and what goes on beside them, by name."""
+    preset = PRESETS["digits"]
+    batch = preset.evaluation.batch_size
+    denoiser = build_denoiser(preset.model, seed=0).eval()
+    classifier = DigitsClassifier().eval()
+    pixels = torch.randint(0, 256, (DIGITS, 1, 8, 8), dtype=torch.uint8)
+    small, wide = torch.randn(DIGITS, FEATURES), torch.randn(len(images), 2048)
+
+    def digits_features() -> list[Tensor]:
+        with torch.inference_mode():
+            return [classifier.features(part) for part in torch.split(pixels, batch)]
+
+    def sampling() -> list[Tensor]:
+        return list(generate(denoiser, SamplerName.DDIM, 1, indices=range(DIGITS), seed=0, batch_size=batch))
+
+    return {
+        "digits sampling": sampling,
+        "digits features": digits_features,
+        "digits sums": lambda: streamed(small, batch),
+        "inception sums": lambda: streamed(wide, batch),
     }
 
 
@@ -144,32 +174,34 @@ def report(seconds: dict[str, list[float]], args: argparse.Namespace) -> None:
     whole = (medians["clean-fid features"] + medians["clean-fid statistics and distance"]) / (
         medians["our features"] + medians["our statistics and distance"]
     )
-    facts = {
-        "images": args.images,
-        "size": args.size,
-        "batch": BATCH,
-        "mode": MODE,
-        "threads": torch.get_num_threads(),
-        "cores": os.cpu_count(),
-        "seconds": seconds,
-        "ratios": {"features": features, "statistics and distance": distance, "whole": whole},
+    beside = medians["digits sampling"] + medians["digits features"]
+    added = {
+        "digits": medians["digits sums"] / beside,
+        "inception": medians["inception sums"] / medians["our features"],
     }
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "evaluation_speed.json").write_text(json.dumps(facts, indent=2) + "\n")
     lines = [
-        f"# Evaluation speed: {args.images} images of {args.size}×{args.size}, {facts['threads']} CPU threads",
+        f"{args.images} images of {args.size} x {args.size}, mode {MODE}, batches of {BATCH}, on"
+        f" {torch.get_num_threads()} of {os.cpu_count()} CPU threads, medians of {args.repeats}",
+        "distance: from 4,096 vectors of 2,048 features",
         "",
-        "Medians of one run; ratio is clean-fid's time over ours. The distance is that of 4,096 vectors of 2,048.",
-        "",
-        "| part | clean-fid (s) | ours (s) | ratio |",
-        "|---|---|---|---|",
+        f"{'':34}{'clean-fid':>12}{'ours':>12}{'ratio':>9}",
     ]
     for part, ratio in (("features", features), ("statistics and distance", distance)):
         theirs, ours = medians[f"clean-fid {part}"], medians[f"our {part}"]
-        lines.append(f"| {part} | {theirs:.2f} | {ours:.2f} | {ratio:.2f} |")
-    lines.append(f"| whole | | | {whole:.2f} |")
-    (args.out / "evaluation_speed.md").write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
+        lines.append(f"{part:34}{theirs:10.2f} s{ours:10.2f} s{ratio:8.2f}x")
+    lines += [
+        f"{'both':34}{'':24}{whole:8.2f}x",
+        "",
+        "streaming mean and covariance, batches of the digits preset:",
+        f"{f'  {DIGITS:,} digits, 64 features':34}{medians['digits sums']:10.4f} s, {added['digits']:.1%} of"
+        f" one-step sampling and features ({beside:.2f} s)",
+        f"{f'  {args.images} images, 2,048 features':34}{medians['inception sums']:10.4f} s,"
+        f" {added['inception']:.1%} of Inception's features ({medians['our features']:.2f} s)",
+    ]
+    text = "\n".join(line.rstrip() for line in lines) + "\n"
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(text)
+    print(text, end="")
 
 
 if __name__ == "__main__":

@@ -32,13 +32,16 @@ class PixelSums(NamedTuple):
     @classmethod
     def of(cls, images: NDArray[np.uint8], labels: NDArray[np.int64], classes: int) -> Self:
         """Sums over images uint8 [count, height, width, channel] and their labels."""
-        flat = images.reshape(-1, images.shape[-1])
-        squares = np.square(flat, dtype=np.uint16)
+        count, height, width, channels = images.shape
+        # Over images first, whose long rows numpy adds twenty times faster than a few channels at a time.
+        rows = images.reshape(count, -1)
+        sums = rows.sum(axis=0, dtype=np.uint64)
+        squares = np.square(rows, dtype=np.uint16).sum(axis=0, dtype=np.uint64)
         return cls(
             np.bincount(labels, minlength=classes)[:classes],
-            len(flat),
-            flat.sum(axis=0, dtype=np.uint64),
-            squares.sum(axis=0, dtype=np.uint64),
+            count * height * width,
+            sums.reshape(-1, channels).sum(axis=0),
+            squares.reshape(-1, channels).sum(axis=0),
         )
 
     def plus(self, other: "PixelSums") -> "PixelSums":

@@ -1,0 +1,241 @@
+"""The training loader: images a second against torch's DataLoader, memory and start-up on large datasets.
+
+    python benchmarks/loader_speed.py [--images 1281167] [--rounds 7] [--folder DIR]
+
+Speed: each round times our loader on shards of a disk and then `torch.utils.data.DataLoader` with two workers
+over PNGs of the same kind of images, with the same result (float32 in [-1, 1], half of them mirrored); the
+ratio is the median over rounds. Memory and start-up: a dataset of 64×64 images and one a tenth of its size are
+synthesised on disk (15.7 GB), opened by fresh processes, and removed. "Cold": the shards were dropped from
+the page cache just before.
+"""
+
+import argparse
+import io
+import json
+import os
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from progdistill.artifacts.local_store import LocalStore
+from progdistill.data.dataset import DatasetInfo, find_dataset
+from progdistill.data.loader import TrainingLoader
+from progdistill.data.manifest import DatasetManifest, PreparedFrom, fingerprint_of, write_manifest
+from progdistill.data.shard_format import create_shard, rows_per_shard, write_rows
+from progdistill.data.split_writer import SplitWriter
+from progdistill.progress import Progress
+
+CLASSES = 1000
+BATCH = 128
+UPDATES = {32: 400, 64: 120}
+"""Updates timed in a round."""
+STORED_IMAGES = {32: 100_000, 64: 40_000}
+"""More than the 256 MiB that a loader would keep in memory."""
+PNG_IMAGES = 5_120
+MEMORY_UPDATES = 300
+
+
+class PngFolder(Dataset[tuple[Tensor, int]]):
+    """What one would write without this package."""
+
+    def __init__(self, folder: Path) -> None:
+        self._paths = sorted(folder.glob("*.png"))
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        with Image.open(self._paths[index]) as image:
+            pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+        pixels = pixels.flip(2) if torch.rand(()) < 0.5 else pixels
+        return pixels.float().div_(127.5).sub_(1), index % CLASSES
+
+
+class Round(NamedTuple):
+    """Images a second of one round."""
+
+    ours: float
+    theirs: float
+
+
+def photographs(count: int, size: int, seed: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    """Smooth random images with some noise: as PNGs they take about as much as photographs do."""
+    random = np.random.default_rng(seed)
+    coarse = random.integers(0, 256, (count, 5, 5, 3)).astype(np.float32)
+    at = np.linspace(0, 3.999, size)
+    low, part = at.astype(int), (at % 1)[:, None]
+    rows = coarse[:, low] * (1 - part[:, None]) + coarse[:, low + 1] * part[:, None]
+    both = rows[:, :, low] * (1 - part) + rows[:, :, low + 1] * part
+    noisy = both + random.normal(0, 6, both.shape).astype(np.float32)
+    return noisy.clip(0, 255).astype(np.uint8)
+
+
+def synthesise(folder: Path, count: int, size: int) -> DatasetInfo:
+    """Write a prepared dataset, shard by shard; pixels repeat from shard to shard with an offset."""
+    shape, full = (size, size, 3), rows_per_shard(size * size * 3)
+    folder.mkdir(parents=True)
+    pixels = photographs(min(full, count), size, seed=0)
+    starts = range(0, count, full)
+    with Progress(f"synthesising {count:,} images", total=len(starts), unit="shards") as progress:
+        for shard, start in enumerate(starts):
+            rows = min(full, count - start)
+            path = folder / f"train-{shard:05d}.arrow"
+            layout = create_shard(path, rows, shape)
+            with open(path, "r+b") as file:
+                labels = np.arange(start, start + rows) % CLASSES
+                write_rows(file.fileno(), layout, 0, pixels[:rows] + np.uint8(shard % 256), labels)
+            progress.advance()
+    entries, figures = SplitWriter(folder, "train", count, shape).described(CLASSES)
+    names = tuple(str(label) for label in range(CLASSES))
+    origin = PreparedFrom(importer="benchmark", source="synthetic", description="synthetic", identity={})
+    manifest = DatasetManifest(
+        name=folder.name,
+        fingerprint=fingerprint_of(shape, names, {"train": entries}),
+        channels=3,
+        image_size=size,
+        class_names=names,
+        horizontal_flip_safe=True,
+        splits={"train": entries},
+        statistics={"train": figures},
+        prepared_from=origin,
+    )
+    write_manifest(LocalStore(folder), manifest)
+    return find_dataset(str(folder), folder)
+
+
+def write_pngs(folder: Path, size: int) -> int:
+    """PNG files; returns the bytes of one in the mean."""
+    folder.mkdir()
+    total = 0
+    for number, image in enumerate(photographs(PNG_IMAGES, size, seed=1)):
+        file = io.BytesIO()
+        Image.fromarray(image).save(file, format="PNG")
+        (folder / f"{number:05d}.png").write_bytes(file.getvalue())
+        total += file.tell()
+    return total // PNG_IMAGES
+
+
+def speed(folder: Path, size: int, rounds: int) -> str:
+    """One line of the table: medians over rounds."""
+    info = synthesise(folder / f"stored{size}", STORED_IMAGES[size], size)
+    png_bytes = write_pngs(folder / f"png{size}", size)
+    ours = TrainingLoader(info, batch_size=BATCH, seed=0, flip=True)
+    theirs = DataLoader(
+        PngFolder(folder / f"png{size}"), BATCH, shuffle=True, num_workers=2, persistent_workers=True
+    )
+    updates = endless(ours)
+    for _ in range(20):
+        next(updates)
+    found = []
+    for _ in range(rounds):
+        mine = timed(lambda: [next(updates) for _ in range(UPDATES[size])]) / (UPDATES[size] * BATCH)
+        batches = iter(theirs)
+        next(batches)
+        rest = (PNG_IMAGES // BATCH - 1) * BATCH
+        found.append(Round(1 / mine, rest / timed(lambda batches=batches: list(batches))))
+    ours.close()
+    shutil.rmtree(folder / f"stored{size}")
+    shutil.rmtree(folder / f"png{size}")
+    mine, other = (statistics.median(column) for column in zip(*found, strict=True))
+    ratio = statistics.median(one.ours / one.theirs for one in found)
+    lowest = min(one.ours for one in found)
+    return f"{size:>3}×{size:<3}{mine:>14,.0f}{lowest:>14,.0f}{other:>14,.0f}{ratio:>9.1f}{png_bytes:>14,}"
+
+
+def endless(loader: TrainingLoader) -> Iterator[Any]:
+    """Batches of update 0, 1, …"""
+    update = 0
+    while True:
+        yield loader.batch(update)
+        update += 1
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Seconds that `work` takes."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def open_in_this_process(folder: Path) -> dict[str, float]:
+    """Start-up and memory of one process, which opens the dataset and trains on some updates."""
+    start = time.perf_counter()
+    loader = TrainingLoader(find_dataset(str(folder), folder), batch_size=BATCH, seed=0, flip=True)
+    opened = time.perf_counter() - start
+    loader.batch(0)
+    first = time.perf_counter() - start
+    early = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for update in range(1, MEMORY_UPDATES):
+        loader.batch(update)
+    loader.close()
+    late = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"opened": opened, "first": first, "early_mib": early / 1024, "late_mib": late / 1024}
+
+
+def open_in_fresh_process(folder: Path, cold: bool) -> dict[str, float]:
+    """The same in a process of its own."""
+    if cold:
+        for path in folder.glob("*.arrow"):
+            with open(path, "rb") as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    command = [sys.executable, __file__, "--open", str(folder)]
+    found: dict[str, float] = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
+    return found
+
+
+def large(folder: Path, count: int, rounds: int) -> list[str]:
+    """Start-up and memory at a tenth of `count` and at `count` images."""
+    lines = []
+    for images in (count // 10, count):
+        place = folder / f"large{images}"
+        synthesise(place, images, 64)
+        os.sync()
+        for cold in (True, False):
+            found = [open_in_fresh_process(place, cold) for _ in range(rounds)]
+            median = {key: statistics.median(one[key] for one in found) for key in found[0]}
+            slowest = max(one["first"] for one in found)
+            lines.append(
+                f"{images:>9,}  {'cold' if cold else 'warm'}{median['opened']:>14.3f}{median['first']:>14.2f}"
+                f"{slowest:>10.2f}{median['early_mib']:>14,.0f}{median['late_mib']:>16,.0f}"
+            )
+        shutil.rmtree(place)
+    return lines
+
+
+def main() -> None:
+    """Print both tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--images", type=int, default=1_281_167)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--folder", type=Path, help="a folder on the disk to measure, with 18 GB free")
+    parser.add_argument("--open", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    if args.open:
+        print(json.dumps(open_in_this_process(args.open)))
+        return
+    busy = f"load before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
+    print(f"torch {torch.__version__}, batch {BATCH}, medians of {args.rounds} rounds; {busy}\n")
+    with tempfile.TemporaryDirectory(dir=args.folder) as name:
+        print("images/s, one process   ours  ours, lowest    DataLoader    ratio  bytes a PNG")
+        for size in (32, 64):
+            print(speed(Path(name), size, args.rounds), flush=True)
+        print("\n   images  cache     opened, s  1st batch, s   slowest  MiB at 1st  MiB after 300")
+        print("\n".join(large(Path(name), args.images, args.rounds)))
+
+
+if __name__ == "__main__":
+    main()
