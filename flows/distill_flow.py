@@ -21,6 +21,9 @@ from metaflow import FlowSpec, Parameter, card, current, step
 
 import progdistill  # noqa: F401  (brings the package along into remote tasks)
 from progdistill.options import RUN_OPTIONS, field_name, options_from_namespace, parse_run_options
+from progdistill.report import lineage_card
+
+lineage_card.register()
 
 
 def _parameter(name: str) -> Parameter:
@@ -110,7 +113,7 @@ class DistillFlow(FlowSpec):
         self.next(self.report)
 
     @card(type="blank", id="report")
-    @card(type="html", id="lineage")
+    @card(type=lineage_card.LineageCard.type, id="lineage")
     @step
     def report(self):
         """Write the report of the run, and show it and the lineage as cards."""
@@ -122,7 +125,7 @@ class DistillFlow(FlowSpec):
             run.report(self.checkpoints, self.evaluations, self.intervals, self.started_at)
         )
         current.card["report"].extend(report_components(read_input(Path(self.report_path).parent)))
-        self.html = run.lineage_page(self.checkpoints[-1]["id"])
+        self.lineage_page = run.lineage_page(self.checkpoints[-1]["id"])
         self.next(self.end)
 
     @step

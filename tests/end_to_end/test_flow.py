@@ -1,10 +1,20 @@
 """The flow as a user runs it, in real processes on the embedded digits."""
 
+import base64
+import json
+import re
+import shutil
 from pathlib import Path
 
 import pytest
 
 from tests.end_to_end.running import SMALL, ids_of, report_of, run_flow
+
+
+@pytest.fixture
+def copy(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run's folder, for tests that add to it."""
+    return Path(shutil.copytree(finished, tmp_path / "copy", symlinks=True))
 
 
 def test_a_run_reports_every_rung_with_its_baselines(finished: Path) -> None:
@@ -18,11 +28,19 @@ def test_a_run_reports_every_rung_with_its_baselines(finished: Path) -> None:
     assert report["timings"]["overhead_seconds_per_stage"] > 0
 
 
-def test_the_report_and_the_lineage_are_cards(finished: Path) -> None:
-    cards = [path.read_text() for path in (finished / ".metaflow").rglob("mf.cards/**/*.html")]
-    last = ids_of(finished)[-1]
-    assert len(cards) == 2
-    assert all(last[:8] in card for card in cards)
+def test_the_lineage_page_is_a_card(finished: Path) -> None:
+    [card] = (finished / ".metaflow").rglob("mf.cards/**/*-lineage-*.html")
+    assert all(checkpoint_id in card.read_text() for checkpoint_id in ids_of(finished))
+
+
+def test_the_report_is_a_card(finished: Path) -> None:
+    [card] = (finished / ".metaflow").rglob("mf.cards/**/*-report-*.html")
+    # What Metaflow draws a card from stands in the page as JSON in base64.
+    data = [base64.b64decode(text) for text in re.findall(r"[A-Za-z0-9+/=]{10000,}", card.read_text())]
+    [components] = [json.loads(text) for text in data if text.startswith(b"{")]
+    shown = json.dumps(components)
+    assert "Lineage" in shown and all(checkpoint_id[:8] in shown for checkpoint_id in ids_of(finished))
+    assert shown.count('"type": "image"') >= 2
 
 
 def test_an_identical_run_elsewhere_gives_identical_checkpoints(finished: Path, tmp_path: Path) -> None:
@@ -31,19 +49,19 @@ def test_an_identical_run_elsewhere_gives_identical_checkpoints(finished: Path, 
     assert ids_of(tmp_path) == ids_of(finished)
 
 
-def test_the_same_run_again_finds_everything_done(finished: Path) -> None:
-    done = run_flow(finished, "run", "--ladder", "4:1", *SMALL)
+def test_the_same_run_again_finds_everything_done(copy: Path) -> None:
+    done = run_flow(copy, "run", "--ladder", "4:1", *SMALL)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("found finished in the store") == 7
 
 
-def test_a_branch_starts_at_its_teachers_steps_and_names_it_as_parent(finished: Path) -> None:
-    report = report_of(finished)
+def test_a_branch_starts_at_its_teachers_steps_and_names_it_as_parent(copy: Path) -> None:
+    report = report_of(copy)
     teacher = report["checkpoints"][1]["id"]
     reference = f"DistillFlow/{report['run_id']}/2"
-    done = run_flow(finished, "run", "--from", reference, *SMALL, "--set", "distill.learning_rate=0.0005")
+    done = run_flow(copy, "run", "--from", reference, *SMALL, "--set", "distill.learning_rate=0.0005")
     assert done.returncode == 0, done.stderr[-2000:]
-    branch = report_of(finished)["checkpoints"]
+    branch = report_of(copy)["checkpoints"]
     assert [c["num_steps"] for c in branch] == [2, 1]
     assert branch[0]["id"] == teacher and branch[1]["parent"] == teacher
 
