@@ -7,13 +7,14 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from progdistill.data.dataset import DatasetInfo
 from progdistill.diffusion.names import PredictionType, check_combination
 from progdistill.errors import UsageError
 from progdistill.evaluation.config import EvaluationSettings
 from progdistill.ladder import parse_ladder
 from progdistill.models.config import DenoiserConfig
 from progdistill.options import RunOptions
-from progdistill.presets import PRESETS, Preset
+from progdistill.presets import PRESETS, Preset, fitted, preset_name_for
 from progdistill.training.config import (
     BaseTrainingSettings,
     ComputeSettings,
@@ -23,6 +24,7 @@ from progdistill.training.config import (
 from progdistill.training.guidance import LABEL_DROPOUT, GuidanceRange, parse_guidance
 
 DEFAULT_STORE = ".progdistill/store"
+DEFAULT_DATASET = "digits"
 
 
 class LauncherName(StrEnum):
@@ -56,8 +58,12 @@ class Settings(BaseModel):
 
     @property
     def student_prediction(self) -> PredictionType:
-        """What students predict: as set, else what the first teacher predicts."""
-        return self.distill.prediction or self.model.prediction
+        """What students predict: as set, else what the first teacher predicts, or v where that is ε.
+
+        An ε-model cannot be distilled to few steps (the paper's section 4).
+        """
+        teachers = self.model.prediction
+        return self.distill.prediction or (PredictionType.V if teachers is PredictionType.EPS else teachers)
 
     @property
     def has_guided_stage(self) -> bool:
@@ -71,23 +77,25 @@ class Settings(BaseModel):
         return default if self.base.label_dropout is None else self.base.label_dropout
 
 
-def settings_from(options: RunOptions) -> Settings:
-    """Resolve options into settings, without looking at any store or dataset.
+def settings_from(options: RunOptions, dataset: DatasetInfo | None = None) -> Settings:
+    """Resolve options into settings; `dataset` is the one they name, None for the embedded digits.
+
+    Where no preset is named, it is the dataset's own, or one that is made to fit the dataset.
 
     Raises UsageError for an unknown preset, a bad ladder, an unknown --set path, a value out of range,
     guidance of a model that will not know what to be guided away from, and a combination of prediction and
     loss weight that the paper found not to work.
     """
-    dataset = options.dataset or "digits"
-    name = options.preset or (dataset if dataset in PRESETS else "digits")
-    fields = _preset_fields(name)
+    name, preset = _preset(options, dataset)
+    models = ("model", "base", "distill", "evaluation", "snapshots", "compute")
+    fields: dict[str, Any] = {key: getattr(preset, key).model_dump(mode="json") for key in models}
     fields |= {
         "preset": name,
-        "dataset": dataset,
+        "dataset": options.dataset or DEFAULT_DATASET,
         "store": options.store or DEFAULT_STORE,
         "launcher": options.launcher or str(LauncherName.LOCAL),
         "seed": options.seed or 0,
-        "ladder": list(_ladder(options, fields["ladder"])),
+        "ladder": list(_ladder(options, preset.ladder)),
         "guidance": parse_guidance(options.guidance).model_dump() if options.guidance else None,
     }
     if options.base_updates is not None:
@@ -125,13 +133,16 @@ def _with_label_dropout(settings: Settings) -> Settings:
     return settings.model_copy(update={"model": settings.model.model_copy(update={"network": network})})
 
 
-def _preset_fields(name: str) -> dict[str, Any]:
-    if name not in PRESETS:
-        raise UsageError(f"unknown preset {name!r}; known are {', '.join(PRESETS)}")
-    preset: Preset = PRESETS[name]
-    models = ("model", "base", "distill", "evaluation", "snapshots", "compute")
-    fields = {key: getattr(preset, key).model_dump(mode="json") for key in models}
-    return {**fields, "ladder": preset.ladder}
+def _preset(options: RunOptions, dataset: DatasetInfo | None) -> tuple[str, Preset]:
+    if options.preset is not None:
+        if options.preset not in PRESETS:
+            raise UsageError(f"unknown preset {options.preset!r}; known are {', '.join(PRESETS)}")
+        return options.preset, PRESETS[options.preset]
+    if dataset is None:
+        return DEFAULT_DATASET, PRESETS[DEFAULT_DATASET]
+    name = preset_name_for(dataset)
+    preset = PRESETS[name]
+    return name, preset if name == dataset.name else fitted(preset, dataset)
 
 
 def _ladder(options: RunOptions, preset_ladder: str) -> tuple[int, ...]:

@@ -90,8 +90,10 @@ def options_from_namespace(values: Mapping[str, Any]) -> RunOptions:
     """Collect parsed values (None: not given); fill gaps from the environment and `progdistill.toml`."""
     given = {field_name(o.name): values.get(field_name(o.name)) for o in RUN_OPTIONS}
     typed = {name: value for name, value in given.items() if value not in (None, (), [], "")}
-    merged = {**_file_defaults(Path(DEFAULTS_FILE)), **_environment_defaults(), **typed}
-    return RunOptions(**merged)
+    defaults = _file_defaults(Path(DEFAULTS_FILE))
+    # Assignments add up, in an order in which what was typed comes last and wins.
+    typed["set"] = (*defaults.get("set", ()), *typed.get("set", ()))
+    return RunOptions(**{**defaults, **_environment_defaults(), **typed})
 
 
 def parse_run_options(arguments: Sequence[str]) -> RunOptions:

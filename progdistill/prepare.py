@@ -4,14 +4,15 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from progdistill.artifacts.checkpoint import CheckpointKind, CheckpointManifest
+from progdistill.artifacts.checkpoint import UNKNOWN_DATASET, CheckpointKind, CheckpointManifest
 from progdistill.artifacts.resolve import resolve_reference
 from progdistill.artifacts.store import Store, open_store
 from progdistill.commands.common import default_data_root
-from progdistill.config import Settings, settings_from
+from progdistill.config import DEFAULT_DATASET, DEFAULT_STORE, Settings, settings_from
 from progdistill.data.dataset import DatasetInfo, find_dataset
 from progdistill.diffusion.names import check_combination
 from progdistill.errors import UsageError
+from progdistill.evaluation.requirements import check_evaluator
 from progdistill.ladder import format_ladder
 from progdistill.models.config import DenoiserConfig
 from progdistill.models.size import parameter_count
@@ -86,26 +87,39 @@ class PreparedRun(BaseModel):
 
 def prepare_run(options: RunOptions) -> PreparedRun:
     """Resolve and check everything a run needs; UsageError names the first thing that is wrong."""
-    settings = settings_from(options)
-    store = open_store(settings.store)
+    store = open_store(options.store or DEFAULT_STORE)
     store.check_writable()
-    settings = settings.model_copy(update={"store": store.uri})
-    if options.from_ is not None:
-        settings = _branched(settings, options, resolve_reference(store, options.from_))
+    teacher = None if options.from_ is None else resolve_reference(store, options.from_)
+    named = options.dataset or (DEFAULT_DATASET if teacher is None else _dataset_of(teacher, options))
+    dataset = find_dataset(named, default_data_root())
+    options = options.model_copy(update={"store": store.uri, "dataset": named})
+    settings = settings_from(options, dataset)
+    if teacher is not None:
+        settings = _branched(settings, options, teacher)
     check_combination(settings.student_prediction, settings.distill.loss_weight, distilling=True)
-    dataset = find_dataset(settings.dataset, default_data_root())
     _check_fit(settings, dataset)
     run = PreparedRun(
         settings=settings,
         dataset=dataset,
         parameters=parameter_count(settings.model.network, settings.model.out_channels),
     )
+    check_evaluator(store, settings.evaluation, dataset)
     _check_disk(run, store)
     return run
 
 
+def _dataset_of(teacher: CheckpointManifest, options: RunOptions) -> str:
+    name = teacher.circumstances.dataset_name
+    if name == UNKNOWN_DATASET:
+        raise UsageError(
+            f"--from {options.from_}: it is not known what this imported model was trained on: say with"
+            " --dataset which images its students shall learn from"
+        )
+    return name
+
+
 def _branched(settings: Settings, options: RunOptions, teacher: CheckpointManifest) -> Settings:
-    """Start from `teacher`: its architecture, its dataset unless another is named, its number of steps."""
+    """Start from `teacher`: its architecture and its number of steps."""
     ladder, steps = settings.ladder, teacher.identity.sampling_steps
     if teacher.identity.kind is CheckpointKind.STUDENT and steps is not None:
         if options.ladder is not None and ladder[0] != steps:
@@ -120,8 +134,6 @@ def _branched(settings: Settings, options: RunOptions, teacher: CheckpointManife
                 f" down to {ladder[-1]}: choose a checkpoint of more steps"
             )
         ladder = (steps, *(rung for rung in ladder if rung < steps))
-    if options.dataset is None and teacher.circumstances.dataset_name:
-        settings = settings.model_copy(update={"dataset": teacher.circumstances.dataset_name})
     model = DenoiserConfig.model_validate(teacher.identity.architecture)
     changes = {"ladder": ladder, "first_teacher": teacher.id, "model": model}
     return settings.model_copy(update={**changes, "guidance": _guidance(settings, teacher, model)})

@@ -16,6 +16,8 @@ from progdistill.artifacts.store import Store, mark_layout
 from progdistill.errors import LostInvariantError, UsageError
 
 FOLDER = "checkpoints/"
+UNKNOWN_DATASET = "unknown"
+"""The dataset, and the fingerprint, of an imported model whose training data nobody named."""
 
 
 class CheckpointKind(StrEnum):

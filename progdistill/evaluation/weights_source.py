@@ -1,7 +1,6 @@
 """Files that somebody else made (networks, statistics): named on purpose, never downloaded by surprise."""
 
 import hashlib
-import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +8,7 @@ from pathlib import Path
 
 from progdistill.artifacts.store import open_store
 from progdistill.errors import LostInvariantError, UsageError
+from progdistill.evaluation.requirements import named_file
 
 
 @contextmanager
@@ -17,20 +17,12 @@ def given_file(location: str | None, variable: str, advice: str) -> Iterator[Pat
 
     Raises UsageError with `advice` where none is named or none is there.
     """
-    named = location or os.environ.get(variable)
-    if not named:
-        raise UsageError(
-            f"{advice}. Name it with --set evaluation.weights=FILE in a run, or {variable}=FILE anywhere"
-        )
-    scheme, separator, rest = named.partition("://")
-    if separator and scheme != "file":
+    named = named_file(location, variable, advice)
+    if "://" in named:
         with tempfile.TemporaryDirectory() as folder:
             yield _fetched(named, Path(folder))
-        return
-    path = Path(rest if separator else named).expanduser()
-    if not path.is_file():
-        raise UsageError(f"{path} is not a file. {advice}")
-    yield path
+    else:
+        yield Path(named)
 
 
 def check_digest(path: Path, expected: str) -> None:
