@@ -32,7 +32,7 @@ class TrainingEvent(_Event):
 
 
 class JobEvent(_Event):
-    """What became of a job: done before, about to run, done now."""
+    """What became of a job; "found" is one whose result the store had already."""
 
     kind: Literal["job"] = "job"
     state: Literal["found", "started", "finished", "failed"]
