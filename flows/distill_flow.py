@@ -120,19 +120,20 @@ class DistillFlow(FlowSpec):
         self.next(self.report)
 
     @card(type="blank", id="report")
-    @card(type="html", id="lineage")
+    @card(type="blank", id="lineage")
     @step
     def report(self):
         """Write the report of the run, and show it and the lineage as cards."""
         from progdistill.report.build import read_input
-        from progdistill.report.card import report_components
+        from progdistill.report.card import embedded_page, report_components
 
         run = self._run()
         self.report_path = str(
             run.report(self.checkpoints, self.evaluations, self.intervals, self.started_at)
         )
         current.card["report"].extend(report_components(read_input(Path(self.report_path).parent)))
-        self.html = run.lineage_page(self.checkpoints[-1]["id"])
+        lineage = run.lineage_page(self.checkpoints[-1]["id"])
+        current.card["lineage"].append(embedded_page(lineage, "Lineage"))
         self.next(self.end)
 
     @step

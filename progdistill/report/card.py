@@ -2,6 +2,7 @@
 
 # metaflow.cards is neither fully typed nor explicit about what it exports.
 # mypy: disable-error-code="attr-defined,no-untyped-call,arg-type"
+import html
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,6 +35,14 @@ def report_components(run: ReportInput) -> list[Any]:
     if run.lineage:
         parts.append(Markdown(f"## Lineage\n\n```\n{run.lineage}\n```"))
     return parts
+
+
+def embedded_page(page: str, title: str) -> Markdown:
+    """A self-contained page, scripts included, as a component: Metaflow's own cards run no scripts of ours."""
+    # Markdown would end the frame at an empty line.
+    source = html.escape(page).replace("\n", "&#10;")
+    style = "width: 100%; height: 75vh; border: 0"
+    return Markdown(f'<iframe title="{html.escape(title)}" style="{style}" srcdoc="{source}"></iframe>')
 
 
 def _table(table: TextTable) -> Table:

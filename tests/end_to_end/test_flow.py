@@ -1,5 +1,7 @@
 """The flow as a user runs it, in real processes on the embedded digits."""
 
+import base64
+import re
 from pathlib import Path
 
 import pytest
@@ -19,10 +21,14 @@ def test_a_run_reports_every_rung_with_its_baselines(finished: Path) -> None:
 
 
 def test_the_report_and_the_lineage_are_cards(finished: Path) -> None:
-    cards = [path.read_text() for path in (finished / ".metaflow").rglob("mf.cards/**/*.html")]
+    cards = {path.name.split("-")[1]: path for path in (finished / ".metaflow").rglob("mf.cards/**/*.html")}
     last = ids_of(finished)[-1]
-    assert len(cards) == 2
-    assert all(last[:8] in card for card in cards)
+    assert cards.keys() == {"report", "lineage"}
+    for path in cards.values():
+        encoded = re.search(r'__MF_DATA__\["[^"]*"\] = "([^"]+)"', path.read_text())
+        assert encoded is not None
+        shown = base64.b64decode(encoded[1]).decode()
+        assert last[:8] in shown and "Error Card" not in shown
 
 
 def test_an_identical_run_elsewhere_gives_identical_checkpoints(finished: Path, tmp_path: Path) -> None:
