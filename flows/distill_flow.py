@@ -21,9 +21,14 @@ from metaflow import FlowSpec, Parameter, card, current, step
 
 import progdistill  # noqa: F401  (brings the package along into remote tasks)
 from progdistill.options import RUN_OPTIONS, field_name, options_from_namespace, parse_run_options
-from progdistill.report import lineage_card
 
-lineage_card.register()
+LIVE_CARDS = "PROGDISTILL_LIVE_CARDS"
+"""Environment variable: 0 leaves out the cards that are refreshed while a stage trains."""
+
+
+def _live_card(function):
+    """A card for a step that trains, unless they are left out: it costs 1.2 s a task."""
+    return function if os.environ.get(LIVE_CARDS) == "0" else card(type="blank", id="live")(function)
 
 
 def _parameter(name: str) -> Parameter:
@@ -60,20 +65,22 @@ class DistillFlow(FlowSpec):
         self.started_at = datetime.now(UTC).isoformat()
         self.next(self.train_base)
 
+    @_live_card
     @step
     def train_base(self):
         """Train the first teacher (Algorithm 1), or take the one of --from."""
-        run = self._run()
+        run = self._run(live=True)
         self.checkpoint = run.first_teacher()
         self.stage_index = 0
         self.checkpoints = [self.checkpoint]
         self.intervals = run.intervals
         self.next(self.distill)
 
+    @_live_card
     @step
     def distill(self):
         """One stage: the student learns to do in one step what its teacher does in two (Algorithm 2)."""
-        run = self._run()
+        run = self._run(live=True)
         self.teacher = self.checkpoint
         self.stage_index += 1
         self.student = run.distill(self.teacher, self.stage_index)
@@ -113,19 +120,20 @@ class DistillFlow(FlowSpec):
         self.next(self.report)
 
     @card(type="blank", id="report")
-    @card(type=lineage_card.LineageCard.type, id="lineage")
+    @card(type="blank", id="lineage")
     @step
     def report(self):
         """Write the report of the run, and show it and the lineage as cards."""
         from progdistill.report.build import read_input
-        from progdistill.report.card import report_components
+        from progdistill.report.card import embedded_page, report_components
 
         run = self._run()
         self.report_path = str(
             run.report(self.checkpoints, self.evaluations, self.intervals, self.started_at)
         )
         current.card["report"].extend(report_components(read_input(Path(self.report_path).parent)))
-        self.lineage_page = run.lineage_page(self.checkpoints[-1]["id"])
+        lineage = run.lineage_page(self.checkpoints[-1]["id"])
+        current.card["lineage"].append(embedded_page(lineage, "Lineage"))
         self.next(self.end)
 
     @step
@@ -133,10 +141,13 @@ class DistillFlow(FlowSpec):
         """Say where the report is."""
         print(f"Report: {self.report_path}", flush=True)
 
-    def _run(self):
+    def _run(self, live=False):
         from progdistill.jobs.steps import RunSteps
 
-        return RunSteps(self.run_facts, current.flow_name, current.run_id)
+        run = RunSteps(self.run_facts, current.flow_name, current.run_id)
+        if live and os.environ.get(LIVE_CARDS) != "0":
+            run.show_on(current.card["live"])
+        return run
 
 
 def main() -> None:
@@ -152,10 +163,11 @@ def main() -> None:
         from progdistill.prepare import prepare_run
 
         try:
-            prepare_run(parse_run_options(sys.argv[sys.argv.index("run") + 1 :]))
+            prepared = prepare_run(parse_run_options(sys.argv[sys.argv.index("run") + 1 :]))
         except ProgdistillError as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(error.exit_status)
+        os.environ.setdefault(LIVE_CARDS, "1" if prepared.trains_long else "0")
     interrupted = _count_interrupts()
     try:
         with nursery():

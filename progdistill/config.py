@@ -19,6 +19,7 @@ from progdistill.training.config import (
     BaseTrainingSettings,
     ComputeSettings,
     DistillationSettings,
+    LiveSettings,
     SnapshotSettings,
 )
 from progdistill.training.guidance import LABEL_DROPOUT, GuidanceRange, parse_guidance
@@ -55,6 +56,7 @@ class Settings(BaseModel):
     evaluation: EvaluationSettings
     snapshots: SnapshotSettings
     compute: ComputeSettings = ComputeSettings()
+    live: LiveSettings = LiveSettings()
 
     @property
     def student_prediction(self) -> PredictionType:
@@ -97,6 +99,7 @@ def settings_from(options: RunOptions, dataset: DatasetInfo | None = None) -> Se
         "seed": options.seed or 0,
         "ladder": list(_ladder(options, preset.ladder)),
         "guidance": parse_guidance(options.guidance).model_dump() if options.guidance else None,
+        "live": LiveSettings().model_dump(),
     }
     if options.base_updates is not None:
         fields["base"]["updates"] = options.base_updates

@@ -23,6 +23,10 @@ SNAPSHOT_COPIES = 4
 """Copies of the parameters in one snapshot: weights, moving average, and the optimizer's two moments."""
 
 
+LONG_TRAINING = 1e11
+"""Images seen times parameters above which training takes minutes; the digits preset's is an eighth of it."""
+
+
 class PreparedRun(BaseModel):
     """A run whose every input has been found and fits."""
 
@@ -38,6 +42,15 @@ class PreparedRun(BaseModel):
         checkpoints = len(self.settings.ladder) + self.settings.has_guided_stage
         snapshots = SNAPSHOT_COPIES * (self.settings.snapshots.keep + 1)
         return 4 * self.parameters * (checkpoints + snapshots)
+
+    @property
+    def trains_long(self) -> bool:
+        """Whether some training takes minutes, so that people want to see how it goes."""
+        settings = self.settings
+        stages = [settings.distill.for_stage(steps) for steps in settings.ladder[1:]]
+        trainings = stages if settings.first_teacher else [settings.base, *stages]
+        images = max(training.updates * training.batch_size for training in trainings)
+        return images * self.parameters >= LONG_TRAINING
 
     def facts(self) -> dict[str, object]:
         """The plan as numbers: stages, updates and images, before anything runs."""

@@ -11,7 +11,12 @@ from progdistill.data.dataset import DatasetInfo
 from progdistill.diffusion.names import PredictionType
 from progdistill.evaluation.config import EvaluationSettings
 from progdistill.models.config import DenoiserConfig
-from progdistill.training.config import ComputeSettings, SnapshotSettings, TrainingSettings
+from progdistill.training.config import (
+    ComputeSettings,
+    LiveSettings,
+    SnapshotSettings,
+    TrainingSettings,
+)
 from progdistill.training.guidance import GuidanceRange
 from progdistill.version import NUMERICS_VERSION
 
@@ -155,6 +160,9 @@ class JobRequest(BaseModel):
     creator_run: str
     configuration: dict[str, JsonValue]
     driver_process_id: int | None = Field(None, description="the worker stops when that process is gone")
+    live: LiveSettings | None = Field(
+        None, description="what training says to programs while it goes on; None: nothing"
+    )
 
 
 class JobResult(BaseModel):

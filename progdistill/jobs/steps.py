@@ -10,6 +10,7 @@ from progdistill.artifacts.runs import record_run_checkpoint
 from progdistill.artifacts.store import open_store
 from progdistill.evaluation.baseline import baseline_of
 from progdistill.evaluation.measurement import EvaluationRecord
+from progdistill.jobs.events import Event, EventFile, Listener, ignore
 from progdistill.jobs.launcher import JobOutcome, complete
 from progdistill.jobs.local import LocalLauncher, ranks_for
 from progdistill.jobs.spec import (
@@ -29,7 +30,10 @@ Interval = tuple[float, float]
 
 
 class RunSteps:
-    """The steps of one run. What they return is JSON, small enough to read as a Metaflow artifact."""
+    """The steps of one run. What they return is JSON, small enough to read as a Metaflow artifact.
+
+    What happens in jobs is kept in the run's `events.jsonl`.
+    """
 
     def __init__(self, facts: dict[str, Any], flow: str, run_id: str) -> None:
         self._prepared = PreparedRun.model_validate(facts)
@@ -37,13 +41,21 @@ class RunSteps:
         self._flow, self._run_id = flow, run_id
         self._store = open_store(self._settings.store)
         self._folder = runs_folder() / run_id
-        self._launcher = LocalLauncher(self._folder / "jobs")
+        self._event_file = EventFile(self._folder / "events.jsonl")
+        self._on_event: Listener = ignore
+        self._launcher = LocalLauncher(self._folder / "jobs", self._hear)
         self._shared: dict[str, Any] = {
             "dataset_fingerprint": self._dataset.fingerprint,
             "seed": self._settings.seed,
         }
         self._ranks = ranks_for(self._settings.compute.ranks)
         self.intervals: list[Interval] = []
+
+    def show_on(self, card: Any) -> None:
+        """Keep a Metaflow card up to date with the training that the next steps do."""
+        from progdistill.jobs.live_card import LiveCard
+
+        self._on_event = LiveCard(card, self._store)
 
     def first_teacher(self) -> dict[str, Any]:
         """Train the base model, unless the run starts from a checkpoint, and distil guidance if asked for.
@@ -155,14 +167,19 @@ class RunSteps:
             creator_run=f"{self._flow}/{self._run_id}",
             configuration=self._settings.model_dump(mode="json"),
             driver_process_id=os.getpid(),
+            live=self._settings.live,
         )
-        outcome: JobOutcome = complete(self._store, self._launcher, request)
+        outcome: JobOutcome = complete(self._store, self._launcher, request, self._hear)
         result = outcome.result
         if outcome.reused:
             print(f"{spec.label}: found finished in the store", flush=True)
         else:
             self.intervals.append((result.started_at.timestamp(), result.finished_at.timestamp()))
         return result
+
+    def _hear(self, event: Event) -> None:
+        self._event_file(event)
+        self._on_event(event)
 
     def _recorded(self, checkpoint_id: str, rung: int, loss_curve: Any) -> dict[str, Any]:
         manifest = load_manifest(self._store, checkpoint_id)

@@ -15,6 +15,7 @@ from progdistill.artifacts.snapshots import SnapshotWriter, delete_snapshots, la
 from progdistill.artifacts.store import Store
 from progdistill.data.loader import TrainingLoader
 from progdistill.evaluation.measure import load_denoiser
+from progdistill.jobs.live import LiveTraining, forget_samples
 from progdistill.jobs.spec import DistillSpec, GuideSpec, JobRequest, TrainBaseSpec, TrainingSpec
 from progdistill.models.config import DenoiserConfig
 from progdistill.models.denoiser import Denoiser, build_denoiser, save_weights, student_of
@@ -41,6 +42,7 @@ def run_training(
         return "", trained.loss_curve
     checkpoint_id = _publish(spec, request, store, rank, trained)
     delete_snapshots(store, spec.id)
+    forget_samples(store, spec.id)
     return checkpoint_id, trained.loss_curve
 
 
@@ -77,6 +79,7 @@ def _train(
         snapshot_facts={} if isinstance(spec, TrainBaseSpec) else {"teacher": spec.teacher},
         should_stop=lambda: rank.any_rank(should_stop()),
         new_weights=frozenset({GUIDANCE_WEIGHT}) if isinstance(spec, GuideSpec) else frozenset(),
+        watch=LiveTraining(spec, request.live, store) if request.live and rank.rank == 0 else None,
     )
     return train(task, model.to(rank.device), latest_snapshot(store, spec.id))
 
