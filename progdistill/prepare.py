@@ -13,6 +13,7 @@ from progdistill.data.dataset import DatasetInfo, find_dataset
 from progdistill.diffusion.names import check_combination
 from progdistill.errors import UsageError
 from progdistill.evaluation.requirements import check_evaluator
+from progdistill.evaluation.weights_source import pinned
 from progdistill.ladder import format_ladder
 from progdistill.models.config import DenoiserConfig
 from progdistill.models.size import parameter_count
@@ -111,12 +112,13 @@ def prepare_run(options: RunOptions) -> PreparedRun:
         settings = _branched(settings, options, teacher)
     check_combination(settings.student_prediction, settings.distill.loss_weight, distilling=True)
     _check_fit(settings, dataset)
+    check_evaluator(store, settings.evaluation, dataset)
+    settings = settings.model_copy(update={"evaluation": pinned(settings.evaluation)})
     run = PreparedRun(
         settings=settings,
         dataset=dataset,
         parameters=parameter_count(settings.model.network, settings.model.out_channels),
     )
-    check_evaluator(store, settings.evaluation, dataset)
     _check_disk(run, store)
     return run
 

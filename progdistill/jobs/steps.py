@@ -112,7 +112,14 @@ class RunSteps:
         return self._recorded(result.output, stage_index, result.loss_curve)
 
     def prepare_evaluator(self) -> None:
-        """Have the evaluator trained or fetched, and the real images measured."""
+        """Have the evaluator trained or fetched, and the real images measured.
+
+        A network from a file is published here, where the user named the file: a job may run elsewhere.
+        """
+        if self._settings.evaluation.evaluator in ("inception", "features_file"):
+            from progdistill.evaluation.evaluators import find_or_publish_evaluator
+
+            find_or_publish_evaluator(self._store, self._settings.evaluation, self._dataset)
         self._complete(PrepareEvaluatorSpec(**self._shared, evaluation=self._settings.evaluation))
 
     def evaluate(self, checkpoint: dict[str, Any], rung: int) -> dict[str, Any]:
