@@ -17,7 +17,8 @@ os.environ.setdefault("METAFLOW_DATASTORE_SYSROOT_LOCAL", os.getcwd())  # else i
 os.environ.setdefault("METAFLOW_RUN_MAX_WORKERS", str(os.cpu_count() or 1))
 os.environ.setdefault("METAFLOW_RESUME_MAX_WORKERS", os.environ["METAFLOW_RUN_MAX_WORKERS"])
 
-from metaflow import FlowSpec, Parameter, card, current, step
+from metaflow import Config, FlowSpec, Parameter, card, current, step
+from on_argo import DEFAULTS, OnArgo, read_deployment
 
 import progdistill  # noqa: F401  (brings the package along into remote tasks)
 from progdistill.options import RUN_OPTIONS, field_name, options_from_namespace, parse_run_options
@@ -37,13 +38,17 @@ def _parameter(name: str) -> Parameter:
     return Parameter(name, type=option.type, help=option.help, **repeat)
 
 
+@OnArgo()
 class DistillFlow(FlowSpec):
     """Train or import a diffusion model, halve its sampling steps stage by stage, evaluate and report."""
+
+    deployment = Config("deployment", default_value=DEFAULTS, parser=read_deployment)
 
     dataset = _parameter("dataset")
     ladder = _parameter("ladder")
     target_steps = _parameter("target-steps")
     from_ = _parameter("from")
+    like = _parameter("like")
     preset = _parameter("preset")
     store = _parameter("store")
     launcher = _parameter("launcher")

@@ -15,6 +15,7 @@ from progdistill.errors import UsageError
 from progdistill.evaluation.requirements import check_evaluator
 from progdistill.evaluation.weights_source import pinned
 from progdistill.ladder import format_ladder
+from progdistill.like import like_another
 from progdistill.models.config import DenoiserConfig
 from progdistill.models.size import parameter_count
 from progdistill.options import RunOptions
@@ -101,13 +102,14 @@ class PreparedRun(BaseModel):
 
 def prepare_run(options: RunOptions) -> PreparedRun:
     """Resolve and check everything a run needs; UsageError names the first thing that is wrong."""
+    like, options = like_another(options)
     store = open_store(options.store or DEFAULT_STORE)
     store.check_writable()
     teacher = None if options.from_ is None else resolve_reference(store, options.from_)
     named = options.dataset or (DEFAULT_DATASET if teacher is None else _dataset_of(teacher, options))
     dataset = find_dataset(named, default_data_root())
     options = options.model_copy(update={"store": store.uri, "dataset": named})
-    settings = settings_from(options, dataset)
+    settings = settings_from(options, dataset, like)
     if teacher is not None:
         settings = _branched(settings, options, teacher)
     check_combination(settings.student_prediction, settings.distill.loss_weight, distilling=True)
