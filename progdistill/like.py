@@ -1,5 +1,7 @@
 """`--like REF`: a run with the configuration of the one that made a checkpoint, on the data as it is now."""
 
+from typing import NamedTuple
+
 from pydantic import ValidationError
 
 from progdistill.artifacts.checkpoint import CheckpointManifest
@@ -24,19 +26,32 @@ def check_like(options: RunOptions) -> None:
             )
 
 
-def like_another(options: RunOptions) -> tuple[Settings | None, RunOptions]:
-    """The settings that `--like` names, and the options with what follows from them; None without `--like`.
+class Like(NamedTuple):
+    """A checkpoint, the settings of the run that made it, and the options with what follows from both."""
+
+    checkpoint_id: str
+    settings: Settings
+    options: RunOptions
+
+
+def like_another(options: RunOptions) -> Like | None:
+    """What `--like` names; None without it.
 
     A run that branched from a checkpoint starts from that checkpoint again. Raises UsageError for an unknown
     reference, and for a checkpoint that no run of ours made.
     """
     if options.like is None:
-        return None, options
+        return None
     check_like(options)
     store = open_store(options.store or DEFAULT_STORE)
-    like = _configuration_of(resolve_reference(store, options.like), options.like)
-    follows = {"from_": like.first_teacher, "dataset": options.dataset or like.dataset}
-    return like.model_copy(update={"first_teacher": None}), options.model_copy(update=follows)
+    manifest = resolve_reference(store, options.like)
+    settings = _configuration_of(manifest, options.like)
+    follows = {"from_": settings.first_teacher, "dataset": options.dataset or settings.dataset}
+    return Like(
+        manifest.id,
+        settings.model_copy(update={"first_teacher": None}),
+        options.model_copy(update=follows),
+    )
 
 
 def _configuration_of(manifest: CheckpointManifest, reference: str) -> Settings:

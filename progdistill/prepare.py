@@ -37,6 +37,8 @@ class PreparedRun(BaseModel):
     settings: Settings
     dataset: DatasetInfo
     parameters: int
+    like: tuple[str, str] | None = None
+    """What `--like` said, and the id of the checkpoint that it meant."""
 
     @property
     def disk_bytes(self) -> int:
@@ -73,26 +75,28 @@ class PreparedRun(BaseModel):
             "disk_bytes": self.disk_bytes,
             "store": settings.store,
             "first_teacher": settings.first_teacher,
+            "like": None if self.like is None else self.like[1],
             "guidance": None if settings.guidance is None else settings.guidance.model_dump(),
             "configuration": settings.model_dump(mode="json"),
         }
 
     def describe(self) -> str:
         """The plan in a few lines for people."""
-        facts = self.facts()
-        teacher = self.settings.first_teacher
+        facts, settings = self.facts(), self.settings
+        teacher = settings.first_teacher
         start = (
             f"start from {teacher[:12]}"
             if teacher
             else f"train a base model, {facts['base_updates']:,} updates"
         )
-        weights = self.settings.guidance
+        weights = settings.guidance
         guided = "" if weights is None else f", guided with weights {weights}"
+        like = "" if self.like is None else f", like {self.like[0]} ({self.like[1][:12]})"
         return "\n".join(
             [
-                f"Plan: {self.dataset.name} ({self.parameters:,} parameters), store {self.settings.store}",
+                f"Plan: {self.dataset.name} ({self.parameters:,} parameters), store {settings.store}{like}",
                 f"  {start}",
-                f"  distil {format_ladder(self.settings.ladder)} in {facts['stages']} stages{guided},"
+                f"  distil {format_ladder(settings.ladder)} in {facts['stages']} stages{guided},"
                 f" {facts['distillation_updates']:,} updates",
                 f"  {facts['training_images']:,} training images,"
                 f" at most {self.disk_bytes / 1e6:,.1f} MB in the store",
@@ -102,14 +106,15 @@ class PreparedRun(BaseModel):
 
 def prepare_run(options: RunOptions) -> PreparedRun:
     """Resolve and check everything a run needs; UsageError names the first thing that is wrong."""
-    like, options = like_another(options)
+    like = like_another(options)
+    reference, options = options.like, options if like is None else like.options
     store = open_store(options.store or DEFAULT_STORE)
     store.check_writable()
     teacher = None if options.from_ is None else resolve_reference(store, options.from_)
     named = options.dataset or (DEFAULT_DATASET if teacher is None else _dataset_of(teacher, options))
     dataset = find_dataset(named, default_data_root())
     options = options.model_copy(update={"store": store.uri, "dataset": named})
-    settings = settings_from(options, dataset, like)
+    settings = settings_from(options, dataset, None if like is None else like.settings)
     if teacher is not None:
         settings = _branched(settings, options, teacher)
     check_combination(settings.student_prediction, settings.distill.loss_weight, distilling=True)
@@ -120,6 +125,7 @@ def prepare_run(options: RunOptions) -> PreparedRun:
         settings=settings,
         dataset=dataset,
         parameters=parameter_count(settings.model.network, settings.model.out_channels),
+        like=None if like is None else (str(reference), like.checkpoint_id),
     )
     _check_disk(run, store)
     return run
