@@ -3,7 +3,7 @@
 import pytest
 
 from tests.infra.policies import as_list, template
-from tests.infra.tools import INFRA, objects, run, tool
+from tests.infra.tools import INFRA, KUBERNETES_VERSION, objects, run, tool
 
 TEMPLATES = sorted(path.name for path in (INFRA / "aws").glob("*.yaml"))
 
@@ -17,7 +17,8 @@ def test_cfn_lint_has_nothing_to_say(name: str) -> None:
 def test_every_identity_is_of_a_service_account_that_exists() -> None:
     accounts = {
         (one["metadata"]["namespace"], one["metadata"]["name"])
-        for one in objects("base")
+        for folder in ("base", "metaflow")
+        for one in objects(folder)
         if one["kind"] == "ServiceAccount"
     }
     identities = {
@@ -26,6 +27,10 @@ def test_every_identity_is_of_a_service_account_that_exists() -> None:
         if one["Type"] == "AWS::EKS::PodIdentityAssociation"
     }
     assert identities == accounts
+
+
+def test_the_cluster_is_of_the_release_that_manifests_are_checked_against() -> None:
+    assert template("cluster.yaml")["Parameters"]["KubernetesVersion"]["Default"] == KUBERNETES_VERSION
 
 
 def test_every_imported_policy_is_exported() -> None:

@@ -161,7 +161,7 @@ def test_no_worker_or_driver_can_remove_what_a_run_left(folder: str) -> None:
 def test_nobody_can_remove_a_version_for_good_or_change_the_bucket() -> None:
     granted = {
         action
-        for policy in ("ReaderPolicy", "WorkerPolicy", "DriverPolicy", "MaintenancePolicy")
+        for policy in ("ReaderPolicy", "WorkerPolicy", "DriverPolicy", "MaintenancePolicy", "UiPolicy")
         for statement in statements(policy)
         for action in ([statement["Action"]] if isinstance(statement["Action"], str) else statement["Action"])
     }

@@ -1,27 +1,28 @@
 """The manifests, as kustomize renders them: valid for the API, and as closed as they claim."""
 
+import re
 from typing import Any
 
 import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 
-from tests.infra.tools import OVERLAYS, objects, of_kind
-
-VERSION = "1.33"
-"""The Kubernetes release whose schemas hold; infra/aws/cluster.yaml makes a cluster of it."""
+from tests.infra.tools import KUBERNETES_VERSION, OVERLAYS, objects, of_kind
 
 KUEUE = "kueue.x-k8s.io/v1beta2"
 FOREIGN = {KUEUE, "karpenter.sh/v1"}
 """Kinds of custom resources, whose schemas no package has."""
 
+WORKER_LABEL = "progdistill/job"
+"""What the launcher labels its pods with."""
+
 rendered = pytest.mark.parametrize("overlay", OVERLAYS)
 
 
-@rendered
-def test_every_object_is_valid_for_the_api(overlay: str) -> None:
-    for one in objects(overlay):
+@pytest.mark.parametrize("folder", [*OVERLAYS, "metaflow"])
+def test_every_object_is_valid_for_the_api(folder: str) -> None:
+    for one in objects(folder):
         if one["apiVersion"] not in FOREIGN:
-            kubernetes_validate.validate(one, VERSION, strict=True)
+            kubernetes_validate.validate(one, KUBERNETES_VERSION, strict=True)
 
 
 @rendered
@@ -37,60 +38,77 @@ def test_everything_namespaced_is_in_the_one_namespace(overlay: str) -> None:
     assert elsewhere in ([], ["amazon-vpc-cni"])
 
 
-@rendered
-def test_the_namespace_admits_restricted_pods_only(overlay: str) -> None:
-    (namespace,) = of_kind(overlay, "Namespace")
+@pytest.mark.parametrize("folder", [*OVERLAYS, "metaflow"])
+def test_the_namespace_admits_restricted_pods_only(folder: str) -> None:
+    (namespace,) = of_kind(folder, "Namespace")
     assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
 
 
-def _pods(overlay: str) -> list[dict[str, Any]]:
-    pods = [one["spec"]["jobTemplate"]["spec"]["template"] for one in of_kind(overlay, "CronJob")]
-    assert len(pods) == 3
-    known = {"CronJob", "Deployment", "StatefulSet", "DaemonSet", "Job", "Pod"}
-    assert {one["kind"] for one in objects(overlay)} & known == {"CronJob"}, "another workload to look at"
+workloads = pytest.mark.parametrize("folder", [*OVERLAYS, "metaflow"])
+
+
+def _pods(folder: str) -> list[dict[str, Any]]:
+    pods = [one["spec"]["jobTemplate"]["spec"]["template"]["spec"] for one in of_kind(folder, "CronJob")]
+    pods += [one["spec"]["template"]["spec"] for one in of_kind(folder, "Deployment")]
+    others = {"StatefulSet", "DaemonSet", "Job", "Pod"} & {one["kind"] for one in objects(folder)}
+    assert pods and not others, "another kind of workload to look at"
     return pods
 
 
-@rendered
-def test_pods_are_non_root_and_read_only_with_bounded_resources(overlay: str) -> None:
-    for pod in _pods(overlay):
-        assert pod["spec"]["securityContext"]["runAsNonRoot"] is True
-        assert pod["spec"]["securityContext"]["runAsUser"] > 0
-        assert pod["spec"]["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-        assert pod["spec"]["automountServiceAccountToken"] is False
-        for container in pod["spec"]["containers"]:
-            context = container["securityContext"]
-            assert context["readOnlyRootFilesystem"] is True
-            assert context["allowPrivilegeEscalation"] is False
-            assert context["capabilities"] == {"drop": ["ALL"]}
-            assert {"cpu", "memory", "ephemeral-storage"} <= set(container["resources"]["requests"])
-            assert {"memory", "ephemeral-storage"} <= set(container["resources"]["limits"])
-            assert {"name": "tmp", "mountPath": "/tmp"} in container["volumeMounts"]
+def _containers(folder: str) -> list[dict[str, Any]]:
+    return [one for pod in _pods(folder) for one in (*pod.get("initContainers", ()), *pod["containers"])]
 
 
-@rendered
-def test_pods_use_accounts_and_configuration_that_exist(overlay: str) -> None:
-    accounts = {one["metadata"]["name"] for one in of_kind(overlay, "ServiceAccount")}
-    maps = {one["metadata"]["name"] for one in of_kind(overlay, "ConfigMap")}
-    assert accounts == {"progdistill-driver", "progdistill-worker", "progdistill-maintenance"}
-    for pod in _pods(overlay):
-        assert pod["spec"]["serviceAccountName"] in accounts
-        for source in pod["spec"]["containers"][0]["envFrom"]:
-            assert source["configMapRef"]["name"] in maps
+@workloads
+def test_pods_are_non_root_and_hold_no_token_of_the_cluster(folder: str) -> None:
+    for pod in _pods(folder):
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["runAsUser"] > 0
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert pod["automountServiceAccountToken"] is False
 
 
-@rendered
-def test_every_image_is_pinned_to_one_version(overlay: str) -> None:
-    for pod in _pods(overlay):
-        for container in pod["spec"]["containers"]:
-            _, _, version = container["image"].rpartition(":")
-            assert version[0].isdigit(), f"{container['image']} is not pinned"
+@workloads
+def test_containers_are_read_only_unprivileged_and_say_what_they_need(folder: str) -> None:
+    for container in _containers(folder):
+        context = container["securityContext"]
+        assert context["readOnlyRootFilesystem"] is True
+        assert context["allowPrivilegeEscalation"] is False
+        assert context["capabilities"] == {"drop": ["ALL"]}
+        assert {"cpu", "memory"} <= set(container["resources"]["requests"])
+        assert "memory" in container["resources"]["limits"]
+        assert {"name": "tmp", "mountPath": "/tmp"} in container["volumeMounts"]
 
 
-@rendered
-def test_no_manifest_holds_a_secret(overlay: str) -> None:
-    assert of_kind(overlay, "Secret") == []
-    for settings in of_kind(overlay, "ConfigMap"):
+@workloads
+def test_pods_use_accounts_and_configuration_that_exist(folder: str) -> None:
+    accounts = {one["metadata"]["name"] for one in of_kind(folder, "ServiceAccount")}
+    maps = {one["metadata"]["name"] for one in of_kind(folder, "ConfigMap")}
+    assert {pod["serviceAccountName"] for pod in _pods(folder)} <= accounts
+    for container in _containers(folder):
+        named = {
+            source["configMapRef"]["name"] for source in container["envFrom"] if "configMapRef" in source
+        }
+        assert named and named <= maps
+
+
+@workloads
+def test_every_image_is_pinned_to_one_version(folder: str) -> None:
+    for container in _containers(folder):
+        assert re.search(r":[a-z-]*\d+\.\d+\.\d+[a-z-]*$", container["image"]), container["image"]
+
+
+@workloads
+def test_every_selector_of_a_service_finds_pods(folder: str) -> None:
+    labels = [one["spec"]["template"]["metadata"]["labels"] for one in of_kind(folder, "Deployment")]
+    for service in of_kind(folder, "Service"):
+        assert any(service["spec"]["selector"].items() <= one.items() for one in labels)
+
+
+@workloads
+def test_no_manifest_holds_a_secret(folder: str) -> None:
+    assert of_kind(folder, "Secret") == []
+    for settings in of_kind(folder, "ConfigMap"):
         names = " ".join(settings["data"]).upper()
         assert not any(word in names for word in ("SECRET", "PASSWORD", "TOKEN", "ACCESS_KEY"))
 
@@ -106,12 +124,22 @@ def test_all_traffic_is_denied_but_for_what_policies_name(overlay: str) -> None:
 @rendered
 def test_neither_workers_nor_maintenance_reach_the_api_server(overlay: str) -> None:
     policies = {one["metadata"]["name"]: one["spec"] for one in of_kind(overlay, "NetworkPolicy")}
-    (selector,) = policies["drivers-to-cluster"]["podSelector"]["matchExpressions"]
-    assert (selector["operator"], selector["values"]) == ("NotIn", ["worker", "maintenance"])
+    selectors = policies["drivers-to-cluster"]["podSelector"]["matchExpressions"]
+    assert selectors == [
+        {"key": WORKER_LABEL, "operator": "DoesNotExist"},
+        {"key": "app.kubernetes.io/component", "operator": "NotIn", "values": ["maintenance"]},
+    ]
+    workers = policies["workers-among-themselves"]["podSelector"]
+    assert workers == {"matchExpressions": [{"key": WORKER_LABEL, "operator": "Exists"}]}
     (blocks, *_) = policies["object-store"]["egress"]
     assert {"10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16"} <= set(
         blocks["to"][0]["ipBlock"]["except"]
     )
+
+
+def test_the_label_of_workers_is_the_launchers() -> None:
+    manifest = pytest.importorskip("progdistill.jobs.kubernetes_manifest", reason="no launcher here yet")
+    assert manifest.JOB_LABEL == WORKER_LABEL
 
 
 @rendered

@@ -15,6 +15,9 @@ INFRA = ROOT / "infra"
 KUBERNETES = INFRA / "kubernetes"
 OVERLAYS = sorted(f"overlays/{path.name}" for path in (KUBERNETES / "overlays").iterdir())
 
+KUBERNETES_VERSION = "1.33"
+"""The release whose schemas hold; infra/aws/cluster.yaml makes a cluster of it."""
+
 
 def tool(name: str) -> str:
     """Path of a program that a package puts beside the interpreter."""
