@@ -174,10 +174,11 @@ def test_drivers_have_metaflows_datastore_and_workers_have_not() -> None:
         assert not allows(WORKER, action, f"{BUCKET}/metaflow/DistillFlow/1")
 
 
-def test_drivers_can_publish_a_dataset_and_remove_its_mark_alone() -> None:
-    assert allows(DRIVER, "s3:PutObject", f"{BUCKET}/datasets/flowers/manifest.json")
-    assert allows(DRIVER, "s3:DeleteObject", f"{BUCKET}/datasets/flowers/{publish.UPLOADING_KEY}")
-    assert not allows(DRIVER, "s3:DeleteObject", f"{BUCKET}/datasets/flowers/manifest.json")
+@pytest.mark.parametrize("dataset", ["datasets/flowers", "models/datasets/digits"])
+def test_drivers_can_publish_a_dataset_and_remove_its_mark_alone(dataset: str) -> None:
+    assert allows(DRIVER, "s3:PutObject", f"{BUCKET}/{dataset}/manifest.json")
+    assert allows(DRIVER, "s3:DeleteObject", f"{BUCKET}/{dataset}/{publish.UPLOADING_KEY}")
+    assert not allows(DRIVER, "s3:DeleteObject", f"{BUCKET}/{dataset}/manifest.json")
 
 
 def _rules() -> list[dict[str, Any]]:

@@ -1,11 +1,14 @@
 """The stack for one's desk: valid, on this machine alone, pinned; its S3 server is run as the file says."""
 
+import contextlib
 import json
 import os
 import re
 import subprocess
+import time
 import urllib.error
 import urllib.request
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -96,19 +99,23 @@ def desk_server(tmp_path: Path) -> Any:
         process.wait()
 
 
+def _wait_for(endpoint: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
+    """Poll: the server says nothing when it is ready. Asking without a pause would take its port."""
+    while process.poll() is None:
+        with contextlib.suppress(urllib.error.URLError, OSError, HTTPException):
+            urllib.request.urlopen(f"{endpoint}/healthz", timeout=5).close()
+            return
+        time.sleep(0.1)
+    raise RuntimeError(f"the S3 server did not start:\n{log.read_text(errors='replace')[-2000:]}")
+
+
 def test_the_s3_server_starts_makes_its_buckets_and_lets_only_the_keys_in(
     desk_server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     process, endpoint, master, keys = desk_server
     (script,) = SERVICES["buckets"]["command"]
     script = script.replace("weed ", f"{server_binary()} ").replace("s3:9333", master)
-    while True:
-        assert process.poll() is None, (tmp_path / "server.log").read_text()
-        try:
-            urllib.request.urlopen(f"{endpoint}/healthz", timeout=5).close()
-            break
-        except (urllib.error.URLError, OSError):
-            continue
+    _wait_for(endpoint, process, tmp_path / "server.log")
     subprocess.run(["/bin/sh", "-c", script], check=True, capture_output=True, timeout=60)
     for name, value in keys.items():
         monkeypatch.setenv(name, value)
