@@ -13,7 +13,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 
-from progdistill.artifacts.checkpoint import load_manifest
 from progdistill.artifacts.records import publish_record, read_record
 from progdistill.artifacts.store import Store, open_store
 from progdistill.errors import ProgdistillError
@@ -75,30 +74,12 @@ def _work(
 ) -> tuple[str, list[tuple[int, float]]]:
     spec = request.spec
     if isinstance(spec, PrepareEvaluatorSpec | EvaluateSpec):
-        return (_evaluate(spec, request, store, rank) if rank.rank == 0 else ""), []
+        from progdistill.jobs.measure import run_measuring
+
+        return run_measuring(request, store, rank), []
     from progdistill.jobs.train import run_training
 
     return run_training(request, store, rank, should_stop)
-
-
-def _evaluate(
-    spec: PrepareEvaluatorSpec | EvaluateSpec, request: JobRequest, store: Store, rank: Rank
-) -> str:
-    from progdistill.evaluation.evaluate import evaluate_checkpoint, prepare_evaluator
-
-    device = str(rank.device)
-    if isinstance(spec, PrepareEvaluatorSpec):
-        return prepare_evaluator(store, spec.evaluation, request.dataset, device=device).id
-    record = evaluate_checkpoint(
-        store,
-        load_manifest(store, spec.checkpoint),
-        None if spec.baseline is None else load_manifest(store, spec.baseline),
-        spec.num_steps,
-        spec.evaluation,
-        request.dataset,
-        device=device,
-    )
-    return record.model_dump_json()
 
 
 def main(path: str) -> int:
