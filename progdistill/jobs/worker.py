@@ -15,7 +15,7 @@ from types import FrameType
 
 from progdistill.artifacts.records import publish_record, read_record
 from progdistill.artifacts.store import Store, open_store
-from progdistill.errors import ProgdistillError
+from progdistill.errors import ProgdistillError, WorkInterrupted
 from progdistill.jobs.spec import (
     EvaluateSpec,
     JobRequest,
@@ -29,13 +29,16 @@ from progdistill.training.device import Rank
 class StopSignal:
     """Whether to stop: a signal came, or the process that asked for the work is gone."""
 
-    def __init__(self, driver_process_id: int | None) -> None:
-        self._asked, self._driver = False, driver_process_id
+    def __init__(self, driver_process_id: int | None, at_once: str | None = None) -> None:
+        """With `at_once` a signal raises WorkInterrupted with these words, wherever the work is."""
+        self._asked, self._driver, self._at_once = False, driver_process_id, at_once
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._ask)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self._asked = True
+        if self._at_once is not None:
+            raise WorkInterrupted(self._at_once)
 
     def __call__(self) -> bool:
         return self._asked or self._driver_is_gone()
@@ -86,7 +89,10 @@ def main(path: str) -> int:
     """Do the job that the file describes; return the exit status."""
     request = JobRequest.model_validate_json(Path(path).read_text())
     try:
-        stop = StopSignal(request.driver_process_id)
+        measuring = isinstance(request.spec, PrepareEvaluatorSpec | EvaluateSpec)
+        stop = StopSignal(
+            request.driver_process_id, "stopped; what is measured is kept" if measuring else None
+        )
         rank = Rank(request.compute.device, request.compute.threads_per_rank)
         run_job(request, rank, stop)
         rank.close()
