@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from progdistill.artifacts.faults import reach
 from progdistill.evaluation.evaluator import Evaluator
 from progdistill.evaluation.measurement import Question
 from progdistill.evaluation.pictures import Pixels
@@ -59,6 +60,7 @@ def measure_shard(
         shown.append(images[: max(question.shown_samples - index, 0)].permute(0, 2, 3, 1).cpu().numpy())
         index += len(images)
         progress.advance(len(images))
+        reach("evaluation.batch")
     if statistics is None:
         raise ValueError(f"a shard has samples, not {indices}")
     return ShardResult(statistics, np.concatenate(shown), watch.sampling_seconds, watch.evaluation_seconds)

@@ -114,11 +114,19 @@ class GuideSpec(_StudentSpec):
 TrainingSpec = TrainBaseSpec | DistillSpec | GuideSpec
 
 
-class PrepareEvaluatorSpec(_Spec):
+class _MeasuringSpec(_Spec):
+    evaluation: EvaluationSettings
+
+    @property
+    def id(self) -> str:
+        """That of the job on one rank: no figure depends on how many share the work."""
+        return super().id if self.ranks == 1 else self.model_copy(update={"ranks": 1}).id
+
+
+class PrepareEvaluatorSpec(_MeasuringSpec):
     """Train or fetch the evaluator, and measure the real images with it."""
 
     kind: Literal["prepare_evaluator"] = "prepare_evaluator"
-    evaluation: EvaluationSettings
 
     @property
     def label(self) -> str:
@@ -126,14 +134,13 @@ class PrepareEvaluatorSpec(_Spec):
         return "evaluator"
 
 
-class EvaluateSpec(_Spec):
+class EvaluateSpec(_MeasuringSpec):
     """Measure one checkpoint and its baseline at one number of steps."""
 
     kind: Literal["evaluate"] = "evaluate"
     checkpoint: str
     baseline: str | None
     num_steps: int
-    evaluation: EvaluationSettings
 
     @property
     def label(self) -> str:

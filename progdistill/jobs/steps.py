@@ -127,6 +127,7 @@ class RunSteps:
         baseline = baseline_of(self._store, load_manifest(self._store, checkpoint["id"]))
         spec = EvaluateSpec(
             **self._shared,
+            ranks=self._ranks,
             checkpoint=checkpoint["id"],
             baseline=None if baseline is None else baseline.id,
             num_steps=self._settings.ladder[rung],

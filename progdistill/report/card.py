@@ -38,7 +38,7 @@ def report_components(run: ReportInput) -> list[Any]:
 
 
 def embedded_page(page: str, title: str) -> Markdown:
-    """A self-contained page, scripts included, as a component: Metaflow's cards run no scripts of ours."""
+    """A self-contained page as a component, in a frame of its own, where its scripts run."""
     # Markdown would end the frame at an empty line.
     source = html.escape(page).replace("\n", "&#10;")
     style = "width: 100%; height: 75vh; border: 0"
