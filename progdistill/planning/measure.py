@@ -9,6 +9,7 @@ from progdistill.artifacts.checkpoint import TrainingFigures, load_manifest
 from progdistill.artifacts.store import open_store
 from progdistill.config import LauncherName, Settings
 from progdistill.errors import LostInvariantError
+from progdistill.jobs.nursery import nursery
 from progdistill.jobs.steps import RunSteps
 from progdistill.planning.rates import Rate
 from progdistill.planning.work import Kind
@@ -23,7 +24,8 @@ Measured = tuple[str, TrainingFigures]
 
 def measure_here(run: PreparedRun, updates: int) -> list[Rate]:
     """The rates of the run's kinds of training on this machine, each over that many updates."""
-    few, more = _train(run, WARM_UP), _train(run, WARM_UP + updates)
+    with nursery():
+        few, more = _train(run, WARM_UP), _train(run, WARM_UP + updates)
     return [_rate(kind, few[kind], more[kind]) for kind in more]
 
 
