@@ -61,11 +61,12 @@ class DistillFlow(FlowSpec):
     @step
     def start(self):
         """Resolve and validate the whole configuration, and print the plan."""
+        from progdistill.planning.estimate import estimate
         from progdistill.prepare import prepare_run
 
         names = [field_name(option.name) for option in RUN_OPTIONS]
         prepared = prepare_run(options_from_namespace({name: getattr(self, name) for name in names}))
-        print(prepared.describe(), flush=True)
+        print(prepared.describe(), estimate(prepared).describe(), sep="\n", flush=True)
         self.run_facts = prepared.model_dump(mode="json")
         self.started_at = datetime.now(UTC).isoformat()
         self.next(self.train_base)

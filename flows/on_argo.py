@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from metaflow import FlowMutator, Parameter
 from metaflow.exception import MetaflowException
-from metaflow.metaflow_config import KUBERNETES_CONTAINER_IMAGE
+from metaflow.metaflow_config import DATASTORE_SYSROOT_S3, KUBERNETES_CONTAINER_IMAGE
 
 from progdistill.errors import UsageError
 from progdistill.options import RUN_OPTIONS, RunOptions, assignments, field_name, options_from_namespace
@@ -37,16 +37,19 @@ class OnArgo(FlowMutator):
     """Applies the deployment where Argo is concerned; `run` and `resume` on this machine have none of it."""
 
     def pre_mutate(self, mutable_flow):
-        """Give the steps their pods; when Argo is told of the flow, also its schedule and its options."""
-        compiling, in_pod = "argo-workflows" in sys.argv, "ARGO_WORKFLOW_TEMPLATE" in os.environ
-        if not (compiling or in_pod):
+        """Give the steps their pods; where the flow is deployed, also its schedule and its options."""
+        telling_argo, in_pod = "argo-workflows" in sys.argv, "ARGO_WORKFLOW_TEMPLATE" in os.environ
+        if not (telling_argo or in_pod):
             return
         from progdistill.deployment import DeploymentSettings
 
         deployment = DeploymentSettings.model_validate(dict(mutable_flow.configs)["deployment"].to_dict())
-        if compiling:
+        if telling_argo and "create" in sys.argv:
             _require_image(deployment)
             _add_schedule(mutable_flow, deployment)
+            _set_parameters(mutable_flow, deployed_options(deployment))
+        elif telling_argo:
+            _set_parameters(mutable_flow, RunOptions())  # `trigger` sends what is typed, Argo has the rest
         steps = dict(mutable_flow.steps)
         if unknown := sorted(deployment.steps.keys() - steps.keys()):
             known = ", ".join(steps)
@@ -56,8 +59,7 @@ class OnArgo(FlowMutator):
 
 
 def _require_image(deployment: "DeploymentSettings") -> None:
-    creating = "create" in sys.argv and "--only-json" not in sys.argv
-    if creating and not (deployment.image or KUBERNETES_CONTAINER_IMAGE):
+    if "--only-json" not in sys.argv and not (deployment.image or KUBERNETES_CONTAINER_IMAGE):
         raise MetaflowException(
             "deployment: no image is named, and Metaflow's own lacks what this package needs: set `image`, or"
             " METAFLOW_KUBERNETES_CONTAINER_IMAGE in your Metaflow profile"
@@ -71,15 +73,18 @@ def deployed_options(deployment: "DeploymentSettings") -> RunOptions:
     given = {field_name(name): value for name, value in deployment.options.items()}
     if isinstance(changes := given.get("set"), dict):
         given["set"] = assignments(changes)
-    options = options_from_namespace(given)
-    check_like(options)
+    try:
+        options = options_from_namespace(given)
+        check_like(options)
+    except UsageError as error:
+        raise MetaflowException(str(error)) from None
     if any(" " in assignment for assignment in options.set):
-        raise UsageError("deployment: values of options.set hold no spaces: Argo passes them on as one text")
-    root = os.environ.get("METAFLOW_DATASTORE_SYSROOT_S3")
-    if options.store is None and root:
-        options = options.model_copy(update={"store": f"{root.rstrip('/')}/{STORE_IN_DATASTORE}"})
+        raise MetaflowException("deployment: values in options.set hold no spaces: Argo hands on one text")
+    if options.store is None and DATASTORE_SYSROOT_S3:
+        beside = f"{DATASTORE_SYSROOT_S3.rstrip('/')}/{STORE_IN_DATASTORE}"
+        options = options.model_copy(update={"store": beside})
     if options.store is None or "://" not in options.store:
-        raise UsageError(
+        raise MetaflowException(
             f"deployment: store is {options.store or 'not set'}, but a pod's disk is gone when the pod ends:"
             " set options.store or PROGDISTILL_STORE to s3://bucket/prefix"
         )
@@ -87,13 +92,12 @@ def deployed_options(deployment: "DeploymentSettings") -> RunOptions:
 
 
 def _add_schedule(mutable_flow, deployment: "DeploymentSettings") -> None:
-    try:
-        options = deployed_options(deployment)
-    except UsageError as error:
-        raise MetaflowException(str(error)) from None
     if deployment.cron:
         schedule = {"cron": deployment.cron, "timezone": deployment.timezone}
         mutable_flow.add_decorator("schedule", deco_kwargs=schedule)
+
+
+def _set_parameters(mutable_flow, options: RunOptions) -> None:
     for option in RUN_OPTIONS:
         name, value = field_name(option.name), getattr(options, field_name(option.name))
         # Argo hands a list on as text that no command line reads; a pod parts text at its spaces.

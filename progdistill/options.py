@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict
 from progdistill.errors import UsageError
 
 DEFAULTS_FILE = "progdistill.toml"
+PRICES_TABLE = "prices"
+"""A table of that file that is no option: see `planning/prices.py`."""
 
 
 class RunOption(NamedTuple):
@@ -136,6 +138,7 @@ def _file_defaults(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path} is not valid TOML: {error}") from None
     known = {option.name: option for option in RUN_OPTIONS}
     defaults: dict[str, Any] = {}
+    table.pop(PRICES_TABLE, None)
     for name, value in table.items():
         if name not in known:
             raise UsageError(

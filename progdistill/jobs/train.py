@@ -19,7 +19,7 @@ from progdistill.jobs.live import LiveTraining, forget_samples
 from progdistill.jobs.spec import DistillSpec, GuideSpec, JobRequest, TrainBaseSpec, TrainingSpec
 from progdistill.models.config import DenoiserConfig
 from progdistill.models.denoiser import Denoiser, build_denoiser, save_weights, student_of
-from progdistill.training.circumstances import circumstances
+from progdistill.training.circumstances import circumstances, peak_memory_bytes
 from progdistill.training.device import Rank
 from progdistill.training.guidance import GUIDANCE_WEIGHT
 from progdistill.training.loop import Trained, TrainingTask, train
@@ -111,6 +111,9 @@ def _publish(spec: TrainingSpec, request: JobRequest, store: Store, rank: Rank, 
         seconds=trained.seconds,
         images_per_second=images / max(trained.seconds, 1e-9),
         final_loss=trained.loss_curve[-1][1] if trained.loss_curve else None,
+        job=spec.kind,
+        ranks=rank.ranks,
+        peak_memory_bytes=peak_memory_bytes(on_gpu=rank.device.type == "cuda"),
     )
     if isinstance(spec, TrainBaseSpec):
         kind, steps, parent, config = CheckpointKind.BASE, None, None, spec.model

@@ -23,10 +23,7 @@ FOUND = "found finished in the store"
 @pytest.fixture
 def folder(finished: Path, tmp_path: Path) -> Path:
     """A copy of the folder of a finished run."""
-    first = min((finished / "runs").glob("[0-9]*"))  # others may have gone on from it
-    shutil.copytree(first, tmp_path / "work" / "runs" / first.name)
-    shutil.copytree(finished / ".progdistill", tmp_path / "work" / ".progdistill")
-    (tmp_path / "work" / "runs" / "latest").symlink_to(first.name)
+    shutil.copytree(finished, tmp_path / "work", symlinks=True)
     return tmp_path / "work"
 
 

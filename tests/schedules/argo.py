@@ -25,7 +25,8 @@ PRIVATE_MNT = ("unshare", "--map-root-user", "--mount", "bash", "-c", 'mount --b
 
 def can_run_pods() -> bool:
     """Whether this machine lets processes mount privately."""
-    return subprocess.run([*PRIVATE_MNT, "/", "true"], capture_output=True).returncode == 0
+    here = str(Path(__file__).parent)
+    return subprocess.run([*PRIVATE_MNT, here, "true"], capture_output=True).returncode == 0
 
 
 class PodFailed(Exception):
@@ -47,6 +48,7 @@ class Workflow:
             "retries": "0",
             **{f"workflow.parameters.{key}": value for key, value in (defaults | given).items()},
         }
+        self.run_id = f"argo-{name}"
         self.pods: list[tuple[str, str]] = []
         """Template and output of every pod, in order."""
 

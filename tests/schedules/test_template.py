@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import pytest
 
 from progdistill.options import RUN_OPTIONS
 from tests.artifacts.s3_server import ENVIRONMENT
-from tests.schedules.conftest import compile_flow, parameters_of, pods_of, templates_of
+from tests.end_to_end.running import command
+from tests.schedules.conftest import compile_flow, datastore, parameters_of, pods_of, templates_of
 
 STEPS = {
     *("start", "train_base", "distill", "plan_evaluation", "evaluate_fid", "collect", "report", "end"),
@@ -110,6 +112,23 @@ def test_by_default_every_sunday_the_run_of_production_is_done_anew(default: dic
     assert given == {"like": "production", "store": "s3://flows/metaflow/progdistill"}
     requests = pods_of(default)["distill"]["container"]["resources"]["requests"]
     assert requests == {"cpu": "1", "memory": "4096M", "ephemeral-storage": "10240M"}
+
+
+def test_a_run_triggered_by_hand_is_told_only_what_was_typed(flows_bucket: str, tmp_path: Path) -> None:
+    """A default here would go before the deployment's own, which Argo holds."""
+    line = command("--datastore", "s3", "argo-workflows", "trigger", "--help")
+    typed = {"PROGDISTILL_STORE": "s3://this/machine"}
+    done = subprocess.run(
+        line, cwd=tmp_path, env=datastore(flows_bucket, **typed), capture_output=True, text=True
+    )
+    assert done.returncode == 0 and all(f"--{option.name} " in done.stdout for option in RUN_OPTIONS)
+    assert "[default" not in done.stdout
+
+
+def test_a_deployment_without_an_image_is_looked_at_but_not_made(flows_bucket: str, tmp_path: Path) -> None:
+    line = command("--datastore", "s3", "argo-workflows", "create")
+    done = subprocess.run(line, cwd=tmp_path, env=datastore(flows_bucket), capture_output=True, text=True)
+    assert done.returncode != 0 and "no image is named" in done.stderr
 
 
 @pytest.mark.parametrize(
