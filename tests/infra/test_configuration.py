@@ -2,21 +2,20 @@
 
 import re
 import shutil
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from progdistill.config import Settings, settings_from
-from progdistill.options import options_from_namespace
+from progdistill.options import RUN_OPTIONS, options_from_namespace
 from tests.infra.tools import INFRA, ROOT, of_kind
 
 launcher = pytest.mark.skipif(
     "cluster" not in Settings.model_fields, reason="the Kubernetes launcher is not here yet"
 )
 schedules = pytest.mark.skipif(
-    find_spec("progdistill.deployment") is None, reason="deployments are not here yet"
+    "like" not in {option.name for option in RUN_OPTIONS}, reason="deployments are not here yet"
 )
 
 
