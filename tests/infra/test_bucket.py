@@ -156,8 +156,8 @@ def test_maintenances_policy_allows_collecting_garbage(
 @pytest.mark.parametrize("folder", ["blobs/", "checkpoints/", "jobs/", "aliases/", "runs/", "evaluations/"])
 def test_no_worker_or_driver_can_remove_what_a_run_left(folder: str) -> None:
     for policies in (READER, WORKER, DRIVER):
-        assert not allows(policies, "s3:DeleteObject", f"{BUCKET}/models/{folder}x")
-    assert allows(MAINTENANCE, "s3:DeleteObject", f"{BUCKET}/models/{folder}x")
+        assert not allows(policies, "s3:DeleteObject", f"{BUCKET}/models/{folder}x/result.json")
+    assert allows(MAINTENANCE, "s3:DeleteObject", f"{BUCKET}/models/{folder}x/result.json")
 
 
 def test_nobody_can_remove_a_version_for_good_or_change_the_bucket() -> None:
@@ -181,6 +181,16 @@ def test_drivers_can_publish_a_dataset_and_remove_its_mark_alone(dataset: str) -
     assert allows(DRIVER, "s3:PutObject", f"{BUCKET}/{dataset}/manifest.json")
     assert allows(DRIVER, "s3:DeleteObject", f"{BUCKET}/{dataset}/{publish.UPLOADING_KEY}")
     assert not allows(DRIVER, "s3:DeleteObject", f"{BUCKET}/{dataset}/manifest.json")
+
+
+def test_drivers_can_remove_the_request_of_a_job_but_not_its_result() -> None:
+    from progdistill.jobs import spec
+
+    if not hasattr(spec, "request_key"):
+        pytest.skip("the Kubernetes launcher is not here yet")
+    assert allows(DRIVER, "s3:DeleteObject", f"{BUCKET}/models/{spec.request_key('a' * 64)}")
+    assert not allows(DRIVER, "s3:DeleteObject", f"{BUCKET}/models/{spec.result_key('a' * 64)}")
+    assert not allows(WORKER, "s3:DeleteObject", f"{BUCKET}/models/{spec.request_key('a' * 64)}")
 
 
 def _rules() -> list[dict[str, Any]]:

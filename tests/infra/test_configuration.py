@@ -1,21 +1,21 @@
 """The configuration files to start from are what the program takes, and name what the manifests make."""
 
+import re
 import shutil
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from progdistill.config import Settings, settings_from
-from progdistill.options import options_from_namespace
-from tests.infra.tools import INFRA, of_kind
+from progdistill.options import RUN_OPTIONS, options_from_namespace
+from tests.infra.tools import INFRA, ROOT, of_kind
 
 launcher = pytest.mark.skipif(
     "cluster" not in Settings.model_fields, reason="the Kubernetes launcher is not here yet"
 )
 schedules = pytest.mark.skipif(
-    find_spec("progdistill.deployment") is None, reason="deployments are not here yet"
+    "like" not in {option.name for option in RUN_OPTIONS}, reason="deployments are not here yet"
 )
 
 
@@ -33,6 +33,15 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def _names(kind: str) -> set[str]:
     return {one["metadata"]["name"] for one in of_kind("overlays/gpu", kind)}
+
+
+def test_the_prices_that_the_guide_to_costs_shows_are_read(tmp_path: Path) -> None:
+    planning = pytest.importorskip("progdistill.planning.prices", reason="prices are not here yet")
+    (shown,) = re.findall(r"^```toml\n(.*?)^```$", (ROOT / "docs" / "costs.md").read_text(), re.M | re.S)
+    (tmp_path / "progdistill.toml").write_text(shown)
+    prices = planning.read_prices(tmp_path / "progdistill.toml")
+    assert prices.currency == "EUR"
+    assert prices.per_device_hour == {"NVIDIA H100 80GB HBM3": 2.5, "cpu": 0.05}
 
 
 @launcher
@@ -79,3 +88,20 @@ def test_steps_satisfy_the_restricted_pod_security_of_the_namespace() -> None:
     assert context["allow_privilege_escalation"] is False
     assert context["capabilities"] == {"drop": ["ALL"]}
     assert context["seccomp_profile"] == {"type": "RuntimeDefault"}
+
+
+@launcher
+def test_the_configuration_that_the_guide_to_tpus_shows_is_a_slice_of_four_hosts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (shown,) = re.findall(r"^```toml\n(.*?)^```$", (ROOT / "docs" / "tpu.md").read_text(), re.M | re.S)
+    (tmp_path / "progdistill.toml").write_text(shown)
+    monkeypatch.chdir(tmp_path)
+    cluster: Any = settings_from(options_from_namespace({})).cluster  # type: ignore[attr-defined,unused-ignore]
+    (flavor,) = [one for one in of_kind("overlays/tpu", "ResourceFlavor") if "tpu" in one["metadata"]["name"]]
+    for resources in (cluster.train, cluster.distill):
+        assert resources.host_count == 4
+        labels = flavor["spec"]["nodeLabels"]
+        assert labels["cloud.google.com/gke-tpu-accelerator"] == resources.tpu_type
+        assert labels["cloud.google.com/gke-tpu-topology"] == resources.tpu_topology
+        assert resources.queue in {one["metadata"]["name"] for one in of_kind("overlays/tpu", "LocalQueue")}

@@ -5,6 +5,7 @@ from typing import Any
 
 import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
+import yaml
 
 from tests.infra.tools import KUBERNETES_VERSION, OVERLAYS, objects, of_kind
 
@@ -103,6 +104,18 @@ def test_every_selector_of_a_service_finds_pods(folder: str) -> None:
     labels = [one["spec"]["template"]["metadata"]["labels"] for one in of_kind(folder, "Deployment")]
     for service in of_kind(folder, "Service"):
         assert any(service["spec"]["selector"].items() <= one.items() for one in labels)
+
+
+def test_argos_own_containers_are_admitted_by_the_namespace() -> None:
+    (settings,) = objects("argo")
+    kubernetes_validate.validate(settings, KUBERNETES_VERSION, strict=True)
+    executor = yaml.safe_load(settings["data"]["executor"])
+    assert {"cpu", "memory"} <= set(executor["resources"]["requests"])
+    # What the restricted level asks of a container whose pod says nothing.
+    assert executor["securityContext"]["runAsNonRoot"] is True
+    assert executor["securityContext"]["allowPrivilegeEscalation"] is False
+    assert executor["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert executor["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
 
 
 @workloads
