@@ -97,6 +97,9 @@ class Api:
                 raise left_out("resourceVersionMatch=Exact")
             items = [i for i in self.storage.list(route.resource, route.namespace or None) if matches(i)]
             version = str(self.storage.version)
+        limit = route.number("limit")
+        if limit and len(items) > limit:
+            raise left_out("lists in parts: leave out limit")
         resource = route.resource
         listed = {"kind": f"{resource.kind}List", "apiVersion": resource.api_version}
         return Answer(200, {**listed, "metadata": {"resourceVersion": version}, "items": items})
@@ -125,6 +128,8 @@ class Api:
                 raise bad_request("resourceVersion should not be set on objects to be created")
             metadata.pop(name, None)
         item.pop("status", None)
+        if resource is JOBS:
+            defaults.fill_before_validation(item)
         validation.check(resource, item)
         if resource.namespaced and self.storage.find(NAMESPACES, "", route.namespace) is None:
             raise not_found(NAMESPACES, route.namespace)

@@ -145,7 +145,8 @@ class Cluster:
             twin = new_pod(job, index_of(original))
             twin["spec"]["nodeName"] = original["spec"]["nodeName"]
             created = self.storage.create(PODS, twin)
-            self._kubelet.sync()
+            self._kubelet.sync()  # the container is being created
+            self._kubelet.sync()  # it runs
             return self.storage.get(PODS, created["metadata"]["namespace"], created["metadata"]["name"])
 
     def delete_job(self, name: str, namespace: str = "default", policy: str = "Background") -> None:
@@ -162,6 +163,12 @@ class Cluster:
         """It can be pulled again, and waiting pods start."""
         with self.storage.changed:
             self._kubelet.refused_images.discard(image)
+            self._kubelet.poke()
+
+    def refuse_pods(self, why: str | None) -> None:
+        """An admission plugin refuses new pods, as a used-up quota does; None lets them in again."""
+        with self.storage.changed:
+            self.storage.refuse_pods = why
             self._kubelet.poke()
 
     def add_node(self, node: Node) -> None:
