@@ -58,6 +58,31 @@ def test_a_failed_job_restarts_the_whole_set(cluster: Cluster, client: Client, t
     assert cluster.objects("jobsets")[0]["status"]["restarts"] in (1, 2)
 
 
+def test_restarts_are_bounded(cluster: Cluster, client: Client) -> None:
+    client.custom.create_namespaced_custom_object(
+        *_PLACE, _job_set("exit 1", failurePolicy={"maxRestarts": 1})
+    )
+    failed = _status(cluster, "Failed")
+    assert failed["reason"] == "ReachedMaxRestarts"
+    assert failed["message"] == (
+        "jobset failed due to reaching max number of restarts (first failed job: train-workers-0)"
+    )
+    assert cluster.objects("jobsets")[0]["status"]["restartsCountTowardsMax"] == 1
+
+
+def test_a_rule_fails_the_set_for_the_reason_of_the_job(cluster: Cluster, client: Client) -> None:
+    """ "Failure policy", "Rules": FailJobSet comes before any restart."""
+    manifest = _job_set("exit 2")
+    job_spec = manifest["spec"]["replicatedJobs"][0]["template"]["spec"]
+    codes = {"operator": "In", "values": [2]}
+    job_spec["podFailurePolicy"] = {"rules": [{"action": "FailJob", "onExitCodes": codes}]}
+    rule = {"action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}
+    manifest["spec"]["failurePolicy"] = {"maxRestarts": 5, "rules": [rule]}
+    client.custom.create_namespaced_custom_object(*_PLACE, manifest)
+    assert _status(cluster, "Failed")["reason"] == "FailJobSetFailurePolicyAction"
+    assert cluster.objects("jobsets")[0]["status"].get("restarts", 0) == 0
+
+
 def test_its_jobs_and_pods_go_with_the_job_set(cluster: Cluster, client: Client) -> None:
     client.custom.create_namespaced_custom_object(*_PLACE, _job_set("exec sleep 60"))
     cluster.wait_for(lambda: len(pods_in_phase(cluster, "Running")) == 2)

@@ -25,7 +25,10 @@ def test_a_pod_that_fits_nowhere_stays_pending_and_says_why(cluster: Cluster, cl
     client.core.create_namespaced_pod("default", pod("x", "true", container=container))
     scheduled = _refused(cluster)
     assert (scheduled["status"], scheduled["reason"]) == ("False", "Unschedulable")
-    assert scheduled["message"].startswith("0/1 nodes are available: 1 Insufficient nvidia.com/gpu. ")
+    assert scheduled["message"] == (
+        "0/1 nodes are available: 1 Insufficient nvidia.com/gpu."
+        " preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."
+    )
     [event] = cluster.wait_for(lambda: cluster.objects("events"))
     assert (event["type"], event["reason"]) == ("Warning", "FailedScheduling")
     assert event["message"] == scheduled["message"]
@@ -69,7 +72,7 @@ def test_a_taint_wants_a_toleration(tmp_path: Path) -> None:
     with running_cluster(tmp_path, nodes=[node]) as cluster:
         client = client_of(cluster)
         client.core.create_namespaced_pod("default", pod("x", "true"))
-        assert "1 node(s) had untolerated taint" in _refused(cluster)["message"]
+        assert "1 node(s) had untolerated taint {nvidia.com/gpu: present}. " in _refused(cluster)["message"]
         client.core.delete_namespaced_pod("x", "default")
         cluster.wait_for(lambda: not cluster.objects("pods"))
         tolerations = [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
@@ -92,7 +95,10 @@ def test_what_is_taken_is_taken_until_its_pod_has_ended(tmp_path: Path) -> None:
             return client.core.read_namespaced_pod("second", "default")
 
         cluster.wait_for(lambda: second().status.conditions)
-        assert second().status.conditions[0].reason == "Unschedulable"
+        assert second().status.conditions[0].message == (
+            "0/1 nodes are available: 1 Insufficient nvidia.com/gpu."
+            " preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."
+        )
         client.core.delete_namespaced_pod("first", "default")
         cluster.wait_for(lambda: second().status.phase == "Succeeded")
 

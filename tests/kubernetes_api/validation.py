@@ -10,6 +10,7 @@ import kubernetes_validate
 
 from tests.kubernetes_api import quantity
 from tests.kubernetes_api.errors import ApiError, bad_request, invalid, left_out
+from tests.kubernetes_api.job_set_failures import ACTIONS
 from tests.kubernetes_api.resources import JOB_SETS, JOBS, PODS, SERVICES, Resource
 from tests.kubernetes_api.storage import Object
 
@@ -303,6 +304,20 @@ def _job_set(item: Object) -> list[Cause]:
         raise left_out(f"spec.{unknown[0]} of a JobSet")
     if not spec.get("replicatedJobs"):
         return [required("spec.replicatedJobs")]
+    if (spec.get("successPolicy") or {}).get("operator", "All") != "All" or (
+        spec.get("successPolicy") or {}
+    ).get("targetReplicatedJobs"):
+        raise left_out("a successPolicy other than All of a JobSet")
+    policy = spec.get("failurePolicy") or {}
+    if unknown := sorted(set(policy) - {"maxRestarts", "rules"}):
+        raise left_out(f"spec.failurePolicy.{unknown[0]} of a JobSet")
+    for index, rule in enumerate(policy.get("rules") or []):
+        if rule.get("action") not in ACTIONS:
+            supported = ", ".join(f'"{action}"' for action in ACTIONS)
+            message = f'Unsupported value: "{rule.get("action")}": supported values: {supported}'
+            return [("FieldValueNotSupported", message, f"spec.failurePolicy.rules[{index}].action")]
+        if unknown := sorted(set(rule) - {"name", "action", "onJobFailureReasons", "targetReplicatedJobs"}):
+            raise left_out(f"spec.failurePolicy.rules[].{unknown[0]} of a JobSet")
     for replicated in spec["replicatedJobs"]:
         if unknown := sorted(set(replicated) - {"name", "replicas", "template"}):
             raise left_out(f"spec.replicatedJobs[].{unknown[0]} of a JobSet")
