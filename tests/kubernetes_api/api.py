@@ -270,19 +270,30 @@ class Api:
 
 
 def _check_immutable(resource: Resource, before: Object, new: Object) -> None:
+    old_spec, new_spec = before.get("spec", {}), new.get("spec", {})
     fields: tuple[str, ...] = ()
     if resource is JOBS:
         fields = ("selector", "template", "completionMode", "podFailurePolicy", "completions")
-    elif resource is PODS:
-        if before["spec"] != new["spec"]:
-            message = "Forbidden: pod updates may not change fields other than `spec.containers[*].image`,..."
-            raise invalid(resource, new["metadata"]["name"], [("FieldValueForbidden", message, "spec")])
+        if old_spec.get("suspend") and "startTime" not in before["status"]:
+            # "Mutable Scheduling Directives": how a queue places a job that it then resumes.
+            old_spec, new_spec = _without_placement(old_spec), _without_placement(new_spec)
+    elif resource is PODS and old_spec != new_spec:
+        message = "Forbidden: pod updates may not change fields other than `spec.containers[*].image`,..."
+        raise invalid(resource, new["metadata"]["name"], [("FieldValueForbidden", message, "spec")])
     elif resource is NODES:
         raise left_out("changes of nodes through the API")
     causes = [
-        validation.forbidden_change(f"spec.{name}", new["spec"].get(name))
+        validation.forbidden_change(f"spec.{name}", new_spec.get(name))
         for name in fields
-        if before["spec"].get(name) != new["spec"].get(name)
+        if old_spec.get(name) != new_spec.get(name)
     ]
     if causes:
         raise invalid(resource, new["metadata"]["name"], causes)
+
+
+def _without_placement(spec: dict[str, Any]) -> dict[str, Any]:
+    spec = copy.deepcopy(spec)
+    for name in ("nodeSelector", "tolerations", "schedulingGates"):
+        spec["template"]["spec"].pop(name, None)
+    spec["template"].pop("metadata", None)
+    return spec

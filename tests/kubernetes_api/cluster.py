@@ -105,8 +105,8 @@ class Cluster:
     def evict(self, pod: Object | str, reason: str = "PreemptionByScheduler") -> None:
         """Disrupt a pod: DisruptionTarget, then SIGTERM and the grace period.
 
-        All reasons but TerminationByKubelet delete the pod as well. As in a cluster, a process that exits
-        with 0 on SIGTERM leaves a pod that Succeeded.
+        TerminationByKubelet leaves a pod that Failed. The other reasons delete it; as in a cluster, a process
+        that exits with 0 on SIGTERM then leaves a pod that Succeeded.
         """
         with self.storage.changed:
             item = self._pod(pod)
@@ -117,15 +117,9 @@ class Cluster:
             )
             if reason != "TerminationByKubelet":
                 self.storage.delete(PODS, namespace, name)
-                return
-            self.storage.update(
-                PODS,
-                namespace,
-                name,
-                lambda t: t["status"].update(phase="Failed", reason="Evicted", message=message),
-            )
-            if container := self._kubelet.container(item):
-                container.terminate(item["spec"].get("terminationGracePeriodSeconds", 30))
+            elif container := self._kubelet.container(item):
+                container.evicted = message
+                container.terminate(item["spec"]["terminationGracePeriodSeconds"])
 
     def oom_kill(self, pod: Object | str) -> None:
         """The kernel kills the container for its memory: exit code 137, reason OOMKilled."""

@@ -238,7 +238,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _befall(self, fault: Fault) -> None:
         if fault.kind == "answer":
-            self._send(Answer(fault.status, errors.of_code(fault.status, fault.retry_after)))
+            self._send(Answer(fault.status, errors.of_code(fault.status, fault.retry_after, self.command)))
             return
         self._note(0)
         # Closing with no linger time sends RST, which a client sees as "connection reset by peer".

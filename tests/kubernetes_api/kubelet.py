@@ -142,6 +142,8 @@ class Kubelet:
         ended |= {"finishedAt": clock.stamp(), "containerID": f"test://{pod['metadata']['uid']}"}
 
         def change(target: Object) -> None:
+            if container.evicted is not None:
+                target["status"] |= {"phase": "Failed", "reason": "Evicted", "message": container.evicted}
             if target["status"].get("phase") not in ("Succeeded", "Failed"):
                 target["status"]["phase"] = "Failed" if exit_code else "Succeeded"
             _set_state(target, {"terminated": ended}, ready=False)

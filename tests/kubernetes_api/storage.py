@@ -74,8 +74,9 @@ class Storage:
             item = copy.deepcopy(item)
             metadata = item["metadata"]
             namespace, name = metadata.get("namespace", ""), metadata["name"]
-            if (resource.plural, namespace, name) in self._items:
-                raise errors.already_exists(resource, name)
+            if found := self._items.get((resource.plural, namespace, name)):
+                deleted = "deletionTimestamp" in found["metadata"]
+                raise (errors.being_deleted if deleted else errors.already_exists)(resource, name)
             if resource is PODS and self.refuse_pods is not None:
                 raise errors.forbidden(resource, name, self.refuse_pods)
             metadata.setdefault("uid", str(uuid.uuid4()))

@@ -4,7 +4,8 @@ import os
 from typing import Any
 
 from tests.kubernetes_api import Cluster
-from tests.kubernetes_api.clients import Client
+from tests.kubernetes_api.clients import Client, log_of
+from tests.kubernetes_api.conditions import condition
 from tests.kubernetes_api.manifests import job
 from tests.kubernetes_api.observing import conditions, finished, pods_in_phase
 
@@ -101,6 +102,18 @@ def test_an_eviction_counts_without_that_rule(cluster: Cluster, client: Client) 
     [pod] = cluster.wait_for(lambda: pods_in_phase(cluster, "Running"))
     cluster.evict(pod)
     assert conditions(finished(cluster))["Failed"] == "BackoffLimitExceeded"
+
+
+def test_a_pod_that_its_node_evicts_fails_whatever_it_exits_with(cluster: Cluster, client: Client) -> None:
+    """ "Node-pressure Eviction": the phase is Failed and the reason Evicted."""
+    command = "trap 'exit 0' TERM; echo up; while :; do sleep 0.05; done"
+    client.batch.create_namespaced_job("default", job("x", command, backoffLimit=0, pod=dict(_SLEEP)))
+    [pod] = cluster.wait_for(lambda: pods_in_phase(cluster, "Running"))
+    cluster.wait_for(lambda: log_of(client, pod["metadata"]["name"]) == "up\n")
+    cluster.evict(pod, reason="TerminationByKubelet")
+    [failed] = cluster.wait_for(lambda: pods_in_phase(cluster, "Failed"))
+    assert failed["status"]["reason"] == "Evicted"
+    assert condition(failed, "DisruptionTarget")["reason"] == "TerminationByKubelet"
 
 
 def test_an_ending_pod_is_replaced_when_it_has_ended(cluster: Cluster, client: Client, tmp_path: Any) -> None:

@@ -76,6 +76,15 @@ def test_the_status_subresource_changes_nothing_but_the_status(client: Client) -
     assert patched.status.failed == 3
 
 
+def test_a_queue_places_a_suspended_job(cluster: Cluster, client: Client) -> None:
+    """ "Jobs", "Mutable Scheduling Directives"."""
+    client.batch.create_namespaced_job("default", job("x", "true", suspend=True))
+    place = {"spec": {"suspend": False, "template": {"spec": {"nodeSelector": {"zone": "a"}}}}}
+    client.batch.patch_namespaced_job("x", "default", place)
+    [pod] = cluster.wait_for(lambda: cluster.objects("pods"))
+    assert pod["spec"]["nodeSelector"] == {"zone": "a"}
+
+
 def test_a_dry_run_checks_but_stores_nothing(client: Client) -> None:
     """API Concepts, "Dry-run"."""
     made = client.batch.create_namespaced_job("default", job("x", "true"), dry_run="All")

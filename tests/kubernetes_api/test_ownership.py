@@ -41,7 +41,8 @@ def test_foreground_keeps_the_job_until_its_pods_are_gone(
     left = client.batch.read_namespaced_job("x", "default").metadata
     assert left.deletion_timestamp and left.finalizers == ["foregroundDeletion"]
     cluster.wait_for(lambda: cluster.objects("pods")[0]["metadata"].get("deletionTimestamp"))
-    assert cluster.objects("jobs")
+    status = refusal(lambda: client.batch.create_namespaced_job("default", job("x", "true")))
+    assert status["message"] == 'object is being deleted: jobs.batch "x" already exists'
     (tmp_path / "go").write_text("")
     cluster.wait_for(lambda: not cluster.objects("jobs") and not cluster.objects("pods"))
 

@@ -6,7 +6,7 @@ Unknown fields are refused too, as with `fieldValidation=Strict`; the real serve
 import re
 from typing import Any
 
-import kubernetes_validate
+import kubernetes_validate  # type: ignore[import-untyped]
 
 from tests.kubernetes_api import quantity
 from tests.kubernetes_api.errors import ApiError, bad_request, invalid, left_out
