@@ -15,6 +15,9 @@ if os.environ.get("USER", "root") == "root":
     os.environ.setdefault("METAFLOW_USER", "progdistill")  # Metaflow refuses root
 os.environ.setdefault("METAFLOW_DATASTORE_SYSROOT_LOCAL", os.getcwd())  # else it is searched upwards
 
+# The headers hold the metadata service's key; pods have that from a Secret, not from the readable workflow.
+os.environ.setdefault("METAFLOW_ARGO_WORKFLOWS_ENV_VARS_TO_SKIP", "METAFLOW_SERVICE_HEADERS")
+
 # More tasks at once than cores only slow one another down; a job takes all accelerators there are.
 os.environ.setdefault("METAFLOW_RUN_MAX_WORKERS", str(1 if accelerators_here() else os.cpu_count() or 1))
 os.environ.setdefault("METAFLOW_RESUME_MAX_WORKERS", os.environ["METAFLOW_RUN_MAX_WORKERS"])

@@ -77,6 +77,7 @@ def compiled(flows_bucket: str, tmp_path_factory: pytest.TempPathFactory) -> dic
         folder,
         *("--config", "deployment", "deployment.toml"),
         AWS_SESSION_TOKEN="a-value-nobody-may-read",
+        METAFLOW_SERVICE_AUTH_KEY="a-value-nobody-may-read",
         PROGDISTILL_STORE="s3://models/team",
     )
     assert done.returncode == 0, done.stderr[-3000:]
