@@ -19,7 +19,7 @@ from botocore.exceptions import ClientError
 
 from progdistill.artifacts.s3_store import S3Store
 from tests.artifacts.s3_server import free_port, server_binary
-from tests.infra.tools import INFRA, run, tool
+from tests.infra.tools import INFRA, ROOT, run, tool
 
 FOLDER = INFRA / "local"
 STACK: dict[str, Any] = yaml.safe_load((FOLDER / "compose.yaml").read_text())
@@ -62,6 +62,11 @@ def test_secrets_come_from_the_environment_and_have_no_default() -> None:
         for name, value in service.get("environment", {}).items():
             if re.search("PASSWORD|PSWD|SECRET|ACCESS_KEY", name):
                 assert value.startswith("${"), name
+
+
+def test_the_file_with_the_secrets_is_never_committed() -> None:
+    assert ".env" in (ROOT / ".gitignore").read_text().splitlines()
+    assert (FOLDER / ".env.example").exists()
 
 
 def test_the_profile_for_the_desk_leads_to_the_stack() -> None:
