@@ -9,7 +9,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from progdistill.jobs.local import accelerators_here
+from progdistill.jobs.accelerators import accelerators_here
 
 if os.environ.get("USER", "root") == "root":
     os.environ.setdefault("METAFLOW_USER", "progdistill")  # Metaflow refuses root
@@ -19,7 +19,9 @@ os.environ.setdefault("METAFLOW_DATASTORE_SYSROOT_LOCAL", os.getcwd())  # else i
 os.environ.setdefault("METAFLOW_ARGO_WORKFLOWS_ENV_VARS_TO_SKIP", "METAFLOW_SERVICE_HEADERS")
 
 # More tasks at once than cores only slow one another down; a job takes all accelerators there are.
-os.environ.setdefault("METAFLOW_RUN_MAX_WORKERS", str(1 if accelerators_here() else os.cpu_count() or 1))
+os.environ.setdefault(
+    "METAFLOW_RUN_MAX_WORKERS", str(1 if accelerators_here().number else os.cpu_count() or 1)
+)
 os.environ.setdefault("METAFLOW_RESUME_MAX_WORKERS", os.environ["METAFLOW_RUN_MAX_WORKERS"])
 
 from metaflow import Config, FlowSpec, Parameter, card, current, step

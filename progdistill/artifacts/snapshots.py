@@ -10,6 +10,7 @@ import threading
 import time
 import uuid
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -182,6 +183,23 @@ class Snapshot:
                 whole = set(file.keys()) - set(shard.slices)
                 tensors |= {name: file.get_tensor(name) for name in whole}
         return tensors | {name: self.load_flat(name, 0, length) for name, length in lengths.items()}
+
+    def read_flat(self, name: str, offset: int, length: int) -> Shaped[Tensor, "length"]:
+        """Return `length` elements from `offset` of any tensor, flattened; split or whole when written."""
+        path = self._files_of_whole.get(name)
+        if path is None:
+            return self.load_flat(name, offset, length)
+        with safe_open(path, framework="pt") as file:
+            stored: Tensor = file.get_tensor(name).flatten()
+        return stored[offset : offset + length]
+
+    @cached_property
+    def _files_of_whole(self) -> dict[str, Path]:
+        found: dict[str, Path] = {}
+        for shard, path in self._shards:
+            with safe_open(path, framework="pt") as file:
+                found |= dict.fromkeys(set(file.keys()) - set(shard.slices), path)
+        return found
 
     def load_flat(self, name: str, offset: int, length: int) -> Shaped[Tensor, "length"]:
         """Return `length` elements from `offset` of a split tensor, for a rank of any world size."""

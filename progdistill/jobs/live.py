@@ -18,7 +18,7 @@ from progdistill.jobs.events import Listener, TrainingEvent, say
 from progdistill.jobs.spec import TrainBaseSpec, TrainingSpec
 from progdistill.models.denoiser import Denoiser
 from progdistill.training.config import LiveSettings
-from progdistill.training.loop import TrainingState
+from progdistill.training.state import TrainingState
 
 FOLDER = "live/"
 

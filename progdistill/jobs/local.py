@@ -9,17 +9,14 @@ from pathlib import Path
 from types import FrameType
 
 from progdistill.errors import ProgdistillError, UsageError, WorkInterrupted
+from progdistill.jobs.accelerators import accelerators_here
 from progdistill.jobs.events import Listener, deliver, ignore
 from progdistill.jobs.nursery import HatchedWorker, hatch
 from progdistill.jobs.spec import JobRequest
+from progdistill.training.config import ComputeSettings
 
 LAST_LINES = 15
 Worker = subprocess.Popen[str] | HatchedWorker
-
-
-def accelerators_here() -> int:
-    """GPUs of this machine, counted without importing torch."""
-    return len([path for path in Path("/dev").glob("nvidia[0-9]*") if path.name[6:].isdigit()])
 
 
 class LocalLauncher:
@@ -98,6 +95,9 @@ def _failure(request: JobRequest, status: int, last: list[str], log: Path) -> Pr
     return ProgdistillError(f"{request.spec.label} {how}; its log is {log.absolute()}. Last lines:\n{words}")
 
 
-def ranks_for(requested: int | None) -> int:
-    """The number of ranks of a job: as requested, else one per accelerator, else one."""
-    return requested if requested is not None else max(1, accelerators_here())
+def ranks_for(compute: ComputeSettings) -> int:
+    """The number of ranks of a job here: as asked for, else one per accelerator that it uses, else one."""
+    if compute.ranks is not None:
+        return compute.ranks
+    found = accelerators_here()
+    return max(1, found.number) if compute.device in ("auto", found.kind) else 1

@@ -14,6 +14,7 @@ from progdistill.models.config import DenoiserConfig
 from progdistill.training.config import (
     ComputeSettings,
     LiveSettings,
+    Precision,
     SnapshotSettings,
     TrainingSettings,
 )
@@ -35,12 +36,26 @@ class _Spec(BaseModel):
         return hashlib.sha256(canonical_json(self.model_dump(mode="json"))).hexdigest()
 
 
-class TrainBaseSpec(_Spec):
+class _TrainingSpec(_Spec):
+    training: TrainingSettings
+    precision: Precision = Field(
+        Precision.FLOAT32,
+        description="the arithmetic of networks: it changes the numbers",
+        exclude_if=lambda precision: precision is Precision.FLOAT32,
+    )
+
+    def recorded_training(self) -> dict[str, JsonValue]:
+        """What the checkpoint's identity says of its training."""
+        recorded: dict[str, JsonValue] = self.training.model_dump(mode="json")
+        added: dict[str, JsonValue] = {"precision": str(self.precision)}
+        return recorded if self.precision is Precision.FLOAT32 else recorded | added
+
+
+class TrainBaseSpec(_TrainingSpec):
     """Train a diffusion model from nothing (Algorithm 1)."""
 
     kind: Literal["train_base"] = "train_base"
     model: DenoiserConfig
-    training: TrainingSettings
     label_dropout: float = Field(0.0, ge=0, lt=1, exclude_if=lambda share: share == 0)
 
     @property
@@ -56,21 +71,20 @@ class TrainBaseSpec(_Spec):
     def recorded_training(self) -> dict[str, JsonValue]:
         """What the checkpoint's identity says of its training."""
         added: dict[str, JsonValue] = {"label_dropout": self.label_dropout} if self.label_dropout else {}
-        return {**self.training.model_dump(mode="json"), **added}
+        return {**super().recorded_training(), **added}
 
 
-class _StudentSpec(_Spec):
+class _StudentSpec(_TrainingSpec):
     teacher: str = Field(description="checkpoint id")
     student_steps: int = Field(gt=0)
     prediction: PredictionType = Field(description="of the student; the teacher may have another")
-    training: TrainingSettings
     guidance: GuidanceRange | None
 
     def recorded_training(self) -> dict[str, JsonValue]:
         """What the checkpoint's identity says of its training."""
         ends = None if self.guidance is None else self.guidance.model_dump(mode="json")
         added: dict[str, JsonValue] = {} if ends is None else {"guidance": ends}
-        return {**self.training.model_dump(mode="json"), **added}
+        return {**super().recorded_training(), **added}
 
 
 class DistillSpec(_StudentSpec):

@@ -10,6 +10,7 @@ from progdistill.artifacts.runs import record_run_checkpoint
 from progdistill.artifacts.store import open_store
 from progdistill.evaluation.baseline import baseline_of
 from progdistill.evaluation.measurement import EvaluationRecord
+from progdistill.jobs.accelerators import kind_for, precision_for
 from progdistill.jobs.events import Event, EventFile, Listener, ignore
 from progdistill.jobs.launcher import JobOutcome, complete
 from progdistill.jobs.local import LocalLauncher, ranks_for
@@ -48,7 +49,13 @@ class RunSteps:
             "dataset_fingerprint": self._dataset.fingerprint,
             "seed": self._settings.seed,
         }
-        self._ranks = ranks_for(self._settings.compute.ranks)
+        compute = self._settings.compute
+        self._ranks = ranks_for(compute)
+        self._trained: dict[str, Any] = {
+            **self._shared,
+            "ranks": self._ranks,
+            "precision": precision_for(compute, kind_for(compute)),
+        }
         self.intervals: list[Interval] = []
 
     def show_on(self, card: Any) -> None:
@@ -66,8 +73,7 @@ class RunSteps:
         loss_curve: Any = ()
         if checkpoint_id is None:
             spec = TrainBaseSpec(
-                **self._shared,
-                ranks=self._ranks,
+                **self._trained,
                 model=self._settings.model,
                 training=self._settings.base.of_the_loop(),
                 label_dropout=self._settings.label_dropout,
@@ -83,8 +89,7 @@ class RunSteps:
         guidance = self._settings.guidance
         assert guidance is not None
         return GuideSpec(
-            **self._shared,
-            ranks=self._ranks,
+            **self._trained,
             teacher=teacher_id,
             student_steps=self._settings.ladder[0],
             prediction=self._settings.student_prediction,
@@ -100,8 +105,7 @@ class RunSteps:
         """Distil the teacher into the student of rung `stage_index`; return its reference."""
         steps = self._settings.ladder[stage_index]
         spec = DistillSpec(
-            **self._shared,
-            ranks=self._ranks,
+            **self._trained,
             teacher=teacher["id"],
             student_steps=steps,
             prediction=self._settings.student_prediction,

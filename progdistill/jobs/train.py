@@ -21,6 +21,7 @@ from progdistill.models.config import DenoiserConfig
 from progdistill.models.denoiser import Denoiser, build_denoiser, save_weights, student_of
 from progdistill.training.circumstances import circumstances, peak_memory_bytes
 from progdistill.training.device import Rank
+from progdistill.training.execution import Execution, decide
 from progdistill.training.guidance import GUIDANCE_WEIGHT
 from progdistill.training.loop import Trained, TrainingTask, train
 from progdistill.training.objective import (
@@ -29,6 +30,7 @@ from progdistill.training.objective import (
     GuidanceObjective,
     Objective,
 )
+from progdistill.training.placement import place
 
 
 def run_training(
@@ -53,7 +55,7 @@ def _train(
     rank: Rank,
     should_stop: Callable[[], bool],
 ) -> Trained:
-    objective, model = _objective_and_model(spec, store, str(rank.device))
+    objective, model, execution = _prepared(spec, request, store, rank)
     task = TrainingTask(
         label=spec.label,
         settings=spec.training,
@@ -65,6 +67,7 @@ def _train(
             rank=rank.rank,
             ranks=rank.ranks,
             flip=spec.training.horizontal_flip,
+            device=rank.device,
         ),
         seed=spec.seed,
         purpose=spec.purpose,
@@ -80,20 +83,40 @@ def _train(
         should_stop=lambda: rank.any_rank(should_stop()),
         new_weights=frozenset({GUIDANCE_WEIGHT}) if isinstance(spec, GuideSpec) else frozenset(),
         watch=LiveTraining(spec, request.live, store) if request.live and rank.rank == 0 else None,
+        micro_batch_size=execution.micro_batch_size,
+        sharded=execution.sharded,
     )
-    return train(task, model.to(rank.device), latest_snapshot(store, spec.id))
+    return train(task, model, latest_snapshot(store, spec.id))
 
 
-def _objective_and_model(spec: TrainingSpec, store: Store, device: str) -> tuple[Objective, Denoiser]:
-    """What to train for, and the network as it begins: a student's as its teacher (Algorithm 2: θ ← η)."""
+def _prepared(
+    spec: TrainingSpec, request: JobRequest, store: Store, rank: Rank
+) -> tuple[Objective, Denoiser, Execution]:
+    """What to train for, the network as it begins, on its device, and how both are to run there."""
+    teacher, model = _teacher_and_model(spec, store)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    execution = decide(request.compute, spec.precision, rank.device, rank.ranks, parameters)
+    if teacher is not None:
+        place(teacher.eval().requires_grad_(False), execution, rank.device)
+    return _objective(spec, teacher), place(model, execution, rank.device), execution
+
+
+def _teacher_and_model(spec: TrainingSpec, store: Store) -> tuple[Denoiser | None, Denoiser]:
+    """The network as it begins: a student's as its teacher (Algorithm 2: θ ← η)."""
+    if isinstance(spec, TrainBaseSpec):
+        return None, build_denoiser(spec.model, spec.seed)
+    teacher = load_denoiser(store, load_manifest(store, spec.teacher))
+    return teacher, student_of(teacher, _student_config(teacher.config, spec))
+
+
+def _objective(spec: TrainingSpec, teacher: Denoiser | None) -> Objective:
     weight = spec.training.loss_weight
     if isinstance(spec, TrainBaseSpec):
-        return BaseObjective(weight, spec.label_dropout), build_denoiser(spec.model, spec.seed)
-    teacher = load_denoiser(store, load_manifest(store, spec.teacher), device)
-    student = student_of(teacher, _student_config(teacher.config, spec))
+        return BaseObjective(weight, spec.label_dropout)
+    assert teacher is not None
     if isinstance(spec, GuideSpec):
-        return GuidanceObjective(teacher, spec.student_steps, weight, spec.guidance), student
-    return DistillationObjective(teacher, spec.student_steps, weight, spec.guidance), student
+        return GuidanceObjective(teacher, spec.student_steps, weight, spec.guidance)
+    return DistillationObjective(teacher, spec.student_steps, weight, spec.guidance)
 
 
 def _student_config(teacher: DenoiserConfig, spec: DistillSpec | GuideSpec) -> DenoiserConfig:

@@ -26,7 +26,8 @@ Labels = Int[Tensor, " batch"]
 class Denoiser(nn.Module):
     """Predicts at (z_t, t), with z_t = α_t·x + σ_t·ε and t ∈ [0, 1].
 
-    To run in half precision cast `denoiser.network`, or use autocast; times and outputs stay float32.
+    To run in half precision cast `denoiser.network`, or set `denoiser.autocasts` to have the network compute
+    in bfloat16 while its weights stay float32; times and outputs stay float32 either way.
     """
 
     def __init__(self, config: DenoiserConfig, network: UNet) -> None:
@@ -34,6 +35,7 @@ class Denoiser(nn.Module):
         self.config = config
         self.network = network
         self.read_time = TimeReader(config.time_input)
+        self.autocasts = False
 
     def forward(
         self, z: Images, t: Times, labels: Labels | None = None, guidance: Times | None = None
@@ -42,9 +44,14 @@ class Denoiser(nn.Module):
 
         `labels` and `guidance` as in `UNet.forward`.
         """
-        output: Tensor = self.network(
-            z.to(self.network.conv_in.weight.dtype), self.read_time(t), labels, guidance
-        )
+        time = self.read_time(t)
+        if self.autocasts:
+            with torch.autocast(z.device.type, torch.bfloat16):
+                return self._ask(z, time, labels, guidance)
+        return self._ask(z, time, labels, guidance)
+
+    def _ask(self, z: Images, time: Times, labels: Labels | None, guidance: Times | None) -> Tensor:
+        output: Tensor = self.network(z.to(self.network.conv_in.weight.dtype), time, labels, guidance)
         return output.float()
 
     def velocity(

@@ -1,6 +1,7 @@
 """Settings of a training run, for a base model and for a student alike."""
 
 from enum import StrEnum
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -99,15 +100,39 @@ class LiveSettings(BaseModel):
     )
 
 
+class Precision(StrEnum):
+    """The arithmetic of networks. Weights, targets, losses, optimizer and average are float32 in any case."""
+
+    FLOAT32 = "float32"
+    TF32 = "tf32"
+    """float32 whose products have TensorFloat-32's 10 bits of mantissa; CUDA GPUs only."""
+    BFLOAT16 = "bfloat16"
+
+
 class ComputeSettings(BaseModel):
-    """Where arithmetic runs; it is float32 everywhere."""
+    """Where and how arithmetic runs. Of these only ranks and precision are part of a job's identity."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    device: str = Field("auto", pattern="^(auto|cpu|cuda)$")
+    device: str = Field("auto", pattern="^(auto|cpu|cuda|tpu)$", description="cuda is AMD's GPUs too")
     ranks: int | None = Field(
         None, gt=0, description="processes of a job; None: one per accelerator, else one"
     )
     threads_per_rank: int | None = Field(
         None, gt=0, description="CPU threads; None: all cores, shared evenly"
+    )
+    precision: Literal["auto", "float32", "tf32", "bfloat16"] = Field(
+        "auto", description="of networks; auto: bfloat16 on accelerators that have it, float32 on CPUs"
+    )
+    micro_batch_size: int | None = Field(
+        None, gt=0, description="images a rank takes at a time; None: its whole share of the batch"
+    )
+    compile: Literal["auto", "on", "off"] = Field(
+        "auto", description="torch.compile networks; auto: on accelerators, unless weights are sharded"
+    )
+    activation_checkpointing: bool = Field(
+        False, description="keep less for the backward pass and compute it again: less memory, more time"
+    )
+    parallelism: Literal["auto", "ddp", "fsdp"] = Field(
+        "auto", description="every rank has all weights, or a share; auto: ddp where they fit"
     )

@@ -4,6 +4,8 @@ import os
 
 import torch
 
+from progdistill.training.devices import choose_device, collectives_of, device_name
+
 
 class Rank:
     """This process among its peers, as torchrun's environment tells it; alone without torchrun."""
@@ -12,18 +14,15 @@ class Rank:
         self.rank = int(os.environ.get("RANK", "0"))
         self.ranks = int(os.environ.get("WORLD_SIZE", "1"))
         local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-        kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-        self.device = torch.device("cuda", local_rank) if kind == "cuda" else torch.device("cpu")
-        if kind == "cuda":
-            torch.cuda.set_device(self.device)
+        self.device = choose_device(device, local_rank)
         torch.set_num_threads(threads or max(1, (os.cpu_count() or 1) // self.ranks))
         if self.ranks > 1:
-            torch.distributed.init_process_group("nccl" if kind == "cuda" else "gloo")
+            torch.distributed.init_process_group(collectives_of(self.device))
 
     @property
     def device_name(self) -> str:
         """What a person calls the device."""
-        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
+        return device_name(self.device)
 
     def any_rank(self, here: bool) -> bool:
         """Whether it holds on any rank: all get the same answer, and stop at the same update."""

@@ -7,6 +7,7 @@ from pydantic import TypeAdapter
 
 from progdistill.diffusion.names import PredictionType
 from progdistill.jobs.spec import DistillSpec, GuideSpec, JobSpec, TrainBaseSpec
+from progdistill.training.config import Precision
 from progdistill.training.guidance import GuidanceRange
 from tests.training.conftest import settings, tiny
 
@@ -50,3 +51,15 @@ def test_dropped_labels_and_the_range_of_weights_make_another_job() -> None:
 def test_a_job_read_back_is_the_same_job(spec: TrainBaseSpec | DistillSpec | GuideSpec) -> None:
     read: JobSpec = TypeAdapter(JobSpec).validate_json(spec.model_dump_json())
     assert read == spec and read.id == spec.id
+
+
+def test_precision_makes_another_job_and_float32_says_nothing_of_itself() -> None:
+    plain, rounded = DistillSpec(**STUDENT), DistillSpec(**STUDENT, precision=Precision.BFLOAT16)
+    assert "precision" not in plain.model_dump() and "precision" not in plain.recorded_training()
+    assert rounded.id != plain.id and rounded.recorded_training()["precision"] == "bfloat16"
+
+
+def test_the_id_of_a_job_stays_what_it_was_before_precision_was_a_choice() -> None:
+    base = TrainBaseSpec(**SHARED, model=tiny())
+    student = DistillSpec(**STUDENT)
+    assert (base.id[:12], student.id[:12]) == ("3f935fe5b0f8", "a354d59f446f")

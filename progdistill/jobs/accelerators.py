@@ -1,0 +1,84 @@
+"""What this machine has to compute with, found without importing torch, which takes two seconds."""
+
+import re
+import subprocess
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from progdistill.training.config import ComputeSettings, Precision
+
+GOOGLE, TPUS = "0x1ae0", frozenset({"0x005e", "0x0062", "0x0063", "0x006f", "0x0076"})
+"""PCI vendor, and the devices that are TPUs v4, v5p, v5e, v6e and v7 among its others."""
+
+FIRST_CAPABILITY_WITH_BFLOAT16 = 8.0
+"""Compute capability of NVIDIA's A100, the first GPU with bfloat16 arithmetic."""
+
+DeviceKind = Literal["cuda", "tpu", "cpu"]
+
+
+class Accelerators(NamedTuple):
+    """What jobs of `compute.device=auto` use here, and how many there are; 0 CPUs, since ranks share them."""
+
+    kind: DeviceKind
+    number: int
+
+
+def accelerators_here(root: Path = Path("/")) -> Accelerators:
+    """The GPUs that this machine or container is given, NVIDIA's or AMD's, else its TPUs."""
+    gpus = _numbered(root / "dev", r"nvidia\d+")
+    if not gpus and (root / "dev/kfd").exists():
+        gpus = _numbered(root / "dev/dri", r"renderD\d+")
+    if gpus:
+        return Accelerators("cuda", gpus)
+    if _has_tpu(root / "sys/bus/pci/devices"):
+        tpus = _numbered(root / "dev", r"accel\d+") or _numbered(root / "dev/vfio", r"\d+")
+        if tpus:
+            return Accelerators("tpu", tpus)
+    return Accelerators("cpu", 0)
+
+
+def kind_for(compute: ComputeSettings) -> DeviceKind:
+    """The kind of device that a job here will use."""
+    if compute.device in ("cpu", "cuda", "tpu"):
+        return compute.device  # type: ignore[return-value]
+    return accelerators_here().kind
+
+
+def precision_for(compute: ComputeSettings, kind: DeviceKind) -> Precision:
+    """The precision of a job on devices of a kind, which is part of the job's identity.
+
+    CPUs compute in float32, those with bfloat16 instructions too, unless told otherwise: so every CPU has the
+    same jobs. GPUs of this machine that lack bfloat16 compute in float32.
+    """
+    if compute.precision != "auto":
+        return Precision(compute.precision)
+    if kind == "cpu" or (kind == "cuda" and not _gpus_here_have_bfloat16()):
+        return Precision.FLOAT32
+    return Precision.BFLOAT16
+
+
+def _gpus_here_have_bfloat16() -> bool:
+    """True where no nvidia-smi tells otherwise: on AMD's, and on a machine that only submits jobs."""
+    query = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
+    try:
+        told = subprocess.run(query, capture_output=True, text=True, check=True, timeout=30).stdout
+        return all(float(line) >= FIRST_CAPABILITY_WITH_BFLOAT16 for line in told.split())
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return True
+
+
+def _numbered(folder: Path, pattern: str) -> int:
+    return sum(re.fullmatch(pattern, path.name) is not None for path in folder.glob("*"))
+
+
+def _has_tpu(devices: Path) -> bool:
+    return any(
+        _read(path / "vendor") == GOOGLE and _read(path / "device") in TPUS for path in devices.glob("*")
+    )
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""

@@ -1,0 +1,70 @@
+"""Which device a rank computes on, what people call it, and how ranks on such devices talk to each other."""
+
+import importlib
+
+import torch
+
+from progdistill.errors import UsageError
+
+
+def choose_device(wanted: str, local_rank: int) -> torch.device:
+    """The device of a rank of this host: as wanted, or the first of cuda, tpu and cpu that is here.
+
+    `cuda` is NVIDIA's and, in torch's builds for ROCm, AMD's. Raises UsageError for one that is not here.
+    """
+    if wanted == "cpu":
+        return torch.device("cpu")
+    if wanted == "tpu":
+        return _tpu()
+    if torch.cuda.is_available():
+        if local_rank >= torch.cuda.device_count():
+            raise UsageError(
+                f"rank {local_rank} of this host has no GPU: there are {torch.cuda.device_count()};"
+                " set compute.ranks to that, or compute.device=cpu"
+            )
+        device = torch.device("cuda", local_rank)
+        torch.cuda.set_device(device)
+        return device
+    if wanted == "cuda":
+        raise UsageError(
+            f"compute.device=cuda, but torch {torch.__version__} finds no GPU here: see `nvidia-smi` or"
+            " `rocm-smi`, install torch's build for that GPU, or set compute.device=cpu"
+        )
+    return torch.device("tpu") if _tpu_is_registered() else torch.device("cpu")
+
+
+def device_name(device: torch.device) -> str:
+    """What a person calls the device."""
+    if device.type == "cpu":
+        return "cpu"
+    name: str = torch.get_device_module(device).get_device_name(device)
+    return name
+
+
+def collectives_of(device: torch.device) -> str:
+    """torch's name for how ranks on such devices exchange tensors."""
+    return {"cuda": "nccl", "tpu": "tpu_dist"}.get(device.type, "gloo")
+
+
+def device_of_draws(device: torch.device) -> torch.device:
+    """Where random numbers are drawn: on a TPU's host, since torch-tpu promises no generators of our own."""
+    return torch.device("cpu") if device.type == "tpu" else device
+
+
+def _tpu() -> torch.device:
+    try:
+        importlib.import_module("torch_tpu")  # registers "tpu" where it finds one
+    except ImportError:
+        raise UsageError(
+            "compute.device=tpu needs torch-tpu beside torch, and a TPU: pip install torch-tpu==0.2.0"
+        ) from None
+    if not _tpu_is_registered():
+        raise UsageError("compute.device=tpu, but torch-tpu finds no TPU on this machine")
+    return torch.device("tpu")
+
+
+def _tpu_is_registered() -> bool:
+    try:
+        return torch.device("tpu").type == "tpu"
+    except RuntimeError:
+        return False

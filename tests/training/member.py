@@ -1,0 +1,103 @@
+"""One rank of a small training: `python -m tests.training.member ORDER`, ORDER being JSON.
+
+Rank 0 leaves the weights in `folder`/weights.safetensors; all leave with the worker's exit statuses.
+"""
+
+import math
+import os
+import sys
+from itertools import count
+from pathlib import Path
+
+from pydantic import BaseModel
+from torch import Tensor, nn
+
+from progdistill.artifacts.snapshots import SnapshotWriter, latest_snapshot
+from progdistill.artifacts.store import open_store
+from progdistill.data.dataset import DatasetInfo
+from progdistill.data.loader import TrainingLoader
+from progdistill.diffusion.names import LossWeight
+from progdistill.errors import ProgdistillError
+from progdistill.models.denoiser import Denoiser, build_denoiser, save_weights
+from progdistill.training.device import Rank
+from progdistill.training.draws import Draws
+from progdistill.training.execution import Execution
+from progdistill.training.loop import TrainingTask, train
+from progdistill.training.objective import BaseObjective
+from progdistill.training.placement import place
+from tests.training.conftest import JOB, settings, tiny
+
+
+class Order(BaseModel):
+    """What the ranks are to do."""
+
+    folder: Path
+    digits: DatasetInfo
+    updates: int = 4
+    stop_after: int | None = None
+    sharded: bool = False
+    micro_batch_size: int | None = None
+    rank_without_finite_loss: int | None = None
+    attempt: str = "first"
+
+
+class Spoilt(BaseObjective):
+    """Algorithm 1, whose loss, but not its gradient, is NaN on one rank at the third update."""
+
+    def __init__(self, spoils: bool) -> None:
+        super().__init__(LossWeight.SNR_PLUS_ONE, label_dropout=0.2)
+        self._spoils, self._calls = spoils, count(1)
+
+    def __call__(
+        self, model: Denoiser, network: nn.Module, x: Tensor, labels: Tensor | None, draws: Draws
+    ) -> Tensor:
+        loss = super().__call__(model, network, x, labels, draws)
+        return loss + math.nan if self._spoils and next(self._calls) == 3 else loss
+
+
+def run(order: Order, rank: Rank) -> None:
+    """Train, from the newest snapshot where there is one."""
+    store = open_store(str(order.folder / "store"))
+    chosen = settings(order.updates, learning_rate=5e-4, ema_decay=0.9)
+    place_ = {"rank": rank.rank, "ranks": rank.ranks}
+    model = build_denoiser(tiny(label_dropout=True), seed=0)
+    calls = count(1)
+    task = TrainingTask(
+        label="test",
+        settings=chosen,
+        objective=Spoilt(order.rank_without_finite_loss == rank.rank),
+        loader=TrainingLoader(order.digits, batch_size=chosen.batch_size, seed=3, flip=False, **place_),
+        seed=3,
+        purpose="train",
+        device=rank.device,
+        snapshots=SnapshotWriter(store, JOB, attempt=order.attempt, **place_),
+        snapshot_interval_updates=1000,
+        snapshot_facts={},
+        should_stop=lambda: next(calls) == order.stop_after,
+        micro_batch_size=order.micro_batch_size,
+        sharded=order.sharded,
+        **place_,
+    )
+    placed = place(model, Execution(sharded=order.sharded), rank.device)
+    trained = train(task, placed, latest_snapshot(store, JOB))
+    if rank.rank == 0:
+        save_weights(trained.weights, order.folder / "weights.safetensors")
+
+
+def main(text: str) -> int:
+    """Return the exit status."""
+    rank, status = Rank("cpu", 1), 0
+    try:
+        run(Order.model_validate_json(text), rank)
+    except ProgdistillError as error:
+        print(error, file=sys.stderr, flush=True)
+        status = error.exit_status
+    rank.any_rank(True)  # so that nobody leaves while another still listens
+    rank.close()
+    return status
+
+
+if __name__ == "__main__":
+    status = main(sys.argv[1])
+    sys.stderr.flush()
+    os._exit(status)  # as the worker does
