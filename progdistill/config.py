@@ -2,6 +2,7 @@
 
 import difflib
 import json
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from progdistill.training.config import (
     BaseTrainingSettings,
     ComputeSettings,
     DistillationSettings,
+    LiveSettings,
     SnapshotSettings,
 )
 from progdistill.training.guidance import LABEL_DROPOUT, GuidanceRange, parse_guidance
@@ -55,6 +57,7 @@ class Settings(BaseModel):
     evaluation: EvaluationSettings
     snapshots: SnapshotSettings
     compute: ComputeSettings = ComputeSettings()
+    live: LiveSettings = LiveSettings()
 
     @property
     def student_prediction(self) -> PredictionType:
@@ -77,27 +80,29 @@ class Settings(BaseModel):
         return default if self.base.label_dropout is None else self.base.label_dropout
 
 
-def settings_from(options: RunOptions, dataset: DatasetInfo | None = None) -> Settings:
+def settings_from(
+    options: RunOptions, dataset: DatasetInfo | None = None, like: Settings | None = None
+) -> Settings:
     """Resolve options into settings; `dataset` is the one they name, None for the embedded digits.
 
-    Where no preset is named, it is the dataset's own, or one that is made to fit the dataset.
+    They start from those of `like`, another run, else from a preset's. Where no preset is named, it is the
+    dataset's own, or one that is made to fit the dataset.
 
     Raises UsageError for an unknown preset, a bad ladder, an unknown --set path, a value out of range,
     guidance of a model that will not know what to be guided away from, and a combination of prediction and
     loss weight that the paper found not to work.
     """
-    name, preset = _preset(options, dataset)
-    models = ("model", "base", "distill", "evaluation", "snapshots", "compute")
-    fields: dict[str, Any] = {key: getattr(preset, key).model_dump(mode="json") for key in models}
+    fields = _preset_fields(options, dataset) if like is None else like.model_dump(mode="json")
     fields |= {
-        "preset": name,
-        "dataset": options.dataset or DEFAULT_DATASET,
+        # Where a run works and keeps its results is never taken over from another.
         "store": options.store or DEFAULT_STORE,
         "launcher": options.launcher or str(LauncherName.LOCAL),
-        "seed": options.seed or 0,
-        "ladder": list(_ladder(options, preset.ladder)),
-        "guidance": parse_guidance(options.guidance).model_dump() if options.guidance else None,
+        "ladder": list(_ladder(options, fields["ladder"])),
     }
+    if options.dataset is not None:
+        fields["dataset"] = options.dataset
+    if options.seed is not None:
+        fields["seed"] = options.seed
     if options.base_updates is not None:
         fields["base"]["updates"] = options.base_updates
     if options.updates_per_stage is not None:
@@ -133,6 +138,21 @@ def _with_label_dropout(settings: Settings) -> Settings:
     return settings.model_copy(update={"model": settings.model.model_copy(update={"network": network})})
 
 
+def _preset_fields(options: RunOptions, dataset: DatasetInfo | None) -> dict[str, Any]:
+    name, preset = _preset(options, dataset)
+    models = ("model", "base", "distill", "evaluation", "snapshots", "compute")
+    fields = {key: getattr(preset, key).model_dump(mode="json") for key in models}
+    return {
+        **fields,
+        "preset": name,
+        "dataset": DEFAULT_DATASET,
+        "seed": 0,
+        "ladder": parse_ladder(preset.ladder),
+        "guidance": parse_guidance(options.guidance).model_dump() if options.guidance else None,
+        "live": LiveSettings().model_dump(),
+    }
+
+
 def _preset(options: RunOptions, dataset: DatasetInfo | None) -> tuple[str, Preset]:
     if options.preset is not None:
         if options.preset not in PRESETS:
@@ -145,8 +165,8 @@ def _preset(options: RunOptions, dataset: DatasetInfo | None) -> tuple[str, Pres
     return name, preset if name == dataset.name else fitted(preset, dataset)
 
 
-def _ladder(options: RunOptions, preset_ladder: str) -> tuple[int, ...]:
-    rungs = parse_ladder(options.ladder or preset_ladder)
+def _ladder(options: RunOptions, otherwise: Sequence[int]) -> tuple[int, ...]:
+    rungs = parse_ladder(options.ladder) if options.ladder else tuple(otherwise)
     if options.target_steps is None:
         return rungs
     if options.target_steps not in rungs:

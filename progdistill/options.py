@@ -1,6 +1,7 @@
 """What a user can type after `run` and `progdistill plan`: declared once, parsed alike everywhere."""
 
 import argparse
+import json
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,8 @@ from pydantic import BaseModel, ConfigDict
 from progdistill.errors import UsageError
 
 DEFAULTS_FILE = "progdistill.toml"
+PRICES_TABLE = "prices"
+"""A table of that file that is no option: see `planning/prices.py`."""
 
 
 class RunOption(NamedTuple):
@@ -32,6 +35,7 @@ RUN_OPTIONS = (
     ),
     RunOption("target-steps", int, "stop distilling at this many sampling steps (default: the ladder's end)"),
     RunOption("from", str, "start from this checkpoint: id, unique prefix, alias, or DistillFlow/RUN/STEPS"),
+    RunOption("like", str, "the dataset and every setting of the run that made this checkpoint, done anew"),
     RunOption("preset", str, "settings to start from (default: the dataset's own)"),
     RunOption(
         "store", str, "where checkpoints live: folder or s3://bucket/prefix (default: .progdistill/store)"
@@ -58,6 +62,7 @@ class RunOptions(BaseModel):
     ladder: str | None = None
     target_steps: int | None = None
     from_: str | None = None
+    like: str | None = None
     preset: str | None = None
     store: str | None = None
     launcher: str | None = None
@@ -96,6 +101,12 @@ def options_from_namespace(values: Mapping[str, Any]) -> RunOptions:
     return RunOptions(**{**defaults, **_environment_defaults(), **typed})
 
 
+def assignments(table: Mapping[str, Any]) -> tuple[str, ...]:
+    """Write a table of configuration paths as what `--set` takes, each without a space of its own."""
+    texts = {k: v if isinstance(v, str) else json.dumps(v, separators=(",", ":")) for k, v in table.items()}
+    return tuple(f"{key}={text}" for key, text in texts.items())
+
+
 def parse_run_options(arguments: Sequence[str]) -> RunOptions:
     """Read the run options out of a command line that may hold others' options too; those are left alone.
 
@@ -127,6 +138,7 @@ def _file_defaults(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path} is not valid TOML: {error}") from None
     known = {option.name: option for option in RUN_OPTIONS}
     defaults: dict[str, Any] = {}
+    table.pop(PRICES_TABLE, None)
     for name, value in table.items():
         if name not in known:
             raise UsageError(
@@ -135,7 +147,7 @@ def _file_defaults(path: Path) -> dict[str, Any]:
         if name == "set":
             if not isinstance(value, dict):
                 raise UsageError(f"{path}: `set` must be a table of configuration paths, such as [set]")
-            value = tuple(f"{key}={setting}" for key, setting in value.items())
+            value = assignments(value)
         elif not isinstance(value, known[name].type):
             raise UsageError(f"{path}: {name} = {value!r} is not of type {known[name].type.__name__}")
         defaults[field_name(name)] = value

@@ -13,7 +13,9 @@ from progdistill.data.dataset import DatasetInfo, find_dataset
 from progdistill.diffusion.names import check_combination
 from progdistill.errors import UsageError
 from progdistill.evaluation.requirements import check_evaluator
+from progdistill.evaluation.weights_source import pinned
 from progdistill.ladder import format_ladder
+from progdistill.like import like_another
 from progdistill.models.config import DenoiserConfig
 from progdistill.models.size import parameter_count
 from progdistill.options import RunOptions
@@ -21,6 +23,10 @@ from progdistill.training.guidance import LABEL_DROPOUT, GuidanceRange, can_be_g
 
 SNAPSHOT_COPIES = 4
 """Copies of the parameters in one snapshot: weights, moving average, and the optimizer's two moments."""
+
+
+LONG_TRAINING = 1e11
+"""Images seen times parameters above which training takes minutes; the digits preset's is an eighth of it."""
 
 
 class PreparedRun(BaseModel):
@@ -31,6 +37,8 @@ class PreparedRun(BaseModel):
     settings: Settings
     dataset: DatasetInfo
     parameters: int
+    like: tuple[str, str] | None = None
+    """What `--like` said, and the id of the checkpoint that it meant."""
 
     @property
     def disk_bytes(self) -> int:
@@ -38,6 +46,15 @@ class PreparedRun(BaseModel):
         checkpoints = len(self.settings.ladder) + self.settings.has_guided_stage
         snapshots = SNAPSHOT_COPIES * (self.settings.snapshots.keep + 1)
         return 4 * self.parameters * (checkpoints + snapshots)
+
+    @property
+    def trains_long(self) -> bool:
+        """Whether some training takes minutes, so that people want to see how it goes."""
+        settings = self.settings
+        stages = [settings.distill.for_stage(steps) for steps in settings.ladder[1:]]
+        trainings = stages if settings.first_teacher else [settings.base, *stages]
+        images = max(training.updates * training.batch_size for training in trainings)
+        return images * self.parameters >= LONG_TRAINING
 
     def facts(self) -> dict[str, object]:
         """The plan as numbers: stages, updates and images, before anything runs."""
@@ -58,26 +75,28 @@ class PreparedRun(BaseModel):
             "disk_bytes": self.disk_bytes,
             "store": settings.store,
             "first_teacher": settings.first_teacher,
+            "like": None if self.like is None else self.like[1],
             "guidance": None if settings.guidance is None else settings.guidance.model_dump(),
             "configuration": settings.model_dump(mode="json"),
         }
 
     def describe(self) -> str:
         """The plan in a few lines for people."""
-        facts = self.facts()
-        teacher = self.settings.first_teacher
+        facts, settings = self.facts(), self.settings
+        teacher = settings.first_teacher
         start = (
             f"start from {teacher[:12]}"
             if teacher
             else f"train a base model, {facts['base_updates']:,} updates"
         )
-        weights = self.settings.guidance
+        weights = settings.guidance
         guided = "" if weights is None else f", guided with weights {weights}"
+        like = "" if self.like is None else f", like {self.like[0]} ({self.like[1][:12]})"
         return "\n".join(
             [
-                f"Plan: {self.dataset.name} ({self.parameters:,} parameters), store {self.settings.store}",
+                f"Plan: {self.dataset.name} ({self.parameters:,} parameters), store {settings.store}{like}",
                 f"  {start}",
-                f"  distil {format_ladder(self.settings.ladder)} in {facts['stages']} stages{guided},"
+                f"  distil {format_ladder(settings.ladder)} in {facts['stages']} stages{guided},"
                 f" {facts['distillation_updates']:,} updates",
                 f"  {facts['training_images']:,} training images,"
                 f" at most {self.disk_bytes / 1e6:,.1f} MB in the store",
@@ -87,23 +106,27 @@ class PreparedRun(BaseModel):
 
 def prepare_run(options: RunOptions) -> PreparedRun:
     """Resolve and check everything a run needs; UsageError names the first thing that is wrong."""
+    like = like_another(options)
+    reference, options = options.like, options if like is None else like.options
     store = open_store(options.store or DEFAULT_STORE)
     store.check_writable()
     teacher = None if options.from_ is None else resolve_reference(store, options.from_)
     named = options.dataset or (DEFAULT_DATASET if teacher is None else _dataset_of(teacher, options))
     dataset = find_dataset(named, default_data_root())
     options = options.model_copy(update={"store": store.uri, "dataset": named})
-    settings = settings_from(options, dataset)
+    settings = settings_from(options, dataset, None if like is None else like.settings)
     if teacher is not None:
         settings = _branched(settings, options, teacher)
     check_combination(settings.student_prediction, settings.distill.loss_weight, distilling=True)
     _check_fit(settings, dataset)
+    check_evaluator(store, settings.evaluation, dataset)
+    settings = settings.model_copy(update={"evaluation": pinned(settings.evaluation)})
     run = PreparedRun(
         settings=settings,
         dataset=dataset,
         parameters=parameter_count(settings.model.network, settings.model.out_channels),
+        like=None if like is None else (str(reference), like.checkpoint_id),
     )
-    check_evaluator(store, settings.evaluation, dataset)
     _check_disk(run, store)
     return run
 

@@ -14,7 +14,7 @@ from progdistill.evaluation.config import EvaluationSettings
 from progdistill.evaluation.evaluator import Observation, Observe, ObtainedWeights
 from progdistill.evaluation.requirements import FEATURES_ADVICE, FEATURES_VARIABLE
 from progdistill.evaluation.torchscript import load_torchscript
-from progdistill.evaluation.weights_source import check_digest, given_file, sha256_of
+from progdistill.evaluation.weights_source import check_digest, given_file, pinned
 
 
 class FeaturesFileEvaluator:
@@ -22,12 +22,12 @@ class FeaturesFileEvaluator:
 
     def recipe(self, settings: EvaluationSettings, info: DatasetInfo) -> dict[str, JsonValue]:
         """See EvaluatorKind.recipe."""
-        with given_file(settings.weights, FEATURES_VARIABLE, FEATURES_ADVICE) as path:
-            return {
-                "name": "features_file",
-                "format": "onnx" if path.suffix == ".onnx" else "torchscript",
-                "weights_sha256": settings.weights_sha256 or sha256_of(path),
-            }
+        settings = pinned(settings)
+        return {
+            "name": "features_file",
+            "format": "onnx" if str(settings.weights).endswith(".onnx") else "torchscript",
+            "weights_sha256": settings.weights_sha256,
+        }
 
     def obtain(self, settings: EvaluationSettings, info: DatasetInfo, folder: Path) -> ObtainedWeights:
         """See EvaluatorKind.obtain."""

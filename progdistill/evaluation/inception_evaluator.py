@@ -18,7 +18,7 @@ from progdistill.evaluation.requirements import (
     check_fit,
 )
 from progdistill.evaluation.resizing import resize_bicubic
-from progdistill.evaluation.torchscript import load_torchscript
+from progdistill.evaluation.torchscript import frozen, load_torchscript
 from progdistill.evaluation.weights_source import check_digest, given_file
 
 INPUT_SIZE = 299
@@ -52,15 +52,17 @@ class InceptionEvaluator:
         network = load_torchscript(weights, device)
         output = network.state_dict().get("output.weight")
         clean = recipe["mode"] == "clean"
-        # Freezing folds batch normalisation into the convolutions: 1.5 times as fast, equal up to rounding.
-        look = torch.jit.freeze(network.layers if clean else network)
+        # Freezing folds batch normalisation into the convolutions, and a CPU's convolutions want the channels
+        # last: 1.4 times as fast together, equal up to rounding.
+        look = frozen(network.layers if clean else network)
 
         def observe(images: UInt8[Tensor, "batch channels height width"]) -> Observation:
             pixels = images.to(device).float().expand(-1, 3, -1, -1)
             if clean:
-                found = look((resize_bicubic(pixels, INPUT_SIZE) - 128) / 128)
+                resized = (resize_bicubic(pixels, INPUT_SIZE) - 128) / 128
+                found = look(resized.contiguous(memory_format=torch.channels_last))
             else:
-                found = look(pixels.contiguous(), return_features=True)
+                found = look(pixels.contiguous(memory_format=torch.channels_last), return_features=True)
             features = found.reshape(len(images), -1).float()
             # The score's original implementation leaves out the bias of the softmax layer.
             probabilities = None if output is None else (features @ output.float().T).softmax(dim=1)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from progdistill.artifacts.store import open_store
 from progdistill.errors import LostInvariantError, UsageError
-from progdistill.evaluation.requirements import named_file
+from progdistill.evaluation.config import EvaluationSettings
+from progdistill.evaluation.requirements import FEATURES_ADVICE, FEATURES_VARIABLE, named_file
 
 
 @contextmanager
@@ -23,6 +24,15 @@ def given_file(location: str | None, variable: str, advice: str) -> Iterator[Pat
             yield _fetched(named, Path(folder))
     else:
         yield Path(named)
+
+
+def pinned(settings: EvaluationSettings) -> EvaluationSettings:
+    """Settings that say by digest which features file is meant, so that it is needed only once a store."""
+    if settings.evaluator != "features_file" or settings.weights_sha256 is not None:
+        return settings
+    with given_file(settings.weights, FEATURES_VARIABLE, FEATURES_ADVICE) as path:
+        named = named_file(settings.weights, FEATURES_VARIABLE, FEATURES_ADVICE)
+        return settings.model_copy(update={"weights": named, "weights_sha256": sha256_of(path)})
 
 
 def check_digest(path: Path, expected: str) -> None:

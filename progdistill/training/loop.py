@@ -46,6 +46,8 @@ class TrainingTask(NamedTuple):
     micro_batch_size: int | None = None
     sharded: bool = False
     """Whether the model's weights are shared out among ranks (`placement.place`) instead of copied."""
+    watch: "Callable[[TrainingState, float], None] | None" = None
+    """Told the state and the loss after every update; it leaves weights and the model's mode as they are."""
 
 
 class Trained(NamedTuple):
@@ -93,6 +95,8 @@ def train(task: TrainingTask, model: Denoiser, start: Snapshot | None) -> Traine
             loss = _one_update(task, state, network)
             _record_loss(state, loss, total)
             progress.advance(loss=loss)
+            if task.watch is not None:
+                task.watch(state, loss)
             reach("training.update")
             if task.should_stop():
                 _save(task, state)
