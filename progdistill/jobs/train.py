@@ -82,9 +82,9 @@ def _train(
         snapshot_facts={} if isinstance(spec, TrainBaseSpec) else {"teacher": spec.teacher},
         should_stop=lambda: rank.any_rank(should_stop()),
         new_weights=frozenset({GUIDANCE_WEIGHT}) if isinstance(spec, GuideSpec) else frozenset(),
-        watch=LiveTraining(spec, request.live, store) if request.live and rank.rank == 0 else None,
         micro_batch_size=execution.micro_batch_size,
         sharded=execution.sharded,
+        watch=LiveTraining(spec, request.live, store) if request.live and rank.rank == 0 else None,
     )
     return train(task, model, latest_snapshot(store, spec.id))
 

@@ -85,6 +85,15 @@ class SnapshotSettings(BaseModel):
     keep: int = Field(2, gt=0)
 
 
+class Precision(StrEnum):
+    """The arithmetic of networks. Weights, targets, losses, optimizer and average are float32 in any case."""
+
+    FLOAT32 = "float32"
+    TF32 = "tf32"
+    """float32 whose products have TensorFloat-32's 10 bits of mantissa; CUDA GPUs only."""
+    BFLOAT16 = "bfloat16"
+
+
 class LiveSettings(BaseModel):
     """What a training shows of itself while it goes on. Changes no numbers, so it is part of no identity."""
 
@@ -98,15 +107,6 @@ class LiveSettings(BaseModel):
     most_sampling_steps: int = Field(
         16, gt=0, description="they are drawn with as many steps as the student is for, up to this"
     )
-
-
-class Precision(StrEnum):
-    """The arithmetic of networks. Weights, targets, losses, optimizer and average are float32 in any case."""
-
-    FLOAT32 = "float32"
-    TF32 = "tf32"
-    """float32 whose products have TensorFloat-32's 10 bits of mantissa; CUDA GPUs only."""
-    BFLOAT16 = "bfloat16"
 
 
 class ComputeSettings(BaseModel):

@@ -43,11 +43,11 @@ class TrainingTask(NamedTuple):
     snapshot_facts: dict[str, JsonValue]
     should_stop: Callable[[], bool]
     new_weights: frozenset[str] = frozenset()
-    watch: "Callable[[TrainingState, float], None] | None" = None
-    """Told the state and the loss after every update; it leaves weights and the model's mode as they are."""
     micro_batch_size: int | None = None
     sharded: bool = False
     """Whether the model's weights are shared out among ranks (`placement.place`) instead of copied."""
+    watch: "Callable[[TrainingState, float], None] | None" = None
+    """Told the state and the loss after every update; it leaves weights and the model's mode as they are."""
 
 
 class Trained(NamedTuple):

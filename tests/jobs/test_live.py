@@ -20,7 +20,7 @@ from progdistill.jobs.local import LocalLauncher
 from progdistill.jobs.spec import DistillSpec, JobRequest
 from progdistill.models.denoiser import Denoiser, build_denoiser
 from progdistill.training.config import ComputeSettings, LiveSettings, SnapshotSettings
-from progdistill.training.loop import TrainingState
+from progdistill.training.state import TrainingState
 from tests.jobs.conftest import publish
 from tests.training.conftest import settings, tiny
 

@@ -17,7 +17,7 @@ from progdistill.planning.estimate import estimate
 from progdistill.planning.prices import read_prices
 from progdistill.prepare import PreparedRun, prepare_run
 from progdistill.training.config import DistillationSettings
-from progdistill.training.loop import TrainingState
+from progdistill.training.state import TrainingState
 from tests.artifacts.samples import circumstances, description, weights_file
 
 GPU = "NVIDIA H100 80GB HBM3"

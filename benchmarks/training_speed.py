@@ -1,0 +1,214 @@
+"""Images a second of training and of distillation, in every way to run them, against plain PyTorch.
+
+    python benchmarks/training_speed.py [--preset imagenet64] [--batch 64] [--micro-batch 32] [--device cuda]
+        [--updates 10] [--threads 1]
+
+Every row is the whole update: draws, forward, backward, clipping, AdamW and, for the base model, the moving
+average. `plain` is the loop that one would write over diffusers' `UNet2DModel` with the same architecture,
+loss, optimizer and average, in float32. It runs in turn with each case, so that a busy machine slows both;
+the ratio is the median over rounds of (plain's time / the case's): above 1 the case is faster. Data are
+random images on the device, so that nothing is read. Needs the `diffusers` extra.
+"""
+
+import argparse
+import importlib
+import os
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from progdistill.diffusion.loss import weighted_loss
+from progdistill.diffusion.prediction import velocity_from_x_eps
+from progdistill.diffusion.schedule import diffuse
+from progdistill.models.config import TIME_SCALE, DenoiserConfig
+from progdistill.models.denoiser import Denoiser, build_denoiser, student_of
+from progdistill.models.diffusers_format import diffusers_config
+from progdistill.presets import PRESETS, Preset
+from progdistill.training.config import Precision, TrainingSettings
+from progdistill.training.draws import Draws
+from progdistill.training.execution import Execution, check_precision
+from progdistill.training.gradients import accumulate, clip_gradients
+from progdistill.training.loop import ema_decay_at
+from progdistill.training.objective import BaseObjective, DistillationObjective, Objective
+from progdistill.training.placement import place, set_float32_products
+from progdistill.training.state import TrainingState
+
+Update = Callable[[], None]
+WARM_UP = 3
+
+
+class Case(NamedTuple):
+    """One way to run the network."""
+
+    name: str
+    execution: Execution
+
+
+class Batch(NamedTuple):
+    """What every update trains on."""
+
+    images: Tensor
+    labels: Tensor | None
+
+
+def main() -> None:
+    """Print one line a case."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--preset", default="digits", choices=sorted(PRESETS))
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--micro-batch", type=int)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--updates", type=int, default=10)
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    device, preset = torch.device(args.device), PRESETS[args.preset]
+    print(
+        f"torch {torch.__version__}, {args.preset}, batch {args.batch}, {name_of(device)}, {args.threads}"
+        f" thread(s), median of {args.updates} updates; load before: {os.getloadavg()[0]:.1f}"
+    )
+    print(f"{'':44}{'images/s':>10}{'ratio':>8}{'GB':>7}")
+    batch = random_batch(preset.model, args.batch, device)
+    plain = plain_update(preset, batch)
+    rates = [args.batch / seconds(plain, device) for _ in range(WARM_UP + args.updates)][WARM_UP:]
+    print_row("base, plain loop over diffusers, float32", statistics.median(rates), 1.0, device)
+    for case in cases(device, args.batch, args.micro_batch):
+        for kind in ("base", "distil"):
+            update = our_update(kind, preset, case, batch)
+            found = [(seconds(update, device), seconds(plain, device)) for _ in range(WARM_UP + args.updates)]
+            ours = args.batch / statistics.median(first for first, _ in found[WARM_UP:])
+            ratio = statistics.median(second / first for first, second in found[WARM_UP:])
+            print_row(f"{kind}, {case.name}", ours, ratio, device)
+
+
+def cases(device: torch.device, batch: int, micro_batch: int | None) -> list[Case]:
+    """float32 first; what a CPU does not gain from is left out there."""
+    size = micro_batch or max(1, batch // 4)
+    found = [
+        Case("float32", Execution()),
+        Case(f"float32, {size} at a time", Execution(micro_batch_size=size)),
+        Case("float32, recomputing", Execution(activation_checkpointing=True)),
+    ]
+    if device.type == "cpu":
+        return found
+    found.append(Case("float32, compiled", Execution(compile=True)))
+    if device.type == "cuda":
+        found.append(Case("tf32", Execution(precision=Precision.TF32)))
+    rounded = Execution(precision=Precision.BFLOAT16)
+    check_precision(rounded.precision, device)
+    return [
+        *found,
+        Case("bfloat16", rounded),
+        Case("bfloat16, compiled", rounded._replace(compile=True)),
+        Case(f"bfloat16, compiled, {size} at a time", rounded._replace(compile=True, micro_batch_size=size)),
+    ]
+
+
+def random_batch(config: DenoiserConfig, size: int, device: torch.device) -> Batch:
+    """Images in [−1, 1] and, where there are classes, labels."""
+    network = config.network
+    shape = (size, network.image_channels, network.image_size, network.image_size)
+    images = torch.rand(shape, generator=torch.Generator().manual_seed(0)).mul_(2).sub_(1)
+    labels = torch.arange(size) % network.num_classes if network.num_classes else None
+    return Batch(images.to(device), None if labels is None else labels.to(device))
+
+
+def our_update(kind: str, preset: Preset, case: Case, batch: Batch) -> Update:
+    """An update of the training loop, on one rank."""
+    device, settings = batch.images.device, preset.base if kind == "base" else preset.distill
+    model, objective = networks(kind, preset, case, device)
+    state = TrainingState(model.train(), settings)
+
+    def update() -> None:
+        draws = Draws(torch.Generator(device).manual_seed(state.update), len(batch.images))
+        state.optimizer.zero_grad(set_to_none=True)
+        size = case.execution.micro_batch_size
+        accumulate(objective, model, model, batch.images, batch.labels, draws, size)
+        clip_gradients(state.parameters, settings.gradient_clip_norm)
+        state.optimizer.step()
+        follow(state.average, state.parameters, settings, state.update)
+        state.update += 1
+
+    return update
+
+
+def networks(kind: str, preset: Preset, case: Case, device: torch.device) -> tuple[Denoiser, Objective]:
+    """The model and what it is trained for; a student of 64 steps for distillation."""
+    base = build_denoiser(preset.model, seed=0)
+    if kind == "base":
+        return place(base, case.execution, device), BaseObjective(preset.base.loss_weight)
+    network = preset.model.network.model_copy(update={"dropout": 0.0})
+    student = student_of(base, preset.model.model_copy(update={"network": network}))
+    teacher = place(base.eval().requires_grad_(False), case.execution, device)
+    objective = DistillationObjective(teacher, 64, preset.distill.loss_weight)
+    return place(student, case.execution, device), objective
+
+
+def plain_update(preset: Preset, batch: Batch) -> Update:
+    """Base training as a short script over diffusers would have it."""
+    diffusers: Any = importlib.import_module("diffusers")
+    config, settings, device = preset.model, preset.base, batch.images.device
+    set_float32_products(Precision.FLOAT32, device)
+    model = diffusers.UNet2DModel(**diffusers_config(config.network, config.out_channels)).to(device).train()
+    parameters = list(model.parameters())
+    optimizer = torch.optim.AdamW(
+        parameters,
+        lr=settings.learning_rate,
+        betas=(settings.adam_beta1, settings.adam_beta2),
+        weight_decay=settings.weight_decay,
+        fused=True,
+    )
+    average = [parameter.detach().clone() for parameter in parameters]
+    x = batch.images
+
+    def update() -> None:
+        t, eps = torch.rand(len(x), device=device), torch.randn_like(x)
+        z = diffuse(x, eps, t)
+        output = model(z, t * TIME_SCALE - 1, class_labels=batch.labels).sample
+        target = velocity_from_x_eps(x, eps, t)
+        loss = weighted_loss(output, target, z, t, config.prediction, settings.loss_weight).mean()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(parameters, settings.gradient_clip_norm)
+        optimizer.step()
+        follow(average, parameters, settings, 1000)
+
+    return update
+
+
+def follow(average: list[Tensor], parameters: list[Any], settings: TrainingSettings, update: int) -> None:
+    """Move the average, where one is kept."""
+    if settings.ema_decay is not None and average:
+        weight = 1 - ema_decay_at(settings.ema_decay, update)
+        torch._foreach_lerp_(average, [p.detach() for p in parameters], weight)
+
+
+def seconds(update: Update, device: torch.device) -> float:
+    """Wall-clock seconds of one update, waited for."""
+    began = time.perf_counter()
+    update()
+    if device.type != "cpu":
+        torch.accelerator.synchronize()
+    return time.perf_counter() - began
+
+
+def print_row(name: str, images: float, ratio: float, device: torch.device) -> None:
+    """The most memory in use since the row before is told on CUDA alone; plain's weights are in it."""
+    memory = f"{'':>7}"
+    if device.type == "cuda":
+        memory = f"{torch.cuda.max_memory_allocated() / 1e9:7.1f}"
+        torch.cuda.reset_peak_memory_stats()
+    print(f"{name:44}{images:>10.1f}{ratio:>8.2f}{memory}", flush=True)
+
+
+def name_of(device: torch.device) -> str:
+    """What a person calls the device."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+if __name__ == "__main__":
+    main()
