@@ -8,14 +8,13 @@ from typing import Any
 import pytest
 
 from progdistill.config import Settings, settings_from
-from progdistill.options import RUN_OPTIONS, options_from_namespace
+from progdistill.deployment import parse_deployment
+from progdistill.options import options_from_namespace
+from progdistill.planning.prices import read_prices
 from tests.infra.tools import INFRA, ROOT, of_kind
 
 launcher = pytest.mark.skipif(
     "cluster" not in Settings.model_fields, reason="the Kubernetes launcher is not here yet"
-)
-schedules = pytest.mark.skipif(
-    "like" not in {option.name for option in RUN_OPTIONS}, reason="deployments are not here yet"
 )
 
 
@@ -36,10 +35,9 @@ def _names(kind: str) -> set[str]:
 
 
 def test_the_prices_that_the_guide_to_costs_shows_are_read(tmp_path: Path) -> None:
-    planning = pytest.importorskip("progdistill.planning.prices", reason="prices are not here yet")
     (shown,) = re.findall(r"^```toml\n(.*?)^```$", (ROOT / "docs" / "costs.md").read_text(), re.M | re.S)
     (tmp_path / "progdistill.toml").write_text(shown)
-    prices = planning.read_prices(tmp_path / "progdistill.toml")
+    prices = read_prices(tmp_path / "progdistill.toml")
     assert prices.currency == "EUR"
     assert prices.per_device_hour == {"NVIDIA H100 80GB HBM3": 2.5, "cpu": 0.05}
 
@@ -70,19 +68,13 @@ def test_a_job_of_every_step_fits_the_quota(cluster: Any) -> None:
         assert asked <= int(quota["spec"]["hard"][f"requests.{resources.accelerator}"])
 
 
-@schedules
 def test_the_deployment_is_valid_and_runs_as_the_driver() -> None:
-    from progdistill.deployment import parse_deployment
-
     deployment = parse_deployment((INFRA / "deployment.toml").read_text())
     assert deployment.service_account in _names("ServiceAccount")
     assert deployment.options["launcher"] == "kubernetes"
 
 
-@schedules
 def test_steps_satisfy_the_restricted_pod_security_of_the_namespace() -> None:
-    from progdistill.deployment import parse_deployment
-
     context = parse_deployment((INFRA / "deployment.toml").read_text()).security_context
     assert context["run_as_non_root"] is True
     assert context["allow_privilege_escalation"] is False

@@ -6,7 +6,6 @@ import tomllib
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from functools import cache
-from importlib.util import find_spec
 from io import StringIO
 from itertools import pairwise
 from pathlib import Path
@@ -24,11 +23,8 @@ PAGES = [
     INFRA / "README.md",
     INFRA / "metaflow" / "README.md",
 ]
-ELSEWHERE = {"kubernetes.md", "schedules.md"}
-"""Pages of the launcher and of schedules, which come with them."""
-
-LATER = set() if find_spec("progdistill.planning") else {"--measure"}
-"""Options of `plan` that come with its estimates."""
+ELSEWHERE = {"kubernetes.md"}
+"""The launcher's page, which comes with it."""
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
@@ -100,7 +96,7 @@ def test_every_verb_and_option_of_progdistill_exists() -> None:
         depth = 2 if words[1] in ("checkpoints", "data") and len(words) > 2 else 1
         verb = tuple(words[1 : 1 + depth])
         options = {word.partition("=")[0] for word in words if word.startswith("--")}
-        assert options - LATER <= set(re.findall(r"--[a-z-]+", _help(*verb))), " ".join(words)
+        assert options <= set(re.findall(r"--[a-z-]+", _help(*verb))), " ".join(words)
 
 
 def test_every_option_of_a_run_exists() -> None:
