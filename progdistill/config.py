@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from progdistill.diffusion.names import PredictionType, check_combination
 from progdistill.errors import UsageError
 from progdistill.evaluation.config import EvaluationSettings
+from progdistill.jobs.cluster_settings import ClusterSettings
 from progdistill.ladder import parse_ladder
 from progdistill.models.config import DenoiserConfig
 from progdistill.options import RunOptions
@@ -29,6 +30,7 @@ class LauncherName(StrEnum):
     """Where jobs run."""
 
     LOCAL = "local"
+    KUBERNETES = "kubernetes"
 
 
 class Settings(BaseModel):
@@ -53,6 +55,7 @@ class Settings(BaseModel):
     evaluation: EvaluationSettings
     snapshots: SnapshotSettings
     compute: ComputeSettings = ComputeSettings()
+    cluster: ClusterSettings = Field(ClusterSettings(), description="for the launcher kubernetes")
 
     @property
     def student_prediction(self) -> PredictionType:
@@ -82,6 +85,7 @@ def settings_from(options: RunOptions) -> Settings:
     name = options.preset or (dataset if dataset in PRESETS else "digits")
     fields = _preset_fields(name)
     fields |= {
+        "cluster": ClusterSettings().model_dump(mode="json"),
         "preset": name,
         "dataset": dataset,
         "store": options.store or DEFAULT_STORE,

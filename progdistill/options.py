@@ -1,6 +1,7 @@
 """What a user can type after `run` and `progdistill plan`: declared once, parsed alike everywhere."""
 
 import argparse
+import json
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -133,7 +134,10 @@ def _file_defaults(path: Path) -> dict[str, Any]:
         if name == "set":
             if not isinstance(value, dict):
                 raise UsageError(f"{path}: `set` must be a table of configuration paths, such as [set]")
-            value = tuple(f"{key}={setting}" for key, setting in value.items())
+            value = tuple(
+                f"{key}={setting if isinstance(setting, str) else json.dumps(setting)}"
+                for key, setting in value.items()
+            )
         elif not isinstance(value, known[name].type):
             raise UsageError(f"{path}: {name} = {value!r} is not of type {known[name].type.__name__}")
         defaults[field_name(name)] = value
