@@ -1,12 +1,15 @@
 """The device, the threads and the process group of one rank."""
 
 import os
+from collections.abc import Callable
 
 import torch
 
+from progdistill.training.rendezvous import Gang
+
 
 class Rank:
-    """This process among its peers, as torchrun's environment tells it; alone without torchrun."""
+    """This process among its peers, as the environment tells it (the names are torchrun's); else alone."""
 
     def __init__(self, device: str, threads: int | None) -> None:
         self.rank = int(os.environ.get("RANK", "0"))
@@ -17,13 +20,32 @@ class Rank:
         if kind == "cuda":
             torch.cuda.set_device(self.device)
         torch.set_num_threads(threads or max(1, (os.cpu_count() or 1) // self.ranks))
-        if self.ranks > 1:
-            torch.distributed.init_process_group("nccl" if kind == "cuda" else "gloo")
+        self._gang = self._met() if self.ranks > 1 else None
+        if self._gang is not None:
+            torch.distributed.init_process_group(
+                "nccl" if kind == "cuda" else "gloo",
+                store=self._gang.store,
+                rank=self.rank,
+                world_size=self.ranks,
+            )
 
     @property
     def device_name(self) -> str:
         """What a person calls the device."""
         return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
+
+    @property
+    def attempt(self) -> str:
+        """What names this set of processes among all that have worked on the job."""
+        return "alone" if self._gang is None else self._gang.token
+
+    def agreed(self, name: str, decide: Callable[[], str]) -> str:
+        """Rank 0's decision, on every rank."""
+        return decide() if self._gang is None else self._gang.agreed(name, decide)
+
+    def claim_failure(self) -> bool:
+        """Whether this rank is the first to fail; those after it failed because of it."""
+        return self._gang is None or self._gang.claim_failure()
 
     def any_rank(self, here: bool) -> bool:
         """Whether it holds on any rank: all get the same answer, and stop at the same update."""
@@ -34,6 +56,10 @@ class Rank:
         return bool(flag.item())
 
     def close(self) -> None:
-        """Leave the process group."""
-        if self.ranks > 1:
+        """Leave together with the other ranks: nobody before rank 0 has published what they made."""
+        if self._gang is not None:
+            self._gang.leave()
             torch.distributed.destroy_process_group()
+
+    def _met(self) -> Gang:
+        return Gang(self.rank, self.ranks, os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
