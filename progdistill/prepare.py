@@ -8,7 +8,7 @@ from progdistill.artifacts.checkpoint import CheckpointKind, CheckpointManifest
 from progdistill.artifacts.resolve import resolve_reference
 from progdistill.artifacts.store import Store, open_store
 from progdistill.commands.common import default_data_root
-from progdistill.config import Settings, settings_from
+from progdistill.config import LauncherName, Settings, settings_from
 from progdistill.data.dataset import DatasetInfo, find_dataset
 from progdistill.diffusion.names import check_combination
 from progdistill.errors import UsageError
@@ -93,7 +93,13 @@ def prepare_run(options: RunOptions) -> PreparedRun:
     if options.from_ is not None:
         settings = _branched(settings, options, resolve_reference(store, options.from_))
     check_combination(settings.student_prediction, settings.distill.loss_weight, distilling=True)
-    dataset = find_dataset(settings.dataset, default_data_root())
+    if settings.launcher is LauncherName.KUBERNETES:
+        from progdistill.jobs.kubernetes_check import dataset_for_pods, require_reachable
+
+        require_reachable(settings.cluster, settings.store, settings.compute.ranks)
+        dataset = dataset_for_pods(settings.cluster, settings.dataset, settings.store, default_data_root())
+    else:
+        dataset = find_dataset(settings.dataset, default_data_root())
     _check_fit(settings, dataset)
     run = PreparedRun(
         settings=settings,

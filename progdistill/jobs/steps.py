@@ -8,9 +8,10 @@ from progdistill.artifacts.checkpoint import CheckpointRef, load_manifest
 from progdistill.artifacts.lineage import lineage_tree
 from progdistill.artifacts.runs import record_run_checkpoint
 from progdistill.artifacts.store import open_store
+from progdistill.config import LauncherName
 from progdistill.evaluation.baseline import baseline_of
 from progdistill.evaluation.measurement import EvaluationRecord
-from progdistill.jobs.launcher import JobOutcome, complete
+from progdistill.jobs.launcher import JobOutcome, Launcher, complete
 from progdistill.jobs.local import LocalLauncher, ranks_for
 from progdistill.jobs.spec import (
     DistillSpec,
@@ -37,12 +38,11 @@ class RunSteps:
         self._flow, self._run_id = flow, run_id
         self._store = open_store(self._settings.store)
         self._folder = runs_folder() / run_id
-        self._launcher = LocalLauncher(self._folder / "jobs")
+        self._launcher = self._chosen_launcher()
         self._shared: dict[str, Any] = {
             "dataset_fingerprint": self._dataset.fingerprint,
             "seed": self._settings.seed,
         }
-        self._ranks = ranks_for(self._settings.compute.ranks)
         self.intervals: list[Interval] = []
 
     def first_teacher(self) -> dict[str, Any]:
@@ -55,7 +55,7 @@ class RunSteps:
         if checkpoint_id is None:
             spec = TrainBaseSpec(
                 **self._shared,
-                ranks=self._ranks,
+                ranks=self._ranks("train_base"),
                 model=self._settings.model,
                 training=self._settings.base.of_the_loop(),
                 label_dropout=self._settings.label_dropout,
@@ -72,7 +72,7 @@ class RunSteps:
         assert guidance is not None
         return GuideSpec(
             **self._shared,
-            ranks=self._ranks,
+            ranks=self._ranks("guide"),
             teacher=teacher_id,
             student_steps=self._settings.ladder[0],
             prediction=self._settings.student_prediction,
@@ -89,7 +89,7 @@ class RunSteps:
         steps = self._settings.ladder[stage_index]
         spec = DistillSpec(
             **self._shared,
-            ranks=self._ranks,
+            ranks=self._ranks("distill"),
             teacher=teacher["id"],
             student_steps=steps,
             prediction=self._settings.student_prediction,
@@ -142,6 +142,18 @@ class RunSteps:
         from progdistill.artifacts.lineage_html import render_html
 
         return render_html(self._store, lineage_tree(self._store, checkpoint_id), checkpoint_id)
+
+    def _chosen_launcher(self) -> Launcher:
+        if self._settings.launcher is LauncherName.LOCAL:
+            return LocalLauncher(self._folder / "jobs")
+        from progdistill.jobs.kubernetes_launcher import KubernetesLauncher
+
+        return KubernetesLauncher(self._store, self._settings.cluster, self._folder / "jobs")
+
+    def _ranks(self, kind: str) -> int:
+        if self._settings.launcher is LauncherName.LOCAL:
+            return ranks_for(self._settings.compute.ranks)
+        return self._settings.cluster.for_kind(kind)[1].ranks
 
     def _complete(self, spec: JobSpec) -> JobResult:
         import os
