@@ -1,0 +1,248 @@
+"""A whole cluster in this process, with what a test may do to it."""
+
+import contextlib
+import copy
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.kubernetes_api.access import USER, Access
+from tests.kubernetes_api.api import Api
+from tests.kubernetes_api.conditions import set_condition
+from tests.kubernetes_api.control_plane import ControlPlane
+from tests.kubernetes_api.errors import ApiError
+from tests.kubernetes_api.faults import Faults
+from tests.kubernetes_api.http_server import Request, Server
+from tests.kubernetes_api.job_controller import JobController
+from tests.kubernetes_api.job_pods import index_of, new_pod
+from tests.kubernetes_api.kubelet import Kubelet
+from tests.kubernetes_api.logs import LogReader
+from tests.kubernetes_api.nodes import Node
+from tests.kubernetes_api.resources import JOBS, NAMESPACES, NODES, PODS, named
+from tests.kubernetes_api.storage import Object, Storage
+
+TOKEN = "test-token"
+_MESSAGES = {
+    "EvictionByEvictionAPI": "Eviction API: evicting",
+    "PreemptionByScheduler": "default-scheduler: preempting to accommodate a higher priority pod",
+    "DeletionByTaintManager": "Taint manager: deleting due to NoExecute taint",
+    "DeletionByPodGC": "PodGC: node no longer exists",
+    "TerminationByKubelet": "The node was low on resource: memory.",
+}
+
+
+class Cluster:
+    """What `running_cluster` gives."""
+
+    def __init__(
+        self, folder: Path, nodes: Sequence[Node], node_environment: Mapping[str, str], backoff_seconds: float
+    ) -> None:
+        self.storage = Storage()
+        self._access = Access()
+        self._kubelet = Kubelet(self.storage, folder / "pods", node_environment)
+        self.faults = Faults(self.storage)
+        api = Api(self.storage, self._access, self.evict)
+        self._server = Server(api, LogReader(self.storage, self._kubelet), self.faults, TOKEN)
+        jobs = JobController(self.storage, backoff_seconds)
+        self._control_plane = ControlPlane(self.storage, jobs, self._kubelet)
+        for name in ("default", "kube-system"):
+            self.create_namespace(name)
+        for node in nodes:
+            self.storage.create(NODES, node.manifest())
+        self.kubeconfig = folder / "kubeconfig.yaml"
+
+    def start(self) -> None:
+        """Begin to answer and to control."""
+        self._server.start()
+        self._control_plane.start()
+        user = {"name": USER, "user": {"token": TOKEN}}
+        context = {"name": "test", "context": {"cluster": "test", "user": USER, "namespace": "default"}}
+        config = {"apiVersion": "v1", "kind": "Config", "current-context": "test", "users": [user]}
+        config |= {"clusters": [{"name": "test", "cluster": {"server": self.url}}], "contexts": [context]}
+        self.kubeconfig.write_text(yaml.safe_dump(config))
+
+    def stop(self) -> None:
+        """End everything that runs, and close the port."""
+        self._server.stop()
+        self._control_plane.stop()
+        self._kubelet.stop()
+
+    @property
+    def url(self) -> str:
+        """Address of the API server."""
+        return self._server.url
+
+    @property
+    def requests(self) -> list[Request]:
+        """All requests so far, in the order of their answers."""
+        return list(self._server.requests)
+
+    def objects(self, plural: str) -> list[Object]:
+        """All objects of a resource, in every namespace."""
+        return self.storage.list(named(plural))
+
+    def create_namespace(self, name: str) -> None:
+        """One more namespace."""
+        manifest = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
+        self.storage.create(NAMESPACES, {**manifest, "status": {"phase": "Active"}})
+
+    def allow_only(self, rules: Mapping[str, Set[str]] | None) -> None:
+        """From now on the token may do this and nothing else; None allows everything again."""
+        self._access.rules = rules
+
+    def stop_answering(self) -> None:
+        """The API server goes away; what runs on the nodes goes on."""
+        self._server.stop()
+
+    def answer_again(self) -> None:
+        """It is back, at the same address and with its state."""
+        self._server.start()
+
+    def evict(self, pod: Object | str, reason: str = "PreemptionByScheduler") -> None:
+        """Disrupt a pod: DisruptionTarget, then SIGTERM and the grace period.
+
+        All reasons but TerminationByKubelet delete the pod as well. As in a cluster, a process that exits
+        with 0 on SIGTERM leaves a pod that Succeeded.
+        """
+        with self.storage.changed:
+            item = self._pod(pod)
+            namespace, name = item["metadata"]["namespace"], item["metadata"]["name"]
+            message = _MESSAGES.get(reason, "disrupted by a test")
+            self.storage.update(
+                PODS, namespace, name, lambda t: set_condition(t, "DisruptionTarget", "True", reason, message)
+            )
+            if reason != "TerminationByKubelet":
+                self.storage.delete(PODS, namespace, name)
+                return
+            self.storage.update(
+                PODS,
+                namespace,
+                name,
+                lambda t: t["status"].update(phase="Failed", reason="Evicted", message=message),
+            )
+            if container := self._kubelet.container(item):
+                container.terminate(item["spec"].get("terminationGracePeriodSeconds", 30))
+
+    def oom_kill(self, pod: Object | str) -> None:
+        """The kernel kills the container for its memory: exit code 137, reason OOMKilled."""
+        with self.storage.changed:
+            container = self._kubelet.container(self._pod(pod))
+            if container is None:
+                raise LookupError("the pod has no running container")
+            container.oom_killed = True
+            container.kill()
+
+    def duplicate(self, pod: Object | str) -> Object:
+        """Another pod of the same job and index, which runs before the job controller sees it."""
+        with self.storage.changed:
+            original = self._pod(pod)
+            owner = original["metadata"]["ownerReferences"][0]["name"]
+            job = self.storage.get(JOBS, original["metadata"]["namespace"], owner)
+            twin = new_pod(job, index_of(original))
+            twin["spec"]["nodeName"] = original["spec"]["nodeName"]
+            created = self.storage.create(PODS, twin)
+            self._kubelet.sync()
+            return self.storage.get(PODS, created["metadata"]["namespace"], created["metadata"]["name"])
+
+    def delete_job(self, name: str, namespace: str = "default", policy: str = "Background") -> None:
+        """Somebody else deletes a job."""
+        self.storage.delete(JOBS, namespace, name, policy=policy)
+
+    def refuse_image(self, image: str) -> None:
+        """From now on this image cannot be pulled."""
+        with self.storage.changed:
+            self._kubelet.refused_images.add(image)
+            self._kubelet.poke()
+
+    def allow_image(self, image: str) -> None:
+        """It can be pulled again, and waiting pods start."""
+        with self.storage.changed:
+            self._kubelet.refused_images.discard(image)
+            self._kubelet.poke()
+
+    def add_node(self, node: Node) -> None:
+        """A node joins."""
+        self.storage.create(NODES, node.manifest())
+
+    def lose_node(self, name: str) -> None:
+        """A node disappears with all that runs on it; its pods fail as the pod garbage collector has it."""
+        reason = "DeletionByPodGC"
+        with self.storage.changed:
+            self.storage.delete(NODES, "", name)
+            for pod in self.storage.list(PODS):
+                if pod["spec"].get("nodeName") != name or pod["status"]["phase"] in ("Succeeded", "Failed"):
+                    continue
+
+                def change(target: Object) -> None:
+                    set_condition(target, "DisruptionTarget", "True", reason, _MESSAGES[reason])
+                    target["status"]["phase"] = "Failed"
+
+                metadata = pod["metadata"]
+                self._kubelet.lose(pod)
+                self.storage.update(PODS, metadata["namespace"], metadata["name"], change)
+                self.storage.delete(PODS, metadata["namespace"], metadata["name"], grace_seconds=0)
+
+    def _pod(self, pod: Object | str) -> Object:
+        if isinstance(pod, str):
+            return self.storage.get(PODS, "default", pod)
+        metadata = (
+            pod["metadata"]
+            if isinstance(pod, dict)
+            else {"namespace": pod.metadata.namespace, "name": pod.metadata.name}
+        )
+        return self.storage.get(PODS, metadata["namespace"], metadata["name"])
+
+    def wait_for(self, predicate: Callable[[], Any], timeout_seconds: float = 30) -> Any:
+        """Wait until `predicate()` is true and return what it gave; asked again when any object changes."""
+        deadline = time.monotonic() + timeout_seconds
+        while True:
+            with self.storage.changed:
+                if self.storage.problems:
+                    raise RuntimeError("the cluster itself has failed") from self.storage.problems[0]
+                version = self.storage.version
+            with contextlib.suppress(ApiError):
+                if found := predicate():
+                    return found
+            with self.storage.changed:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise TimeoutError(f"not so after {timeout_seconds} s; {self.summary()}")
+                if self.storage.version == version:
+                    # Also now and then without a change: a predicate may look at something else as well.
+                    self.storage.changed.wait(min(left, 0.2))
+
+    def summary(self) -> str:
+        """What there is, for the message of a failed wait."""
+        pods = {p["metadata"]["name"]: p["status"].get("phase") for p in self.objects("pods")}
+        jobs = {j["metadata"]["name"]: copy.deepcopy(j["status"]) for j in self.objects("jobs")}
+        events = [f"{e['reason']}: {e['message']}" for e in self.objects("events")][-10:]
+        return f"pods {pods}; jobs {jobs}; events {events}"
+
+
+@contextlib.contextmanager
+def running_cluster(
+    folder: Path,
+    *,
+    nodes: Sequence[Node] = (Node("node-1", cpu=64, memory_gib=256),),
+    node_environment: Mapping[str, str] | None = None,
+    backoff_seconds: float = 0.05,
+) -> Iterator[Cluster]:
+    """Run a cluster with its files in `folder`; at the end everything in it is killed.
+
+    `node_environment` is what containers find set before their pod's own variables: the role of the image. By
+    default it is this process's environment.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    environment = dict(os.environ) if node_environment is None else node_environment
+    cluster = Cluster(folder, nodes, environment, backoff_seconds)
+    cluster.start()
+    try:
+        yield cluster
+    finally:
+        cluster.stop()
+    if cluster.storage.problems:
+        raise RuntimeError("the cluster itself has failed") from cluster.storage.problems[0]

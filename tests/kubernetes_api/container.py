@@ -1,0 +1,102 @@
+"""One container: a real child process in a process group of its own, with everything that it starts."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from tests.kubernetes_api.pod_log import PodLog
+
+MARK = "KUBERNETES_API_TEST_POD"
+"""In the environment of all its processes: finds those that have left the process group."""
+
+
+class Container:
+    """A running process; `on_exit` is called once, when it has ended and its output is read."""
+
+    def __init__(
+        self,
+        uid: str,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        folder: Path,
+        log: PodLog,
+        on_exit: Callable[[int], None],
+    ) -> None:
+        self.uid, self.log = uid, log
+        self.oom_killed = False
+        self.stopping = False
+        self._process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env={**environment, MARK: uid},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._waiter = threading.Thread(target=self._wait, args=(on_exit,), daemon=True)
+        self._timer: threading.Timer | None = None
+        self._reader.start()
+        self._waiter.start()
+
+    @property
+    def pid(self) -> int:
+        """Process id, which is its group's too."""
+        return self._process.pid
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self.log.append(line)
+
+    def _wait(self, on_exit: Callable[[int], None]) -> None:
+        code = self._process.wait()
+        if self._timer is not None:
+            self._timer.cancel()
+        # When a container's first process ends, the kernel ends the others in its pid namespace.
+        self._kill_all()
+        self._reader.join()
+        self.log.close()
+        on_exit(code)
+
+    def terminate(self, grace_seconds: float) -> None:
+        """SIGTERM to the first process, and SIGKILL to all after the grace period."""
+        if self.stopping and grace_seconds > 0:
+            return
+        self.stopping = True
+        if grace_seconds <= 0:
+            self.kill()
+            return
+        with contextlib.suppress(ProcessLookupError):
+            self._process.send_signal(signal.SIGTERM)
+        self._timer = threading.Timer(grace_seconds, self.kill)
+        self._timer.daemon = True
+        self._timer.start()
+        if self._process.poll() is not None:
+            self._timer.cancel()
+
+    def kill(self) -> None:
+        """SIGKILL to all its processes."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+        self._kill_all()
+
+    def join(self) -> None:
+        """Wait until it has ended and was reported."""
+        if threading.current_thread() is not self._waiter:
+            self._waiter.join()
+
+    def _kill_all(self) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        mark = f"{MARK}={self.uid}".encode()
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                with contextlib.suppress(OSError):
+                    if mark in (entry / "environ").read_bytes().split(b"\0"):
+                        os.kill(int(entry.name), signal.SIGKILL)
