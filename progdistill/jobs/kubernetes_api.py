@@ -73,6 +73,10 @@ class ClusterApi:
             )
         return created
 
+    def patch(self, path: str, changes: Object) -> None:
+        """Merge changes into an object."""
+        self._patiently(lambda: self._json("PATCH", path, {}, changes))
+
     def delete(self, path: str, *, uid: str) -> None:
         """Delete this very object and wait for nothing; what it owns goes before it."""
         body = {"propagationPolicy": "Foreground", "preconditions": {"uid": uid}}
@@ -116,11 +120,12 @@ class ClusterApi:
     def _call(
         self, method: str, path: str, query: Object, body: Object | None, timeout: tuple[float, float]
     ) -> Any:
+        content = "application/merge-patch+json" if method == "PATCH" else "application/json"
         return self._client.call_api(
             path,
             method,
             query_params=list(query.items()),
-            header_params={"Accept": "application/json", "Content-Type": "application/json"},
+            header_params={"Accept": "application/json", "Content-Type": content},
             body=body,
             auth_settings=["BearerToken"],
             _return_http_data_only=True,

@@ -5,7 +5,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Final
@@ -107,14 +107,16 @@ class _Run:
         name = self._submission.name
         path, one = _path(self._api, self._submission), _path(self._api, self._submission, name)
         while True:
-            try:
-                job = self._api.create(path, self._manifest())
+            found = self._api.get(one)
+            if found is None:
+                # Before the pods, so that none is told that the others' names do not exist.
+                self._ensure_service(None)
+                try:
+                    job = self._api.create(path, self._manifest())
+                except AlreadyThereError:
+                    continue  # another driver was faster, or the answer to our first attempt was lost
                 self._log.write(f"{name}: submitted to namespace {self._api.namespace}")
                 break
-            except AlreadyThereError:
-                found = self._api.get(one)
-            if found is None:
-                continue
             self._require_same_store(found)
             if self._has_result():
                 return
@@ -124,26 +126,32 @@ class _Run:
                 break
             self._log.write(f"{name}: an earlier attempt left no result; starting again")
             self._delete(one, found)
-        if self._submission.resources.host_count > 1 and not self._submission.cluster.use_jobset:
-            self._ensure_service(job["metadata"]["uid"])
+        self._ensure_service(job["metadata"]["uid"])
 
     def _manifest(self) -> Object:
         jobset = self._submission.cluster.use_jobset
         return jobset_manifest(self._submission) if jobset else job_manifest(self._submission)
 
-    def _ensure_service(self, uid: str) -> None:
-        """The Service of this very Job: one of an earlier Job of the same name is on its way out."""
+    def _ensure_service(self, job_uid: str | None) -> None:
+        """The Service that gives several pods names; it belongs to the Job as soon as there is one."""
+        if self._submission.resources.host_count == 1 or self._submission.cluster.use_jobset:
+            return
         one = self._api.path("v1", "services", self._submission.name)
+        wanted = service_manifest(self._submission, job_uid)
         while True:
-            try:
-                self._api.create(self._api.path("v1", "services"), service_manifest(self._submission, uid))
-                return
-            except AlreadyThereError:
-                found = self._api.get(one)
-            if found is not None:
-                if uid in [owner["uid"] for owner in found["metadata"].get("ownerReferences", [])]:
+            found = self._api.get(one)
+            if found is None:
+                with suppress(AlreadyThereError):
+                    self._api.create(self._api.path("v1", "services"), wanted)
                     return
-                self._delete(one, found)
+                continue
+            owners = [owner["uid"] for owner in found["metadata"].get("ownerReferences", [])]
+            if owners == ([job_uid] if job_uid else []):
+                return
+            if not owners:
+                self._api.patch(one, {"metadata": {"ownerReferences": wanted["metadata"]["ownerReferences"]}})
+                return
+            self._delete(one, found)  # of an earlier Job, and about to go with it
 
     def _delete(self, path: str, found: Object) -> None:
         """Delete an object and wait until it and its pods are gone, so that no two are there at once."""

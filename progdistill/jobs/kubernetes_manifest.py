@@ -71,20 +71,16 @@ def job_manifest(submission: Submission) -> Manifest:
     return manifest
 
 
-def service_manifest(submission: Submission, job_uid: str) -> Manifest:
+def service_manifest(submission: Submission, job_uid: str | None) -> Manifest:
     """The headless Service that gives pods their names, ready or not; it goes when the Job goes."""
-    owner = {
-        "apiVersion": "batch/v1",
-        "kind": "Job",
-        "name": submission.name,
-        "uid": job_uid,
-        "controller": False,
-        "blockOwnerDeletion": False,
-    }
+    metadata = _metadata(submission)
+    if job_uid is not None:
+        owner = {"apiVersion": "batch/v1", "kind": "Job", "name": submission.name, "uid": job_uid}
+        metadata["ownerReferences"] = [owner]
     return {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": {**_metadata(submission), "ownerReferences": [owner]},
+        "metadata": metadata,
         "spec": {
             "clusterIP": "None",
             "publishNotReadyAddresses": True,

@@ -24,7 +24,7 @@ def _each(group: str, resource: str, *verbs: str) -> tuple[Permission, ...]:
 
 REQUIRED_PERMISSIONS: Final = (
     *_each("batch", "jobs", "create", "delete", "get", "list", "watch"),
-    *_each("", "services", "create", "delete", "get"),
+    *_each("", "services", "create", "delete", "get", "patch"),
     *_each("", "pods", "list", "watch"),
     *_each("", "pods/log", "get"),
     *_each("", "events", "list"),

@@ -15,6 +15,7 @@ class Node:
     name: str
     cpu: float = 8
     memory_gib: float = 32
+    disk_gib: float = 1024
     gpu: int = 0
     tpu: int = 0
     pods: int = 110
@@ -25,6 +26,7 @@ class Node:
     def capacity(self) -> dict[str, Fraction]:
         """What it has, by resource name."""
         own = {"cpu": f"{round(self.cpu * 1000)}m", "memory": f"{round(self.memory_gib * 1024)}Mi"}
+        own |= {"ephemeral-storage": f"{round(self.disk_gib * 1024)}Mi"}
         devices = {"nvidia.com/gpu": self.gpu, "google.com/tpu": self.tpu, **self.extended}
         counted = {name: count for name, count in devices.items() if count}
         return {name: quantity.parse(value) for name, value in (own | counted | {"pods": self.pods}).items()}
@@ -34,6 +36,7 @@ class Node:
         amounts = {
             "cpu": f"{round(self.cpu * 1000)}m",
             "memory": f"{round(self.memory_gib * 1024)}Mi",
+            "ephemeral-storage": f"{round(self.disk_gib * 1024)}Mi",
             "pods": str(self.pods),
         }
         amounts |= {n: str(int(v)) for n, v in self.capacity().items() if "/" in n}
