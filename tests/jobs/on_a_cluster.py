@@ -14,6 +14,8 @@ from progdistill.artifacts.store import Store, open_store
 from progdistill.data.dataset import DatasetInfo, find_dataset
 from progdistill.jobs.cluster_settings import ClusterSettings, StepResources
 from progdistill.jobs.kubernetes_manifest import Submission, submission_for
+from progdistill.jobs.launcher import complete
+from progdistill.jobs.local import LocalLauncher
 from progdistill.jobs.spec import JobRequest, TrainBaseSpec
 from progdistill.training.config import ComputeSettings, SnapshotSettings
 from tests.kubernetes_api import Cluster, Node, running_cluster
@@ -29,6 +31,21 @@ def node_environment(**extra: str) -> dict[str, str]:
     return {"PATH": path, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **extra}
 
 
+def small_request(store: Store, digits: DatasetInfo) -> JobRequest:
+    """A base model of eight updates on two ranks, with a snapshot every other one."""
+    return JobRequest(
+        spec=TrainBaseSpec(
+            dataset_fingerprint=digits.fingerprint, seed=4, ranks=2, model=tiny(), training=settings(8)
+        ),
+        store=store.uri,
+        dataset=digits,
+        snapshots=SnapshotSettings(interval_updates=2),
+        compute=ComputeSettings(device="cpu", threads_per_rank=1),
+        creator_run="DistillFlow/7",
+        configuration={},
+    )
+
+
 class OneJob:
     """A job of two pods, its store, its cluster, and the processes that drive it."""
 
@@ -40,17 +57,7 @@ class OneJob:
             train=StepResources(hosts=2, cpu=1, memory_gib=1, disk_gib=1),
             env={"PROGDISTILL_CACHE": str(folder / "cache"), "HOME": str(folder)},
         )
-        self.request = JobRequest(
-            spec=TrainBaseSpec(
-                dataset_fingerprint=digits.fingerprint, seed=4, ranks=2, model=tiny(), training=settings(8)
-            ),
-            store=self.store.uri,
-            dataset=digits,
-            snapshots=SnapshotSettings(interval_updates=2),
-            compute=ComputeSettings(device="cpu", threads_per_rank=1),
-            creator_run="DistillFlow/7",
-            configuration={},
-        )
+        self.request = small_request(self.store, digits)
         self._drivers: list[subprocess.Popen[str]] = []
 
     @property
@@ -65,10 +72,6 @@ class OneJob:
     def change(self, **changes: Any) -> None:
         """Change cluster settings."""
         self.settings = ClusterSettings.model_validate({**self.settings.model_dump(), **changes})
-
-    def with_fault(self, fault: str) -> None:
-        """Every pod meets this fault (artifacts/faults.py)."""
-        self.change(env={**self.settings.env, "PROGDISTILL_FAULT": fault})
 
     def drive(self) -> "subprocess.Popen[str]":
         """Start a driver."""
@@ -103,14 +106,19 @@ class OneJob:
         self.cluster.wait_for(found, timeout_seconds=60)
         return self.pods()
 
-    def wait_for_snapshot(self) -> None:
-        """Until training has got somewhere: every pod's process writes to the store, no object changes."""
-        process = self._drivers[-1]
-        assert process.stderr is not None
-        for line in process.stderr:
-            if "reached training.update" in line:
-                return
-        raise AssertionError("the driver ended before training did anything")
+    def hold(self, update: int = 5) -> None:
+        """Every pod stays for a few seconds in that update after it says so in its log."""
+        self.change(env={**self.settings.env, "PROGDISTILL_FAULT": f"hold:training.update@{update}"})
+
+    def wait_for_line(self, driver: "subprocess.Popen[str]", text: str) -> str:
+        """What a driver says up to the line with that text."""
+        said = ""
+        assert driver.stderr is not None
+        for line in driver.stderr:
+            said += line
+            if text in line:
+                return said
+        raise AssertionError(f"{text!r} was never said:\n{said}")
 
     def stop(self) -> None:
         """End all drivers."""
@@ -145,3 +153,12 @@ def job(cluster: Cluster, tmp_path: Path, cluster_digits: DatasetInfo) -> Iterat
     one = OneJob(cluster, tmp_path, cluster_digits)
     yield one
     one.stop()
+
+
+@pytest.fixture(scope="session")
+def expected(tmp_path_factory: pytest.TempPathFactory, cluster_digits: DatasetInfo) -> str:
+    """The checkpoint that the local launcher makes of the same job with two ranks."""
+    folder = tmp_path_factory.mktemp("local")
+    store = open_store(str(folder / "store"))
+    request = small_request(store, cluster_digits)
+    return complete(store, LocalLauncher(folder / "logs"), request).result.output
