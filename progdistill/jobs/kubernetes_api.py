@@ -27,6 +27,7 @@ WATCH_SECONDS: Final = 60
 LONGEST_PAUSE_SECONDS: Final = 30.0
 SAID_AFTER_SECONDS: Final = 10.0
 
+_KUBECONFIG: Final = Path("~/.kube/config")
 _OWN_NAMESPACE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
@@ -189,10 +190,12 @@ def connect(settings: ClusterSettings) -> ClusterApi:
             config.load_incluster_config(client_configuration=configuration)
             namespace = _OWN_NAMESPACE.read_text().strip() if _OWN_NAMESPACE.exists() else None
         else:
+            # Said here, since the client looks at the variable only once, when it is imported.
+            file = os.environ.get("KUBECONFIG") or str(_KUBECONFIG.expanduser())
             config.load_kube_config(
-                context=settings.context, client_configuration=configuration, persist_config=False
+                file, settings.context, client_configuration=configuration, persist_config=False
             )
-            contexts, active = config.list_kube_config_contexts()
+            contexts, active = config.list_kube_config_contexts(file)
             chosen = next((c for c in contexts if c["name"] == settings.context), active)
             namespace = chosen["context"].get("namespace")
     except config.ConfigException as error:
@@ -211,7 +214,7 @@ def connect(settings: ClusterSettings) -> ClusterApi:
 
 
 def _has_kubeconfig() -> bool:
-    return "KUBECONFIG" in os.environ or Path("~/.kube/config").expanduser().exists()
+    return bool(os.environ.get("KUBECONFIG")) or _KUBECONFIG.expanduser().exists()
 
 
 def _api_exception() -> Any:
