@@ -91,8 +91,10 @@ def options_from_namespace(values: Mapping[str, Any]) -> RunOptions:
     """Collect parsed values (None: not given); fill gaps from the environment and `progdistill.toml`."""
     given = {field_name(o.name): values.get(field_name(o.name)) for o in RUN_OPTIONS}
     typed = {name: value for name, value in given.items() if value not in (None, (), [], "")}
-    merged = {**_file_defaults(Path(DEFAULTS_FILE)), **_environment_defaults(), **typed}
-    return RunOptions(**merged)
+    file = _file_defaults(Path(DEFAULTS_FILE))
+    merged = {**file, **_environment_defaults(), **typed}
+    # Typed last, so that it wins path by path.
+    return RunOptions(**{**merged, "set": (*file.get("set", ()), *typed.get("set", ()))})
 
 
 def parse_run_options(arguments: Sequence[str]) -> RunOptions:

@@ -1,5 +1,7 @@
 """Options become settings; what cannot be is one message that says what to do."""
 
+from pathlib import Path
+
 import pytest
 
 from progdistill.config import settings_from
@@ -43,3 +45,15 @@ def test_the_papers_unstable_combination_is_refused() -> None:
 def test_options_of_others_on_the_line_are_left_alone() -> None:
     options = parse_run_options(["--max-workers", "3", "--ladder", "8:1", "--set", "a=1", "--set", "b=2"])
     assert (options.ladder, options.set) == ("8:1", ("a=1", "b=2"))
+
+
+def test_the_files_settings_stay_where_no_typed_one_replaces_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("progdistill.toml").write_text(
+        '[set]\n"evaluation.samples" = 7\n"cluster.env" = {A = "b"}\n"cluster.use_jobset" = true\n'
+    )
+    settings = settings_from(parse_run_options(["--set", "evaluation.samples=8"]))
+    assert settings.evaluation.samples == 8
+    assert settings.cluster.env == {"A": "b"} and settings.cluster.use_jobset

@@ -244,7 +244,7 @@ def _container(submission: Submission, address: str) -> Manifest:
             f"--job={spec.id}",
             f"--processes={resources.processes_per_host}",
         ],
-        "env": [{"name": name, "value": value} for name, value in values.items()],
+        "env": [*({"name": name, "value": value} for name, value in values.items()), _GANG],
         "resources": _resource_quantities(resources),
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": {
@@ -263,6 +263,13 @@ def _container(submission: Submission, address: str) -> Manifest:
     if cluster.env_from_secrets:
         container["envFrom"] = [{"secretRef": {"name": name}} for name in cluster.env_from_secrets]
     return container
+
+
+_GANG: Final[Manifest] = {
+    "name": "PROGDISTILL_GANG",
+    "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['batch.kubernetes.io/controller-uid']"}},
+}
+"""The Job's uid: its pods meet no pod of an earlier Job of the same name."""
 
 
 def _resource_quantities(resources: StepResources) -> Manifest:

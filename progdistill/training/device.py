@@ -62,4 +62,5 @@ class Rank:
             torch.distributed.destroy_process_group()
 
     def _met(self) -> Gang:
-        return Gang(self.rank, self.ranks, os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
+        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        return Gang(self.rank, self.ranks, address, port, os.environ.get("PROGDISTILL_GANG", ""))

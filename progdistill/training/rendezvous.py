@@ -32,12 +32,15 @@ _SHORT: Final = timedelta(seconds=30)
 class Gang:
     """One rank's place in a generation; `token` names the generation, `store` is for its process group."""
 
-    def __init__(self, rank: int, ranks: int, address: str, port: int) -> None:
-        """Meet the other ranks at rank 0's `address`; returns when all are there, however long that takes."""
-        self._rank, self._ranks = rank, ranks
+    def __init__(self, rank: int, ranks: int, address: str, port: int, group: str = "") -> None:
+        """Meet the other ranks at rank 0's `address`; returns when all are there, however long that takes.
+
+        Only ranks that name the same `group` meet: pods of a deleted Job may linger under the same names.
+        """
+        self._rank, self._ranks, self._token_key = rank, ranks, f"{group}/token"
         # A lookup of its own name can fail as long as rank 0 is not ready.
         self._address, self._port = ("127.0.0.1" if rank == 0 else address), port
-        self._server, self.token = _served(port) if rank == 0 else self._joined()
+        self._server, self.token = self._served() if rank == 0 else self._joined()
         self.store = PrefixStore(self.token, self._server)
         if rank == 0:
             self.store.add("joined/0", 1)
@@ -82,12 +85,28 @@ class Gang:
         except DistError as error:
             raise PeerLostError(f"rank 0 is gone: {error}") from error
 
+    def _served(self) -> tuple[TCPStore, str]:
+        """Serve the store of a new generation, once the port is free of the generation before."""
+        while True:
+            try:
+                server = TCPStore(
+                    "127.0.0.1", self._port, is_master=True, timeout=_SHORT, wait_for_workers=False
+                )
+            except DistError as error:
+                if "EADDRINUSE" not in str(error):
+                    raise
+                time.sleep(WATCH_SECONDS / 4)
+                continue
+            token = secrets.token_hex(8)
+            server.set(self._token_key, token)
+            return server, token
+
     def _joined(self) -> tuple[TCPStore, str]:
         broken = ""
         while True:
             try:
                 server = self._connected()
-                token = server.get("token").decode()
+                token = server.get(self._token_key).decode()
                 if token != broken:
                     if server.add(f"{token}/joined/{self._rank}", 1) == 1:
                         return server, token
@@ -115,21 +134,6 @@ class Gang:
         if not self._closing.is_set():
             print(f"rank {self._rank}: {why}; all start again", file=sys.stderr, flush=True)
             os._exit(PeerLostError.exit_status)
-
-
-def _served(port: int) -> tuple[TCPStore, str]:
-    """Serve the store of a new generation, once the port is free of the generation before."""
-    while True:
-        try:
-            server = TCPStore("127.0.0.1", port, is_master=True, timeout=_SHORT, wait_for_workers=False)
-        except DistError as error:
-            if "EADDRINUSE" not in str(error):
-                raise
-            time.sleep(WATCH_SECONDS / 4)
-            continue
-        token = secrets.token_hex(8)
-        server.set("token", token)
-        return server, token
 
 
 def is_loss_of_a_peer(error: BaseException) -> bool:

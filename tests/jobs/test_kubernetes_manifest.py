@@ -173,7 +173,7 @@ def test_a_jobset_restarts_all_pods_as_one_and_as_often(submit: Any) -> None:
     assert spec["failurePolicy"]["maxRestarts"] == 3
     child = spec["replicatedJobs"][0]["template"]["spec"]
     assert child["backoffLimit"] == 0
-    environment = {one["name"]: one["value"] for one in child["template"]["spec"]["containers"][0]["env"]}
+    environment = {one["name"]: one.get("value") for one in child["template"]["spec"]["containers"][0]["env"]}
     assert environment["MASTER_ADDR"] == f"{submission.name}-workers-0-0.{submission.name}"
 
 

@@ -6,9 +6,9 @@ from progdistill.errors import PeerLostError
 from progdistill.training.rendezvous import Gang
 
 
-def main(rank: str, ranks: str, port: str) -> int:
+def main(rank: str, ranks: str, port: str, group: str) -> int:
     """Join, print the token, read one line, leave."""
-    gang = Gang(int(rank), int(ranks), "localhost", int(port))
+    gang = Gang(int(rank), int(ranks), "localhost", int(port), group)
     print(gang.token, flush=True)
     sys.stdin.readline()
     try:

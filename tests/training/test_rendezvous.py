@@ -12,7 +12,7 @@ from progdistill.errors import PeerLostError
 from progdistill.jobs.ranks import free_port
 
 Member = subprocess.Popen[str]
-Start = Callable[[int], Member]
+Start = Callable[..., Member]
 
 PEER_LOST = PeerLostError.exit_status
 
@@ -23,8 +23,8 @@ def start() -> Iterator[Start]:
     port, members = free_port(), []
     script = str(Path(__file__).with_name("gang_member.py"))
 
-    def started(rank: int) -> Member:
-        command = [sys.executable, script, str(rank), "2", str(port)]
+    def started(rank: int, group: str = "group") -> Member:
+        command = [sys.executable, script, str(rank), "2", str(port), group]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         members.append(subprocess.Popen(command, text=True, **pipes))  # type: ignore[call-overload]
         return members[-1]
@@ -85,3 +85,13 @@ def test_a_rank_lost_before_all_have_met_does_not_hold_up_its_successor(start: S
     assert first.wait(timeout=30) == PEER_LOST
     first = start(0)
     assert token_of(first) == token_of(successor)
+
+
+def test_a_rank_of_another_group_disturbs_nobody(start: Start) -> None:
+    first, stranger = start(0), start(1, group="deleted")
+    second = start(1)
+    assert token_of(first) == token_of(second)
+    finish(second)
+    finish(first)
+    assert (first.wait(timeout=20), second.wait(timeout=20)) == (0, 0)
+    assert stranger.poll() is None
