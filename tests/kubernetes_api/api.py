@@ -97,6 +97,9 @@ class Api:
                 raise left_out("resourceVersionMatch=Exact")
             items = [i for i in self.storage.list(route.resource, route.namespace or None) if matches(i)]
             version = str(self.storage.version)
+        limit = route.number("limit")
+        if limit and len(items) > limit:
+            raise left_out("lists in parts: leave out limit")
         resource = route.resource
         listed = {"kind": f"{resource.kind}List", "apiVersion": resource.api_version}
         return Answer(200, {**listed, "metadata": {"resourceVersion": version}, "items": items})
@@ -125,6 +128,8 @@ class Api:
                 raise bad_request("resourceVersion should not be set on objects to be created")
             metadata.pop(name, None)
         item.pop("status", None)
+        if resource is JOBS:
+            defaults.fill_before_validation(item)
         validation.check(resource, item)
         if resource.namespaced and self.storage.find(NAMESPACES, "", route.namespace) is None:
             raise not_found(NAMESPACES, route.namespace)
@@ -265,19 +270,30 @@ class Api:
 
 
 def _check_immutable(resource: Resource, before: Object, new: Object) -> None:
+    old_spec, new_spec = before.get("spec", {}), new.get("spec", {})
     fields: tuple[str, ...] = ()
     if resource is JOBS:
         fields = ("selector", "template", "completionMode", "podFailurePolicy", "completions")
-    elif resource is PODS:
-        if before["spec"] != new["spec"]:
-            message = "Forbidden: pod updates may not change fields other than `spec.containers[*].image`,..."
-            raise invalid(resource, new["metadata"]["name"], [("FieldValueForbidden", message, "spec")])
+        if old_spec.get("suspend") and "startTime" not in before["status"]:
+            # "Mutable Scheduling Directives": how a queue places a job that it then resumes.
+            old_spec, new_spec = _without_placement(old_spec), _without_placement(new_spec)
+    elif resource is PODS and old_spec != new_spec:
+        message = "Forbidden: pod updates may not change fields other than `spec.containers[*].image`,..."
+        raise invalid(resource, new["metadata"]["name"], [("FieldValueForbidden", message, "spec")])
     elif resource is NODES:
         raise left_out("changes of nodes through the API")
     causes = [
-        validation.forbidden_change(f"spec.{name}", new["spec"].get(name))
+        validation.forbidden_change(f"spec.{name}", new_spec.get(name))
         for name in fields
-        if before["spec"].get(name) != new["spec"].get(name)
+        if old_spec.get(name) != new_spec.get(name)
     ]
     if causes:
         raise invalid(resource, new["metadata"]["name"], causes)
+
+
+def _without_placement(spec: dict[str, Any]) -> dict[str, Any]:
+    spec = copy.deepcopy(spec)
+    for name in ("nodeSelector", "tolerations", "schedulingGates"):
+        spec["template"]["spec"].pop(name, None)
+    spec["template"].pop("metadata", None)
+    return spec

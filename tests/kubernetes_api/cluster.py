@@ -105,8 +105,8 @@ class Cluster:
     def evict(self, pod: Object | str, reason: str = "PreemptionByScheduler") -> None:
         """Disrupt a pod: DisruptionTarget, then SIGTERM and the grace period.
 
-        All reasons but TerminationByKubelet delete the pod as well. As in a cluster, a process that exits
-        with 0 on SIGTERM leaves a pod that Succeeded.
+        TerminationByKubelet leaves a pod that Failed. The other reasons delete it; as in a cluster, a process
+        that exits with 0 on SIGTERM then leaves a pod that Succeeded.
         """
         with self.storage.changed:
             item = self._pod(pod)
@@ -117,15 +117,9 @@ class Cluster:
             )
             if reason != "TerminationByKubelet":
                 self.storage.delete(PODS, namespace, name)
-                return
-            self.storage.update(
-                PODS,
-                namespace,
-                name,
-                lambda t: t["status"].update(phase="Failed", reason="Evicted", message=message),
-            )
-            if container := self._kubelet.container(item):
-                container.terminate(item["spec"].get("terminationGracePeriodSeconds", 30))
+            elif container := self._kubelet.container(item):
+                container.evicted = message
+                container.terminate(item["spec"]["terminationGracePeriodSeconds"])
 
     def oom_kill(self, pod: Object | str) -> None:
         """The kernel kills the container for its memory: exit code 137, reason OOMKilled."""
@@ -145,7 +139,8 @@ class Cluster:
             twin = new_pod(job, index_of(original))
             twin["spec"]["nodeName"] = original["spec"]["nodeName"]
             created = self.storage.create(PODS, twin)
-            self._kubelet.sync()
+            self._kubelet.sync()  # the container is being created
+            self._kubelet.sync()  # it runs
             return self.storage.get(PODS, created["metadata"]["namespace"], created["metadata"]["name"])
 
     def delete_job(self, name: str, namespace: str = "default", policy: str = "Background") -> None:
@@ -162,6 +157,12 @@ class Cluster:
         """It can be pulled again, and waiting pods start."""
         with self.storage.changed:
             self._kubelet.refused_images.discard(image)
+            self._kubelet.poke()
+
+    def refuse_pods(self, why: str | None) -> None:
+        """An admission plugin refuses new pods, as a used-up quota does; None lets them in again."""
+        with self.storage.changed:
+            self.storage.refuse_pods = why
             self._kubelet.poke()
 
     def add_node(self, node: Node) -> None:

@@ -28,6 +28,8 @@ class Container:
     ) -> None:
         self.uid, self.log = uid, log
         self.oom_killed = False
+        self.evicted: str | None = None
+        """Why the kubelet evicts it."""
         self.stopping = False
         self._process = subprocess.Popen(
             command,

@@ -1,8 +1,9 @@
 """What the API server fills in when an object is created (pkg/apis/{core,batch}/v1/defaults.go)."""
 
+import base64
 from typing import Any
 
-from tests.kubernetes_api.resources import JOBS, PODS, SERVICES, Resource
+from tests.kubernetes_api.resources import JOBS, PODS, SECRETS, SERVICES, Resource
 from tests.kubernetes_api.storage import Object
 
 
@@ -14,6 +15,11 @@ def fill(resource: Resource, item: Object) -> None:
         _pod_spec(item["spec"])
         item["spec"].setdefault("restartPolicy", "Always")
         item["status"] = {"phase": "Pending", "qosClass": "BestEffort"}
+    elif resource is SECRETS:
+        written = {name: value.encode() for name, value in (item.pop("stringData", None) or {}).items()}
+        encoded = {name: base64.b64encode(value).decode() for name, value in written.items()}
+        item["data"] = {**(item.get("data") or {}), **encoded}
+        item.setdefault("type", "Opaque")
     elif resource is SERVICES:
         spec = item.setdefault("spec", {})
         spec.setdefault("type", "ClusterIP")
@@ -24,6 +30,14 @@ def fill(resource: Resource, item: Object) -> None:
             port.setdefault("protocol", "TCP")
             port.setdefault("targetPort", port["port"])
         item["status"] = {"loadBalancer": {}}
+
+
+def fill_before_validation(item: Object) -> None:
+    """The one default for a field that the published schema wants and a manifest may leave out."""
+    policy = (item.get("spec") or {}).get("podFailurePolicy") or {}
+    for rule in policy.get("rules") or []:
+        for pattern in rule.get("onPodConditions") or []:
+            pattern.setdefault("status", "True")
 
 
 def _job(job: Object) -> None:
@@ -41,9 +55,6 @@ def _job(job: Object) -> None:
             spec[name] = value
     replacement = "Failed" if spec.get("podFailurePolicy") else "TerminatingOrFailed"
     spec["podReplacementPolicy"] = spec.get("podReplacementPolicy") or replacement
-    for rule in (spec.get("podFailurePolicy") or {}).get("rules") or []:
-        for pattern in rule.get("onPodConditions") or []:
-            pattern.setdefault("status", "True")
     uid, name = job["metadata"]["uid"], job["metadata"]["name"]
     template = spec["template"].get("metadata") or {}
     spec["template"]["metadata"] = template

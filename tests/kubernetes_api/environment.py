@@ -7,8 +7,9 @@ Variables", "Expose Pod Information to Containers Through Environment Variables"
 import base64
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
-from tests.kubernetes_api import dns
+from tests.kubernetes_api import dns, volumes
 from tests.kubernetes_api.resources import CONFIG_MAPS, SECRETS
 from tests.kubernetes_api.storage import Object, Storage
 
@@ -31,7 +32,9 @@ def expand(text: str, known: Mapping[str, str]) -> str:
     return _REFERENCE.sub(value, text)
 
 
-def compose(storage: Storage, pod: Object, image: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+def compose(
+    storage: Storage, pod: Object, image: Mapping[str, str], folder: Path
+) -> tuple[dict[str, str], list[str]]:
     """The environment (over that of the image) and the argument vector of the pod's container."""
     container = pod["spec"]["containers"][0]
     own: dict[str, str] = {}
@@ -46,10 +49,14 @@ def compose(storage: Storage, pod: Object, image: Mapping[str, str]) -> tuple[di
             own[variable["name"]] = expand(variable.get("value") or "", own)
     command = [expand(part, own) for part in (container.get("command") or [])]
     command += [expand(part, own) for part in (container.get("args") or [])]
-    own = {name: dns.resolve(storage, pod, value) for name, value in own.items()}
+
+    def resolve(text: str) -> str:
+        return volumes.resolve(pod, folder, dns.resolve(storage, pod, text))
+
     hostname = pod["spec"].get("hostname") or pod["metadata"]["name"]
-    environment = {**image, "HOSTNAME": hostname, **own}
-    return environment, [dns.resolve(storage, pod, part) for part in command]
+    own = {name: resolve(value) for name, value in own.items()}
+    environment = {**image, "TMPDIR": str(folder), "HOSTNAME": hostname, **own}
+    return environment, [resolve(part) for part in command]
 
 
 def _from_source(storage: Storage, pod: Object, source: Object) -> dict[str, str]:

@@ -61,6 +61,12 @@ def already_exists(resource: Resource, name: str) -> ApiError:
     )
 
 
+def being_deleted(resource: Resource, name: str) -> ApiError:
+    """409: the name is taken by an object that is on its way out."""
+    message = f'object is being deleted: {resource.qualified} "{name}" already exists'
+    return ApiError(409, "AlreadyExists", message, _about(resource, name))
+
+
 def conflict(resource: Resource, name: str, why: str = "") -> ApiError:
     """409: written against an old resourceVersion, or a precondition fails."""
     why = why or "the object has been modified; please apply your changes to the latest version and try again"
@@ -121,7 +127,9 @@ _PLAIN = {
 }
 
 
-def of_code(code: int, retry_after: int | None = None) -> ApiError:
+def of_code(code: int, retry_after: int | None = None, method: str = "GET") -> ApiError:
     """A failure that has nothing to do with the request itself."""
     reason, message = _PLAIN[code]
+    if (method, code) == ("POST", 409):  # the one conflict that a creation can meet
+        reason, message = "AlreadyExists", "object already exists"
     return ApiError(code, reason, message, retry_after=retry_after)

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import socket
 import struct
 import threading
@@ -59,6 +60,7 @@ class Server:
         self._http.close_connections()
         with self.api.storage.changed:
             self.api.storage.changed.notify_all()
+        self.logs.wake()
         self._http.server_close()
         self._http = None
 
@@ -202,17 +204,16 @@ class _Handler(BaseHTTPRequestHandler):
         sent_bytes = sent_events = 0
         with contextlib.closing(pieces):
             while first is not None and not self.server.owner.stopping.is_set():
+                room = len(first)
                 if cut is not None:
-                    room = len(first) if cut.after_bytes is None else max(0, cut.after_bytes - sent_bytes)
-                    last = cut.after_events is not None and sent_events >= cut.after_events
-                    piece = b"" if last else first[:room]
-                    self._chunk(piece)
-                    sent_bytes, sent_events = sent_bytes + len(piece), sent_events + bool(piece)
-                    if len(piece) < len(first) or sent_bytes == cut.after_bytes:
-                        self._drop()
-                        raise _Cut
-                else:
-                    self._chunk(first)
+                    if cut.after_bytes is not None:
+                        room = min(room, cut.after_bytes - sent_bytes)
+                    if cut.after_events is not None and sent_events >= cut.after_events:
+                        room = 0
+                self._chunk(first[:room])
+                sent_bytes, sent_events = sent_bytes + room, sent_events + (room > 0)
+                if cut is not None and (sent_bytes == cut.after_bytes or sent_events == cut.after_events):
+                    raise _Cut
                 self._check_connected()
                 first = next(pieces, None)
         if self.server.owner.stopping.is_set():
@@ -237,14 +238,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _befall(self, fault: Fault) -> None:
         if fault.kind == "answer":
-            self._send(Answer(fault.status, errors.of_code(fault.status, fault.retry_after)))
+            self._send(Answer(fault.status, errors.of_code(fault.status, fault.retry_after, self.command)))
             return
         self._note(0)
         # Closing with no linger time sends RST, which a client sees as "connection reset by peer".
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.close_connection = True
-
-    def _drop(self) -> None:
+        os.close(self.connection.detach())
         self.close_connection = True
 
     def _note(self, status: int) -> None:

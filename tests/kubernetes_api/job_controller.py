@@ -41,6 +41,8 @@ class JobController:
         self.backoff_seconds = backoff_seconds
         self._failures: dict[str, tuple[int, datetime.datetime]] = {}
         """uid -> consecutive failures, time of the last."""
+        self._refusals: dict[str, tuple[int, datetime.datetime]] = {}
+        """The same of pods that could not be created."""
 
     def sync(self) -> list[datetime.datetime]:
         """One pass over all jobs; the times at which to look again without a change."""
@@ -201,16 +203,17 @@ class JobController:
             len([p for p in pods if is_terminating(p)]) if spec.get("podReplacementPolicy") == "Failed" else 0
         )
         missing = max(0, wanted - len(active) - held)
-        times, last = self._failures.get(job["metadata"]["uid"], (0, clock.now()))
-        again = (
-            last + datetime.timedelta(seconds=self.backoff_seconds * 2 ** min(times - 1, 10))
-            if times
-            else last
-        )
-        if missing and times and again > clock.now():
+        again = max(self._again(self._failures, job), self._again(self._refusals, job))
+        if missing and again > clock.now():
             return [again]
         self._create(job, missing, pods, active)
-        return []
+        return [self._again(self._refusals, job)] if job["metadata"]["uid"] in self._refusals else []
+
+    def _again(self, counts: dict[str, tuple[int, datetime.datetime]], job: Object) -> datetime.datetime:
+        """When the back-off of a job is over: twice as long each time."""
+        times, last = counts.get(job["metadata"]["uid"], (0, clock.now()))
+        wait = self.backoff_seconds * 2 ** min(times - 1, 10) if times else 0
+        return last + datetime.timedelta(seconds=wait)
 
     def _trim(self, job: Object, active: list[Object], wanted: int) -> list[Object]:
         """Too many pods: duplicates of an index go first, then those that have come least far."""
@@ -236,7 +239,15 @@ class JobController:
                 taken |= {index_of(pod) for pod in pods if is_terminating(pod)}
             indexes = [index for index in range(job["spec"]["completions"]) if index not in taken][:missing]
         for index in indexes:
-            pod = self.storage.create(PODS, new_pod(job, index))
+            try:
+                pod = self.storage.create(PODS, new_pod(job, index))
+            except ApiError as problem:
+                times, _ = self._refusals.get(job["metadata"]["uid"], (0, None))
+                self._refusals[job["metadata"]["uid"]] = (times + 1, clock.now())
+                message = f"Error creating: {problem.message}"
+                record(self.storage, job, "Warning", "FailedCreate", message, _COMPONENT)
+                return
+            self._refusals.pop(job["metadata"]["uid"], None)
             message = f"Created pod: {pod['metadata']['name']}"
             record(self.storage, job, "Normal", "SuccessfulCreate", message, _COMPONENT)
 

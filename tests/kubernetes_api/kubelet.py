@@ -1,7 +1,8 @@
 """Runs the pods that are bound to nodes, and reports their state: the kubelet of every node.
 
-Left out: images (all containers share the test's file system), volumes, probes, restarts. A pod is Ready as
-soon as its process runs.
+Left out: images and security contexts (all containers run as the test does, in its file system), workingDir
+(each pod works in an empty folder of its own), probes and restarts. A pod is Ready as soon as its process
+runs.
 """
 
 import contextlib
@@ -62,24 +63,32 @@ class Kubelet:
 
     def _start(self, pod: Object) -> None:
         container = pod["spec"]["containers"][0]
+        if not pod["status"].get("containerStatuses"):  # the next pass goes on from here
+            self._wait(pod, "ContainerCreating", "")
+            return
         self.logs.setdefault(pod["metadata"]["uid"], PodLog())
         if container["image"] in self.refused_images:
             self._refuse_image(pod, container["image"])
             return
         try:
-            environment, command = compose(self.storage, pod, self.image_environment)
+            folder = self._folder(pod)
+            environment, command = compose(self.storage, pod, self.image_environment, folder)
         except ConfigError as problem:
             self._wait(pod, "CreateContainerConfigError", str(problem))
             return
         self._event(
             pod, "Normal", "Pulled", f'Container image "{container["image"]}" already present on machine'
         )
-        self._run(pod, environment, command)
+        self._run(pod, environment, command, folder)
 
-    def _run(self, pod: Object, environment: dict[str, str], command: list[str]) -> None:
-        uid, name = pod["metadata"]["uid"], pod["spec"]["containers"][0]["name"]
-        folder = self.folder / uid
+    def _folder(self, pod: Object) -> Path:
+        """The pod's own folder: where it works and keeps temporary files."""
+        folder = self.folder / str(pod["metadata"]["uid"])
         folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def _run(self, pod: Object, environment: dict[str, str], command: list[str], folder: Path) -> None:
+        uid, name = pod["metadata"]["uid"], pod["spec"]["containers"][0]["name"]
         try:
             process = Container(
                 uid, command, environment, folder, self.logs[uid], lambda code: self._note_end(uid, code)
@@ -133,6 +142,8 @@ class Kubelet:
         ended |= {"finishedAt": clock.stamp(), "containerID": f"test://{pod['metadata']['uid']}"}
 
         def change(target: Object) -> None:
+            if container.evicted is not None:
+                target["status"] |= {"phase": "Failed", "reason": "Evicted", "message": container.evicted}
             if target["status"].get("phase") not in ("Succeeded", "Failed"):
                 target["status"]["phase"] = "Failed" if exit_code else "Succeeded"
             _set_state(target, {"terminated": ended}, ready=False)
@@ -170,7 +181,7 @@ class Kubelet:
         self._wait(pod, "ImagePullBackOff", f'Back-off pulling image "{image}": ErrImagePull: {cause}')
 
     def _wait(self, pod: Object, reason: str, message: str) -> None:
-        waiting = {"reason": reason, "message": message}
+        waiting = {"reason": reason, **({"message": message} if message else {})}
         if _state(pod).get("waiting") == waiting:
             return
         if reason == "CreateContainerConfigError":

@@ -17,6 +17,12 @@ class LogReader:
     def __init__(self, storage: Storage, kubelet: Kubelet) -> None:
         self.storage, self.kubelet = storage, kubelet
 
+    def wake(self) -> None:
+        """Have those who follow a log look whether they are to go on."""
+        for log in list(self.kubelet.logs.values()):
+            with log.changed:
+                log.changed.notify_all()
+
     def read(self, route: Route) -> Iterator[bytes]:
         """The log's pieces; 400 while the container waits, nothing before the pod is on a node."""
         pod = self.storage.get(PODS, route.namespace, route.name)
@@ -28,6 +34,8 @@ class LogReader:
             raise bad_request(message)
         if route.query.get("stream", "All") != "All":
             raise left_out("separate log streams")
+        if route.flag("follow") and "limitBytes" in route.query:
+            raise left_out("limitBytes with follow")
         if not pod["spec"].get("nodeName"):
             return iter(())
         state = (pod["status"].get("containerStatuses") or [{}])[0].get("state") or {}
@@ -49,7 +57,9 @@ class LogReader:
 
 def _since(route: Route) -> datetime.datetime | None:
     if route.query.get("sinceTime"):
-        return clock.parse(route.query["sinceTime"])
+        # The API server hands it on to the kubelet in whole seconds (registry/core/pod/strategy.go), so that
+        # whoever goes on from a time stamp gets the lines of that second again.
+        return clock.parse(route.query["sinceTime"]).replace(microsecond=0)
     if route.query.get("sinceSeconds"):
         return clock.now() - datetime.timedelta(seconds=int(route.query["sinceSeconds"]))
     return None

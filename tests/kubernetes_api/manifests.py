@@ -20,6 +20,23 @@ def job(
     }
 
 
+def pod(name: str, command: str, **spec: Any) -> dict[str, Any]:
+    """A pod that runs a shell command."""
+    container = {"name": "main", "image": "trainer:1", "command": ["sh", "-c", command]}
+    container |= spec.pop("container", {})
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name},
+        "spec": {
+            "restartPolicy": "Never",
+            "terminationGracePeriodSeconds": 5,
+            "containers": [container],
+            **spec,
+        },
+    }
+
+
 def config_map(name: str, labels: dict[str, str] | None = None, owner: Any = None) -> dict[str, Any]:
     """A config map, owned by an object if one is given."""
     metadata: dict[str, Any] = {"name": name, "labels": labels or {}}

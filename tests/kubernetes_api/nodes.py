@@ -15,31 +15,31 @@ class Node:
     name: str
     cpu: float = 8
     memory_gib: float = 32
-    disk_gib: float = 1024
     gpu: int = 0
     tpu: int = 0
     pods: int = 110
+    ephemeral_storage_gib: float = 1024
     labels: Mapping[str, str] = field(default_factory=dict)
     taints: tuple[tuple[str, str, str], ...] = ()
     extended: Mapping[str, int] = field(default_factory=dict)
 
     def capacity(self) -> dict[str, Fraction]:
         """What it has, by resource name."""
-        own = {"cpu": f"{round(self.cpu * 1000)}m", "memory": f"{round(self.memory_gib * 1024)}Mi"}
-        own |= {"ephemeral-storage": f"{round(self.disk_gib * 1024)}Mi"}
+        return {name: quantity.parse(value) for name, value in self._amounts().items()}
+
+    def _amounts(self) -> dict[str, str]:
+        own = {
+            "cpu": f"{round(self.cpu * 1000)}m",
+            "memory": f"{round(self.memory_gib * 1024)}Mi",
+            "ephemeral-storage": f"{round(self.ephemeral_storage_gib * 1024)}Mi",
+            "pods": str(self.pods),
+        }
         devices = {"nvidia.com/gpu": self.gpu, "google.com/tpu": self.tpu, **self.extended}
-        counted = {name: count for name, count in devices.items() if count}
-        return {name: quantity.parse(value) for name, value in (own | counted | {"pods": self.pods}).items()}
+        return own | {name: str(count) for name, count in devices.items() if count}
 
     def manifest(self) -> dict[str, Any]:
         """The Node object."""
-        amounts = {
-            "cpu": f"{round(self.cpu * 1000)}m",
-            "memory": f"{round(self.memory_gib * 1024)}Mi",
-            "ephemeral-storage": f"{round(self.disk_gib * 1024)}Mi",
-            "pods": str(self.pods),
-        }
-        amounts |= {n: str(int(v)) for n, v in self.capacity().items() if "/" in n}
+        amounts = self._amounts()
         return {
             "apiVersion": "v1",
             "kind": "Node",

@@ -1,8 +1,9 @@
 """Puts pods on nodes, or says why none fits (the filters of kube-scheduler, no preemption)."""
 
 from collections import Counter
+from collections.abc import Iterable
 from fractions import Fraction
-from typing import Any
+from typing import Any, NamedTuple
 
 from tests.kubernetes_api.conditions import set_condition
 from tests.kubernetes_api.nodes import requested
@@ -24,25 +25,33 @@ def schedule(storage: Storage) -> None:
         if pod["status"].get("phase") in _FINISHED:
             continue
         nodes = storage.list(NODES)
-        reasons = {node["metadata"]["name"]: _obstacles(pod, node, storage.list(PODS)) for node in nodes}
-        fitting = [name for name, why in reasons.items() if not why]
+        others = storage.list(PODS)
+        obstacles = {node["metadata"]["name"]: _obstacles(pod, node, others) for node in nodes}
+        fitting = [name for name, found in obstacles.items() if not found.reasons]
         if fitting:
             _bind(storage, pod, fitting[0])
         else:
-            _refuse(storage, pod, len(nodes), reasons)
+            _refuse(storage, pod, list(obstacles.values()))
 
 
-def _obstacles(pod: Object, node: Object, pods: list[Object]) -> list[str]:
+class _Obstacles(NamedTuple):
+    reasons: list[str]
+    lasting: bool = True
+    """Whether it would not help if other pods went."""
+
+
+def _obstacles(pod: Object, node: Object, pods: list[Object]) -> _Obstacles:
     """Why the pod cannot run there; the first filter that fails names its reasons."""
     labels = node["metadata"]["labels"]
     if any(labels.get(key) != value for key, value in (pod["spec"].get("nodeSelector") or {}).items()):
-        return ["node(s) didn't match Pod's node affinity/selector"]
+        return _Obstacles(["node(s) didn't match Pod's node affinity/selector"])
     for taint in node["spec"].get("taints") or []:
         if taint["effect"] != "PreferNoSchedule" and not _tolerated(
             taint, pod["spec"].get("tolerations") or []
         ):
-            return [f"node(s) had untolerated taint(s) {{{taint['key']}: {taint['value']}}}"]
-    free = {name: parse(value) for name, value in node["status"]["allocatable"].items()}
+            return _Obstacles([f"node(s) had untolerated taint {{{taint['key']}: {taint['value']}}}"])
+    whole = {name: parse(value) for name, value in node["status"]["allocatable"].items()}
+    free = dict(whole)
     for other in pods:
         if (
             other["spec"].get("nodeName") == node["metadata"]["name"]
@@ -52,7 +61,8 @@ def _obstacles(pod: Object, node: Object, pods: list[Object]) -> list[str]:
                 free[name] = free.get(name, Fraction(0)) - amount
     wanted = requested(pod)
     short = sorted(name for name, amount in wanted.items() if amount > free.get(name, Fraction(0)))
-    return ["Too many pods" if name == "pods" else f"Insufficient {name}" for name in short]
+    reasons = ["Too many pods" if name == "pods" else f"Insufficient {name}" for name in short]
+    return _Obstacles(reasons, any(wanted[name] > whole.get(name, Fraction(0)) for name in short))
 
 
 def _tolerated(taint: dict[str, str], tolerations: list[dict[str, Any]]) -> bool:
@@ -82,16 +92,19 @@ def _bind(storage: Storage, pod: Object, node: str) -> None:
     record(storage, bound, "Normal", "Scheduled", message, "default-scheduler")
 
 
-def _refuse(storage: Storage, pod: Object, count: int, reasons: dict[str, list[str]]) -> None:
-    counted = Counter(reason for why in reasons.values() for reason in why)
-    listed = ", ".join(sorted(f"{number} {reason}" for reason, number in counted.items()))
+def _refuse(storage: Storage, pod: Object, obstacles: list[_Obstacles]) -> None:
+    count = len(obstacles)
+    message = "no nodes available to schedule pods"
     if count:
-        hopeless = f"{count} Preemption is not helpful for scheduling"
-        message = (
-            f"0/{count} nodes are available: {listed}. preemption: 0/{count} nodes are available: {hopeless}."
-        )
-    else:
-        message = "no nodes available to schedule pods"
+        verdicts = [
+            "Preemption is not helpful for scheduling"
+            if found.lasting
+            else "No preemption victims found for incoming pod"
+            for found in obstacles
+        ]
+        unavailable = f"0/{count} nodes are available"
+        listed = _counted(reason for found in obstacles for reason in found.reasons)
+        message = f"{unavailable}: {listed}. preemption: {unavailable}: {_counted(verdicts)}."
     scheduled = {c["type"]: c for c in pod["status"].get("conditions", [])}.get("PodScheduled", {})
     if scheduled.get("message") == message:
         return
@@ -102,3 +115,7 @@ def _refuse(storage: Storage, pod: Object, count: int, reasons: dict[str, list[s
     metadata = pod["metadata"]
     refused = storage.update(PODS, metadata["namespace"], metadata["name"], change)
     record(storage, refused, "Warning", "FailedScheduling", message, "default-scheduler")
+
+
+def _counted(reasons: Iterable[str]) -> str:
+    return ", ".join(sorted(f"{number} {reason}" for reason, number in Counter(reasons).items()))

@@ -44,6 +44,8 @@ class Storage:
         """The history reaches back to (not including) this version."""
         self.expiries = 0
         """How often all watches were made to expire."""
+        self.refuse_pods: str | None = None
+        """Why an admission plugin, such as a quota, refuses new pods."""
         self.problems: list[Exception] = []
         """Failures of this server itself, which a test must not miss."""
 
@@ -72,8 +74,11 @@ class Storage:
             item = copy.deepcopy(item)
             metadata = item["metadata"]
             namespace, name = metadata.get("namespace", ""), metadata["name"]
-            if (resource.plural, namespace, name) in self._items:
-                raise errors.already_exists(resource, name)
+            if found := self._items.get((resource.plural, namespace, name)):
+                deleted = "deletionTimestamp" in found["metadata"]
+                raise (errors.being_deleted if deleted else errors.already_exists)(resource, name)
+            if resource is PODS and self.refuse_pods is not None:
+                raise errors.forbidden(resource, name, self.refuse_pods)
             metadata.setdefault("uid", str(uuid.uuid4()))
             metadata["creationTimestamp"] = clock.stamp()
             if resource.plural in _WITH_GENERATION:

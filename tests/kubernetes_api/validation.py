@@ -6,10 +6,11 @@ Unknown fields are refused too, as with `fieldValidation=Strict`; the real serve
 import re
 from typing import Any
 
-import kubernetes_validate
+import kubernetes_validate  # type: ignore[import-untyped]
 
 from tests.kubernetes_api import quantity
 from tests.kubernetes_api.errors import ApiError, bad_request, invalid, left_out
+from tests.kubernetes_api.job_set_failures import ACTIONS
 from tests.kubernetes_api.resources import JOB_SETS, JOBS, PODS, SERVICES, Resource
 from tests.kubernetes_api.storage import Object
 
@@ -33,6 +34,27 @@ _VALUE_RULE = (
     " start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used"
     " for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')"
 )
+
+_SERVICE_NAME = re.compile(r"^[a-z]([-a-z0-9]*[a-z0-9])?$")
+_SERVICE_NAME_RULE = (
+    "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic"
+    " character, and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for"
+    " validation is '[a-z]([-a-z0-9]*[a-z0-9])?')"
+)
+_SUPPORTED = {
+    "completionMode": ("Indexed", "NonIndexed"),
+    "podReplacementPolicy": ("Failed", "TerminatingOrFailed"),
+}
+_LEFT_OUT_OF_PODS = (
+    "initContainers",
+    "ephemeralContainers",
+    "affinity",
+    "topologySpreadConstraints",
+    "activeDeadlineSeconds",
+    "hostAliases",
+    "resourceClaims",
+)
+_LEFT_OUT_OF_CONTAINERS = ("livenessProbe", "readinessProbe", "startupProbe", "lifecycle", "restartPolicy")
 
 Cause = tuple[str, str, str]
 
@@ -72,7 +94,7 @@ def _check_schema(resource: Resource, item: Object) -> None:
     try:
         kubernetes_validate.validate(item, SCHEMA_VERSION, strict=True)
     except kubernetes_validate.ValidationError as problem:
-        path = ".".join(str(part) for part in problem.path)
+        path = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in problem.path).lstrip(".")
         name = item["metadata"].get("name", "")
         if problem.validator == "required":
             missing = problem.message.split("'")[1]
@@ -95,8 +117,8 @@ def _names(resource: Resource, item: Object) -> list[Cause]:
     longest = 63 if as_label else 253
     if len(name) > longest:
         causes.append(wrong("metadata.name", name, f"must be no more than {longest} bytes"))
-    if not (_LABEL_NAME if as_label else _SUBDOMAIN).match(name):
-        causes.append(wrong("metadata.name", name, _LABEL_RULE if as_label else _SUBDOMAIN_RULE))
+    if not (_SERVICE_NAME if as_label else _SUBDOMAIN).match(name):
+        causes.append(wrong("metadata.name", name, _SERVICE_NAME_RULE if as_label else _SUBDOMAIN_RULE))
     return causes + _labels(metadata, "metadata.labels")
 
 
@@ -120,6 +142,14 @@ def _job(job: Object) -> list[Cause]:
         if spec.get(name) is not None:
             raise left_out(f"spec.{name} of a Job")
     causes: list[Cause] = []
+    for name, values in _SUPPORTED.items():
+        if spec.get(name) not in (None, *values):
+            listed = ", ".join(f'"{value}"' for value in values)
+            message = f'Unsupported value: "{spec[name]}": supported values: {listed}'
+            causes.append(("FieldValueNotSupported", message, f"spec.{name}"))
+    name = job["metadata"]["name"]
+    if len(name) > 63:  # it becomes a label of the pods
+        causes.append(wrong("spec.template.labels", name, "must be no more than 63 bytes"))
     template = spec["template"]["spec"]
     policy = template.get("restartPolicy")
     if policy not in ("Never", "OnFailure"):
@@ -133,9 +163,12 @@ def _job(job: Object) -> list[Cause]:
         else:
             # The pod's hostname is a DNS label of the job's name and its index.
             longest = f"{job['metadata']['name']}-{max(spec['completions'] - 1, 0)}"
+            cannot = "will not able to create pod with invalid DNS label"
             if len(longest) > 63:
-                why = "will not able to create pod with invalid DNS label: must be no more than 63 characters"
+                why = f"{cannot}: must be no more than 63 characters"
                 causes.append(wrong("metadata.name", longest, why))
+            if not _LABEL_NAME.match(longest):
+                causes.append(wrong("metadata.name", longest, f"{cannot}: {_LABEL_RULE}"))
     for name in (
         "parallelism",
         "completions",
@@ -193,7 +226,7 @@ def _pod(spec: dict[str, Any], field: str) -> list[Cause]:
     causes: list[Cause] = []
     if not spec["containers"]:
         causes.append(required(f"{field}.containers"))
-    for name in ("initContainers", "ephemeralContainers"):
+    for name in _LEFT_OUT_OF_PODS:
         if spec.get(name):
             raise left_out(f"{name} of a pod")
     if len(spec["containers"]) > 1:
@@ -212,6 +245,9 @@ def _pod(spec: dict[str, Any], field: str) -> list[Cause]:
 
 def _container(container: dict[str, Any], volumes: set[str], field: str) -> list[Cause]:
     causes: list[Cause] = []
+    for name in _LEFT_OUT_OF_CONTAINERS:
+        if container.get(name):
+            raise left_out(f"{name} of a container")
     if not container.get("image"):
         causes.append(required(f"{field}.image"))
     if not (_LABEL_NAME.match(container["name"]) and len(container["name"]) <= 63):
@@ -268,6 +304,20 @@ def _job_set(item: Object) -> list[Cause]:
         raise left_out(f"spec.{unknown[0]} of a JobSet")
     if not spec.get("replicatedJobs"):
         return [required("spec.replicatedJobs")]
+    if (spec.get("successPolicy") or {}).get("operator", "All") != "All" or (
+        spec.get("successPolicy") or {}
+    ).get("targetReplicatedJobs"):
+        raise left_out("a successPolicy other than All of a JobSet")
+    policy = spec.get("failurePolicy") or {}
+    if unknown := sorted(set(policy) - {"maxRestarts", "rules"}):
+        raise left_out(f"spec.failurePolicy.{unknown[0]} of a JobSet")
+    for index, rule in enumerate(policy.get("rules") or []):
+        if rule.get("action") not in ACTIONS:
+            supported = ", ".join(f'"{action}"' for action in ACTIONS)
+            message = f'Unsupported value: "{rule.get("action")}": supported values: {supported}'
+            return [("FieldValueNotSupported", message, f"spec.failurePolicy.rules[{index}].action")]
+        if unknown := sorted(set(rule) - {"name", "action", "onJobFailureReasons", "targetReplicatedJobs"}):
+            raise left_out(f"spec.failurePolicy.rules[].{unknown[0]} of a JobSet")
     for replicated in spec["replicatedJobs"]:
         if unknown := sorted(set(replicated) - {"name", "replicas", "template"}):
             raise left_out(f"spec.replicatedJobs[].{unknown[0]} of a JobSet")

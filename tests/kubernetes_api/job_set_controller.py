@@ -1,8 +1,8 @@
 """A small JobSet controller (jobset.sigs.k8s.io, v1alpha2): makes the jobs and sums up how they end.
 
-Done: the jobs of replicatedJobs, the headless service that names their pods, suspend, restarts up to
-failurePolicy.maxRestarts, the Completed and Failed conditions, ttlSecondsAfterFinished. Success means that
-all jobs complete. Everything else in a spec is refused when the object is created.
+Done: the jobs of replicatedJobs, the headless service that names their pods, suspend, failurePolicy with its
+rules and restarts, the Completed and Failed conditions, ttlSecondsAfterFinished. Success means that all jobs
+complete. Everything else in a spec is refused when the object is created.
 """
 
 import contextlib
@@ -13,6 +13,7 @@ import uuid
 from tests.kubernetes_api import clock, defaults, ownership
 from tests.kubernetes_api.conditions import condition, has_condition, set_condition
 from tests.kubernetes_api.errors import ApiError
+from tests.kubernetes_api.job_set_failures import REPLICATED_JOB, judge
 from tests.kubernetes_api.recorder import record
 from tests.kubernetes_api.resources import JOB_SETS, JOBS, SERVICES
 from tests.kubernetes_api.storage import Object, Storage
@@ -91,7 +92,7 @@ def _manage(storage: Storage, job_set: Object) -> None:
             )
     failed = [job for job in current if has_condition(job, "Failed")]
     if failed:
-        _fail(storage, job_set, failed[0], restarts)
+        _fail(storage, job_set, failed)
     elif len(current) == len(wanted) and all(has_condition(job, "Complete") for job in current):
         _end(storage, job_set, "Completed", "AllJobsCompleted", "jobset completed successfully")
     else:
@@ -112,7 +113,7 @@ def _wanted(job_set: Object, restarts: int) -> list[Object]:
             template = copy.deepcopy(replicated["template"])
             marks = {
                 f"{_PREFIX}/jobset-name": name,
-                f"{_PREFIX}/replicatedjob-name": replicated["name"],
+                REPLICATED_JOB: replicated["name"],
                 f"{_PREFIX}/replicatedjob-replicas": str(replicated.get("replicas", 1)),
                 f"{_PREFIX}/job-index": str(index),
                 f"{_PREFIX}/restart-attempt": str(restarts),
@@ -138,20 +139,19 @@ def _wanted(job_set: Object, restarts: int) -> list[Object]:
     return jobs
 
 
-def _fail(storage: Storage, job_set: Object, job: Object, restarts: int) -> None:
-    limit = (job_set["spec"].get("failurePolicy") or {}).get("maxRestarts", 0)
-    if restarts < limit:
-        _change(storage, job_set, lambda target: target["status"].update(restarts=restarts + 1))
-        message = f"restarting jobset, attempt {restarts + 1} of {limit}"
-        record(storage, job_set, "Warning", "Restarting", message, _COMPONENT)
+def _fail(storage: Storage, job_set: Object, failed: list[Object]) -> None:
+    verdict = judge(job_set, failed)
+    if verdict.fails:
+        _end(storage, job_set, "Failed", verdict.reason, verdict.message)
         return
-    why = (
-        "jobset failed due to one or more job failures"
-        if not limit
-        else "jobset failed due to reaching max number of restarts"
-    )
-    message = f"{why} (first failed job: {job['metadata']['name']})"
-    _end(storage, job_set, "Failed", "FailedJobs" if not limit else "ReachedMaxRestarts", message)
+
+    def change(target: Object) -> None:
+        status = target["status"]
+        status["restarts"] = status.get("restarts", 0) + 1
+        status["restartsCountTowardsMax"] = status.get("restartsCountTowardsMax", 0) + verdict.counts
+
+    restarted = _change(storage, job_set, change)
+    record(storage, restarted, "Warning", verdict.reason, verdict.message, _COMPONENT)
 
 
 def _end(storage: Storage, job_set: Object, kind: str, reason: str, message: str) -> None:
@@ -200,7 +200,7 @@ _COUNTS = {
 
 
 def _belongs(job: Object, replicated: str) -> bool:
-    return bool(job["metadata"]["labels"][f"{_PREFIX}/replicatedjob-name"] == replicated)
+    return bool(job["metadata"]["labels"][REPLICATED_JOB] == replicated)
 
 
 def _change(storage: Storage, job_set: Object, change: object) -> Object:
