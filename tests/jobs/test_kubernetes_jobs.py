@@ -1,7 +1,11 @@
 """A job runs in pods of a cluster, from the submission to the last line of its log."""
 
+import os
+import pty
 import re
 import signal
+import subprocess
+import sys
 
 from progdistill.data.dataset import DatasetInfo
 from tests.jobs.on_a_cluster import OneJob, cluster, cluster_digits, expected, finished, job
@@ -60,6 +64,29 @@ def test_an_interrupted_driver_leaves_the_job_running_unless_told_otherwise(
     assert (status, checkpoint) == (0, expected), said
 
 
+def test_at_a_terminal_the_user_is_asked_about_the_job_that_a_step_left_running(job: OneJob) -> None:
+    driver = job.drive()
+    job.wait_for_line(driver, "submitted")
+    driver.send_signal(signal.SIGINT)
+    assert finished(driver)[0] == 130
+    assert len(job.cluster.objects("jobs")) == 1
+    code = "import sys, pathlib; from progdistill.jobs.kubernetes_launcher import *; "
+    code += "ask_about_left(pathlib.Path(sys.argv[1]))"
+    terminal, other_end = pty.openpty()
+    asking = subprocess.Popen(
+        [sys.executable, "-c", code, str(job.folder / "logs")],
+        stdin=other_end,
+        env={**os.environ, "KUBECONFIG": str(job.cluster.kubeconfig)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    os.write(terminal, b"delete\n")
+    out, err = asking.communicate(timeout=60)
+    assert f"Leave {job.name} running" in out and asking.returncode == 0, err
+    job.cluster.wait_for(lambda: not job.cluster.objects("jobs"))
+
+
 def test_a_setting_that_is_wrong_fails_at_once_with_what_the_worker_said(job: OneJob) -> None:
     gone: DatasetInfo = job.request.dataset.model_copy(update={"location": str(job.folder / "nowhere")})
     job.request = job.request.model_copy(update={"dataset": gone})
@@ -91,3 +118,15 @@ def creations(job: OneJob) -> int:
     """Jobs that were created."""
     posts = [request for request in job.cluster.requests if request.method == "POST"]
     return sum(request.path.endswith("/jobs") and request.status == 201 for request in posts)
+
+
+def test_a_jobset_trains_the_same_and_restarts_all_pods_as_one(job: OneJob, expected: str) -> None:
+    job.hold()
+    job.change(use_jobset=True, max_gang_restarts=1)
+    driver = job.drive()
+    job.wait_for_line(driver, "[rank 1] reached training.update")
+    job.cluster.oom_kill(job.pods()[1])
+    status, checkpoint, said = finished(driver)
+    assert (status, checkpoint) == (0, expected), said
+    assert "host 1 was killed for lack of memory" in said
+    job.cluster.wait_for(lambda: not job.cluster.objects("jobsets"))
