@@ -189,6 +189,7 @@ def main() -> None:
         status = getattr(leaving, "code", 1)
         if interrupted:
             status = WorkInterrupted.exit_status
+            _ask_about_jobs_left()
         if status not in (0, None):
             _say_how_to_go_on()
         sys.exit(status)
@@ -207,12 +208,26 @@ def _count_interrupts() -> list[int]:
     return seen
 
 
-def _say_how_to_go_on() -> None:
+def _ask_about_jobs_left() -> None:
+    """Jobs in a cluster outlive an interrupted run; its steps have no terminal to ask at, this may."""
+    from progdistill.prepare import runs_folder
+
+    run_id = _latest_run()
+    if run_id and list((runs_folder() / run_id / "jobs").glob("*.left.json")):
+        from progdistill.jobs.kubernetes_launcher import ask_about_left
+
+        ask_about_left(runs_folder() / run_id / "jobs")
+
+
+def _latest_run() -> str | None:
     folder = os.path.join(os.environ["METAFLOW_DATASTORE_SYSROOT_LOCAL"], ".metaflow", "DistillFlow")
-    latest = os.path.join(folder, "latest_run")
-    if os.path.exists(latest):
-        with open(latest) as file:
-            run_id = file.read().strip()
+    latest = Path(folder) / "latest_run"
+    return latest.read_text().strip() if latest.exists() else None
+
+
+def _say_how_to_go_on() -> None:
+    run_id = _latest_run()
+    if run_id:
         print(f"To go on: python {sys.argv[0]} resume --origin-run-id {run_id}", file=sys.stderr)
 
 

@@ -12,6 +12,7 @@ from progdistill.data.dataset import DatasetInfo
 from progdistill.diffusion.names import PredictionType, check_combination
 from progdistill.errors import UsageError
 from progdistill.evaluation.config import EvaluationSettings
+from progdistill.jobs.cluster_settings import ClusterSettings
 from progdistill.ladder import parse_ladder
 from progdistill.models.config import DenoiserConfig
 from progdistill.options import RunOptions
@@ -33,6 +34,7 @@ class LauncherName(StrEnum):
     """Where jobs run."""
 
     LOCAL = "local"
+    KUBERNETES = "kubernetes"
 
 
 class Settings(BaseModel):
@@ -58,6 +60,7 @@ class Settings(BaseModel):
     snapshots: SnapshotSettings
     compute: ComputeSettings = ComputeSettings()
     live: LiveSettings = LiveSettings()
+    cluster: ClusterSettings = Field(ClusterSettings(), description="for the launcher kubernetes")
 
     @property
     def student_prediction(self) -> PredictionType:
@@ -95,6 +98,7 @@ def settings_from(
     fields = _preset_fields(options, dataset) if like is None else like.model_dump(mode="json")
     fields |= {
         # Where a run works and keeps its results is never taken over from another.
+        "cluster": ClusterSettings().model_dump(mode="json"),
         "store": options.store or DEFAULT_STORE,
         "launcher": options.launcher or str(LauncherName.LOCAL),
         "ladder": list(_ladder(options, fields["ladder"])),

@@ -20,6 +20,12 @@ class TransientError(ProgdistillError):
     """A fault of the surroundings that may pass (network, busy store): retried, within a bound."""
 
 
+class PeerLostError(TransientError):
+    """Another rank of the job is gone: no fault of this one, which can only leave for all to start again."""
+
+    exit_status = 75
+
+
 class LostInvariantError(ProgdistillError):
     """Something that must hold does not (digest mismatch, NaN loss): the stage stops, good state is kept."""
 

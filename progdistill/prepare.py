@@ -8,7 +8,7 @@ from progdistill.artifacts.checkpoint import UNKNOWN_DATASET, CheckpointKind, Ch
 from progdistill.artifacts.resolve import resolve_reference
 from progdistill.artifacts.store import Store, open_store
 from progdistill.commands.common import default_data_root
-from progdistill.config import DEFAULT_DATASET, DEFAULT_STORE, Settings, settings_from
+from progdistill.config import DEFAULT_DATASET, DEFAULT_STORE, LauncherName, Settings, settings_from
 from progdistill.data.dataset import DatasetInfo, find_dataset
 from progdistill.diffusion.names import check_combination
 from progdistill.errors import UsageError
@@ -118,6 +118,11 @@ def prepare_run(options: RunOptions) -> PreparedRun:
     if teacher is not None:
         settings = _branched(settings, options, teacher)
     check_combination(settings.student_prediction, settings.distill.loss_weight, distilling=True)
+    if settings.launcher is LauncherName.KUBERNETES:
+        from progdistill.jobs.kubernetes_check import dataset_for_pods, require_reachable
+
+        require_reachable(settings.cluster, settings.store, settings.compute.ranks)
+        dataset = dataset_for_pods(settings.cluster, settings.dataset, settings.store, default_data_root())
     _check_fit(settings, dataset)
     check_evaluator(store, settings.evaluation, dataset)
     settings = settings.model_copy(update={"evaluation": pinned(settings.evaluation)})

@@ -85,3 +85,15 @@ def test_images_of_a_size_without_a_preset_are_refused_with_advice() -> None:
 def test_students_of_an_eps_model_predict_v() -> None:
     settings = settings_from(RunOptions(set=("model.prediction=eps",)))
     assert settings.student_prediction == "v"
+
+
+def test_the_files_settings_stay_where_no_typed_one_replaces_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("progdistill.toml").write_text(
+        '[set]\n"evaluation.samples" = 7\n"cluster.env" = {A = "b"}\n"cluster.use_jobset" = true\n'
+    )
+    settings = settings_from(parse_run_options(["--set", "evaluation.samples=8"]))
+    assert settings.evaluation.samples == 8
+    assert settings.cluster.env == {"A": "b"} and settings.cluster.use_jobset

@@ -14,6 +14,8 @@ DEFAULT_GRACE: Final = timedelta(days=7)
 _COLLECTED: Final = ("evaluations/", "jobs/", checkpoint.FOLDER, "blobs/")
 """Where garbage can be, in the order of removal: what refers goes before what it refers to."""
 
+_RESULT: Final = re.compile(r"jobs/[^/]+/result\.json")
+
 _DIGEST: Final = re.compile(rb"\b[0-9a-f]{64}\b")
 
 
@@ -68,13 +70,15 @@ class _References:
         self.objects = {item.key: item for item in store.list("")}
         self.before = before
         self._store, self._forgotten = store, tuple(forgotten)
-        finished = {key.split("/")[1] for key in self.objects if key.startswith("jobs/")}
-        self._stale_snapshots = tuple(job_folder(job) for job in finished)
+        finished = {key.split("/")[1] for key in self.objects if _RESULT.fullmatch(key)}
+        self._stale = tuple(job_folder(job) for job in finished) + tuple(
+            f"jobs/{job}/request" for job in finished
+        )
         self._ids = {key.split("/")[1] for key in self.objects if key.startswith(checkpoint.FOLDER)}
 
     def is_obsolete(self, key: str) -> bool:
-        """Whether the key is an entry of a run that shall be forgotten, or a snapshot of a finished job."""
-        return key.startswith((*self._forgotten, *self._stale_snapshots))
+        """Whether the key is of a run that shall be forgotten, or snapshot or request of a finished job."""
+        return key.startswith((*self._forgotten, *self._stale))
 
     def unneeded(self) -> list[StoredObject]:
         """Old objects in the collected folders that no root leads to."""

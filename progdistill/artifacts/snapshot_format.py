@@ -57,6 +57,17 @@ class SnapshotPlace(NamedTuple):
     attempt: str
     ranks: int
 
+    @property
+    def name(self) -> str:
+        """What tells this snapshot from the job's others."""
+        return f"{self.update}-{self.attempt}-{self.ranks}"
+
+    @staticmethod
+    def named(job_id: str, name: str) -> "SnapshotPlace":
+        """The place that has this name."""
+        update, attempt, ranks = name.split("-")
+        return SnapshotPlace(job_id, int(update), attempt, int(ranks))
+
     def document_key(self, rank: int) -> str:
         """Key of a rank's document."""
         return f"{self._stem(rank)}.json"

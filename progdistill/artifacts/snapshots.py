@@ -3,8 +3,6 @@
 Plain safetensors with sealed JSON: torch.distributed.checkpoint checks no digest and unpickles its metadata.
 """
 
-import hashlib
-import os
 import sys
 import threading
 import time
@@ -34,7 +32,7 @@ from progdistill.artifacts.snapshot_format import (
 from progdistill.artifacts.store import Store
 from progdistill.errors import LostInvariantError
 
-__all__ = ["FlatSlice", "Snapshot", "SnapshotWriter", "delete_snapshots", "latest_snapshot"]
+__all__ = ["FlatSlice", "Snapshot", "SnapshotWriter", "delete_snapshots", "latest_snapshot", "snapshot_named"]
 
 
 class FlatSlice(NamedTuple):
@@ -49,8 +47,7 @@ class SnapshotWriter:
     """Writes a job's snapshots from one rank. `save` copies and returns; a thread does the rest.
 
     Training waits only if the previous snapshot is still being written: memory stays at one copy of the
-    state. All ranks of one launch share `attempt`, so that pieces of different launches never mix; by default
-    it is taken from torchrun's environment.
+    state. All ranks of one launch share `attempt`, so that pieces of different launches never mix.
     """
 
     def __init__(
@@ -61,11 +58,11 @@ class SnapshotWriter:
         keep: int = 2,
         rank: int = 0,
         ranks: int = 1,
-        attempt: str | None = None,
+        attempt: str = "alone",
     ) -> None:
         self._store, self._job_id, self._keep = store, job_id, keep
         self._rank, self._ranks = rank, ranks
-        self._attempt = attempt if attempt is not None else _attempt_of_this_launch()
+        self._attempt = attempt
         self._buffers: dict[str, Tensor] = {}
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
@@ -166,7 +163,9 @@ class SnapshotWriter:
 class Snapshot:
     """A complete snapshot whose shards have all been verified."""
 
-    def __init__(self, shards: list[tuple[ShardFacts, Path]]) -> None:
+    def __init__(self, place: SnapshotPlace, shards: list[tuple[ShardFacts, Path]]) -> None:
+        self.name = place.name
+        """By which another process finds the very same one."""
         self._shards = shards
         self.update = shards[0][0].update
         """The number of updates done when it was taken."""
@@ -229,12 +228,21 @@ def latest_snapshot(store: Store, job_id: str) -> Snapshot | None:
     """
     for place in complete_snapshots(store, job_id):
         try:
-            return Snapshot([_verified(store, place, rank) for rank in range(place.ranks)])
+            return _opened(store, place)
         except LostInvariantError as error:
             print(
                 f"snapshot after update {place.update} is passed over: {error}", file=sys.stderr, flush=True
             )
     return None
+
+
+def snapshot_named(store: Store, job_id: str, name: str) -> Snapshot:
+    """Return the job's snapshot of that name; LostInvariantError when it is damaged or gone."""
+    return _opened(store, SnapshotPlace.named(job_id, name))
+
+
+def _opened(store: Store, place: SnapshotPlace) -> Snapshot:
+    return Snapshot(place, [_verified(store, place, rank) for rank in range(place.ranks)])
 
 
 def _verified(store: Store, place: SnapshotPlace, rank: int) -> tuple[ShardFacts, Path]:
@@ -255,9 +263,3 @@ def _share_of(tensors: Mapping[str, Tensor], rank: int, ranks: int) -> list[str]
         if lightest == rank:
             mine.append(name)
     return mine
-
-
-def _attempt_of_this_launch() -> str:
-    """A token that all ranks of one torchrun launch share and other launches do not."""
-    launch = [os.environ.get(name, "") for name in ("TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT")]
-    return hashlib.sha256("/".join(launch).encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""`progdistill doctor`: what this machine, store and datasets can do, and what is missing."""
+"""`progdistill doctor`: what this machine, store, cluster and datasets can do, and what is missing."""
 
 import argparse
 import os
@@ -12,13 +12,15 @@ from progdistill.commands.common import (
     print_json,
     store_of,
 )
-from progdistill.errors import UsageError
+from progdistill.errors import ProgdistillError, UsageError
 from progdistill.presets import PRESETS
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the verb."""
-    text = "check this machine, the store and the datasets; say what is missing and how to get it"
+    text = (
+        "check this machine, the store, the cluster and the datasets; say what is missing and how to get it"
+    )
     parser = subparsers.add_parser("doctor", help=text, description=text)
     add_store_argument(parser)
     add_json_argument(parser)
@@ -26,7 +28,12 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def _doctor(args: argparse.Namespace) -> int:
-    facts = {**_machine(), "store": _store(args), "datasets": {name: _dataset(name) for name in PRESETS}}
+    facts = {
+        **_machine(),
+        "store": _store(args),
+        "cluster": cluster_facts(),
+        "datasets": {name: _dataset(name) for name in PRESETS},
+    }
     if args.json:
         print_json(facts)
         return 0
@@ -59,6 +66,25 @@ def _store(args: argparse.Namespace) -> dict[str, Any]:
     except UsageError as error:
         return {"uri": args.store, "writable": f"no: {error}"}
     return {"uri": store.uri, "writable": "yes", "free_bytes": store.free_bytes()}
+
+
+def cluster_facts() -> dict[str, str]:
+    """Whether jobs could run in a cluster, by the defaults of `progdistill.toml`."""
+    from progdistill.config import settings_from
+    from progdistill.jobs.kubernetes_api import connect
+    from progdistill.jobs.kubernetes_check import missing_permissions
+    from progdistill.options import options_from_namespace
+
+    facts = {}
+    try:
+        cluster = settings_from(options_from_namespace({})).cluster
+        facts["image"] = cluster.image or "not set: --set cluster.image=…, or in progdistill.toml"
+        api = connect(cluster.model_copy(update={"api_patience_seconds": 0.5}))
+        missing = missing_permissions(api, cluster)
+    except ProgdistillError as error:
+        return {**facts, "reachable": f"no: {error}"}
+    allowed = "all that a run needs" if not missing else f"missing: {', '.join(map(str, missing))}"
+    return {**facts, "reachable": f"yes, {api.server}, namespace {api.namespace}", "permissions": allowed}
 
 
 def _dataset(name: str) -> str:

@@ -1,4 +1,4 @@
-"""The local launcher: the worker as a child process, under torchrun when there is more than one rank."""
+"""The local launcher: the worker as a child process, or as several when there is more than one rank."""
 
 import signal
 import subprocess
@@ -52,8 +52,7 @@ class LocalLauncher:
             if hatched is not None:
                 return hatched
         else:
-            ranks = f"--nproc-per-node={request.spec.ranks}"
-            worker = ["-m", "torch.distributed.run", "--standalone", ranks, *worker]
+            worker = ["-m", "progdistill.jobs.ranks", str(request.spec.ranks), str(path)]
         return subprocess.Popen(
             [sys.executable, *worker], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )

@@ -203,3 +203,8 @@ class JobResult(BaseModel):
 def result_key(job_id: str) -> str:
     """Where a job's result stands in a store."""
     return f"jobs/{job_id}/result.json"
+
+
+def request_key(job_id: str) -> str:
+    """Where the request of a job stands in a store for pods to find; replaced by whoever submits it again."""
+    return f"jobs/{job_id}/request.json"

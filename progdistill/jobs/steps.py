@@ -8,11 +8,12 @@ from progdistill.artifacts.checkpoint import CheckpointRef, load_manifest
 from progdistill.artifacts.lineage import lineage_tree
 from progdistill.artifacts.runs import record_run_checkpoint
 from progdistill.artifacts.store import open_store
+from progdistill.config import LauncherName
 from progdistill.evaluation.baseline import baseline_of
 from progdistill.evaluation.measurement import EvaluationRecord
 from progdistill.jobs.accelerators import kind_for, precision_for
 from progdistill.jobs.events import Event, EventFile, Listener, ignore
-from progdistill.jobs.launcher import JobOutcome, complete
+from progdistill.jobs.launcher import JobOutcome, Launcher, complete
 from progdistill.jobs.local import LocalLauncher, ranks_for
 from progdistill.jobs.spec import (
     DistillSpec,
@@ -44,17 +45,10 @@ class RunSteps:
         self._folder = runs_folder() / run_id
         self._event_file = EventFile(self._folder / "events.jsonl")
         self._on_event: Listener = ignore
-        self._launcher = LocalLauncher(self._folder / "jobs", self._hear)
+        self._launcher = self._chosen_launcher()
         self._shared: dict[str, Any] = {
             "dataset_fingerprint": self._dataset.fingerprint,
             "seed": self._settings.seed,
-        }
-        compute = self._settings.compute
-        self._ranks = ranks_for(compute)
-        self._trained: dict[str, Any] = {
-            **self._shared,
-            "ranks": self._ranks,
-            "precision": precision_for(compute, kind_for(compute)),
         }
         self.intervals: list[Interval] = []
 
@@ -73,7 +67,7 @@ class RunSteps:
         loss_curve: Any = ()
         if checkpoint_id is None:
             spec = TrainBaseSpec(
-                **self._trained,
+                **self._trained("train_base"),
                 model=self._settings.model,
                 training=self._settings.base.of_the_loop(),
                 label_dropout=self._settings.label_dropout,
@@ -89,7 +83,7 @@ class RunSteps:
         guidance = self._settings.guidance
         assert guidance is not None
         return GuideSpec(
-            **self._trained,
+            **self._trained("guide"),
             teacher=teacher_id,
             student_steps=self._settings.ladder[0],
             prediction=self._settings.student_prediction,
@@ -105,7 +99,7 @@ class RunSteps:
         """Distil the teacher into the student of rung `stage_index`; return its reference."""
         steps = self._settings.ladder[stage_index]
         spec = DistillSpec(
-            **self._trained,
+            **self._trained("distill"),
             teacher=teacher["id"],
             student_steps=steps,
             prediction=self._settings.student_prediction,
@@ -124,14 +118,18 @@ class RunSteps:
             from progdistill.evaluation.evaluators import find_or_publish_evaluator
 
             find_or_publish_evaluator(self._store, self._settings.evaluation, self._dataset)
-        self._complete(PrepareEvaluatorSpec(**self._shared, evaluation=self._settings.evaluation))
+        # Here one rank does it; of a cluster's pods each is a rank, and the others wait.
+        ranks = 1 if self._settings.launcher is LauncherName.LOCAL else self._ranks("prepare_evaluator")
+        self._complete(
+            PrepareEvaluatorSpec(**self._shared, ranks=ranks, evaluation=self._settings.evaluation)
+        )
 
     def evaluate(self, checkpoint: dict[str, Any], rung: int) -> dict[str, Any]:
         """Measure a checkpoint and its baseline at the steps of a rung; return the record."""
         baseline = baseline_of(self._store, load_manifest(self._store, checkpoint["id"]))
         spec = EvaluateSpec(
             **self._shared,
-            ranks=self._ranks,
+            ranks=self._ranks("evaluate"),
             checkpoint=checkpoint["id"],
             baseline=None if baseline is None else baseline.id,
             num_steps=self._settings.ladder[rung],
@@ -166,6 +164,30 @@ class RunSteps:
         from progdistill.artifacts.lineage_html import render_html
 
         return render_html(self._store, lineage_tree(self._store, checkpoint_id), checkpoint_id)
+
+    def _chosen_launcher(self) -> Launcher:
+        folder = self._folder / "jobs"
+        if self._settings.launcher is LauncherName.LOCAL:
+            return LocalLauncher(folder, self._hear)
+        from progdistill.jobs.kubernetes_launcher import KubernetesLauncher
+
+        return KubernetesLauncher(self._store, self._settings.cluster, folder, self._hear)
+
+    def _ranks(self, kind: str) -> int:
+        if self._settings.launcher is LauncherName.LOCAL:
+            return ranks_for(self._settings.compute)
+        return self._settings.cluster.for_kind(kind)[1].ranks
+
+    def _trained(self, kind: str) -> dict[str, Any]:
+        """What every training's description has: the device decides the precision where nobody else does."""
+        compute, cluster = self._settings.compute, self._settings.cluster
+        local = self._settings.launcher is LauncherName.LOCAL
+        device = kind_for(compute) if local else cluster.for_kind(kind)[1].device_kind
+        return {
+            **self._shared,
+            "ranks": self._ranks(kind),
+            "precision": precision_for(compute, device),
+        }
 
     def _complete(self, spec: JobSpec) -> JobResult:
         import os

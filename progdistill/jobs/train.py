@@ -11,7 +11,13 @@ from progdistill.artifacts.checkpoint import (
     load_manifest,
     publish_checkpoint,
 )
-from progdistill.artifacts.snapshots import SnapshotWriter, delete_snapshots, latest_snapshot
+from progdistill.artifacts.snapshots import (
+    Snapshot,
+    SnapshotWriter,
+    delete_snapshots,
+    latest_snapshot,
+    snapshot_named,
+)
 from progdistill.artifacts.store import Store
 from progdistill.data.loader import TrainingLoader
 from progdistill.evaluation.measure import load_denoiser
@@ -75,7 +81,12 @@ def _train(
         rank=rank.rank,
         ranks=rank.ranks,
         snapshots=SnapshotWriter(
-            store, spec.id, keep=request.snapshots.keep, rank=rank.rank, ranks=rank.ranks
+            store,
+            spec.id,
+            keep=request.snapshots.keep,
+            rank=rank.rank,
+            ranks=rank.ranks,
+            attempt=rank.attempt,
         ),
         snapshot_interval_updates=request.snapshots.interval_updates,
         # Garbage collection keeps the teacher of a job that is under way.
@@ -86,7 +97,14 @@ def _train(
         sharded=execution.sharded,
         watch=LiveTraining(spec, request.live, store) if request.live and rank.rank == 0 else None,
     )
-    return train(task, model, latest_snapshot(store, spec.id))
+    return train(task, model, _start(store, spec.id, rank))
+
+
+def _start(store: Store, job_id: str, rank: Rank) -> Snapshot | None:
+    """Where to go on: the newest snapshot that rank 0 finds, on every rank, though more may be appearing."""
+    found = latest_snapshot(store, job_id) if rank.rank == 0 else None
+    name = rank.agreed("snapshot", lambda: "" if found is None else found.name)
+    return found if rank.rank == 0 or not name else snapshot_named(store, job_id, name)
 
 
 def _prepared(

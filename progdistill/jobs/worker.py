@@ -1,7 +1,7 @@
 """The worker: `python -m progdistill.jobs.worker REQUEST` does one job and publishes its result.
 
-Exit status: 0 done, 1 failed, 2 usage error, 130 stopped with a snapshot. The same code runs alone
-and under torchrun. It publishes at most once: a job that has a result is left alone.
+Exit status: 0 done, 1 failed, 2 usage error, 75 lost another rank, 130 stopped with a snapshot. The same code
+runs alone and as one of several ranks. It publishes at most once: a job that has a result is left alone.
 """
 
 import os
@@ -15,7 +15,7 @@ from types import FrameType
 
 from progdistill.artifacts.records import publish_record, read_record
 from progdistill.artifacts.store import Store, open_store
-from progdistill.errors import ProgdistillError, WorkInterrupted
+from progdistill.errors import PeerLostError, ProgdistillError, WorkInterrupted
 from progdistill.jobs.spec import (
     EvaluateSpec,
     JobRequest,
@@ -24,6 +24,7 @@ from progdistill.jobs.spec import (
     result_key,
 )
 from progdistill.training.device import Rank
+from progdistill.training.rendezvous import is_loss_of_a_peer
 
 
 class StopSignal:
@@ -87,22 +88,46 @@ def _work(
 
 def main(path: str) -> int:
     """Do the job that the file describes; return the exit status."""
-    request = JobRequest.model_validate_json(Path(path).read_text())
+    return work(JobRequest.model_validate_json(Path(path).read_text()))
+
+
+def work(request: JobRequest) -> int:
+    """Do a job as the rank that the environment names; return the exit status."""
     try:
         measuring = isinstance(request.spec, PrepareEvaluatorSpec | EvaluateSpec)
         stop = StopSignal(
             request.driver_process_id, "stopped; what is measured is kept" if measuring else None
         )
         rank = Rank(request.compute.device, request.compute.threads_per_rank)
+        return _worked(request, rank, stop)
+    except Exception as error:
+        if is_loss_of_a_peer(error):
+            error = PeerLostError(f"lost another rank: {error}")
+        return _told(request, error)
+
+
+def _worked(request: JobRequest, rank: Rank, stop: StopSignal) -> int:
+    """Of ranks that fail together, one tells why with its status; the others were lost because of it."""
+    status = 0
+    try:
         run_job(request, rank, stop)
-        rank.close()
-    except ProgdistillError as error:
+    except WorkInterrupted as error:
+        status = _told(request, error)
+    except Exception as error:
+        if is_loss_of_a_peer(error):
+            raise
+        status = _told(request, error)
+        return status if rank.claim_failure() else PeerLostError.exit_status
+    rank.close()
+    return status
+
+
+def _told(request: JobRequest, error: Exception) -> int:
+    if isinstance(error, ProgdistillError):
         print(f"{request.spec.label}: {error}", file=sys.stderr, flush=True)
         return error.exit_status
-    except Exception:
-        traceback.print_exc()
-        return 1
-    return 0
+    traceback.print_exception(error)
+    return 1
 
 
 if __name__ == "__main__":

@@ -122,3 +122,13 @@ def test_a_job_with_a_result_needs_no_snapshots(local_store: Store) -> None:
     local_store.write("jobs/done/result.json", encode(entry("1", "0" * 64)))
     collect(local_store)
     assert [item.key for item in local_store.list("snapshots/")] == ["snapshots/running/1/0.json"]
+
+
+def test_the_request_of_a_running_job_stays_and_ends_no_snapshot(local_store: Store) -> None:
+    for job in ("done", "running"):
+        local_store.write(f"jobs/{job}/request.json", encode(entry("1", "0" * 64)))
+        local_store.write(f"snapshots/{job}/1/0.json", encode(entry("1", "0" * 64)))
+    local_store.write("jobs/done/result.json", encode(entry("1", "0" * 64)))
+    collect(local_store)
+    left = [item.key for folder in ("jobs/", "snapshots/") for item in local_store.list(folder)]
+    assert left == ["jobs/done/result.json", "jobs/running/request.json", "snapshots/running/1/0.json"]

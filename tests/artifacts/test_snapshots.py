@@ -107,21 +107,6 @@ def test_pieces_of_different_launches_never_mix(local_store: Store) -> None:
     assert latest_snapshot(local_store, JOB) is None
 
 
-def test_the_ranks_of_one_torchrun_launch_belong_together(
-    local_store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "launch")
-    for update, restarts in ((10, ("0", "0")), (20, ("0", "1"))):
-        for rank, restart in enumerate(restarts):
-            monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", restart)
-            writer = SnapshotWriter(local_store, JOB, rank=rank, ranks=2)
-            writer.save(update, state(update), {})
-            writer.wait()
-    found = latest_snapshot(local_store, JOB)
-    assert found is not None
-    assert found.update == 10
-
-
 def save_on(store: Store, *, ranks: int, update: int, attempt: str) -> Tensor:
     """Save replicated state and one flat tensor of 1,000 elements split over `ranks`; return the flat one."""
     flat = torch.arange(1000, dtype=torch.float32) * update

@@ -1,0 +1,294 @@
+"""Requests to a cluster's API server: plain JSON, patient with a server that is busy or away."""
+
+import email.utils
+import json
+import os
+import random
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from progdistill.errors import ProgdistillError, TransientError, UsageError
+from progdistill.jobs.cluster_settings import ClusterSettings
+from progdistill.jobs.kubernetes_permissions import Permission
+
+Object = dict[str, Any]
+Value = TypeVar("Value")
+
+CONNECT_SECONDS: Final = 10.0
+READ_SECONDS: Final = 30.0
+WATCH_SECONDS: Final = 60
+"""How long one watch lasts before the next list: what a connection costs that died in silence."""
+
+LONGEST_PAUSE_SECONDS: Final = 30.0
+SAID_AFTER_SECONDS: Final = 10.0
+
+_KUBECONFIG: Final = Path("~/.kube/config")
+_OWN_NAMESPACE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+
+
+class AlreadyThereError(ProgdistillError):
+    """An object of that name exists (409)."""
+
+
+class NotThereError(ProgdistillError):
+    """There is no such object (404)."""
+
+
+class NotReadyError(ProgdistillError):
+    """The request is right but too early (400), such as the log of a container that has not started."""
+
+
+class ExpiredError(ProgdistillError):
+    """The watch cannot go on from where it was (410): list again."""
+
+
+class ClusterApi:
+    """One namespace of a cluster, as the kubeconfig or the pod's own service account sees it."""
+
+    def __init__(self, client: Any, namespace: str, patience_seconds: float) -> None:
+        self._client, self.namespace, self._patience_seconds = client, namespace, patience_seconds
+        self.server: str = client.configuration.host
+        self.closed = threading.Event()
+        """Set when nobody wants answers any more: whoever waits to try again gives up."""
+
+    def path(self, group: str, resource: str, *more: str) -> str:
+        """The path of a resource in the namespace; group is `v1`, `batch/v1` and so on."""
+        root = "api" if "/" not in group else "apis"
+        return "/".join(["", root, group, "namespaces", self.namespace, resource, *more])
+
+    def get(self, path: str, **query: Any) -> Object | None:
+        """Return the object or list, None when there is none."""
+        return self._patiently(lambda: self._json("GET", path, query))
+
+    def create(self, path: str, body: Object) -> Object:
+        """Create an object; AlreadyThereError when one has its name."""
+        created = self._patiently(lambda: self._json("POST", path, {}, body))
+        if created is None:
+            raise UsageError(
+                f"there is no {path} in {self.server}: create the namespace, or install what has it"
+            )
+        return created
+
+    def patch(self, path: str, changes: Object) -> None:
+        """Merge changes into an object."""
+        self._patiently(lambda: self._json("PATCH", path, {}, changes))
+
+    def delete(self, path: str, *, uid: str) -> None:
+        """Delete this very object and wait for nothing; what it owns goes before it."""
+        body = {"propagationPolicy": "Foreground", "preconditions": {"uid": uid}}
+        with suppress(AlreadyThereError):  # another object has the name by now
+            self._patiently(lambda: self._json("DELETE", path, {}, body))
+
+    def lines(self, path: str, *, read_seconds: float, **query: Any) -> Iterator[bytes]:
+        """Yield the lines of a stream, once: TransientError when it breaks off, ExpiredError on 410."""
+        with self._explained("GET", path):
+            response = self._call("GET", path, query, None, (CONNECT_SECONDS, read_seconds))
+            try:
+                rest = b""
+                for chunk in response.stream(amt=None, decode_content=False):
+                    *whole, rest = (rest + chunk).split(b"\n")
+                    yield from whole
+                if rest:
+                    yield rest
+            finally:
+                response.close()
+
+    def may(self, permission: Permission) -> bool:
+        """Whether the cluster lets us, by its own word."""
+        resource, _, subresource = permission.resource.partition("/")
+        attributes = {"namespace": self.namespace, "verb": permission.verb, "group": permission.group}
+        attributes |= {"resource": resource, **({"subresource": subresource} if subresource else {})}
+        review = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SelfSubjectAccessReview",
+            "spec": {"resourceAttributes": attributes},
+        }
+        answer = self.create("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", review)
+        return bool(answer.get("status", {}).get("allowed"))
+
+    def _json(self, method: str, path: str, query: Object, body: Object | None = None) -> Object | None:
+        with suppress(NotThereError), self._explained(method, path):
+            response = self._call(method, path, query, body, (CONNECT_SECONDS, READ_SECONDS))
+            found: Object = json.loads(response.data)
+            return found
+        return None
+
+    def _call(
+        self, method: str, path: str, query: Object, body: Object | None, timeout: tuple[float, float]
+    ) -> Any:
+        content = "application/merge-patch+json" if method == "PATCH" else "application/json"
+        return self._client.call_api(
+            path,
+            method,
+            query_params=list(query.items()),
+            header_params={"Accept": "application/json", "Content-Type": content},
+            body=body,
+            auth_settings=["BearerToken"],
+            _return_http_data_only=True,
+            _preload_content=False,
+            _request_timeout=timeout,
+        )
+
+    def _explained(self, method: str, path: str) -> "_Explained":
+        return _Explained(self, method, path)
+
+    def _patiently(self, call: Callable[[], Value]) -> Value:
+        return patiently(call, self.closed, self._patience_seconds)
+
+    def patient(self, call: Callable[[], None]) -> None:
+        """Call until it ends well, with pauses between passing faults and a bound on their duration."""
+        self._patiently(call)
+
+
+class RetryLaterError(TransientError):
+    """The server asks for a pause."""
+
+    def __init__(self, message: str, pause_seconds: float | None = None) -> None:
+        super().__init__(message)
+        self.pause_seconds = pause_seconds
+
+
+def patiently(call: Callable[[], Value], closed: threading.Event, patience_seconds: float) -> Value:
+    """Return what `call` returns, after passing faults with growing pauses for as long as `patience_seconds`.
+
+    Raises the last fault, with how long it has lasted, when patience ends or nobody waits any more.
+    """
+    began: float | None = None
+    pause, said = 0.25, False
+    while True:
+        try:
+            return call()
+        except TransientError as error:
+            now = time.monotonic()
+            began = now if began is None else began
+            asked = error.pause_seconds if isinstance(error, RetryLaterError) else None
+            wait = asked if asked is not None else pause * random.uniform(0.75, 1.25)
+            if now + wait - began > patience_seconds or closed.is_set():
+                raise TransientError(f"{error} (for {now - began:.0f} s)") from error
+            if not said and now + wait - began > SAID_AFTER_SECONDS:
+                said = True
+                print(f"{error}; trying again for {patience_seconds:.0f} s", file=sys.stderr, flush=True)
+            closed.wait(wait)
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+
+def connect(settings: ClusterSettings) -> ClusterApi:
+    """Find the cluster: by kubeconfig, else as a pod in it.
+
+    Raises UsageError, naming both ways, where neither is there.
+    """
+    from kubernetes import client, config
+
+    configuration = client.Configuration()
+    try:
+        if settings.context is None and not _has_kubeconfig() and "KUBERNETES_SERVICE_HOST" in os.environ:
+            config.load_incluster_config(client_configuration=configuration)
+            namespace = _OWN_NAMESPACE.read_text().strip() if _OWN_NAMESPACE.exists() else None
+        else:
+            # Said here, since the client looks at the variable only once, when it is imported.
+            file = os.environ.get("KUBECONFIG") or str(_KUBECONFIG.expanduser())
+            config.load_kube_config(
+                file, settings.context, client_configuration=configuration, persist_config=False
+            )
+            contexts, active = config.list_kube_config_contexts(file)
+            chosen = next((c for c in contexts if c["name"] == settings.context), active)
+            namespace = chosen["context"].get("namespace")
+    except config.ConfigException as error:
+        raise UsageError(
+            f"no cluster is configured ({error}): outside a cluster, point KUBECONFIG to a kubeconfig file"
+            " (or put one at ~/.kube/config) and choose with --set cluster.context=NAME; inside, give the pod"
+            " a service account whose token is mounted"
+        ) from None
+    configuration.retries = False  # ours have bounds and are told
+    configuration.connection_pool_maxsize = 64
+    return ClusterApi(
+        client.ApiClient(configuration),
+        settings.namespace or namespace or "default",
+        settings.api_patience_seconds,
+    )
+
+
+def _has_kubeconfig() -> bool:
+    return bool(os.environ.get("KUBECONFIG")) or _KUBECONFIG.expanduser().exists()
+
+
+def _api_exception() -> Any:
+    from kubernetes.client.exceptions import ApiException
+
+    return ApiException
+
+
+class _Explained:
+    """Turns what the client raises into our errors."""
+
+    def __init__(self, api: ClusterApi, method: str, path: str) -> None:
+        self._api, self._method, self._path = api, method, path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        import urllib3.exceptions
+
+        if isinstance(error, _api_exception()):
+            raise self._explained(error) from None
+        if isinstance(error, (urllib3.exceptions.HTTPError, OSError, json.JSONDecodeError)):
+            raise TransientError(f"API server {self._api.server} does not answer: {error}") from error
+
+    def _explained(self, error: Any) -> ProgdistillError:
+        message, where = _message(error), f"{self._method} {self._api.server}{self._path}"
+        if error.status == 429 or error.status >= 500:
+            return RetryLaterError(f"{where}: {error.status} {message}", _retry_after(error))
+        if error.status == 404:
+            return NotThereError(f"{where}: {message}")
+        if error.status == 409:
+            return AlreadyThereError(message)
+        if error.status == 410:
+            return ExpiredError(message)
+        if error.status == 400:
+            return NotReadyError(f"{where}: {message}")
+        if error.status == 401:
+            return UsageError(f"{self._api.server} does not accept the credentials: renew them ({message})")
+        if error.status == 403 and "exceeded quota" not in message:
+            return UsageError(f"the cluster does not allow it: {message}.\n{how_to_be_allowed(message)}")
+        return UsageError(f"{where}: {error.status} {message}")
+
+
+def how_to_be_allowed(message: str) -> str:
+    """Which rule grants what a 403 says is missing; the whole set where it does not say."""
+    import re
+
+    from progdistill.jobs.kubernetes_permissions import JOBSET_PERMISSIONS, REQUIRED_PERMISSIONS
+
+    known = (*REQUIRED_PERMISSIONS, *JOBSET_PERMISSIONS)
+    found = re.search(r'cannot (\w+) resource "([^"]+)" in API group "([^"]*)"', message)
+    missing = [p for p in known if found and (p.group, p.resource, p.verb) == (found[3], found[2], found[1])]
+    return rules(missing or list(REQUIRED_PERMISSIONS))
+
+
+def rules(missing: list[Permission]) -> str:
+    """The rules that a Role must have, for a person to copy."""
+    lines = "\n".join(f"  {permission.rule()}" for permission in missing)
+    return f"A Role in the jobs' namespace, bound to whoever starts runs, grants it with\nrules:\n{lines}"
+
+
+def _message(error: Any) -> str:
+    try:
+        return str(json.loads(error.body)["message"])
+    except (ValueError, KeyError, TypeError):
+        return str(error.reason)
+
+
+def _retry_after(error: Any) -> float | None:
+    text = (error.headers or {}).get("Retry-After")
+    if text is None:
+        return None
+    if str(text).isdigit():
+        return float(text)
+    moment = email.utils.parsedate_to_datetime(text)
+    return max(0.0, moment.timestamp() - time.time())

@@ -1,0 +1,195 @@
+"""A cluster breaks in every way it can while a job of two pods runs: real client, HTTP and processes."""
+
+import re
+import time
+
+import pytest
+
+from progdistill.artifacts.checkpoint import list_ids
+from progdistill.jobs.kubernetes_permissions import REQUIRED_PERMISSIONS
+from tests.jobs.on_a_cluster import IMAGE, OneJob, cluster, cluster_digits, expected, finished, job
+from tests.kubernetes_api import Node
+
+__all__ = ["cluster", "cluster_digits", "expected", "job"]
+
+ALL: dict[str, set[str]] = {}
+for one in REQUIRED_PERMISSIONS:
+    ALL.setdefault(f"{one.resource}.{one.group}" if one.group else one.resource, set()).add(one.verb)
+
+
+def require_success(job: OneJob, expected: str, driver: object = None) -> str:
+    """The driver returns the very checkpoint that an undisturbed job makes; what it said."""
+    status, checkpoint, said = finished(driver or job.drive())  # type: ignore[arg-type]
+    assert (status, checkpoint) == (0, expected), said
+    return said
+
+
+def test_an_answer_lost_after_the_job_was_created_submits_nothing_twice(job: OneJob, expected: str) -> None:
+    job.cluster.faults.reset("POST", "/jobs$", after_work=True)
+    job.cluster.faults.answer("POST", "/services$", 503, after_work=True)
+    assert "attached" in require_success(job, expected)
+
+
+def test_a_busy_server_is_asked_again(job: OneJob, expected: str) -> None:
+    job.cluster.faults.answer("POST", "/jobs$", 429, times=2, retry_after_seconds=1)
+    job.cluster.faults.answer("GET", "/pods", 503, times=3)
+    job.cluster.faults.answer("GET", "/log", 500, times=2)
+    require_success(job, expected)
+
+
+def test_with_the_permissions_of_the_list_and_no_other_a_job_runs(job: OneJob, expected: str) -> None:
+    job.cluster.allow_only(ALL)
+    require_success(job, expected)
+
+
+@pytest.mark.parametrize(
+    ("resource", "verb"), [("jobs.batch", "create"), ("pods", "list"), ("pods/log", "get")]
+)
+def test_a_missing_permission_is_named_with_the_rule_that_grants_it(
+    resource: str, verb: str, job: OneJob
+) -> None:
+    job.cluster.allow_only({**ALL, resource: ALL[resource] - {verb}})
+    status, _, said = finished(job.drive())
+    group = "batch" if "." in resource else ""
+    rule = f'apiGroups: ["{group}"], resources: ["{resource.partition(".")[0]}"], verbs: ["{verb}"]'
+    assert status == 2 and rule in said, said
+
+
+def test_an_expired_watch_is_begun_anew(job: OneJob, expected: str) -> None:
+    job.hold()
+    driver = job.drive()
+    job.wait_for_line(driver, "reached training.update")
+    job.cluster.faults.expire_watches()
+    require_success(job, expected, driver)
+
+
+def test_broken_streams_lose_and_repeat_no_line(job: OneJob, expected: str) -> None:
+    job.hold()
+    job.cluster.faults.cut_stream("watch=true", after_events=1, times=4)
+    job.cluster.faults.cut_stream("/log", after_bytes=40, times=3)
+    said = require_success(job, expected)
+    assert len(re.findall("^reached training.update$", said, re.MULTILINE)) == 1
+    assert len(re.findall("^.rank 1. reached training.update$", said, re.MULTILINE)) == 1
+
+
+@pytest.mark.parametrize("reason", ["EvictionByEvictionAPI", "PreemptionByScheduler", "TerminationByKubelet"])
+def test_an_evicted_pod_costs_no_retry_and_no_number(reason: str, job: OneJob, expected: str) -> None:
+    job.hold()
+    job.change(max_gang_restarts=0)
+    driver = job.drive()
+    job.wait_for_line(driver, "[rank 1] reached training.update")
+    job.cluster.evict(job.pods()[1], reason=reason)
+    said = require_success(job, expected, driver)
+    assert "at no cost of a retry" in said
+
+
+def test_a_lost_node_costs_no_retry(job: OneJob, expected: str) -> None:
+    job.hold()
+    job.change(max_gang_restarts=0)
+    driver = job.drive()
+    job.wait_for_line(driver, "[rank 1] reached training.update")
+    job.cluster.add_node(Node("node-2"))
+    job.cluster.lose_node("node-1")
+    require_success(job, expected, driver)
+
+
+def test_a_pod_out_of_memory_is_said_so_and_costs_one_retry_of_all(job: OneJob, expected: str) -> None:
+    job.hold()
+    job.change(max_gang_restarts=1)
+    driver = job.drive()
+    job.wait_for_line(driver, "[rank 1] reached training.update")
+    job.cluster.oom_kill(job.pods()[1])
+    assert "host 1 was killed for lack of memory" in require_success(job, expected, driver)
+
+
+def test_a_pod_out_of_memory_too_often_fails_the_job_with_the_setting_to_raise(job: OneJob) -> None:
+    job.hold()
+    job.change(max_gang_restarts=0)
+    driver = job.drive()
+    job.wait_for_line(driver, "[rank 1] reached training.update")
+    job.cluster.oom_kill(job.pods()[1])
+    status, _, said = finished(driver)
+    error = said.partition("error: ")[2]
+    assert status == 1 and "host 1 was killed for lack of memory" in error
+    assert "limit is 1 GiB" in error and "--set cluster.train.memory_gib=2" in error
+
+
+def test_an_image_that_cannot_be_pulled_is_named_and_given_up(job: OneJob) -> None:
+    job.cluster.refuse_image(IMAGE)
+    job.change(image_pull_patience_seconds=3)
+    status, _, said = finished(job.drive())
+    assert status == 2
+    assert IMAGE in said.partition("error: ")[2] and "host 0 waits" in said
+    job.cluster.wait_for(lambda: not job.cluster.objects("jobs"))
+
+
+def test_a_lack_of_gpus_is_said_within_half_a_minute(job: OneJob) -> None:
+    gpus = {"accelerator": "nvidia.com/gpu", "accelerators_per_host": 1}
+    job.change(train={**job.settings.train.model_dump(), **gpus})
+    began = time.monotonic()
+    driver = job.drive()
+    said = job.wait_for_line(driver, "waits for a node")
+    assert "no node has enough nvidia.com/gpu free" in said
+    assert time.monotonic() - began < 30
+    driver.terminate()
+    assert finished(driver)[0] == 130
+
+
+def test_a_suspended_job_says_in_which_queue_it_stands(job: OneJob) -> None:
+    job.change(train={**job.settings.train.model_dump(), "queue": "research"})
+    driver = job.drive()
+    job.wait_for_line(driver, "queued in research")
+    driver.terminate()
+    assert finished(driver)[0] == 130
+
+
+def test_a_job_deleted_by_someone_else_is_said_so_and_starts_again_when_asked(
+    job: OneJob, expected: str
+) -> None:
+    job.hold()
+    driver = job.drive()
+    job.wait_for_line(driver, "reached training.update")
+    job.cluster.delete_job(job.name)
+    status, _, said = finished(driver)
+    assert status == 1 and "deleted by someone else" in said
+    require_success(job, expected)
+
+
+def test_a_second_pod_of_one_host_disturbs_nothing(job: OneJob, expected: str) -> None:
+    job.hold()
+    driver = job.drive()
+    job.wait_for_line(driver, "[rank 1] reached training.update")
+    job.cluster.duplicate(job.pods()[1])
+    require_success(job, expected, driver)
+    assert list_ids(job.store) == [expected]
+
+
+def outage(job: OneJob, expected: str, seconds: float) -> None:
+    job.hold()
+    driver = job.drive()
+    job.wait_for_line(driver, "reached training.update")
+    job.cluster.stop_answering()
+    time.sleep(seconds)  # the outage itself
+    job.cluster.answer_again()
+    require_success(job, expected, driver)
+
+
+def test_a_server_that_is_away_for_a_while_fails_no_job(job: OneJob, expected: str) -> None:
+    outage(job, expected, seconds=8)
+
+
+@pytest.mark.slow
+def test_a_server_that_is_away_for_a_minute_fails_no_job(job: OneJob, expected: str) -> None:
+    outage(job, expected, seconds=60)
+
+
+def test_a_server_that_stays_away_ends_the_driver_but_not_the_job(job: OneJob, expected: str) -> None:
+    job.hold()
+    job.change(api_patience_seconds=2)
+    driver = job.drive()
+    job.wait_for_line(driver, "reached training.update")
+    job.cluster.stop_answering()
+    status, _, said = finished(driver)
+    assert status == 1 and "goes on" in said and "attaches to it" in said
+    job.cluster.answer_again()
+    require_success(job, expected)

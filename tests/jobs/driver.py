@@ -1,0 +1,32 @@
+"""A driver process: has one job done by the Kubernetes launcher, and prints what it gave."""
+
+import json
+import sys
+from pathlib import Path
+
+from progdistill.artifacts.store import open_store
+from progdistill.errors import ProgdistillError
+from progdistill.jobs.cluster_settings import ClusterSettings
+from progdistill.jobs.kubernetes_launcher import KubernetesLauncher
+from progdistill.jobs.launcher import complete
+from progdistill.jobs.spec import JobRequest
+
+
+def main(path: str) -> int:
+    """Do what the file says; as in a step of the flow, an error is one message and a status."""
+    facts = json.loads(Path(path).read_text())
+    request = JobRequest.model_validate(facts["request"])
+    store = open_store(request.store)
+    launcher = KubernetesLauncher(
+        store, ClusterSettings.model_validate(facts["cluster"]), Path(facts["logs"])
+    )
+    try:
+        print(complete(store, launcher, request).result.output)
+    except ProgdistillError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_status
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

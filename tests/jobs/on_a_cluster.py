@@ -1,0 +1,169 @@
+"""A test cluster, a small job on two of its pods, and drivers of it as processes that can be killed."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from progdistill.artifacts.store import Store, open_store
+from progdistill.data.dataset import DatasetInfo, find_dataset
+from progdistill.jobs.cluster_settings import ClusterSettings, StepResources
+from progdistill.jobs.kubernetes_manifest import Submission, submission_for
+from progdistill.jobs.launcher import complete
+from progdistill.jobs.local import LocalLauncher
+from progdistill.jobs.spec import JobRequest, TrainBaseSpec
+from progdistill.training.config import ComputeSettings, SnapshotSettings
+from tests.kubernetes_api import Cluster, Node, running_cluster
+from tests.training.conftest import settings, tiny
+
+ROOT = Path(__file__).parents[2]
+IMAGE = "registry.example/progdistill@sha256:" + "0" * 64
+
+
+def node_environment(**extra: str) -> dict[str, str]:
+    """What the image of every pod has: this interpreter as `python`, and this package."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return {"PATH": path, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **extra}
+
+
+def small_request(store: Store, digits: DatasetInfo) -> JobRequest:
+    """A base model of eight updates on two ranks, with a snapshot every other one."""
+    return JobRequest(
+        spec=TrainBaseSpec(
+            dataset_fingerprint=digits.fingerprint,
+            # Pods of tests that run at once must not meet: all share a host, and a port comes from the id.
+            seed=os.getpid(),
+            ranks=2,
+            model=tiny(),
+            training=settings(8),
+        ),
+        store=store.uri,
+        dataset=digits,
+        snapshots=SnapshotSettings(interval_updates=2),
+        compute=ComputeSettings(device="cpu", threads_per_rank=1),
+        creator_run="DistillFlow/7",
+        configuration={},
+    )
+
+
+class OneJob:
+    """A job of two pods, its store, its cluster, and the processes that drive it."""
+
+    def __init__(self, cluster: Cluster, folder: Path, digits: DatasetInfo) -> None:
+        self.cluster, self.folder = cluster, folder
+        self.store: Store = open_store(str(folder / "store"))
+        self.settings = ClusterSettings(
+            image=IMAGE,
+            train=StepResources(hosts=2, cpu=1, memory_gib=1, disk_gib=1),
+            env={"PROGDISTILL_CACHE": str(folder / "cache"), "HOME": str(folder)},
+        )
+        self.request = small_request(self.store, digits)
+        self._drivers: list[subprocess.Popen[str]] = []
+
+    @property
+    def submission(self) -> Submission:
+        return submission_for(self.request, self.settings, self.store)
+
+    @property
+    def name(self) -> str:
+        """Of the Job."""
+        return self.submission.name
+
+    def change(self, **changes: Any) -> None:
+        """Change cluster settings."""
+        self.settings = ClusterSettings.model_validate({**self.settings.model_dump(), **changes})
+
+    def drive(self) -> "subprocess.Popen[str]":
+        """Start a driver."""
+        path = self.folder / f"driver-{len(self._drivers)}.json"
+        facts = {"request": self.request.model_dump(mode="json"), "logs": str(self.folder / "logs")}
+        path.write_text(json.dumps({**facts, "cluster": self.settings.model_dump(mode="json")}))
+        environment = {**os.environ, "KUBECONFIG": str(self.cluster.kubeconfig), "PYTHONPATH": str(ROOT)}
+        self._drivers.append(
+            subprocess.Popen(
+                [sys.executable, "-m", "tests.jobs.driver", str(path)],
+                cwd=ROOT,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+        return self._drivers[-1]
+
+    def pods(self) -> list[dict[str, Any]]:
+        """Pods that exist, by index."""
+        index = "batch.kubernetes.io/job-completion-index"
+        return sorted(self.cluster.objects("pods"), key=lambda pod: int(pod["metadata"]["labels"][index]))
+
+    def wait_for_pods(self, phase: str = "Running") -> list[dict[str, Any]]:
+        """Both pods, once both are in that phase."""
+
+        def found() -> bool:
+            return [pod["status"].get("phase") for pod in self.pods()] == [phase, phase]
+
+        self.cluster.wait_for(found, timeout_seconds=60)
+        return self.pods()
+
+    def hold(self, update: int = 5) -> None:
+        """Every pod stays for a few seconds in that update after it says so in its log."""
+        self.change(env={**self.settings.env, "PROGDISTILL_FAULT": f"hold:training.update@{update}"})
+
+    def wait_for_line(self, driver: "subprocess.Popen[str]", text: str) -> str:
+        """What a driver says up to the line with that text."""
+        said = ""
+        assert driver.stderr is not None
+        for line in driver.stderr:
+            said += line
+            if text in line:
+                return said
+        raise AssertionError(f"{text!r} was never said:\n{said}")
+
+    def stop(self) -> None:
+        """End all drivers."""
+        for driver in self._drivers:
+            driver.kill()
+            driver.communicate()
+
+
+def finished(driver: "subprocess.Popen[str]", seconds: float = 90) -> tuple[int, str, str]:
+    """How a driver ended: its status, the result it printed, and what it said."""
+    out, err = driver.communicate(timeout=seconds)
+    return driver.returncode, out.strip(), err
+
+
+@pytest.fixture(scope="session")
+def cluster_digits(tmp_path_factory: pytest.TempPathFactory) -> DatasetInfo:
+    return find_dataset("digits", tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    """A cluster of one large node."""
+    folder = tmp_path / "cluster"
+    folder.mkdir()
+    nodes = (Node("node-1", cpu=64, memory_gib=256),)
+    with running_cluster(folder, nodes=nodes, node_environment=node_environment()) as running:
+        yield running
+
+
+@pytest.fixture
+def job(cluster: Cluster, tmp_path: Path, cluster_digits: DatasetInfo) -> Iterator[OneJob]:
+    one = OneJob(cluster, tmp_path, cluster_digits)
+    yield one
+    one.stop()
+
+
+@pytest.fixture(scope="session")
+def expected(tmp_path_factory: pytest.TempPathFactory, cluster_digits: DatasetInfo) -> str:
+    """The checkpoint that the local launcher makes of the same job with two ranks."""
+    folder = tmp_path_factory.mktemp("local")
+    store = open_store(str(folder / "store"))
+    request = small_request(store, cluster_digits)
+    return complete(store, LocalLauncher(folder / "logs"), request).result.output

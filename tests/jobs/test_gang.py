@@ -1,0 +1,100 @@
+"""Two processes train as a gang: one is killed, both start again, and nothing of it shows in the numbers."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from progdistill.artifacts.records import read_record
+from progdistill.artifacts.store import Store, open_store
+from progdistill.data.dataset import DatasetInfo
+from progdistill.errors import PeerLostError
+from progdistill.jobs.ranks import RanksHere, free_port
+from progdistill.jobs.spec import JobRequest, JobResult, TrainBaseSpec, result_key
+from progdistill.training.config import ComputeSettings, SnapshotSettings
+from tests.training.conftest import settings, tiny
+
+PEER_LOST = PeerLostError.exit_status
+
+
+def request(store: Store, digits: DatasetInfo, **training: float) -> JobRequest:
+    """A base model of a few updates on two ranks, with a snapshot every other one."""
+    return JobRequest(
+        spec=TrainBaseSpec(
+            dataset_fingerprint=digits.fingerprint,
+            seed=4,
+            ranks=2,
+            model=tiny(),
+            training=settings(8, **training),
+        ),
+        store=store.uri,
+        dataset=digits,
+        snapshots=SnapshotSettings(interval_updates=2),
+        compute=ComputeSettings(device="cpu", threads_per_rank=1),
+        creator_run="DistillFlow/1",
+        configuration={},
+    )
+
+
+def start(job: JobRequest, folder: Path, *faults: str) -> "list[subprocess.Popen[str]]":
+    """Start both ranks, as a cluster does: nobody looks after both."""
+    path, which = folder / "request.json", RanksHere(0, 2, 2, "localhost", free_port())
+    path.write_text(job.model_dump_json())
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", "progdistill.jobs.worker", str(path)],
+            env={**os.environ, **which.environment(rank), "PROGDISTILL_FAULT": fault},
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for rank, fault in enumerate(faults)
+    ]
+
+
+def statuses(ranks: "list[subprocess.Popen[str]]") -> tuple[list[int], str]:
+    """How the ranks ended, and what they said."""
+    errors = [rank.communicate(timeout=120)[1] for rank in ranks]
+    return [rank.returncode for rank in ranks], "\n".join(errors)
+
+
+def checkpoint_of(store: Store, job: JobRequest) -> str:
+    result = read_record(store, result_key(job.spec.id), JobResult)
+    assert result is not None
+    return result.output
+
+
+def test_a_killed_rank_costs_a_restart_of_both_and_no_number_changes(
+    digits: DatasetInfo, tmp_path: Path
+) -> None:
+    calm, stormy = open_store(str(tmp_path / "calm")), open_store(str(tmp_path / "stormy"))
+    job = request(stormy, digits)
+    assert statuses(start(request(calm, digits), tmp_path, "", ""))[0] == [0, 0]
+    ended, said = statuses(start(job, tmp_path, "", "kill:training.update@5"))
+    assert ended == [PEER_LOST, -signal.SIGKILL], said
+    again, said = statuses(start(job, tmp_path, "", ""))
+    assert again == [0, 0], said
+    assert checkpoint_of(stormy, job) == checkpoint_of(calm, job)
+
+
+def test_of_ranks_that_fail_together_one_has_failed(
+    digits: DatasetInfo, store: Store, tmp_path: Path
+) -> None:
+    job = request(store, digits, learning_rate=1e30)
+    ended, said = statuses(start(job, tmp_path, "", ""))
+    assert sorted(ended) == [1, PEER_LOST]
+    assert "not finite" in said
+
+
+def test_asked_to_stop_one_rank_takes_the_other_with_it_and_both_go_on_later(
+    digits: DatasetInfo, store: Store, tmp_path: Path
+) -> None:
+    job = request(store, digits)
+    ranks = start(job, tmp_path, "", "hold:training.update@3")
+    assert ranks[1].stdout is not None and "reached" in ranks[1].stdout.readline()
+    ranks[1].send_signal(signal.SIGTERM)
+    ended, said = statuses(ranks)
+    assert ended == [130, 130], said
+    assert statuses(start(job, tmp_path, "", ""))[0] == [0, 0]
+    assert checkpoint_of(store, job)

@@ -1,0 +1,132 @@
+"""A job runs in pods of a cluster, from the submission to the last line of its log."""
+
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+
+from progdistill.data.dataset import DatasetInfo
+from tests.jobs.on_a_cluster import OneJob, cluster, cluster_digits, expected, finished, job
+
+__all__ = ["cluster", "cluster_digits", "expected", "job"]
+
+
+def test_two_pods_train_what_two_local_ranks_train_and_leave_nothing_behind(
+    job: OneJob, expected: str
+) -> None:
+    job.hold()
+    status, checkpoint, said = finished(job.drive())
+    assert (status, checkpoint) == (0, expected), said
+    assert job.store.read(f"jobs/{job.request.spec.id}/request.json") is None
+    job.cluster.wait_for(lambda: not any(job.cluster.objects(kind) for kind in ("jobs", "pods", "services")))
+    assert re.findall("^.*reached.*$", said, re.MULTILINE).count("reached training.update") == 1
+    assert "[rank 1] reached training.update" in said
+
+
+def test_the_next_driver_attaches_to_the_job_of_a_killed_one(job: OneJob, expected: str) -> None:
+    job.hold()
+    first = job.drive()
+    job.wait_for_line(first, "reached training.update")
+    first.kill()
+    status, checkpoint, said = finished(job.drive())
+    assert (status, checkpoint) == (0, expected), said
+    assert "attached" in said and "reached training.update" in said  # the log from its beginning
+    assert creations(job) == 1
+
+
+def test_two_drivers_of_one_job_both_return_its_result(job: OneJob, expected: str) -> None:
+    drivers = [job.drive(), job.drive()]
+    ends = [finished(driver) for driver in drivers]
+    assert [end[:2] for end in ends] == [(0, expected)] * 2, ends
+    assert creations(job) == 1
+
+
+def test_an_interrupted_driver_leaves_the_job_running_unless_told_otherwise(
+    job: OneJob, expected: str
+) -> None:
+    job.hold()
+    first = job.drive()
+    job.wait_for_line(first, "reached training.update")
+    first.send_signal(signal.SIGINT)
+    status, _, said = finished(first)
+    assert status == 130 and f"kubectl -n default delete job {job.name}" in said
+    assert len(job.pods()) == 2
+    job.change(on_interrupt="delete")
+    second = job.drive()
+    job.wait_for_line(second, "attached")
+    second.send_signal(signal.SIGTERM)
+    status, _, said = finished(second)
+    assert status == 130 and "deleted" in said
+    job.cluster.wait_for(lambda: not job.cluster.objects("jobs"))
+    status, checkpoint, said = finished(job.drive())
+    assert (status, checkpoint) == (0, expected), said
+
+
+def test_at_a_terminal_the_user_is_asked_about_the_job_that_a_step_left_running(job: OneJob) -> None:
+    driver = job.drive()
+    job.wait_for_line(driver, "submitted")
+    driver.send_signal(signal.SIGINT)
+    assert finished(driver)[0] == 130
+    assert len(job.cluster.objects("jobs")) == 1
+    code = "import sys, pathlib; from progdistill.jobs.kubernetes_launcher import *; "
+    code += "ask_about_left(pathlib.Path(sys.argv[1]))"
+    terminal, other_end = pty.openpty()
+    asking = subprocess.Popen(
+        [sys.executable, "-c", code, str(job.folder / "logs")],
+        stdin=other_end,
+        env={**os.environ, "KUBECONFIG": str(job.cluster.kubeconfig)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    os.write(terminal, b"delete\n")
+    out, err = asking.communicate(timeout=60)
+    assert f"Leave {job.name} running" in out and asking.returncode == 0, err
+    job.cluster.wait_for(lambda: not job.cluster.objects("jobs"))
+
+
+def test_a_setting_that_is_wrong_fails_at_once_with_what_the_worker_said(job: OneJob) -> None:
+    gone: DatasetInfo = job.request.dataset.model_copy(update={"location": str(job.folder / "nowhere")})
+    job.request = job.request.model_copy(update={"dataset": gone})
+    status, _, said = finished(job.drive())
+    assert status == 2
+    assert "no longer at" in said.partition("error: ")[2]
+    assert job.cluster.objects("jobs")[0]["status"]["failed"] >= 1  # kept to be looked at
+
+
+def test_a_failed_job_shows_its_reason_and_is_replaced_by_the_next_attempt(
+    job: OneJob, expected: str
+) -> None:
+    job.change(max_gang_restarts=0)
+    calm = job.settings
+    job.change(env={**job.settings.env, "PROGDISTILL_FAULT": "kill:training.update@5"})
+    status, _, said = finished(job.drive())
+    assert status == 1
+    assert "was killed (SIGKILL)" in said and "cluster.train.memory_gib=2" in said
+    first = job.cluster.objects("jobs")[0]["metadata"]["uid"]
+    job.settings = calm
+    driver = job.drive()
+    assert "starting again" in job.wait_for_line(driver, "submitted")
+    assert [item["metadata"]["uid"] for item in job.cluster.objects("jobs")] != [first]
+    status, checkpoint, said = finished(driver)
+    assert (status, checkpoint) == (0, expected), said
+
+
+def creations(job: OneJob) -> int:
+    """Jobs that were created."""
+    posts = [request for request in job.cluster.requests if request.method == "POST"]
+    return sum(request.path.endswith("/jobs") and request.status == 201 for request in posts)
+
+
+def test_a_jobset_trains_the_same_and_restarts_all_pods_as_one(job: OneJob, expected: str) -> None:
+    job.hold()
+    job.change(use_jobset=True, max_gang_restarts=1)
+    driver = job.drive()
+    job.wait_for_line(driver, "[rank 1] reached training.update")
+    job.cluster.oom_kill(job.pods()[1])
+    status, checkpoint, said = finished(driver)
+    assert (status, checkpoint) == (0, expected), said
+    assert "host 1 was killed for lack of memory" in said
+    job.cluster.wait_for(lambda: not job.cluster.objects("jobsets"))

@@ -1,0 +1,190 @@
+"""What is sent to a cluster: valid by the published schemas, gang-wise, unprivileged, without secrets."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+
+from progdistill.artifacts.store import open_store
+from progdistill.data.dataset import DatasetInfo
+from progdistill.jobs.cluster_settings import ClusterSettings
+from progdistill.jobs.kubernetes_manifest import (
+    Submission,
+    job_manifest,
+    jobset_manifest,
+    service_manifest,
+    submission_for,
+)
+from tests.jobs.on_a_cluster import IMAGE, cluster_digits, small_request
+
+__all__ = ["cluster_digits"]
+
+VERSIONS = ("1.31", "1.34")
+
+
+@pytest.fixture
+def submit(tmp_path: Path, cluster_digits: DatasetInfo) -> Any:
+    """Makes a submission of a training job; keyword arguments are the cluster's settings."""
+    store = open_store(str(tmp_path / "store"))
+
+    def made(**settings: Any) -> Submission:
+        cluster = ClusterSettings.model_validate({"image": IMAGE, **settings})
+        return submission_for(small_request(store, cluster_digits), cluster, store)
+
+    return made
+
+
+def pod_of(submission: Submission) -> dict[str, Any]:
+    spec: dict[str, Any] = job_manifest(submission)["spec"]["template"]["spec"]
+    return spec
+
+
+FULL: dict[str, Any] = {
+    "service_account": "worker",
+    "env": {"AWS_REGION": "us-east-1"},
+    "env_from_secrets": ["s3-credentials"],
+    "image_pull_secrets": ["registry"],
+    "volumes": {"datasets": "/data"},
+    "deadline_hours": 2,
+    "train": {
+        "hosts": 4,
+        "accelerator": "nvidia.com/gpu",
+        "accelerators_per_host": 8,
+        "cpu": 96,
+        "memory_gib": 900,
+        "node_selector": {"pool": "h100"},
+        "tolerations": [{"key": "nvidia.com/gpu", "effect": "NoSchedule"}],
+        "priority_class": "training",
+        "queue": "research",
+        "env": {"NCCL_DEBUG": "WARN"},
+    },
+}
+TPU = {"accelerator": "google.com/tpu", "tpu_type": "tpu-v5-lite-podslice"}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("settings", [{}, FULL])
+def test_manifests_are_valid_by_the_published_schemas(
+    version: str, settings: dict[str, Any], submit: Any
+) -> None:
+    submission = submit(**settings)
+    for manifest in (job_manifest(submission), service_manifest(submission, "1234")):
+        kubernetes_validate.validate(manifest, version, strict=True)
+    child = jobset_manifest(submission)["spec"]["replicatedJobs"][0]["template"]["spec"]
+    as_job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "child"}, "spec": child}
+    kubernetes_validate.validate(as_job, version, strict=True)
+
+
+def test_pods_meet_the_restricted_pod_security_standard(submit: Any) -> None:
+    pod = pod_of(submit())
+    container = pod["containers"][0]
+    assert pod["securityContext"]["runAsNonRoot"] and pod["securityContext"]["runAsUser"] > 0
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "readOnlyRootFilesystem": True,
+    }
+    assert not pod["automountServiceAccountToken"]
+    assert all(set(volume) & {"emptyDir", "persistentVolumeClaim"} for volume in pod["volumes"])
+
+
+def test_what_the_end_of_a_pod_means_is_settled_in_the_job(submit: Any) -> None:
+    spec = job_manifest(submit(max_gang_restarts=3))["spec"]
+    assert (spec["completionMode"], spec["podReplacementPolicy"], spec["backoffLimit"]) == (
+        "Indexed",
+        "Failed",
+        3,
+    )
+    disrupted, others, setting = spec["podFailurePolicy"]["rules"]
+    assert disrupted["action"] == others["action"] == "Ignore" and setting["action"] == "FailJob"
+    assert others["onExitCodes"]["values"] == [75, 130]
+    assert setting["onExitCodes"]["values"] == [2]
+
+
+def test_one_job_has_one_name_whoever_submits_it_and_carries_its_lineage(submit: Any) -> None:
+    first, second = submit(), submit(train={"hosts": 2})
+    assert first.name == second.name == f"progdistill-train-base-{first.request.spec.id[:12]}"
+    metadata = job_manifest(first)["metadata"]
+    assert metadata["annotations"]["progdistill/job-id"] == first.request.spec.id
+    assert metadata["labels"]["progdistill/run"] == "7"
+
+
+def test_secrets_are_references_only(submit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "very-secret")
+    manifest = job_manifest(submit(**FULL))
+    container = manifest["spec"]["template"]["spec"]["containers"][0]
+    assert container["envFrom"] == [{"secretRef": {"name": "s3-credentials"}}]
+    assert "very-secret" not in json.dumps(manifest)
+
+
+def test_gpus_memory_and_disk_are_requested_and_limited_alike(submit: Any) -> None:
+    resources = pod_of(submit(**FULL))["containers"][0]["resources"]
+    assert resources["limits"]["nvidia.com/gpu"] == resources["requests"]["nvidia.com/gpu"] == "8"
+    assert resources["limits"]["memory"] == resources["requests"]["memory"] == f"{900 * 1024}Mi"
+    assert "cpu" not in resources["limits"]
+
+
+@pytest.mark.parametrize(
+    ("topology", "per_host", "hosts"), [("2x4", 4, 2), ("2x4", 8, 1), ("4x4", 4, 4), ("2x2x4", 4, 4)]
+)
+def test_a_tpu_slice_has_as_many_pods_as_its_topology_has_hosts(
+    topology: str, per_host: int, hosts: int, submit: Any
+) -> None:
+    slice_of = {**TPU, "tpu_topology": topology, "accelerators_per_host": per_host}
+    submission = submit(train=slice_of)
+    manifest = job_manifest(submission)
+    kubernetes_validate.validate(manifest, VERSIONS[-1], strict=True)
+    pod = manifest["spec"]["template"]["spec"]
+    assert manifest["spec"]["parallelism"] == manifest["spec"]["completions"] == hosts
+    assert pod["nodeSelector"] == {
+        "cloud.google.com/gke-tpu-accelerator": "tpu-v5-lite-podslice",
+        "cloud.google.com/gke-tpu-topology": topology,
+    }
+    assert pod["containers"][0]["resources"]["limits"]["google.com/tpu"] == str(per_host)
+    assert submission.resources.ranks == hosts * per_host
+
+
+@pytest.mark.parametrize(
+    ("step", "words"),
+    [
+        ({"accelerator": "nvidia.com/gpu"}, "accelerators_per_host"),
+        ({**TPU, "accelerators_per_host": 4}, "tpu_topology"),
+        ({**TPU, "accelerators_per_host": 3, "tpu_topology": "2x4"}, "do not divide"),
+        ({**TPU, "accelerators_per_host": 4, "tpu_topology": "2x4", "hosts": 3}, "2 hosts, not 3"),
+    ],
+)
+def test_resources_that_contradict_one_another_are_refused(step: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        ClusterSettings.model_validate({"train": step})
+
+
+def test_a_queue_holds_the_job_until_kueue_admits_it(submit: Any) -> None:
+    manifest = job_manifest(submit(**FULL))
+    assert manifest["spec"]["suspend"] is True
+    assert manifest["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "research"
+
+
+def test_a_jobset_restarts_all_pods_as_one_and_as_often(submit: Any) -> None:
+    submission = submit(use_jobset=True, max_gang_restarts=3, train={"hosts": 2})
+    spec = jobset_manifest(submission)["spec"]
+    assert spec["failurePolicy"]["maxRestarts"] == 3
+    child = spec["replicatedJobs"][0]["template"]["spec"]
+    assert child["backoffLimit"] == 0
+    environment = {one["name"]: one.get("value") for one in child["template"]["spec"]["containers"][0]["env"]}
+    assert environment["MASTER_ADDR"] == f"{submission.name}-workers-0-0.{submission.name}"
+
+
+def test_pods_use_the_cores_they_asked_for_and_watch_no_driver(submit: Any) -> None:
+    submission = submit(train={"cpu": 6})
+    assert submission.request.compute.threads_per_rank == 1  # as the configuration says
+    free = submission.request.compute.model_copy(update={"threads_per_rank": None})
+    again = submission_for(
+        submission.request.model_copy(update={"compute": free, "driver_process_id": 1}),
+        submission.cluster,
+        open_store(submission.store_uri),
+    )
+    assert again.request.compute.threads_per_rank == 6
+    assert again.request.driver_process_id is None

@@ -1,0 +1,22 @@
+"""A process that is one rank of a gang: says its generation's token, and leaves when told to."""
+
+import sys
+
+from progdistill.errors import PeerLostError
+from progdistill.training.rendezvous import Gang
+
+
+def main(rank: str, ranks: str, port: str, group: str) -> int:
+    """Join, print the token, read one line, leave."""
+    gang = Gang(int(rank), int(ranks), "localhost", int(port), group)
+    print(gang.token, flush=True)
+    sys.stdin.readline()
+    try:
+        gang.leave()
+    except PeerLostError:
+        return PeerLostError.exit_status
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

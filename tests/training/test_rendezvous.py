@@ -1,0 +1,97 @@
+"""Real processes meet, lose one another, and meet again."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from progdistill.errors import PeerLostError
+from progdistill.jobs.ranks import free_port
+
+Member = subprocess.Popen[str]
+Start = Callable[..., Member]
+
+PEER_LOST = PeerLostError.exit_status
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Starts one of two ranks; all meet at the same port."""
+    port, members = free_port(), []
+    script = str(Path(__file__).with_name("gang_member.py"))
+
+    def started(rank: int, group: str = "group") -> Member:
+        command = [sys.executable, script, str(rank), "2", str(port), group]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        members.append(subprocess.Popen(command, text=True, **pipes))  # type: ignore[call-overload]
+        return members[-1]
+
+    yield started
+    for member in members:
+        member.kill()
+        member.communicate()
+
+
+def token_of(member: Member) -> str:
+    assert member.stdout is not None
+    return member.stdout.readline().strip()
+
+
+def finish(member: Member) -> None:
+    assert member.stdin is not None
+    member.stdin.write("\n")
+    member.stdin.flush()
+
+
+def test_ranks_share_a_token_and_none_leaves_before_rank_0(start: Start) -> None:
+    first, second = start(0), start(1)
+    assert token_of(first) == token_of(second) != ""
+    finish(second)
+    with pytest.raises(subprocess.TimeoutExpired):
+        second.wait(timeout=1.5)
+    finish(first)
+    assert (first.wait(timeout=20), second.wait(timeout=20)) == (0, 0)
+
+
+def test_the_successor_of_a_lost_rank_makes_all_meet_again_under_a_new_token(start: Start) -> None:
+    first, second = start(0), start(1)
+    token = token_of(first)
+    second.send_signal(signal.SIGKILL)
+    successor = start(1)
+    assert first.wait(timeout=30) == PEER_LOST  # though it communicated with nobody
+    first = start(0)
+    assert token_of(first) == token_of(successor) not in ("", token)
+    finish(first)
+    finish(successor)
+    assert (first.wait(timeout=20), successor.wait(timeout=20)) == (0, 0)
+
+
+def test_when_rank_0_is_killed_the_others_leave_to_start_again(start: Start) -> None:
+    first, second = start(0), start(1)
+    assert token_of(second)
+    first.kill()
+    assert second.wait(timeout=20) == PEER_LOST
+
+
+def test_a_rank_lost_before_all_have_met_does_not_hold_up_its_successor(start: Start) -> None:
+    lost = start(1)
+    first = start(0)
+    assert token_of(lost)
+    lost.kill()
+    successor = start(1)
+    assert first.wait(timeout=30) == PEER_LOST
+    first = start(0)
+    assert token_of(first) == token_of(successor)
+
+
+def test_a_rank_of_another_group_disturbs_nobody(start: Start) -> None:
+    first, stranger = start(0), start(1, group="deleted")
+    second = start(1)
+    assert token_of(first) == token_of(second)
+    finish(second)
+    finish(first)
+    assert (first.wait(timeout=20), second.wait(timeout=20)) == (0, 0)
+    assert stranger.poll() is None
