@@ -1,4 +1,4 @@
-.PHONY: setup demo test test-slow check
+.PHONY: setup demo test test-slow check lock
 
 PYTHON ?= python3.11
 SETUP = .venv/.done
@@ -24,4 +24,11 @@ test-slow: setup
 
 check: setup
 	.venv/bin/ruff check progdistill flows tests benchmarks
+	.venv/bin/ruff format --check progdistill flows tests benchmarks
 	.venv/bin/mypy progdistill
+
+# After a change of pyproject.toml; what need not change keeps its version.
+lock: setup
+	.venv/bin/uv pip compile pyproject.toml --all-extras --generate-hashes --no-annotate --quiet \
+		--python-version 3.11 --python-platform x86_64-manylinux_2_28 \
+		--custom-compile-command "make lock" --output-file requirements.lock

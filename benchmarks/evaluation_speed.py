@@ -16,7 +16,6 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
-from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +30,7 @@ from progdistill.diffusion.names import SamplerName
 from progdistill.evaluation.digits_classifier import FEATURES, DigitsClassifier
 from progdistill.evaluation.frechet import frechet_distance
 from progdistill.evaluation.inception_evaluator import InceptionEvaluator
-from progdistill.evaluation.moments import Moments, merge, moments_of
+from progdistill.evaluation.moments import Moments, MomentStream, moments_of
 from progdistill.evaluation.sampling import generate
 from progdistill.models.denoiser import build_denoiser
 from progdistill.presets import PRESETS
@@ -128,7 +127,10 @@ def contenders(folder: Path, images: np.ndarray, reference: Moments) -> dict[str
 
 def streamed(features: Tensor, batch: int) -> Moments:
     """Moments as they are gathered while images are drawn."""
-    return reduce(merge, (moments_of(part) for part in torch.split(features, batch)))
+    stream = MomentStream()
+    for part in torch.split(features, batch):
+        stream.add(part)
+    return stream.moments()
 
 
 def streaming(images: np.ndarray) -> dict[str, Callable[[], object]]:

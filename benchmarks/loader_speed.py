@@ -1,19 +1,19 @@
 """The training loader: images a second against torch's DataLoader, memory and start-up on large datasets.
 
-    python benchmarks/loader_speed.py [--images 1281167] [--rounds 7] [--folder DIR]
+    python benchmarks/loader_speed.py --folder /tmp --out benchmarks/results
 
-Speed: each round times our loader on shards of a disk and then `torch.utils.data.DataLoader` with two workers
-over PNGs of the same kind of images, with the same result (float32 in [-1, 1], half of them mirrored); the
-ratio is the median over rounds. Memory and start-up: a dataset of 64×64 images and one a tenth of its size are
-synthesised on disk (15.7 GB), opened by fresh processes, and removed. "Cold": the shards were dropped from
-the page cache just before.
+Speed: each round times our loader on shards of a disk and then `torch.utils.data.DataLoader` with two
+workers over PNGs of the same kind of images, with the same result (float32 in [-1, 1], half of them
+mirrored); the ratio is the median over rounds. "Per core": images per second of processor time of the whole
+process, which other programs disturb least. Memory and start-up: a dataset of 64×64 images and one of a
+tenth of its size are synthesised on disk (15.7 GB at a time), opened by fresh processes, and removed.
+"Cold": the shards were dropped from the page cache just before.
 """
 
 import argparse
 import io
 import json
 import os
-import resource
 import shutil
 import statistics
 import subprocess
@@ -68,6 +68,7 @@ class Round(NamedTuple):
     """Images a second of one round."""
 
     ours: float
+    per_core: float
     theirs: float
 
 
@@ -140,19 +141,29 @@ def speed(folder: Path, size: int, rounds: int) -> str:
     for _ in range(20):
         next(updates)
     found = []
+    images = UPDATES[size] * BATCH
     for _ in range(rounds):
-        mine = timed(lambda: [next(updates) for _ in range(UPDATES[size])]) / (UPDATES[size] * BATCH)
-        batches = iter(theirs)
-        next(batches)
-        rest = (PNG_IMAGES // BATCH - 1) * BATCH
-        found.append(Round(1 / mine, rest / timed(lambda batches=batches: list(batches))))
+        processor = time.process_time()
+        mine = timed(lambda: [next(updates) for _ in range(UPDATES[size])])
+        processor = time.process_time() - processor
+        found.append(Round(images / mine, images / processor, rate_of(theirs)))
     ours.close()
     shutil.rmtree(folder / f"stored{size}")
     shutil.rmtree(folder / f"png{size}")
-    mine, other = (statistics.median(column) for column in zip(*found, strict=True))
+    median = Round(*(statistics.median(column) for column in zip(*found, strict=True)))
     ratio = statistics.median(one.ours / one.theirs for one in found)
     lowest = min(one.ours for one in found)
-    return f"{size:>3}×{size:<3}{mine:>14,.0f}{lowest:>14,.0f}{other:>14,.0f}{ratio:>9.1f}{png_bytes:>14,}"
+    return (
+        f"{size:>3}×{size:<3}{median.ours:>14,.0f}{lowest:>14,.0f}{median.per_core:>14,.0f}"
+        f"{median.theirs:>14,.0f}{ratio:>9.1f}{png_bytes:>14,}"
+    )
+
+
+def rate_of(theirs: DataLoader[Any]) -> float:
+    """Images a second of the batches of an epoch but the first, with which its workers start."""
+    batches = iter(theirs)
+    next(batches)
+    return (PNG_IMAGES // BATCH - 1) * BATCH / timed(lambda: list(batches))
 
 
 def endless(loader: TrainingLoader) -> Iterator[Any]:
@@ -177,12 +188,19 @@ def open_in_this_process(folder: Path) -> dict[str, float]:
     opened = time.perf_counter() - start
     loader.batch(0)
     first = time.perf_counter() - start
-    early = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    early = peak_mib()
     for update in range(1, MEMORY_UPDATES):
         loader.batch(update)
     loader.close()
-    late = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"opened": opened, "first": first, "early_mib": early / 1024, "late_mib": late / 1024}
+    return {"opened": opened, "first": first, "early_mib": early, "late_mib": peak_mib()}
+
+
+def peak_mib() -> float:
+    """This program's own peak of resident memory; getrusage would count what its parent held at the fork."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
+    raise RuntimeError("no VmHWM in /proc/self/status: this benchmark needs Linux")
 
 
 def open_in_fresh_process(folder: Path, cold: bool) -> dict[str, float]:
@@ -216,25 +234,43 @@ def large(folder: Path, count: int, rounds: int) -> list[str]:
 
 
 def main() -> None:
-    """Print both tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    """Print both tables, and write them to `loader_speed.txt`."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--images", type=int, default=1_281_167)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--folder", type=Path, help="a folder on the disk to measure, with 18 GB free")
+    parser.add_argument("--folder", type=Path, help="a folder on the disk to measure, with 20 GB free")
+    parser.add_argument("--out", type=Path, help="where to write loader_speed.txt")
     parser.add_argument("--open", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.open:
         print(json.dumps(open_in_this_process(args.open)))
         return
-    busy = f"load before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
-    print(f"torch {torch.__version__}, batch {BATCH}, medians of {args.rounds} rounds; {busy}\n")
+    lines = []
+    for line in measured(args):
+        print(line, flush=True)
+        lines.append(line)
+    if args.out:
+        args.out.mkdir(parents=True, exist_ok=True)
+        (args.out / "loader_speed.txt").write_text("\n".join(lines) + "\n")
+
+
+def measured(args: argparse.Namespace) -> Iterator[str]:
+    """Yield the lines of both tables as they are measured."""
+    cores = len(os.sched_getaffinity(0))
+    yield f"torch {torch.__version__}, batch {BATCH}, {cores} cores, medians of {args.rounds} rounds"
+    yield f"load average before: {os.getloadavg()[0]:.1f}"
+    yield ""
     with tempfile.TemporaryDirectory(dir=args.folder) as name:
-        print("images/s, one process   ours  ours, lowest    DataLoader    ratio  bytes a PNG")
+        yield "images/s, one process   ours  ours, lowest      per core    DataLoader    ratio   bytes a PNG"
         for size in (32, 64):
-            print(speed(Path(name), size, args.rounds), flush=True)
-        print("\n   images  cache     opened, s  1st batch, s   slowest  MiB at 1st  MiB after 300")
-        print("\n".join(large(Path(name), args.images, args.rounds)))
+            yield speed(Path(name), size, args.rounds)
+        yield ""
+        yield "   images  cache     opened, s  1st batch, s   slowest  MiB at 1st  MiB after 300"
+        yield from large(Path(name), args.images, args.rounds)
+    yield f"load average after: {os.getloadavg()[0]:.1f}"
 
 
 if __name__ == "__main__":

@@ -9,18 +9,32 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
+from progdistill.jobs.local import accelerators_here
+
 if os.environ.get("USER", "root") == "root":
     os.environ.setdefault("METAFLOW_USER", "progdistill")  # Metaflow refuses root
 os.environ.setdefault("METAFLOW_DATASTORE_SYSROOT_LOCAL", os.getcwd())  # else it is searched upwards
 
-# More tasks at once than cores only slow one another down.
-os.environ.setdefault("METAFLOW_RUN_MAX_WORKERS", str(os.cpu_count() or 1))
+# The headers hold the metadata service's key; pods have that from a Secret, not from the readable workflow.
+os.environ.setdefault("METAFLOW_ARGO_WORKFLOWS_ENV_VARS_TO_SKIP", "METAFLOW_SERVICE_HEADERS")
+
+# More tasks at once than cores only slow one another down; a job takes all accelerators there are.
+os.environ.setdefault("METAFLOW_RUN_MAX_WORKERS", str(1 if accelerators_here() else os.cpu_count() or 1))
 os.environ.setdefault("METAFLOW_RESUME_MAX_WORKERS", os.environ["METAFLOW_RUN_MAX_WORKERS"])
 
-from metaflow import FlowSpec, Parameter, card, current, step
+from metaflow import Config, FlowSpec, Parameter, card, current, step
+from on_argo import DEFAULTS, OnArgo, read_deployment
 
 import progdistill  # noqa: F401  (brings the package along into remote tasks)
 from progdistill.options import RUN_OPTIONS, field_name, options_from_namespace, parse_run_options
+
+LIVE_CARDS = "PROGDISTILL_LIVE_CARDS"
+"""Environment variable: 0 leaves out the cards that are refreshed while a stage trains."""
+
+
+def _live_card(function):
+    """A card for a step that trains, unless they are left out: it costs 1.2 s a task."""
+    return function if os.environ.get(LIVE_CARDS) == "0" else card(type="blank", id="live")(function)
 
 
 def _parameter(name: str) -> Parameter:
@@ -29,13 +43,17 @@ def _parameter(name: str) -> Parameter:
     return Parameter(name, type=option.type, help=option.help, **repeat)
 
 
+@OnArgo()
 class DistillFlow(FlowSpec):
     """Train or import a diffusion model, halve its sampling steps stage by stage, evaluate and report."""
+
+    deployment = Config("deployment", default_value=DEFAULTS, parser=read_deployment)
 
     dataset = _parameter("dataset")
     ladder = _parameter("ladder")
     target_steps = _parameter("target-steps")
     from_ = _parameter("from")
+    like = _parameter("like")
     preset = _parameter("preset")
     store = _parameter("store")
     launcher = _parameter("launcher")
@@ -48,29 +66,32 @@ class DistillFlow(FlowSpec):
     @step
     def start(self):
         """Resolve and validate the whole configuration, and print the plan."""
+        from progdistill.planning.estimate import estimate
         from progdistill.prepare import prepare_run
 
         names = [field_name(option.name) for option in RUN_OPTIONS]
         prepared = prepare_run(options_from_namespace({name: getattr(self, name) for name in names}))
-        print(prepared.describe(), flush=True)
+        print(prepared.describe(), estimate(prepared).describe(), sep="\n", flush=True)
         self.run_facts = prepared.model_dump(mode="json")
         self.started_at = datetime.now(UTC).isoformat()
         self.next(self.train_base)
 
+    @_live_card
     @step
     def train_base(self):
         """Train the first teacher (Algorithm 1), or take the one of --from."""
-        run = self._run()
+        run = self._run(live=True)
         self.checkpoint = run.first_teacher()
         self.stage_index = 0
         self.checkpoints = [self.checkpoint]
         self.intervals = run.intervals
         self.next(self.distill)
 
+    @_live_card
     @step
     def distill(self):
         """One stage: the student learns to do in one step what its teacher does in two (Algorithm 2)."""
-        run = self._run()
+        run = self._run(live=True)
         self.teacher = self.checkpoint
         self.stage_index += 1
         self.student = run.distill(self.teacher, self.stage_index)
@@ -110,19 +131,20 @@ class DistillFlow(FlowSpec):
         self.next(self.report)
 
     @card(type="blank", id="report")
-    @card(type="html", id="lineage")
+    @card(type="blank", id="lineage")
     @step
     def report(self):
         """Write the report of the run, and show it and the lineage as cards."""
         from progdistill.report.build import read_input
-        from progdistill.report.card import report_components
+        from progdistill.report.card import embedded_page, report_components
 
         run = self._run()
         self.report_path = str(
             run.report(self.checkpoints, self.evaluations, self.intervals, self.started_at)
         )
         current.card["report"].extend(report_components(read_input(Path(self.report_path).parent)))
-        self.html = run.lineage_page(self.checkpoints[-1]["id"])
+        lineage = run.lineage_page(self.checkpoints[-1]["id"])
+        current.card["lineage"].append(embedded_page(lineage, "Lineage"))
         self.next(self.end)
 
     @step
@@ -130,10 +152,13 @@ class DistillFlow(FlowSpec):
         """Say where the report is."""
         print(f"Report: {self.report_path}", flush=True)
 
-    def _run(self):
+    def _run(self, live=False):
         from progdistill.jobs.steps import RunSteps
 
-        return RunSteps(self.run_facts, current.flow_name, current.run_id)
+        run = RunSteps(self.run_facts, current.flow_name, current.run_id)
+        if live and os.environ.get(LIVE_CARDS) != "0":
+            run.show_on(current.card["live"])
+        return run
 
 
 def main() -> None:
@@ -149,10 +174,11 @@ def main() -> None:
         from progdistill.prepare import prepare_run
 
         try:
-            prepare_run(parse_run_options(sys.argv[sys.argv.index("run") + 1 :]))
+            prepared = prepare_run(parse_run_options(sys.argv[sys.argv.index("run") + 1 :]))
         except ProgdistillError as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(error.exit_status)
+        os.environ.setdefault(LIVE_CARDS, "1" if prepared.trains_long else "0")
     interrupted = _count_interrupts()
     try:
         with nursery():

@@ -2,11 +2,13 @@
 
 import difflib
 import json
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from progdistill.data.dataset import DatasetInfo
 from progdistill.diffusion.names import PredictionType, check_combination
 from progdistill.errors import UsageError
 from progdistill.evaluation.config import EvaluationSettings
@@ -14,16 +16,18 @@ from progdistill.jobs.cluster_settings import ClusterSettings
 from progdistill.ladder import parse_ladder
 from progdistill.models.config import DenoiserConfig
 from progdistill.options import RunOptions
-from progdistill.presets import PRESETS, Preset
+from progdistill.presets import PRESETS, Preset, fitted, preset_name_for
 from progdistill.training.config import (
     BaseTrainingSettings,
     ComputeSettings,
     DistillationSettings,
+    LiveSettings,
     SnapshotSettings,
 )
 from progdistill.training.guidance import LABEL_DROPOUT, GuidanceRange, parse_guidance
 
 DEFAULT_STORE = ".progdistill/store"
+DEFAULT_DATASET = "digits"
 
 
 class LauncherName(StrEnum):
@@ -56,11 +60,16 @@ class Settings(BaseModel):
     snapshots: SnapshotSettings
     compute: ComputeSettings = ComputeSettings()
     cluster: ClusterSettings = Field(ClusterSettings(), description="for the launcher kubernetes")
+    live: LiveSettings = LiveSettings()
 
     @property
     def student_prediction(self) -> PredictionType:
-        """What students predict: as set, else what the first teacher predicts."""
-        return self.distill.prediction or self.model.prediction
+        """What students predict: as set, else what the first teacher predicts, or v where that is ε.
+
+        An ε-model cannot be distilled to few steps (the paper's section 4).
+        """
+        teachers = self.model.prediction
+        return self.distill.prediction or (PredictionType.V if teachers is PredictionType.EPS else teachers)
 
     @property
     def has_guided_stage(self) -> bool:
@@ -74,26 +83,30 @@ class Settings(BaseModel):
         return default if self.base.label_dropout is None else self.base.label_dropout
 
 
-def settings_from(options: RunOptions) -> Settings:
-    """Resolve options into settings, without looking at any store or dataset.
+def settings_from(
+    options: RunOptions, dataset: DatasetInfo | None = None, like: Settings | None = None
+) -> Settings:
+    """Resolve options into settings; `dataset` is the one they name, None for the embedded digits.
+
+    They start from those of `like`, another run, else from a preset's. Where no preset is named, it is the
+    dataset's own, or one that is made to fit the dataset.
 
     Raises UsageError for an unknown preset, a bad ladder, an unknown --set path, a value out of range,
     guidance of a model that will not know what to be guided away from, and a combination of prediction and
     loss weight that the paper found not to work.
     """
-    dataset = options.dataset or "digits"
-    name = options.preset or (dataset if dataset in PRESETS else "digits")
-    fields = _preset_fields(name)
+    fields = _preset_fields(options, dataset) if like is None else like.model_dump(mode="json")
     fields |= {
+        # Where a run works and keeps its results is never taken over from another.
         "cluster": ClusterSettings().model_dump(mode="json"),
-        "preset": name,
-        "dataset": dataset,
         "store": options.store or DEFAULT_STORE,
         "launcher": options.launcher or str(LauncherName.LOCAL),
-        "seed": options.seed or 0,
         "ladder": list(_ladder(options, fields["ladder"])),
-        "guidance": parse_guidance(options.guidance).model_dump() if options.guidance else None,
     }
+    if options.dataset is not None:
+        fields["dataset"] = options.dataset
+    if options.seed is not None:
+        fields["seed"] = options.seed
     if options.base_updates is not None:
         fields["base"]["updates"] = options.base_updates
     if options.updates_per_stage is not None:
@@ -129,17 +142,35 @@ def _with_label_dropout(settings: Settings) -> Settings:
     return settings.model_copy(update={"model": settings.model.model_copy(update={"network": network})})
 
 
-def _preset_fields(name: str) -> dict[str, Any]:
-    if name not in PRESETS:
-        raise UsageError(f"unknown preset {name!r}; known are {', '.join(PRESETS)}")
-    preset: Preset = PRESETS[name]
+def _preset_fields(options: RunOptions, dataset: DatasetInfo | None) -> dict[str, Any]:
+    name, preset = _preset(options, dataset)
     models = ("model", "base", "distill", "evaluation", "snapshots", "compute")
     fields = {key: getattr(preset, key).model_dump(mode="json") for key in models}
-    return {**fields, "ladder": preset.ladder}
+    return {
+        **fields,
+        "preset": name,
+        "dataset": DEFAULT_DATASET,
+        "seed": 0,
+        "ladder": parse_ladder(preset.ladder),
+        "guidance": parse_guidance(options.guidance).model_dump() if options.guidance else None,
+        "live": LiveSettings().model_dump(),
+    }
 
 
-def _ladder(options: RunOptions, preset_ladder: str) -> tuple[int, ...]:
-    rungs = parse_ladder(options.ladder or preset_ladder)
+def _preset(options: RunOptions, dataset: DatasetInfo | None) -> tuple[str, Preset]:
+    if options.preset is not None:
+        if options.preset not in PRESETS:
+            raise UsageError(f"unknown preset {options.preset!r}; known are {', '.join(PRESETS)}")
+        return options.preset, PRESETS[options.preset]
+    if dataset is None:
+        return DEFAULT_DATASET, PRESETS[DEFAULT_DATASET]
+    name = preset_name_for(dataset)
+    preset = PRESETS[name]
+    return name, preset if name == dataset.name else fitted(preset, dataset)
+
+
+def _ladder(options: RunOptions, otherwise: Sequence[int]) -> tuple[int, ...]:
+    rungs = parse_ladder(options.ladder) if options.ladder else tuple(otherwise)
     if options.target_steps is None:
         return rungs
     if options.target_steps not in rungs:

@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict
 from progdistill.errors import UsageError
 
 DEFAULTS_FILE = "progdistill.toml"
+PRICES_TABLE = "prices"
+"""A table of that file that is no option: see `planning/prices.py`."""
 
 
 class RunOption(NamedTuple):
@@ -33,6 +35,7 @@ RUN_OPTIONS = (
     ),
     RunOption("target-steps", int, "stop distilling at this many sampling steps (default: the ladder's end)"),
     RunOption("from", str, "start from this checkpoint: id, unique prefix, alias, or DistillFlow/RUN/STEPS"),
+    RunOption("like", str, "the dataset and every setting of the run that made this checkpoint, done anew"),
     RunOption("preset", str, "settings to start from (default: the dataset's own)"),
     RunOption(
         "store", str, "where checkpoints live: folder or s3://bucket/prefix (default: .progdistill/store)"
@@ -59,6 +62,7 @@ class RunOptions(BaseModel):
     ladder: str | None = None
     target_steps: int | None = None
     from_: str | None = None
+    like: str | None = None
     preset: str | None = None
     store: str | None = None
     launcher: str | None = None
@@ -91,10 +95,16 @@ def options_from_namespace(values: Mapping[str, Any]) -> RunOptions:
     """Collect parsed values (None: not given); fill gaps from the environment and `progdistill.toml`."""
     given = {field_name(o.name): values.get(field_name(o.name)) for o in RUN_OPTIONS}
     typed = {name: value for name, value in given.items() if value not in (None, (), [], "")}
-    file = _file_defaults(Path(DEFAULTS_FILE))
-    merged = {**file, **_environment_defaults(), **typed}
-    # Typed last, so that it wins path by path.
-    return RunOptions(**{**merged, "set": (*file.get("set", ()), *typed.get("set", ()))})
+    defaults = _file_defaults(Path(DEFAULTS_FILE))
+    # Assignments add up, in an order in which what was typed comes last and wins.
+    typed["set"] = (*defaults.get("set", ()), *typed.get("set", ()))
+    return RunOptions(**{**defaults, **_environment_defaults(), **typed})
+
+
+def assignments(table: Mapping[str, Any]) -> tuple[str, ...]:
+    """Write a table of configuration paths as what `--set` takes, each without a space of its own."""
+    texts = {k: v if isinstance(v, str) else json.dumps(v, separators=(",", ":")) for k, v in table.items()}
+    return tuple(f"{key}={text}" for key, text in texts.items())
 
 
 def parse_run_options(arguments: Sequence[str]) -> RunOptions:
@@ -128,6 +138,7 @@ def _file_defaults(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path} is not valid TOML: {error}") from None
     known = {option.name: option for option in RUN_OPTIONS}
     defaults: dict[str, Any] = {}
+    table.pop(PRICES_TABLE, None)
     for name, value in table.items():
         if name not in known:
             raise UsageError(
@@ -136,10 +147,7 @@ def _file_defaults(path: Path) -> dict[str, Any]:
         if name == "set":
             if not isinstance(value, dict):
                 raise UsageError(f"{path}: `set` must be a table of configuration paths, such as [set]")
-            value = tuple(
-                f"{key}={setting if isinstance(setting, str) else json.dumps(setting)}"
-                for key, setting in value.items()
-            )
+            value = assignments(value)
         elif not isinstance(value, known[name].type):
             raise UsageError(f"{path}: {name} = {value!r} is not of type {known[name].type.__name__}")
         defaults[field_name(name)] = value

@@ -4,15 +4,24 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from progdistill.artifacts.checkpoint import CheckpointKind, CheckpointManifest
+from progdistill.artifacts.checkpoint import UNKNOWN_DATASET, CheckpointKind, CheckpointManifest
 from progdistill.artifacts.resolve import resolve_reference
 from progdistill.artifacts.store import Store, open_store
 from progdistill.commands.common import default_data_root
-from progdistill.config import LauncherName, Settings, settings_from
+from progdistill.config import (
+    DEFAULT_DATASET,
+    DEFAULT_STORE,
+    LauncherName,
+    Settings,
+    settings_from,
+)
 from progdistill.data.dataset import DatasetInfo, find_dataset
 from progdistill.diffusion.names import check_combination
 from progdistill.errors import UsageError
+from progdistill.evaluation.requirements import check_evaluator
+from progdistill.evaluation.weights_source import pinned
 from progdistill.ladder import format_ladder
+from progdistill.like import like_another
 from progdistill.models.config import DenoiserConfig
 from progdistill.models.size import parameter_count
 from progdistill.options import RunOptions
@@ -20,6 +29,10 @@ from progdistill.training.guidance import LABEL_DROPOUT, GuidanceRange, can_be_g
 
 SNAPSHOT_COPIES = 4
 """Copies of the parameters in one snapshot: weights, moving average, and the optimizer's two moments."""
+
+
+LONG_TRAINING = 1e11
+"""Images seen times parameters above which training takes minutes; the digits preset's is an eighth of it."""
 
 
 class PreparedRun(BaseModel):
@@ -30,6 +43,8 @@ class PreparedRun(BaseModel):
     settings: Settings
     dataset: DatasetInfo
     parameters: int
+    like: tuple[str, str] | None = None
+    """What `--like` said, and the id of the checkpoint that it meant."""
 
     @property
     def disk_bytes(self) -> int:
@@ -37,6 +52,15 @@ class PreparedRun(BaseModel):
         checkpoints = len(self.settings.ladder) + self.settings.has_guided_stage
         snapshots = SNAPSHOT_COPIES * (self.settings.snapshots.keep + 1)
         return 4 * self.parameters * (checkpoints + snapshots)
+
+    @property
+    def trains_long(self) -> bool:
+        """Whether some training takes minutes, so that people want to see how it goes."""
+        settings = self.settings
+        stages = [settings.distill.for_stage(steps) for steps in settings.ladder[1:]]
+        trainings = stages if settings.first_teacher else [settings.base, *stages]
+        images = max(training.updates * training.batch_size for training in trainings)
+        return images * self.parameters >= LONG_TRAINING
 
     def facts(self) -> dict[str, object]:
         """The plan as numbers: stages, updates and images, before anything runs."""
@@ -57,26 +81,28 @@ class PreparedRun(BaseModel):
             "disk_bytes": self.disk_bytes,
             "store": settings.store,
             "first_teacher": settings.first_teacher,
+            "like": None if self.like is None else self.like[1],
             "guidance": None if settings.guidance is None else settings.guidance.model_dump(),
             "configuration": settings.model_dump(mode="json"),
         }
 
     def describe(self) -> str:
         """The plan in a few lines for people."""
-        facts = self.facts()
-        teacher = self.settings.first_teacher
+        facts, settings = self.facts(), self.settings
+        teacher = settings.first_teacher
         start = (
             f"start from {teacher[:12]}"
             if teacher
             else f"train a base model, {facts['base_updates']:,} updates"
         )
-        weights = self.settings.guidance
+        weights = settings.guidance
         guided = "" if weights is None else f", guided with weights {weights}"
+        like = "" if self.like is None else f", like {self.like[0]} ({self.like[1][:12]})"
         return "\n".join(
             [
-                f"Plan: {self.dataset.name} ({self.parameters:,} parameters), store {self.settings.store}",
+                f"Plan: {self.dataset.name} ({self.parameters:,} parameters), store {settings.store}{like}",
                 f"  {start}",
-                f"  distil {format_ladder(self.settings.ladder)} in {facts['stages']} stages{guided},"
+                f"  distil {format_ladder(settings.ladder)} in {facts['stages']} stages{guided},"
                 f" {facts['distillation_updates']:,} updates",
                 f"  {facts['training_images']:,} training images,"
                 f" at most {self.disk_bytes / 1e6:,.1f} MB in the store",
@@ -86,32 +112,48 @@ class PreparedRun(BaseModel):
 
 def prepare_run(options: RunOptions) -> PreparedRun:
     """Resolve and check everything a run needs; UsageError names the first thing that is wrong."""
-    settings = settings_from(options)
-    store = open_store(settings.store)
+    like = like_another(options)
+    reference, options = options.like, options if like is None else like.options
+    store = open_store(options.store or DEFAULT_STORE)
     store.check_writable()
-    settings = settings.model_copy(update={"store": store.uri})
-    if options.from_ is not None:
-        settings = _branched(settings, options, resolve_reference(store, options.from_))
+    teacher = None if options.from_ is None else resolve_reference(store, options.from_)
+    named = options.dataset or (DEFAULT_DATASET if teacher is None else _dataset_of(teacher, options))
+    dataset = find_dataset(named, default_data_root())
+    options = options.model_copy(update={"store": store.uri, "dataset": named})
+    settings = settings_from(options, dataset, None if like is None else like.settings)
+    if teacher is not None:
+        settings = _branched(settings, options, teacher)
     check_combination(settings.student_prediction, settings.distill.loss_weight, distilling=True)
     if settings.launcher is LauncherName.KUBERNETES:
         from progdistill.jobs.kubernetes_check import dataset_for_pods, require_reachable
 
         require_reachable(settings.cluster, settings.store, settings.compute.ranks)
-        dataset = dataset_for_pods(settings.cluster, settings.dataset, settings.store, default_data_root())
-    else:
-        dataset = find_dataset(settings.dataset, default_data_root())
+        dataset = dataset_for_pods(settings.cluster, named, settings.store, default_data_root())
     _check_fit(settings, dataset)
+    check_evaluator(store, settings.evaluation, dataset)
+    settings = settings.model_copy(update={"evaluation": pinned(settings.evaluation)})
     run = PreparedRun(
         settings=settings,
         dataset=dataset,
         parameters=parameter_count(settings.model.network, settings.model.out_channels),
+        like=None if like is None else (str(reference), like.checkpoint_id),
     )
     _check_disk(run, store)
     return run
 
 
+def _dataset_of(teacher: CheckpointManifest, options: RunOptions) -> str:
+    name = teacher.circumstances.dataset_name
+    if name == UNKNOWN_DATASET:
+        raise UsageError(
+            f"--from {options.from_}: it is not known what this imported model was trained on: say with"
+            " --dataset which images its students shall learn from"
+        )
+    return name
+
+
 def _branched(settings: Settings, options: RunOptions, teacher: CheckpointManifest) -> Settings:
-    """Start from `teacher`: its architecture, its dataset unless another is named, its number of steps."""
+    """Start from `teacher`: its architecture and its number of steps."""
     ladder, steps = settings.ladder, teacher.identity.sampling_steps
     if teacher.identity.kind is CheckpointKind.STUDENT and steps is not None:
         if options.ladder is not None and ladder[0] != steps:
@@ -126,8 +168,6 @@ def _branched(settings: Settings, options: RunOptions, teacher: CheckpointManife
                 f" down to {ladder[-1]}: choose a checkpoint of more steps"
             )
         ladder = (steps, *(rung for rung in ladder if rung < steps))
-    if options.dataset is None and teacher.circumstances.dataset_name:
-        settings = settings.model_copy(update={"dataset": teacher.circumstances.dataset_name})
     model = DenoiserConfig.model_validate(teacher.identity.architecture)
     changes = {"ladder": ladder, "first_teacher": teacher.id, "model": model}
     return settings.model_copy(update={**changes, "guidance": _guidance(settings, teacher, model)})

@@ -2,7 +2,9 @@
 
 from typing import NamedTuple
 
+from progdistill.data.dataset import DatasetInfo
 from progdistill.diffusion.names import LossWeight, PredictionType
+from progdistill.errors import UsageError
 from progdistill.evaluation.config import EvaluationSettings
 from progdistill.models.architectures import ARCHITECTURES
 from progdistill.models.config import DenoiserConfig
@@ -127,3 +129,34 @@ PRESETS = {
     "lsun_bedroom": _large("lsun128", 400_000, 50_000, True),
     "lsun_church": _large("lsun128", 400_000, 50_000, True),
 }
+
+_OF_IMAGE_SIZE = {8: "digits", 32: "cifar10", 64: "imagenet64", 128: "lsun_bedroom"}
+
+
+def preset_name_for(dataset: DatasetInfo) -> str:
+    """The dataset's own preset, else that of the paper's dataset with images of the same size.
+
+    Raises UsageError where there is none.
+    """
+    if dataset.name in PRESETS:
+        return dataset.name
+    size = dataset.image_size
+    if size not in _OF_IMAGE_SIZE:
+        raise UsageError(
+            f"there is no preset for the {size}×{size} images of {dataset.name}: prepare it again with"
+            f" --image-size {', '.join(map(str, _OF_IMAGE_SIZE))}, or name a --preset and change its network,"
+            f" --set model.network.image_size={size}"
+        )
+    return _OF_IMAGE_SIZE[size]
+
+
+def fitted(preset: Preset, dataset: DatasetInfo) -> Preset:
+    """A preset for somebody's own dataset: its channels and classes, mirrored only where it may be."""
+    shape = {"image_channels": dataset.channels, "num_classes": dataset.num_classes}
+    network = preset.model.network.model_copy(update=shape)
+    flips = [s.horizontal_flip and dataset.horizontal_flip_safe for s in (preset.base, preset.distill)]
+    return preset._replace(
+        model=preset.model.model_copy(update={"network": network}),
+        base=preset.base.model_copy(update={"horizontal_flip": flips[0]}),
+        distill=preset.distill.model_copy(update={"horizontal_flip": flips[1]}),
+    )

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from progdistill.config import settings_from
+from progdistill.data.dataset import DatasetInfo
 from progdistill.errors import UsageError
 from progdistill.ladder import parse_ladder
 from progdistill.options import RunOptions, parse_run_options
@@ -47,13 +48,43 @@ def test_options_of_others_on_the_line_are_left_alone() -> None:
     assert (options.ladder, options.set) == ("8:1", ("a=1", "b=2"))
 
 
-def test_the_files_settings_stay_where_no_typed_one_replaces_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_typed_comes_after_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("progdistill.toml").write_text(
-        '[set]\n"evaluation.samples" = 7\n"cluster.env" = {A = "b"}\n"cluster.use_jobset" = true\n'
+        'seed = 3\n[set]\n"base.updates" = 7\n"distill.updates" = 7\n"cluster.env" = {A = "b"}\n'
     )
-    settings = settings_from(parse_run_options(["--set", "evaluation.samples=8"]))
-    assert settings.evaluation.samples == 8
-    assert settings.cluster.env == {"A": "b"} and settings.cluster.use_jobset
+    settings = settings_from(parse_run_options(["--set", "base.updates=9"]))
+    assert settings.cluster.env == {"A": "b"}
+    assert (settings.seed, settings.base.updates, settings.distill.updates) == (3, 9, 7)
+
+
+def dataset_of(name: str, size: int, channels: int = 3, classes: int = 5, flips: bool = True) -> DatasetInfo:
+    return DatasetInfo(
+        name=name,
+        location="/data",
+        fingerprint="0" * 64,
+        channels=channels,
+        image_size=size,
+        num_classes=classes,
+        class_names=tuple(map(str, range(classes))),
+        splits={"train": 10},
+        horizontal_flip_safe=flips,
+    )
+
+
+def test_ones_own_dataset_gets_the_preset_of_its_size_made_to_fit() -> None:
+    settings = settings_from(RunOptions(dataset="flowers"), dataset_of("flowers", 64, flips=False))
+    network = settings.model.network
+    assert (settings.preset, network.image_size, network.num_classes) == ("imagenet64", 64, 5)
+    assert network.image_channels == 3 and not settings.distill.horizontal_flip
+    assert settings_from(RunOptions(), dataset_of("flowers", 64)).distill.horizontal_flip
+
+
+def test_images_of_a_size_without_a_preset_are_refused_with_advice() -> None:
+    with pytest.raises(UsageError, match=r"48×48 images of flowers.*--image-size"):
+        settings_from(RunOptions(dataset="flowers"), dataset_of("flowers", 48))
+
+
+def test_students_of_an_eps_model_predict_v() -> None:
+    settings = settings_from(RunOptions(set=("model.prediction=eps",)))
+    assert settings.student_prediction == "v"

@@ -17,6 +17,7 @@ LEVEL = {
     "evaluation": 2,
     "report": 2,
     "jobs": 3,
+    "planning": 4,
 }
 
 
@@ -39,7 +40,9 @@ def test_a_room_imports_only_rooms_below_it_or_beside_it(room: str) -> None:
                 assert LEVEL[parts[1]] <= LEVEL[room], f"{path} imports {name}"
 
 
-@pytest.mark.parametrize("module", ["config", "prepare", "jobs.steps", "jobs.reporting", "options"])
+@pytest.mark.parametrize(
+    "module", ["config", "prepare", "planning.estimate", "jobs.steps", "jobs.reporting", "options"]
+)
 def test_what_steps_import_brings_no_heavy_library(module: str) -> None:
     heavy = "{'torch', 'boto3', 'sklearn', 'matplotlib', 'diffusers', 'scipy'}"
     code = f"import sys, progdistill.{module}; print(sorted({heavy} & set(sys.modules)))"

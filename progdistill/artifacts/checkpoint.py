@@ -16,6 +16,8 @@ from progdistill.artifacts.store import Store, mark_layout
 from progdistill.errors import LostInvariantError, UsageError
 
 FOLDER = "checkpoints/"
+UNKNOWN_DATASET = "unknown"
+"""The dataset, and the fingerprint, of an imported model whose training data nobody named."""
 
 
 class CheckpointKind(StrEnum):
@@ -74,7 +76,10 @@ class CheckpointIdentity(CheckpointDescription):
 
 
 class TrainingFigures(BaseModel):
-    """What the training took: updates, images seen, wall-clock seconds, rate, and the last mean loss."""
+    """What the training took: updates, images seen, wall-clock seconds, rate, and the last mean loss.
+
+    The last three say how comparable the rate is; None where a checkpoint is older than they are.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -83,6 +88,11 @@ class TrainingFigures(BaseModel):
     seconds: float
     images_per_second: float
     final_loss: float | None
+    job: str | None = None
+    """The kind of job: train_base, guide or distill."""
+    ranks: int | None = None
+    peak_memory_bytes: int | None = None
+    """Of the first rank: allocated on its GPU, else resident in its process."""
 
 
 class Circumstances(BaseModel):

@@ -1,6 +1,7 @@
 """The digest that names files: SHA-256 by parts, for all cores to compute and S3 to check."""
 
 import hashlib
+import mmap
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ from pydantic import StringConstraints
 PART_BYTES: Final = 16 * 2**20
 """Part of a digest and of a multipart upload. Changing it renames every larger file: it never changes."""
 
-PIECE_BYTES: Final = 2**20
+PIECE_BYTES: Final = 2**18
 """How much is read at a time: it stays in a core's cache between reading and hashing."""
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -61,7 +62,8 @@ def read_part(
 ) -> bytes:
     """SHA-256 (32 bytes) of one part of an open file; `into(piece, offset)` sees each piece."""
     hasher = hashlib.sha256()
-    buffer = memoryview(bytearray(min(PIECE_BYTES, max(length, 1))))
+    # Anonymous memory begins at a page's start, which writing past the page cache asks for.
+    buffer = memoryview(mmap.mmap(-1, min(PIECE_BYTES, max(length, 1))))
     end = offset + length
     while offset < end:
         count = os.preadv(descriptor, [buffer[: min(len(buffer), end - offset)]], offset)
@@ -79,7 +81,9 @@ def part_digests_of(
 ) -> list[bytes]:
     """SHA-256 of each part of an open file, on all cores; pieces go to `into` in any order."""
     parts = parts_of(os.fstat(descriptor).st_size)
-    with ThreadPoolExecutor(worker_threads()) as pool:
+    # A thread in `into` waits for a disk, and another one hashes meanwhile.
+    threads = worker_threads() if into is None else 2 * worker_threads()
+    with ThreadPoolExecutor(min(threads, len(parts))) as pool:
         return list(pool.map(lambda part: read_part(descriptor, *part, into=into), parts))
 
 
@@ -87,8 +91,8 @@ def digest_of_descriptor(
     descriptor: int, *, into: Callable[[memoryview, int], object] | None = None
 ) -> FileDigest:
     """Digest of an open file, handing each piece to `into` on the way."""
-    digests = part_digests_of(descriptor, into=into)
-    return FileDigest(combine(digests), os.fstat(descriptor).st_size)
+    size_bytes = os.fstat(descriptor).st_size
+    return FileDigest(combine(part_digests_of(descriptor, into=into)), size_bytes)
 
 
 def digest_of_file(path: Path) -> FileDigest:

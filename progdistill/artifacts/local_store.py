@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from progdistill.artifacts.digest import FileDigest, digest_of_descriptor, digest_of_file
+from progdistill.artifacts.durable_copy import FULL_DISK, copy_durably
 from progdistill.artifacts.faults import reach
 from progdistill.artifacts.scratch import sweep_folder
 from progdistill.artifacts.store import StoredObject, Versioned, checked_key
@@ -22,7 +23,6 @@ from progdistill.errors import LostInvariantError, TransientError, UsageError
 SCRATCH: Final = ".scratch"
 LOCK: Final = ".lock"
 
-_FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FORBIDDEN: Final = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
 
 
@@ -107,7 +107,7 @@ class LocalStore:
         with self._explained("store", path.name):
             staged = self.scratch() / uuid.uuid4().hex
             try:
-                digest = self._move(path, staged) if consume else self._copy(path, staged)
+                digest = self._move(path, staged) if consume else copy_durably(path, staged)
                 self._place(self._path(key_for(digest.sha256)), lambda final: os.replace(staged, final))
                 reach("file.published")
             except BaseException:
@@ -190,25 +190,13 @@ class LocalStore:
             folder.mkdir()
         _sync_folder(folder.parent)
 
-    def _copy(self, source: Path, staged: Path) -> FileDigest:
-        with open(source, "rb") as reader, open(staged, "xb") as writer:
-            target = writer.fileno()
-            reach("file.copying")
-            digest = digest_of_descriptor(
-                reader.fileno(), into=lambda piece, offset: _write_all(target, piece, offset)
-            )
-            reach("file.copied")
-            os.fsync(target)
-            reach("file.synced")
-        return digest
-
     def _move(self, source: Path, staged: Path) -> FileDigest:
         try:
             os.rename(source, staged)
         except OSError as error:
             if error.errno != errno.EXDEV:
                 raise
-            digest = self._copy(source, staged)
+            digest = copy_durably(source, staged)
             source.unlink()
             return digest
         os.utime(staged)  # Its age counts from now: garbage collection spares what is young.
@@ -263,7 +251,7 @@ class LocalStore:
             yield
         except OSError as error:
             cause = f"cannot {action} {name} in store {self.uri}: {error.strerror}"
-            if error.errno in _FULL:
+            if error.errno in FULL_DISK:
                 hint = "free some space (`progdistill checkpoints gc`) or choose another --store"
                 raise UsageError(f"{cause}; {hint}") from error
             if error.errno in _FORBIDDEN:
@@ -277,15 +265,6 @@ def _raise_unless_gone(error: OSError) -> None:
     """A folder that cannot be read must not look empty: garbage collection would act on that."""
     if not isinstance(error, FileNotFoundError | NotADirectoryError):
         raise error
-
-
-def _write_all(descriptor: int, piece: memoryview, offset: int) -> None:
-    start, length = offset, len(piece)
-    while piece:
-        count = os.pwrite(descriptor, piece, offset)
-        piece, offset = piece[count:], offset + count
-    if hasattr(os, "posix_fadvise"):  # Linux starts writing it to the disk now, not at fsync.
-        os.posix_fadvise(descriptor, start, length, os.POSIX_FADV_DONTNEED)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -24,7 +24,7 @@ def _compare(args: argparse.Namespace) -> int:
     from progdistill.report.comparison import compare_runs
     from progdistill.report.comparison_page import build_comparison
     from progdistill.report.distance_chart import counts_text
-    from progdistill.report.stage_table import number
+    from progdistill.report.headline import number
 
     runs = [read_input(report_folder(run_id)) for run_id in args.run_ids]
     comparison = compare_runs(runs)

@@ -104,13 +104,13 @@ def settings_for(
 ) -> "EvaluationSettings":
     """The settings of the checkpoint's own run, else its dataset's preset, with what the user changed."""
     from progdistill.evaluation.config import EvaluationSettings
-    from progdistill.presets import PRESETS
+    from progdistill.presets import PRESETS, preset_name_for
 
     recorded = manifest.circumstances.configuration.get("evaluation")
-    preset = PRESETS.get(info.name)
-    fields = dict(recorded) if isinstance(recorded, dict) else {}
-    if not fields and preset is not None:
-        fields = preset.evaluation.model_dump(mode="json")
+    if isinstance(recorded, dict):
+        fields = dict(recorded)
+    else:
+        fields = PRESETS[preset_name_for(info)].evaluation.model_dump(mode="json")
     fields.update({"max_sampling_steps": max(steps, 1), **changes})
     try:
         return EvaluationSettings.model_validate(fields)

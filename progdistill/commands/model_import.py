@@ -7,6 +7,7 @@ from pathlib import Path
 
 from progdistill.artifacts.aliases import check_alias_name, move_alias
 from progdistill.artifacts.checkpoint import (
+    UNKNOWN_DATASET,
     CheckpointDescription,
     CheckpointIdentity,
     CheckpointKind,
@@ -34,7 +35,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument("source", metavar="SOURCE", help="a folder; with --from-store a checkpoint there")
     parser.add_argument("--name", required=True, help="alias to give the checkpoint")
     parser.add_argument("--from-store", metavar="URI", help="copy SOURCE from this store")
-    parser.add_argument("--dataset", default="unknown", metavar="NAME", help="what it was trained on")
+    parser.add_argument("--dataset", default=UNKNOWN_DATASET, metavar="NAME", help="what it was trained on")
     parser.add_argument(
         "--scheduler", type=Path, metavar="FILE", help="scheduler_config.json of its training"
     )
@@ -108,7 +109,7 @@ def _description(config: DenoiserConfig) -> CheckpointDescription:
         prediction=str(config.prediction),
         loss_weight=None,
         architecture=config.model_dump(mode="json"),
-        dataset_fingerprint="unknown",
+        dataset_fingerprint=UNKNOWN_DATASET,
         parent=None,
         training={},
         seed=0,

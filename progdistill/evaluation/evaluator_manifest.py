@@ -1,6 +1,7 @@
 """What an evaluator is, as a record of a store: no torch."""
 
 import hashlib
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Literal
 
@@ -8,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from progdistill.artifacts.digest import FileDigest, Sha256
 from progdistill.artifacts.documents import canonical_json
+from progdistill.artifacts.records import list_records
+from progdistill.artifacts.store import Store
 
 FOLDER = "evaluators/"
 
@@ -74,3 +77,9 @@ def manifest_key(evaluator_id: str) -> str:
 def recipe_key(recipe: dict[str, JsonValue]) -> str:
     """Key of the answer to a recipe."""
     return f"{FOLDER}recipes/{hashlib.sha256(canonical_json(recipe)).hexdigest()}.json"
+
+
+def list_recipes(store: Store) -> Iterator[dict[str, JsonValue]]:
+    """The recipes whose evaluators a store has."""
+    for answer in list_records(store, f"{FOLDER}recipes/", RecipeAnswer):
+        yield answer.recipe

@@ -1,5 +1,6 @@
 """Answers questions about checkpoints, each at most once a store."""
 
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from progdistill.evaluation.evaluators import find_or_publish_evaluator, open_ev
 from progdistill.evaluation.measure import draw_shards, load_denoiser, measure
 from progdistill.evaluation.measurement import Measurement, Question
 from progdistill.evaluation.reference import Reference, published_reference, reference_of
+from progdistill.evaluation.shard import shards_of
 from progdistill.evaluation.shard_store import forget_shards
 from progdistill.evaluation.weights_source import sha256_of
 from progdistill.version import NUMERICS_VERSION
@@ -69,29 +71,29 @@ class Examiner:
         forget_shards(self._store, question)
         return answer
 
-    def draw_share(
+    def draw(
         self,
         checkpoint: CheckpointManifest,
         sampler: SamplerName,
         steps: int,
-        gamma: float | None = None,
-        *,
-        rank: int,
-        ranks: int,
+        gamma: float | None,
+        choose: Callable[[Sequence[range]], Sequence[range]],
     ) -> None:
-        """Draw this rank's shards of a question, for whoever answers it once all ranks have drawn theirs."""
+        """Draw chosen shards of a question, for whoever answers it once all are drawn."""
         question = self.question(checkpoint, sampler, steps, gamma)
-        if read_record(self._store, question.key, Measurement) is None:
-            draw_shards(
-                self._store,
-                question,
-                load_denoiser(self._store, checkpoint, self._device),
-                self.evaluator,
-                batch_size=self._settings.batch_size,
-                device=self._device,
-                rank=rank,
-                ranks=ranks,
-            )
+        chosen = choose(shards_of(question.samples))
+        if not chosen or read_record(self._store, question.key, Measurement) is not None:
+            return
+        draw_shards(
+            self._store,
+            question,
+            load_denoiser(self._store, checkpoint, self._device),
+            self.evaluator,
+            chosen,
+            keep=True,
+            batch_size=self._settings.batch_size,
+            device=self._device,
+        )
 
     def question(
         self, checkpoint: CheckpointManifest, sampler: SamplerName, steps: int, gamma: float | None = None

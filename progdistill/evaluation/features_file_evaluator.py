@@ -12,14 +12,9 @@ from torch import Tensor
 from progdistill.data.dataset import DatasetInfo
 from progdistill.evaluation.config import EvaluationSettings
 from progdistill.evaluation.evaluator import Observation, Observe, ObtainedWeights
+from progdistill.evaluation.requirements import FEATURES_ADVICE, FEATURES_VARIABLE
 from progdistill.evaluation.torchscript import load_torchscript
-from progdistill.evaluation.weights_source import check_digest, given_file, sha256_of
-
-VARIABLE = "PROGDISTILL_FEATURES"
-_ADVICE = (
-    "the evaluator features_file needs a network, TorchScript or ONNX (*.onnx), that maps images [n, c, h, w]"
-    " in float32, 0 to 255, to features [n, d]"
-)
+from progdistill.evaluation.weights_source import check_digest, given_file, pinned
 
 
 class FeaturesFileEvaluator:
@@ -27,16 +22,16 @@ class FeaturesFileEvaluator:
 
     def recipe(self, settings: EvaluationSettings, info: DatasetInfo) -> dict[str, JsonValue]:
         """See EvaluatorKind.recipe."""
-        with given_file(settings.weights, VARIABLE, _ADVICE) as path:
-            return {
-                "name": "features_file",
-                "format": "onnx" if path.suffix == ".onnx" else "torchscript",
-                "weights_sha256": settings.weights_sha256 or sha256_of(path),
-            }
+        settings = pinned(settings)
+        return {
+            "name": "features_file",
+            "format": "onnx" if str(settings.weights).endswith(".onnx") else "torchscript",
+            "weights_sha256": settings.weights_sha256,
+        }
 
     def obtain(self, settings: EvaluationSettings, info: DatasetInfo, folder: Path) -> ObtainedWeights:
         """See EvaluatorKind.obtain."""
-        with given_file(settings.weights, VARIABLE, _ADVICE) as path:
+        with given_file(settings.weights, FEATURES_VARIABLE, FEATURES_ADVICE) as path:
             copied = Path(shutil.copyfile(path, folder / path.name))
         if settings.weights_sha256 is not None:
             check_digest(copied, settings.weights_sha256)

@@ -2,6 +2,7 @@
 
 import tempfile
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import reduce
 from pathlib import Path
@@ -46,7 +47,17 @@ def measure(
 
     Progress goes to standard error. The answer is returned, not yet published.
     """
-    results = draw_shards(store, question, denoiser, evaluator, batch_size=batch_size, device=device)
+    shards = shards_of(question.samples)
+    results = draw_shards(
+        store,
+        question,
+        denoiser,
+        evaluator,
+        shards,
+        keep=len(shards) > 1,
+        batch_size=batch_size,
+        device=device,
+    )
     began = time.monotonic()
     statistics = reduce(merge_statistics, (result.statistics for result in results))
     figures = compare(statistics, reference)
@@ -69,22 +80,21 @@ def draw_shards(
     question: Question,
     denoiser: Denoiser,
     evaluator: Evaluator,
+    shards: Sequence[range],
     *,
+    keep: bool,
     batch_size: int,
     device: str,
-    rank: int = 0,
-    ranks: int = 1,
 ) -> list[ShardResult]:
-    """Draw this rank's shards (every `ranks`-th) unless the store has them already; return them in order.
+    """Draw shards unless the store has them already, and return them in order.
 
-    Where there is more than one shard, each is kept in the store as soon as it is finished.
+    With `keep` each goes to the store as soon as it is finished.
     """
-    shards = shards_of(question.samples)
-    mine, results = shards[rank::ranks], []
+    results = []
     label = f"{question.sampler} × {question.steps}"
-    with Progress(label, total=sum(map(len, mine)), unit="images") as progress:
-        for indices in mine:
-            result = kept_shard(store, question, indices) if len(shards) > 1 else None
+    with Progress(label, total=sum(map(len, shards)), unit="images") as progress:
+        for indices in shards:
+            result = kept_shard(store, question, indices)
             if result is not None:
                 progress.advance(len(indices))
             else:
@@ -97,7 +107,7 @@ def draw_shards(
                     device=device,
                     progress=progress,
                 )
-                if len(shards) > 1:
+                if keep:
                     keep_shard(store, question, indices, result)
             results.append(result)
     return results

@@ -6,6 +6,9 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+BLOCK = 1024
+"""Vectors that a stream gathers before it adds them up."""
+
 
 class Moments(NamedTuple):
     """Number, mean and scatter S = Σ (f − mean)(f − mean)ᵀ of the feature vectors seen so far.
@@ -43,8 +46,45 @@ def moments_of(features: Float[Tensor, "count dimensions"]) -> Moments:
     if len(wide) == 0:
         return no_moments(wide.shape[1])
     mean = wide.mean(dim=0)
-    centred = wide - mean
-    return Moments(len(wide), mean.cpu(), (centred.T @ centred).cpu())
+    return Moments(len(wide), mean.cpu(), _gram(wide - mean))
+
+
+def _gram(centred: Float64[Tensor, "count dimensions"]) -> Float64[Tensor, "dimensions dimensions"]:
+    """XᵀX on the CPU; NumPy computes half of it, because it is symmetric."""
+    if centred.device.type != "cpu":
+        return (centred.T @ centred).cpu()
+    rows = centred.numpy()
+    return torch.from_numpy(rows.T @ rows)
+
+
+class MomentStream:
+    """Moments of a stream of batches.
+
+    Vectors are gathered into blocks: at 2048 dimensions merging takes as long as the sums of 100 vectors.
+    """
+
+    def __init__(self) -> None:
+        self._merged: Moments | None = None
+        self._waiting: list[Tensor] = []
+
+    def add(self, features: Float[Tensor, "count dimensions"]) -> None:
+        """Take a batch of vectors, which must not change afterwards."""
+        self._waiting.append(features)
+        if sum(map(len, self._waiting)) >= BLOCK:
+            self._merge()
+
+    def moments(self) -> Moments:
+        """Of all vectors so far; raises ValueError where there were none."""
+        if self._waiting:
+            self._merge()
+        if self._merged is None:
+            raise ValueError("no vectors, no moments")
+        return self._merged
+
+    def _merge(self) -> None:
+        block = moments_of(torch.cat(self._waiting))
+        self._merged = block if self._merged is None else merge(self._merged, block)
+        self._waiting = []
 
 
 def merge(first: Moments, second: Moments) -> Moments:

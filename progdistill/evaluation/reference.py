@@ -19,7 +19,7 @@ from progdistill.data.dataset import DatasetInfo
 from progdistill.data.reading import iterate_images
 from progdistill.errors import UsageError
 from progdistill.evaluation.evaluator import Evaluator
-from progdistill.evaluation.moments import merge, moments_of
+from progdistill.evaluation.moments import MomentStream
 from progdistill.progress import Progress
 
 READ_IMAGES = 256
@@ -78,19 +78,19 @@ def _compute(
     store: Store, evaluator: Evaluator, info: DatasetInfo, split: str, device: str
 ) -> ReferenceStatistics:
     total, seen = info.splits[split], 0
-    moments, kept = None, []
+    stream, kept = MomentStream(), []
     with Progress(f"reference statistics of {info.name}", total=total, unit="images") as progress:
         for pixels, _ in iterate_images(info, split, batch_size=READ_IMAGES):
             images = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous().to(device)
             with torch.inference_mode():
                 features = evaluator.observe(images).features
-            batch = moments_of(features)
-            moments = batch if moments is None else merge(moments, batch)
+            stream.add(features)
             kept.append(features[_evenly_spaced(seen, len(images), total)].cpu())
             seen += len(images)
             progress.advance(len(images))
-    if moments is None:
+    if seen == 0:
         raise UsageError(f"split {split!r} of {info.name} is empty: there is nothing to compare samples with")
+    moments = stream.moments()
     tensors = {"mean": moments.mean, "covariance": moments.covariance, "features": torch.cat(kept)}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "statistics.safetensors"

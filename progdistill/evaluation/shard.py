@@ -8,12 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from progdistill.artifacts.faults import reach
 from progdistill.evaluation.evaluator import Evaluator
 from progdistill.evaluation.measurement import Question
 from progdistill.evaluation.pictures import Pixels
 from progdistill.evaluation.reference import KEPT_FEATURES
 from progdistill.evaluation.sampling import generate
-from progdistill.evaluation.statistics import SampleStatistics, merge_statistics, statistics_of
+from progdistill.evaluation.statistics import SampleStatistics, StatisticsStream
 from progdistill.models.denoiser import Denoiser
 from progdistill.progress import Progress
 
@@ -46,21 +47,22 @@ def measure_shard(
     progress: Progress,
 ) -> ShardResult:
     """Draw the samples `indices` and gather their statistics; images below `shown_samples` are kept."""
-    statistics: SampleStatistics | None = None
+    stream = StatisticsStream(keep=KEPT_FEATURES - indices.start)
     shown: list[Pixels] = []
     watch = _Watch()
     index = indices.start
     for images in watch.sampling(_samples(question, indices, denoiser, batch_size, device)):
         began = time.monotonic()
         with torch.inference_mode():
-            batch = statistics_of(evaluator.observe(images), keep=KEPT_FEATURES - index)
-        statistics = batch if statistics is None else merge_statistics(statistics, batch)
+            stream.add(evaluator.observe(images))
         watch.evaluation_seconds += time.monotonic() - began
         shown.append(images[: max(question.shown_samples - index, 0)].permute(0, 2, 3, 1).cpu().numpy())
         index += len(images)
         progress.advance(len(images))
-    if statistics is None:
-        raise ValueError(f"a shard has samples, not {indices}")
+        reach("evaluation.batch")
+    began = time.monotonic()
+    statistics = stream.statistics()
+    watch.evaluation_seconds += time.monotonic() - began
     return ShardResult(statistics, np.concatenate(shown), watch.sampling_seconds, watch.evaluation_seconds)
 
 

@@ -10,7 +10,7 @@ from progdistill.evaluation.evaluator import Observation
 from progdistill.evaluation.frechet import frechet_distance
 from progdistill.evaluation.inception_score import ScoreSums, add_sums, inception_score, score_sums
 from progdistill.evaluation.kernel_distance import kernel_distance
-from progdistill.evaluation.moments import Moments, merge, moments_of
+from progdistill.evaluation.moments import Moments, MomentStream, merge
 from progdistill.evaluation.precision_recall import NEIGHBOURS, precision_recall
 from progdistill.evaluation.reference import Reference
 
@@ -33,13 +33,26 @@ class Figures(NamedTuple):
     inception_score: float | None
 
 
-def statistics_of(seen: Observation, keep: int) -> SampleStatistics:
-    """The statistics of one batch, with the features of its first `keep` samples."""
-    return SampleStatistics(
-        moments_of(seen.features),
-        None if seen.probabilities is None else score_sums(seen.probabilities),
-        seen.features[: max(keep, 0)].float().cpu(),
-    )
+class StatisticsStream:
+    """The statistics of samples that arrive in batches, with the features of the first `keep`."""
+
+    def __init__(self, keep: int) -> None:
+        self._moments = MomentStream()
+        self._score: ScoreSums | None = None
+        self._keep, self._kept = keep, list[Tensor]()
+
+    def add(self, seen: Observation) -> None:
+        """Take what was seen in a batch."""
+        self._moments.add(seen.features)
+        self._kept.append(seen.features[: max(self._keep, 0)].float().cpu())
+        self._keep -= len(seen.features)
+        if seen.probabilities is not None:
+            sums = score_sums(seen.probabilities)
+            self._score = sums if self._score is None else add_sums(self._score, sums)
+
+    def statistics(self) -> SampleStatistics:
+        """Of all batches so far; raises ValueError where there were none."""
+        return SampleStatistics(self._moments.moments(), self._score, torch.cat(self._kept))
 
 
 def merge_statistics(first: SampleStatistics, second: SampleStatistics) -> SampleStatistics:

@@ -1,7 +1,6 @@
 """Files that somebody else made (networks, statistics): named on purpose, never downloaded by surprise."""
 
 import hashlib
-import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +8,8 @@ from pathlib import Path
 
 from progdistill.artifacts.store import open_store
 from progdistill.errors import LostInvariantError, UsageError
+from progdistill.evaluation.config import EvaluationSettings
+from progdistill.evaluation.requirements import FEATURES_ADVICE, FEATURES_VARIABLE, named_file
 
 
 @contextmanager
@@ -17,20 +18,21 @@ def given_file(location: str | None, variable: str, advice: str) -> Iterator[Pat
 
     Raises UsageError with `advice` where none is named or none is there.
     """
-    named = location or os.environ.get(variable)
-    if not named:
-        raise UsageError(
-            f"{advice}. Name it with --set evaluation.weights=FILE in a run, or {variable}=FILE anywhere"
-        )
-    scheme, separator, rest = named.partition("://")
-    if separator and scheme != "file":
+    named = named_file(location, variable, advice)
+    if "://" in named:
         with tempfile.TemporaryDirectory() as folder:
             yield _fetched(named, Path(folder))
-        return
-    path = Path(rest if separator else named).expanduser()
-    if not path.is_file():
-        raise UsageError(f"{path} is not a file. {advice}")
-    yield path
+    else:
+        yield Path(named)
+
+
+def pinned(settings: EvaluationSettings) -> EvaluationSettings:
+    """Settings that say by digest which features file is meant, so that it is needed only once a store."""
+    if settings.evaluator != "features_file" or settings.weights_sha256 is not None:
+        return settings
+    with given_file(settings.weights, FEATURES_VARIABLE, FEATURES_ADVICE) as path:
+        named = named_file(settings.weights, FEATURES_VARIABLE, FEATURES_ADVICE)
+        return settings.model_copy(update={"weights": named, "weights_sha256": sha256_of(path)})
 
 
 def check_digest(path: Path, expected: str) -> None:

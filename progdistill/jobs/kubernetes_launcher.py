@@ -18,6 +18,7 @@ from progdistill.artifacts.store import Store
 from progdistill.errors import ProgdistillError, TransientError, UsageError, WorkInterrupted
 from progdistill.jobs import kubernetes_words as words
 from progdistill.jobs.cluster_settings import ClusterSettings, OnInterrupt
+from progdistill.jobs.events import Listener, ignore
 from progdistill.jobs.kubernetes_api import AlreadyThereError, ClusterApi, Object, connect
 from progdistill.jobs.kubernetes_log import JobLog, PodLog
 from progdistill.jobs.kubernetes_manifest import (
@@ -44,10 +45,12 @@ _LEFT: Final = ".left.json"
 
 
 class KubernetesLauncher:
-    """Runs jobs in pods that reach the store; logs are kept in `folder`."""
+    """Runs jobs in pods that reach the store; logs are kept in `folder`, events go to `on_event`."""
 
-    def __init__(self, store: Store, settings: ClusterSettings, folder: Path) -> None:
-        self._store, self._settings, self._folder = store, settings, folder
+    def __init__(
+        self, store: Store, settings: ClusterSettings, folder: Path, on_event: Listener = ignore
+    ) -> None:
+        self._store, self._settings, self._folder, self._on_event = store, settings, folder, on_event
 
     def launch(self, request: JobRequest) -> None:
         """See Launcher.launch. If the job is running already, attach to it. Ctrl-C leaves or deletes it."""
@@ -55,7 +58,8 @@ class KubernetesLauncher:
         api = connect(self._settings)
         try:
             with _interruptible():
-                _Run(api, submission, self._store, self._folder).to_its_end()
+                log = JobLog(self._folder / f"{submission.name}.log", self._on_event)
+                _Run(api, submission, self._store, log).to_its_end()
         except _Interrupted:
             raise self._interrupted(api, submission) from None
         except TransientError as error:
@@ -111,9 +115,8 @@ class _Interrupted(BaseException):
 class _Run:
     """One job, from the submission to its end."""
 
-    def __init__(self, api: ClusterApi, submission: Submission, store: Store, folder: Path) -> None:
-        self._api, self._submission, self._store = api, submission, store
-        self._log = JobLog(folder / f"{submission.name}.log")
+    def __init__(self, api: ClusterApi, submission: Submission, store: Store, log: JobLog) -> None:
+        self._api, self._submission, self._store, self._log = api, submission, store, log
         self._changed = threading.Event()
         self._logs: dict[str, PodLog] = {}
         self._said: set[str] = set()
@@ -165,7 +168,7 @@ class _Run:
 
     def _ensure_service(self, job_uid: str | None) -> None:
         """The Service that gives several pods names; it belongs to the Job as soon as there is one."""
-        if self._submission.resources.host_count == 1 or self._submission.cluster.use_jobset:
+        if self._submission.hosts == 1 or self._submission.cluster.use_jobset:
             return
         one = self._api.path("v1", "services", self._submission.name)
         wanted = service_manifest(self._submission, job_uid)
@@ -255,7 +258,7 @@ class _Run:
         return words.failure(self._submission, job, ends, last, where)
 
     def _follow_logs(self, pods: Watched) -> None:
-        single = self._submission.resources.processes_per_host == 1
+        single = self._submission.processes == 1
         for pod in pods.ever_seen():
             uid, index = pod["metadata"]["uid"], words.index_of(pod)
             if uid not in self._logs and words.has_begun(pod):

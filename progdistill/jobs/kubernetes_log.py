@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from progdistill.errors import ProgdistillError, TransientError
+from progdistill.jobs.events import Listener, deliver
 from progdistill.jobs.kubernetes_api import ClusterApi, NotReadyError, NotThereError
 from progdistill.jobs.kubernetes_manifest import CONTAINER
 
@@ -18,12 +19,18 @@ PAUSE_SECONDS: Final = 0.5
 
 
 class JobLog:
-    """What the driver writes of a job: to a file and to standard error, line by line."""
+    """What the driver writes of a job: lines to a file and to standard error, events to a listener."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, on_event: Listener) -> None:
+        self._on_event = on_event
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path.absolute()
         self._lock = threading.Lock()
+
+    def hear(self, line: str) -> bool:
+        """Whether a line of a pod was an event, which the listener has then got."""
+        with self._lock:
+            return deliver(line, self._on_event)
 
     def write(self, line: str) -> None:
         """Write one line."""
@@ -91,5 +98,7 @@ class PodLog:
             if moment != self._seen_at:
                 self._seen_at, self._seen_then, already = moment, 0, 0
             self._seen_then += 1
+            if self._log.hear(text):
+                continue
             self.last.append(text)
             self._log.write(f"{self._prefix}{text}")

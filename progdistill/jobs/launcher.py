@@ -1,10 +1,12 @@
 """The launcher's promise, and the one way to get a job done: look for its result, else launch it."""
 
-from typing import NamedTuple, Protocol
+from datetime import UTC, datetime
+from typing import Literal, NamedTuple, Protocol
 
 from progdistill.artifacts.records import read_record
 from progdistill.artifacts.store import Store
 from progdistill.errors import LostInvariantError
+from progdistill.jobs.events import JobEvent, Listener, ignore
 from progdistill.jobs.spec import JobRequest, JobResult, result_key
 
 
@@ -25,13 +27,27 @@ class JobOutcome(NamedTuple):
     reused: bool
 
 
-def complete(store: Store, launcher: Launcher, request: JobRequest) -> JobOutcome:
+def complete(
+    store: Store, launcher: Launcher, request: JobRequest, on_event: Listener = ignore
+) -> JobOutcome:
     """Return the result of a job, running it unless the store has its result."""
+
+    def tell(state: Literal["found", "started", "finished", "failed"]) -> None:
+        spec = request.spec
+        on_event(JobEvent(at=datetime.now(UTC), job_id=spec.id, label=spec.label, state=state))
+
     key = result_key(request.spec.id)
     known = read_record(store, key, JobResult)
     if known is not None:
+        tell("found")
         return JobOutcome(known, reused=True)
-    launcher.launch(request)
+    tell("started")
+    try:
+        launcher.launch(request)
+    except BaseException:
+        tell("failed")
+        raise
+    tell("finished")
     result = read_record(store, key, JobResult)
     if result is None:
         raise LostInvariantError(f"{request.spec.label} ended well but left no result at {store.uri}/{key}")

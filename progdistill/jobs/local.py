@@ -9,6 +9,7 @@ from pathlib import Path
 from types import FrameType
 
 from progdistill.errors import ProgdistillError, UsageError, WorkInterrupted
+from progdistill.jobs.events import Listener, deliver, ignore
 from progdistill.jobs.nursery import HatchedWorker, hatch
 from progdistill.jobs.spec import JobRequest
 
@@ -22,10 +23,13 @@ def accelerators_here() -> int:
 
 
 class LocalLauncher:
-    """Runs jobs on this machine; requests and logs are kept in `folder`, one of each a job."""
+    """Runs jobs on this machine; requests and logs are kept in `folder`, one of each a job.
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    What workers say for programs goes to `on_event`, the rest to the log and to standard error.
+    """
+
+    def __init__(self, folder: Path, on_event: Listener = ignore) -> None:
+        self._folder, self._on_event = folder, on_event
 
     def launch(self, request: JobRequest) -> None:
         """See Launcher.launch. SIGINT and SIGTERM go on to the worker, which saves where it stands."""
@@ -61,6 +65,8 @@ class LocalLauncher:
         assert child.stdout is not None
         with log.open("a") as file:
             for line in child.stdout:
+                if deliver(line, self._on_event):
+                    continue
                 last.append(line)
                 file.write(line)
                 sys.stderr.write(line)

@@ -133,7 +133,7 @@ def _preload() -> None:
     """Import what every worker needs; nothing is computed, so no thread exists when workers are forked."""
     import torch._dynamo  # noqa: F401  torch's optimizers import it when they are made: another 1.5 s
 
-    import progdistill.evaluation.evaluate
+    import progdistill.jobs.measure
     import progdistill.jobs.train
     import progdistill.jobs.worker  # noqa: F401
 

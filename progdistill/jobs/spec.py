@@ -11,7 +11,12 @@ from progdistill.data.dataset import DatasetInfo
 from progdistill.diffusion.names import PredictionType
 from progdistill.evaluation.config import EvaluationSettings
 from progdistill.models.config import DenoiserConfig
-from progdistill.training.config import ComputeSettings, SnapshotSettings, TrainingSettings
+from progdistill.training.config import (
+    ComputeSettings,
+    LiveSettings,
+    SnapshotSettings,
+    TrainingSettings,
+)
 from progdistill.training.guidance import GuidanceRange
 from progdistill.version import NUMERICS_VERSION
 
@@ -109,11 +114,19 @@ class GuideSpec(_StudentSpec):
 TrainingSpec = TrainBaseSpec | DistillSpec | GuideSpec
 
 
-class PrepareEvaluatorSpec(_Spec):
+class _MeasuringSpec(_Spec):
+    evaluation: EvaluationSettings
+
+    @property
+    def id(self) -> str:
+        """That of the job on one rank: no figure depends on how many share the work."""
+        return super().id if self.ranks == 1 else self.model_copy(update={"ranks": 1}).id
+
+
+class PrepareEvaluatorSpec(_MeasuringSpec):
     """Train or fetch the evaluator, and measure the real images with it."""
 
     kind: Literal["prepare_evaluator"] = "prepare_evaluator"
-    evaluation: EvaluationSettings
 
     @property
     def label(self) -> str:
@@ -121,14 +134,13 @@ class PrepareEvaluatorSpec(_Spec):
         return "evaluator"
 
 
-class EvaluateSpec(_Spec):
+class EvaluateSpec(_MeasuringSpec):
     """Measure one checkpoint and its baseline at one number of steps."""
 
     kind: Literal["evaluate"] = "evaluate"
     checkpoint: str
     baseline: str | None
     num_steps: int
-    evaluation: EvaluationSettings
 
     @property
     def label(self) -> str:
@@ -155,6 +167,9 @@ class JobRequest(BaseModel):
     creator_run: str
     configuration: dict[str, JsonValue]
     driver_process_id: int | None = Field(None, description="the worker stops when that process is gone")
+    live: LiveSettings | None = Field(
+        None, description="what training says to programs while it goes on; None: nothing"
+    )
 
 
 class JobResult(BaseModel):

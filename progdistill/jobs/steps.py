@@ -11,6 +11,7 @@ from progdistill.artifacts.store import open_store
 from progdistill.config import LauncherName
 from progdistill.evaluation.baseline import baseline_of
 from progdistill.evaluation.measurement import EvaluationRecord
+from progdistill.jobs.events import Event, EventFile, Listener, ignore
 from progdistill.jobs.launcher import JobOutcome, Launcher, complete
 from progdistill.jobs.local import LocalLauncher, ranks_for
 from progdistill.jobs.spec import (
@@ -30,7 +31,10 @@ Interval = tuple[float, float]
 
 
 class RunSteps:
-    """The steps of one run. What they return is JSON, small enough to read as a Metaflow artifact."""
+    """The steps of one run. What they return is JSON, small enough to read as a Metaflow artifact.
+
+    What happens in jobs is kept in the run's `events.jsonl`.
+    """
 
     def __init__(self, facts: dict[str, Any], flow: str, run_id: str) -> None:
         self._prepared = PreparedRun.model_validate(facts)
@@ -38,12 +42,20 @@ class RunSteps:
         self._flow, self._run_id = flow, run_id
         self._store = open_store(self._settings.store)
         self._folder = runs_folder() / run_id
+        self._event_file = EventFile(self._folder / "events.jsonl")
+        self._on_event: Listener = ignore
         self._launcher = self._chosen_launcher()
         self._shared: dict[str, Any] = {
             "dataset_fingerprint": self._dataset.fingerprint,
             "seed": self._settings.seed,
         }
         self.intervals: list[Interval] = []
+
+    def show_on(self, card: Any) -> None:
+        """Keep a Metaflow card up to date with the training that the next steps do."""
+        from progdistill.jobs.live_card import LiveCard
+
+        self._on_event = LiveCard(card, self._store)
 
     def first_teacher(self) -> dict[str, Any]:
         """Train the base model, unless the run starts from a checkpoint, and distil guidance if asked for.
@@ -100,7 +112,14 @@ class RunSteps:
         return self._recorded(result.output, stage_index, result.loss_curve)
 
     def prepare_evaluator(self) -> None:
-        """Have the evaluator trained or fetched, and the real images measured."""
+        """Have the evaluator trained or fetched, and the real images measured.
+
+        A network from a file is published here, where the user named the file: a job may run elsewhere.
+        """
+        if self._settings.evaluation.evaluator in ("inception", "features_file"):
+            from progdistill.evaluation.evaluators import find_or_publish_evaluator
+
+            find_or_publish_evaluator(self._store, self._settings.evaluation, self._dataset)
         self._complete(PrepareEvaluatorSpec(**self._shared, evaluation=self._settings.evaluation))
 
     def evaluate(self, checkpoint: dict[str, Any], rung: int) -> dict[str, Any]:
@@ -108,6 +127,7 @@ class RunSteps:
         baseline = baseline_of(self._store, load_manifest(self._store, checkpoint["id"]))
         spec = EvaluateSpec(
             **self._shared,
+            ranks=self._ranks("evaluate"),
             checkpoint=checkpoint["id"],
             baseline=None if baseline is None else baseline.id,
             num_steps=self._settings.ladder[rung],
@@ -145,10 +165,10 @@ class RunSteps:
 
     def _chosen_launcher(self) -> Launcher:
         if self._settings.launcher is LauncherName.LOCAL:
-            return LocalLauncher(self._folder / "jobs")
+            return LocalLauncher(self._folder / "jobs", self._hear)
         from progdistill.jobs.kubernetes_launcher import KubernetesLauncher
 
-        return KubernetesLauncher(self._store, self._settings.cluster, self._folder / "jobs")
+        return KubernetesLauncher(self._store, self._settings.cluster, self._folder / "jobs", self._hear)
 
     def _ranks(self, kind: str) -> int:
         if self._settings.launcher is LauncherName.LOCAL:
@@ -167,14 +187,19 @@ class RunSteps:
             creator_run=f"{self._flow}/{self._run_id}",
             configuration=self._settings.model_dump(mode="json"),
             driver_process_id=os.getpid(),
+            live=self._settings.live,
         )
-        outcome: JobOutcome = complete(self._store, self._launcher, request)
+        outcome: JobOutcome = complete(self._store, self._launcher, request, self._hear)
         result = outcome.result
         if outcome.reused:
             print(f"{spec.label}: found finished in the store", flush=True)
         else:
             self.intervals.append((result.started_at.timestamp(), result.finished_at.timestamp()))
         return result
+
+    def _hear(self, event: Event) -> None:
+        self._event_file(event)
+        self._on_event(event)
 
     def _recorded(self, checkpoint_id: str, rung: int, loss_curve: Any) -> dict[str, Any]:
         manifest = load_manifest(self._store, checkpoint_id)

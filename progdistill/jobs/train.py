@@ -21,10 +21,11 @@ from progdistill.artifacts.snapshots import (
 from progdistill.artifacts.store import Store
 from progdistill.data.loader import TrainingLoader
 from progdistill.evaluation.measure import load_denoiser
+from progdistill.jobs.live import LiveTraining, forget_samples
 from progdistill.jobs.spec import DistillSpec, GuideSpec, JobRequest, TrainBaseSpec, TrainingSpec
 from progdistill.models.config import DenoiserConfig
 from progdistill.models.denoiser import Denoiser, build_denoiser, save_weights, student_of
-from progdistill.training.circumstances import circumstances
+from progdistill.training.circumstances import circumstances, peak_memory_bytes
 from progdistill.training.device import Rank
 from progdistill.training.guidance import GUIDANCE_WEIGHT
 from progdistill.training.loop import Trained, TrainingTask, train
@@ -47,6 +48,7 @@ def run_training(
         return "", trained.loss_curve
     checkpoint_id = _publish(spec, request, store, rank, trained)
     delete_snapshots(store, spec.id)
+    forget_samples(store, spec.id)
     return checkpoint_id, trained.loss_curve
 
 
@@ -88,6 +90,7 @@ def _train(
         snapshot_facts={} if isinstance(spec, TrainBaseSpec) else {"teacher": spec.teacher},
         should_stop=lambda: rank.any_rank(should_stop()),
         new_weights=frozenset({GUIDANCE_WEIGHT}) if isinstance(spec, GuideSpec) else frozenset(),
+        watch=LiveTraining(spec, request.live, store) if request.live and rank.rank == 0 else None,
     )
     return train(task, model.to(rank.device), _start(store, spec.id, rank))
 
@@ -126,6 +129,9 @@ def _publish(spec: TrainingSpec, request: JobRequest, store: Store, rank: Rank, 
         seconds=trained.seconds,
         images_per_second=images / max(trained.seconds, 1e-9),
         final_loss=trained.loss_curve[-1][1] if trained.loss_curve else None,
+        job=spec.kind,
+        ranks=rank.ranks,
+        peak_memory_bytes=peak_memory_bytes(on_gpu=rank.device.type == "cuda"),
     )
     if isinstance(spec, TrainBaseSpec):
         kind, steps, parent, config = CheckpointKind.BASE, None, None, spec.model

@@ -13,7 +13,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 
-from progdistill.artifacts.checkpoint import load_manifest
 from progdistill.artifacts.records import publish_record, read_record
 from progdistill.artifacts.store import Store, open_store
 from progdistill.errors import PeerLostError, ProgdistillError, WorkInterrupted
@@ -22,6 +21,7 @@ from progdistill.jobs.spec import (
     JobRequest,
     JobResult,
     PrepareEvaluatorSpec,
+    TrainingSpec,
     result_key,
 )
 from progdistill.training.device import Rank
@@ -31,13 +31,16 @@ from progdistill.training.rendezvous import is_loss_of_a_peer
 class StopSignal:
     """Whether to stop: a signal came, or the process that asked for the work is gone."""
 
-    def __init__(self, driver_process_id: int | None) -> None:
-        self._asked, self._driver = False, driver_process_id
+    def __init__(self, driver_process_id: int | None, at_once: str | None = None) -> None:
+        """With `at_once` a signal raises WorkInterrupted with these words, wherever the work is."""
+        self._asked, self._driver, self._at_once = False, driver_process_id, at_once
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._ask)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self._asked = True
+        if self._at_once is not None:
+            raise WorkInterrupted(self._at_once)
 
     def __call__(self) -> bool:
         return self._asked or self._driver_is_gone()
@@ -76,30 +79,12 @@ def _work(
 ) -> tuple[str, list[tuple[int, float]]]:
     spec = request.spec
     if isinstance(spec, PrepareEvaluatorSpec | EvaluateSpec):
-        return (_evaluate(spec, request, store, rank) if rank.rank == 0 else ""), []
+        from progdistill.jobs.measure import run_measuring
+
+        return run_measuring(request, store, rank), []
     from progdistill.jobs.train import run_training
 
     return run_training(request, store, rank, should_stop)
-
-
-def _evaluate(
-    spec: PrepareEvaluatorSpec | EvaluateSpec, request: JobRequest, store: Store, rank: Rank
-) -> str:
-    from progdistill.evaluation.evaluate import evaluate_checkpoint, prepare_evaluator
-
-    device = str(rank.device)
-    if isinstance(spec, PrepareEvaluatorSpec):
-        return prepare_evaluator(store, spec.evaluation, request.dataset, device=device).id
-    record = evaluate_checkpoint(
-        store,
-        load_manifest(store, spec.checkpoint),
-        None if spec.baseline is None else load_manifest(store, spec.baseline),
-        spec.num_steps,
-        spec.evaluation,
-        request.dataset,
-        device=device,
-    )
-    return record.model_dump_json()
 
 
 def main(path: str) -> int:
@@ -110,7 +95,10 @@ def main(path: str) -> int:
 def work(request: JobRequest) -> int:
     """Do a job as the rank that the environment names; return the exit status."""
     try:
-        stop = StopSignal(request.driver_process_id)
+        measuring = isinstance(request.spec, PrepareEvaluatorSpec | EvaluateSpec)
+        stop = StopSignal(
+            request.driver_process_id, "stopped; what is measured is kept" if measuring else None
+        )
         rank = Rank(request.compute.device, request.compute.threads_per_rank)
         return _worked(request, rank, stop)
     except Exception as error:
@@ -126,6 +114,8 @@ def _worked(request: JobRequest, rank: Rank, stop: StopSignal) -> int:
         run_job(request, rank, stop)
     except WorkInterrupted as error:
         status = _told(request, error)
+        if not isinstance(request.spec, TrainingSpec):
+            return status  # the others go on measuring, and lose this one
     except Exception as error:
         if is_loss_of_a_peer(error):
             raise

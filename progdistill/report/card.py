@@ -2,6 +2,7 @@
 
 # metaflow.cards is neither fully typed nor explicit about what it exports.
 # mypy: disable-error-code="attr-defined,no-untyped-call,arg-type"
+import html
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,9 +13,9 @@ from progdistill.evaluation.pictures import encode_png
 from progdistill.progress import format_duration
 from progdistill.report import theme
 from progdistill.report.distance_chart import counts_text, curves_of, distance_name_of, draw_distance_chart
-from progdistill.report.headline import headline, steps_text
-from progdistill.report.input import LossPoint, ReportInput, SampleImages
-from progdistill.report.samples_figure import draw_samples, sample_row
+from progdistill.report.headline import headline
+from progdistill.report.input import LossPoint, ReportInput
+from progdistill.report.samples_figure import draw_samples
 from progdistill.report.stage_table import TextTable, cost_table, quality_table
 
 
@@ -36,6 +37,14 @@ def report_components(run: ReportInput) -> list[Any]:
     return parts
 
 
+def embedded_page(page: str, title: str) -> Markdown:
+    """A self-contained page as a component, in a frame of its own, where its scripts run."""
+    # Markdown would end the frame at an empty line.
+    source = html.escape(page).replace("\n", "&#10;")
+    style = "width: 100%; height: 75vh; border: 0"
+    return Markdown(f'<iframe title="{html.escape(title)}" style="{style}" srcdoc="{source}"></iframe>')
+
+
 def _table(table: TextTable) -> Table:
     return Table(table.rows, headers=list(table.header))
 
@@ -43,10 +52,8 @@ def _table(table: TextTable) -> Table:
 class LiveStage:
     """A stage while it trains: put `components` on the card once, then `show` and refresh the card."""
 
-    def __init__(self, num_steps: int, updates: int) -> None:
-        self._progress = ProgressBar(
-            max=updates, label=f"Training for {steps_text(num_steps)}", unit="updates"
-        )
+    def __init__(self, label: str, updates: int) -> None:
+        self._progress = ProgressBar(max=updates, label=f"Training the {label}", unit="updates")
         self._rate = Markdown("")
         self._loss = VegaChart(_loss_spec(()))
         blank = np.full((8, 8, 1), 255, np.uint8)
@@ -60,16 +67,16 @@ class LiveStage:
         *,
         images_per_second: float,
         remaining_seconds: float,
-        samples: SampleImages | None = None,
+        samples: bytes | None = None,
     ) -> None:
-        """Bring the components up to date; `samples` are left as they were where None."""
+        """Bring the components up to date; `samples`, a PNG, are left as they were where None."""
         self._progress.update(update)
         last = f"loss {losses[-1].loss:.4g} · " if losses else ""
         eta = format_duration(remaining_seconds)
         self._rate.update(f"{last}{images_per_second:,.0f} images/s · {eta} to go")
         self._loss.update(_loss_spec(losses))
         if samples is not None:
-            self._samples.update(encode_png(sample_row(samples)), label=f"Samples at update {update:,}")
+            self._samples.update(samples, label=f"Samples at update {update:,}")
 
 
 def _loss_spec(losses: Sequence[LossPoint]) -> dict[str, Any]:

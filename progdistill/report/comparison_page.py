@@ -16,11 +16,10 @@ from progdistill.report.distance_chart import (
     draw_distance_chart,
 )
 from progdistill.report.files import write_whole
-from progdistill.report.headline import steps_text
+from progdistill.report.headline import number, steps_text
 from progdistill.report.input import ReportInput
 from progdistill.report.page import page
 from progdistill.report.sections import distance_svg
-from progdistill.report.stage_table import number
 
 _MARKERS = "os^Dv"
 

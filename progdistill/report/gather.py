@@ -8,6 +8,9 @@ from progdistill.artifacts.store import Store
 from progdistill.evaluation.measurement import EvaluationRecord, Measurement, Neighbours
 from progdistill.report.input import LossPoint, NeighbourImages, SampleImages, StageEntry
 
+SHOWN_FIGURES = {"updates", "images", "seconds", "images_per_second"}
+"""Of what a checkpoint's training took."""
+
 
 def stage_entry(
     store: Store,
@@ -43,7 +46,7 @@ def stage_entry(
         baseline_ddim_samples=_samples(store, record.baseline_ddim),
         neighbours=_neighbours(store, record.neighbours),
         loss_curve=tuple(loss_curve),
-        **({} if figures is None else figures.model_dump(exclude={"final_loss"})),
+        **({} if figures is None else figures.model_dump(include=SHOWN_FIGURES)),
     )
 
 

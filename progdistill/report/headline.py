@@ -18,22 +18,31 @@ def steps_text(num_steps: int) -> str:
     return f"{num_steps:,} {'step' if num_steps == 1 else 'steps'}"
 
 
+def number(value: float | None) -> str:
+    """Three significant digits, whole above a thousand, a dash for nothing."""
+    if value is None:
+        return "–"
+    return f"{value:,.0f}" if abs(value) >= 999.5 else f"{value:#.3g}".rstrip(".")
+
+
 def headline(run: ReportInput) -> str:
     """One or two sentences that say what distillation gave."""
-    teacher, student = _teacher(run), _last_student(run)
+    teacher, student = _first_measured(run), _last_student(run)
     if student is None or student.distance is None:
         return "No distilled model was evaluated in this run."
     words = (
         f"With {steps_text(student.num_steps)} the distilled model's samples are at distance"
-        f" {student.distance:.3g}"
+        f" {number(student.distance)}"
     )
     if student.baseline_ddim and student.distance:
-        words += f", where the undistilled model with DDIM is at {student.baseline_ddim:.3g}"
+        words += f", where the undistilled model with DDIM is at {number(student.baseline_ddim)}"
     if teacher is not None and teacher.distance:
-        share = student.distance / teacher.distance
-        words += (
-            f"; the teacher with {steps_text(teacher.num_steps)} is at {teacher.distance:.3g} ({share:.2f} ×)"
+        share, who = (
+            student.distance / teacher.distance,
+            "student" if teacher.kind == "student" else "teacher",
         )
+        at = f"{number(teacher.distance)} ({share:.2f} ×)"
+        words += f"; the {who} with {steps_text(teacher.num_steps)} is at {at}"
     name = distance_label(distance_name_of(run))
     return f"{words}. Distances are {name} of {counts_text(run)}: the lower, the nearer to real images."
 
@@ -50,7 +59,7 @@ def facts(run: ReportInput) -> list[Fact]:
     return found[-3:]
 
 
-def _teacher(run: ReportInput) -> StageEntry | None:
+def _first_measured(run: ReportInput) -> StageEntry | None:
     """The measured model with most steps."""
     return next((stage for stage in run.checkpoints if stage.distance is not None), None)
 

@@ -8,11 +8,7 @@ from progdistill.report.input import ReportInput
 
 def left_out(run: ReportInput) -> list[str]:
     """A sentence for each thing that was not measured in this run, with its reason."""
-    found = [
-        f"{steps_text(stage.num_steps)}: {stage.not_evaluated_reason}"
-        for stage in run.checkpoints
-        if stage.not_evaluated_reason
-    ]
+    found = _unmeasured(run)
     measured = [stage for stage in run.checkpoints if stage.distance is not None]
     settings = _evaluation_settings(run)
     if measured and run.evaluator != "inception":
@@ -38,6 +34,22 @@ def left_out(run: ReportInput) -> list[str]:
             " and the reference statistics that were given hold their mean and covariance alone"
         )
     return found
+
+
+def _unmeasured(run: ReportInput) -> list[str]:
+    """Checkpoints that were not measured; those that take too many steps all in one sentence."""
+    limit = _evaluation_settings(run).get("max_sampling_steps")
+    silent = [stage for stage in run.checkpoints if stage.not_evaluated_reason]
+    slow = [stage.num_steps for stage in silent if limit is not None and stage.num_steps > limit]
+    others = [
+        f"{steps_text(stage.num_steps)}: {stage.not_evaluated_reason}"
+        for stage in silent
+        if stage.num_steps not in slow
+    ]
+    if not slow:
+        return others
+    steps = ", ".join(f"{num_steps:,}" for num_steps in slow)
+    return [f"{steps} steps: more than evaluation.max_sampling_steps = {limit}", *others]
 
 
 def _evaluation_settings(run: ReportInput) -> dict[str, Any]:

@@ -20,19 +20,24 @@ def samples(run: ReportInput) -> str:
     tables = (
         _sample_rows(
             distilled,
-            "Distilled: down a column, all start from the same noise.",
+            "Distilled",
+            "Down a column, all samples start from the same noise.",
             "distilled",
             run.class_names,
         ),
         _sample_rows(
-            undistilled, "Undistilled, DDIM: same noise, as many steps.", "undistilled", run.class_names
+            undistilled,
+            "Undistilled, DDIM",
+            "From the same noise, with as many steps.",
+            "undistilled",
+            run.class_names,
         ),
     )
     present = "".join(table for table in tables if table)
     return html.section("Samples", "samples", f'<div class="pair">{present}</div>' if present else "")
 
 
-def _sample_rows(rows: list[_Row], caption: str, what: str, class_names: tuple[str, ...]) -> str:
+def _sample_rows(rows: list[_Row], title: str, caption: str, what: str, class_names: tuple[str, ...]) -> str:
     if not rows:
         return ""
     body = "".join(
@@ -44,7 +49,8 @@ def _sample_rows(rows: list[_Row], caption: str, what: str, class_names: tuple[s
     )
     labels = rows[0][1].labels
     head = "" if labels is None else f"<span></span>{_names(names_of(labels[:COLUMNS], class_names))}"
-    return html.figure(f'<div class="samples">{head}{body}</div>', caption)
+    inner = f'<h3>{escape(title)}</h3><div class="samples">{head}{body}</div>'
+    return html.figure(inner, caption)
 
 
 def _names(names: list[str]) -> str:

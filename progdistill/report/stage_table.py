@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from progdistill.progress import format_duration
 from progdistill.report.distance_chart import counts_text, distance_label, distance_name_of
-from progdistill.report.headline import steps_text
+from progdistill.report.headline import number, steps_text
 from progdistill.report.input import ReportInput, StageEntry
 
 
@@ -130,13 +130,6 @@ def _cost(seconds: float, price_per_hour: float | None) -> str:
     if price_per_hour is None:
         return _duration(seconds)
     return f"{seconds / 3600 * price_per_hour:,.2f}"
-
-
-def number(value: float | None) -> str:
-    """Three significant digits, whole above a thousand, a dash for nothing."""
-    if value is None:
-        return "–"
-    return f"{value:,.0f}" if abs(value) >= 999.5 else f"{value:#.3g}".rstrip(".")
 
 
 def _count(value: int | None) -> str:

@@ -2,7 +2,9 @@
 
 import importlib.metadata
 import platform
+import resource
 import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -30,6 +32,15 @@ def _git(root: Path, *arguments: str) -> str:
         raise FileNotFoundError(root / ".git")
     done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True)
     return done.stdout.strip()
+
+
+def peak_memory_bytes(on_gpu: bool) -> int:
+    """The most this process has held so far: allocated on its GPU, else resident."""
+    if on_gpu:
+        import torch
+
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def circumstances(

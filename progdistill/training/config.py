@@ -84,6 +84,21 @@ class SnapshotSettings(BaseModel):
     keep: int = Field(2, gt=0)
 
 
+class LiveSettings(BaseModel):
+    """What a training shows of itself while it goes on. Changes no numbers, so it is part of no identity."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    interval_seconds: float = Field(10.0, ge=0, description="between two reports of loss, rate and ETA")
+    samples_interval_seconds: float = Field(
+        30.0, ge=0, description="between two drawings of samples, which take 5 % of the time at most"
+    )
+    samples: int = Field(10, ge=0, description="drawn each time, of classes one after the other; 0: none")
+    most_sampling_steps: int = Field(
+        16, gt=0, description="they are drawn with as many steps as the student is for, up to this"
+    )
+
+
 class ComputeSettings(BaseModel):
     """Where arithmetic runs; it is float32 everywhere."""
 

@@ -47,6 +47,8 @@ class TrainingTask(NamedTuple):
     snapshot_facts: dict[str, JsonValue]
     should_stop: Callable[[], bool]
     new_weights: frozenset[str] = frozenset()
+    watch: "Callable[[TrainingState, float], None] | None" = None
+    """Told the state and the loss after every update; it leaves weights and the model's mode as they are."""
 
 
 class Trained(NamedTuple):
@@ -171,6 +173,8 @@ def train(task: TrainingTask, model: Denoiser, start: Snapshot | None) -> Traine
             loss = _one_update(task, state, network)
             _record_loss(state, loss, total)
             progress.advance(loss=loss)
+            if task.watch is not None:
+                task.watch(state, loss)
             reach("training.update")
             if task.should_stop():
                 _save(task, state)

@@ -59,14 +59,14 @@ def test_a_forgotten_run_holds_nothing(store: Store, ladder: list[CheckpointMani
     assert list(store.list("runs/")) == []
 
 
-def test_a_running_jobs_snapshot_keeps_the_teacher_it_names(local_store: Store, tmp_path: Path) -> None:
-    teacher = publish_base(local_store, tmp_path)
-    local_store.write("snapshots/job/1/0.json", encode(entry("1", teacher.id)))
-    collect(local_store)
-    assert list_ids(local_store) == [teacher.id]
-    local_store.delete("snapshots/job/1/0.json")
-    collect(local_store)
-    assert list_ids(local_store) == []
+def test_a_running_jobs_snapshot_keeps_the_teacher_it_names(store: Store, tmp_path: Path) -> None:
+    teacher = publish_base(store, tmp_path)
+    store.write("snapshots/job/1/0.json", encode(entry("1", teacher.id)))
+    collect(store)
+    assert list_ids(store) == [teacher.id]
+    store.delete("snapshots/job/1/0.json")
+    collect(store)
+    assert list_ids(store) == []
 
 
 def entry(run_id: str, checkpoint_id: str) -> RunCheckpoint:

@@ -18,6 +18,7 @@ from progdistill.artifacts.runs import record_run_checkpoint
 from progdistill.artifacts.store import Store
 from progdistill.errors import UsageError
 from tests.artifacts.samples import publish_base, publish_student
+from tests.report.browser import chromium
 
 
 @pytest.fixture
@@ -121,6 +122,36 @@ def test_the_page_holds_every_manifest_and_a_thumbnail(
     assert all(manifest.id in page for manifest in family.values())
     assert facts_in(page)["highlighted"] == family["two"].id
     assert page.count("data:image/png;base64,") == 1
+
+
+def test_in_a_browser_the_page_zooms_and_shows_a_checkpoints_manifest_on_a_click(
+    local_store: Store, family: dict[str, CheckpointManifest], tmp_path: Path
+) -> None:
+    picture = tmp_path / "strip.png"
+    Image.new("L", (8, 32), 128).save(picture)
+    blob = local_store.upload(picture, blob_key)
+    shown = {"sha256": blob.sha256, "size_bytes": blob.size_bytes, "images": 4, "labels": None}
+    measure(local_store, family["two"], 8.0, steps=2, shown=shown)
+    path = tmp_path / "lineage.html"
+    path.write_text(render_html(local_store, lineage_tree(local_store)), encoding="utf-8")
+    with chromium(tmp_path / "profile") as page:
+        page.open(path, width=1200)
+        assert page.evaluate("document.querySelectorAll('.node').length") == 4
+        assert page.evaluate("document.querySelectorAll('.node image').length") == 1
+        scale = "document.getElementById('view').getCTM().a"
+        before = page.evaluate(scale)
+        page.evaluate("document.getElementById('in').click()")
+        assert page.evaluate(scale) > before
+        page.evaluate("document.getElementById('fit').click()")
+        assert page.evaluate(scale) == pytest.approx(before)
+        chosen = f"[aria-label*='{family['two'].id[:12]}']"
+        page.evaluate(f"document.querySelector(\"{chosen}\").dispatchEvent(new MouseEvent('click'))")
+        details = page.evaluate("document.getElementById('details').innerText")
+        assert all(fact in details for fact in (family["two"].id, "2 steps", "8 (fd)", '"weights_sha256"'))
+        assert page.evaluate("document.querySelectorAll('#details .strip span').length") == 4
+        edges = ("document.querySelector('.chosen').getBoundingClientRect().right", "graph.clientWidth")
+        assert page.evaluate(edges[0]) < page.evaluate(edges[1])
+        assert [url for url in page.requests if not url.startswith(("file:", "data:"))] == []
 
 
 def test_no_fact_can_break_out_of_the_page(local_store: Store, tmp_path: Path) -> None:

@@ -54,7 +54,8 @@ def loaded(info: DatasetInfo, updates: range, ranks: int = 1, flip: bool = True)
         TrainingLoader(info, batch_size=64, seed=3, rank=rank, ranks=ranks, flip=flip)
         for rank in range(ranks)
     ]
-    found = [[number for one in loaders for number in numbers(one.batch(update))] for update in updates]
-    for one in loaders:
-        one.close()
-    return found
+    try:
+        return [[number for one in loaders for number in numbers(one.batch(update))] for update in updates]
+    finally:
+        for one in loaders:
+            one.close()

@@ -136,6 +136,10 @@ def test_known_datasets_are_prepared_by_name(capsys: pytest.CaptureFixture[str])
         (("prepare", "cifar10", "--source", "pets", "--grey"), "choose another NAME to use --grey"),
         (("prepare", "cifar10", "--source", "pets"), "no CIFAR-10 in pets"),
         (("prepare", "imagenet64", "--source", "pets"), "published are 1,281,167"),
+        (
+            ("prepare", "imagenet64", "--source", "empty"),
+            "empty is empty: put the files there. Get Imagenet64",
+        ),
         (("prepare", "lsun_bedroom", "--source", "pets"), "unpack bedroom_train_lmdb.zip there first"),
         (("prepare", "pets", "--source", "pets/cat/0.txt"), "nothing that can be prepared"),
         (("prepare", "pets", "--source", "x.npy", "--image-size", "4"), "arrays are used as they are"),
@@ -150,6 +154,7 @@ def test_what_is_wrong_is_one_message(
 ) -> None:
     (pets / "cat" / "0.txt").write_text("no image")
     np.save("x.npy", IMAGES)
+    Path("empty").mkdir()
     assert message in refused(capsys, *words)
 
 

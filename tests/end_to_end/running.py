@@ -17,15 +17,17 @@ def environment(**extra: str) -> dict[str, str]:
     return {**kept, "METAFLOW_USER": "tester", **extra}
 
 
-def command(*arguments: str) -> list[str]:
+def command(*arguments: str, flow: Path = FLOW) -> list[str]:
     """The command line of the flow."""
-    return [sys.executable, str(FLOW), *arguments]
+    return [sys.executable, str(flow), *arguments]
 
 
-def run_flow(folder: Path, *arguments: str, **extra: str) -> "subprocess.CompletedProcess[str]":
+def run_flow(
+    folder: Path, *arguments: str, flow: Path = FLOW, **extra: str
+) -> "subprocess.CompletedProcess[str]":
     """Run the flow to its end."""
     return subprocess.run(
-        command(*arguments), cwd=folder, env=environment(**extra), capture_output=True, text=True
+        command(*arguments, flow=flow), cwd=folder, env=environment(**extra), capture_output=True, text=True
     )
 
 

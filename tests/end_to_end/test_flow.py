@@ -1,10 +1,19 @@
 """The flow as a user runs it, in real processes on the embedded digits."""
 
+import base64
+import re
+import shutil
 from pathlib import Path
 
 import pytest
 
 from tests.end_to_end.running import SMALL, ids_of, report_of, run_flow
+
+
+@pytest.fixture
+def copy(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run's folder, for tests that add to it."""
+    return Path(shutil.copytree(finished, tmp_path / "copy", symlinks=True))
 
 
 def test_a_run_reports_every_rung_with_its_baselines(finished: Path) -> None:
@@ -19,10 +28,14 @@ def test_a_run_reports_every_rung_with_its_baselines(finished: Path) -> None:
 
 
 def test_the_report_and_the_lineage_are_cards(finished: Path) -> None:
-    cards = [path.read_text() for path in (finished / ".metaflow").rglob("mf.cards/**/*.html")]
+    cards = {path.name.split("-")[1]: path for path in (finished / ".metaflow").rglob("mf.cards/**/*.html")}
     last = ids_of(finished)[-1]
-    assert len(cards) == 2
-    assert all(last[:8] in card for card in cards)
+    assert cards.keys() == {"report", "lineage"}
+    for path in cards.values():
+        encoded = re.search(r'__MF_DATA__\["[^"]*"\] = "([^"]+)"', path.read_text())
+        assert encoded is not None
+        shown = base64.b64decode(encoded[1]).decode()
+        assert last[:8] in shown and "Error Card" not in shown
 
 
 def test_an_identical_run_elsewhere_gives_identical_checkpoints(finished: Path, tmp_path: Path) -> None:
@@ -31,19 +44,19 @@ def test_an_identical_run_elsewhere_gives_identical_checkpoints(finished: Path, 
     assert ids_of(tmp_path) == ids_of(finished)
 
 
-def test_the_same_run_again_finds_everything_done(finished: Path) -> None:
-    done = run_flow(finished, "run", "--ladder", "4:1", *SMALL)
+def test_the_same_run_again_finds_everything_done(copy: Path) -> None:
+    done = run_flow(copy, "run", "--ladder", "4:1", *SMALL)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("found finished in the store") == 7
 
 
-def test_a_branch_starts_at_its_teachers_steps_and_names_it_as_parent(finished: Path) -> None:
-    report = report_of(finished)
+def test_a_branch_starts_at_its_teachers_steps_and_names_it_as_parent(copy: Path) -> None:
+    report = report_of(copy)
     teacher = report["checkpoints"][1]["id"]
     reference = f"DistillFlow/{report['run_id']}/2"
-    done = run_flow(finished, "run", "--from", reference, *SMALL, "--set", "distill.learning_rate=0.0005")
+    done = run_flow(copy, "run", "--from", reference, *SMALL, "--set", "distill.learning_rate=0.0005")
     assert done.returncode == 0, done.stderr[-2000:]
-    branch = report_of(finished)["checkpoints"]
+    branch = report_of(copy)["checkpoints"]
     assert [c["num_steps"] for c in branch] == [2, 1]
     assert branch[0]["id"] == teacher and branch[1]["parent"] == teacher
 

@@ -13,7 +13,7 @@ from progdistill.artifacts.checkpoint import CheckpointManifest
 from progdistill.artifacts.store import Store
 from progdistill.cli import main
 from progdistill.data.dataset import DatasetInfo
-from progdistill.evaluation.inception_evaluator import OFFICIAL_SHA256
+from progdistill.evaluation.requirements import INCEPTION_SHA256
 from progdistill.evaluation.weights_source import sha256_of
 from tests.evaluation.inception_file import write_small_inception
 
@@ -147,7 +147,7 @@ def test_without_inception_weights_the_exact_file_is_named(
     assert main(["evaluate", student.id, "--evaluator", "inception", "--store", store]) == 2
     message = capsys.readouterr().err
     assert "inception-2015-12-05.pt" in message
-    assert OFFICIAL_SHA256 in message
+    assert INCEPTION_SHA256 in message
 
 
 def test_inception_weights_do_not_go_with_another_evaluator(

@@ -72,3 +72,15 @@ def test_fewer_samples_than_dimensions_give_a_finite_distance() -> None:
     few, many = (moments_of(torch.randn(n, 40, generator=generator)) for n in (5, 200))
     distance = frechet_distance(few.mean, few.covariance, many.mean, many.covariance)
     assert 0 < distance < 100
+
+
+@pytest.mark.parametrize("ranks", [(16, 16), (16, 5), (5, 16), (5, 3)])
+def test_either_or_both_may_be_singular(ranks: tuple[int, int]) -> None:
+    """Against the singular values of the factors: tr (AAᵀBBᵀ)^½ = ‖AᵀB‖ in the nuclear norm."""
+    random = torch.Generator().manual_seed(11)
+    factors = [torch.randn(16, rank, dtype=torch.float64, generator=random) for rank in ranks]
+    first, second = (factor @ factor.T for factor in factors)
+    mean = torch.zeros(16).double()
+    cross = torch.linalg.matrix_norm(factors[0].T @ factors[1], "nuc")
+    expected = float(first.trace() + second.trace() - 2 * cross)
+    assert frechet_distance(mean, first, mean, second) == pytest.approx(expected, rel=1e-6)

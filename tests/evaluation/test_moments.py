@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from progdistill.evaluation.moments import Moments, merge, moments_of, no_moments
+from progdistill.evaluation.moments import BLOCK, Moments, MomentStream, merge, moments_of, no_moments
 
 
 def _stream(features: Tensor, batch: int) -> Moments:
@@ -24,6 +24,18 @@ def test_a_stream_gives_the_moments_of_the_whole(batch: int, seed: int) -> None:
     whole = features.double().numpy()
     np.testing.assert_allclose(moments.mean, whole.mean(axis=0), rtol=1e-12, atol=1e-14)
     np.testing.assert_allclose(moments.covariance, np.cov(whole, rowvar=False), rtol=1e-11, atol=1e-13)
+
+
+def test_a_stream_of_many_blocks_gives_the_moments_of_the_whole() -> None:
+    features = torch.randn(3 * BLOCK + 17, 6, generator=torch.Generator().manual_seed(4))
+    stream = MomentStream()
+    for part in features.split(100):
+        stream.add(part)
+        assert stream.moments().vectors <= len(features)  # looking changes nothing
+    np.testing.assert_allclose(stream.moments().mean, features.double().mean(0), rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(
+        stream.moments().covariance, np.cov(features.double().numpy(), rowvar=False), rtol=1e-11, atol=1e-13
+    )
 
 
 def test_shards_of_any_sizes_merge_to_the_same_moments() -> None:

@@ -15,6 +15,7 @@ from progdistill.errors import UsageError
 from progdistill.evaluation.config import EvaluationSettings
 from progdistill.evaluation.evaluator import Evaluator
 from progdistill.evaluation.evaluators import find_or_publish_evaluator, open_evaluator
+from progdistill.evaluation.weights_source import pinned
 
 
 @pytest.fixture
@@ -60,6 +61,16 @@ def test_features_come_from_any_onnx_file(store: Store, digits: DatasetInfo, tmp
     evaluator = _open(store, digits, evaluator="features_file", weights=str(_flatten_onnx(tmp_path)))
     images = torch.arange(128, dtype=torch.uint8).view(2, 1, 8, 8)
     torch.testing.assert_close(evaluator.observe(images).features, images.float().view(2, 64))
+
+
+def test_once_in_the_store_a_pinned_file_is_needed_no_more(
+    store: Store, digits: DatasetInfo, tmp_path: Path
+) -> None:
+    path = _flatten_onnx(tmp_path)
+    settings = pinned(EvaluationSettings(evaluator="features_file", weights=str(path)))
+    published = find_or_publish_evaluator(store, settings, digits)
+    path.unlink()
+    assert find_or_publish_evaluator(store, settings, digits) == published
 
 
 def test_a_file_that_is_not_there_is_named(store: Store, digits: DatasetInfo, tmp_path: Path) -> None:

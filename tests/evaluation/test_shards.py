@@ -1,6 +1,9 @@
 """Long measurements in shards: resumed where they were, shared out to ranks, always the same figures."""
 
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 from zlib import crc32
 
 import pytest
@@ -10,8 +13,9 @@ from progdistill.artifacts.store import Store
 from progdistill.data.dataset import DatasetInfo
 from progdistill.evaluation import shard
 from progdistill.evaluation.config import EvaluationSettings
-from progdistill.evaluation.evaluate import draw_share, evaluate_checkpoint
+from progdistill.evaluation.evaluate import evaluate_checkpoint
 from progdistill.evaluation.measurement import EvaluationRecord, Measurement
+from progdistill.evaluation.sharing import Deal, draw_together
 
 FIGURES = {"distance", "kernel_distance", "precision", "recall", "inception_score", "shown"}
 
@@ -35,16 +39,59 @@ def _shards_in(store: Store) -> list[str]:
     return [item.key.rpartition("/")[2] for item in store.list("evaluation_shards/")]
 
 
+def _draw_on_ranks(ranks: int, *arguments: Any) -> None:
+    """Each rank in a thread, so that they truly wait for one another."""
+    barrier = threading.Barrier(ranks, timeout=120)
+    with ThreadPoolExecutor(ranks) as pool:
+        drawing = [
+            pool.submit(draw_together, *arguments, rank=rank, ranks=ranks, meet=barrier.wait)
+            for rank in range(ranks)
+        ]
+        for one in drawing:
+            one.result()
+
+
 def test_ranks_that_share_the_work_get_the_figures_of_one(
     evaluated_store: Store, student: CheckpointManifest, digits: DatasetInfo, settings: EvaluationSettings
 ) -> None:
     arguments = (evaluated_store, student, None, 2, settings, digits)
-    for rank in range(2):
-        draw_share(*arguments, rank=rank, ranks=2)
+    _draw_on_ranks(2, *arguments)
     assert sorted(_shards_in(evaluated_store)) == ["0-10.json", "10-20.json", "20-25.json"]
     shared = evaluate_checkpoint(*arguments)
     _forget(evaluated_store, shared)
     assert _figures(evaluate_checkpoint(*arguments)) == _figures(shared)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_whatever_is_asked_is_drawn_before_it_is_added_up(
+    ranks: int,
+    evaluated_store: Store,
+    student: CheckpointManifest,
+    base: CheckpointManifest,
+    digits: DatasetInfo,
+    settings: EvaluationSettings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With γ tuned for both models, and no shard drawn twice."""
+    changes = {"tuned_gammas": 3, "tuning_seed": settings.seed + 1, "stochastic_students": True}
+    chosen = settings.model_copy(update=changes)
+    drawn = _count_calls(monkeypatch)
+    _draw_on_ranks(ranks, evaluated_store, student, base, 2, chosen, digits)
+    assert len(drawn) == 3 * (4 + 2 * 3)
+    record = evaluate_checkpoint(evaluated_store, student, base, 2, chosen, digits)
+    assert len(drawn) == 3 * (4 + 2 * 3)
+    assert len(record.measurements) == 4
+
+
+def test_shards_of_many_questions_are_dealt_evenly() -> None:
+    shards = [range(0, 10), range(10, 20), range(20, 25)]
+    for ranks in (1, 2, 3, 4, 8):
+        deals = [Deal(rank, ranks) for rank in range(ranks)]
+        hands = [[deal.mine(shards) for _ in range(5)] for deal in deals]
+        for place in range(5):
+            assert sorted((one for hand in hands for one in hand[place]), key=lambda r: r.start) == shards
+        sizes = [sum(map(len, hand)) for hand in hands]
+        assert max(sizes) - min(sizes) <= 1
 
 
 def test_finished_shards_are_not_drawn_again(
@@ -54,7 +101,7 @@ def test_finished_shards_are_not_drawn_again(
     settings: EvaluationSettings,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    draw_share(evaluated_store, student, None, 2, settings, digits, rank=0, ranks=1)
+    _draw_on_ranks(1, evaluated_store, student, None, 2, settings, digits)
     drawn = _count_calls(monkeypatch)
     record = evaluate_checkpoint(evaluated_store, student, None, 2, settings, digits)
     assert drawn == []

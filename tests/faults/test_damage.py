@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,11 @@ from progdistill.artifacts.checkpoint import (
     publish_checkpoint,
 )
 from progdistill.artifacts.documents import SEAL, canonical_json
+from progdistill.artifacts.faults import VARIABLE
 from progdistill.artifacts.store import Store, open_store
 from progdistill.errors import LostInvariantError, UsageError
 from tests.artifacts.samples import circumstances, description, publish_base, weights_file
+from tests.faults.publisher import start
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -136,3 +139,17 @@ def test_a_blob_that_is_a_link_out_of_the_store_is_not_followed(local_store: Sto
     blob.symlink_to(outside)
     with pytest.raises(LostInvariantError, match="symbolic link"):
         fetch_weights(local_store, published)
+
+
+@pytest.mark.parametrize("megabytes", [0.3, 5])
+def test_weights_whose_file_changes_its_length_while_it_is_copied_are_refused(
+    tmp_path: Path, megabytes: float
+) -> None:
+    weights = weights_file(tmp_path, megabytes=1)
+    process = start(str(tmp_path / "store"), weights, **{VARIABLE: "hold:file.copying"})
+    assert process.stdout is not None
+    assert process.stdout.readline() == "reached file.copying\n"
+    os.truncate(weights, int(megabytes * 1e6))
+    _, message = process.communicate()
+    assert (process.returncode, "changed its length" in message) == (1, True)
+    assert list(open_store(str(tmp_path / "store")).list("blobs/")) == []

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from progdistill.diffusion.names import PredictionType
 
+from progdistill.diffusion.names import PredictionType
 from progdistill.models.architectures import ARCHITECTURES
 from progdistill.models.config import DenoiserConfig
 from progdistill.models.size import parameter_count

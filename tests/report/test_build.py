@@ -12,6 +12,7 @@ from PIL import Image
 from progdistill.errors import UsageError
 from progdistill.report.build import build_report, rebuild_report
 from progdistill.report.input import INPUT_FILE, ReportInput
+from progdistill.report.left_out import left_out
 from progdistill.report.page import report_page
 from tests.report.runs import example_run, example_stage
 
@@ -139,3 +140,11 @@ def test_a_folder_without_a_report_is_named(tmp_path: Path) -> None:
 def test_the_input_survives_its_own_json() -> None:
     run = example_run()
     assert ReportInput.model_validate_json(run.model_dump_json()) == run
+
+
+def test_checkpoints_of_too_many_steps_share_one_sentence() -> None:
+    bare = {"distance": None, "not_evaluated_reason": "too many"}
+    slow = tuple(example_stage(0).model_copy(update={**bare, "num_steps": n}) for n in (1024, 512))
+    configuration = {"evaluation": {"max_sampling_steps": 256}}
+    run = example_run(checkpoints=(*slow, *example_run().checkpoints), configuration=configuration)
+    assert left_out(run)[0] == "1,024, 512 steps: more than evaluation.max_sampling_steps = 256"

@@ -1,10 +1,13 @@
 """The report as a Metaflow card, finished and live."""
 
 # mypy: disable-error-code="attr-defined"
+import base64
 import json
 
+import numpy as np
 from metaflow.cards import Image, Markdown, ProgressBar, Table, VegaChart
 
+from progdistill.evaluation.pictures import encode_png
 from progdistill.report.card import LiveStage, report_components
 from progdistill.report.input import LossPoint
 from tests.report.runs import STEPS, example_run
@@ -18,18 +21,15 @@ def test_a_finished_run_has_result_pictures_and_stages() -> None:
 
 
 def test_a_stage_shows_where_it_is() -> None:
-    live = LiveStage(num_steps=4, updates=200)
+    live = LiveStage("student of 4 steps", updates=200)
+    png = encode_png(np.zeros((8, 8, 1), np.uint8))
     losses = [LossPoint(update=u, loss=1 / (u + 1)) for u in range(3)]
-    live.show(
-        50,
-        losses,
-        images_per_second=640.0,
-        remaining_seconds=90,
-        samples=example_run().checkpoints[0].samples,
-    )
+    live.show(50, losses, images_per_second=640.0, remaining_seconds=90, samples=png)
     progress, rate, chart, samples = live.components
     assert isinstance(progress, ProgressBar) and progress.render()["value"] == 50
     assert rate.render()["source"].strip() == "loss 0.3333 · 640 images/s · 1m30s to go"
     assert isinstance(chart, VegaChart)
     assert len(json.dumps(chart.render())) > 200
     assert samples.render()["label"] == "Samples at update 50"
+    kind, _, shown = samples.render()["src"].partition(",")
+    assert (kind, base64.b64decode(shown)) == ("data:image/png;base64", png)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from progdistill.data.image_rule import ImageRule, Resize
+from progdistill.data.known import KNOWN
 from progdistill.data.source import Source
 from progdistill.errors import UsageError
 
@@ -55,6 +56,8 @@ def _imagenet64(path: Path, unverified: bool) -> Source:
 
     if path.is_dir() and find_batches(path):
         return ImageNetBatchesSource(path, IMAGENET64_SIZE, unverified=unverified)
+    if path.is_dir() and not any(path.iterdir()):
+        raise UsageError(f"{path} is empty: put the files there. Get {KNOWN['imagenet64'].files}")
     # Centre crop and area resize, as in the paper's published code.
     return open_imagenet(
         path, ImageRule(image_size=IMAGENET64_SIZE, resize=Resize.AREA), unverified=unverified

@@ -163,7 +163,10 @@ def _version_of_archive(path: Path) -> Version:
     for version in (PYTHON, BINARY):
         if version.folder in names:
             return version
-    raise UsageError(f"{path} is the wrong archive: it holds {', '.join(sorted(names)[:5])}, not CIFAR-10")
+    raise UsageError(
+        f"{path} is the wrong archive: it holds {', '.join(sorted(names)[:5])}, not CIFAR-10: give"
+        f" {PYTHON.archive.name} or {BINARY.archive.name}"
+    )
 
 
 def _parse_binary(data: bytes, where: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

@@ -25,7 +25,10 @@ class ImageFolderSource:
         self._counts, self._digest = self._counted()
         for split, count in self._counts.items():
             if not count:
-                raise UsageError(f"{self._splits[split]} has no images ({', '.join(IMAGE_SUFFIXES)})")
+                raise UsageError(
+                    f"{self._splits[split]} has no images ({', '.join(IMAGE_SUFFIXES)}): give a folder"
+                    " of images, or of one folder of images for each class"
+                )
         self._image_size = rule.image_size or native_size(self.read("train", 0), str(root))
 
     @property

@@ -1,0 +1,34 @@
+"""What is measured of a checkpoint: itself, the undistilled model, with which samplers. No torch."""
+
+from typing import NamedTuple
+
+from progdistill.artifacts.checkpoint import CheckpointKind, CheckpointManifest
+from progdistill.diffusion.names import SamplerName
+from progdistill.evaluation.config import EvaluationSettings
+
+
+class Asked(NamedTuple):
+    """One measurement of a record: the record's field, and what to sample how."""
+
+    field: str
+    checkpoint: CheckpointManifest
+    sampler: SamplerName
+    gamma: float | None = None
+
+
+def ddim_asked(manifest: CheckpointManifest, baseline: CheckpointManifest | None) -> list[Asked]:
+    """The measurements with DDIM."""
+    asked = [Asked("distilled", manifest, SamplerName.DDIM)]
+    if baseline is not None:
+        asked.append(Asked("baseline_ddim", baseline, SamplerName.DDIM))
+    return asked
+
+
+def sampled_ancestrally(
+    manifest: CheckpointManifest, baseline: CheckpointManifest | None, settings: EvaluationSettings
+) -> list[tuple[str, CheckpointManifest]]:
+    """The record's fields of ancestral sampling, and the checkpoints; γ is yet to be chosen."""
+    found = [] if baseline is None else [("baseline_ancestral", baseline)]
+    if settings.stochastic_students and manifest.identity.kind is CheckpointKind.STUDENT:
+        found.append(("distilled_ancestral", manifest))
+    return found

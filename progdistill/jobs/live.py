@@ -1,0 +1,125 @@
+"""What a training shows of itself while it goes on: loss, rate and ETA, and now and then a few samples."""
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from progdistill.artifacts.store import Store
+from progdistill.diffusion.names import SamplerName
+from progdistill.errors import ProgdistillError
+from progdistill.evaluation.pictures import encode_png, grid, readable_scale
+from progdistill.evaluation.sampling import generate
+from progdistill.jobs.events import Listener, TrainingEvent, say
+from progdistill.jobs.spec import TrainBaseSpec, TrainingSpec
+from progdistill.models.denoiser import Denoiser
+from progdistill.training.config import LiveSettings
+from progdistill.training.loop import TrainingState
+
+FOLDER = "live/"
+
+_LONGEST_SHARE = 0.05
+"""Of the time, for drawing samples."""
+
+
+def samples_key(job_id: str) -> str:
+    """Where a job's current samples stand in its store: a PNG that the next ones replace."""
+    return f"{FOLDER}{job_id}/samples.png"
+
+
+def forget_samples(store: Store, job_id: str) -> None:
+    """Remove the samples of a job that is done."""
+    store.delete(samples_key(job_id))
+
+
+class LiveTraining:
+    """Watches a training from its rank 0. Random numbers of the training are left alone."""
+
+    def __init__(
+        self,
+        spec: TrainingSpec,
+        settings: LiveSettings,
+        store: Store,
+        tell: Listener = say,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._spec, self._settings, self._store = spec, settings, store
+        self._tell, self._clock = tell, clock
+        self._began = clock()
+        self._next_event = self._began + settings.interval_seconds
+        self._next_samples = self._began + settings.samples_interval_seconds
+        self._first_update: int | None = None
+        self._losses: list[float] = []
+        self._samples_key: str | None = None
+
+    def __call__(self, state: TrainingState, loss: float) -> None:
+        """See TrainingTask.watch."""
+        total = self._spec.training.updates
+        if self._first_update is None:
+            self._first_update = state.update - 1
+        self._losses.append(loss)
+        now = self._clock()
+        if now >= self._next_samples and self._settings.samples and state.update < total:
+            self._draw(state.model)
+        if now >= self._next_event or state.update == total:
+            self._tell(self._event(state.update, total, now - self._began))
+            self._next_event = self._clock() + self._settings.interval_seconds
+            self._losses = []
+
+    def _event(self, update: int, total: int, seconds: float) -> TrainingEvent:
+        assert self._first_update is not None
+        rate = (update - self._first_update) / max(seconds, 1e-9)
+        return TrainingEvent(
+            at=datetime.now(UTC),
+            job_id=self._spec.id,
+            label=self._spec.label,
+            update=update,
+            updates=total,
+            loss=sum(self._losses) / len(self._losses),
+            images_per_second=rate * self._spec.training.batch_size,
+            remaining_seconds=(total - update) / rate,
+            samples_key=self._samples_key,
+        )
+
+    def _draw(self, model: Denoiser) -> None:
+        """Put samples of the current weights into the store; how long it took decides when the next are due.
+
+        Training goes on without them where memory does not suffice or the store does not answer.
+        """
+        began = self._clock()
+        if not _is_sharded(model):
+            with suppress(ProgdistillError, torch.OutOfMemoryError):
+                self._store.write(samples_key(self._spec.id), encode_png(self._picture(model)))
+                self._samples_key = samples_key(self._spec.id)
+        now = self._clock()
+        pause = max(self._settings.samples_interval_seconds, (now - began) / _LONGEST_SHARE)
+        self._next_samples = now + pause
+
+    def _picture(self, model: Denoiser) -> NDArray[np.uint8]:
+        """A row of samples, as large as a person needs them."""
+        steps = self._settings.most_sampling_steps
+        if not isinstance(self._spec, TrainBaseSpec):
+            steps = min(steps, self._spec.student_steps)
+        try:
+            images = generate(
+                model,
+                SamplerName.DDIM,
+                steps,
+                indices=range(self._settings.samples),
+                seed=self._spec.seed,
+                batch_size=self._settings.samples,
+                device=next(model.parameters()).device,
+            )
+            pixels = torch.cat(list(images)).permute(0, 2, 3, 1).cpu().numpy()
+        finally:
+            model.train()
+        return grid(pixels, columns=len(pixels), scale=readable_scale(pixels.shape[1]))
+
+
+def _is_sharded(model: Denoiser) -> bool:
+    """Whether ranks hold parts of the weights: then one rank alone cannot draw."""
+    return any(hasattr(parameter, "full_tensor") for parameter in model.parameters())

@@ -1,0 +1,119 @@
+"""Memory, time and cost of a run's trainings; what nobody has measured is not guessed."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from progdistill.artifacts.store import open_store
+from progdistill.planning.prices import Prices, read_prices
+from progdistill.planning.rates import Rate, newest_manifests, rates_from
+from progdistill.planning.work import Kind, Work, work_of
+from progdistill.prepare import PreparedRun
+
+
+class TimeEstimate(BaseModel):
+    """How long a run's trainings take on one kind of device, and what that costs where its price is known."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    device: str
+    ranks: int
+    seconds: float
+    device_hours: float
+    cost: float | None
+    currency: str
+    checkpoints: int
+    """Measured trainings that the estimate rests on."""
+
+
+class Estimate(BaseModel):
+    """What a run will take, as far as it is known; it does not look for jobs that are done already."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    state_bytes: int
+    """Of the largest training, a rank: weights, gradients, optimizer, average, teacher; no activations."""
+    peak_memory_bytes: dict[str, int]
+    """Measured, by device: with activations."""
+    times: tuple[TimeEstimate, ...]
+
+    def facts(self) -> dict[str, Any]:
+        """For a program."""
+        return self.model_dump(mode="json")
+
+    def describe(self) -> str:
+        """For people, in lines like those of the plan."""
+        memory = f"  memory of a rank: {_bytes(self.state_bytes)} of training state, and activations"
+        peaks = [f"{_bytes(peak)} on {device}" for device, peak in self.peak_memory_bytes.items()]
+        lines = [memory + (f"; measured in all: {', '.join(peaks)}" if peaks else "")]
+        if not self.times:
+            lines.append("  training time: unknown, nobody has trained such a network with this store;")
+            lines.append("    measure it on this machine with `progdistill plan --measure` and these options")
+        lines += [_time_line(time) for time in self.times]
+        if unpriced := sorted({time.device for time in self.times if time.cost is None}):
+            lines.append(f'  cost: set prices an hour in progdistill.toml: [prices] "{unpriced[0]}" = …')
+        return "\n".join(lines)
+
+
+def estimate(run: PreparedRun, extra: Sequence[Rate] = ()) -> Estimate:
+    """What `run` takes by what its store has measured, and by `extra`, which comes before that."""
+    model = run.settings.model
+    work = work_of(run.settings, run.parameters)
+    manifests = newest_manifests(open_store(run.settings.store))
+    rates = {(one.kind, one.device, one.ranks): one for w in work for one in rates_from(manifests, model, w)}
+    rates |= {(one.kind, one.device, one.ranks): one for one in extra}
+    peaks: dict[str, int] = {}
+    for rate in rates.values():
+        if rate.peak_memory_bytes is not None:
+            peaks[rate.device] = max(peaks.get(rate.device, 0), rate.peak_memory_bytes)
+    machines = sorted({(device, ranks) for _, device, ranks in rates})
+    prices = read_prices()
+    times = [_time(work, rates, device, ranks, prices) for device, ranks in machines]
+    return Estimate(
+        state_bytes=max(one.state_bytes for one in work),
+        peak_memory_bytes=peaks,
+        times=tuple(time for time in times if time is not None),
+    )
+
+
+def _time(
+    work: list[Work], rates: dict[tuple[Kind, str, int], Rate], device: str, ranks: int, prices: Prices
+) -> TimeEstimate | None:
+    """None where one kind of the work was never measured there."""
+    used = [rates.get((one.kind, device, ranks)) for one in work]
+    known = [rate for rate in used if rate is not None]
+    if len(known) < len(work):
+        return None
+    seconds = sum(one.images / rate.images_per_second for one, rate in zip(work, known, strict=True))
+    hours = seconds / 3600 * ranks
+    price = prices.per_device_hour.get(device)
+    return TimeEstimate(
+        device=device,
+        ranks=ranks,
+        seconds=seconds,
+        device_hours=hours,
+        cost=None if price is None else hours * price,
+        currency=prices.currency,
+        checkpoints=sum(rate.checkpoints for rate in known),
+    )
+
+
+def _time_line(time: TimeEstimate) -> str:
+    basis = f"{time.checkpoints} measured trainings" if time.checkpoints else "measured just now"
+    cost = "" if time.cost is None else f", {time.cost:,.2f} {time.currency}".rstrip()
+    return (
+        f"  training on {time.ranks} × {time.device}: {_duration(time.seconds)},"
+        f" {time.device_hours:,.2g} device hours{cost} ({basis}; evaluation comes on top)"
+    )
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
+
+
+def _duration(seconds: float) -> str:
+    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:,.1f} {unit}"
+    return f"{seconds:,.0f} seconds"

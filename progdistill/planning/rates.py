@@ -1,0 +1,69 @@
+"""How fast networks of one shape have been trained before, from the figures beside a store's checkpoints."""
+
+from collections.abc import Iterable
+from statistics import median
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from progdistill.artifacts.checkpoint import FOLDER, CheckpointManifest, load_manifest
+from progdistill.artifacts.store import Store
+from progdistill.models.config import DenoiserConfig
+from progdistill.planning.work import Kind, Work
+
+NEWEST = 100
+"""Checkpoints looked at: enough for a median, and few to read from a bucket."""
+
+ALIKE = {"dropout", "label_dropout", "guidance_input", "num_classes"}
+"""Fields of a network that hardly change how long it takes."""
+
+
+class Rate(BaseModel):
+    """Images a second in training, over all ranks; `peak_memory_bytes` of one rank, where it is known."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Kind
+    device: str
+    ranks: int
+    images_per_second: float
+    checkpoints: int
+    peak_memory_bytes: int | None
+
+
+def newest_manifests(store: Store) -> list[CheckpointManifest]:
+    """The manifests of the newest checkpoints of a store."""
+    stored = [one for one in store.list(FOLDER) if one.key.endswith("/manifest.json")]
+    newest = sorted(stored, key=lambda one: one.modified_at)[-NEWEST:]
+    return [load_manifest(store, one.key.split("/")[1]) for one in newest]
+
+
+def rates_from(manifests: Iterable[CheckpointManifest], model: DenoiserConfig, work: Work) -> list[Rate]:
+    """The rates of that kind of work, of this network with this batch, one a device and number of ranks."""
+    groups: dict[tuple[str, int], list[CheckpointManifest]] = {}
+    for manifest in manifests:
+        figures = manifest.circumstances.figures
+        if figures is None or figures.ranks is None or figures.job != work.kind:
+            continue
+        same_batch = manifest.identity.training.get("batch_size") == work.batch_size
+        if same_batch and _shape(manifest.identity.architecture) == _shape(model.model_dump(mode="json")):
+            groups.setdefault((manifest.circumstances.device, figures.ranks), []).append(manifest)
+    return [_rate(work.kind, device, ranks, alike) for (device, ranks), alike in sorted(groups.items())]
+
+
+def _rate(kind: Kind, device: str, ranks: int, alike: list[CheckpointManifest]) -> Rate:
+    figures = [one.circumstances.figures for one in alike if one.circumstances.figures is not None]
+    peaks = [one.peak_memory_bytes for one in figures if one.peak_memory_bytes is not None]
+    return Rate(
+        kind=kind,
+        device=device,
+        ranks=ranks,
+        images_per_second=median(one.images_per_second for one in figures),
+        checkpoints=len(figures),
+        peak_memory_bytes=max(peaks, default=None),
+    )
+
+
+def _shape(architecture: dict[str, Any]) -> dict[str, Any]:
+    network = architecture.get("network")
+    return {k: v for k, v in network.items() if k not in ALIKE} if isinstance(network, dict) else architecture

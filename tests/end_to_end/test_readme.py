@@ -1,0 +1,99 @@
+"""Every command of the README, in its order and to the letter, with small settings in `progdistill.toml`."""
+
+import re
+import shlex
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.artifacts.s3_server import ENVIRONMENT, s3_endpoint
+from tests.end_to_end.running import environment, report_of
+
+__all__ = ["s3_endpoint"]
+
+ROOT = Path(__file__).parents[2]
+SMALL = """base-updates = 4
+updates-per-stage = 2
+[set]
+"base.batch_size" = 8
+"distill.batch_size" = 8
+"evaluation.samples" = 12
+"evaluation.max_sampling_steps" = 4
+"""
+diffusers: Any = pytest.importorskip("diffusers")
+
+
+def commands() -> list[str]:
+    """The indented lines that a reader types; `make` lines are what starts this test, the demo is a run."""
+    text = (ROOT / "README.md").read_text()
+    found = [line.strip() for line in re.findall(r"(?m)^    (\S.*)$", text)]
+    return [line for line in found if not line.startswith("make ")]
+
+
+def in_place(command: str, folder: Path, runs: list[str]) -> list[str]:
+    """The words of a command, with this folder's things for the words in capitals."""
+    here = {
+        ".venv/bin/python": sys.executable,
+        ".venv/bin/progdistill": f"{sys.executable} -m progdistill.cli",
+        "flows/distill_flow.py": str(ROOT / "flows" / "distill_flow.py"),
+        "FOLDER_OF_IMAGES": str(folder / "images"),
+        "DIFFUSERS_FOLDER": str(folder / "unet"),
+        "BUCKET": "readme",
+    }
+    if runs:
+        here |= {"OTHER_RUN": runs[0], "RUN": runs[-1]}
+    for word, value in here.items():
+        command = re.sub(rf"(?<![A-Z_]){re.escape(word)}(?![A-Z_])", value, command)
+    return shlex.split(command)
+
+
+def make_images(folder: Path) -> None:
+    """Two classes of pictures of several sizes."""
+    random = np.random.default_rng(0)
+    for label in ("rose", "tulip"):
+        (folder / label).mkdir(parents=True)
+        for number in range(12):
+            pixels = random.integers(0, 256, (70 + number, 80, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / label / f"{number}.png")
+
+
+def make_diffusers_model(folder: Path) -> None:
+    """An ε-model of one width, untrained: small enough for a test."""
+    blocks = 2
+    network = diffusers.UNet2DModel(
+        sample_size=64,
+        block_out_channels=(32, 32),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D",) * blocks,
+        up_block_types=("UpBlock2D",) * blocks,
+        norm_num_groups=8,
+    )
+    diffusers.DDPMPipeline(network, diffusers.DDPMScheduler()).save_pretrained(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_every_command_does_what_it_says(s3_endpoint: str, tmp_path: Path) -> None:
+    (tmp_path / "progdistill.toml").write_text(SMALL)
+    make_images(tmp_path / "images")
+    make_diffusers_model(tmp_path / "unet")
+    urllib.request.urlopen(urllib.request.Request(f"{s3_endpoint}/readme", method="PUT")).close()
+    surroundings = environment(
+        **ENVIRONMENT, AWS_ENDPOINT_URL_S3=s3_endpoint, PROGDISTILL_CACHE=str(tmp_path / "cache")
+    )
+    runs: list[str] = []
+    for command in commands():
+        words = in_place(command, tmp_path, runs)
+        done = subprocess.run(words, cwd=tmp_path, env=surroundings, capture_output=True, text=True)
+        assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+        if "flow.py run" in command:
+            runs.append(report_of(tmp_path)["run_id"])
+    assert len(set(runs)) == len(runs) == 6
+    for made in ("lineage.html", "grid.png", "four-step/scheduler", "comparison/comparison.html"):
+        assert (tmp_path / made).exists(), made

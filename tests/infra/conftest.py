@@ -1,0 +1,8 @@
+"""What the tests here need before they import the package."""
+
+from typing import runtime_checkable
+
+from progdistill.artifacts.store import Store
+
+# Annotations of progdistill.evaluation are checked while tests run, with isinstance.
+runtime_checkable(Store)

@@ -1,0 +1,107 @@
+"""The configuration files to start from are what the program takes, and name what the manifests make."""
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from progdistill.config import Settings, settings_from
+from progdistill.options import RUN_OPTIONS, options_from_namespace
+from tests.infra.tools import INFRA, ROOT, of_kind
+
+launcher = pytest.mark.skipif(
+    "cluster" not in Settings.model_fields, reason="the Kubernetes launcher is not here yet"
+)
+schedules = pytest.mark.skipif(
+    "like" not in {option.name for option in RUN_OPTIONS}, reason="deployments are not here yet"
+)
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The cluster section of a run started beside infra/progdistill.toml."""
+    shutil.copy(INFRA / "progdistill.toml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PROGDISTILL_STORE", raising=False)
+    monkeypatch.delenv("PROGDISTILL_LAUNCHER", raising=False)
+    settings = settings_from(options_from_namespace({}))
+    assert settings.store == "s3://BUCKET/models"
+    return settings.cluster  # type: ignore[attr-defined,unused-ignore]
+
+
+def _names(kind: str) -> set[str]:
+    return {one["metadata"]["name"] for one in of_kind("overlays/gpu", kind)}
+
+
+def test_the_prices_that_the_guide_to_costs_shows_are_read(tmp_path: Path) -> None:
+    planning = pytest.importorskip("progdistill.planning.prices", reason="prices are not here yet")
+    (shown,) = re.findall(r"^```toml\n(.*?)^```$", (ROOT / "docs" / "costs.md").read_text(), re.M | re.S)
+    (tmp_path / "progdistill.toml").write_text(shown)
+    prices = planning.read_prices(tmp_path / "progdistill.toml")
+    assert prices.currency == "EUR"
+    assert prices.per_device_hour == {"NVIDIA H100 80GB HBM3": 2.5, "cpu": 0.05}
+
+
+@launcher
+def test_jobs_use_accounts_volumes_queues_and_priorities_that_exist(cluster: Any) -> None:
+    assert cluster.namespace in _names("Namespace")
+    assert cluster.service_account in _names("ServiceAccount")
+    assert set(cluster.volumes) <= _names("PersistentVolumeClaim")
+    for resources in (cluster.train, cluster.distill, cluster.evaluate):
+        assert resources.queue in _names("LocalQueue")
+        assert resources.priority_class in _names("PriorityClass")
+
+
+@launcher
+def test_jobs_tolerate_the_taints_of_the_gpu_nodes(cluster: Any) -> None:
+    (pool,) = of_kind("overlays/gpu", "NodePool")
+    taints = {taint["key"] for taint in pool["spec"]["template"]["spec"]["taints"]}
+    for resources in (cluster.train, cluster.distill, cluster.evaluate):
+        assert taints <= {toleration.key for toleration in resources.tolerations}
+
+
+@launcher
+def test_a_job_of_every_step_fits_the_quota(cluster: Any) -> None:
+    (quota,) = of_kind("overlays/gpu", "ResourceQuota")
+    for resources in (cluster.train, cluster.distill, cluster.evaluate):
+        asked = resources.hosts * resources.accelerators_per_host
+        assert asked <= int(quota["spec"]["hard"][f"requests.{resources.accelerator}"])
+
+
+@schedules
+def test_the_deployment_is_valid_and_runs_as_the_driver() -> None:
+    from progdistill.deployment import parse_deployment
+
+    deployment = parse_deployment((INFRA / "deployment.toml").read_text())
+    assert deployment.service_account in _names("ServiceAccount")
+    assert deployment.options["launcher"] == "kubernetes"
+
+
+@schedules
+def test_steps_satisfy_the_restricted_pod_security_of_the_namespace() -> None:
+    from progdistill.deployment import parse_deployment
+
+    context = parse_deployment((INFRA / "deployment.toml").read_text()).security_context
+    assert context["run_as_non_root"] is True
+    assert context["allow_privilege_escalation"] is False
+    assert context["capabilities"] == {"drop": ["ALL"]}
+    assert context["seccomp_profile"] == {"type": "RuntimeDefault"}
+
+
+@launcher
+def test_the_configuration_that_the_guide_to_tpus_shows_is_a_slice_of_four_hosts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (shown,) = re.findall(r"^```toml\n(.*?)^```$", (ROOT / "docs" / "tpu.md").read_text(), re.M | re.S)
+    (tmp_path / "progdistill.toml").write_text(shown)
+    monkeypatch.chdir(tmp_path)
+    cluster: Any = settings_from(options_from_namespace({})).cluster  # type: ignore[attr-defined,unused-ignore]
+    (flavor,) = [one for one in of_kind("overlays/tpu", "ResourceFlavor") if "tpu" in one["metadata"]["name"]]
+    for resources in (cluster.train, cluster.distill):
+        assert resources.host_count == 4
+        labels = flavor["spec"]["nodeLabels"]
+        assert labels["cloud.google.com/gke-tpu-accelerator"] == resources.tpu_type
+        assert labels["cloud.google.com/gke-tpu-topology"] == resources.tpu_topology
+        assert resources.queue in {one["metadata"]["name"] for one in of_kind("overlays/tpu", "LocalQueue")}

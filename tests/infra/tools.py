@@ -1,0 +1,49 @@
+"""The tools that the tests here run: pinned packages, so a missing one is a failure, no reason to skip."""
+
+import os
+import shutil
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).parents[2]
+INFRA = ROOT / "infra"
+KUBERNETES = INFRA / "kubernetes"
+OVERLAYS = sorted(f"overlays/{path.name}" for path in (KUBERNETES / "overlays").iterdir())
+
+KUBERNETES_VERSION = "1.33"
+"""The release whose schemas hold; infra/aws/cluster.yaml makes a cluster of it."""
+
+
+def tool(name: str) -> str:
+    """Path of a program that a package puts beside the interpreter."""
+    found = shutil.which(name, path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+    assert found is not None, f"{name} is missing; `make setup` installs it"
+    return found
+
+
+def run(*command: str | Path, **kwargs: Any) -> "subprocess.CompletedProcess[str]":
+    """Run a command in the repository's root, its output as text."""
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, **kwargs)
+
+
+@cache
+def kustomize(folder: str) -> str:
+    """What `kubectl apply -k` would send: the real kustomize, which needs no cluster."""
+    done = run(tool("kubectl"), "kustomize", KUBERNETES / folder)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def objects(folder: str) -> list[dict[str, Any]]:
+    """The objects of a rendered folder."""
+    return [one for one in yaml.safe_load_all(kustomize(folder)) if one]
+
+
+def of_kind(folder: str, kind: str) -> list[dict[str, Any]]:
+    """The objects of one kind."""
+    return [one for one in objects(folder) if one["kind"] == kind]

@@ -1,0 +1,99 @@
+"""Two processes measure what one measures."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from progdistill.artifacts.checkpoint import CheckpointKind
+from progdistill.artifacts.store import Store
+from progdistill.data.dataset import DatasetInfo
+from progdistill.evaluation.config import EvaluationSettings
+from progdistill.evaluation.measurement import FOLDER, EvaluationRecord
+from progdistill.jobs.launcher import complete
+from progdistill.jobs.local import LocalLauncher
+from progdistill.jobs.spec import EvaluateSpec, JobRequest, result_key
+from progdistill.training.config import ComputeSettings, SnapshotSettings
+from tests.jobs.conftest import publish
+from tests.training.conftest import tiny
+
+FIGURES = {"question", "distance", "kernel_distance", "precision", "recall", "inception_score", "shown"}
+
+
+@pytest.fixture
+def spec(store: Store, digits: DatasetInfo) -> EvaluateSpec:
+    """A base model with its γ tuned, in shards of 5,000 and 200 samples."""
+    base = publish(store, tiny(), CheckpointKind.BASE).id
+    return EvaluateSpec(
+        dataset_fingerprint=digits.fingerprint,
+        seed=0,
+        checkpoint=base,
+        baseline=base,
+        num_steps=2,
+        evaluation=EvaluationSettings(samples=5200, tuned_gammas=2, tuning_samples=500, batch_size=500),
+    )
+
+
+def test_a_measurement_that_is_told_to_stop_goes_on_behind_its_finished_shards(
+    spec: EvaluateSpec, store: Store, digits: DatasetInfo, tmp_path: Path
+) -> None:
+    """Two batches are trials of γ, ten the first shard; in the next the worker is asked to leave."""
+    request = _request(spec, store, digits)
+    (tmp_path / "request.json").write_text(request.model_dump_json())
+    command = [sys.executable, "-m", "progdistill.jobs.worker", str(tmp_path / "request.json")]
+    worker = subprocess.Popen(
+        command,
+        env={**os.environ, "PROGDISTILL_FAULT": "hold:evaluation.batch@13"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert worker.stdout is not None
+    assert any("reached evaluation.batch" in line for line in worker.stdout)
+    worker.send_signal(signal.SIGTERM)
+    said, _ = worker.communicate(timeout=60)
+    assert worker.returncode == 130
+    assert "evaluation at 2 steps: stopped" in said and "Traceback" not in said
+    (kept,) = store.list("evaluation_shards/")
+    assert kept.key.endswith("/0-5000.json")
+    complete(store, LocalLauncher(tmp_path), request)
+    assert not list(store.list("evaluation_shards/"))
+
+
+def _request(spec: EvaluateSpec, store: Store, digits: DatasetInfo) -> JobRequest:
+    return JobRequest(
+        spec=spec,
+        store=store.uri,
+        dataset=digits,
+        snapshots=SnapshotSettings(),
+        compute=ComputeSettings(device="cpu", threads_per_rank=1),
+        creator_run="DistillFlow/1",
+        configuration={},
+    )
+
+
+def test_a_record_of_two_ranks_is_that_of_one(
+    spec: EvaluateSpec, store: Store, digits: DatasetInfo, tmp_path: Path
+) -> None:
+    records = []
+    for ranks in (2, 1):
+        request = _request(spec.model_copy(update={"ranks": ranks}), store, digits)
+        result = complete(store, LocalLauncher(tmp_path / str(ranks)), request).result
+        records.append(EvaluationRecord.model_validate_json(result.output))
+        answers = [item.key for item in store.list(f"{FOLDER}{spec.checkpoint}/")]
+        assert len(answers) == 2 + 2  # DDIM, ancestral, and a trial of each γ
+        assert not list(store.list("evaluation_shards/"))
+        for key in (*answers, result_key(spec.id)):
+            store.delete(key)
+    two, one = records
+    assert [m.model_dump(include=FIGURES) for m in two.measurements] == [
+        m.model_dump(include=FIGURES) for m in one.measurements
+    ]
+
+
+def test_the_number_of_ranks_is_no_part_of_a_measurement(spec: EvaluateSpec) -> None:
+    assert spec.model_copy(update={"ranks": 8}).id == spec.id
+    assert spec.model_copy(update={"num_steps": 4}).id != spec.id

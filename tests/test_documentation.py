@@ -1,0 +1,48 @@
+"""The pages name only tests, files and commands that exist."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from progdistill.data.known import KNOWN, prepare_line
+
+ROOT = Path(__file__).parents[1]
+PAGES = ("artifacts", "data", "reliability")
+
+
+def page(name: str) -> str:
+    """A page of docs/."""
+    return (ROOT / f"docs/{name}.md").read_text(encoding="utf-8")
+
+
+def named_tests(text: str) -> list[tuple[str, str]]:
+    """(file, test) for `folder/test_x.py::test_y`, where the file may be left out if it was just named."""
+    found, file = [], ""
+    for path, test in re.findall(r"`([\w/]*?(?:\w+\.py)?)::(test_\w+)`", text):
+        file = path or file
+        found.append((file, test))
+    return found
+
+
+NAMED = sorted({row for name in PAGES for row in named_tests(page(name))})
+
+
+def test_the_fault_table_names_tests() -> None:
+    assert len([test for file, test in NAMED if file]) >= 40
+
+
+@pytest.mark.parametrize(("file", "test"), NAMED)
+def test_every_test_that_a_page_names_exists(file: str, test: str) -> None:
+    places = [path for path in (ROOT / "tests").rglob("*.py") if str(path).endswith(f"/{file}")]
+    assert [path for path in places if f"def {test}(" in path.read_text(encoding="utf-8")], (file, places)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_path_that_a_page_names_exists(name: str) -> None:
+    paths = re.findall(r"`((?:progdistill|tests|benchmarks|docs)/[\w/.-]+\w)(?:::\w+)?`", page(name))
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+def test_the_page_on_data_has_the_command_of_every_known_dataset() -> None:
+    assert [name for name in KNOWN if prepare_line(name).split(" --")[0] not in page("data")] == []

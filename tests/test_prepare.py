@@ -1,0 +1,49 @@
+"""What a run needs is checked before it starts."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from progdistill.cli import main
+from progdistill.errors import UsageError
+from progdistill.options import RunOptions
+from progdistill.prepare import PreparedRun, prepare_run
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("PROGDISTILL_DATA", "PROGDISTILL_STORE", "PROGDISTILL_INCEPTION", "PROGDISTILL_FEATURES"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def prepared(*assignments: str) -> PreparedRun:
+    return prepare_run(RunOptions(set=assignments))
+
+
+def test_fid_without_inceptions_weights_is_refused_with_the_file_to_fetch() -> None:
+    with pytest.raises(UsageError, match=r"inception-2015-12-05\.pt.*evaluation\.evaluator="):
+        prepared("evaluation.evaluator=inception")
+
+
+def test_weights_that_are_named_must_be_there(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"nowhere\.pt is not a file"):
+        prepared("evaluation.evaluator=inception", f"evaluation.weights={tmp_path}/nowhere.pt")
+
+
+def test_a_features_file_is_pinned_by_its_digest(tmp_path: Path) -> None:
+    file = tmp_path / "features.pt"
+    file.write_bytes(b"a network")
+    run = prepared("evaluation.evaluator=features_file", f"evaluation.weights={file}")
+    assert run.settings.evaluation.weights_sha256 is not None
+
+
+def test_an_evaluator_that_does_not_fit_the_images_is_refused(tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    for number in range(4):
+        Image.new("RGB", (32, 32), (number, 0, 0)).save(images / f"{number}.png")
+    assert main(["data", "prepare", "red", "--source", str(images), "--image-size", "32"]) == 0
+    with pytest.raises(UsageError, match=r"digits_classifier reads.*red has"):
+        prepare_run(RunOptions(dataset="red", set=("evaluation.evaluator=digits_classifier",)))
