@@ -23,8 +23,8 @@ test-slow: setup
 	.venv/bin/python -m pytest -m slow
 
 check: setup
-	.venv/bin/ruff check progdistill flows tests benchmarks
-	.venv/bin/ruff format --check progdistill flows tests benchmarks
+	.venv/bin/ruff check progdistill flows tests benchmarks infra
+	.venv/bin/ruff format --check progdistill flows tests benchmarks infra
 	.venv/bin/mypy progdistill
 
 # After a change of pyproject.toml; what need not change keeps its version.

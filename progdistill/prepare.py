@@ -122,7 +122,7 @@ def prepare_run(options: RunOptions) -> PreparedRun:
         from progdistill.jobs.kubernetes_check import dataset_for_pods, require_reachable
 
         require_reachable(settings.cluster, settings.store, settings.compute.ranks)
-        dataset = dataset_for_pods(settings.cluster, settings.dataset, settings.store, default_data_root())
+        dataset = dataset_for_pods(settings.cluster, named, settings.store, default_data_root())
     _check_fit(settings, dataset)
     check_evaluator(store, settings.evaluation, dataset)
     settings = settings.model_copy(update={"evaluation": pinned(settings.evaluation)})

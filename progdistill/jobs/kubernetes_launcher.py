@@ -45,24 +45,20 @@ _LEFT: Final = ".left.json"
 
 
 class KubernetesLauncher:
-    """Runs jobs in pods that reach the store; logs are kept in `folder`.
-
-    What workers say for programs goes to `on_event`, the rest to the log and to standard error.
-    """
+    """Runs jobs in pods that reach the store; logs are kept in `folder`, events go to `on_event`."""
 
     def __init__(
         self, store: Store, settings: ClusterSettings, folder: Path, on_event: Listener = ignore
     ) -> None:
-        self._store, self._settings, self._folder = store, settings, folder
-        self._on_event = on_event
+        self._store, self._settings, self._folder, self._on_event = store, settings, folder, on_event
 
     def launch(self, request: JobRequest) -> None:
         """See Launcher.launch. If the job is running already, attach to it. Ctrl-C leaves or deletes it."""
         submission = submission_for(request, self._settings, self._store)
-        log = JobLog(self._folder / f"{submission.name}.log", self._on_event)
         api = connect(self._settings)
         try:
             with _interruptible():
+                log = JobLog(self._folder / f"{submission.name}.log", self._on_event)
                 _Run(api, submission, self._store, log).to_its_end()
         except _Interrupted:
             raise self._interrupted(api, submission) from None
@@ -172,7 +168,7 @@ class _Run:
 
     def _ensure_service(self, job_uid: str | None) -> None:
         """The Service that gives several pods names; it belongs to the Job as soon as there is one."""
-        if self._submission.resources.host_count == 1 or self._submission.cluster.use_jobset:
+        if self._submission.hosts == 1 or self._submission.cluster.use_jobset:
             return
         one = self._api.path("v1", "services", self._submission.name)
         wanted = service_manifest(self._submission, job_uid)
@@ -262,7 +258,7 @@ class _Run:
         return words.failure(self._submission, job, ends, last, where)
 
     def _follow_logs(self, pods: Watched) -> None:
-        single = self._submission.resources.processes_per_host == 1
+        single = self._submission.processes == 1
         for pod in pods.ever_seen():
             uid, index = pod["metadata"]["uid"], words.index_of(pod)
             if uid not in self._logs and words.has_begun(pod):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from progdistill.errors import ProgdistillError, TransientError
-from progdistill.jobs.events import Listener, deliver, ignore
+from progdistill.jobs.events import Listener, deliver
 from progdistill.jobs.kubernetes_api import ClusterApi, NotReadyError, NotThereError
 from progdistill.jobs.kubernetes_manifest import CONTAINER
 
@@ -19,19 +19,16 @@ PAUSE_SECONDS: Final = 0.5
 
 
 class JobLog:
-    """What the driver writes of a job: to a file and to standard error, line by line.
+    """What the driver writes of a job: lines to a file and to standard error, events to a listener."""
 
-    Events of a pod are for `on_event` alone.
-    """
-
-    def __init__(self, path: Path, on_event: Listener = ignore) -> None:
+    def __init__(self, path: Path, on_event: Listener) -> None:
+        self._on_event = on_event
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path.absolute()
-        self._on_event = on_event
         self._lock = threading.Lock()
 
-    def takes_event(self, line: str) -> bool:
-        """Whether a pod's line was an event; then it has been told."""
+    def hear(self, line: str) -> bool:
+        """Whether a line of a pod was an event, which the listener has then got."""
         with self._lock:
             return deliver(line, self._on_event)
 
@@ -101,7 +98,7 @@ class PodLog:
             if moment != self._seen_at:
                 self._seen_at, self._seen_then, already = moment, 0, 0
             self._seen_then += 1
-            if self._log.takes_event(text):
+            if self._log.hear(text):
                 continue
             self.last.append(text)
             self._log.write(f"{self._prefix}{text}")

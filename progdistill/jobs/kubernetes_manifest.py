@@ -41,6 +41,16 @@ class Submission(NamedTuple):
         return self.cluster.for_kind(self.request.spec.kind)[1]
 
     @property
+    def processes(self) -> int:
+        """Ranks on one host; a job of one rank, such as the evaluator's, takes one host whatever is set."""
+        return min(self.request.spec.ranks, self.resources.processes_per_host)
+
+    @property
+    def hosts(self) -> int:
+        """Pods of the job."""
+        return self.request.spec.ranks // self.processes
+
+    @property
     def port(self) -> int:
         """Where rank 0 is met: outside the ephemeral ports, and another one for another job on one host."""
         return 20_000 + int(self.request.spec.id[:8], 16) % 10_000
@@ -151,7 +161,7 @@ def _label(text: str) -> str:
 
 
 def _job_spec(submission: Submission, address: str, backoff_limit: int) -> Manifest:
-    hosts, cluster = submission.resources.host_count, submission.cluster
+    hosts, cluster = submission.hosts, submission.cluster
     metadata = _metadata(submission)
     del metadata["name"]
     spec: Manifest = {
@@ -242,7 +252,7 @@ def _container(submission: Submission, address: str) -> Manifest:
         "args": [
             f"--store={submission.store_uri}",
             f"--job={spec.id}",
-            f"--processes={resources.processes_per_host}",
+            f"--processes={submission.processes}",
         ],
         "env": [*({"name": name, "value": value} for name, value in values.items()), _GANG],
         "resources": _resource_quantities(resources),

@@ -125,7 +125,7 @@ def failure(
     words = "\n".join(last_lines.get(first.pod, []))
     if first.exit_code == UsageError.exit_status:
         return UsageError(words or f"{label}: {_how(first)}. {where}")
-    many = submission.resources.host_count > 1
+    many = submission.hosts > 1
     lines = f"Last lines{f' of host {first.host}' if many else ''}:\n{words}"
     bound = submission.cluster.max_gang_restarts
     tries = (

@@ -21,6 +21,7 @@ from progdistill.jobs.spec import (
     JobRequest,
     JobResult,
     PrepareEvaluatorSpec,
+    TrainingSpec,
     result_key,
 )
 from progdistill.training.device import Rank
@@ -113,6 +114,8 @@ def _worked(request: JobRequest, rank: Rank, stop: StopSignal) -> int:
         run_job(request, rank, stop)
     except WorkInterrupted as error:
         status = _told(request, error)
+        if not isinstance(request.spec, TrainingSpec):
+            return status  # the others go on measuring, and lose this one
     except Exception as error:
         if is_loss_of_a_peer(error):
             raise

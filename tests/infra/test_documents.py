@@ -23,9 +23,6 @@ PAGES = [
     INFRA / "README.md",
     INFRA / "metaflow" / "README.md",
 ]
-ELSEWHERE = {"kubernetes.md"}
-"""The launcher's page, which comes with it."""
-
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 
@@ -59,7 +56,7 @@ def _option(words: list[str], name: str) -> str:
 @each_page
 def test_every_link_leads_to_a_file(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
-        if "://" not in target and Path(target).name not in ELSEWHERE:
+        if "://" not in target:
             assert (page.parent / target).exists(), target
 
 

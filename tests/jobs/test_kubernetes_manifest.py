@@ -31,7 +31,9 @@ def submit(tmp_path: Path, cluster_digits: DatasetInfo) -> Any:
 
     def made(**settings: Any) -> Submission:
         cluster = ClusterSettings.model_validate({"image": IMAGE, **settings})
-        return submission_for(small_request(store, cluster_digits), cluster, store)
+        request = small_request(store, cluster_digits)
+        spec = request.spec.model_copy(update={"ranks": cluster.train.ranks})
+        return submission_for(request.model_copy(update={"spec": spec}), cluster, store)
 
     return made
 
@@ -105,7 +107,7 @@ def test_what_the_end_of_a_pod_means_is_settled_in_the_job(submit: Any) -> None:
 
 
 def test_one_job_has_one_name_whoever_submits_it_and_carries_its_lineage(submit: Any) -> None:
-    first, second = submit(), submit(train={"hosts": 2})
+    first, second = submit(), submit(train={"cpu": 7})
     assert first.name == second.name == f"progdistill-train-base-{first.request.spec.id[:12]}"
     metadata = job_manifest(first)["metadata"]
     assert metadata["annotations"]["progdistill/job-id"] == first.request.spec.id
