@@ -1,7 +1,5 @@
 """The whole flow in pods of a cluster, with S3 as Metaflow's datastore and as store; killed and resumed."""
 
-import base64
-import json
 import os
 import signal
 import subprocess
@@ -14,7 +12,7 @@ import pytest
 
 from tests.artifacts.s3_server import ENVIRONMENT, s3_endpoint
 from tests.end_to_end.running import SMALL, command, environment, ids_of, run_flow
-from tests.jobs.on_a_cluster import IMAGE, node_environment
+from tests.jobs.on_a_cluster import IMAGE, create_secret, node_environment
 from tests.kubernetes_api import Cluster, Node, running_cluster
 
 __all__ = ["s3_endpoint"]
@@ -29,14 +27,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
     folder.mkdir()
     nodes = (Node("node-1", cpu=64, memory_gib=256), Node("node-2", cpu=64, memory_gib=256))
     with running_cluster(folder, nodes=nodes, node_environment=node_environment()) as running:
-        data = {name: base64.b64encode(value.encode()).decode() for name, value in ENVIRONMENT.items()}
-        manifest = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s3"}, "data": data}
-        request = Request(
-            f"{running.url}/api/v1/namespaces/default/secrets",
-            data=json.dumps(manifest).encode(),
-            headers={"Authorization": "Bearer test-token", "Content-Type": "application/json"},
-        )
-        urlopen(request).close()
+        create_secret(running, "s3", ENVIRONMENT)
         yield running
 
 

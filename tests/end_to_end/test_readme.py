@@ -4,9 +4,10 @@ import re
 import shlex
 import subprocess
 import sys
-import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ from PIL import Image
 
 from tests.artifacts.s3_server import ENVIRONMENT, s3_endpoint
 from tests.end_to_end.running import environment, report_of
+from tests.jobs.on_a_cluster import IMAGE, create_secret, node_environment
+from tests.kubernetes_api import running_cluster
 
 __all__ = ["s3_endpoint"]
 
@@ -25,6 +28,7 @@ updates-per-stage = 2
 "distill.batch_size" = 8
 "evaluation.samples" = 12
 "evaluation.max_sampling_steps" = 4
+"cluster.env_from_secrets" = ["s3"]
 """
 diffusers: Any = pytest.importorskip("diffusers")
 
@@ -45,6 +49,7 @@ def in_place(command: str, folder: Path, runs: list[str]) -> list[str]:
         "FOLDER_OF_IMAGES": str(folder / "images"),
         "DIFFUSERS_FOLDER": str(folder / "unet"),
         "BUCKET": "readme",
+        "IMAGE": IMAGE,
     }
     if runs:
         here |= {"OTHER_RUN": runs[0], "RUN": runs[-1]}
@@ -77,16 +82,29 @@ def make_diffusers_model(folder: Path) -> None:
     diffusers.DDPMPipeline(network, diffusers.DDPMScheduler()).save_pretrained(folder)
 
 
+@pytest.fixture
+def access(s3_endpoint: str, tmp_path: Path) -> Iterator[dict[str, str]]:
+    """Variables that lead to a bucket and to a cluster whose pods find its credentials in a Secret."""
+    urlopen(Request(f"{s3_endpoint}/readme", method="PUT")).close()
+    here = {**ENVIRONMENT, "AWS_ENDPOINT_URL_S3": s3_endpoint, "PROGDISTILL_CACHE": str(tmp_path / "cache")}
+    (tmp_path / "cluster").mkdir()
+    with running_cluster(tmp_path / "cluster", node_environment=node_environment()) as cluster:
+        create_secret(cluster, "s3", here)
+        yield {
+            **here,
+            "KUBECONFIG": str(cluster.kubeconfig),
+            "METAFLOW_DATASTORE_SYSROOT_S3": "s3://readme/metaflow",
+            "METAFLOW_S3_ENDPOINT_URL": s3_endpoint,
+        }
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_every_command_does_what_it_says(s3_endpoint: str, tmp_path: Path) -> None:
+def test_every_command_does_what_it_says(access: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "progdistill.toml").write_text(SMALL)
     make_images(tmp_path / "images")
     make_diffusers_model(tmp_path / "unet")
-    urllib.request.urlopen(urllib.request.Request(f"{s3_endpoint}/readme", method="PUT")).close()
-    surroundings = environment(
-        **ENVIRONMENT, AWS_ENDPOINT_URL_S3=s3_endpoint, PROGDISTILL_CACHE=str(tmp_path / "cache")
-    )
+    surroundings = environment(**access)
     runs: list[str] = []
     for command in commands():
         words = in_place(command, tmp_path, runs)
@@ -94,6 +112,6 @@ def test_every_command_does_what_it_says(s3_endpoint: str, tmp_path: Path) -> No
         assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
         if "flow.py run" in command:
             runs.append(report_of(tmp_path)["run_id"])
-    assert len(set(runs)) == len(runs) == 6
+    assert len(set(runs)) == len(runs) == 8
     for made in ("lineage.html", "grid.png", "four-step/scheduler", "comparison/comparison.html"):
         assert (tmp_path / made).exists(), made

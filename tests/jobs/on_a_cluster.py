@@ -1,12 +1,14 @@
 """A test cluster, a small job on two of its pods, and drivers of it as processes that can be killed."""
 
+import base64
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -29,6 +31,18 @@ def node_environment(**extra: str) -> dict[str, str]:
     """What the image of every pod has: this interpreter as `python`, and this package."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return {"PATH": path, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **extra}
+
+
+def create_secret(cluster: Cluster, name: str, values: Mapping[str, str]) -> None:
+    """Create a Secret, for pods to take as variables."""
+    data = {key: base64.b64encode(value.encode()).decode() for key, value in values.items()}
+    manifest = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "data": data}
+    request = Request(
+        f"{cluster.url}/api/v1/namespaces/default/secrets",
+        data=json.dumps(manifest).encode(),
+        headers={"Authorization": "Bearer test-token", "Content-Type": "application/json"},
+    )
+    urlopen(request).close()
 
 
 def small_request(store: Store, digits: DatasetInfo) -> JobRequest:
