@@ -12,6 +12,7 @@ from progdistill.config import DEFAULT_DATASET, DEFAULT_STORE, LauncherName, Set
 from progdistill.data.dataset import DatasetInfo, find_dataset
 from progdistill.diffusion.names import check_combination
 from progdistill.errors import UsageError
+from progdistill.evaluation.published_statistics import pinned_statistics
 from progdistill.evaluation.requirements import check_evaluator
 from progdistill.evaluation.weights_source import pinned
 from progdistill.ladder import format_ladder
@@ -125,7 +126,8 @@ def prepare_run(options: RunOptions) -> PreparedRun:
         dataset = dataset_for_pods(settings.cluster, named, settings.store, default_data_root())
     _check_fit(settings, dataset)
     check_evaluator(store, settings.evaluation, dataset)
-    settings = settings.model_copy(update={"evaluation": pinned(settings.evaluation)})
+    evaluation = pinned_statistics(store, pinned(settings.evaluation))
+    settings = settings.model_copy(update={"evaluation": evaluation})
     run = PreparedRun(
         settings=settings,
         dataset=dataset,

@@ -56,8 +56,8 @@ def _evaluate(args: argparse.Namespace) -> int:
     from progdistill.artifacts.resolve import resolve_reference
     from progdistill.data.dataset import find_dataset
     from progdistill.evaluation.baseline import baseline_of
-    from progdistill.evaluation.device import best_device
     from progdistill.evaluation.evaluate import evaluate_checkpoint
+    from progdistill.training.devices import choose_device
 
     store = store_of(args)
     manifest = resolve_reference(store, args.reference)
@@ -72,7 +72,8 @@ def _evaluate(args: argparse.Namespace) -> int:
         raise UsageError(f"{args.reference} samples with any number of steps: say how many with --steps N")
     baseline = None if args.no_baselines else baseline_of(store, manifest)
     settings = settings_for(manifest, info, steps=steps, changes=_changes(args))
-    record = evaluate_checkpoint(store, manifest, baseline, steps, settings, info, device=best_device())
+    device = str(choose_device("auto", local_rank=0))
+    record = evaluate_checkpoint(store, manifest, baseline, steps, settings, info, device=device)
     if args.json:
         print_json(record.model_dump(mode="json"))
     else:
