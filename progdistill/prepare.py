@@ -19,6 +19,7 @@ from progdistill.like import like_another
 from progdistill.models.config import DenoiserConfig
 from progdistill.models.size import parameter_count
 from progdistill.options import RunOptions
+from progdistill.training.config import TrainingSettings
 from progdistill.training.guidance import LABEL_DROPOUT, GuidanceRange, can_be_guided, range_of
 
 SNAPSHOT_COPIES = 4
@@ -124,6 +125,7 @@ def prepare_run(options: RunOptions) -> PreparedRun:
         require_reachable(settings.cluster, settings.store, settings.compute.ranks)
         dataset = dataset_for_pods(settings.cluster, named, settings.store, default_data_root())
     _check_fit(settings, dataset)
+    _check_mirroring(settings, dataset)
     check_evaluator(store, settings.evaluation, dataset)
     settings = settings.model_copy(update={"evaluation": pinned(settings.evaluation)})
     run = PreparedRun(
@@ -200,6 +202,22 @@ def _check_fit(settings: Settings, dataset: DatasetInfo) -> None:
             f"preset {settings.preset} makes a network for {wanted[0]}×{wanted[1]}×{wanted[1]} images of"
             f" {wanted[2]} classes, but dataset {dataset.name} has {found[0]}×{found[1]}×{found[1]} of"
             f" {found[2]}: choose another --preset, or --set model.network.… to fit"
+        )
+
+
+def _check_mirroring(settings: Settings, dataset: DatasetInfo) -> None:
+    """Refuse flips of images that have a right way round; presets leave them out by themselves."""
+    if dataset.horizontal_flip_safe:
+        return
+    trained: dict[str, TrainingSettings] = {"distill": settings.distill}
+    if settings.first_teacher is None:
+        trained["base"] = settings.base
+    mirrored = [name for name, training in trained.items() if training.horizontal_flip]
+    if mirrored:
+        options = " ".join(f"--set {name}.horizontal_flip=false" for name in sorted(mirrored))
+        raise UsageError(
+            f"{mirrored[0]}.horizontal_flip is true, but images of {dataset.name} change meaning when"
+            f" mirrored: {options}"
         )
 
 
