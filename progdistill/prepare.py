@@ -9,7 +9,7 @@ from progdistill.artifacts.resolve import resolve_reference
 from progdistill.artifacts.store import Store, open_store
 from progdistill.commands.common import default_data_root
 from progdistill.config import DEFAULT_DATASET, DEFAULT_STORE, LauncherName, Settings, settings_from
-from progdistill.data.dataset import DatasetInfo, find_dataset
+from progdistill.data.dataset import DatasetInfo, find_dataset, is_data_of, require_data_of
 from progdistill.diffusion.names import check_combination
 from progdistill.errors import UsageError
 from progdistill.evaluation.requirements import check_evaluator
@@ -40,6 +40,8 @@ class PreparedRun(BaseModel):
     parameters: int
     like: tuple[str, str] | None = None
     """What `--like` said, and the id of the checkpoint that it meant."""
+    other_data: bool = False
+    """Whether students learn from a dataset, named by `--dataset`, that their teacher was not trained on."""
 
     @property
     def disk_bytes(self) -> int:
@@ -85,8 +87,9 @@ class PreparedRun(BaseModel):
         """The plan in a few lines for people."""
         facts, settings = self.facts(), self.settings
         teacher = settings.first_teacher
+        other = ", which was trained on other data" if self.other_data else ""
         start = (
-            f"start from {teacher[:12]}"
+            f"start from {teacher[:12]}{other}"
             if teacher
             else f"train a base model, {facts['base_updates']:,} updates"
         )
@@ -113,6 +116,7 @@ def prepare_run(options: RunOptions) -> PreparedRun:
     store.check_writable()
     teacher = None if options.from_ is None else resolve_reference(store, options.from_)
     named = options.dataset or (DEFAULT_DATASET if teacher is None else _dataset_of(teacher, options))
+    data_of_teacher = options.dataset is None
     dataset = find_dataset(named, default_data_root())
     options = options.model_copy(update={"store": store.uri, "dataset": named})
     settings = settings_from(options, dataset, None if like is None else like.settings)
@@ -124,6 +128,8 @@ def prepare_run(options: RunOptions) -> PreparedRun:
 
         require_reachable(settings.cluster, settings.store, settings.compute.ranks)
         dataset = dataset_for_pods(settings.cluster, named, settings.store, default_data_root())
+    if teacher is not None and data_of_teacher:
+        require_data_of(dataset, teacher.identity.dataset_fingerprint, f"--from {options.from_}")
     _check_fit(settings, dataset)
     _check_mirroring(settings, dataset)
     check_evaluator(store, settings.evaluation, dataset)
@@ -133,6 +139,7 @@ def prepare_run(options: RunOptions) -> PreparedRun:
         dataset=dataset,
         parameters=parameter_count(settings.model.network, settings.model.out_channels),
         like=None if like is None else (str(reference), like.checkpoint_id),
+        other_data=teacher is not None and not is_data_of(dataset, teacher.identity.dataset_fingerprint),
     )
     _check_disk(run, store)
     return run
