@@ -40,6 +40,12 @@ def test_a_features_file_is_pinned_by_its_digest(tmp_path: Path) -> None:
     assert run.settings.evaluation.weights_sha256 is not None
 
 
+@pytest.mark.parametrize("training", ["base", "distill"])
+def test_mirroring_images_that_have_a_right_way_round_is_refused_before_the_run(training: str) -> None:
+    with pytest.raises(UsageError, match=rf"digits change meaning.*--set {training}\.horizontal_flip=false"):
+        prepared(f"{training}.horizontal_flip=true")
+
+
 def test_an_evaluator_that_does_not_fit_the_images_is_refused(tmp_path: Path) -> None:
     images = tmp_path / "images"
     images.mkdir()

@@ -54,7 +54,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def _evaluate(args: argparse.Namespace) -> int:
     from progdistill.artifacts.resolve import resolve_reference
-    from progdistill.data.dataset import find_dataset
+    from progdistill.data.dataset import find_dataset, require_data_of
     from progdistill.evaluation.baseline import baseline_of
     from progdistill.evaluation.evaluate import evaluate_checkpoint
     from progdistill.training.devices import choose_device
@@ -62,11 +62,8 @@ def _evaluate(args: argparse.Namespace) -> int:
     store = store_of(args)
     manifest = resolve_reference(store, args.reference)
     info = find_dataset(args.dataset or manifest.circumstances.dataset_name, default_data_root())
-    if args.dataset is None and info.fingerprint != manifest.identity.dataset_fingerprint:
-        raise UsageError(
-            f"{args.reference} was trained on another {info.name} (fingerprint"
-            f" {manifest.identity.dataset_fingerprint}, here {info.fingerprint}): name one with --dataset"
-        )
+    if args.dataset is None:
+        require_data_of(info, manifest.identity.dataset_fingerprint, args.reference)
     steps = args.steps or manifest.identity.sampling_steps
     if steps is None:
         raise UsageError(f"{args.reference} samples with any number of steps: say how many with --steps N")
