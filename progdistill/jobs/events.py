@@ -1,6 +1,7 @@
 """What happens in jobs, for programs: a worker's lines among those for people, and a file. No torch."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal
@@ -49,8 +50,9 @@ def ignore(event: Event) -> None:
 
 
 def say(event: Event) -> None:
-    """Print an event as one line of standard output, for the launcher to find."""
-    print(PREFIX + event.model_dump_json(), flush=True)
+    """Print an event as one line of standard output, for the launcher to find, if it is still there."""
+    with suppress(BrokenPipeError):
+        print(PREFIX + event.model_dump_json(), flush=True)
 
 
 def event_in(line: str) -> Event | None:
