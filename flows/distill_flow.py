@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from datetime import UTC, datetime
+from functools import wraps
 from pathlib import Path
 
 from progdistill.jobs.accelerators import accelerators_here
@@ -25,9 +26,11 @@ os.environ.setdefault(
 os.environ.setdefault("METAFLOW_RESUME_MAX_WORKERS", os.environ["METAFLOW_RUN_MAX_WORKERS"])
 
 from metaflow import Config, FlowSpec, Parameter, card, current, step
+from metaflow.exception import MetaflowException
 from on_argo import DEFAULTS, OnArgo, read_deployment
 
 import progdistill  # noqa: F401  (brings the package along into remote tasks)
+from progdistill.errors import ProgdistillError
 from progdistill.options import RUN_OPTIONS, field_name, options_from_namespace, parse_run_options
 
 LIVE_CARDS = "PROGDISTILL_LIVE_CARDS"
@@ -37,6 +40,19 @@ LIVE_CARDS = "PROGDISTILL_LIVE_CARDS"
 def _live_card(function):
     """A card for a step that trains, unless they are left out: it costs 1.2 s a task."""
     return function if os.environ.get(LIVE_CARDS) == "0" else card(type="blank", id="live")(function)
+
+
+def _in_one_message(function):
+    """Show an error of ours, which says what to do, without a traceback: as one of Metaflow's."""
+
+    @wraps(function)
+    def told(self):
+        try:
+            function(self)
+        except ProgdistillError as error:
+            raise MetaflowException(str(error)) from None
+
+    return told
 
 
 def _parameter(name: str) -> Parameter:
@@ -66,6 +82,7 @@ class DistillFlow(FlowSpec):
     set = _parameter("set")
 
     @step
+    @_in_one_message
     def start(self):
         """Resolve and validate the whole configuration, and print the plan."""
         from progdistill.planning.estimate import estimate
@@ -80,6 +97,7 @@ class DistillFlow(FlowSpec):
 
     @_live_card
     @step
+    @_in_one_message
     def train_base(self):
         """Train the first teacher (Algorithm 1), or take the one of --from."""
         run = self._run(live=True)
@@ -91,6 +109,7 @@ class DistillFlow(FlowSpec):
 
     @_live_card
     @step
+    @_in_one_message
     def distill(self):
         """One stage: the student learns to do in one step what its teacher does in two (Algorithm 2)."""
         run = self._run(live=True)
@@ -104,6 +123,7 @@ class DistillFlow(FlowSpec):
         self.next({"again": self.distill, "done": self.plan_evaluation}, condition="what_next")
 
     @step
+    @_in_one_message
     def plan_evaluation(self):
         """Make the evaluator ready, once, and list what is to be measured."""
         run = self._run()
@@ -113,6 +133,7 @@ class DistillFlow(FlowSpec):
         self.next(self.evaluate_fid, foreach="rungs")
 
     @step
+    @_in_one_message
     def evaluate_fid(self):
         """Measure one checkpoint beside the undistilled model at equally many steps."""
         run = self._run()
@@ -135,6 +156,7 @@ class DistillFlow(FlowSpec):
     @card(type="blank", id="report")
     @card(type="blank", id="lineage")
     @step
+    @_in_one_message
     def report(self):
         """Write the report of the run, and show it and the lineage as cards."""
         from progdistill.report.build import read_input
@@ -165,7 +187,7 @@ class DistillFlow(FlowSpec):
 
 def main() -> None:
     """Check a `run` before Metaflow starts anything; on failure say how to go on."""
-    from progdistill.errors import ProgdistillError, WorkInterrupted
+    from progdistill.errors import WorkInterrupted
     from progdistill.jobs.nursery import nursery
 
     verb = next((word for word in sys.argv[1:] if word in ("run", "resume")), None)
@@ -181,7 +203,7 @@ def main() -> None:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(error.exit_status)
         os.environ.setdefault(LIVE_CARDS, "1" if prepared.trains_long else "0")
-    interrupted = _count_interrupts()
+    interrupted, before = _count_interrupts(), _latest_run()
     try:
         with nursery():
             DistillFlow()
@@ -190,7 +212,7 @@ def main() -> None:
         if interrupted:
             status = WorkInterrupted.exit_status
             _ask_about_jobs_left()
-        if status not in (0, None):
+        if status not in (0, None) and (verb == "resume" or _latest_run() != before):
             _say_how_to_go_on()
         sys.exit(status)
 
@@ -216,7 +238,10 @@ def _ask_about_jobs_left() -> None:
     if run_id and list((runs_folder() / run_id / "jobs").glob("*.left.json")):
         from progdistill.jobs.kubernetes_launcher import ask_about_left
 
-        ask_about_left(runs_folder() / run_id / "jobs")
+        try:
+            ask_about_left(runs_folder() / run_id / "jobs")
+        except ProgdistillError as error:
+            print(f"error: {error}", file=sys.stderr)
 
 
 def _latest_run() -> str | None:

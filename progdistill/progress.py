@@ -2,6 +2,7 @@
 
 import sys
 import time
+from contextlib import suppress
 from types import TracebackType
 from typing import Self, TextIO
 
@@ -52,12 +53,12 @@ class Progress:
         remaining = (self._total - self._done) / rate if rate > 0 else 0.0
         shown = "".join(f" · {name} {value:.4g}" for name, value in figures.items())
         percent = 100 * self._done / max(self._total, 1)
-        print(
+        line = (
             f"{self._label}: {percent:3.0f}% · {self._done:,}/{self._total:,} {self._unit}{shown}"
-            f" · {rate:,.4g} {self._unit}/s · ETA {format_duration(remaining)}",
-            file=self._stream,
-            flush=True,
+            f" · {rate:,.4g} {self._unit}/s · ETA {format_duration(remaining)}"
         )
+        with suppress(BrokenPipeError):  # work that nobody watches any more is still work
+            print(line, file=self._stream, flush=True)
 
     def __enter__(self) -> Self:
         return self

@@ -1,6 +1,8 @@
 """What happens in jobs, for programs: a worker's lines among those for people, and a file. No torch."""
 
+import sys
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal
@@ -49,8 +51,9 @@ def ignore(event: Event) -> None:
 
 
 def say(event: Event) -> None:
-    """Print an event as one line of standard output, for the launcher to find."""
-    print(PREFIX + event.model_dump_json(), flush=True)
+    """Print an event as one line of standard output, for the launcher to find, if it is still there."""
+    with suppress(BrokenPipeError):
+        print(PREFIX + event.model_dump_json(), flush=True)
 
 
 def event_in(line: str) -> Event | None:
@@ -84,3 +87,20 @@ class EventFile:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._path.open("a") as file:
             file.write(event.model_dump_json() + "\n")
+
+
+class Harmless:
+    """A listener whose failures stop no job: the first is said, for people, and later events may do better."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener, self._failed = listener, False
+
+    def __call__(self, event: Event) -> None:
+        """Hand on the event."""
+        try:
+            self._listener(event)
+        except Exception as error:
+            if not self._failed:
+                what = f"{type(error).__name__}: {error}"
+                print(f"what happens in jobs is not all shown ({what})", file=sys.stderr, flush=True)
+            self._failed = True

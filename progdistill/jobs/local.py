@@ -54,7 +54,11 @@ class LocalLauncher:
         else:
             worker = ["-m", "progdistill.jobs.ranks", str(request.spec.ranks), str(path)]
         return subprocess.Popen(
-            [sys.executable, *worker], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            [sys.executable, *worker],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
         )
 
     def _stream(self, child: Worker, log: Path) -> list[str]:

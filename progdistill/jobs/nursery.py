@@ -54,7 +54,7 @@ class HatchedWorker:
     def __init__(self, connection: socket.socket, output: int, pid: int) -> None:
         self._connection, self.pid = connection, pid
         self._status: int | None = None
-        self.stdout = os.fdopen(output, "r")
+        self.stdout = os.fdopen(output, "r", errors="replace")
 
     def poll(self) -> int | None:
         """The exit status, negative for a signal, or None while it runs."""

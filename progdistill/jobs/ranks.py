@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from types import FrameType
 from typing import Final, NamedTuple
 
@@ -56,6 +57,7 @@ def run_ranks(which: RanksHere, arguments: Sequence[str]) -> int:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            errors="replace",
         )
         for local_rank in range(which.here)
     ]
@@ -103,8 +105,7 @@ def _follow(child: "subprocess.Popen[str]", rank: int, index: int, ended: "queue
     prefix = f"[rank {rank}] " if rank else ""
     assert child.stdout is not None
     for line in child.stdout:
-        sys.stdout.write(f"{prefix}{line}")
-        sys.stdout.flush()
+        _say(f"{prefix}{line}")
     child.wait()
     ended.put(index)
 
@@ -125,9 +126,16 @@ def _status_of_next(
         timer.daemon = True
         timer.start()
     if status < 0:
-        print(f"rank {which.first + index} was killed by {signal.Signals(-status).name}", flush=True)
+        _say(f"rank {which.first + index} was killed by {signal.Signals(-status).name}\n")
         return 128 - status
     return status
+
+
+def _say(line: str) -> None:
+    """Hand on a line; where nobody reads any more, the ranks must still be waited for."""
+    with suppress(BrokenPipeError):
+        sys.stdout.write(line)
+        sys.stdout.flush()
 
 
 def _signal(children: "Sequence[subprocess.Popen[str]]", number: int) -> None:

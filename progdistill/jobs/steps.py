@@ -12,7 +12,7 @@ from progdistill.config import LauncherName
 from progdistill.evaluation.baseline import baseline_of
 from progdistill.evaluation.measurement import EvaluationRecord
 from progdistill.jobs.accelerators import kind_for, precision_for
-from progdistill.jobs.events import Event, EventFile, Listener, ignore
+from progdistill.jobs.events import Event, EventFile, Harmless, Listener, ignore
 from progdistill.jobs.launcher import JobOutcome, Launcher, complete
 from progdistill.jobs.local import LocalLauncher, ranks_for
 from progdistill.jobs.spec import (
@@ -43,7 +43,7 @@ class RunSteps:
         self._flow, self._run_id = flow, run_id
         self._store = open_store(self._settings.store)
         self._folder = runs_folder() / run_id
-        self._event_file = EventFile(self._folder / "events.jsonl")
+        self._event_file = Harmless(EventFile(self._folder / "events.jsonl"))
         self._on_event: Listener = ignore
         self._launcher = self._chosen_launcher()
         self._shared: dict[str, Any] = {
@@ -56,7 +56,7 @@ class RunSteps:
         """Keep a Metaflow card up to date with the training that the next steps do."""
         from progdistill.jobs.live_card import LiveCard
 
-        self._on_event = LiveCard(card, self._store)
+        self._on_event = Harmless(LiveCard(card, self._store))
 
     def first_teacher(self) -> dict[str, Any]:
         """Train the base model, unless the run starts from a checkpoint, and distil guidance if asked for.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from progdistill.jobs.events import PREFIX, Event, EventFile, JobEvent, TrainingEvent, deliver, say
+from progdistill.jobs.events import PREFIX, Event, EventFile, Harmless, JobEvent, TrainingEvent, deliver, say
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 TRAINING = TrainingEvent(
@@ -57,3 +57,16 @@ def test_the_file_holds_one_line_of_json_an_event(tmp_path: Path) -> None:
         EventFile(path)(event)
     kinds = [json.loads(line)["kind"] for line in path.read_text().splitlines()]
     assert kinds == ["job", "training"]
+
+
+def test_a_file_that_cannot_be_written_stops_nothing_and_is_said_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "runs").write_text("a file where the folder should be")
+    listener = Harmless(EventFile(tmp_path / "runs" / "events.jsonl"))
+    listener(FOUND)
+    listener(TRAINING)
+    assert capsys.readouterr().err.count("what happens in jobs is not all shown") == 1
+    (tmp_path / "runs").unlink()
+    listener(TRAINING)
+    assert (tmp_path / "runs" / "events.jsonl").read_text().count("training") == 1

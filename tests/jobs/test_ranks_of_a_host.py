@@ -72,3 +72,26 @@ def test_a_signal_reaches_every_rank(number: signal.Signals) -> None:
     rest, _ = started.communicate(timeout=60)
     assert all("ready" in line for line in lines) and rest.count("asked") == 2
     assert started.returncode == 130
+
+
+def test_ranks_are_waited_for_where_nobody_reads_what_they_say_any_more() -> None:
+    """As when the driver was killed: each rank notices by itself, says so to nobody, and ends."""
+    script = "import sys; print('ready', flush=True); sys.stdin.read(); print('going'); sys.exit(130)"
+    command = [sys.executable, "-c", RUN, "-c", script]
+    started = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    assert started.stdout is not None and started.stdin is not None
+    for _ in range(2):
+        assert "ready" in started.stdout.readline()
+    started.stdout.close()
+    started.stdin.close()
+    try:
+        started.wait(timeout=60)
+    finally:
+        started.kill()
+
+
+def test_a_line_that_is_no_text_is_handed_on_as_far_as_it_is() -> None:
+    done = run("import os; os.write(1, b'half a letter: \\xc3\\n')")
+    assert done.returncode == 0 and done.stdout.count("half a letter") == 2
