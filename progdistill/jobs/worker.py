@@ -7,6 +7,8 @@ runs alone and as one of several ranks. It publishes at most once: a job that ha
 import os
 import signal
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -27,20 +29,30 @@ from progdistill.jobs.spec import (
 from progdistill.training.device import Rank
 from progdistill.training.rendezvous import is_loss_of_a_peer
 
+_LOOK_SECONDS = 1.0
+
 
 class StopSignal:
     """Whether to stop: a signal came, or the process that asked for the work is gone."""
 
     def __init__(self, driver_process_id: int | None, at_once: str | None = None) -> None:
-        """With `at_once` a signal raises WorkInterrupted with these words, wherever the work is."""
+        """With `at_once` either raises WorkInterrupted with these words, wherever the work is."""
         self._asked, self._driver, self._at_once = False, driver_process_id, at_once
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._ask)
+        if at_once is not None and driver_process_id is not None:
+            threading.Thread(target=self._watch_driver, daemon=True).start()
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self._asked = True
         if self._at_once is not None:
             raise WorkInterrupted(self._at_once)
+
+    def _watch_driver(self) -> None:
+        """For work that never asks whether to stop."""
+        while not self._driver_is_gone():
+            time.sleep(_LOOK_SECONDS)
+        os.kill(os.getpid(), signal.SIGTERM)
 
     def __call__(self) -> bool:
         return self._asked or self._driver_is_gone()

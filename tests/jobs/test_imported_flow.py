@@ -59,9 +59,7 @@ def test_distilling_an_imported_eps_model_improves_its_samples_of_4_steps(tmp_pa
         text=True,
     )
     assert imported.returncode == 0, imported.stderr[-3000:]
-    done = run_flow(
-        tmp_path, "run", "--from", "pretrained", "--ladder", "32:4", "--set", "distill.prediction=v"
-    )
+    done = run_flow(tmp_path, "run", "--from", "pretrained", "--ladder", "32:4")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     checkpoints = report_of(tmp_path)["checkpoints"]
     assert [(c["num_steps"], c["kind"]) for c in checkpoints][:2] == [(32, "imported"), (16, "student")]

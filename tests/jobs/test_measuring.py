@@ -38,11 +38,13 @@ def spec(store: Store, digits: DatasetInfo) -> EvaluateSpec:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("told_by", ["a signal", "the end of its driver"])
 def test_a_measurement_that_is_told_to_stop_goes_on_behind_its_finished_shards(
-    spec: EvaluateSpec, store: Store, digits: DatasetInfo, tmp_path: Path
+    told_by: str, spec: EvaluateSpec, store: Store, digits: DatasetInfo, tmp_path: Path
 ) -> None:
     """Two batches are trials of γ, ten the first shard; in the next the worker is asked to leave."""
-    request = _request(spec, store, digits)
+    driver = subprocess.Popen(["sleep", "600"])
+    request = _request(spec, store, digits, driver_process_id=driver.pid)
     (tmp_path / "request.json").write_text(request.model_dump_json())
     command = [sys.executable, "-m", "progdistill.jobs.worker", str(tmp_path / "request.json")]
     worker = subprocess.Popen(
@@ -54,17 +56,25 @@ def test_a_measurement_that_is_told_to_stop_goes_on_behind_its_finished_shards(
     )
     assert worker.stdout is not None
     assert any("reached evaluation.batch" in line for line in worker.stdout)
-    worker.send_signal(signal.SIGTERM)
+    if told_by == "a signal":
+        worker.send_signal(signal.SIGTERM)
+    else:
+        driver.kill()
+        driver.wait()
     said, _ = worker.communicate(timeout=60)
+    driver.kill()
+    driver.wait()
     assert worker.returncode == 130
     assert "evaluation at 2 steps: stopped" in said and "Traceback" not in said
     (kept,) = store.list("evaluation_shards/")
     assert kept.key.endswith("/0-5000.json")
-    complete(store, LocalLauncher(tmp_path), request)
+    complete(store, LocalLauncher(tmp_path), _request(spec, store, digits))
     assert not list(store.list("evaluation_shards/"))
 
 
-def _request(spec: EvaluateSpec, store: Store, digits: DatasetInfo) -> JobRequest:
+def _request(
+    spec: EvaluateSpec, store: Store, digits: DatasetInfo, driver_process_id: int | None = None
+) -> JobRequest:
     return JobRequest(
         spec=spec,
         store=store.uri,
@@ -73,6 +83,7 @@ def _request(spec: EvaluateSpec, store: Store, digits: DatasetInfo) -> JobReques
         compute=ComputeSettings(device="cpu", threads_per_rank=1),
         creator_run="DistillFlow/1",
         configuration={},
+        driver_process_id=driver_process_id,
     )
 
 
