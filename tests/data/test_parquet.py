@@ -91,3 +91,18 @@ def test_a_truncated_file_is_named(tmp_path: Path, share: float) -> None:
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
     with pytest.raises(UsageError, match="x.parquet is truncated"):
         parquet(tmp_path)
+
+
+def test_reading_holds_little_of_a_file_in_memory(tmp_path: Path) -> None:
+    """A file of 20 MB in groups of 0.5 MB."""
+    rows = pa.array([{"bytes": bytes([n % 256]) * 50_000} for n in range(400)])
+    path = tmp_path / "train.parquet"
+    table = pa.table({"image": rows})
+    pq.write_table(table, path, row_group_size=10, use_dictionary=False, compression="none")
+    assert path.stat().st_size > 20_000_000
+    del rows, table
+    before, most = pa.total_allocated_bytes(), 0
+    source = ParquetSource(path, ImageRule(image_size=8), horizontal_flip_safe=True)
+    for _ in source.read("train", 0):
+        most = max(most, pa.total_allocated_bytes() - before)
+    assert 0 < most < 10_000_000

@@ -25,6 +25,10 @@ from progdistill.data.source import Pixels, SourceFacts, SourceImage, Unreadable
 from progdistill.errors import UsageError
 
 ROWS_AT_ONCE: Final = 64
+
+BUFFER_BYTES: Final = 2**20
+"""Read of a column at a time: a row group may be as large as the file."""
+
 _LABEL_NAMES: Final = ("label", "labels", "fine_label", "class")
 
 
@@ -111,7 +115,8 @@ def _decoded(value: dict[str, Any] | None, rule: ImageRule) -> Pixels:
 
 def _opened(path: Path) -> pq.ParquetFile:
     try:
-        return pq.ParquetFile(path)
+        # By default all that is asked for would be read at once, and kept: the whole file.
+        return pq.ParquetFile(path, pre_buffer=False, buffer_size=BUFFER_BYTES)
     except (pa.ArrowException, OSError) as error:
         raise UsageError(f"{path} is truncated or no Parquet file: {error}") from error
 
