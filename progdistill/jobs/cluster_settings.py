@@ -142,9 +142,6 @@ class ClusterSettings(BaseModel):
     train: StepResources = StepResources()
     distill: StepResources = StepResources()
     evaluate: StepResources = StepResources()
-    report: StepResources = Field(
-        StepResources(), description="of the pods in which Metaflow itself runs the flow's light steps"
-    )
 
     def for_kind(self, kind: str) -> tuple[str, StepResources]:
         """The name and the value of the setting that is for a job of that kind."""
