@@ -17,7 +17,7 @@ demo: setup
 	@echo "report: runs/latest/report/report.html"
 
 test: setup
-	.venv/bin/python -m pytest -m "not slow" -n 2 --dist loadfile
+	.venv/bin/python -m pytest -m "not slow" -n 2 --dist worksteal
 
 test-slow: setup
 	.venv/bin/python -m pytest -m slow

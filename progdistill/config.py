@@ -16,7 +16,7 @@ from progdistill.jobs.cluster_settings import ClusterSettings
 from progdistill.ladder import parse_ladder
 from progdistill.models.config import DenoiserConfig
 from progdistill.options import RunOptions
-from progdistill.presets import PRESETS, Preset, fitted, preset_name_for
+from progdistill.presets import PRESETS, Preset, fitted, mirroring_only_where_safe, preset_name_for
 from progdistill.training.config import (
     BaseTrainingSettings,
     ComputeSettings,
@@ -144,6 +144,7 @@ def _with_label_dropout(settings: Settings) -> Settings:
 
 def _preset_fields(options: RunOptions, dataset: DatasetInfo | None) -> dict[str, Any]:
     name, preset = _preset(options, dataset)
+    preset = preset if dataset is None else mirroring_only_where_safe(preset, dataset)
     models = ("model", "base", "distill", "evaluation", "snapshots", "compute")
     fields = {key: getattr(preset, key).model_dump(mode="json") for key in models}
     return {

@@ -9,9 +9,10 @@ from progdistill.artifacts.resolve import resolve_reference
 from progdistill.artifacts.store import Store, open_store
 from progdistill.commands.common import default_data_root
 from progdistill.config import DEFAULT_DATASET, DEFAULT_STORE, LauncherName, Settings, settings_from
-from progdistill.data.dataset import DatasetInfo, find_dataset
+from progdistill.data.dataset import DatasetInfo, find_dataset, is_data_of, require_data_of
 from progdistill.diffusion.names import check_combination
 from progdistill.errors import UsageError
+from progdistill.evaluation.published_statistics import pinned_statistics
 from progdistill.evaluation.requirements import check_evaluator
 from progdistill.evaluation.weights_source import pinned
 from progdistill.ladder import format_ladder
@@ -19,6 +20,7 @@ from progdistill.like import like_another
 from progdistill.models.config import DenoiserConfig
 from progdistill.models.size import parameter_count
 from progdistill.options import RunOptions
+from progdistill.training.config import TrainingSettings
 from progdistill.training.guidance import LABEL_DROPOUT, GuidanceRange, can_be_guided, range_of
 
 SNAPSHOT_COPIES = 4
@@ -39,6 +41,8 @@ class PreparedRun(BaseModel):
     parameters: int
     like: tuple[str, str] | None = None
     """What `--like` said, and the id of the checkpoint that it meant."""
+    other_data: bool = False
+    """Whether students learn from a dataset, named by `--dataset`, that their teacher was not trained on."""
 
     @property
     def disk_bytes(self) -> int:
@@ -84,8 +88,9 @@ class PreparedRun(BaseModel):
         """The plan in a few lines for people."""
         facts, settings = self.facts(), self.settings
         teacher = settings.first_teacher
+        other = ", which was trained on other data" if self.other_data else ""
         start = (
-            f"start from {teacher[:12]}"
+            f"start from {teacher[:12]}{other}"
             if teacher
             else f"train a base model, {facts['base_updates']:,} updates"
         )
@@ -112,6 +117,7 @@ def prepare_run(options: RunOptions) -> PreparedRun:
     store.check_writable()
     teacher = None if options.from_ is None else resolve_reference(store, options.from_)
     named = options.dataset or (DEFAULT_DATASET if teacher is None else _dataset_of(teacher, options))
+    data_of_teacher = options.dataset is None
     dataset = find_dataset(named, default_data_root())
     options = options.model_copy(update={"store": store.uri, "dataset": named})
     settings = settings_from(options, dataset, None if like is None else like.settings)
@@ -123,14 +129,19 @@ def prepare_run(options: RunOptions) -> PreparedRun:
 
         require_reachable(settings.cluster, settings.store, settings.compute.ranks)
         dataset = dataset_for_pods(settings.cluster, named, settings.store, default_data_root())
+    if teacher is not None and data_of_teacher:
+        require_data_of(dataset, teacher.identity.dataset_fingerprint, f"--from {options.from_}")
     _check_fit(settings, dataset)
+    _check_mirroring(settings, dataset)
     check_evaluator(store, settings.evaluation, dataset)
-    settings = settings.model_copy(update={"evaluation": pinned(settings.evaluation)})
+    evaluation = pinned_statistics(store, pinned(settings.evaluation))
+    settings = settings.model_copy(update={"evaluation": evaluation})
     run = PreparedRun(
         settings=settings,
         dataset=dataset,
         parameters=parameter_count(settings.model.network, settings.model.out_channels),
         like=None if like is None else (str(reference), like.checkpoint_id),
+        other_data=teacher is not None and not is_data_of(dataset, teacher.identity.dataset_fingerprint),
     )
     _check_disk(run, store)
     return run
@@ -200,6 +211,22 @@ def _check_fit(settings: Settings, dataset: DatasetInfo) -> None:
             f"preset {settings.preset} makes a network for {wanted[0]}×{wanted[1]}×{wanted[1]} images of"
             f" {wanted[2]} classes, but dataset {dataset.name} has {found[0]}×{found[1]}×{found[1]} of"
             f" {found[2]}: choose another --preset, or --set model.network.… to fit"
+        )
+
+
+def _check_mirroring(settings: Settings, dataset: DatasetInfo) -> None:
+    """Refuse flips of images that have a right way round; presets leave them out by themselves."""
+    if dataset.horizontal_flip_safe:
+        return
+    trained: dict[str, TrainingSettings] = {"distill": settings.distill}
+    if settings.first_teacher is None:
+        trained["base"] = settings.base
+    mirrored = [name for name, training in trained.items() if training.horizontal_flip]
+    if mirrored:
+        options = " ".join(f"--set {name}.horizontal_flip=false" for name in sorted(mirrored))
+        raise UsageError(
+            f"{mirrored[0]}.horizontal_flip is true, but images of {dataset.name} change meaning when"
+            f" mirrored: {options}"
         )
 
 

@@ -151,12 +151,17 @@ def preset_name_for(dataset: DatasetInfo) -> str:
 
 
 def fitted(preset: Preset, dataset: DatasetInfo) -> Preset:
-    """A preset for somebody's own dataset: its channels and classes, mirrored only where it may be."""
+    """A preset for somebody's own dataset: with its channels and classes."""
     shape = {"image_channels": dataset.channels, "num_classes": dataset.num_classes}
     network = preset.model.network.model_copy(update=shape)
-    flips = [s.horizontal_flip and dataset.horizontal_flip_safe for s in (preset.base, preset.distill)]
+    return preset._replace(model=preset.model.model_copy(update={"network": network}))
+
+
+def mirroring_only_where_safe(preset: Preset, dataset: DatasetInfo) -> Preset:
+    """A preset without horizontal flips where a mirrored image of the dataset would be wrong."""
+    if dataset.horizontal_flip_safe:
+        return preset
+    never = {"horizontal_flip": False}
     return preset._replace(
-        model=preset.model.model_copy(update={"network": network}),
-        base=preset.base.model_copy(update={"horizontal_flip": flips[0]}),
-        distill=preset.distill.model_copy(update={"horizontal_flip": flips[1]}),
+        base=preset.base.model_copy(update=never), distill=preset.distill.model_copy(update=never)
     )

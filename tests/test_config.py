@@ -77,6 +77,14 @@ def test_ones_own_dataset_gets_the_preset_of_its_size_made_to_fit() -> None:
     assert settings_from(RunOptions(), dataset_of("flowers", 64)).distill.horizontal_flip
 
 
+@pytest.mark.parametrize(("name", "preset"), [("letters", "cifar10"), ("letters", None), ("cifar10", None)])
+def test_no_preset_mirrors_images_that_have_a_right_way_round(name: str, preset: str | None) -> None:
+    options = RunOptions(dataset=name, preset=preset)
+    for safe in (True, False):
+        settings = settings_from(options, dataset_of(name, 32, classes=10, flips=safe))
+        assert settings.base.horizontal_flip is settings.distill.horizontal_flip is safe
+
+
 def test_images_of_a_size_without_a_preset_are_refused_with_advice() -> None:
     with pytest.raises(UsageError, match=r"48×48 images of flowers.*--image-size"):
         settings_from(RunOptions(dataset="flowers"), dataset_of("flowers", 48))

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -39,6 +40,12 @@ def test_a_features_file_is_pinned_by_its_digest(tmp_path: Path) -> None:
     assert run.settings.evaluation.weights_sha256 is not None
 
 
+@pytest.mark.parametrize("training", ["base", "distill"])
+def test_mirroring_images_that_have_a_right_way_round_is_refused_before_the_run(training: str) -> None:
+    with pytest.raises(UsageError, match=rf"digits change meaning.*--set {training}\.horizontal_flip=false"):
+        prepared(f"{training}.horizontal_flip=true")
+
+
 def test_an_evaluator_that_does_not_fit_the_images_is_refused(tmp_path: Path) -> None:
     images = tmp_path / "images"
     images.mkdir()
@@ -47,3 +54,47 @@ def test_an_evaluator_that_does_not_fit_the_images_is_refused(tmp_path: Path) ->
     assert main(["data", "prepare", "red", "--source", str(images), "--image-size", "32"]) == 0
     with pytest.raises(UsageError, match=r"digits_classifier reads.*red has"):
         prepare_run(RunOptions(dataset="red", set=("evaluation.evaluator=digits_classifier",)))
+
+
+@pytest.fixture
+def inception(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Settings with which nothing but the reference statistics can be wrong."""
+    (tmp_path / "inception-2015-12-05.pt").write_bytes(b"a network")
+    monkeypatch.setenv("PROGDISTILL_INCEPTION", str(tmp_path / "inception-2015-12-05.pt"))
+    return "evaluation.evaluator=inception"
+
+
+def test_published_statistics_of_cifar10_are_accepted(inception: str, tmp_path: Path) -> None:
+    """In the form of clean-fid's `cifar10_legacy_tensorflow_train_32.npz`, and of the original FID's file."""
+    for name, dtype in (("cifar10_legacy_tensorflow_train_32", "float64"), ("fid_stats_cifar10", "float32")):
+        file = tmp_path / f"{name}.npz"
+        np.savez(file, mu=np.zeros(2048, dtype), sigma=np.eye(2048, dtype=dtype))
+        run = prepared(inception, f"evaluation.reference_statistics={file}")
+        assert run.settings.evaluation.reference_statistics_sha256 is not None
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        (None, r"nowhere\.npz is not a file.*evaluation\.reference_statistics"),
+        ({"mu": np.zeros(64), "sigma": np.eye(64)}, r"64 features, Inception has 2048"),
+        ({"mu": np.zeros(2048)}, r"holds no reference statistics.*mu and sigma"),
+        ({"mu": np.zeros(2048), "sigma": np.eye(64)}, r"holds no reference statistics.*\(64, 64\)"),
+        ({"mu": np.full(2048, np.nan), "sigma": np.eye(2048)}, "not all numbers are finite"),
+    ],
+)
+def test_other_statistics_are_refused_before_anything_is_trained(
+    arrays: dict[str, np.ndarray] | None, words: str, inception: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "nowhere.npz"
+    if arrays is not None:
+        file = tmp_path / "statistics.npz"
+        np.savez(file, **arrays)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=words):
+        prepared(inception, f"evaluation.reference_statistics={file}")
+
+
+def test_a_file_that_is_no_archive_is_refused(inception: str, tmp_path: Path) -> None:
+    (tmp_path / "page.npz").write_text("<html>not found</html>")
+    with pytest.raises(UsageError, match="holds no reference statistics"):
+        prepared(inception, f"evaluation.reference_statistics={tmp_path}/page.npz")

@@ -3,7 +3,7 @@
 import argparse
 import os
 import platform
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from progdistill.commands.common import (
     add_json_argument,
@@ -14,6 +14,11 @@ from progdistill.commands.common import (
 )
 from progdistill.errors import ProgdistillError, UsageError
 from progdistill.presets import PRESETS
+
+if TYPE_CHECKING:
+    import torch
+
+    from progdistill.jobs.accelerators import Accelerators
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -50,13 +55,31 @@ def _doctor(args: argparse.Namespace) -> int:
 def _machine() -> dict[str, Any]:
     import torch
 
-    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    from progdistill.jobs.accelerators import accelerators_here
+    from progdistill.training.devices import choose_device
+
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
         "cores": os.cpu_count(),
-        "accelerators": ", ".join(gpus) or "none: jobs run on the CPU",
+        "accelerators": accelerators_facts(accelerators_here(), choose_device("auto", local_rank=0)),
     }
+
+
+def accelerators_facts(here: "Accelerators", chosen: "torch.device") -> str:
+    """The accelerators that this machine has, and whether torch computes on them."""
+    from progdistill.training.devices import device_name
+
+    if chosen.type != "cpu":
+        return f"{max(here.number, 1)} × {device_name(chosen)}"
+    if here.number == 0:
+        return "none: jobs run on the CPU"
+    advice = (
+        "pip install torch-tpu==0.2.0"
+        if here.kind == "tpu"
+        else "install torch's build for them, and a driver"
+    )
+    return f"{here.number} of kind {here.kind}, which torch does not find: {advice}"
 
 
 def _store(args: argparse.Namespace) -> dict[str, Any]:

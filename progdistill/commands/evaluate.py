@@ -54,25 +54,23 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def _evaluate(args: argparse.Namespace) -> int:
     from progdistill.artifacts.resolve import resolve_reference
-    from progdistill.data.dataset import find_dataset
+    from progdistill.data.dataset import find_dataset, require_data_of
     from progdistill.evaluation.baseline import baseline_of
-    from progdistill.evaluation.device import best_device
     from progdistill.evaluation.evaluate import evaluate_checkpoint
+    from progdistill.training.devices import choose_device
 
     store = store_of(args)
     manifest = resolve_reference(store, args.reference)
     info = find_dataset(args.dataset or manifest.circumstances.dataset_name, default_data_root())
-    if args.dataset is None and info.fingerprint != manifest.identity.dataset_fingerprint:
-        raise UsageError(
-            f"{args.reference} was trained on another {info.name} (fingerprint"
-            f" {manifest.identity.dataset_fingerprint}, here {info.fingerprint}): name one with --dataset"
-        )
+    if args.dataset is None:
+        require_data_of(info, manifest.identity.dataset_fingerprint, args.reference)
     steps = args.steps or manifest.identity.sampling_steps
     if steps is None:
         raise UsageError(f"{args.reference} samples with any number of steps: say how many with --steps N")
     baseline = None if args.no_baselines else baseline_of(store, manifest)
     settings = settings_for(manifest, info, steps=steps, changes=_changes(args))
-    record = evaluate_checkpoint(store, manifest, baseline, steps, settings, info, device=best_device())
+    device = str(choose_device("auto", local_rank=0))
+    record = evaluate_checkpoint(store, manifest, baseline, steps, settings, info, device=device)
     if args.json:
         print_json(record.model_dump(mode="json"))
     else:

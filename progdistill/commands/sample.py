@@ -57,9 +57,9 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def _sample(args: argparse.Namespace) -> int:
     from progdistill.artifacts.resolve import resolve_reference
-    from progdistill.evaluation.device import best_device
     from progdistill.evaluation.measure import load_denoiser
     from progdistill.evaluation.sampling import generate, labels_of
+    from progdistill.training.devices import choose_device
     from progdistill.training.guidance import weight_for
 
     if args.count < 1:
@@ -70,7 +70,7 @@ def _sample(args: argparse.Namespace) -> int:
     manifest = resolve_reference(store, args.reference)
     steps = _steps(args.steps, manifest.identity.sampling_steps, args.reference)
     weight = weight_for(manifest, args.guidance)
-    device = best_device()
+    device = str(choose_device("auto", local_rank=0))
     denoiser = load_denoiser(store, manifest, device)
     if weight is not None:
         denoiser.bind = partial(denoiser.bind, guidance=weight)  # type: ignore[method-assign]

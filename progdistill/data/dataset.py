@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from progdistill.artifacts.checkpoint import UNKNOWN_DATASET
 from progdistill.artifacts.store import open_store
 from progdistill.data.image_names import is_image_name
 from progdistill.data.known import KNOWN, prepare_line
@@ -91,13 +92,18 @@ def manifest_of(info: DatasetInfo) -> DatasetManifest:
     return manifest
 
 
+def is_data_of(info: DatasetInfo, fingerprint: str) -> bool:
+    """Whether `info` is the data with that fingerprint, as far as that is known."""
+    return fingerprint in (info.fingerprint, UNKNOWN_DATASET)
+
+
 def require_data_of(info: DatasetInfo, fingerprint: str, checkpoint: str) -> None:
-    """Raise UsageError unless `info` is the data that a checkpoint was trained on, by its fingerprint."""
-    if info.fingerprint != fingerprint:
+    """Raise UsageError with both fingerprints unless `info` is the data that a checkpoint was trained on."""
+    if not is_data_of(info, fingerprint):
         raise UsageError(
             f"{checkpoint} was trained on data with fingerprint {fingerprint}, but {info.name} in"
-            f" {info.location} has {info.fingerprint}: name the checkpoint's own data with --dataset, or"
-            " prepare it again from the original files"
+            f" {info.location} has {info.fingerprint}: say with --dataset which data to use, or prepare"
+            " the original files again"
         )
 
 

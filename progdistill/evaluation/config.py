@@ -25,7 +25,11 @@ class EvaluationSettings(BaseModel):
         default=None, pattern="^[0-9a-f]{64}$", description="expected of weights"
     )
     reference_statistics: str | None = Field(
-        default=None, description=".npz with mu and sigma to compare with, instead of the dataset itself"
+        default=None,
+        description=".npz with mu and sigma to compare with, instead of the dataset itself: a path or URI",
+    )
+    reference_statistics_sha256: str | None = Field(
+        default=None, pattern="^[0-9a-f]{64}$", description="expected of reference_statistics"
     )
     samples: int = Field(
         default=1000, gt=1, description="images a measurement; distances compare at equal counts only"

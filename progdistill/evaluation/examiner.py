@@ -2,23 +2,21 @@
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from pathlib import Path
 
 from progdistill.artifacts.checkpoint import CheckpointManifest
 from progdistill.artifacts.records import publish_record, read_record
 from progdistill.artifacts.store import Store
 from progdistill.data.dataset import DatasetInfo
 from progdistill.diffusion.names import SamplerName
-from progdistill.errors import UsageError
 from progdistill.evaluation.config import EvaluationSettings
 from progdistill.evaluation.evaluator import Evaluator
 from progdistill.evaluation.evaluators import find_or_publish_evaluator, open_evaluator
 from progdistill.evaluation.measure import draw_shards, load_denoiser, measure
 from progdistill.evaluation.measurement import Measurement, Question
+from progdistill.evaluation.published_statistics import pinned_statistics
 from progdistill.evaluation.reference import Reference, published_reference, reference_of
 from progdistill.evaluation.shard import shards_of
 from progdistill.evaluation.shard_store import forget_shards
-from progdistill.evaluation.weights_source import sha256_of
 from progdistill.version import NUMERICS_VERSION
 
 REFERENCE_SPLIT = "train"
@@ -30,7 +28,8 @@ class Examiner:
     def __init__(
         self, store: Store, settings: EvaluationSettings, info: DatasetInfo, device: str = "cpu"
     ) -> None:
-        self._store, self._settings, self._info, self._device = store, settings, info, device
+        self._store, self._info, self._device = store, info, device
+        self._settings = pinned_statistics(store, settings)
         self.evaluator_manifest = find_or_publish_evaluator(store, settings, info)
 
     @cached_property
@@ -41,9 +40,8 @@ class Examiner:
     @cached_property
     def reference(self) -> Reference:
         """What the real images look like to the evaluator, or the statistics that settings name."""
-        given = self._settings.reference_statistics
-        if given is not None:
-            return published_reference(Path(given))
+        if self._settings.reference_statistics is not None:
+            return published_reference(self._store, self._settings, self.evaluator, self._info, self._device)
         return reference_of(self._store, self.evaluator, self._info, REFERENCE_SPLIT, self._device)
 
     def load(self) -> Reference:
@@ -117,9 +115,5 @@ class Examiner:
 
     @cached_property
     def _reference_fingerprint(self) -> str:
-        given = self._settings.reference_statistics
-        if given is None:
-            return self._info.fingerprint
-        if not Path(given).is_file():
-            raise UsageError(f"evaluation.reference_statistics = {given!r} is not a file")
-        return f"file:{sha256_of(Path(given))}"
+        given = self._settings.reference_statistics_sha256
+        return self._info.fingerprint if given is None else f"file:{given}"

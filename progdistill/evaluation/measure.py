@@ -23,6 +23,7 @@ from progdistill.evaluation.statistics import compare, merge_statistics
 from progdistill.models.config import DenoiserConfig
 from progdistill.models.denoiser import Denoiser, build_denoiser, load_weights
 from progdistill.progress import Progress
+from progdistill.training.devices import device_name
 
 
 def load_denoiser(store: Store, manifest: CheckpointManifest, device: str = "cpu") -> Denoiser:
@@ -68,7 +69,7 @@ def measure(
         distance_name=evaluator.manifest.identity.distance_name,
         sampling_seconds=sum(result.sampling_seconds for result in results),
         evaluation_seconds=sum(result.evaluation_seconds for result in results) + comparing_seconds,
-        device=_device_name(device),
+        device=device_name(torch.device(device)),
         created_at=datetime.now(UTC),
         shown=_publish_strip(store, shown, denoiser.config.network.num_classes),
         **figures._asdict(),
@@ -127,7 +128,3 @@ def _publish_strip(store: Store, shown: Pixels, num_classes: int) -> SampleStrip
         images=len(shown),
         labels=None if labels is None else tuple(labels.tolist()),
     )
-
-
-def _device_name(device: str) -> str:
-    return torch.cuda.get_device_name(device) if device.startswith("cuda") else device

@@ -4,7 +4,6 @@ import tempfile
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Float, Float64
 from pydantic import BaseModel, ConfigDict
@@ -18,8 +17,10 @@ from progdistill.artifacts.store import Store
 from progdistill.data.dataset import DatasetInfo
 from progdistill.data.reading import iterate_images
 from progdistill.errors import UsageError
+from progdistill.evaluation.config import EvaluationSettings
 from progdistill.evaluation.evaluator import Evaluator
 from progdistill.evaluation.moments import MomentStream
+from progdistill.evaluation.published_statistics import published_statistics
 from progdistill.progress import Progress
 
 READ_IMAGES = 256
@@ -62,16 +63,20 @@ def reference_of(store: Store, evaluator: Evaluator, info: DatasetInfo, split: s
     return Reference(tensors["mean"], tensors["covariance"], tensors["features"])
 
 
-def published_reference(path: Path) -> Reference:
-    """Statistics that others computed, as an .npz with `mu` and `sigma`: clean-fid's and NVIDIA's format."""
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            mean, covariance = torch.from_numpy(arrays["mu"]), torch.from_numpy(arrays["sigma"])
-    except (OSError, ValueError, KeyError) as error:
+def published_reference(
+    store: Store, settings: EvaluationSettings, evaluator: Evaluator, info: DatasetInfo, device: str
+) -> Reference:
+    """Statistics that others computed; UsageError unless they are about the evaluator's features."""
+    mean, covariance = map(torch.from_numpy, published_statistics(store, settings))
+    blank = torch.zeros(1, info.channels, info.image_size, info.image_size, dtype=torch.uint8, device=device)
+    with torch.inference_mode():
+        features = evaluator.observe(blank).features.shape[1]
+    if len(mean) != features:
         raise UsageError(
-            f"{path} holds no reference statistics (an .npz with mu and sigma): {error}"
-        ) from None
-    return Reference(mean.double(), covariance.double(), None)
+            f"{settings.reference_statistics} is about {len(mean)} features, but {settings.evaluator} has"
+            f" {features}"
+        )
+    return Reference(mean, covariance, None)
 
 
 def _compute(

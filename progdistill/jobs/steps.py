@@ -118,11 +118,7 @@ class RunSteps:
             from progdistill.evaluation.evaluators import find_or_publish_evaluator
 
             find_or_publish_evaluator(self._store, self._settings.evaluation, self._dataset)
-        # Here one rank does it; of a cluster's pods each is a rank, and the others wait.
-        ranks = 1 if self._settings.launcher is LauncherName.LOCAL else self._ranks("prepare_evaluator")
-        self._complete(
-            PrepareEvaluatorSpec(**self._shared, ranks=ranks, evaluation=self._settings.evaluation)
-        )
+        self._complete(PrepareEvaluatorSpec(**self._shared, evaluation=self._settings.evaluation))
 
     def evaluate(self, checkpoint: dict[str, Any], rung: int) -> dict[str, Any]:
         """Measure a checkpoint and its baseline at the steps of a rung; return the record."""

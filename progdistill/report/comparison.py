@@ -64,6 +64,7 @@ def _measured_alike(runs: Sequence[ReportInput]) -> str:
         "dataset": {run.dataset_fingerprint for run in runs},
         "distance": {distance_name_of(run) for run in runs},
         "evaluator": {run.evaluator_id for run in runs},
+        "reference statistics": {_given_reference(run) for run in runs},
         "sample counts": {
             frozenset(s.evaluated_samples for s in run.checkpoints if s.distance) for run in runs
         },
@@ -78,6 +79,12 @@ def _measured_alike(runs: Sequence[ReportInput]) -> str:
     if distance_name is None:
         raise UsageError("none of these runs was evaluated: there is nothing to compare")
     return str(distance_name)
+
+
+def _given_reference(run: ReportInput) -> JsonValue:
+    """The digest of published statistics that stood in for the dataset, None where none did."""
+    settings = run.configuration.get("evaluation")
+    return settings.get("reference_statistics_sha256") if isinstance(settings, dict) else None
 
 
 def _distance_at(run: ReportInput, num_steps: int) -> float | None:

@@ -1,5 +1,7 @@
 """Small real checkpoints for tests."""
 
+import hashlib
+import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from progdistill.artifacts.checkpoint import (
     Circumstances,
     publish_checkpoint,
 )
+from progdistill.artifacts.documents import SEAL, canonical_json
 from progdistill.artifacts.store import Store
 
 BEGINNING = datetime(2026, 1, 1, tzinfo=UTC)
@@ -72,3 +75,12 @@ def publish_student(
     identity = description(kind=CheckpointKind.STUDENT, sampling_steps=steps, parent=parent.id, seed=seed)
     later = circumstances(minutes=8192 // steps + seed)
     return publish_checkpoint(store, weights_file(folder, 1000 * seed + steps), identity, later)
+
+
+def measure(
+    store: Store, manifest: CheckpointManifest, distance: float, steps: int, shown: object = None
+) -> None:
+    """Publish an evaluation record of a kind that the artifacts know nothing about."""
+    facts = {"distance": distance, "distance_name": "fd", "question": {"steps": steps}, "shown": shown}
+    sealed = facts | {SEAL: hashlib.sha256(canonical_json(facts)).hexdigest()}
+    store.write(f"evaluations/{manifest.id}/{distance}.json", json.dumps(sealed).encode())

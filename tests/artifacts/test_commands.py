@@ -11,7 +11,7 @@ from progdistill.artifacts.runs import record_run_checkpoint
 from progdistill.artifacts.store import Store
 from progdistill.commands import checkpoints, lineage
 from progdistill.errors import UsageError
-from tests.artifacts.samples import publish_base, publish_student
+from tests.artifacts.samples import measure, publish_base, publish_student
 
 
 @pytest.fixture
@@ -61,6 +61,19 @@ def test_list_filters(
     record_run_checkpoint(local_store, "DistillFlow", "1", 4, student.id)
     assert run(local_store, "checkpoints", "list", "--json", *options) == 0
     assert len(json.loads(capsys.readouterr().out)) == count
+
+
+@pytest.mark.parametrize(("limit", "found"), [("3.9", []), ("4", [4]), ("8.5", [4, 2])])
+def test_list_chooses_by_distance_at_the_students_own_steps(
+    store: Store, tmp_path: Path, limit: str, found: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    four = publish_student(store, tmp_path, publish_base(store, tmp_path), steps=4)
+    two = publish_student(store, tmp_path, four, steps=2)
+    measure(store, four, 4.0, steps=4)
+    measure(store, two, 8.5, steps=2)
+    measure(store, two, 1.0, steps=64)
+    assert run(store, "checkpoints", "list", "--json", "--max-distance", limit) == 0
+    assert [row["steps"] for row in json.loads(capsys.readouterr().out)] == found
 
 
 @pytest.mark.parametrize(

@@ -2,22 +2,24 @@
 
 import json
 import re
+import uuid
+from datetime import datetime
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from PIL import Image
 
 from progdistill.artifacts.aliases import move_alias
 from progdistill.artifacts.checkpoint import CheckpointManifest, blob_key
-from progdistill.artifacts.documents import SEAL, canonical_json
 from progdistill.artifacts.lineage import draw, lineage_tree
 from progdistill.artifacts.lineage_html import render_html
 from progdistill.artifacts.openlineage import run_events
 from progdistill.artifacts.runs import record_run_checkpoint
 from progdistill.artifacts.store import Store
 from progdistill.errors import UsageError
-from tests.artifacts.samples import publish_base, publish_student
+from tests.artifacts.samples import measure, publish_base, publish_student
 from tests.report.browser import chromium
 
 
@@ -31,17 +33,6 @@ def family(local_store: Store, tmp_path: Path) -> dict[str, CheckpointManifest]:
     for run, steps, manifest in (("1", 4, four), ("1", 2, two), ("2", 4, four), ("2", 1, branch)):
         record_run_checkpoint(local_store, "DistillFlow", run, steps, manifest.id)
     return {"base": base, "four": four, "two": two, "branch": branch}
-
-
-def measure(
-    store: Store, manifest: CheckpointManifest, distance: float, steps: int, shown: object = None
-) -> None:
-    """Publish an evaluation record of a kind that the artifacts know nothing about."""
-    import hashlib
-
-    facts = {"distance": distance, "distance_name": "fd", "question": {"steps": steps}, "shown": shown}
-    sealed = facts | {SEAL: hashlib.sha256(canonical_json(facts)).hexdigest()}
-    store.write(f"evaluations/{manifest.id}/{distance}.json", json.dumps(sealed).encode())
 
 
 def test_the_tree_spans_runs_and_branches(local_store: Store, family: dict[str, CheckpointManifest]) -> None:
@@ -182,6 +173,27 @@ def test_a_runs_events_name_dataset_teacher_and_student(
     assert output["facets"]["version"]["datasetVersion"] == family["two"].id
     assert len({event["run"]["facets"]["parent"]["run"]["runId"] for event in events}) == 1
     assert run_events(local_store, "DistillFlow/1") == events
+
+
+def test_events_have_every_field_that_openlineage_requires(
+    local_store: Store, family: dict[str, CheckpointManifest]
+) -> None:
+    """What OpenLineage.json 2-0-2 and the two facets require of names, forms and types."""
+    for event in run_events(local_store, "DistillFlow/1"):
+        assert {"eventTime", "producer", "schemaURL", "run", "job"} <= event.keys()
+        assert datetime.fromisoformat(event["eventTime"]).tzinfo is not None
+        parent = event["run"]["facets"]["parent"]
+        for run in (event["run"], parent["run"]):
+            assert str(uuid.UUID(run["runId"])) == run["runId"]
+        for named in (event["job"], parent["job"], *event["inputs"], *event["outputs"]):
+            assert named["namespace"] and named["name"]
+        datasets = [*event["inputs"], *event["outputs"]]
+        facets = [parent, *(facet for one in datasets for facet in one["facets"].values())]
+        assert all(isinstance(one["facets"]["version"]["datasetVersion"], str) for one in datasets)
+        for address in [event["producer"], event["schemaURL"]] + [
+            facet[field] for facet in facets for field in ("_producer", "_schemaURL")
+        ]:
+            assert urlsplit(address).scheme
 
 
 def test_an_unknown_run_has_no_events(local_store: Store) -> None:

@@ -1,5 +1,8 @@
 """Preparing the same name again: what an interrupted call left is used, a changed source is noticed."""
 
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +21,7 @@ from progdistill.errors import UsageError, WorkInterrupted
 from tests.data.preparing import prepared, rows, stored
 from tests.data.published import encoded, random_images
 
+REPOSITORY = Path(__file__).parents[2]
 IMAGES, LABELS = random_images(200, 8, classes=4)
 
 
@@ -78,6 +82,43 @@ def test_an_interrupted_preparation_goes_on_and_gives_the_same_dataset(
     # Images in flight when Ctrl-C came were not stored: they are read again, nothing before them.
     assert 0 <= stop - source.read_from[1] <= 50
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["mine", "whole"]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from progdistill.data import store_images
+from progdistill.data.importers.arrays import ArraysSource
+from tests.data.preparing import prepared
+
+class Killed(ArraysSource):
+    def read(self, split, start):
+        for number, image in enumerate(super().read(split, start), start):
+            if number == 157:
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield image
+
+store_images.MARK_IMAGES = 10
+prepared(Killed(Path(sys.argv[1]), horizontal_flip_safe=True), Path(sys.argv[2]))
+"""
+
+
+def test_a_killed_preparation_goes_on_and_gives_the_same_dataset(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, read_from = tmp_path / "x.npz", []
+    np.savez(path, images=IMAGES, labels=LABELS)
+    whole = prepared(ArraysSource(path, horizontal_flip_safe=True), tmp_path, "whole")
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(path), str(tmp_path)], cwd=REPOSITORY)
+    assert killed.returncode == -signal.SIGKILL
+    assert not (tmp_path / "mine").exists()
+    read = ArraysSource.read
+    monkeypatch.setattr(ArraysSource, "read", lambda *words: read_from.append(words[2]) or read(*words))
+    info = prepared(ArraysSource(path, horizontal_flip_safe=True), tmp_path)
+    assert info.fingerprint == whole.fingerprint
+    assert stored(info) == rows(IMAGES, LABELS)
+    # Of the images read, some were still in flight, and a mark is made every tenth.
+    assert len(read_from) == 1 and 157 - 70 <= read_from[0] < 157
 
 
 def test_too_many_unreadable_images_end_a_preparation_with_the_last_ones_name(tmp_path: Path) -> None:

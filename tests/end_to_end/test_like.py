@@ -43,6 +43,7 @@ def test_with_nothing_changed_no_job_is_started(folder: Path, production: list[s
     assert not (folder / "runs" / report_of(folder)["run_id"] / "jobs").exists()
 
 
+@pytest.mark.slow
 def test_what_an_option_changes_is_trained_and_the_rest_is_found(folder: Path, production: list[str]) -> None:
     done = run_flow(folder, "run", "--like", "production", "--updates-per-stage", "5")
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
@@ -51,6 +52,7 @@ def test_what_an_option_changes_is_trained_and_the_rest_is_found(folder: Path, p
     assert f"base model: {FOUND}" in done.stdout and f"student of 2 steps: {FOUND}" not in done.stdout
 
 
+@pytest.mark.slow
 def test_other_data_under_the_same_name_is_trained_on(
     folder: Path, production: list[str], tmp_path: Path
 ) -> None:
@@ -74,8 +76,8 @@ def test_other_data_under_the_same_name_is_trained_on(
 def test_code_with_other_numerics_trains_everything_anew(
     folder: Path, production: list[str], tmp_path: Path
 ) -> None:
-    for folder in ("progdistill", "flows"):
-        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for part in ("progdistill", "flows"):
+        shutil.copytree(ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__"))
     version = tmp_path / "progdistill" / "version.py"
     raised = re.sub(r"(NUMERICS_VERSION = )\d+", rf"\g<1>{NUMERICS_VERSION + 1}", version.read_text())
     version.write_text(raised)

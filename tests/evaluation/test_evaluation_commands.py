@@ -15,6 +15,7 @@ from progdistill.cli import main
 from progdistill.data.dataset import DatasetInfo
 from progdistill.evaluation.requirements import INCEPTION_SHA256
 from progdistill.evaluation.weights_source import sha256_of
+from tests.evaluation.conftest import publish
 from tests.evaluation.inception_file import write_small_inception
 
 FEATURES = 2048
@@ -110,6 +111,21 @@ def test_evaluate_prints_the_record(
     assert record["distilled"]["question"]["samples"] == 30
     assert record["distilled"]["distance_name"] == "frechet_digits_classifier"
     assert record["baseline_ddim"]["distance"] > 0
+
+
+def test_evaluate_refuses_data_that_has_become_another_unless_it_is_named(
+    store: str,
+    evaluated_store: Store,
+    digits: DatasetInfo,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    before = digits.model_copy(update={"fingerprint": "f" * 64})
+    checkpoint = publish(evaluated_store, tmp_path, before, seed=9)
+    command = ["evaluate", checkpoint.id, "--steps", "2", "--samples", "30", "--no-baselines"]
+    assert main([*command, "--store", store]) == 2
+    assert f"fingerprint {'f' * 64}, but digits in" in capsys.readouterr().err
+    assert main([*command, "--store", store, "--dataset", "digits"]) == 0
 
 
 def test_evaluate_names_distance_and_sample_count_beside_each_figure(

@@ -55,6 +55,7 @@ def test_a_missing_permission_is_named_with_the_rule_that_grants_it(
     assert status == 2 and rule in said, said
 
 
+@pytest.mark.slow
 def test_an_expired_watch_is_begun_anew(job: OneJob, expected: str) -> None:
     job.hold()
     driver = job.drive()
@@ -72,7 +73,14 @@ def test_broken_streams_lose_and_repeat_no_line(job: OneJob, expected: str) -> N
     assert len(re.findall("^.rank 1. reached training.update$", said, re.MULTILINE)) == 1
 
 
-@pytest.mark.parametrize("reason", ["EvictionByEvictionAPI", "PreemptionByScheduler", "TerminationByKubelet"])
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "PreemptionByScheduler",
+        pytest.param("EvictionByEvictionAPI", marks=pytest.mark.slow),
+        pytest.param("TerminationByKubelet", marks=pytest.mark.slow),
+    ],
+)
 def test_an_evicted_pod_costs_no_retry_and_no_number(reason: str, job: OneJob, expected: str) -> None:
     job.hold()
     job.change(max_gang_restarts=0)
@@ -83,6 +91,7 @@ def test_an_evicted_pod_costs_no_retry_and_no_number(reason: str, job: OneJob, e
     assert "at no cost of a retry" in said
 
 
+@pytest.mark.slow
 def test_a_lost_node_costs_no_retry(job: OneJob, expected: str) -> None:
     job.hold()
     job.change(max_gang_restarts=0)
@@ -93,6 +102,7 @@ def test_a_lost_node_costs_no_retry(job: OneJob, expected: str) -> None:
     require_success(job, expected, driver)
 
 
+@pytest.mark.slow
 def test_a_pod_out_of_memory_is_said_so_and_costs_one_retry_of_all(job: OneJob, expected: str) -> None:
     job.hold()
     job.change(max_gang_restarts=1)
@@ -143,6 +153,7 @@ def test_a_suspended_job_says_in_which_queue_it_stands(job: OneJob) -> None:
     assert finished(driver)[0] == 130
 
 
+@pytest.mark.slow
 def test_a_job_deleted_by_someone_else_is_said_so_and_starts_again_when_asked(
     job: OneJob, expected: str
 ) -> None:
@@ -155,6 +166,7 @@ def test_a_job_deleted_by_someone_else_is_said_so_and_starts_again_when_asked(
     require_success(job, expected)
 
 
+@pytest.mark.slow
 def test_a_second_pod_of_one_host_disturbs_nothing(job: OneJob, expected: str) -> None:
     job.hold()
     driver = job.drive()
@@ -183,6 +195,7 @@ def test_a_server_that_is_away_for_a_minute_fails_no_job(job: OneJob, expected: 
     outage(job, expected, seconds=60)
 
 
+@pytest.mark.slow
 def test_a_server_that_stays_away_ends_the_driver_but_not_the_job(job: OneJob, expected: str) -> None:
     job.hold()
     job.change(api_patience_seconds=2)

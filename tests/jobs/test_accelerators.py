@@ -6,7 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
+from progdistill.commands.doctor import accelerators_facts
 from progdistill.jobs.accelerators import Accelerators, DeviceKind, accelerators_here, precision_for
 from progdistill.jobs.local import ranks_for
 from progdistill.training.config import ComputeSettings, Precision
@@ -88,3 +90,18 @@ def test_precision_is_what_the_kind_of_device_is_good_at(
 def test_a_job_on_the_cpu_has_one_rank_whatever_accelerators_there_are() -> None:
     assert ranks_for(ComputeSettings(device="cpu")) == 1
     assert ranks_for(ComputeSettings(device="cpu", ranks=3)) == 3
+
+
+@pytest.mark.parametrize(
+    ("here", "said"),
+    [
+        (Accelerators("cpu", 0), "none: jobs run on the CPU"),
+        (Accelerators("tpu", 4), "4 of kind tpu, which torch does not find: pip install torch-tpu==0.2.0"),
+        (
+            Accelerators("cuda", 2),
+            "2 of kind cuda, which torch does not find: install torch's build for them",
+        ),
+    ],
+)
+def test_the_doctor_names_accelerators_that_torch_leaves_idle(here: Accelerators, said: str) -> None:
+    assert accelerators_facts(here, torch.device("cpu")).startswith(said)

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from progdistill.artifacts.records import read_record
 from progdistill.artifacts.store import Store, open_store
 from progdistill.data.dataset import DatasetInfo
@@ -87,6 +89,7 @@ def test_of_ranks_that_fail_together_one_has_failed(
     assert "not finite" in said
 
 
+@pytest.mark.slow
 def test_asked_to_stop_one_rank_takes_the_other_with_it_and_both_go_on_later(
     digits: DatasetInfo, store: Store, tmp_path: Path
 ) -> None:

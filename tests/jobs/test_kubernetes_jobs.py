@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 
+import pytest
+
 from progdistill.data.dataset import DatasetInfo
 from tests.jobs.on_a_cluster import OneJob, cluster, cluster_digits, expected, finished, job
 
@@ -36,6 +38,7 @@ def test_the_next_driver_attaches_to_the_job_of_a_killed_one(job: OneJob, expect
     assert creations(job) == 1
 
 
+@pytest.mark.slow
 def test_two_drivers_of_one_job_both_return_its_result(job: OneJob, expected: str) -> None:
     drivers = [job.drive(), job.drive()]
     ends = [finished(driver) for driver in drivers]
@@ -96,6 +99,7 @@ def test_a_setting_that_is_wrong_fails_at_once_with_what_the_worker_said(job: On
     assert job.cluster.objects("jobs")[0]["status"]["failed"] >= 1  # kept to be looked at
 
 
+@pytest.mark.slow
 def test_a_failed_job_shows_its_reason_and_is_replaced_by_the_next_attempt(
     job: OneJob, expected: str
 ) -> None:
@@ -120,6 +124,7 @@ def creations(job: OneJob) -> int:
     return sum(request.path.endswith("/jobs") and request.status == 201 for request in posts)
 
 
+@pytest.mark.slow
 def test_a_jobset_trains_the_same_and_restarts_all_pods_as_one(job: OneJob, expected: str) -> None:
     job.hold()
     job.change(use_jobset=True, max_gang_restarts=1)

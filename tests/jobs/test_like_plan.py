@@ -66,8 +66,9 @@ def test_where_a_run_works_is_not_taken_over(store: Store, tmp_path: Path) -> No
     assert plan(store, like="production").settings.store == store.uri
 
 
-def test_a_branch_starts_again_from_its_own_teacher(store: Store) -> None:
-    teacher = publish(store, DIGITS, CheckpointKind.STUDENT, sampling_steps=8)
+def test_a_branch_starts_again_from_its_own_teacher(store: Store, digits: DatasetInfo) -> None:
+    own = {"sampling_steps": 8, "dataset_fingerprint": digits.fingerprint}
+    teacher = publish(store, DIGITS, CheckpointKind.STUDENT, **own)
     branch = plan(store, from_=teacher.id, set=("distill.learning_rate=0.5",))
     made_by(store, branch)
     again = plan(store, like="production")

@@ -37,6 +37,7 @@ def spec(store: Store, digits: DatasetInfo) -> EvaluateSpec:
     )
 
 
+@pytest.mark.slow
 def test_a_measurement_that_is_told_to_stop_goes_on_behind_its_finished_shards(
     spec: EvaluateSpec, store: Store, digits: DatasetInfo, tmp_path: Path
 ) -> None:

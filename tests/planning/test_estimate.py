@@ -59,6 +59,7 @@ def trained(store: Store, run: PreparedRun, job: str, rate: float, **changes: An
         architecture=run.settings.model.model_dump(mode="json"),
         training={"batch_size": facts["batch_size"]},
         seed=len(list(store.list("checkpoints/"))),
+        dataset_fingerprint=run.dataset.fingerprint,
         **({} if job == "train_base" else student),
     )
     weights = weights_file(Path(store.scratch()))

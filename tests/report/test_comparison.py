@@ -36,9 +36,16 @@ def test_only_what_differs_in_the_settings_is_listed() -> None:
 
 @pytest.mark.parametrize(
     ("change", "named"),
-    [({"evaluator_id": "0" * 64}, "evaluator"), ({"dataset_fingerprint": "0" * 64}, "dataset")],
+    [
+        ({"evaluator_id": "0" * 64}, "evaluator"),
+        ({"dataset_fingerprint": "0" * 64}, "dataset"),
+        (
+            {"configuration": {"evaluation": {"reference_statistics_sha256": "0" * 64}}},
+            "reference statistics",
+        ),
+    ],
 )
-def test_runs_that_were_measured_otherwise_do_not_compare(change: dict[str, str], named: str) -> None:
+def test_runs_that_were_measured_otherwise_do_not_compare(change: dict[str, object], named: str) -> None:
     with pytest.raises(UsageError, match=f"differ in {named}"):
         compare_runs([example_run(), example_run("2", **change)])
 

@@ -60,6 +60,7 @@ def folder(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy
 
 
+@pytest.mark.slow
 def test_the_commands_for_the_store_work_in_their_order(folder: Path) -> None:
     run_id = report_of(folder)["run_id"]
     for line in COMMANDS:

@@ -44,6 +44,7 @@ def test_every_file_of_the_package_travels(unpacked: Path) -> None:
     assert here <= there
 
 
+@pytest.mark.slow
 def test_the_unpacked_flow_trains_and_reports_with_its_own_code(unpacked: Path, tmp_path: Path) -> None:
     run = ("run", "--ladder", "2:1", "--base-updates", "2", "--updates-per-stage", "2")
     done = subprocess.run(

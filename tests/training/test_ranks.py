@@ -59,7 +59,7 @@ def assert_close(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
 
 
 @pytest.mark.parametrize("sharded", [False, True])
-@pytest.mark.parametrize("micro_batch_size", [None, 3])
+@pytest.mark.parametrize("micro_batch_size", [None, pytest.param(3, marks=pytest.mark.slow)])
 def test_two_ranks_train_what_one_trains(
     sharded: bool,
     micro_batch_size: int | None,
@@ -73,7 +73,12 @@ def test_two_ranks_train_what_one_trains(
 
 @pytest.mark.parametrize(
     ("before", "after"),
-    [((2, True), (1, False)), ((1, False), (2, True)), ((2, True), (4, True)), ((2, True), (2, False))],
+    [
+        ((2, True), (1, False)),
+        ((1, False), (2, True)),
+        pytest.param((2, True), (4, True), marks=pytest.mark.slow),
+        pytest.param((2, True), (2, False), marks=pytest.mark.slow),
+    ],
 )
 def test_a_stopped_training_goes_on_with_other_ranks(
     before: tuple[int, bool],
