@@ -166,6 +166,7 @@ class DistillFlow(FlowSpec):
         self.report_path = str(
             run.report(self.checkpoints, self.evaluations, self.intervals, self.started_at)
         )
+        self.report_uri = run.report_uri
         current.card["report"].extend(report_components(read_input(Path(self.report_path).parent)))
         lineage = run.lineage_page(self.checkpoints[-1]["id"])
         current.card["lineage"].append(embedded_page(lineage, "Lineage"))
@@ -174,7 +175,7 @@ class DistillFlow(FlowSpec):
     @step
     def end(self):
         """Say where the report is."""
-        print(f"Report: {self.report_path}", flush=True)
+        print(f"Report: {self.report_path}, and in the store {self.report_uri}", flush=True)
 
     def _run(self, live=False):
         from progdistill.jobs.steps import RunSteps

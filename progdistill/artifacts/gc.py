@@ -41,7 +41,8 @@ def find_garbage(
     differences on the store's own clock: a machine whose clock is wrong collects the same. A `grace` shorter
     than the longest upload endangers what is being published meanwhile.
     """
-    references = _References(store, {f"{runs.FOLDER}{run}/" for run in forget_runs}, store.now() - grace)
+    forgotten = {f"{folder}{run}/" for run in forget_runs for folder in (runs.FOLDER, runs.REPORTS_FOLDER)}
+    references = _References(store, forgotten, store.now() - grace)
     obsolete = [item for item in references.objects.values() if references.is_obsolete(item.key)]
     return Garbage(obsolete + references.unneeded(), references.before)
 

@@ -10,6 +10,7 @@ from progdistill.artifacts.store import Store
 from progdistill.errors import LostInvariantError
 
 FOLDER = "runs/"
+REPORTS_FOLDER = "reports/"
 
 
 class RunCheckpoint(BaseModel):
@@ -22,6 +23,11 @@ class RunCheckpoint(BaseModel):
     run_id: str
     num_steps: PositiveInt
     checkpoint_id: Sha256
+
+
+def report_key(flow: str, run_id: str) -> str:
+    """Where a run's report stands in a store: one page that needs no other file, for as long as the run."""
+    return f"{REPORTS_FOLDER}{flow}/{run_id}/report.html"
 
 
 def record_run_checkpoint(

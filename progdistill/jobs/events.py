@@ -90,7 +90,7 @@ class EventFile:
 
 
 class Harmless:
-    """A listener whose failures stop no job: the first is said, for people, and later events may do better."""
+    """A listener whose failures stop no job: the first is said, for people; later events may do better."""
 
     def __init__(self, listener: Listener) -> None:
         self._listener, self._failed = listener, False

@@ -8,6 +8,7 @@ from typing import Any
 
 from progdistill.artifacts.checkpoint import load_manifest
 from progdistill.artifacts.lineage import draw, lineage_tree
+from progdistill.artifacts.runs import report_key
 from progdistill.artifacts.store import Store
 from progdistill.evaluation.measurement import EvaluationRecord
 from progdistill.prepare import PreparedRun
@@ -27,7 +28,10 @@ def write_report(
     intervals: Sequence[tuple[float, float]],
     started_at: datetime,
 ) -> Path:
-    """Write `folder`/report and point `runs/latest` to the run; return the path of the page."""
+    """Write `folder`/report and point `runs/latest` to the run; return the path of the page.
+
+    The page is put into the store too: a pod's own folder ends with the pod.
+    """
     settings, dataset = prepared.settings, prepared.dataset
     entries = []
     for checkpoint, record in zip(checkpoints, evaluations, strict=True):
@@ -62,6 +66,7 @@ def write_report(
         lineage="\n".join(draw(lineage_tree(store, checkpoints[-1]["id"]), checkpoints[-1]["id"])),
     )
     page = build_report(report, folder / "report")
+    store.write(report_key(*run), page.read_bytes())
     point_latest_to(folder)
     return page
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from progdistill.artifacts.checkpoint import CheckpointRef, load_manifest
 from progdistill.artifacts.lineage import lineage_tree
-from progdistill.artifacts.runs import record_run_checkpoint
+from progdistill.artifacts.runs import record_run_checkpoint, report_key
 from progdistill.artifacts.store import open_store
 from progdistill.config import LauncherName
 from progdistill.evaluation.baseline import baseline_of
@@ -154,6 +154,11 @@ class RunSteps:
             intervals,
             datetime.fromisoformat(started_at),
         )
+
+    @property
+    def report_uri(self) -> str:
+        """Where the report's page stands in the store."""
+        return f"{self._store.uri}/{report_key(self._flow, self._run_id)}"
 
     def lineage_page(self, checkpoint_id: str) -> str:
         """The tree of teachers and students around a checkpoint, as a self-contained HTML page."""

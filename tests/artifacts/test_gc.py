@@ -9,7 +9,7 @@ from progdistill.artifacts.aliases import move_alias
 from progdistill.artifacts.checkpoint import CheckpointManifest, blob_key, list_ids
 from progdistill.artifacts.documents import encode
 from progdistill.artifacts.gc import find_garbage, remove_garbage
-from progdistill.artifacts.runs import RunCheckpoint, record_run_checkpoint
+from progdistill.artifacts.runs import RunCheckpoint, record_run_checkpoint, report_key
 from progdistill.artifacts.store import Store
 from tests.artifacts.samples import publish_base, publish_student, weights_file
 
@@ -57,6 +57,14 @@ def test_a_forgotten_run_holds_nothing(store: Store, ladder: list[CheckpointMani
     collect(store, "DistillFlow/1")
     assert list_ids(store) == sorted(manifest.id for manifest in ladder[:2])
     assert list(store.list("runs/")) == []
+
+
+def test_a_report_stays_as_long_as_its_run(store: Store, ladder: list[CheckpointManifest]) -> None:
+    store.write(report_key("DistillFlow", "1"), b"<html>")
+    collect(store)
+    assert store.read(report_key("DistillFlow", "1")) == b"<html>"
+    collect(store, "DistillFlow/1")
+    assert store.read(report_key("DistillFlow", "1")) is None
 
 
 def test_a_running_jobs_snapshot_keeps_the_teacher_it_names(store: Store, tmp_path: Path) -> None:

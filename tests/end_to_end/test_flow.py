@@ -27,6 +27,12 @@ def test_a_run_reports_every_rung_with_its_baselines(finished: Path) -> None:
     assert report["timings"]["overhead_seconds_per_stage"] > 0
 
 
+def test_the_report_is_in_the_store_too_where_it_outlives_a_pod(finished: Path) -> None:
+    run = finished / "runs" / "latest"
+    kept = finished / ".progdistill/store/reports/DistillFlow" / run.resolve().name / "report.html"
+    assert kept.read_bytes() == (run / "report" / "report.html").read_bytes()
+
+
 def test_the_report_and_the_lineage_are_cards(finished: Path) -> None:
     cards = {path.name.split("-")[1]: path for path in (finished / ".metaflow").rglob("mf.cards/**/*.html")}
     last = ids_of(finished)[-1]

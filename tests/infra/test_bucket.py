@@ -16,6 +16,7 @@ from progdistill.artifacts.digest import PART_BYTES
 from progdistill.artifacts.s3_store import S3Store
 from progdistill.data import publish
 from progdistill.evaluation import measurement, shard_store
+from progdistill.jobs import live
 from tests.artifacts.s3_server import s3_endpoint, s3_uri
 from tests.infra.policies import BUCKET, allows, statements, template
 from tests.infra.tools import INFRA, ROOT
@@ -105,7 +106,7 @@ def _work(store: S3Store, folder: Path) -> None:
     seen = store.read_versioned(checkpoint.manifest_key("a" * 64))
     assert seen is not None and store.read("jobs/b/result.json") is None
     assert store.compare_and_swap(checkpoint.manifest_key("a" * 64), b"mended", seen.version)
-    for scratch in (snapshot_format.FOLDER, shard_store.FOLDER):
+    for scratch in (snapshot_format.FOLDER, shard_store.FOLDER, live.FOLDER):
         store.write(f"{scratch}c/1", b"scratch")
         assert [item.key for item in store.list(scratch)] == [f"{scratch}c/1"]
         store.delete(f"{scratch}c/1")
@@ -153,7 +154,9 @@ def test_maintenances_policy_allows_collecting_garbage(
     assert {"s3:AbortMultipartUpload", "s3:DeleteObject"} <= {action for action, _ in sent}
 
 
-@pytest.mark.parametrize("folder", ["blobs/", "checkpoints/", "jobs/", "aliases/", "runs/", "evaluations/"])
+@pytest.mark.parametrize(
+    "folder", ["blobs/", "checkpoints/", "jobs/", "aliases/", "runs/", "reports/", "evaluations/"]
+)
 def test_no_worker_or_driver_can_remove_what_a_run_left(folder: str) -> None:
     for policies in (READER, WORKER, DRIVER):
         assert not allows(policies, "s3:DeleteObject", f"{BUCKET}/models/{folder}x/result.json")
@@ -204,7 +207,8 @@ SCRATCH = {snapshot_format.FOLDER, shard_store.FOLDER, "probe/"}
 def test_only_scratch_expires_and_all_of_it_does() -> None:
     expiring = {rule["Prefix"] for rule in _rules() if "ExpirationInDays" in rule}
     assert expiring == {f"models/{folder}" for folder in SCRATCH}
-    kept = {checkpoint.FOLDER, aliases.FOLDER, runs.FOLDER, measurement.FOLDER, "blobs/", "jobs/"}
+    records = {checkpoint.FOLDER, aliases.FOLDER, runs.FOLDER, runs.REPORTS_FOLDER, measurement.FOLDER}
+    kept = records | {"blobs/", "jobs/"}
     assert not any(f"models/{folder}".startswith(prefix) for folder in kept for prefix in expiring)
 
 
