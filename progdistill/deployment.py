@@ -2,7 +2,7 @@
 
 import re
 import tomllib
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
@@ -10,7 +10,6 @@ from progdistill.errors import UsageError
 from progdistill.options import RUN_OPTIONS
 
 _CRON_FIELD = re.compile(r"[0-9A-Za-z*/,\-]+")
-_SECRET_NAME = re.compile(r"SECRET|PASSW|TOKEN|CREDENTIAL|PRIVATE|ACCESS_?KEY|API_?KEY", re.IGNORECASE)
 
 
 def _cron(text: str) -> str:
@@ -18,16 +17,6 @@ def _cron(text: str) -> str:
     if text and (len(fields) != 5 or not all(_CRON_FIELD.fullmatch(field) for field in fields)):
         raise ValueError("write five cron fields: minute, hour, day of month, month, day of week")
     return text
-
-
-def _no_secrets(variables: dict[str, str]) -> dict[str, str]:
-    for name in variables:
-        if _SECRET_NAME.search(name):
-            raise ValueError(
-                f"{name} reads as a secret, which would stand readable in the workflow: put it into a"
-                " Kubernetes Secret and name that in `secrets`"
-            )
-    return variables
 
 
 def _known_options(options: dict[str, JsonValue]) -> dict[str, JsonValue]:
@@ -81,7 +70,7 @@ class DeploymentSettings(_Strict):
         None, description="of the steps; None: METAFLOW_KUBERNETES_SERVICE_ACCOUNT"
     )
     secrets: tuple[str, ...] = Field((), description="names of Kubernetes Secrets, read as variables")
-    environment: Annotated[dict[str, str], AfterValidator(_no_secrets)] = Field(
+    environment: PlainVariables = Field(
         default={}, description="plain variables of the steps; secrets have no place here"
     )
     node_selector: dict[str, str] = {}
@@ -104,9 +93,9 @@ def parse_deployment(text: str) -> DeploymentSettings:
     """Read TOML, or JSON where it begins with a brace; UsageError says which value is wrong."""
     try:
         if text.lstrip().startswith("{"):
-            return DeploymentSettings.model_validate_json(text)
-        fields: dict[str, Any] = tomllib.loads(text)
-        settings = DeploymentSettings.model_validate(fields)
+            settings = DeploymentSettings.model_validate_json(text)
+        else:
+            settings = DeploymentSettings.model_validate(tomllib.loads(text))
         for step in ("start", *settings.steps):
             settings.pod_of(step)
         return settings

@@ -143,6 +143,7 @@ def prepare_run(options: RunOptions) -> PreparedRun:
         like=None if like is None else (str(reference), like.checkpoint_id),
         other_data=teacher is not None and not is_data_of(dataset, teacher.identity.dataset_fingerprint),
     )
+    _check_ranks(settings)
     _check_disk(run, store)
     return run
 
@@ -228,6 +229,22 @@ def _check_mirroring(settings: Settings, dataset: DatasetInfo) -> None:
             f"{mirrored[0]}.horizontal_flip is true, but images of {dataset.name} change meaning when"
             f" mirrored: {options}"
         )
+
+
+def _check_ranks(settings: Settings) -> None:
+    """Equal parts of a batch for every rank, said before the first job starts."""
+    from progdistill.jobs.local import ranks_for
+
+    local = settings.launcher is LauncherName.LOCAL
+    here = ranks_for(settings.compute) if local else 0
+    for name, kind in (("base", "train_base"), ("distill", "distill")):
+        size = getattr(settings, name).batch_size
+        ranks = here if local else settings.cluster.for_kind(kind)[1].ranks
+        if size % ranks:
+            raise UsageError(
+                f"{name}.batch_size = {size} cannot be shared evenly by {ranks} ranks: choose a multiple of"
+                f" {ranks}, or another number of ranks"
+            )
 
 
 def _check_disk(run: PreparedRun, store: Store) -> None:

@@ -98,3 +98,13 @@ def test_a_file_that_is_no_archive_is_refused(inception: str, tmp_path: Path) ->
     (tmp_path / "page.npz").write_text("<html>not found</html>")
     with pytest.raises(UsageError, match="holds no reference statistics"):
         prepared(inception, f"evaluation.reference_statistics={tmp_path}/page.npz")
+
+
+def test_a_batch_that_ranks_cannot_share_evenly_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"distill\.batch_size = 64 .* by 3 ranks"):
+        prepared("compute.ranks=3", "base.batch_size=63")
+
+
+def test_a_secret_has_no_place_among_the_variables_of_pods() -> None:
+    with pytest.raises(UsageError, match="AWS_SECRET_ACCESS_KEY reads as a secret"):
+        prepared('cluster.env={"AWS_SECRET_ACCESS_KEY": "x"}')

@@ -1,5 +1,6 @@
 """What this machine has to compute with, found without importing torch, which takes two seconds."""
 
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -28,6 +29,7 @@ def accelerators_here(root: Path = Path("/")) -> Accelerators:
     gpus = _numbered(root / "dev", r"nvidia\d+")
     if not gpus and (root / "dev/kfd").exists():
         gpus = _numbered(root / "dev/dri", r"renderD\d+")
+    gpus = min(gpus, _visible(gpus))
     if gpus:
         return Accelerators("cuda", gpus)
     if _has_tpu(root / "sys/bus/pci/devices"):
@@ -65,6 +67,15 @@ def _gpus_here_have_bfloat16() -> bool:
         return all(float(line) >= FIRST_CAPABILITY_WITH_BFLOAT16 for line in told.split())
     except (OSError, subprocess.SubprocessError, ValueError):
         return True
+
+
+def _visible(gpus: int) -> int:
+    """How many of these GPUs the environment leaves to this process."""
+    for variable in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"):
+        named = os.environ.get(variable)
+        if named is not None:
+            return len([one for one in named.split(",") if one.strip() not in ("", "-1")])
+    return gpus
 
 
 def _numbered(folder: Path, pattern: str) -> int:

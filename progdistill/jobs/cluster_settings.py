@@ -6,6 +6,8 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from progdistill.secret_names import PlainVariables
+
 TPU: str = "google.com/tpu"
 """The resource name of TPU chips on GKE."""
 
@@ -55,7 +57,7 @@ class StepResources(BaseModel):
     queue: str | None = Field(None, description="Kueue local queue")
     service_account: str | None = Field(None, description="None: the cluster's setting")
     image: str | None = Field(None, description="None: the cluster's setting")
-    env: dict[str, str] = Field(default_factory=dict, description="plain values, no secrets")
+    env: PlainVariables = Field(default_factory=dict, description="plain values, no secrets")
 
     @property
     def processes_per_host(self) -> int:
@@ -116,7 +118,7 @@ class ClusterSettings(BaseModel):
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
     image_pull_secrets: tuple[str, ...] = Field((), description="names of Secrets")
     service_account: str | None = Field(None, description="of the pods; None: the namespace's default")
-    env: dict[str, str] = Field(
+    env: PlainVariables = Field(
         default_factory=dict, description="plain values, such as AWS_ENDPOINT_URL_S3 and AWS_REGION"
     )
     env_from_secrets: tuple[str, ...] = Field((), description="names of Secrets whose keys become variables")

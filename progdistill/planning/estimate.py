@@ -61,7 +61,9 @@ def estimate(run: PreparedRun, extra: Sequence[Rate] = ()) -> Estimate:
     model = run.settings.model
     work = work_of(run.settings, run.parameters)
     manifests = newest_manifests(open_store(run.settings.store))
-    rates = {(one.kind, one.device, one.ranks): one for w in work for one in rates_from(manifests, model, w)}
+    compute = run.settings.compute
+    found = [one for w in work for one in rates_from(manifests, model, w, compute)]
+    rates = {(one.kind, one.device, one.ranks): one for one in found}
     rates |= {(one.kind, one.device, one.ranks): one for one in extra}
     peaks: dict[str, int] = {}
     for rate in rates.values():

@@ -4,18 +4,23 @@ from collections.abc import Iterable
 from statistics import median
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, JsonValue
 
 from progdistill.artifacts.checkpoint import FOLDER, CheckpointManifest, load_manifest
 from progdistill.artifacts.store import Store
 from progdistill.models.config import DenoiserConfig
 from progdistill.planning.work import Kind, Work
+from progdistill.training.config import ComputeSettings
 
 NEWEST = 100
 """Checkpoints looked at: enough for a median, and few to read from a bucket."""
 
 ALIKE = {"dropout", "label_dropout", "guidance_input", "num_classes"}
 """Fields of a network that hardly change how long it takes."""
+
+
+_HOW = ComputeSettings().model_dump(mode="json", exclude={"device", "ranks"})
+"""Compute settings as they are by default, for checkpoints that were made before there were some of them."""
 
 
 class Rate(BaseModel):
@@ -38,14 +43,22 @@ def newest_manifests(store: Store) -> list[CheckpointManifest]:
     return [load_manifest(store, one.key.split("/")[1]) for one in newest]
 
 
-def rates_from(manifests: Iterable[CheckpointManifest], model: DenoiserConfig, work: Work) -> list[Rate]:
-    """The rates of that kind of work, of this network with this batch, one a device and number of ranks."""
+def rates_from(
+    manifests: Iterable[CheckpointManifest], model: DenoiserConfig, work: Work, compute: ComputeSettings
+) -> list[Rate]:
+    """The rates of that kind of work, of this network with this batch, one a device and number of ranks.
+
+    Only trainings under the same compute settings count: on the same device what they leave open was decided
+    alike (precision, compilation, sharing of weights).
+    """
     groups: dict[tuple[str, int], list[CheckpointManifest]] = {}
     for manifest in manifests:
         figures = manifest.circumstances.figures
         if figures is None or figures.ranks is None or figures.job != work.kind:
             continue
         same_batch = manifest.identity.training.get("batch_size") == work.batch_size
+        if _how(manifest.circumstances.configuration.get("compute")) != _how(compute.model_dump(mode="json")):
+            continue
         if same_batch and _shape(manifest.identity.architecture) == _shape(model.model_dump(mode="json")):
             groups.setdefault((manifest.circumstances.device, figures.ranks), []).append(manifest)
     return [_rate(work.kind, device, ranks, alike) for (device, ranks), alike in sorted(groups.items())]
@@ -62,6 +75,12 @@ def _rate(kind: Kind, device: str, ranks: int, alike: list[CheckpointManifest]) 
         checkpoints=len(figures),
         peak_memory_bytes=max(peaks, default=None),
     )
+
+
+def _how(compute: JsonValue) -> dict[str, Any]:
+    """Compute settings but for the device and the number of ranks, which are named apart."""
+    known = {k: v for k, v in compute.items() if k in _HOW} if isinstance(compute, dict) else {}
+    return {**_HOW, **known}
 
 
 def _shape(architecture: dict[str, Any]) -> dict[str, Any]:

@@ -39,6 +39,17 @@ def test_each_kind_of_accelerator_is_counted_by_its_own_files(make_machine: Make
     assert accelerators_here(nvidia) == Accelerators("cuda", 2)
 
 
+def test_gpus_that_the_environment_hides_are_not_counted(
+    make_machine: MakeMachine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = make_machine(*(f"dev/nvidia{number}" for number in range(8)))
+    for visible, number in (("0", 1), ("2,3", 2), ("GPU-1f2e", 1)):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        assert accelerators_here(machine) == Accelerators("cuda", number)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert accelerators_here(machine) == Accelerators("cpu", 0)
+
+
 def test_amds_are_those_that_can_compute(make_machine: MakeMachine) -> None:
     amd = make_machine("dev/dri/card0", "dev/dri/renderD128", "dev/dri/renderD129")
     assert accelerators_here(amd) == Accelerators("cpu", 0)  # a display alone

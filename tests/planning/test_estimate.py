@@ -63,7 +63,10 @@ def trained(store: Store, run: PreparedRun, job: str, rate: float, **changes: An
         **({} if job == "train_base" else student),
     )
     weights = weights_file(Path(store.scratch()))
-    publish_checkpoint(store, weights, identity, circumstances(device=facts["device"], figures=figures))
+    configuration = run.settings.model_dump(mode="json")
+    configuration["compute"] |= facts.get("compute", {})
+    made = circumstances(device=facts["device"], figures=figures, configuration=configuration)
+    publish_checkpoint(store, weights, identity, made)
 
 
 def test_time_is_images_by_the_measured_rate_and_cost_is_that_by_the_users_price(store: Store) -> None:
@@ -98,6 +101,7 @@ def test_without_a_price_there_is_no_cost_but_a_word_on_how_to_set_one(store: St
         ("distill", {"device": "cpu"}),
         ("distill", {"ranks": 1}),
         ("distill", {"ranks": None}),
+        ("distill", {"compute": {"precision": "float32"}}),  # where it was left to the device
     ],
 )
 def test_what_was_measured_of_something_else_is_no_estimate(

@@ -141,6 +141,7 @@ def test_a_deployment_without_an_image_is_looked_at_but_not_made(flows_bucket: s
         ('[options]\nstore = "/disk"', "store is /disk, but a pod's disk is gone"),
         ("steps.distil = { retries = 1 }", "there is no step distil;"),
         ("steps.distill = { memory = 1 }", "memory"),
+        ('{"pod": {"memory": 1}}', "memory"),
         ('environment = { AWS_SECRET_ACCESS_KEY = "x" }', "AWS_SECRET_ACCESS_KEY reads as a secret"),
         ("cron = ", "not valid TOML"),
     ],
