@@ -128,3 +128,19 @@ def _luminance(colour: str) -> float:
     channels = [int(part) / 255 for part in colour[colour.index("(") + 1 : -1].split(",")[:3]]
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_on_paper_it_is_black_on_white_whole_and_without_navigation(browser: Page, report: Path) -> None:
+    """Printed from a dark screen, on A4 at 96 pixels an inch."""
+    browser.open(report, 794)
+    dark = [{"name": "prefers-color-scheme", "value": "dark"}]
+    browser.send("Emulation.setEmulatedMedia", media="print", features=dark)
+    try:
+        colours = browser.evaluate(
+            "[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]"
+        )
+        assert colours == ["rgb(0, 0, 0)", "rgb(255, 255, 255)"]
+        assert browser.evaluate("getComputedStyle(document.querySelector('nav')).display") == "none"
+        assert browser.evaluate("document.documentElement.scrollWidth") <= 794
+    finally:
+        browser.send("Emulation.setEmulatedMedia", media="", features=[])
