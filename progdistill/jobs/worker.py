@@ -107,16 +107,24 @@ def main(path: str) -> int:
 def work(request: JobRequest) -> int:
     """Do a job as the rank that the environment names; return the exit status."""
     try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, _leave)  # ranks may wait long for one another
+        rank = Rank(request.compute.device, request.compute.threads_per_rank)
         measuring = isinstance(request.spec, PrepareEvaluatorSpec | EvaluateSpec)
         stop = StopSignal(
             request.driver_process_id, "stopped; what is measured is kept" if measuring else None
         )
-        rank = Rank(request.compute.device, request.compute.threads_per_rank)
         return _worked(request, rank, stop)
     except Exception as error:
         if is_loss_of_a_peer(error):
             error = PeerLostError(f"lost another rank: {error}")
         return _told(request, error)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    """Nothing has begun, so nothing is to be saved."""
+    print("stopped before it began", file=sys.stderr, flush=True)
+    os._exit(WorkInterrupted.exit_status)
 
 
 def _worked(request: JobRequest, rank: Rank, stop: StopSignal) -> int:

@@ -48,7 +48,9 @@ class Gang:
         self._watched = PrefixStore(self.token, self._connected())
         threading.Thread(target=self._watch, name="gang", daemon=True).start()
         try:
-            self.store.wait([f"joined/{other}" for other in range(ranks)], _LONG)
+            # Not `wait`, in which no signal would be heard.
+            while not self.store.check([f"joined/{other}" for other in range(ranks)]):
+                time.sleep(WATCH_SECONDS / 4)
         except DistError as error:
             raise PeerLostError(f"rank 0 is gone: {error}") from error
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -101,3 +102,27 @@ def test_asked_to_stop_one_rank_takes_the_other_with_it_and_both_go_on_later(
     assert ended == [130, 130], said
     assert statuses(start(job, tmp_path, "", ""))[0] == [0, 0]
     assert checkpoint_of(store, job)
+
+
+def test_a_rank_that_waits_for_the_other_leaves_when_asked_to(
+    digits: DatasetInfo, store: Store, tmp_path: Path
+) -> None:
+    path, which = tmp_path / "request.json", RanksHere(0, 2, 2, "localhost", free_port())
+    path.write_text(request(store, digits).model_dump_json())
+    alone = subprocess.Popen(
+        [sys.executable, "-m", "progdistill.jobs.worker", str(path)],
+        env={**os.environ, **which.environment(0)},
+        text=True,
+        stderr=subprocess.PIPE,
+    )
+    while not _is_served(which.port):
+        assert alone.poll() is None
+    alone.send_signal(signal.SIGTERM)
+    assert "stopped before it began" in alone.communicate(timeout=60)[1]
+    assert alone.returncode == 130
+
+
+def _is_served(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
