@@ -18,6 +18,7 @@ LEVEL = {
     "report": 2,
     "jobs": 3,
     "planning": 4,
+    "planning": 4,
 }
 
 
