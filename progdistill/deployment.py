@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, Va
 
 from progdistill.errors import UsageError
 from progdistill.options import RUN_OPTIONS
+from progdistill.secret_names import PlainVariables
 
 _CRON_FIELD = re.compile(r"[0-9A-Za-z*/,\-]+")
 
