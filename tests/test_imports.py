@@ -18,7 +18,6 @@ LEVEL = {
     "report": 2,
     "jobs": 3,
     "planning": 4,
-    "planning": 4,
 }
 
 
