@@ -31,7 +31,7 @@ def test_kill_9_in_the_middle_of_a_stage_then_resume_gives_the_same_checkpoints(
     assert ids_of(tmp_path) == ids_of(finished)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_asked_to_stop_it_saves_leaves_with_130_and_goes_on(
     number: signal.Signals, finished: Path, tmp_path: Path
 ) -> None:

@@ -73,6 +73,7 @@ def test_other_data_under_the_same_name_is_trained_on(
     assert report_of(folder)["dataset_fingerprint"] == after.fingerprint != before.fingerprint
 
 
+@pytest.mark.slow
 def test_code_with_other_numerics_trains_everything_anew(
     folder: Path, production: list[str], tmp_path: Path
 ) -> None:

@@ -87,6 +87,7 @@ def _request(
     )
 
 
+@pytest.mark.slow
 def test_a_record_of_two_ranks_is_that_of_one(
     spec: EvaluateSpec, store: Store, digits: DatasetInfo, tmp_path: Path
 ) -> None:
