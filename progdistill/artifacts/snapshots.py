@@ -38,7 +38,7 @@ __all__ = ["FlatSlice", "Snapshot", "SnapshotWriter", "delete_snapshots", "lates
 class FlatSlice(NamedTuple):
     """This rank's piece of a tensor that is flattened and split over ranks; all in elements."""
 
-    tensor: Shaped[Tensor, "elements"]
+    tensor: Shaped[Tensor, " elements"]
     offset: int
     full_length: int
 
@@ -183,7 +183,7 @@ class Snapshot:
                 tensors |= {name: file.get_tensor(name) for name in whole}
         return tensors | {name: self.load_flat(name, 0, length) for name, length in lengths.items()}
 
-    def read_flat(self, name: str, offset: int, length: int) -> Shaped[Tensor, "length"]:
+    def read_flat(self, name: str, offset: int, length: int) -> Shaped[Tensor, " length"]:
         """Return `length` elements from `offset` of any tensor, flattened; split or whole when written."""
         path = self._files_of_whole.get(name)
         if path is None:
@@ -200,7 +200,7 @@ class Snapshot:
                 found |= dict.fromkeys(set(file.keys()) - set(shard.slices), path)
         return found
 
-    def load_flat(self, name: str, offset: int, length: int) -> Shaped[Tensor, "length"]:
+    def load_flat(self, name: str, offset: int, length: int) -> Shaped[Tensor, " length"]:
         """Return `length` elements from `offset` of a split tensor, for a rank of any world size."""
         pieces: list[tuple[int, Tensor]] = []
         for shard, path in self._shards:

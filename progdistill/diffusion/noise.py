@@ -26,7 +26,7 @@ def sample_noise(
     indices: Sequence[int],
     shape: tuple[int, ...],
     dtype: torch.dtype = torch.float32,
-) -> Float[Tensor, "indices *shape"]:
+) -> Float[Tensor, " indices *shape"]:
     """Standard Gaussian noise on the CPU, one row of `shape` an index.
 
     A row is a function of (seed, purpose, its index) alone, whatever the other rows and their order; other

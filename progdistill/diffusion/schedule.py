@@ -38,14 +38,14 @@ def time_of_log_snr(log_snr: Times) -> Times:
     return torch.atan(torch.exp(-log_snr / 2)) * (2 / math.pi)
 
 
-def broadcast(coefficient: Float[Tensor, " batch"], like: Images) -> Float[Tensor, "batch *ones"]:
+def broadcast(coefficient: Float[Tensor, " batch"], like: Images) -> Float[Tensor, " batch *ones"]:
     """One number a sample, shaped [batch, 1, 1, …] to multiply `like`."""
     return coefficient.reshape(-1, *[1] * (like.ndim - 1))
 
 
 def coefficients(
     t: Float[Tensor, " batch"], like: Images
-) -> tuple[Float[Tensor, "batch *ones"], Float[Tensor, "batch *ones"]]:
+) -> tuple[Float[Tensor, " batch *ones"], Float[Tensor, " batch *ones"]]:
     """α_t and σ_t, shaped to multiply `like`."""
     alpha, sigma = alpha_sigma(t)
     return broadcast(alpha, like), broadcast(sigma, like)
