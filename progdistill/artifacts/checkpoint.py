@@ -1,7 +1,7 @@
 """Checkpoints: immutable weights with a manifest, named by what they are."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -11,9 +11,9 @@ from pydantic import BaseModel, ConfigDict, JsonValue, PositiveInt, model_valida
 
 from progdistill.artifacts.digest import FileDigest, Sha256
 from progdistill.artifacts.documents import canonical_json
-from progdistill.artifacts.records import publish_record, read_record
+from progdistill.artifacts.records import noting, publish_record, read_record
 from progdistill.artifacts.store import Store, mark_layout
-from progdistill.errors import LostInvariantError, UsageError
+from progdistill.errors import LostInvariantError, ProgdistillError, UsageError
 
 FOLDER = "checkpoints/"
 UNKNOWN_DATASET = "unknown"
@@ -190,12 +190,17 @@ def publish_checkpoint(
 
 def load_manifest(store: Store, checkpoint_id: str) -> CheckpointManifest:
     """Read a checkpoint's manifest by its full id; UsageError when the store has no such checkpoint."""
-    manifest = read_record(store, manifest_key(checkpoint_id), CheckpointManifest)
+    manifest = _read_manifest(store, checkpoint_id)
     if manifest is None:
         raise UsageError(
             f"no checkpoint {checkpoint_id} in store {store.uri}; `progdistill checkpoints list` shows all"
         )
-    if manifest.id != checkpoint_id:
+    return manifest
+
+
+def _read_manifest(store: Store, checkpoint_id: str) -> CheckpointManifest | None:
+    manifest = read_record(store, manifest_key(checkpoint_id), CheckpointManifest)
+    if manifest is not None and manifest.id != checkpoint_id:
         raise LostInvariantError(
             f"{store.uri}/{manifest_key(checkpoint_id)} holds the manifest of {manifest.id}"
         )
@@ -217,7 +222,22 @@ def list_ids(store: Store) -> list[str]:
     return [item.key.split("/")[1] for item in store.list(FOLDER) if item.key.endswith("/manifest.json")]
 
 
-def list_manifests(store: Store) -> Iterator[CheckpointManifest]:
-    """Yield every checkpoint's manifest, in order of id."""
-    for checkpoint_id in list_ids(store):
-        yield load_manifest(store, checkpoint_id)
+def list_manifests(
+    store: Store, unreadable: list[ProgdistillError] | None = None
+) -> Iterator[CheckpointManifest]:
+    """Yield every checkpoint's manifest, in order of id; see `load_manifests`."""
+    return load_manifests(store, list_ids(store), unreadable)
+
+
+def load_manifests(
+    store: Store, checkpoint_ids: Iterable[str], unreadable: list[ProgdistillError] | None = None
+) -> Iterator[CheckpointManifest]:
+    """Yield the manifests of those checkpoints that are still there.
+
+    One that is damaged or of a newer schema is raised, or with `unreadable` noted there and passed over.
+    """
+    for checkpoint_id in checkpoint_ids:
+        with noting(unreadable):
+            manifest = _read_manifest(store, checkpoint_id)
+            if manifest is not None:
+                yield manifest

@@ -5,13 +5,19 @@ from typing import Any
 from progdistill.artifacts.checkpoint import CheckpointManifest
 from progdistill.artifacts.records import list_facts
 from progdistill.artifacts.store import Store
+from progdistill.errors import ProgdistillError
 
 FOLDER = "evaluations/"
 
 
-def evaluations_of(store: Store, checkpoint_id: str) -> list[dict[str, Any]]:
-    """Return the records under `evaluations/<checkpoint id>/`. LostInvariantError for a damaged one."""
-    return list(list_facts(store, f"{FOLDER}{checkpoint_id}/"))
+def evaluations_of(
+    store: Store, checkpoint_id: str, unreadable: list[ProgdistillError] | None = None
+) -> list[dict[str, Any]]:
+    """Return the records under `evaluations/<checkpoint id>/`.
+
+    A damaged one is a LostInvariantError, or with `unreadable` noted there and passed over.
+    """
+    return list(list_facts(store, f"{FOLDER}{checkpoint_id}/", unreadable))
 
 
 def headline(manifest: CheckpointManifest, evaluations: list[dict[str, Any]]) -> dict[str, Any] | None:

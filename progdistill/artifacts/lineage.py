@@ -9,6 +9,7 @@ from progdistill.artifacts.evaluations import evaluations_of, headline
 from progdistill.artifacts.resolve import resolve_reference
 from progdistill.artifacts.runs import list_run_checkpoints
 from progdistill.artifacts.store import Store
+from progdistill.errors import ProgdistillError
 
 
 class LineageNode(NamedTuple):
@@ -29,10 +30,13 @@ class LineageNode(NamedTuple):
             yield from child.walk()
 
 
-def lineage_tree(store: Store, reference: str | None = None) -> list[LineageNode]:
+def lineage_tree(
+    store: Store, reference: str | None = None, unreadable: list[ProgdistillError] | None = None
+) -> list[LineageNode]:
     """Return the store's trees, or with `reference` the one tree that holds that checkpoint.
 
     A checkpoint whose parent is not in the store (it was imported with its name only) is a root.
+    What can't be read is raised, or with `unreadable` noted there and left out.
     """
     aliases = {alias.name: alias.checkpoint_id for alias in list_aliases(store)}
     entries = list_run_checkpoints(store)
@@ -41,10 +45,10 @@ def lineage_tree(store: Store, reference: str | None = None) -> list[LineageNode
             manifest,
             aliases=[name for name, meaning in aliases.items() if meaning == manifest.id],
             runs=sorted({f"{e.flow}/{e.run_id}" for e in entries if e.checkpoint_id == manifest.id}),
-            evaluations=evaluations_of(store, manifest.id),
+            evaluations=evaluations_of(store, manifest.id, unreadable),
             children=[],
         )
-        for manifest in list_manifests(store)
+        for manifest in list_manifests(store, unreadable)
     }
     roots: list[LineageNode] = []
     for node in sorted(nodes.values(), key=lambda node: node.manifest.circumstances.created_at):

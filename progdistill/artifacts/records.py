@@ -1,13 +1,14 @@
 """Immutable facts in a store: each is published once, under a key that says what it is about."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
 from progdistill.artifacts.documents import decode, encode, unseal
 from progdistill.artifacts.store import Store
-from progdistill.errors import LostInvariantError
+from progdistill.errors import LostInvariantError, ProgdistillError, UsageError
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -36,9 +37,26 @@ def list_records(store: Store, prefix: str, kind: type[Model]) -> Iterator[Model
             yield record
 
 
-def list_facts(store: Store, prefix: str) -> Iterator[dict[str, Any]]:
-    """Yield the records under a prefix as JSON facts, for readers that show records of any kind."""
+def list_facts(
+    store: Store, prefix: str, unreadable: list[ProgdistillError] | None = None
+) -> Iterator[dict[str, Any]]:
+    """Yield the records under a prefix as JSON facts, for readers that show records of any kind.
+
+    A damaged one is raised, or with `unreadable` noted there and passed over.
+    """
     for item in store.list(prefix):
         data = store.read(item.key)
         if data is not None:
-            yield unseal(data, where=f"{store.uri}/{item.key}")
+            with noting(unreadable):
+                yield unseal(data, where=f"{store.uri}/{item.key}")
+
+
+@contextmanager
+def noting(unreadable: list[ProgdistillError] | None) -> Iterator[None]:
+    """Note damage or a newer schema in `unreadable` and go on behind the block; without a list, raise it."""
+    try:
+        yield
+    except (LostInvariantError, UsageError) as error:
+        if unreadable is None:
+            raise
+        unreadable.append(error)

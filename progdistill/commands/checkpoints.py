@@ -22,8 +22,8 @@ from progdistill.artifacts.gc import DEFAULT_GRACE, find_garbage, remove_garbage
 from progdistill.artifacts.resolve import resolve_reference
 from progdistill.artifacts.runs import list_run_checkpoints
 from progdistill.artifacts.store import Store
-from progdistill.commands.common import add_json_argument, add_store_argument, print_json, store_of
-from progdistill.errors import LostInvariantError, UsageError
+from progdistill.commands.common import add_json_argument, add_store_argument, print_json, status_of, store_of
+from progdistill.errors import LostInvariantError, ProgdistillError, UsageError
 from progdistill.progress import Progress
 
 SECONDS_PER_DAY: Final = 86_400
@@ -71,9 +71,10 @@ def _verb(
 
 def _list(args: argparse.Namespace) -> int:
     store = store_of(args)
-    manifests = sorted(_selected(store, args), key=lambda manifest: manifest.circumstances.created_at)
+    unreadable: list[ProgdistillError] = []
+    found = sorted(_selected(store, args, unreadable), key=lambda one: one.circumstances.created_at)
     names = _names(store)
-    rows = [_facts(store, manifest, names.get(manifest.id, [])) for manifest in manifests]
+    rows = [_facts(one, evaluations_of(store, one.id, unreadable), names.get(one.id, [])) for one in found]
     if args.max_distance is not None:
         rows = [row for row in rows if row["distance"] is not None and row["distance"] <= args.max_distance]
     if args.json:
@@ -82,12 +83,14 @@ def _list(args: argparse.Namespace) -> int:
         _print_table(rows)
     else:
         print(f"no checkpoint in {store.uri} matches", file=sys.stderr)
-    return 0
+    return status_of(unreadable)
 
 
-def _selected(store: Store, args: argparse.Namespace) -> Iterable[CheckpointManifest]:
+def _selected(
+    store: Store, args: argparse.Namespace, unreadable: list[ProgdistillError]
+) -> Iterable[CheckpointManifest]:
     held = None if args.run_name is None else _held_by(store, args.run_name)
-    for manifest in list_manifests(store):
+    for manifest in list_manifests(store, unreadable):
         if args.dataset is not None and manifest.circumstances.dataset_name != args.dataset:
             continue
         if args.steps is not None and manifest.identity.sampling_steps != args.steps:
@@ -113,9 +116,11 @@ def _names(store: Store) -> dict[str, list[str]]:
     return names
 
 
-def _facts(store: Store, manifest: CheckpointManifest, names: list[str]) -> dict[str, Any]:
+def _facts(
+    manifest: CheckpointManifest, evaluations: list[dict[str, Any]], names: list[str]
+) -> dict[str, Any]:
     identity, circumstances = manifest.identity, manifest.circumstances
-    record = headline(manifest, evaluations_of(store, manifest.id))
+    record = headline(manifest, evaluations)
     return {
         "id": manifest.id,
         "kind": identity.kind,
@@ -192,7 +197,7 @@ def _verify(args: argparse.Namespace) -> int:
 def _verified(store: Store, checkpoint_id: str) -> dict[str, Any]:
     try:
         verify_weights(store, load_manifest(store, checkpoint_id))
-    except LostInvariantError as error:
+    except (LostInvariantError, UsageError) as error:
         return {"id": checkpoint_id, "intact": False, "problem": str(error)}
     return {"id": checkpoint_id, "intact": True, "problem": None}
 

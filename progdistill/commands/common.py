@@ -3,11 +3,14 @@
 import argparse
 import json
 import os
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from progdistill.artifacts.store import Store
+    from progdistill.errors import ProgdistillError
 
 DEFAULT_STORE = ".progdistill/store"
 
@@ -47,3 +50,10 @@ def store_of(args: argparse.Namespace) -> "Store":
 def print_json(facts: Any) -> None:
     """Print facts as indented JSON to standard output."""
     print(json.dumps(facts, indent=2, sort_keys=True, default=str))
+
+
+def status_of(unreadable: "Sequence[ProgdistillError]") -> int:
+    """Say what of a listing could not be read, behind what could; the exit status of the whole."""
+    for error in unreadable:
+        print(f"error: {error}", file=sys.stderr)
+    return max((error.exit_status for error in unreadable), default=0)

@@ -9,7 +9,8 @@ from progdistill.artifacts.lineage import LineageNode, draw, lineage_tree
 from progdistill.artifacts.lineage_html import render_html
 from progdistill.artifacts.openlineage import run_events
 from progdistill.artifacts.resolve import resolve_reference
-from progdistill.commands.common import add_json_argument, add_store_argument, print_json, store_of
+from progdistill.commands.common import add_json_argument, add_store_argument, print_json, status_of, store_of
+from progdistill.errors import ProgdistillError
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -32,7 +33,8 @@ def _lineage(args: argparse.Namespace) -> int:
         print_json(run_events(store, args.openlineage))
         return 0
     chosen = resolve_reference(store, args.reference).id if args.reference else None
-    roots = lineage_tree(store, chosen)
+    unreadable: list[ProgdistillError] = []
+    roots = lineage_tree(store, chosen, unreadable)
     if args.html is not None:
         args.html.parent.mkdir(parents=True, exist_ok=True)
         args.html.write_text(render_html(store, roots, chosen), encoding="utf-8")
@@ -43,7 +45,7 @@ def _lineage(args: argparse.Namespace) -> int:
         print("\n".join(draw(roots, chosen)))
     else:
         print(f"no checkpoint in {store.uri} yet", file=sys.stderr)
-    return 0
+    return status_of(unreadable)
 
 
 def _facts(node: LineageNode) -> dict[str, Any]:

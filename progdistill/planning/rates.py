@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, JsonValue
 
-from progdistill.artifacts.checkpoint import FOLDER, CheckpointManifest, load_manifest
+from progdistill.artifacts.checkpoint import FOLDER, CheckpointManifest, load_manifests
 from progdistill.artifacts.store import Store
 from progdistill.models.config import DenoiserConfig
 from progdistill.planning.work import Kind, Work
@@ -37,10 +37,10 @@ class Rate(BaseModel):
 
 
 def newest_manifests(store: Store) -> list[CheckpointManifest]:
-    """The manifests of the newest checkpoints of a store."""
+    """The manifests of the newest checkpoints of a store, of those that this version can read."""
     stored = [one for one in store.list(FOLDER) if one.key.endswith("/manifest.json")]
     newest = sorted(stored, key=lambda one: one.modified_at)[-NEWEST:]
-    return [load_manifest(store, one.key.split("/")[1]) for one in newest]
+    return list(load_manifests(store, (one.key.split("/")[1] for one in newest), unreadable=[]))
 
 
 def rates_from(

@@ -5,13 +5,21 @@ import json
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
-from progdistill.artifacts.checkpoint import CheckpointManifest, blob_key
+from progdistill.artifacts.checkpoint import CheckpointManifest, blob_key, manifest_key
+from progdistill.artifacts.documents import encode
 from progdistill.artifacts.runs import record_run_checkpoint
 from progdistill.artifacts.store import Store
 from progdistill.commands import checkpoints, lineage
 from progdistill.errors import UsageError
 from tests.artifacts.samples import measure, publish_base, publish_student
+
+
+class Newer(BaseModel):
+    """A document of a version to come."""
+
+    schema_version: int = 2
 
 
 @pytest.fixture
@@ -101,6 +109,38 @@ def test_verify_finds_the_damaged_one(
     assert run(store, "checkpoints", "verify", "--json") == 1
     results = json.loads(capsys.readouterr().out.partition("\n[")[2].join(["[", ""]))
     assert [result["id"] for result in results if not result["intact"]] == [student.id]
+
+
+@pytest.mark.parametrize("words", [["checkpoints", "list"], ["lineage"], ["checkpoints", "verify"]])
+@pytest.mark.parametrize(
+    ("content", "status", "said"),
+    [(b"{}", 1, "damaged"), (encode(Newer()), 2, "upgrade progdistill")],
+)
+def test_what_cannot_be_read_hides_nothing_else(
+    store: Store,
+    student: CheckpointManifest,
+    words: list[str],
+    content: bytes,
+    status: int,
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    store.write(manifest_key(student.identity.parent or ""), content)
+    verifying = words[-1] == "verify"
+    assert run(store, *words) == (1 if verifying else status)
+    printed = capsys.readouterr()
+    assert student.id[:12] in printed.out
+    assert said in (printed.out if verifying else printed.err)
+
+
+def test_a_damaged_evaluation_is_named_and_the_rest_listed(
+    local_store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = publish_base(local_store, tmp_path)
+    local_store.write(f"evaluations/{base.id}/one.json", b"{}")
+    assert run(local_store, "checkpoints", "list") == 1
+    printed = capsys.readouterr()
+    assert base.id[:12] in printed.out and f"evaluations/{base.id}/one.json" in printed.err
 
 
 def test_alias_names_moves_and_removes(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from progdistill.artifacts.checkpoint import CheckpointKind, TrainingFigures, publish_checkpoint
+from progdistill.artifacts.checkpoint import CheckpointKind, TrainingFigures, manifest_key, publish_checkpoint
 from progdistill.artifacts.store import Store, open_store
 from progdistill.cli import main
 from progdistill.data.dataset import DatasetInfo, find_dataset
@@ -82,6 +82,14 @@ def test_time_is_images_by_the_measured_rate_and_cost_is_that_by_the_users_price
     assert time.cost == pytest.approx(3.0 * time.device_hours) and time.currency == "EUR"
     assert (time.device, time.ranks, time.checkpoints) == (GPU, 8, 4)
     assert f"training on 8 × {GPU}: 14.2 minutes, 1.9 device hours, 5.69 EUR" in estimate(run).describe()
+
+
+def test_a_damaged_checkpoint_stops_no_plan(store: Store) -> None:
+    run = plan(store, ladder="4:1")
+    trained(store, run, "train_base", 200.0)
+    trained(store, run, "distill", 100.0)
+    store.write(manifest_key("f" * 64), b"{}")
+    assert len(estimate(run).times) == 1
 
 
 def test_without_a_price_there_is_no_cost_but_a_word_on_how_to_set_one(store: Store) -> None:
