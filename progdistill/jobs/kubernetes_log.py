@@ -1,6 +1,5 @@
 """Follows the logs of a job's pods: the first rank's lines as they are, the others' with their rank."""
 
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from progdistill.errors import ProgdistillError, TransientError
 from progdistill.jobs.events import Listener, deliver
 from progdistill.jobs.kubernetes_api import ClusterApi, NotReadyError, NotThereError
 from progdistill.jobs.kubernetes_manifest import CONTAINER
+from progdistill.jobs.log_file import LogFile
 
 LAST_LINES: Final = 15
 READ_SECONDS: Final = 300.0
@@ -23,8 +23,8 @@ class JobLog:
 
     def __init__(self, path: Path, on_event: Listener) -> None:
         self._on_event = on_event
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.path = path.absolute()
+        self._file = LogFile(path)
+        self.path = self._file.path
         self._lock = threading.Lock()
 
     def hear(self, line: str) -> bool:
@@ -34,10 +34,8 @@ class JobLog:
 
     def write(self, line: str) -> None:
         """Write one line."""
-        with self._lock, self.path.open("a") as file:
-            file.write(f"{line}\n")
-            sys.stderr.write(f"{line}\n")
-            sys.stderr.flush()
+        with self._lock:
+            self._file.write(line)
 
 
 class PodLog:

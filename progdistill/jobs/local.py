@@ -11,6 +11,7 @@ from types import FrameType
 from progdistill.errors import ProgdistillError, UsageError, WorkInterrupted
 from progdistill.jobs.accelerators import accelerators_here
 from progdistill.jobs.events import Listener, deliver, ignore
+from progdistill.jobs.log_file import LogFile
 from progdistill.jobs.nursery import HatchedWorker, hatch
 from progdistill.jobs.spec import JobRequest
 from progdistill.training.config import ComputeSettings
@@ -34,16 +35,17 @@ class LocalLauncher:
         name = f"{request.spec.kind}-{request.spec.id[:12]}"
         path = self._folder / f"{name}.json"
         path.write_text(request.model_dump_json(indent=2))
+        log = LogFile(self._folder / f"{name}.log")
         child = self._start(request, path)
         previous = {number: signal.signal(number, _forward_to(child)) for number in _STOP_SIGNALS}
         try:
-            last = self._stream(child, self._folder / f"{name}.log")
+            last = self._stream(child, log)
             status = child.wait()
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
         if status != 0:
-            raise _failure(request, status, last, self._folder / f"{name}.log")
+            raise _failure(request, status, last, log.path)
 
     def _start(self, request: JobRequest, path: Path) -> Worker:
         worker = ["-m", "progdistill.jobs.worker", str(path)]
@@ -61,17 +63,14 @@ class LocalLauncher:
             errors="replace",
         )
 
-    def _stream(self, child: Worker, log: Path) -> list[str]:
+    def _stream(self, child: Worker, log: LogFile) -> list[str]:
         last: deque[str] = deque(maxlen=LAST_LINES)
         assert child.stdout is not None
-        with log.open("a") as file:
-            for line in child.stdout:
-                if deliver(line, self._on_event):
-                    continue
-                last.append(line)
-                file.write(line)
-                sys.stderr.write(line)
-                sys.stderr.flush()
+        for line in child.stdout:
+            if deliver(line, self._on_event):
+                continue
+            last.append(line)
+            log.write(line.rstrip("\n"))
         return list(last)
 
 
@@ -95,7 +94,7 @@ def _failure(request: JobRequest, status: int, last: list[str], log: Path) -> Pr
     how = (
         f"was killed by {signal.Signals(-status).name}" if status < 0 else f"failed with exit status {status}"
     )
-    return ProgdistillError(f"{request.spec.label} {how}; its log is {log.absolute()}. Last lines:\n{words}")
+    return ProgdistillError(f"{request.spec.label} {how}; its log is {log}. Last lines:\n{words}")
 
 
 def ranks_for(compute: ComputeSettings) -> int:

@@ -18,10 +18,9 @@ from progdistill.jobs.cluster_settings import ClusterSettings, StepResources
 from progdistill.jobs.kubernetes_manifest import Submission, submission_for
 from progdistill.jobs.launcher import complete
 from progdistill.jobs.local import LocalLauncher
-from progdistill.jobs.spec import JobRequest, TrainBaseSpec
-from progdistill.training.config import ComputeSettings, SnapshotSettings
+from progdistill.jobs.spec import JobRequest
+from tests.jobs.asking import base_of_two_ranks
 from tests.kubernetes_api import Cluster, Node, running_cluster
-from tests.training.conftest import settings, tiny
 
 ROOT = Path(__file__).parents[2]
 IMAGE = "registry.example/progdistill@sha256:" + "0" * 64
@@ -45,24 +44,12 @@ def create_secret(cluster: Cluster, name: str, values: Mapping[str, str]) -> Non
     urlopen(request).close()
 
 
-def small_request(store: Store, digits: DatasetInfo) -> JobRequest:
-    """A base model of eight updates on two ranks, with a snapshot every other one."""
-    return JobRequest(
-        spec=TrainBaseSpec(
-            dataset_fingerprint=digits.fingerprint,
-            # Pods of tests that run at once must not meet: all share a host, and a port comes from the id.
-            seed=os.getpid(),
-            ranks=2,
-            model=tiny(),
-            training=settings(8),
-        ),
-        store=store.uri,
-        dataset=digits,
-        snapshots=SnapshotSettings(interval_updates=2),
-        compute=ComputeSettings(device="cpu", threads_per_rank=1),
-        creator_run="DistillFlow/7",
-        configuration={},
-    )
+def small_job(store: Store, digits: DatasetInfo) -> JobRequest:
+    """Ask for a base model on two hosts.
+
+    Pods of tests that run at once must not meet: all share a machine, and a port comes from the id.
+    """
+    return base_of_two_ranks(store, digits, seed=os.getpid())
 
 
 class OneJob:
@@ -76,7 +63,7 @@ class OneJob:
             train=StepResources(hosts=2, cpu=1, memory_gib=1, disk_gib=1),
             env={"PROGDISTILL_CACHE": str(folder / "cache"), "HOME": str(folder)},
         )
-        self.request = small_request(self.store, digits)
+        self.request = small_job(self.store, digits)
         self._drivers: list[subprocess.Popen[str]] = []
 
     @property
@@ -179,5 +166,5 @@ def expected(tmp_path_factory: pytest.TempPathFactory, cluster_digits: DatasetIn
     """The checkpoint that the local launcher makes of the same job with two ranks."""
     folder = tmp_path_factory.mktemp("local")
     store = open_store(str(folder / "store"))
-    request = small_request(store, cluster_digits)
+    request = small_job(store, cluster_digits)
     return complete(store, LocalLauncher(folder / "logs"), request).result.output

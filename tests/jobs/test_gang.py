@@ -14,30 +14,10 @@ from progdistill.artifacts.store import Store, open_store
 from progdistill.data.dataset import DatasetInfo
 from progdistill.errors import PeerLostError
 from progdistill.jobs.ranks import RanksHere, free_port
-from progdistill.jobs.spec import JobRequest, JobResult, TrainBaseSpec, result_key
-from progdistill.training.config import ComputeSettings, SnapshotSettings
-from tests.training.conftest import settings, tiny
+from progdistill.jobs.spec import JobRequest, JobResult, result_key
+from tests.jobs.asking import base_of_two_ranks
 
 PEER_LOST = PeerLostError.exit_status
-
-
-def request(store: Store, digits: DatasetInfo, **training: float) -> JobRequest:
-    """A base model of a few updates on two ranks, with a snapshot every other one."""
-    return JobRequest(
-        spec=TrainBaseSpec(
-            dataset_fingerprint=digits.fingerprint,
-            seed=4,
-            ranks=2,
-            model=tiny(),
-            training=settings(8, **training),
-        ),
-        store=store.uri,
-        dataset=digits,
-        snapshots=SnapshotSettings(interval_updates=2),
-        compute=ComputeSettings(device="cpu", threads_per_rank=1),
-        creator_run="DistillFlow/1",
-        configuration={},
-    )
 
 
 def start(job: JobRequest, folder: Path, *faults: str) -> "list[subprocess.Popen[str]]":
@@ -72,8 +52,8 @@ def test_a_killed_rank_costs_a_restart_of_both_and_no_number_changes(
     digits: DatasetInfo, tmp_path: Path
 ) -> None:
     calm, stormy = open_store(str(tmp_path / "calm")), open_store(str(tmp_path / "stormy"))
-    job = request(stormy, digits)
-    assert statuses(start(request(calm, digits), tmp_path, "", ""))[0] == [0, 0]
+    job = base_of_two_ranks(stormy, digits, seed=4)
+    assert statuses(start(base_of_two_ranks(calm, digits, seed=4), tmp_path, "", ""))[0] == [0, 0]
     ended, said = statuses(start(job, tmp_path, "", "kill:training.update@5"))
     assert ended == [PEER_LOST, -signal.SIGKILL], said
     again, said = statuses(start(job, tmp_path, "", ""))
@@ -84,7 +64,7 @@ def test_a_killed_rank_costs_a_restart_of_both_and_no_number_changes(
 def test_of_ranks_that_fail_together_one_has_failed(
     digits: DatasetInfo, store: Store, tmp_path: Path
 ) -> None:
-    job = request(store, digits, learning_rate=1e30)
+    job = base_of_two_ranks(store, digits, seed=4, learning_rate=1e30)
     ended, said = statuses(start(job, tmp_path, "", ""))
     assert sorted(ended) == [1, PEER_LOST]
     assert "not finite" in said
@@ -94,7 +74,7 @@ def test_of_ranks_that_fail_together_one_has_failed(
 def test_asked_to_stop_one_rank_takes_the_other_with_it_and_both_go_on_later(
     digits: DatasetInfo, store: Store, tmp_path: Path
 ) -> None:
-    job = request(store, digits)
+    job = base_of_two_ranks(store, digits, seed=4)
     ranks = start(job, tmp_path, "", "hold:training.update@3")
     assert ranks[1].stdout is not None and "reached" in ranks[1].stdout.readline()
     ranks[1].send_signal(signal.SIGTERM)
@@ -108,7 +88,7 @@ def test_a_rank_that_waits_for_the_other_leaves_when_asked_to(
     digits: DatasetInfo, store: Store, tmp_path: Path
 ) -> None:
     path, which = tmp_path / "request.json", RanksHere(0, 2, 2, "localhost", free_port())
-    path.write_text(request(store, digits).model_dump_json())
+    path.write_text(base_of_two_ranks(store, digits, seed=4).model_dump_json())
     alone = subprocess.Popen(
         [sys.executable, "-m", "progdistill.jobs.worker", str(path)],
         env={**os.environ, **which.environment(0)},

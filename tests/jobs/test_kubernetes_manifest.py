@@ -17,7 +17,7 @@ from progdistill.jobs.kubernetes_manifest import (
     service_manifest,
     submission_for,
 )
-from tests.jobs.on_a_cluster import IMAGE, cluster_digits, small_request
+from tests.jobs.on_a_cluster import IMAGE, cluster_digits, small_job
 
 __all__ = ["cluster_digits"]
 
@@ -31,7 +31,7 @@ def submit(tmp_path: Path, cluster_digits: DatasetInfo) -> Any:
 
     def made(**settings: Any) -> Submission:
         cluster = ClusterSettings.model_validate({"image": IMAGE, **settings})
-        request = small_request(store, cluster_digits)
+        request = small_job(store, cluster_digits)
         spec = request.spec.model_copy(update={"ranks": cluster.train.ranks})
         return submission_for(request.model_copy(update={"spec": spec}), cluster, store)
 

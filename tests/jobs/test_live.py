@@ -17,10 +17,11 @@ from progdistill.jobs.events import Event, TrainingEvent
 from progdistill.jobs.launcher import complete
 from progdistill.jobs.live import LiveTraining, samples_key
 from progdistill.jobs.local import LocalLauncher
-from progdistill.jobs.spec import DistillSpec, JobRequest
+from progdistill.jobs.spec import DistillSpec
 from progdistill.models.denoiser import Denoiser, build_denoiser
-from progdistill.training.config import ComputeSettings, LiveSettings, SnapshotSettings
+from progdistill.training.config import LiveSettings
 from progdistill.training.state import TrainingState
+from tests.jobs.asking import request_for
 from tests.jobs.conftest import publish
 from tests.training.conftest import settings, tiny
 
@@ -133,16 +134,7 @@ def test_a_job_that_is_watched_publishes_the_very_same_weights(
     told: list[Event] = []
     made = []
     for live in (None, LiveSettings(interval_seconds=0, samples_interval_seconds=0, samples=2)):
-        request = JobRequest(
-            spec=spec,
-            store=store.uri,
-            dataset=digits,
-            snapshots=SnapshotSettings(),
-            compute=ComputeSettings(device="cpu", threads_per_rank=1),
-            creator_run="DistillFlow/1",
-            configuration={},
-            live=live,
-        )
+        request = request_for(spec, store, digits, live=live)
         launcher = LocalLauncher(tmp_path / "jobs", told.append)
         made.append(complete(store, launcher, request).result.output)
         store.delete(f"jobs/{spec.id}/result.json")

@@ -15,8 +15,8 @@ from progdistill.evaluation.config import EvaluationSettings
 from progdistill.evaluation.measurement import FOLDER, EvaluationRecord
 from progdistill.jobs.launcher import complete
 from progdistill.jobs.local import LocalLauncher
-from progdistill.jobs.spec import EvaluateSpec, JobRequest, result_key
-from progdistill.training.config import ComputeSettings, SnapshotSettings
+from progdistill.jobs.spec import EvaluateSpec, result_key
+from tests.jobs.asking import request_for
 from tests.jobs.conftest import publish
 from tests.training.conftest import tiny
 
@@ -44,7 +44,7 @@ def test_a_measurement_that_is_told_to_stop_goes_on_behind_its_finished_shards(
 ) -> None:
     """Two batches are trials of γ, ten the first shard; in the next the worker is asked to leave."""
     driver = subprocess.Popen(["sleep", "600"])
-    request = _request(spec, store, digits, driver_process_id=driver.pid)
+    request = request_for(spec, store, digits, driver_process_id=driver.pid)
     (tmp_path / "request.json").write_text(request.model_dump_json())
     command = [sys.executable, "-m", "progdistill.jobs.worker", str(tmp_path / "request.json")]
     worker = subprocess.Popen(
@@ -68,23 +68,8 @@ def test_a_measurement_that_is_told_to_stop_goes_on_behind_its_finished_shards(
     assert "evaluation at 2 steps: stopped" in said and "Traceback" not in said
     (kept,) = store.list("evaluation_shards/")
     assert kept.key.endswith("/0-5000.json")
-    complete(store, LocalLauncher(tmp_path), _request(spec, store, digits))
+    complete(store, LocalLauncher(tmp_path), request_for(spec, store, digits))
     assert not list(store.list("evaluation_shards/"))
-
-
-def _request(
-    spec: EvaluateSpec, store: Store, digits: DatasetInfo, driver_process_id: int | None = None
-) -> JobRequest:
-    return JobRequest(
-        spec=spec,
-        store=store.uri,
-        dataset=digits,
-        snapshots=SnapshotSettings(),
-        compute=ComputeSettings(device="cpu", threads_per_rank=1),
-        creator_run="DistillFlow/1",
-        configuration={},
-        driver_process_id=driver_process_id,
-    )
 
 
 @pytest.mark.slow
@@ -93,7 +78,7 @@ def test_a_record_of_two_ranks_is_that_of_one(
 ) -> None:
     records = []
     for ranks in (2, 1):
-        request = _request(spec.model_copy(update={"ranks": ranks}), store, digits)
+        request = request_for(spec.model_copy(update={"ranks": ranks}), store, digits)
         result = complete(store, LocalLauncher(tmp_path / str(ranks)), request).result
         records.append(EvaluationRecord.model_validate_json(result.output))
         answers = [item.key for item in store.list(f"{FOLDER}{spec.checkpoint}/")]

@@ -12,27 +12,18 @@ from progdistill.data.dataset import DatasetInfo
 from progdistill.diffusion.names import PredictionType
 from progdistill.jobs.launcher import complete
 from progdistill.jobs.local import LocalLauncher
-from progdistill.jobs.spec import GuideSpec, JobRequest, TrainBaseSpec, TrainingSpec
+from progdistill.jobs.spec import GuideSpec, TrainBaseSpec, TrainingSpec
 from progdistill.models.config import DenoiserConfig
 from progdistill.models.denoiser import load_denoiser
-from progdistill.training.config import ComputeSettings, SnapshotSettings
 from progdistill.training.guidance import GuidanceRange
+from tests.jobs.asking import request_for
 from tests.jobs.conftest import publish
 from tests.training.conftest import settings, tiny
 
 
 def trained(spec: TrainingSpec, store: Store, digits: DatasetInfo, folder: Path) -> dict[str, torch.Tensor]:
     """The weights that a job publishes."""
-    request = JobRequest(
-        spec=spec,
-        store=store.uri,
-        dataset=digits,
-        snapshots=SnapshotSettings(),
-        compute=ComputeSettings(device="cpu", threads_per_rank=1),
-        creator_run="DistillFlow/1",
-        configuration={},
-    )
-    result = complete(store, LocalLauncher(folder), request).result
+    result = complete(store, LocalLauncher(folder), request_for(spec, store, digits)).result
     manifest = load_manifest(store, result.output)
     config = DenoiserConfig.model_validate(manifest.identity.architecture)
     return dict(load_denoiser(config, fetch_weights(store, manifest)).state_dict())

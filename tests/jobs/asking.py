@@ -1,0 +1,33 @@
+"""What tests ask of workers: jobs on real digits, one thread a rank."""
+
+from typing import Any
+
+from progdistill.artifacts.store import Store
+from progdistill.data.dataset import DatasetInfo
+from progdistill.jobs.spec import JobRequest, JobSpec, TrainBaseSpec
+from progdistill.training.config import ComputeSettings, SnapshotSettings
+from tests.training.conftest import settings, tiny
+
+
+def request_for(spec: JobSpec, store: Store, digits: DatasetInfo, **changes: Any) -> JobRequest:
+    """Ask for what `spec` describes."""
+    facts: dict[str, Any] = {
+        "store": store.uri,
+        "snapshots": SnapshotSettings(),
+        "compute": ComputeSettings(device="cpu", threads_per_rank=1),
+        "creator_run": "DistillFlow/7",
+        "configuration": {},
+    }
+    return JobRequest(spec=spec, dataset=digits, **{**facts, **changes})
+
+
+def base_of_two_ranks(store: Store, digits: DatasetInfo, seed: int, **training: Any) -> JobRequest:
+    """Ask for a base model of eight updates on two ranks, with a snapshot each second update."""
+    spec = TrainBaseSpec(
+        dataset_fingerprint=digits.fingerprint,
+        seed=seed,
+        ranks=2,
+        model=tiny(),
+        training=settings(8, **training),
+    )
+    return request_for(spec, store, digits, snapshots=SnapshotSettings(interval_updates=2))

@@ -1,0 +1,29 @@
+"""A job on this machine, whatever becomes of what it says."""
+
+from pathlib import Path
+
+import pytest
+
+from progdistill.artifacts.store import Store
+from progdistill.data.dataset import DatasetInfo
+from progdistill.errors import ProgdistillError
+from progdistill.jobs.launcher import complete
+from progdistill.jobs.local import LocalLauncher
+from progdistill.jobs.spec import TrainBaseSpec
+from tests.jobs.asking import request_for
+from tests.training.conftest import settings, tiny
+
+
+def test_a_full_disk_costs_the_log_and_not_the_words_of_a_job(
+    store: Store, digits: DatasetInfo, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A training that fails is one that has something to say."""
+    training = settings(8, learning_rate=1e30)
+    spec = TrainBaseSpec(dataset_fingerprint=digits.fingerprint, seed=1, model=tiny(), training=training)
+    log = tmp_path / f"train_base-{spec.id[:12]}.log"
+    log.symlink_to("/dev/full")
+    with pytest.raises(ProgdistillError, match="not finite"):
+        complete(store, LocalLauncher(tmp_path), request_for(spec, store, digits))
+    said = capfd.readouterr().err
+    assert said.count(f"{log} takes no more lines (No space left on device)") == 1
+    assert "not finite" in said
