@@ -15,6 +15,7 @@ from progdistill.errors import UsageError
 from progdistill.evaluation.published_statistics import pinned_statistics
 from progdistill.evaluation.requirements import check_evaluator
 from progdistill.evaluation.weights_source import pinned
+from progdistill.jobs.allotment import ranks_of
 from progdistill.ladder import format_ladder
 from progdistill.like import like_another
 from progdistill.models.config import DenoiserConfig
@@ -233,13 +234,9 @@ def _check_mirroring(settings: Settings, dataset: DatasetInfo) -> None:
 
 def _check_ranks(settings: Settings) -> None:
     """Equal parts of a batch for every rank, said before the first job starts."""
-    from progdistill.jobs.local import ranks_for
-
-    local = settings.launcher is LauncherName.LOCAL
-    here = ranks_for(settings.compute) if local else 0
     for name, kind in (("base", "train_base"), ("distill", "distill")):
         size = getattr(settings, name).batch_size
-        ranks = here if local else settings.cluster.for_kind(kind)[1].ranks
+        ranks = ranks_of(settings, kind)
         if size % ranks:
             raise UsageError(
                 f"{name}.batch_size = {size} cannot be shared evenly by {ranks} ranks: choose a multiple of"

@@ -9,12 +9,10 @@ from pathlib import Path
 from types import FrameType
 
 from progdistill.errors import ProgdistillError, UsageError, WorkInterrupted
-from progdistill.jobs.accelerators import accelerators_here
 from progdistill.jobs.events import Listener, deliver, ignore
 from progdistill.jobs.log_file import LogFile
 from progdistill.jobs.nursery import HatchedWorker, hatch
 from progdistill.jobs.spec import JobRequest
-from progdistill.training.config import ComputeSettings
 
 LAST_LINES = 15
 Worker = subprocess.Popen[str] | HatchedWorker
@@ -95,11 +93,3 @@ def _failure(request: JobRequest, status: int, last: list[str], log: Path) -> Pr
         f"was killed by {signal.Signals(-status).name}" if status < 0 else f"failed with exit status {status}"
     )
     return ProgdistillError(f"{request.spec.label} {how}; its log is {log}. Last lines:\n{words}")
-
-
-def ranks_for(compute: ComputeSettings) -> int:
-    """The number of ranks of a job here: as asked for, else one per accelerator that it uses, else one."""
-    if compute.ranks is not None:
-        return compute.ranks
-    found = accelerators_here()
-    return max(1, found.number) if compute.device in ("auto", found.kind) else 1

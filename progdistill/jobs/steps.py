@@ -11,10 +11,11 @@ from progdistill.artifacts.store import open_store
 from progdistill.config import LauncherName
 from progdistill.evaluation.baseline import baseline_of
 from progdistill.evaluation.measurement import EvaluationRecord
-from progdistill.jobs.accelerators import kind_for, precision_for
+from progdistill.jobs.accelerators import precision_for
+from progdistill.jobs.allotment import device_of, ranks_of
 from progdistill.jobs.events import Event, EventFile, Harmless, Listener, ignore
 from progdistill.jobs.launcher import JobOutcome, Launcher, complete
-from progdistill.jobs.local import LocalLauncher, ranks_for
+from progdistill.jobs.local import LocalLauncher
 from progdistill.jobs.spec import (
     DistillSpec,
     EvaluateSpec,
@@ -125,7 +126,7 @@ class RunSteps:
         baseline = baseline_of(self._store, load_manifest(self._store, checkpoint["id"]))
         spec = EvaluateSpec(
             **self._shared,
-            ranks=self._ranks("evaluate"),
+            ranks=ranks_of(self._settings, "evaluate"),
             checkpoint=checkpoint["id"],
             baseline=None if baseline is None else baseline.id,
             num_steps=self._settings.ladder[rung],
@@ -174,20 +175,12 @@ class RunSteps:
 
         return KubernetesLauncher(self._store, self._settings.cluster, folder, self._hear)
 
-    def _ranks(self, kind: str) -> int:
-        if self._settings.launcher is LauncherName.LOCAL:
-            return ranks_for(self._settings.compute)
-        return self._settings.cluster.for_kind(kind)[1].ranks
-
     def _trained(self, kind: str) -> dict[str, Any]:
         """What every training's description has: the device decides the precision where nobody else does."""
-        compute, cluster = self._settings.compute, self._settings.cluster
-        local = self._settings.launcher is LauncherName.LOCAL
-        device = kind_for(compute) if local else cluster.for_kind(kind)[1].device_kind
         return {
             **self._shared,
-            "ranks": self._ranks(kind),
-            "precision": precision_for(compute, device),
+            "ranks": ranks_of(self._settings, kind),
+            "precision": precision_for(self._settings.compute, device_of(self._settings, kind)),
         }
 
     def _complete(self, spec: JobSpec) -> JobResult:

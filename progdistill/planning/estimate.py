@@ -19,6 +19,9 @@ class TimeEstimate(BaseModel):
 
     device: str
     ranks: int
+    """Of the stages of the ladder."""
+    base_ranks: int | None = None
+    """Of the base model's training, where that has another number."""
     seconds: float
     device_hours: float
     cost: float | None
@@ -33,7 +36,10 @@ class Estimate(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     state_bytes: int
-    """Of the largest training, a rank: weights, gradients, optimizer, average, teacher; no activations."""
+    """Of the largest training, a rank: weights, gradients, optimizer, average, teacher; no activations.
+
+    With `compute.parallelism=fsdp` a rank's share; where that is left open, as much as without it.
+    """
     peak_memory_bytes: dict[str, int]
     """Measured, by device: with activations."""
     times: tuple[TimeEstimate, ...]
@@ -69,7 +75,9 @@ def estimate(run: PreparedRun, extra: Sequence[Rate] = ()) -> Estimate:
     for rate in rates.values():
         if rate.peak_memory_bytes is not None:
             peaks[rate.device] = max(peaks.get(rate.device, 0), rate.peak_memory_bytes)
-    machines = sorted({(device, ranks) for _, device, ranks in rates})
+    evenly = [(device, [ranks] * len(work)) for device, ranks in {(d, r) for _, d, r in rates}]
+    as_set = [(device, [one.ranks for one in work]) for device in {d for _, d, _ in rates}]
+    machines = sorted(evenly + [one for one in as_set if one not in evenly])
     prices = read_prices()
     times = [_time(work, rates, device, ranks, prices) for device, ranks in machines]
     return Estimate(
@@ -80,20 +88,25 @@ def estimate(run: PreparedRun, extra: Sequence[Rate] = ()) -> Estimate:
 
 
 def _time(
-    work: list[Work], rates: dict[tuple[Kind, str, int], Rate], device: str, ranks: int, prices: Prices
+    work: list[Work],
+    rates: dict[tuple[Kind, str, int], Rate],
+    device: str,
+    ranks: list[int],
+    prices: Prices,
 ) -> TimeEstimate | None:
-    """None where one kind of the work was never measured there."""
-    used = [rates.get((one.kind, device, ranks)) for one in work]
+    """On so many ranks for each kind of the work; None where one kind was never measured on as many."""
+    used = [rates.get((one.kind, device, number)) for one, number in zip(work, ranks, strict=True)]
     known = [rate for rate in used if rate is not None]
     if len(known) < len(work):
         return None
-    seconds = sum(one.images / rate.images_per_second for one, rate in zip(work, known, strict=True))
-    hours = seconds / 3600 * ranks
+    seconds = [one.images / rate.images_per_second for one, rate in zip(work, known, strict=True)]
+    hours = sum(number * each for number, each in zip(ranks, seconds, strict=True)) / 3600
     price = prices.per_device_hour.get(device)
     return TimeEstimate(
         device=device,
-        ranks=ranks,
-        seconds=seconds,
+        ranks=ranks[-1],
+        base_ranks=ranks[0] if ranks[0] != ranks[-1] else None,
+        seconds=sum(seconds),
         device_hours=hours,
         cost=None if price is None else hours * price,
         currency=prices.currency,
@@ -104,8 +117,9 @@ def _time(
 def _time_line(time: TimeEstimate) -> str:
     basis = f"{time.checkpoints} measured trainings" if time.checkpoints else "measured just now"
     cost = "" if time.cost is None else f", {time.cost:,.2f} {time.currency}".rstrip()
+    base = "" if time.base_ranks is None else f"{time.base_ranks} (base model) and "
     return (
-        f"  training on {time.ranks} × {time.device}: {_duration(time.seconds)},"
+        f"  training on {base}{time.ranks} × {time.device}: {_duration(time.seconds)},"
         f" {time.device_hours:,.2g} device hours{cost} ({basis}; evaluation comes on top)"
     )
 

@@ -3,6 +3,8 @@
 from typing import Literal, NamedTuple
 
 from progdistill.config import Settings
+from progdistill.jobs.allotment import ranks_of
+from progdistill.training.config import TrainingSettings
 
 Kind = Literal["train_base", "guide", "distill"]
 """The kinds of training jobs."""
@@ -16,8 +18,11 @@ class Work(NamedTuple):
     kind: Kind
     images: int
     batch_size: int
+    ranks: int
+    """As the run's settings have it, on this machine or in the cluster."""
     state_bytes: int
-    """Weights, gradients, the optimizer's two moments, the moving average and the teacher, in float32."""
+    """A rank's weights, gradients, the optimizer's two moments, the moving average and the teacher, in float32;
+    its share of them where the settings ask for FSDP."""
 
 
 def work_of(settings: Settings, parameters: int) -> list[Work]:
@@ -25,15 +30,16 @@ def work_of(settings: Settings, parameters: int) -> list[Work]:
     found: list[Work] = []
     base, distill = settings.base, settings.distill
 
-    def state(average: float | None, teachers: int) -> int:
-        return (4 + (average is not None) + teachers) * FLOAT_BYTES * parameters
+    def add(kind: Kind, training: TrainingSettings, updates: int) -> None:
+        copies = 4 + (training.ema_decay is not None) + (kind != "train_base")
+        ranks = ranks_of(settings, kind)
+        sharing = ranks if settings.compute.parallelism == "fsdp" else 1
+        state_bytes = copies * FLOAT_BYTES * parameters // sharing
+        found.append(Work(kind, updates * training.batch_size, training.batch_size, ranks, state_bytes))
 
     if settings.first_teacher is None:
-        images = base.updates * base.batch_size
-        found.append(Work("train_base", images, base.batch_size, state(base.ema_decay, 0)))
+        add("train_base", base, base.updates)
     if settings.has_guided_stage:
-        images = distill.for_guidance().updates * distill.batch_size
-        found.append(Work("guide", images, distill.batch_size, state(distill.ema_decay, 1)))
-    images = sum(distill.for_stage(steps).updates for steps in settings.ladder[1:]) * distill.batch_size
-    found.append(Work("distill", images, distill.batch_size, state(distill.ema_decay, 1)))
+        add("guide", distill, distill.for_guidance().updates)
+    add("distill", distill, sum(distill.for_stage(steps).updates for steps in settings.ladder[1:]))
     return found

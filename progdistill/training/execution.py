@@ -8,8 +8,8 @@ from progdistill.errors import UsageError
 from progdistill.training.config import ComputeSettings, Precision
 
 BYTES_PER_WEIGHT = 24
-"""What training keeps of a weight under DDP, in float32: itself, its gradient with the copy that ranks sum,
-its moving average, and the optimizer's two moments."""
+"""What a distillation keeps of a weight under DDP, in float32: itself, its gradient, its moving average, the
+optimizer's two moments, and the teacher's."""
 
 
 class Execution(NamedTuple):

@@ -88,7 +88,7 @@ def train(task: TrainingTask, model: Denoiser, start: Snapshot | None) -> Traine
         state.restore(start)
     network: nn.Module = model
     if task.ranks > 1 and not task.sharded:
-        network = nn.parallel.DistributedDataParallel(model)
+        network = nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True)
     total = task.settings.updates
     with Progress(task.label, total=total, unit="updates", start=state.update) as progress:
         while state.update < total:

@@ -10,7 +10,7 @@ import torch
 
 from progdistill.commands.doctor import accelerators_facts
 from progdistill.jobs.accelerators import Accelerators, DeviceKind, accelerators_here, precision_for
-from progdistill.jobs.local import ranks_for
+from progdistill.jobs.allotment import ranks_here
 from progdistill.training.config import ComputeSettings, Precision
 
 MakeMachine = Callable[..., Path]
@@ -99,8 +99,8 @@ def test_precision_is_what_the_kind_of_device_is_good_at(
 
 
 def test_a_job_on_the_cpu_has_one_rank_whatever_accelerators_there_are() -> None:
-    assert ranks_for(ComputeSettings(device="cpu")) == 1
-    assert ranks_for(ComputeSettings(device="cpu", ranks=3)) == 3
+    assert ranks_here(ComputeSettings(device="cpu")) == 1
+    assert ranks_here(ComputeSettings(device="cpu", ranks=3)) == 3
 
 
 @pytest.mark.parametrize(

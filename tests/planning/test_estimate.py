@@ -9,6 +9,7 @@ import pytest
 from progdistill.artifacts.checkpoint import CheckpointKind, TrainingFigures, manifest_key, publish_checkpoint
 from progdistill.artifacts.store import Store, open_store
 from progdistill.cli import main
+from progdistill.config import LauncherName
 from progdistill.data.dataset import DatasetInfo, find_dataset
 from progdistill.errors import UsageError
 from progdistill.models.denoiser import build_denoiser
@@ -153,6 +154,31 @@ def test_the_training_state_is_what_training_holds(store: Store) -> None:
     held = sum(tensor.numel() for tensor in state.tensors().values()) - counters
     gradients, teacher = parameters, parameters
     assert estimate(run).state_bytes == 4 * (held + gradients + teacher)
+
+
+def test_with_fsdp_a_rank_holds_its_share(store: Store) -> None:
+    whole = estimate(plan(store, set=("compute.ranks=4",)))
+    share = estimate(plan(store, set=("compute.ranks=4", "compute.parallelism=fsdp")))
+    assert whole.state_bytes == pytest.approx(4 * share.state_bytes, rel=1e-6)
+
+
+def test_base_model_and_stages_may_train_on_different_numbers_of_ranks(store: Store) -> None:
+    run = plan(store, ladder="4:1", base_updates=1000, updates_per_stage=500)
+    trained(store, run, "train_base", 200.0, ranks=2)
+    trained(store, run, "distill", 100.0, ranks=8)
+    assert estimate(run).times == ()
+    cluster = run.settings.cluster.model_copy(
+        update={
+            "train": run.settings.cluster.train.model_copy(update={"hosts": 2}),
+            "distill": run.settings.cluster.distill.model_copy(update={"hosts": 8}),
+        }
+    )
+    changed = {"launcher": LauncherName.KUBERNETES, "cluster": cluster}
+    in_pods = run.model_copy(update={"settings": run.settings.model_copy(update=changed)})
+    (time,) = estimate(in_pods).times
+    assert (time.base_ranks, time.ranks) == (2, 8)
+    assert time.device_hours == pytest.approx((2 * 1000 * 64 / 200 + 8 * 2 * 500 * 64 / 100) / 3600)
+    assert f"training on 2 (base model) and 8 × {GPU}" in estimate(in_pods).describe()
 
 
 def test_measuring_trains_here_and_leaves_nothing_behind(
