@@ -21,8 +21,8 @@ class Work(NamedTuple):
     ranks: int
     """As the run's settings have it, on this machine or in the cluster."""
     state_bytes: int
-    """A rank's weights, gradients, the optimizer's two moments, the moving average and the teacher, in float32;
-    its share of them where the settings ask for FSDP."""
+    """A rank's weights, gradients, the optimizer's two moments, the moving average and the teacher,
+    in float32, or its share of them where the settings ask for FSDP."""
 
 
 def work_of(settings: Settings, parameters: int) -> list[Work]:
