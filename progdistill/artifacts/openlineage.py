@@ -1,6 +1,7 @@
 """A run's stages as OpenLineage run events, for tools that collect lineage across systems."""
 
 import uuid
+from datetime import timedelta
 from typing import Any, Final
 
 from progdistill.artifacts.checkpoint import CheckpointManifest, load_manifest
@@ -15,9 +16,11 @@ SPECIFICATION: Final = "https://openlineage.io/spec"
 
 
 def run_events(store: Store, run: str) -> list[dict[str, Any]]:
-    """Return one COMPLETE event for each checkpoint that `run` (`Flow/run id`) holds, most steps first.
+    """Return a START and a COMPLETE event for each checkpoint of `run` (`Flow/run id`), most steps first.
 
-    Inputs are the dataset and the teacher, the output is the checkpoint. UsageError for an unknown run.
+    Inputs are the dataset and the teacher, the output is the checkpoint. A training is said to have started
+    as long before its end as it took, which is too late for one that was interrupted; an import ends as it
+    starts. UsageError for an unknown run.
     """
     flow, _, run_id = run.partition("/")
     held = run_checkpoints(store, flow, run_id) if flow and run_id else {}
@@ -26,24 +29,35 @@ def run_events(store: Store, run: str) -> list[dict[str, Any]]:
             f"no run {run!r} in store {store.uri}; give it as Flow/run id (`progdistill lineage`)"
         )
     return [
-        _event(store, flow, run_id, steps, load_manifest(store, checkpoint_id))
+        event
         for steps, checkpoint_id in held.items()
+        for event in _start_and_end(store, flow, run_id, steps, load_manifest(store, checkpoint_id))
     ]
 
 
-def _event(store: Store, flow: str, run_id: str, steps: int, manifest: CheckpointManifest) -> dict[str, Any]:
-    parent = manifest.identity.parent
-    teacher = [_checkpoint(store, parent, {})] if parent else []
-    return {
-        "eventType": "COMPLETE",
-        "eventTime": manifest.circumstances.created_at.isoformat(),
+def _start_and_end(
+    store: Store, flow: str, run_id: str, steps: int, manifest: CheckpointManifest
+) -> list[dict[str, Any]]:
+    parent, circumstances = manifest.identity.parent, manifest.circumstances
+    seconds = 0.0 if circumstances.figures is None else circumstances.figures.seconds
+    shared = {
         "producer": PRODUCER,
         "schemaURL": f"{SPECIFICATION}/2-0-2/OpenLineage.json#/$defs/RunEvent",
         "run": {"runId": _uuid(flow, run_id, str(steps)), "facets": {"parent": _run_facet(flow, run_id)}},
         "job": {"namespace": "progdistill", "name": f"{flow}.{steps}_steps", "facets": {}},
-        "inputs": [_dataset(manifest), *teacher],
-        "outputs": [_checkpoint(store, manifest.id, {"progdistill_checkpoint": _manifest_facet(manifest)})],
+        "inputs": [_dataset(manifest), *([_checkpoint(store, parent, {})] if parent else [])],
     }
+    started_at = circumstances.created_at - timedelta(seconds=seconds)
+    output = _checkpoint(store, manifest.id, {"progdistill_checkpoint": _manifest_facet(manifest)})
+    return [
+        {"eventType": "START", "eventTime": started_at.isoformat(), **shared, "outputs": []},
+        {
+            "eventType": "COMPLETE",
+            "eventTime": circumstances.created_at.isoformat(),
+            **shared,
+            "outputs": [output],
+        },
+    ]
 
 
 def _run_facet(flow: str, run_id: str) -> dict[str, Any]:

@@ -182,6 +182,6 @@ def test_lineage_draws_writes_and_exports(
     assert student.id in page.read_text()
     capsys.readouterr()
     assert run(store, "lineage", "--openlineage", "DistillFlow/1") == 0
-    assert json.loads(capsys.readouterr().out)[0]["eventType"] == "COMPLETE"
+    assert json.loads(capsys.readouterr().out)[0]["eventType"] == "START"
     assert run(store, "lineage", "--json") == 0
     assert json.loads(capsys.readouterr().out)[0]["children"][0]["manifest"]["id"] == student.id

@@ -3,7 +3,7 @@
 import json
 import re
 import uuid
-from datetime import datetime
+from datetime import datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -12,14 +12,21 @@ import pytest
 from PIL import Image
 
 from progdistill.artifacts.aliases import move_alias
-from progdistill.artifacts.checkpoint import CheckpointManifest, blob_key
+from progdistill.artifacts.checkpoint import CheckpointManifest, TrainingFigures, blob_key, publish_checkpoint
 from progdistill.artifacts.lineage import draw, lineage_tree
 from progdistill.artifacts.lineage_html import render_html
 from progdistill.artifacts.openlineage import run_events
 from progdistill.artifacts.runs import record_run_checkpoint
 from progdistill.artifacts.store import Store
 from progdistill.errors import UsageError
-from tests.artifacts.samples import measure, publish_base, publish_student
+from tests.artifacts.samples import (
+    circumstances,
+    description,
+    measure,
+    publish_base,
+    publish_student,
+    weights_file,
+)
 from tests.report.browser import chromium
 
 
@@ -146,9 +153,6 @@ def test_in_a_browser_the_page_zooms_and_shows_a_checkpoints_manifest_on_a_click
 
 
 def test_no_fact_can_break_out_of_the_page(local_store: Store, tmp_path: Path) -> None:
-    from progdistill.artifacts.checkpoint import publish_checkpoint
-    from tests.artifacts.samples import circumstances, description, weights_file
-
     hostile = "</script><script>alert(1)</script>"
     publish_checkpoint(
         local_store, weights_file(tmp_path), description(), circumstances(dataset_name=hostile)
@@ -166,9 +170,14 @@ def test_a_runs_events_name_dataset_teacher_and_student(
     local_store: Store, family: dict[str, CheckpointManifest]
 ) -> None:
     events = run_events(local_store, "DistillFlow/1")
-    assert [event["job"]["name"] for event in events] == ["DistillFlow.4_steps", "DistillFlow.2_steps"]
-    assert [item["name"] for item in events[1]["inputs"]] == ["digits", f"checkpoints/{family['four'].id}"]
-    (output,) = events[1]["outputs"]
+    assert [(event["job"]["name"], event["eventType"]) for event in events] == [
+        (f"DistillFlow.{steps}_steps", kind) for steps in (4, 2) for kind in ("START", "COMPLETE")
+    ]
+    for start, end in (events[:2], events[2:]):
+        assert start["run"] == end["run"] and start["inputs"] == end["inputs"] and start["outputs"] == []
+        assert datetime.fromisoformat(start["eventTime"]) <= datetime.fromisoformat(end["eventTime"])
+    assert [item["name"] for item in events[3]["inputs"]] == ["digits", f"checkpoints/{family['four'].id}"]
+    (output,) = events[3]["outputs"]
     assert output["name"] == f"checkpoints/{family['two'].id}"
     assert output["facets"]["version"]["datasetVersion"] == family["two"].id
     assert len({event["run"]["facets"]["parent"]["run"]["runId"] for event in events}) == 1
@@ -194,6 +203,15 @@ def test_events_have_every_field_that_openlineage_requires(
             facet[field] for facet in facets for field in ("_producer", "_schemaURL")
         ]:
             assert urlsplit(address).scheme
+
+
+def test_a_training_started_as_long_before_its_end_as_it_took(local_store: Store, tmp_path: Path) -> None:
+    figures = TrainingFigures(updates=9, images=90, seconds=90, images_per_second=1, final_loss=None)
+    made = circumstances(figures=figures)
+    model = publish_checkpoint(local_store, weights_file(tmp_path), description(), made)
+    record_run_checkpoint(local_store, "DistillFlow", "1", 64, model.id)
+    start, end = (datetime.fromisoformat(e["eventTime"]) for e in run_events(local_store, "DistillFlow/1"))
+    assert end == made.created_at and end - start == timedelta(seconds=90)
 
 
 def test_an_unknown_run_has_no_events(local_store: Store) -> None:
