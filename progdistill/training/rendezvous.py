@@ -25,6 +25,8 @@ from progdistill.errors import PeerLostError
 
 WATCH_SECONDS: Final = 1.0
 GOODBYE_SECONDS: Final = 60.0
+WORDS_SECONDS = 60.0
+"""How often a rank that waits for others says so: they may be queued for hours, or never be reached."""
 _LONG: Final = timedelta(days=20)  # in milliseconds it must fit 31 bits
 _SHORT: Final = timedelta(seconds=30)
 
@@ -40,6 +42,7 @@ class Gang:
         self._rank, self._ranks, self._token_key = rank, ranks, f"{group}/token"
         # A lookup of its own name can fail as long as rank 0 is not ready.
         self._address, self._port = ("127.0.0.1" if rank == 0 else address), port
+        self._began = self._said_at = time.monotonic()
         self._server, self.token = self._served() if rank == 0 else self._joined()
         self.store = PrefixStore(self.token, self._server)
         if rank == 0:
@@ -50,7 +53,7 @@ class Gang:
         try:
             # Not `wait`, in which no signal would be heard.
             while not self.store.check([f"joined/{other}" for other in range(ranks)]):
-                time.sleep(WATCH_SECONDS / 4)
+                self._wait_for(self._missing)
         except DistError as error:
             raise PeerLostError(f"rank 0 is gone: {error}") from error
 
@@ -97,7 +100,7 @@ class Gang:
             except DistError as error:
                 if "EADDRINUSE" not in str(error):
                     raise
-                time.sleep(WATCH_SECONDS / 4)
+                self._wait_for(lambda: f"port {self._port}, which another process has")
                 continue
             token = secrets.token_hex(8)
             server.set(self._token_key, token)
@@ -116,15 +119,27 @@ class Gang:
                     broken = token
             except DistError:
                 pass  # rank 0 ended in between; the next will come
-            time.sleep(WATCH_SECONDS / 4)
+            self._wait_for(lambda: f"rank 0 to begin again at {self._address}:{self._port}")
 
     def _connected(self) -> TCPStore:
         while True:
             # Asked first in silence: TCPStore prints a stack trace for each attempt that fails.
             with suppress(OSError), socket.create_connection((self._address, self._port), timeout=5):
                 break
-            time.sleep(WATCH_SECONDS / 4)
+            self._wait_for(lambda: f"rank 0, which does not answer at {self._address}:{self._port}")
         return TCPStore(self._address, self._port, is_master=False, timeout=_SHORT, wait_for_workers=False)
+
+    def _wait_for(self, what: Callable[[], str]) -> None:
+        now = time.monotonic()
+        if now - self._said_at >= WORDS_SECONDS:
+            self._said_at = now
+            words = f"rank {self._rank} has waited {now - self._began:.0f} s for {what()}"
+            print(words, file=sys.stderr, flush=True)
+        time.sleep(WATCH_SECONDS / 4)
+
+    def _missing(self) -> str:
+        absent = [other for other in range(self._ranks) if not self.store.check([f"joined/{other}"])]
+        return f"{len(absent)} of {self._ranks} ranks" + (f", rank {absent[0]} among them" if absent else "")
 
     def _watch(self) -> None:
         why = "rank 0 is gone"

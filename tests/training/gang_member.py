@@ -3,11 +3,13 @@
 import sys
 
 from progdistill.errors import PeerLostError
+from progdistill.training import rendezvous
 from progdistill.training.rendezvous import Gang
 
 
 def main(rank: str, ranks: str, port: str, group: str) -> int:
-    """Join, print the token, read one line, leave."""
+    """Join, print the token, read one line, leave; say soon and often what is waited for."""
+    rendezvous.WORDS_SECONDS = 1.0
     gang = Gang(int(rank), int(ranks), "localhost", int(port), group)
     print(gang.token, flush=True)
     sys.stdin.readline()

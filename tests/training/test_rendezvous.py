@@ -69,6 +69,17 @@ def test_the_successor_of_a_lost_rank_makes_all_meet_again_under_a_new_token(sta
     assert (first.wait(timeout=20), successor.wait(timeout=20)) == (0, 0)
 
 
+def test_who_waits_says_for_whom(start: Start) -> None:
+    second = start(1)
+    assert second.stderr is not None
+    words = second.stderr.readline()
+    assert "rank 1 has waited" in words and "rank 0, which does not answer at localhost:" in words
+    first = start(0, "another group")
+    assert first.stderr is not None
+    assert "rank 0 has waited" in (words := first.stderr.readline())
+    assert "for 1 of 2 ranks, rank 1 among them" in words
+
+
 def test_when_rank_0_is_killed_the_others_leave_to_start_again(start: Start) -> None:
     first, second = start(0), start(1)
     assert token_of(second)
