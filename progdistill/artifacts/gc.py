@@ -11,7 +11,15 @@ from progdistill.artifacts.store import Store, StoredObject
 
 DEFAULT_GRACE: Final = timedelta(days=7)
 
-_COLLECTED: Final = ("evaluations/", "jobs/", checkpoint.FOLDER, "blobs/")
+_NEIGHBOURS: Final = "evaluation_neighbours/"
+"""Records under the digest of a picture, of which they tell more."""
+
+_SHARDS: Final = "evaluation_shards/"
+"""Finished parts of unfinished measurements: old ones are of measurements that nobody goes on with."""
+
+_DESCRIBING: Final = ("evaluations/", "jobs/", checkpoint.FOLDER)
+
+_COLLECTED: Final = (_SHARDS, _NEIGHBOURS, *_DESCRIBING, "blobs/")
 """Where garbage can be, in the order of removal: what refers goes before what it refers to."""
 
 _RESULT: Final = re.compile(r"jobs/[^/]+/result\.json")
@@ -87,8 +95,12 @@ class _References:
         kept = self._with_parents(needed & self._ids)
         needed |= kept
         survivors = set()
-        for key in self._documents(*_COLLECTED[:-1]):
+        for key in self._documents(*_DESCRIBING):
             if self._is_young(key) or self._survives(key, kept):
+                survivors.add(key)
+                needed |= self._mentioned_in(key)
+        for key in self._documents(_NEIGHBOURS, _SHARDS):
+            if self._is_young(key) or (key.startswith(_NEIGHBOURS) and key.split("/")[1] in needed):
                 survivors.add(key)
                 needed |= self._mentioned_in(key)
         doomed = [

@@ -76,7 +76,7 @@ def _list(args: argparse.Namespace) -> int:
     names = _names(store)
     rows = [_facts(one, evaluations_of(store, one.id, unreadable), names.get(one.id, [])) for one in found]
     if args.max_distance is not None:
-        rows = [row for row in rows if row["distance"] is not None and row["distance"] <= args.max_distance]
+        rows = _within(rows, args.max_distance)
     if args.json:
         print_json(rows)
     elif rows:
@@ -84,6 +84,16 @@ def _list(args: argparse.Namespace) -> int:
     else:
         print(f"no checkpoint in {store.uri} matches", file=sys.stderr)
     return status_of(unreadable)
+
+
+def _within(rows: list[dict[str, Any]], limit: float) -> list[dict[str, Any]]:
+    measured = [row for row in rows if row["distance"] is not None]
+    names = sorted({str(row["distance_name"]) for row in measured})
+    if len(names) > 1:
+        raise UsageError(
+            f"--max-distance: {' and '.join(names)} do not compare; narrow the list with --dataset or --run"
+        )
+    return [row for row in measured if row["distance"] <= limit]
 
 
 def _selected(
@@ -137,8 +147,20 @@ def _facts(
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
-    heads = ("id", "kind", "steps", "dataset", "parent", "run", "created", "distance", "aliases")
-    lines = [heads, *([_shown(head, row[head]) for head in heads] for row in rows)]
+    heads = (
+        "id",
+        "kind",
+        "steps",
+        "dataset",
+        "parent",
+        "run",
+        "created",
+        "distance",
+        "distance_name",
+        "aliases",
+    )
+    lines = [[head.replace("_", " ") for head in heads]]
+    lines += [[_shown(head, row[head]) for head in heads] for row in rows]
     widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
     for line in lines:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())

@@ -78,9 +78,16 @@ def publish_student(
 
 
 def measure(
-    store: Store, manifest: CheckpointManifest, distance: float, steps: int, shown: object = None
+    store: Store,
+    manifest: CheckpointManifest,
+    distance: float,
+    steps: int,
+    shown: object = None,
+    name: str = "fd",
+    **question: object,
 ) -> None:
     """Publish an evaluation record of a kind that the artifacts know nothing about."""
-    facts = {"distance": distance, "distance_name": "fd", "question": {"steps": steps}, "shown": shown}
+    asked = {"steps": steps, **question}
+    facts = {"distance": distance, "distance_name": name, "question": asked, "shown": shown}
     sealed = facts | {SEAL: hashlib.sha256(canonical_json(facts)).hexdigest()}
     store.write(f"evaluations/{manifest.id}/{distance}.json", json.dumps(sealed).encode())

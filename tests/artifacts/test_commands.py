@@ -84,6 +84,15 @@ def test_list_chooses_by_distance_at_the_students_own_steps(
     assert [row["steps"] for row in json.loads(capsys.readouterr().out)] == found
 
 
+def test_distances_that_do_not_compare_choose_nothing(local_store: Store, tmp_path: Path) -> None:
+    four = publish_student(local_store, tmp_path, publish_base(local_store, tmp_path), steps=4)
+    two = publish_student(local_store, tmp_path, four, steps=2)
+    measure(local_store, four, 4.0, steps=4)
+    measure(local_store, two, 3.0, steps=2, name="fid")
+    with pytest.raises(UsageError, match="fd and fid do not compare"):
+        run(local_store, "checkpoints", "list", "--max-distance", "5")
+
+
 @pytest.mark.parametrize(
     "words", [["list", "--run", "DistillFlow/9"], ["gc", "--forget-run", "DistillFlow/9"]]
 )

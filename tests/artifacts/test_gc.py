@@ -11,7 +11,7 @@ from progdistill.artifacts.documents import encode
 from progdistill.artifacts.gc import find_garbage, remove_garbage
 from progdistill.artifacts.runs import RunCheckpoint, record_run_checkpoint, report_key
 from progdistill.artifacts.store import Store
-from tests.artifacts.samples import publish_base, publish_student, weights_file
+from tests.artifacts.samples import measure, publish_base, publish_student, weights_file
 
 NO_GRACE = timedelta(seconds=-5)
 """Everything is old: S3 counts whole seconds, and what was written in this one must count as before now."""
@@ -140,3 +140,25 @@ def test_the_request_of_a_running_job_stays_and_ends_no_snapshot(local_store: St
     collect(local_store)
     left = [item.key for folder in ("jobs/", "snapshots/") for item in local_store.list(folder)]
     assert left == ["jobs/done/result.json", "jobs/running/request.json", "snapshots/running/1/0.json"]
+
+
+def test_what_tells_more_of_a_picture_lives_as_long_as_the_picture(
+    store: Store, ladder: list[CheckpointManifest], tmp_path: Path
+) -> None:
+    pictures = [store.upload(weights_file(tmp_path, seed=seed), blob_key).sha256 for seed in (70, 71, 72, 73)]
+    for manifest, picture, strip in ((ladder[2], *pictures[:2]), (ladder[3], *pictures[2:])):
+        measure(store, manifest, 5.0, steps=2, shown={"sha256": picture})
+        store.write(f"evaluation_neighbours/{picture}/all.json", f'{{"strip_sha256": "{strip}"}}'.encode())
+    collect(store)
+    left = [item.key for item in store.list("")]
+    assert [f"evaluation_neighbours/{picture}/all.json" in left for picture in pictures[::2]] == [True, False]
+    assert [blob_key(picture) in left for picture in pictures] == [True, True, False, False]
+
+
+def test_parts_of_a_measurement_that_nobody_goes_on_with_go(store: Store, tmp_path: Path) -> None:
+    tensors = store.upload(weights_file(tmp_path, seed=74), blob_key).sha256
+    store.write("evaluation_shards/one/0-5000.json", f'{{"tensors_sha256": "{tensors}"}}'.encode())
+    remove_garbage(store, find_garbage(store, grace=timedelta(days=7)))
+    assert store.read(blob_key(tensors)) is not None
+    collect(store)
+    assert not list(store.list("evaluation_shards/")) and store.read(blob_key(tensors)) is None

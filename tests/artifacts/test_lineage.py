@@ -73,6 +73,19 @@ def test_a_student_is_shown_with_its_distance_at_its_own_steps(
     assert lines[-1].endswith("fd 8.25")
 
 
+def test_a_distance_is_that_of_reports_whatever_else_was_measured(
+    local_store: Store, family: dict[str, CheckpointManifest]
+) -> None:
+    """DDIM at a base model's most steps; a smaller figure of fewer steps or samples does not stand for it."""
+    base = family["base"]
+    measure(local_store, base, 9.0, steps=8, sampler="ddim", samples=100)
+    measure(local_store, base, 6.0, steps=8, sampler="ancestral", samples=100)
+    measure(local_store, base, 5.0, steps=4, sampler="ddim", samples=100)
+    measure(local_store, base, 4.0, steps=8, sampler="ddim", samples=10)
+    first = next(draw(lineage_tree(local_store)))
+    assert first.endswith("fd 9")
+
+
 def test_a_chain_of_fourteen_checkpoints_stays_at_the_left_margin(local_store: Store, tmp_path: Path) -> None:
     teacher = publish_base(local_store, tmp_path)
     for exponent in range(13):
