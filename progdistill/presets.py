@@ -6,6 +6,7 @@ from progdistill.data.dataset import DatasetInfo
 from progdistill.diffusion.names import LossWeight, PredictionType
 from progdistill.errors import UsageError
 from progdistill.evaluation.config import EvaluationSettings
+from progdistill.evaluation.requirements import digits_classifier_reads
 from progdistill.models.architectures import ARCHITECTURES
 from progdistill.models.config import DenoiserConfig
 from progdistill.training.config import (
@@ -151,10 +152,13 @@ def preset_name_for(dataset: DatasetInfo) -> str:
 
 
 def fitted(preset: Preset, dataset: DatasetInfo) -> Preset:
-    """A preset for somebody's own dataset: with its channels and classes."""
+    """A preset for somebody's own dataset: with its channels and classes, and an evaluator for them."""
     shape = {"image_channels": dataset.channels, "num_classes": dataset.num_classes}
     network = preset.model.network.model_copy(update=shape)
-    return preset._replace(model=preset.model.model_copy(update={"network": network}))
+    evaluation = preset.evaluation
+    if evaluation.evaluator == "digits_classifier" and not digits_classifier_reads(dataset):
+        evaluation = evaluation.model_copy(update={"evaluator": "inception"})
+    return preset._replace(model=preset.model.model_copy(update={"network": network}), evaluation=evaluation)
 
 
 def mirroring_only_where_safe(preset: Preset, dataset: DatasetInfo) -> Preset:

@@ -2,8 +2,9 @@
 
 import pytest
 
+from progdistill.data.dataset import DatasetInfo
 from progdistill.ladder import parse_ladder
-from progdistill.presets import PRESETS
+from progdistill.presets import PRESETS, fitted, preset_name_for
 from progdistill.training.config import LearningRateSchedule
 
 
@@ -30,3 +31,24 @@ def test_the_large_presets_are_those_of_appendix_e(
     assert distill.learning_rate_schedule is LearningRateSchedule.LINEAR_TO_ZERO
     updates = [distill.for_stage(steps).updates for steps in parse_ladder(ladder)[1:]]
     assert updates == [50_000] * (len(updates) - 2) + [100_000, 100_000]
+
+
+@pytest.mark.parametrize(
+    ("channels", "classes", "evaluator"),
+    [(1, 10, "digits_classifier"), (3, 10, "inception"), (1, 4, "inception")],
+)
+def test_own_images_of_the_digits_size_get_an_evaluator_that_reads_them(
+    channels: int, classes: int, evaluator: str
+) -> None:
+    own = DatasetInfo(
+        name="own",
+        location="own",
+        fingerprint="f" * 64,
+        channels=channels,
+        image_size=8,
+        num_classes=classes,
+        class_names=tuple(map(str, range(classes))),
+        splits={"train": 100},
+        horizontal_flip_safe=True,
+    )
+    assert fitted(PRESETS[preset_name_for(own)], own).evaluation.evaluator == evaluator

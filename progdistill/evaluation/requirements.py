@@ -45,16 +45,24 @@ def check_fit(settings: EvaluationSettings, info: DatasetInfo) -> None:
     shape = (
         f"{info.name} has {info.num_classes} classes of {info.channels}×{info.image_size}×{info.image_size}"
     )
-    advice = "choose another with --set evaluation.evaluator=NAME"
+    advice = (
+        "choose another, with --set evaluation.evaluator=NAME in a run, or --evaluator NAME in `evaluate`"
+    )
     if settings.evaluator == "digits_classifier":
-        if (info.channels, info.image_size, info.num_classes) != (1, 8, 10):
+        if not digits_classifier_reads(info):
             raise UsageError(
-                f"the evaluator digits_classifier reads 10 classes of 1×8×8 images, but {shape}: {advice}"
+                f"the evaluator digits_classifier reads 10 classes of 1×8×8 images, but {shape}: {advice}:"
+                " inception, efficientnet_lite0 or features_file"
             )
     elif settings.evaluator != "features_file" and info.channels not in (1, 3):
         raise UsageError(
             f"the evaluator {settings.evaluator} reads grey or RGB images, but {shape}: {advice}"
         )
+
+
+def digits_classifier_reads(info: DatasetInfo) -> bool:
+    """Whether the images and classes are such as the small classifier's."""
+    return (info.channels, info.image_size, info.num_classes) == (1, 8, 10)
 
 
 def named_file(location: str | None, variable: str, advice: str) -> str:

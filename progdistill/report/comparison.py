@@ -72,8 +72,9 @@ def _measured_alike(runs: Sequence[ReportInput]) -> str:
     for name, values in facts.items():
         if len(values) > 1:
             raise UsageError(
-                f"these runs differ in {name}, so their distances do not compare: evaluate them alike first"
-                " with `progdistill evaluate`"
+                f"these runs differ in {name}, so their distances do not compare: run one again as it was,"
+                " but with the other's evaluation (run --like CHECKPOINT --set evaluation.samples=N); its"
+                " trainings are found done"
             )
     (distance_name,) = facts["distance"]
     if distance_name is None:
