@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 
 from progdistill.commands import (
@@ -34,6 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     for verb in VERBS:
         verb.add_parser(subparsers)
     args = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # A supervisor's Ctrl-C: half-written files go.
     try:
         status: int = args.run(args)
         sys.stdout.flush()

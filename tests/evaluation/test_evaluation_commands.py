@@ -2,6 +2,10 @@
 
 import io
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +54,29 @@ def test_sample_keeps_each_image_as_it_is_in_parquet(
     assert set(sizes) == {(8, 8)}
     assert len({row["image"]["bytes"] for row in rows}) > 6
     assert [path.name for path in tmp_path.iterdir()] == ["samples.parquet"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_asked_to_stop_sample_leaves_nothing_half_written(
+    number: signal.Signals, store: str, student: CheckpointManifest, tmp_path: Path
+) -> None:
+    options = [
+        "--count",
+        "1000000",
+        "--batch-size",
+        "1",
+        "--out",
+        str(tmp_path / "x.parquet"),
+        "--store",
+        store,
+    ]
+    drawing = subprocess.Popen([sys.executable, "-m", "progdistill.cli", "sample", student.id, *options])
+    while not (tmp_path / "x.parquet.part").exists():
+        assert drawing.poll() is None
+        time.sleep(0.05)
+    drawing.send_signal(number)
+    assert drawing.wait(timeout=60) == 130
+    assert not list(tmp_path.iterdir())
 
 
 def test_equal_seeds_draw_equal_pictures(store: str, base: CheckpointManifest, tmp_path: Path) -> None:
