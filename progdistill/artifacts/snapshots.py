@@ -7,10 +7,11 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Shaped
@@ -30,7 +31,7 @@ from progdistill.artifacts.snapshot_format import (
     prune_snapshots,
 )
 from progdistill.artifacts.store import Store
-from progdistill.errors import LostInvariantError
+from progdistill.errors import LostInvariantError, TransientError
 
 __all__ = ["FlatSlice", "Snapshot", "SnapshotWriter", "delete_snapshots", "latest_snapshot", "snapshot_named"]
 
@@ -82,7 +83,7 @@ class SnapshotWriter:
         ones. A write that fails is reported on standard error and by `wait`; training goes on without it.
         """
         began = time.perf_counter()
-        self._join()
+        self.join()
         pieces = flat or {}
         shared = {name: tensors[name] for name in _share_of(tensors, self._rank, self._ranks)}
         copies = self._copied({**shared, **{name: piece.tensor for name, piece in pieces.items()}})
@@ -99,12 +100,13 @@ class SnapshotWriter:
 
     def wait(self) -> None:
         """Return when the last snapshot is in the store; raise what kept it out."""
-        self._join()
+        self.join()
         if self._error is not None:
             error, self._error = self._error, None
             raise error
 
-    def _join(self) -> None:
+    def join(self) -> None:
+        """Return when nothing is being written any more; what went wrong has been reported."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -178,7 +180,7 @@ class Snapshot:
         lengths: dict[str, int] = {}
         for shard, path in self._shards:
             lengths |= {name: piece.full_length for name, piece in shard.slices.items()}
-            with safe_open(path, framework="pt") as file:
+            with self._reading(path) as file:
                 whole = set(file.keys()) - set(shard.slices)
                 tensors |= {name: file.get_tensor(name) for name in whole}
         return tensors | {name: self.load_flat(name, 0, length) for name, length in lengths.items()}
@@ -188,15 +190,28 @@ class Snapshot:
         path = self._files_of_whole.get(name)
         if path is None:
             return self.load_flat(name, offset, length)
-        with safe_open(path, framework="pt") as file:
+        with self._reading(path) as file:
             stored: Tensor = file.get_tensor(name).flatten()
         return stored[offset : offset + length]
+
+    @contextmanager
+    def _reading(self, path: Path) -> Iterator[Any]:
+        try:
+            with safe_open(path, framework="pt") as file:
+                yield file
+        except (OSError, RuntimeError) as error:
+            if path.exists():
+                raise
+            raise TransientError(
+                f"the snapshot after update {self.update} was removed while it was read: another worker of"
+                " this job went on or finished; try again"
+            ) from error
 
     @cached_property
     def _files_of_whole(self) -> dict[str, Path]:
         found: dict[str, Path] = {}
         for shard, path in self._shards:
-            with safe_open(path, framework="pt") as file:
+            with self._reading(path) as file:
                 found |= dict.fromkeys(set(file.keys()) - set(shard.slices), path)
         return found
 
@@ -209,7 +224,7 @@ class Snapshot:
                 continue
             start, end = max(offset, piece.offset), min(offset + length, piece.offset + piece.length)
             if start < end:
-                with safe_open(path, framework="pt") as file:
+                with self._reading(path) as file:
                     stored = file.get_slice(name)
                     pieces.append((start, stored[start - piece.offset : end - piece.offset]))
         whole = torch.cat([tensor for _, tensor in sorted(pieces, key=lambda each: each[0])])

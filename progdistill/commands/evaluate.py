@@ -28,6 +28,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument("reference", metavar="REF", help="id or prefix, alias, or Flow/run/steps")
     parser.add_argument("--samples", type=int, metavar="N", help="images to draw (default: its preset's)")
     parser.add_argument("--steps", type=int, metavar="N", help="sampling steps (default: the student's own)")
+    text = "guidance weight (default: the lowest that a guided student knows, or none)"
+    parser.add_argument("--guidance", type=float, metavar="W", help=text)
     parser.add_argument("--dataset", metavar="NAME", help="compare with this dataset (default: its own)")
     parser.add_argument(
         "--evaluator", metavar="NAME", help="whose features to compare (default: its preset's)"
@@ -85,6 +87,7 @@ def _changes(args: argparse.Namespace) -> dict[str, JsonValue]:
         raise UsageError(f"--inception-weights does not go with --evaluator {args.evaluator}")
     named = {
         "samples": args.samples,
+        "guidance": args.guidance,
         "evaluator": args.evaluator or (None if weights is None else "inception"),
         "weights": weights,
         "weights_sha256": args.inception_sha256,
@@ -139,4 +142,6 @@ def _figures(measurement: "Measurement") -> str:
     )
     shown = [f"{m.distance_name} {m.distance:.4g}"]
     shown += [f"{name} {value:.3g}" for name, value in extras if value is not None]
-    return " · ".join([*shown, f"{m.question.samples:,} samples"])
+    weight = m.question.guidance
+    guided = "" if weight is None else f" guided with w = {weight:g}"
+    return " · ".join([*shown, f"{m.question.samples:,} samples{guided}"])

@@ -3,7 +3,6 @@
 import argparse
 import sys
 from collections.abc import Iterable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -72,8 +71,6 @@ def _sample(args: argparse.Namespace) -> int:
     weight = weight_for(manifest, args.guidance)
     device = str(choose_device("auto", local_rank=0))
     denoiser = load_denoiser(store, manifest, device)
-    if weight is not None:
-        denoiser.bind = partial(denoiser.bind, guidance=weight)  # type: ignore[method-assign]
     classes = denoiser.config.network.num_classes
     label = _class_label(args.class_label, classes)
     batches = generate(
@@ -84,6 +81,7 @@ def _sample(args: argparse.Namespace) -> int:
         seed=args.seed,
         batch_size=args.batch_size,
         gamma=args.gamma,
+        guidance=weight,
         clip=not args.no_clip,
         class_label=label,
         device=device,

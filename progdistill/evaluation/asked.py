@@ -5,6 +5,7 @@ from typing import NamedTuple
 from progdistill.artifacts.checkpoint import CheckpointKind, CheckpointManifest
 from progdistill.diffusion.names import SamplerName
 from progdistill.evaluation.config import EvaluationSettings
+from progdistill.training.guidance import weight_for
 
 
 class Asked(NamedTuple):
@@ -14,6 +15,14 @@ class Asked(NamedTuple):
     checkpoint: CheckpointManifest
     sampler: SamplerName
     gamma: float | None = None
+
+
+def guided_as(manifest: CheckpointManifest, settings: EvaluationSettings) -> EvaluationSettings:
+    """The settings with the weight that a checkpoint is sampled with, and its baselines beside it.
+
+    None stands for 0, which is no guidance. UsageError for a weight that the checkpoint cannot take.
+    """
+    return settings.model_copy(update={"guidance": weight_for(manifest, settings.guidance) or None})
 
 
 def ddim_asked(manifest: CheckpointManifest, baseline: CheckpointManifest | None) -> list[Asked]:

@@ -57,6 +57,13 @@ class EvaluationSettings(BaseModel):
     stochastic_students: bool = Field(
         default=False, description="measure students with ancestral sampling too (the paper's Figure 6)"
     )
+    guidance: float | None = Field(
+        default=None,
+        ge=0,
+        allow_inf_nan=False,
+        exclude_if=lambda guidance: guidance is None,
+        description="weight that samples are guided with; None: a guided student's lowest, none for others",
+    )
     clip: bool = Field(default=True, description="clip x̂ to [−1, 1] at every sampling step")
     shown_samples: int = Field(
         default=20, ge=0, description="images kept for the report, the first of those measured"

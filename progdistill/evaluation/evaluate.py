@@ -4,7 +4,7 @@ from progdistill.artifacts.checkpoint import CheckpointManifest
 from progdistill.artifacts.store import Store
 from progdistill.data.dataset import DatasetInfo
 from progdistill.diffusion.names import SamplerName
-from progdistill.evaluation.asked import Asked, ddim_asked, sampled_ancestrally
+from progdistill.evaluation.asked import Asked, ddim_asked, guided_as, sampled_ancestrally
 from progdistill.evaluation.config import EvaluationSettings
 from progdistill.evaluation.evaluator_manifest import EvaluatorManifest
 from progdistill.evaluation.examiner import Examiner
@@ -37,9 +37,10 @@ def evaluate_checkpoint(
 ) -> EvaluationRecord:
     """Measure a checkpoint at `num_steps`, and the undistilled `baseline` with DDIM and ancestral sampling.
 
-    Every measurement is published under `evaluations/<checkpoint id>/` and never repeated: whoever asks the
-    same later, in another run too, gets the first answer. A checkpoint that takes more than
-    `settings.max_sampling_steps` is left out, and the record says so.
+    Where the checkpoint is guided, a baseline that can be is guided alike. Every measurement is published
+    under `evaluations/<checkpoint id>/` and never repeated: whoever asks the same later, in another run too,
+    gets the first answer. A checkpoint that takes more than `settings.max_sampling_steps` is left out, and
+    the record says so.
     """
     record = EvaluationRecord(checkpoint_id=manifest.id, kind=manifest.identity.kind, num_steps=num_steps)
     if num_steps > settings.max_sampling_steps:
@@ -47,6 +48,7 @@ def evaluate_checkpoint(
         return record.model_copy(
             update={"not_evaluated_reason": f"{num_steps} sampling steps are more than {limit}"}
         )
+    settings = guided_as(manifest, settings)
     examiner = Examiner(store, settings, info, device)
     asked = ddim_asked(manifest, baseline)
     for field, checkpoint in sampled_ancestrally(manifest, baseline, settings):

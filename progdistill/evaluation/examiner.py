@@ -3,6 +3,8 @@
 from collections.abc import Callable, Sequence
 from functools import cached_property
 
+import torch
+
 from progdistill.artifacts.checkpoint import CheckpointManifest
 from progdistill.artifacts.records import publish_record, read_record
 from progdistill.artifacts.store import Store
@@ -17,6 +19,9 @@ from progdistill.evaluation.published_statistics import pinned_statistics
 from progdistill.evaluation.reference import Reference, published_reference, reference_of
 from progdistill.evaluation.shard import shards_of
 from progdistill.evaluation.shard_store import forget_shards
+from progdistill.training.config import Precision
+from progdistill.training.guidance import takes_guidance
+from progdistill.training.placement import set_float32_products
 from progdistill.version import NUMERICS_VERSION
 
 REFERENCE_SPLIT = "train"
@@ -34,7 +39,8 @@ class Examiner:
 
     @cached_property
     def evaluator(self) -> Evaluator:
-        """The evaluator, ready for use."""
+        """The evaluator, ready for use in float32."""
+        set_float32_products(Precision.FLOAT32, torch.device(self._device))
         return open_evaluator(self._store, self.evaluator_manifest, self._device)
 
     @cached_property
@@ -102,6 +108,7 @@ class Examiner:
             checkpoint_id=checkpoint.id,
             sampler=sampler,
             gamma=gamma,
+            guidance=settings.guidance if takes_guidance(checkpoint) else None,
             clip=settings.clip,
             steps=steps,
             samples=settings.samples,

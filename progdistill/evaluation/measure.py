@@ -23,11 +23,14 @@ from progdistill.evaluation.statistics import compare, merge_statistics
 from progdistill.models.config import DenoiserConfig
 from progdistill.models.denoiser import Denoiser, build_denoiser, load_weights
 from progdistill.progress import Progress
+from progdistill.training.config import Precision
 from progdistill.training.devices import device_name
+from progdistill.training.placement import set_float32_products
 
 
 def load_denoiser(store: Store, manifest: CheckpointManifest, device: str = "cpu") -> Denoiser:
-    """A checkpoint's denoiser with its verified weights, ready to sample on a device."""
+    """A checkpoint's denoiser with its verified weights, ready to sample on a device in float32."""
+    set_float32_products(Precision.FLOAT32, torch.device(device))
     config = DenoiserConfig.model_validate(manifest.identity.architecture)
     denoiser = build_denoiser(config, seed=0)
     load_weights(denoiser, fetch_weights(store, manifest))

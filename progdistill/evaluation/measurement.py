@@ -22,6 +22,11 @@ class Question(BaseModel):
     checkpoint_id: Sha256
     sampler: SamplerName
     gamma: float | None = Field(description="log-scale position of a stochastic sampler's variance")
+    guidance: float | None = Field(
+        default=None,
+        exclude_if=lambda guidance: guidance is None,
+        description="weight; None, as every question before there were weights: no guidance",
+    )
     clip: bool
     steps: int
     samples: int

@@ -23,6 +23,7 @@ def generate(
     seed: int,
     batch_size: int,
     gamma: float | None = None,
+    guidance: float | None = None,
     clip: bool = True,
     class_label: int | None = None,
     device: torch.device | str = "cpu",
@@ -31,8 +32,9 @@ def generate(
 
     Sample i starts from noise of (seed, i), draws noise of (seed, step, i) where the sampler is stochastic
     (`gamma` is then the log-scale position of its variance), and shows class i mod num_classes unless
-    `class_label` fixes it. Equal indices give equal images, bit for bit at equal batch shape, else up to
-    floating-point order: where a device's memory is too small for a batch, batches are halved from there on.
+    `class_label` fixes it. `guidance` is the weight it is guided with, if any. Equal indices give equal
+    images, bit for bit at equal batch shape, else up to floating-point order: where a device's memory is too
+    small for a batch, batches are halved from there on.
     """
     network = denoiser.config.network
     shape = (network.image_channels, network.image_size, network.image_size)
@@ -43,7 +45,7 @@ def generate(
         with torch.inference_mode():
             z = sample_noise(seed, "sample", batch, shape).to(device)
             labels = labels_of(batch, network.num_classes, class_label)
-            velocity = denoiser.bind(None if labels is None else labels.to(device))
+            velocity = denoiser.bind(None if labels is None else labels.to(device), guidance)
             noise = _step_noise(seed, batch, shape, device)
             return to_uint8(SAMPLERS[sampler](velocity, z, steps, noise=noise, clip=clip, **options))
 

@@ -95,6 +95,7 @@ def _samples(
         seed=question.seed,
         batch_size=batch_size,
         gamma=question.gamma,
+        guidance=question.guidance,
         clip=question.clip,
         device=device,
     )

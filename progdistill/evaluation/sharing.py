@@ -6,7 +6,7 @@ from progdistill.artifacts.checkpoint import CheckpointManifest
 from progdistill.artifacts.store import Store
 from progdistill.data.dataset import DatasetInfo
 from progdistill.diffusion.names import SamplerName
-from progdistill.evaluation.asked import Asked, ddim_asked, sampled_ancestrally
+from progdistill.evaluation.asked import Asked, ddim_asked, guided_as, sampled_ancestrally
 from progdistill.evaluation.config import EvaluationSettings
 from progdistill.evaluation.examiner import Examiner
 from progdistill.evaluation.gamma_tuning import best_gamma, gamma_grid, settings_of_trials
@@ -48,6 +48,7 @@ def draw_together(
     """
     if num_steps > settings.max_sampling_steps:
         return
+    settings = guided_as(manifest, settings)
     if rank == 0:
         Examiner(store, settings, info, device).load()
     meet()

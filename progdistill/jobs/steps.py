@@ -10,6 +10,7 @@ from progdistill.artifacts.runs import record_run_checkpoint, report_key
 from progdistill.artifacts.store import open_store
 from progdistill.config import LauncherName
 from progdistill.evaluation.baseline import baseline_of
+from progdistill.evaluation.config import EvaluationSettings
 from progdistill.evaluation.measurement import EvaluationRecord
 from progdistill.jobs.accelerators import precision_for
 from progdistill.jobs.allotment import device_of, ranks_of
@@ -130,10 +131,18 @@ class RunSteps:
             checkpoint=checkpoint["id"],
             baseline=None if baseline is None else baseline.id,
             num_steps=self._settings.ladder[rung],
-            evaluation=self._settings.evaluation,
+            evaluation=self._evaluation,
         )
         record = EvaluationRecord.model_validate_json(self._complete(spec).output)
         return record.model_dump(mode="json")
+
+    @property
+    def _evaluation(self) -> EvaluationSettings:
+        """As set; in a guided run all rungs are guided with the lowest weight that its students learn."""
+        evaluation, learnt = self._settings.evaluation, self._settings.guidance
+        if evaluation.guidance is not None or learnt is None or learnt.lowest == 0:
+            return evaluation
+        return evaluation.model_copy(update={"guidance": learnt.lowest})
 
     def report(
         self,

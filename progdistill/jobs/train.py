@@ -1,5 +1,6 @@
 """Training jobs: from a description to a published checkpoint."""
 
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ from progdistill.artifacts.snapshots import (
 )
 from progdistill.artifacts.store import Store
 from progdistill.data.loader import TrainingLoader
+from progdistill.errors import ProgdistillError
 from progdistill.evaluation.measure import load_denoiser
 from progdistill.jobs.live import LiveTraining, forget_samples
 from progdistill.jobs.spec import DistillSpec, GuideSpec, JobRequest, TrainBaseSpec, TrainingSpec
@@ -48,10 +50,16 @@ def run_training(
     trained = _train(spec, request, store, rank, should_stop)
     if rank.rank != 0:
         return "", trained.loss_curve
-    checkpoint_id = _publish(spec, request, store, rank, trained)
-    delete_snapshots(store, spec.id)
-    forget_samples(store, spec.id)
-    return checkpoint_id, trained.loss_curve
+    return _publish(spec, request, store, rank, trained), trained.loss_curve
+
+
+def tidy_up(store: Store, job_id: str) -> None:
+    """Remove what a training needs no more once its result is published; what stays is garbage."""
+    try:
+        delete_snapshots(store, job_id)
+        forget_samples(store, job_id)
+    except ProgdistillError as error:
+        print(f"snapshots of a finished job are left: {error}", file=sys.stderr, flush=True)
 
 
 def _train(

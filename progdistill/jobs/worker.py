@@ -84,6 +84,10 @@ def run_job(request: JobRequest, rank: Rank, should_stop: Callable[[], bool]) ->
             loss_curve=tuple(loss_curve),
         )
         publish_record(store, result_key(spec.id), result)
+        if isinstance(spec, TrainingSpec):
+            from progdistill.jobs.train import tidy_up
+
+            tidy_up(store, spec.id)
 
 
 def _work(

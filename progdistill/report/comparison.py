@@ -65,6 +65,7 @@ def _measured_alike(runs: Sequence[ReportInput]) -> str:
         "distance": {distance_name_of(run) for run in runs},
         "evaluator": {run.evaluator_id for run in runs},
         "reference statistics": {_given_reference(run) for run in runs},
+        "guidance": {frozenset(s.guidance for s in run.checkpoints if s.distance) for run in runs},
         "sample counts": {
             frozenset(s.evaluated_samples for s in run.checkpoints if s.distance) for run in runs
         },

@@ -71,9 +71,14 @@ def distance_name_of(run: ReportInput) -> str | None:
 
 
 def counts_text(run: ReportInput) -> str:
-    """How many samples stand behind each of the run's distances: `1,000 samples`; empty where none does."""
+    """How many samples stand behind each of the run's distances, and how they are guided; else empty.
+
+    Such as `1,000 samples`, or `1,000 samples guided with w = 2`.
+    """
     counts = sorted({stage.evaluated_samples for stage in run.checkpoints if stage.evaluated_samples})
-    return " or ".join(f"{count:,}" for count in counts) + " samples" if counts else ""
+    weights = sorted({stage.guidance for stage in run.checkpoints if stage.guidance})
+    guided = f" guided with w = {' or '.join(f'{weight:g}' for weight in weights)}" if weights else ""
+    return " or ".join(f"{count:,}" for count in counts) + f" samples{guided}" if counts else ""
 
 
 def draw_distance_chart(

@@ -33,6 +33,7 @@ def stage_entry(
         precision=None if own is None else own.precision,
         recall=None if own is None else own.recall,
         evaluated_samples=None if own is None else own.question.samples,
+        guidance=None if own is None else own.question.guidance,
         baseline_ddim=_distance(record.baseline_ddim),
         baseline_ancestral=_distance(record.baseline_ancestral),
         baseline_ancestral_gamma=None if ancestral is None else ancestral.question.gamma,

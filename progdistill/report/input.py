@@ -63,6 +63,7 @@ class StageEntry(BaseModel):
         default=None, description="log-scale position of the baseline's variance between its bounds"
     )
     evaluated_samples: int | None = Field(default=None, description="images behind each distance")
+    guidance: float | None = Field(default=None, description="weight that samples were guided with")
     not_evaluated_reason: str | None = None
     updates: int | None = None
     images: int | None = Field(default=None, description="training images seen")

@@ -68,6 +68,11 @@ def can_be_guided(manifest: CheckpointManifest) -> bool:
     return network.label_dropout and manifest.identity.kind is not CheckpointKind.STUDENT
 
 
+def takes_guidance(manifest: CheckpointManifest) -> bool:
+    """Whether samples of a checkpoint can be guided, by an input or by two questions a step."""
+    return range_of(manifest) is not None or can_be_guided(manifest)
+
+
 def weight_for(manifest: CheckpointManifest, asked: float | None) -> float | None:
     """The weight to sample a checkpoint with: as asked, else the lowest that a guided student knows.
 

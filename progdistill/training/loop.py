@@ -104,7 +104,7 @@ def train(task: TrainingTask, model: Denoiser, start: Snapshot | None) -> Traine
                 raise WorkInterrupted(f"{task.label} stopped after update {state.update} of {total}; saved")
             if state.update % task.snapshot_interval_updates == 0 and state.update < total:
                 _save(task, state)
-    task.snapshots.wait()
+    task.snapshots.join()  # A snapshot that could not be written is no loss any more.
     return Trained(state.published_weights(), state.loss_curve, state.seconds)
 
 

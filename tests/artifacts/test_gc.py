@@ -1,6 +1,8 @@
 """Garbage collection removes what nothing needs, and nothing else."""
 
-from datetime import timedelta
+import os
+import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from progdistill.artifacts.checkpoint import CheckpointManifest, blob_key, list_
 from progdistill.artifacts.documents import encode
 from progdistill.artifacts.gc import find_garbage, remove_garbage
 from progdistill.artifacts.runs import RunCheckpoint, record_run_checkpoint, report_key
+from progdistill.artifacts.scratch import sweep_folder
 from progdistill.artifacts.store import Store
 from tests.artifacts.samples import measure, publish_base, publish_student, weights_file
 
@@ -162,3 +165,16 @@ def test_parts_of_a_measurement_that_nobody_goes_on_with_go(store: Store, tmp_pa
     assert store.read(blob_key(tensors)) is not None
     collect(store)
     assert not list(store.list("evaluation_shards/")) and store.read(blob_key(tensors)) is None
+
+
+def test_a_sweep_removes_old_folders_with_what_they_hold(tmp_path: Path) -> None:
+    for name, age in (("old", 100), ("young", 0), ("old-with-young", 0)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "weights").write_bytes(b"w")
+        os.utime(tmp_path / name / "weights", times=(time.time() - age,) * 2)
+    for name in ("old", "old-with-young"):
+        os.utime(tmp_path / name, times=(time.time() - 100,) * 2)
+    (tmp_path / "file").write_bytes(b"f")
+    os.utime(tmp_path / "file", times=(time.time() - 100,) * 2)
+    assert sweep_folder(tmp_path, datetime.now(UTC) - timedelta(seconds=50)) == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["old-with-young", "young"]

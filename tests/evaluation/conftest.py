@@ -23,9 +23,6 @@ from progdistill.models.denoiser import build_denoiser, weights_of
 
 # Annotations of progdistill.evaluation are checked while tests run, with isinstance.
 runtime_checkable(Store)
-
-# Annotations of progdistill.evaluation are checked while tests run, with isinstance.
-runtime_checkable(Store)
 torch.set_num_threads(1)  # Networks this small only wait for each other's threads.
 
 CONFIG = DenoiserConfig(
@@ -79,11 +76,18 @@ def publish(
     seed: int,
     parent: str | None = None,
     sampling_steps: int | None = None,
+    guidance: tuple[float, float] | None = None,
+    label_dropout: bool = False,
 ) -> CheckpointManifest:
     """Publish an untrained denoiser whose weights are a function of the seed."""
-    denoiser = build_denoiser(CONFIG, seed)
-    with torch.no_grad():  # The last convolution starts at zero, which would make every sample the same.
-        for parameter in denoiser.network.conv_out.parameters():
+    changes = {"guidance_input": guidance is not None, "label_dropout": label_dropout}
+    config = CONFIG.model_copy(update={"network": CONFIG.network.model_copy(update=changes)})
+    denoiser = build_denoiser(config, seed)
+    started_at_zero = [*denoiser.network.conv_out.parameters()]
+    if guidance is not None:
+        started_at_zero = [parameter for parameter in denoiser.parameters() if not parameter.any()]
+    with torch.no_grad():  # else every sample would be the same
+        for parameter in started_at_zero:
             parameter.normal_(generator=torch.Generator().manual_seed(seed), std=0.05)
     save_file(weights_of(denoiser), folder / "weights.safetensors")
     description = CheckpointDescription(
@@ -91,10 +95,12 @@ def publish(
         sampling_steps=sampling_steps,
         prediction="v",
         loss_weight="snr_plus_one",
-        architecture=CONFIG.model_dump(mode="json"),
+        architecture=config.model_dump(mode="json"),
         dataset_fingerprint=info.fingerprint,
         parent=parent,
-        training={},
+        training={}
+        if guidance is None
+        else {"guidance": dict(zip(("lowest", "highest"), guidance, strict=True))},
         seed=seed,
         numerics_version=1,
     )

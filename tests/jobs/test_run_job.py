@@ -1,0 +1,79 @@
+"""A training job whose store fails, or whose worker ends, at the worst moment."""
+
+from typing import Any
+
+import pytest
+
+from progdistill.artifacts.checkpoint import list_ids
+from progdistill.artifacts.records import read_record
+from progdistill.artifacts.snapshot_format import complete_snapshots, delete_snapshots
+from progdistill.artifacts.snapshots import latest_snapshot
+from progdistill.artifacts.store import Store
+from progdistill.data.dataset import DatasetInfo
+from progdistill.errors import TransientError
+from progdistill.jobs import worker
+from progdistill.jobs.spec import JobRequest, JobResult, TrainBaseSpec, result_key
+from progdistill.training.config import SnapshotSettings
+from progdistill.training.device import Rank
+from tests.jobs.asking import request_for
+from tests.training.conftest import settings, tiny
+
+
+@pytest.fixture
+def request_(store: Store, digits: DatasetInfo) -> JobRequest:
+    """Ask for a base model of six updates, with a snapshot after the fourth."""
+    spec = TrainBaseSpec(
+        dataset_fingerprint=digits.fingerprint, seed=2, model=tiny(), training=settings(6), ranks=1
+    )
+    return request_for(spec, store, digits, snapshots=SnapshotSettings(interval_updates=4))
+
+
+def broken(*_: Any, **__: Any) -> Any:
+    raise TransientError("the connection broke")
+
+
+def run(request: JobRequest) -> None:
+    worker.run_job(request, Rank("cpu", 1), lambda: False)
+
+
+def test_snapshots_stay_until_the_result_is_published(
+    request_: JobRequest, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched, pytest.raises(TransientError):
+        patched.setattr(worker, "publish_record", broken)
+        run(request_)
+    found = latest_snapshot(store, request_.spec.id)
+    assert found is not None and found.update == 4
+    run(request_)
+    result = read_record(store, result_key(request_.spec.id), JobResult)
+    assert result is not None and list_ids(store) == [result.output]
+    assert not complete_snapshots(store, request_.spec.id)
+
+
+def test_a_snapshot_that_could_not_be_written_costs_no_finished_training(
+    request_: JobRequest, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    upload = type(store).upload
+
+    def fails_for_snapshots(self: Store, path: Any, key_for: Any, **how: Any) -> Any:
+        if key_for("0" * 64).startswith("snapshots/"):
+            broken()
+        return upload(self, path, key_for, **how)
+
+    monkeypatch.setattr(type(store), "upload", fails_for_snapshots)
+    run(request_)
+    assert "snapshot after update 4 was not written: the connection broke" in capsys.readouterr().err
+    assert len(list_ids(store)) == 1
+
+
+def test_a_snapshot_that_another_worker_removed_is_tried_again_and_no_fault_of_the_machine(
+    request_: JobRequest, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched, pytest.raises(TransientError):
+        patched.setattr(worker, "publish_record", broken)
+        run(request_)
+    found = latest_snapshot(store, request_.spec.id)
+    assert found is not None
+    delete_snapshots(store, request_.spec.id)
+    with pytest.raises(TransientError, match="removed while it was read"):
+        found.load()
