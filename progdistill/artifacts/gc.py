@@ -11,6 +11,9 @@ from progdistill.artifacts.store import Store, StoredObject
 
 DEFAULT_GRACE: Final = timedelta(days=7)
 
+DEFAULT_PATIENCE: Final = timedelta(days=30)
+"""How long an unfinished job may rest before its snapshots are garbage."""
+
 _NEIGHBOURS: Final = "evaluation_neighbours/"
 """Records under the digest of a picture, of which they tell more."""
 
@@ -41,16 +44,22 @@ class Garbage(NamedTuple):
 
 
 def find_garbage(
-    store: Store, *, grace: timedelta = DEFAULT_GRACE, forget_runs: Iterable[str] = ()
+    store: Store,
+    *,
+    grace: timedelta = DEFAULT_GRACE,
+    patience: timedelta = DEFAULT_PATIENCE,
+    forget_runs: Iterable[str] = (),
 ) -> Garbage:
     """Return what no alias, run, running job or surviving checkpoint needs and what is older than `grace`.
 
-    The entries of `forget_runs` (`Flow/run id`) are garbage themselves, whatever their age. Ages are
+    The entries of `forget_runs` (`Flow/run id`) are garbage themselves, whatever their age; so is what an
+    unfinished job left to go on from, when its newest snapshot is older than `patience`. Ages are
     differences on the store's own clock: a machine whose clock is wrong collects the same. A `grace` shorter
     than the longest upload endangers what is being published meanwhile.
     """
     forgotten = {f"{folder}{run}/" for run in forget_runs for folder in (runs.FOLDER, runs.REPORTS_FOLDER)}
-    references = _References(store, forgotten, store.now() - grace)
+    now = store.now()
+    references = _References(store, forgotten, now - grace, now - max(grace, patience))
     obsolete = [item for item in references.objects.values() if references.is_obsolete(item.key)]
     return Garbage(obsolete + references.unneeded(), references.before)
 
@@ -75,18 +84,31 @@ class _References:
     Reading documents as text keeps what kinds of record unknown here refer to, and works on damaged ones.
     """
 
-    def __init__(self, store: Store, forgotten: set[str], before: datetime) -> None:
+    def __init__(
+        self, store: Store, forgotten: set[str], before: datetime, abandoned_before: datetime
+    ) -> None:
         self.objects = {item.key: item for item in store.list("")}
         self.before = before
         self._store, self._forgotten = store, tuple(forgotten)
         finished = {key.split("/")[1] for key in self.objects if _RESULT.fullmatch(key)}
-        self._stale = tuple(job_folder(job) for job in finished) + tuple(
-            f"jobs/{job}/request" for job in finished
+        self._stale = tuple(
+            folder
+            for job in finished | self._last_touched_before(abandoned_before)
+            for folder in (job_folder(job), f"live/{job}/", f"jobs/{job}/request")
         )
         self._ids = {key.split("/")[1] for key in self.objects if key.startswith(checkpoint.FOLDER)}
 
+    def _last_touched_before(self, moment: datetime) -> set[str]:
+        """Jobs whose newest snapshot, or whatever else they left to go on from, is older."""
+        newest: dict[str, datetime] = {}
+        for key, item in self.objects.items():
+            if key.startswith(("snapshots/", "live/")):
+                job = key.split("/")[1]
+                newest[job] = max(newest.get(job, item.modified_at), item.modified_at)
+        return {job for job, touched in newest.items() if touched < moment}
+
     def is_obsolete(self, key: str) -> bool:
-        """Whether the key is of a run that shall be forgotten, or snapshot or request of a finished job."""
+        """Whether the key is of a run to be forgotten, or of a finished or abandoned job and no result."""
         return key.startswith((*self._forgotten, *self._stale))
 
     def unneeded(self) -> list[StoredObject]:

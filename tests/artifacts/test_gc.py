@@ -80,6 +80,16 @@ def test_a_running_jobs_snapshot_keeps_the_teacher_it_names(store: Store, tmp_pa
     assert list_ids(store) == []
 
 
+def test_an_abandoned_job_keeps_nothing(store: Store, tmp_path: Path) -> None:
+    teacher = publish_base(store, tmp_path)
+    store.write("snapshots/job/1/0.json", encode(entry("1", teacher.id)))
+    store.write("live/job/samples.png", b"png")
+    remove_garbage(store, find_garbage(store, grace=NO_GRACE, patience=timedelta(hours=1)))
+    assert list_ids(store) == [teacher.id]
+    remove_garbage(store, find_garbage(store, grace=NO_GRACE, patience=NO_GRACE))
+    assert [item.key for item in store.list("") if item.key != "store.json"] == []
+
+
 def entry(run_id: str, checkpoint_id: str) -> RunCheckpoint:
     """Any small document that mentions a checkpoint."""
     return RunCheckpoint(flow="F", run_id=run_id, num_steps=1, checkpoint_id=checkpoint_id)
