@@ -193,9 +193,9 @@ def _ladder(options: RunOptions, otherwise: Sequence[int]) -> tuple[int, ...]:
 
 
 def _assign(fields: dict[str, Any], assignment: str) -> None:
-    path, separator, text = assignment.partition("=")
+    path, _, text = assignment.partition("=")
     path = path.strip()
-    if not separator:
+    if not text.strip():
         raise UsageError(f"--set {assignment!r} has no value: write --set KEY.PATH=VALUE")
     try:
         value = json.loads(text)

@@ -36,6 +36,12 @@ def test_an_unknown_path_suggests_the_nearest() -> None:
         settings_from(RunOptions(set=("distill.learning_rat=1",)))
 
 
+@pytest.mark.parametrize("assignment", ["", "base.updates", "evaluation.weights=", "evaluation.weights= "])
+def test_an_assignment_without_a_value_is_refused(assignment: str) -> None:
+    with pytest.raises(UsageError, match="has no value: write --set KEY.PATH=VALUE"):
+        settings_from(RunOptions(set=(assignment,)))
+
+
 def test_a_value_out_of_range_names_field_and_value() -> None:
     with pytest.raises(UsageError, match=r"base\.updates = -1"):
         settings_from(RunOptions(set=("base.updates=-1",)))
