@@ -89,7 +89,9 @@ class DistillFlow(FlowSpec):
         from progdistill.prepare import prepare_run
 
         names = [field_name(option.name) for option in RUN_OPTIONS]
-        prepared = prepare_run(options_from_namespace({name: getattr(self, name) for name in names}))
+        # Argo hands on what nobody set as an empty text; what was typed for `run` has been checked before.
+        values = {name: None if getattr(self, name) == "" else getattr(self, name) for name in names}
+        prepared = prepare_run(options_from_namespace(values))
         print(prepared.describe(), estimate(prepared).describe(), sep="\n", flush=True)
         self.run_facts = prepared.model_dump(mode="json")
         self.started_at = datetime.now(UTC).isoformat()

@@ -2,7 +2,7 @@
 
 import difflib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ from progdistill.evaluation.config import EvaluationSettings
 from progdistill.jobs.cluster_settings import ClusterSettings
 from progdistill.ladder import parse_ladder
 from progdistill.models.config import DenoiserConfig
-from progdistill.options import RunOptions
+from progdistill.options import DEFAULTS_FILE, RunOptions
 from progdistill.presets import PRESETS, Preset, fitted, mirroring_only_where_safe, preset_name_for
 from progdistill.training.config import (
     BaseTrainingSettings,
@@ -28,6 +28,15 @@ from progdistill.training.guidance import LABEL_DROPOUT, GuidanceRange, parse_gu
 
 DEFAULT_STORE = ".progdistill/store"
 DEFAULT_DATASET = "digits"
+
+OPTION_OF = {
+    "dataset": "dataset",
+    "first_teacher": "from",
+    "ladder": "ladder",
+    "preset": "preset",
+    "store": "store",
+}
+"""Settings that are decided before any `--set` is read, and the option that decides each."""
 
 
 class LauncherName(StrEnum):
@@ -91,9 +100,9 @@ def settings_from(
     They start from those of `like`, another run, else from a preset's. Where no preset is named, it is the
     dataset's own, or one that is made to fit the dataset.
 
-    Raises UsageError for an unknown preset, a bad ladder, an unknown --set path, a value out of range,
-    guidance of a model that will not know what to be guided away from, and a combination of prediction and
-    loss weight that the paper found not to work.
+    Raises UsageError for an unknown preset, a bad ladder, a --set path that is unknown or decided by an
+    option of its own, a value out of range, guidance of a model that will not know what to be guided away
+    from, and a combination of prediction and loss weight that the paper found not to work.
     """
     fields = _preset_fields(options, dataset) if like is None else like.model_dump(mode="json")
     fields |= {
@@ -115,9 +124,11 @@ def settings_from(
             "updates_at_steps": {},
             "guidance_updates": None,
         }
+    known_stages = fields["distill"]["updates_at_steps"]
     for assignment in options.set:
         _assign(fields, assignment)
     settings = _validated(fields)
+    _check_stages(settings, known_stages)
     check_combination(settings.model.prediction, settings.base.loss_weight, distilling=False)
     return settings if options.from_ else _with_label_dropout(settings)
 
@@ -182,20 +193,62 @@ def _ladder(options: RunOptions, otherwise: Sequence[int]) -> tuple[int, ...]:
 
 
 def _assign(fields: dict[str, Any], assignment: str) -> None:
-    path, separator, text = assignment.partition("=")
-    if not separator:
+    path, _, text = assignment.partition("=")
+    path = path.strip()
+    if not text.strip():
         raise UsageError(f"--set {assignment!r} has no value: write --set KEY.PATH=VALUE")
-    *parents, leaf = path.strip().split(".")
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = text
+    _put(fields, path, value)
+
+
+def _put(fields: dict[str, Any], path: str, value: Any) -> None:
+    """Set the field at `path`; a table for a section, as of `[set.distill]`, sets only what it names."""
+    if path in OPTION_OF:
+        option = OPTION_OF[path]
+        raise UsageError(
+            f"--set {path}: this is decided before any --set: give it as --{option}, or as `{option} = …`"
+            f" above [set] in {DEFAULTS_FILE}"
+        )
+    *parents, leaf = path.split(".")
     place: Any = fields
     for part in parents:
         place = place.get(part) if isinstance(place, dict) else None
-    if path in ("ladder", "preset") or not isinstance(place, dict) or leaf not in place:
+    if not isinstance(place, dict) or leaf not in place:
         near = difflib.get_close_matches(path, list(_paths(fields)), n=1, cutoff=0.0)
         raise UsageError(f"--set {path}: there is no such setting; did you mean {near[0]}?")
-    try:
-        place[leaf] = json.loads(text)
-    except json.JSONDecodeError:
-        place[leaf] = text
+    if isinstance(value, dict) and _is_section(path):
+        for name, inner in value.items():
+            _put(fields, f"{path}.{name}", inner)
+    else:
+        place[leaf] = value
+
+
+def _is_section(path: str) -> bool:
+    """Whether a path leads to settings of their own, and not to one whose value is a table."""
+    kind: Any = Settings
+    for part in path.split("."):
+        fields = kind.model_fields if _is_model(kind) else {}
+        kind = fields[part].annotation if part in fields else None
+    return _is_model(kind)
+
+
+def _is_model(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+def _check_stages(settings: Settings, known: Mapping[str, int]) -> None:
+    """Refuse updates for stages that the ladder cannot have; `known` came with the preset or --like."""
+    first = settings.ladder[0]
+    for steps in settings.distill.updates_at_steps:
+        if str(steps) not in known and not (0 < steps <= first and steps & (steps - 1) == 0):
+            rungs = ", ".join(map(str, settings.ladder[1:]))
+            raise UsageError(
+                f"distill.updates_at_steps names a student of {steps} sampling steps, which the ladder does"
+                f" not have: its students take {rungs}"
+            )
 
 
 def _paths(fields: dict[str, Any], prefix: str = "") -> list[str]:
@@ -207,8 +260,22 @@ def _paths(fields: dict[str, Any], prefix: str = "") -> list[str]:
 
 def _validated(fields: dict[str, Any]) -> Settings:
     try:
-        return Settings.model_validate(fields)
+        settings = Settings.model_validate(fields)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise UsageError(f"{where} = {first.get('input')!r}: {first['msg']}") from None
+        where, value = ".".join(map(str, first["loc"])), first.get("input")
+        given = "" if isinstance(value, (dict, list, tuple)) else f" = {value!r}"
+        raise UsageError(f"{where}{given}: {first['msg'].removeprefix('Value error, ')}") from None
+    _refuse_booleans(fields, settings.model_dump(mode="json"))
+    return settings
+
+
+def _refuse_booleans(given: Any, read: Any, path: str = "") -> None:
+    """Refuse true and false where a number is wanted: they would be read as 1 and 0."""
+    if isinstance(given, bool) and not isinstance(read, bool):
+        raise UsageError(f"{path} = {json.dumps(given)}: give a number")
+    if isinstance(given, (dict, list)):
+        parts = given.items() if isinstance(given, dict) else enumerate(given)
+        inside = read if isinstance(given, dict) else dict(enumerate(read))
+        for name, part in parts:
+            _refuse_booleans(part, inside.get(name), f"{path}.{name}" if path else str(name))

@@ -25,7 +25,7 @@ def _known_options(options: dict[str, JsonValue]) -> dict[str, JsonValue]:
     for name, value in options.items():
         if name not in known:
             raise ValueError(f"{name} is no option of a run; known are {', '.join(sorted(known))}")
-        if not isinstance(value, dict if known[name].repeatable else known[name].type):
+        if type(value) is not (dict if known[name].repeatable else known[name].type):
             raise ValueError(f"{name} = {value!r} is not what --{name} takes")
     return options
 

@@ -92,9 +92,17 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
 
 
 def options_from_namespace(values: Mapping[str, Any]) -> RunOptions:
-    """Collect parsed values (None: not given); fill gaps from the environment and `progdistill.toml`."""
-    given = {field_name(o.name): values.get(field_name(o.name)) for o in RUN_OPTIONS}
-    typed = {name: value for name, value in given.items() if value not in (None, (), [], "")}
+    """Collect parsed values (None: not given); fill gaps from the environment and `progdistill.toml`.
+
+    Raises UsageError for an empty text: in a script that is a variable without a value, which must not start
+    a run with defaults.
+    """
+    typed = {}
+    for option in RUN_OPTIONS:
+        value = values.get(field_name(option.name))
+        _refuse_empty(value, f"--{option.name}")
+        if value not in (None, (), []):
+            typed[field_name(option.name)] = value
     defaults = _file_defaults(Path(DEFAULTS_FILE))
     # Assignments add up, in an order in which what was typed comes last and wins.
     typed["set"] = (*defaults.get("set", ()), *typed.get("set", ()))
@@ -102,7 +110,10 @@ def options_from_namespace(values: Mapping[str, Any]) -> RunOptions:
 
 
 def assignments(table: Mapping[str, Any]) -> tuple[str, ...]:
-    """Write a table of configuration paths as what `--set` takes, each without a space of its own."""
+    """Write a table of configuration paths as what `--set` takes, each without a space of its own.
+
+    Raises TypeError for a value that JSON does not know, such as a date.
+    """
     texts = {k: v if isinstance(v, str) else json.dumps(v, separators=(",", ":")) for k, v in table.items()}
     return tuple(f"{key}={text}" for key, text in texts.items())
 
@@ -128,14 +139,26 @@ def _environment_defaults() -> dict[str, Any]:
     return {field: os.environ[name] for field, name in names.items() if os.environ.get(name)}
 
 
-def _file_defaults(path: Path) -> dict[str, Any]:
-    """Defaults of a `progdistill.toml`: option names as keys, and a table `[set]` of configuration paths."""
+def _refuse_empty(value: Any, where: str) -> None:
+    if isinstance(value, str) and not value.strip():
+        raise UsageError(f"{where} is empty: give it a value, or leave it out")
+
+
+def read_defaults_file(path: Path) -> dict[str, Any]:
+    """What stands in a `progdistill.toml`, nothing where there is none; UsageError if it cannot be read."""
     if not path.exists():
         return {}
     try:
-        table = tomllib.loads(path.read_text())
-    except tomllib.TOMLDecodeError as error:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not valid TOML: {error}") from None
+
+
+def _file_defaults(path: Path) -> dict[str, Any]:
+    """Defaults of a `progdistill.toml`: option names as keys, and a table `[set]` of configuration paths."""
+    table = read_defaults_file(path)
     known = {option.name: option for option in RUN_OPTIONS}
     defaults: dict[str, Any] = {}
     table.pop(PRICES_TABLE, None)
@@ -147,8 +170,19 @@ def _file_defaults(path: Path) -> dict[str, Any]:
         if name == "set":
             if not isinstance(value, dict):
                 raise UsageError(f"{path}: `set` must be a table of configuration paths, such as [set]")
-            value = assignments(value)
-        elif not isinstance(value, known[name].type):
+            value = _assignments_of_file(path, value)
+        elif type(value) is not known[name].type:  # isinstance would take true for the number 1
             raise UsageError(f"{path}: {name} = {value!r} is not of type {known[name].type.__name__}")
+        _refuse_empty(value, f"{path}: {name}")
         defaults[field_name(name)] = value
     return defaults
+
+
+def _assignments_of_file(path: Path, table: Mapping[str, Any]) -> tuple[str, ...]:
+    found: tuple[str, ...] = ()
+    for key, value in table.items():
+        try:
+            found += assignments({key: value})
+        except TypeError:
+            raise UsageError(f"{path}: [set] {key}: dates and times are values of no setting") from None
+    return found

@@ -1,5 +1,6 @@
 """Everything that is checked before a run starts: settings against store, dataset and disk."""
 
+import os
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -15,6 +16,7 @@ from progdistill.errors import UsageError
 from progdistill.evaluation.published_statistics import pinned_statistics
 from progdistill.evaluation.requirements import check_evaluator
 from progdistill.evaluation.weights_source import pinned
+from progdistill.jobs.accelerators import accelerators_here
 from progdistill.jobs.allotment import ranks_of
 from progdistill.ladder import format_ladder
 from progdistill.like import like_another
@@ -130,6 +132,8 @@ def prepare_run(options: RunOptions) -> PreparedRun:
 
         require_reachable(settings.cluster, settings.store, settings.compute.ranks)
         dataset = dataset_for_pods(settings.cluster, named, settings.store, default_data_root())
+    elif "ARGO_WORKFLOW_TEMPLATE" not in os.environ:  # there, later steps have pods with other devices
+        _check_device(settings)
     if teacher is not None and data_of_teacher:
         require_data_of(dataset, teacher.identity.dataset_fingerprint, f"--from {options.from_}")
     _check_fit(settings, dataset)
@@ -230,6 +234,14 @@ def _check_mirroring(settings: Settings, dataset: DatasetInfo) -> None:
             f"{mirrored[0]}.horizontal_flip is true, but images of {dataset.name} change meaning when"
             f" mirrored: {options}"
         )
+
+
+def _check_device(settings: Settings) -> None:
+    """Refuse a device that this machine has not; torch, which takes two seconds, has the last word."""
+    if settings.compute.device in ("cuda", "tpu") and accelerators_here().kind != settings.compute.device:
+        from progdistill.training.devices import choose_device
+
+        choose_device(settings.compute.device, 0)
 
 
 def _check_ranks(settings: Settings) -> None:

@@ -4,11 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from progdistill.config import settings_from
+from progdistill.cli import main
+from progdistill.config import Settings, settings_from
 from progdistill.data.dataset import DatasetInfo
+from progdistill.deployment import parse_deployment
 from progdistill.errors import UsageError
 from progdistill.ladder import parse_ladder
-from progdistill.options import RunOptions, parse_run_options
+from progdistill.options import RUN_OPTIONS, RunOptions, options_from_namespace, parse_run_options
+from progdistill.planning.prices import read_prices
 
 
 def test_a_ladder_halves_from_start_to_end() -> None:
@@ -31,6 +34,12 @@ def test_set_reaches_any_field() -> None:
 def test_an_unknown_path_suggests_the_nearest() -> None:
     with pytest.raises(UsageError, match=r"distill\.learning_rate"):
         settings_from(RunOptions(set=("distill.learning_rat=1",)))
+
+
+@pytest.mark.parametrize("assignment", ["", "base.updates", "evaluation.weights=", "evaluation.weights= "])
+def test_an_assignment_without_a_value_is_refused(assignment: str) -> None:
+    with pytest.raises(UsageError, match="has no value: write --set KEY.PATH=VALUE"):
+        settings_from(RunOptions(set=(assignment,)))
 
 
 def test_a_value_out_of_range_names_field_and_value() -> None:
@@ -105,3 +114,205 @@ def test_the_files_settings_stay_where_no_typed_one_replaces_them(
     settings = settings_from(parse_run_options(["--set", "evaluation.samples=8"]))
     assert settings.evaluation.samples == 8
     assert settings.cluster.env == {"A": "b"} and settings.cluster.use_jobset
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to work in, and nothing in the environment."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("PROGDISTILL_STORE", "PROGDISTILL_LAUNCHER"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+def of_file(text: str) -> Settings:
+    Path("progdistill.toml").write_text(text)
+    return settings_from(parse_run_options([]))
+
+
+DECIDED = [
+    ("dataset", "dataset"),
+    ("store", "store"),
+    ("ladder", "ladder"),
+    ("preset", "preset"),
+    ("first_teacher", "from"),
+]
+
+
+@pytest.mark.parametrize(("field", "option"), DECIDED)
+def test_what_an_option_decides_is_refused_of_set_with_the_option_named(
+    field: str, option: str, here: Path
+) -> None:
+    words = rf"--set {field}: this is decided before any --set: give it as --{option}"
+    for assignment in (f"{field}=x", f" {field} =x"):
+        with pytest.raises(UsageError, match=words):
+            settings_from(RunOptions(set=(assignment,)))
+    with pytest.raises(UsageError, match=words):
+        of_file(f'[set]\n{field} = "x"\n')
+
+
+@pytest.mark.parametrize("name", [o.name for o in RUN_OPTIONS if o.type is str and not o.repeatable])
+@pytest.mark.parametrize("empty", ["", " "])
+def test_an_empty_option_starts_no_run_with_defaults(
+    name: str, empty: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UsageError, match=f"--{name} is empty"):
+        parse_run_options([f"--{name}", empty])
+    assert main(["plan", f"--{name}={empty}"]) == 2
+    assert f"error: --{name} is empty" in capsys.readouterr().err
+    with pytest.raises(UsageError, match=rf"progdistill\.toml: {name} is empty"):
+        of_file(f'{name} = "{empty}"\n')
+
+
+@pytest.mark.parametrize("name", ["PROGDISTILL_STORE", "PROGDISTILL_LAUNCHER"])
+def test_an_empty_variable_of_the_environment_is_as_good_as_none(
+    name: str, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "")
+    assert options_from_namespace({}) == RunOptions()
+
+
+@pytest.mark.parametrize(
+    ("assignment", "words"),
+    [
+        ('distill.updates_at_steps={"2":0}', r"distill\.updates_at_steps\.2 = 0: .* greater than 0"),
+        ('distill.updates_at_steps={"3":9}', r"a student of 3 sampling steps.*take 32, 16, 8, 4, 2, 1"),
+        ('distill.updates_at_steps={"128":9}', "a student of 128 sampling steps"),
+        ('distill.updates_at_steps={"0":9}', "a student of 0 sampling steps"),
+        ("evaluation.neighbours_at_steps=[4,0]", r"evaluation\.neighbours_at_steps\.1 = 0"),
+        ("base.batch_size=100000000", r"base\.batch_size = 100000000"),
+        ("evaluation.batch_size=100000000", r"evaluation\.batch_size = 100000000"),
+        ("evaluation.samples=100000000", r"evaluation\.samples = 100000000"),
+        ("evaluation.tuning_samples=100000000", r"evaluation\.tuning_samples = 100000000"),
+    ],
+)
+def test_numbers_that_no_run_can_have_are_refused(assignment: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        settings_from(RunOptions(set=(assignment,)))
+
+
+def test_updates_of_stages_may_come_with_a_preset_or_be_for_other_ladders() -> None:
+    for ladder in ("64:4", "2:1"):
+        assert settings_from(RunOptions(preset="cifar10", ladder=ladder)).distill.updates_at_steps
+    sparse = RunOptions(ladder="64:1:4", set=('distill.updates_at_steps={"8":9}',))
+    assert settings_from(sparse).distill.updates_at_steps == {8: 9}
+
+
+def test_updates_of_stages_of_another_run_stay_where_the_ladder_is_shorter() -> None:
+    long = settings_from(RunOptions(set=('distill.updates_at_steps={"32":9}',)))
+    assert settings_from(RunOptions(ladder="8:1"), like=long).distill.updates_at_steps == {32: 9}
+
+
+@pytest.mark.parametrize("value", ["inf", "Infinity", "NaN", "-Infinity", "1e999"])
+@pytest.mark.parametrize(
+    "field",
+    [
+        "base.learning_rate",
+        "distill.weight_decay",
+        "evaluation.ancestral_gamma",
+        "live.interval_seconds",
+        "model.network.dropout",
+        "cluster.deadline_hours",
+        "cluster.train.cpu",
+    ],
+)
+def test_numbers_are_finite(field: str, value: str) -> None:
+    with pytest.raises(UsageError, match=field.replace(".", r"\.")):
+        settings_from(RunOptions(set=(f"{field}={value}",)))
+
+
+@pytest.mark.parametrize(
+    ("assignment", "field"),
+    [
+        ("base.updates=true", r"base\.updates = true"),
+        ("seed=false", "seed = false"),
+        ("base.learning_rate=true", r"base\.learning_rate = true"),
+        ("compute.ranks=true", r"compute\.ranks = true"),
+        ('distill.updates_at_steps={"2":true}', r"distill\.updates_at_steps\.2 = true"),
+        ("evaluation.neighbours_at_steps=[4,true]", r"evaluation\.neighbours_at_steps\.1 = true"),
+        ('base={"updates":true}', r"base\.updates = true"),
+    ],
+)
+def test_true_is_no_number(assignment: str, field: str) -> None:
+    with pytest.raises(UsageError, match=f"{field}: give a number"):
+        settings_from(RunOptions(set=(assignment,)))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("seed = true", "seed = True is not of type int"),
+        ("dataset = 5", "dataset = 5 is not of type str"),
+        ('[set]\n"base.updates" = true', r"base\.updates = true: give a number"),
+        ("[set]\nday = 2026-01-01", r"progdistill\.toml: \[set\] day: dates"),
+        ("[set.base]\nupdates = 07:30:00", r"progdistill\.toml: \[set\] base: dates"),
+        (
+            "[set.base]\nupdate = 7",
+            r"--set base\.update: there is no such setting; did you mean base\.updates",
+        ),
+        ("set = 5", "`set` must be a table"),
+        ("seed =", "is not valid TOML"),
+    ],
+)
+def test_a_file_that_cannot_be_meant_is_refused_with_its_key(text: str, words: str, here: Path) -> None:
+    with pytest.raises(UsageError, match=words):
+        of_file(text)
+
+
+def test_a_file_that_cannot_be_read_is_refused_by_runs_and_prices(here: Path) -> None:
+    file = here / "progdistill.toml"
+    file.write_bytes(b'dataset = "\xff"')
+    for read in (lambda: parse_run_options([]), read_prices):
+        with pytest.raises(UsageError, match=r"progdistill\.toml is not valid TOML"):
+            read()
+    file.unlink()
+    file.mkdir()
+    for read in (lambda: parse_run_options([]), read_prices):
+        with pytest.raises(UsageError, match=r"progdistill\.toml cannot be read: Is a directory"):
+            read()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("prices = 5", r"prices = 5: write a table \[prices\]"),
+        ("[prices]\ncpu = inf", r"cpu = inf"),
+        ("[prices]\ncpu = -1", r"cpu = -1"),
+    ],
+)
+def test_prices_that_are_none_are_refused(text: str, words: str, here: Path) -> None:
+    Path("progdistill.toml").write_text(text)
+    with pytest.raises(UsageError, match=words):
+        read_prices()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[set]\n"base.updates" = 7\n"cluster.env" = {A = "1"}\n"cluster.train.node_selector" = {b = "c"}\n'
+        '"distill.updates_at_steps" = {2 = 9}',
+        '[set]\nbase.updates = 7\ncluster.env.A = "1"\ncluster.train.node_selector.b = "c"\n'
+        "distill.updates_at_steps.2 = 9",
+        '[set.base]\nupdates = 7\n[set.cluster.env]\nA = "1"\n[set.cluster.train.node_selector]\nb = "c"\n'
+        "[set.distill.updates_at_steps]\n2 = 9",
+        '[set]\nbase = {updates = 7}\n[set.cluster]\nenv = {A = "1"}\n"train.node_selector" = {b = "c"}\n'
+        "[set.distill]\nupdates_at_steps = {2 = 9}",
+    ],
+)
+def test_tables_below_set_are_paths(text: str, here: Path) -> None:
+    settings, plain = of_file(text), settings_from(RunOptions())
+    assert settings.base == plain.base.model_copy(update={"updates": 7})
+    assert settings.cluster.env == {"A": "1"}
+    assert settings.cluster.train.node_selector == {"b": "c"}
+    assert settings.distill == plain.distill.model_copy(update={"updates_at_steps": {2: 9}})
+
+
+def test_an_error_of_a_section_does_not_print_all_of_it() -> None:
+    with pytest.raises(UsageError) as told:
+        settings_from(RunOptions(set=("model.network.base_channels=7",)))
+    assert str(told.value) == "model.network: 7 channels do not divide into 4 groups"
+
+
+def test_true_is_no_number_in_a_deployment_either() -> None:
+    with pytest.raises(UsageError, match="seed = True is not what --seed takes"):
+        parse_deployment("[options]\nseed = true\n")

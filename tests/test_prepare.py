@@ -1,5 +1,6 @@
 """What a run needs is checked before it starts."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ from PIL import Image
 
 from progdistill.cli import main
 from progdistill.errors import UsageError
+from progdistill.jobs.accelerators import Accelerators
 from progdistill.options import RunOptions
 from progdistill.prepare import PreparedRun, prepare_run
 
@@ -108,3 +110,30 @@ def test_a_batch_that_ranks_cannot_share_evenly_is_refused() -> None:
 def test_a_secret_has_no_place_among_the_variables_of_pods() -> None:
     with pytest.raises(UsageError, match="AWS_SECRET_ACCESS_KEY reads as a secret"):
         prepared('cluster.env={"AWS_SECRET_ACCESS_KEY": "x"}')
+
+
+@pytest.mark.parametrize("device", ["cuda", "tpu"])
+def test_a_device_that_this_machine_has_not_is_refused_before_the_run(
+    device: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("progdistill.prepare.accelerators_here", lambda: Accelerators("cpu", 0))
+    monkeypatch.setitem(sys.modules, "torch_tpu", None)  # Python's own mark of a module that is not there
+    assert main(["plan", "--set", f"compute.device={device}"]) == 2
+    assert f"error: compute.device={device}" in capsys.readouterr().err
+
+
+def test_a_device_that_this_machine_has_is_taken_without_asking_torch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("progdistill.prepare.accelerators_here", lambda: Accelerators("cuda", 1))
+    monkeypatch.setitem(sys.modules, "progdistill.training.devices", None)
+    assert prepared("compute.device=cuda").settings.compute.device == "cuda"
+
+
+def test_a_flow_in_pods_may_name_a_device_that_only_later_steps_have(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("ARGO_WORKFLOW_TEMPLATE", "distillflow")
+    monkeypatch.setattr("progdistill.prepare.accelerators_here", lambda: Accelerators("cpu", 0))
+    assert prepared("compute.device=cuda").settings.compute.device == "cuda"

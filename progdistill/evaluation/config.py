@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 EvaluatorName = Literal["digits_classifier", "inception", "efficientnet_lite0", "features_file"]
 """Whose features images are compared in. The figures of one say nothing about those of another."""
@@ -11,7 +11,7 @@ EvaluatorName = Literal["digits_classifier", "inception", "efficientnet_lite0", 
 class EvaluationSettings(BaseModel):
     """What decides the figures of an evaluation; the defaults are those of 8×8 digits on two CPU cores."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     evaluator: EvaluatorName = "digits_classifier"
     inception_mode: Literal["legacy_tensorflow", "clean"] = Field(
@@ -32,9 +32,12 @@ class EvaluationSettings(BaseModel):
         default=None, pattern="^[0-9a-f]{64}$", description="expected of reference_statistics"
     )
     samples: int = Field(
-        default=1000, gt=1, description="images a measurement; distances compare at equal counts only"
+        default=1000,
+        gt=1,
+        le=10_000_000,
+        description="images a measurement; distances compare at equal counts only",
     )
-    batch_size: int = Field(default=250, gt=0, description="images sampled at once")
+    batch_size: int = Field(default=250, gt=0, le=1_000_000, description="images sampled at once")
     seed: int = Field(
         default=0, ge=0, description="of the initial noise, the same for every checkpoint and sampler"
     )
@@ -53,7 +56,9 @@ class EvaluationSettings(BaseModel):
         description="values of gamma tried for each number of steps (the paper: 11); 0 takes ancestral_gamma",
     )
     tuning_seed: int = Field(default=1, ge=0, description="of the noise that gamma is tuned on, not the seed")
-    tuning_samples: int | None = Field(default=None, gt=1, description="images a trial; None: samples")
+    tuning_samples: int | None = Field(
+        default=None, gt=1, le=10_000_000, description="images a trial; None: samples"
+    )
     stochastic_students: bool = Field(
         default=False, description="measure students with ancestral sampling too (the paper's Figure 6)"
     )
@@ -68,7 +73,7 @@ class EvaluationSettings(BaseModel):
     shown_samples: int = Field(
         default=20, ge=0, description="images kept for the report, the first of those measured"
     )
-    neighbours_at_steps: tuple[int, ...] = Field(
+    neighbours_at_steps: tuple[PositiveInt, ...] = Field(
         default=(4, 1), description="checkpoints whose samples are shown beside their nearest training images"
     )
 

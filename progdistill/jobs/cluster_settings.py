@@ -23,7 +23,7 @@ class OnInterrupt(StrEnum):
 class Toleration(BaseModel):
     """A taint that pods may be scheduled in spite of; fields as in Kubernetes."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     key: str | None = None
     operator: Literal["Exists", "Equal"] = "Exists"
@@ -34,7 +34,7 @@ class Toleration(BaseModel):
 class StepResources(BaseModel):
     """What each pod of a kind of job gets. One pod is one host; every host is alike."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     hosts: int = Field(1, gt=0, description="pods of the job; of a TPU slice its topology decides")
     accelerator: str | None = Field(
@@ -108,7 +108,7 @@ class StepResources(BaseModel):
 class ClusterSettings(BaseModel):
     """How jobs run in pods. It changes no numbers but by the ranks of `train` and `distill`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     namespace: str | None = Field(
         None, description="None: the kubeconfig context's, or the driver's own pod's"

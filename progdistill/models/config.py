@@ -17,7 +17,7 @@ class UNetConfig(BaseModel):
     The fields below `condition_channels` exist for networks trained elsewhere; the defaults are that paper's.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     image_channels: int = Field(gt=0)
     image_size: int = Field(gt=0, description="height and width in pixels")
@@ -107,7 +107,7 @@ class UNetConfig(BaseModel):
 class CosineTime(BaseModel):
     """The network reads the time as 8192·t − 1."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     kind: Literal["cosine-8192"] = "cosine-8192"
 
@@ -115,7 +115,7 @@ class CosineTime(BaseModel):
 class ForeignTime(BaseModel):
     """The network reads the (fractional) index at which another, discrete schedule has the log-SNR of t."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     kind: Literal["foreign"] = "foreign"
     schedule: ForeignSchedule
@@ -127,7 +127,7 @@ TimeInput = Annotated[CosineTime | ForeignTime, Field(discriminator="kind")]
 class DenoiserConfig(BaseModel):
     """A network, what its output means, and how it reads the time."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     network: UNetConfig
     prediction: PredictionType

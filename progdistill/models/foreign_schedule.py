@@ -15,7 +15,7 @@ class ForeignSchedule(BaseModel):
     it does not use beta_start and beta_end.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     kind: Literal["linear", "scaled_linear", "squaredcos_cap_v2"]
     steps: int = Field(default=1000, ge=2)

@@ -3,7 +3,7 @@
 from enum import StrEnum
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from progdistill.diffusion.names import LossWeight, PredictionType
 
@@ -18,10 +18,10 @@ class LearningRateSchedule(StrEnum):
 class TrainingSettings(BaseModel):
     """What decides the numbers that training gives; part of a job's identity, field by field."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     updates: int = Field(gt=0)
-    batch_size: int = Field(gt=0, description="images per update over all ranks together")
+    batch_size: int = Field(gt=0, le=1_000_000, description="images per update over all ranks together")
     learning_rate: float = Field(gt=0)
     learning_rate_schedule: LearningRateSchedule = LearningRateSchedule.CONSTANT
     warmup_updates: int = Field(0, ge=0)
@@ -56,7 +56,7 @@ class DistillationSettings(TrainingSettings):
     prediction: PredictionType | None = Field(
         None, description="what students predict, if not what their first teacher predicts"
     )
-    updates_at_steps: dict[int, int] = Field(
+    updates_at_steps: dict[int, PositiveInt] = Field(
         default_factory=dict, description="updates of the stages whose student has that many sampling steps"
     )
     guidance_updates: int | None = Field(
@@ -79,7 +79,7 @@ class DistillationSettings(TrainingSettings):
 class SnapshotSettings(BaseModel):
     """How often a stage saves where it stands. Changes no numbers, so it is part of no identity."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     interval_updates: int = Field(1000, gt=0)
     keep: int = Field(2, gt=0)
@@ -97,7 +97,7 @@ class Precision(StrEnum):
 class LiveSettings(BaseModel):
     """What a training shows of itself while it goes on. Changes no numbers, so it is part of no identity."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     interval_seconds: float = Field(10.0, ge=0, description="between two reports of loss, rate and ETA")
     samples_interval_seconds: float = Field(
@@ -112,7 +112,7 @@ class LiveSettings(BaseModel):
 class ComputeSettings(BaseModel):
     """Where and how arithmetic runs. Of these only ranks and precision are part of a job's identity."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     device: str = Field("auto", pattern="^(auto|cpu|cuda|tpu)$", description="cuda is AMD's GPUs too")
     ranks: int | None = Field(
