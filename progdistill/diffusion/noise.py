@@ -16,7 +16,10 @@ def seed_for(seed: int, purpose: str, *index: int) -> int:
 
 
 def generator(seed: int, purpose: str, *index: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """A fresh generator on `device`, seeded for one purpose."""
+    """A fresh generator on `device`, seeded for one purpose.
+
+    A CPU's heeds 32 bits of its seed: of 50,000 samples two begin with the same noise for one seed in four.
+    """
     return torch.Generator(device).manual_seed(seed_for(seed, purpose, *index))
 
 
