@@ -39,7 +39,7 @@ class S3Store:
     @classmethod
     def at(cls, uri: str) -> Self:
         """Open `s3://bucket/prefix`; UsageError for another form or settings that botocore refuses."""
-        bucket, _, prefix = uri.removeprefix("s3://").strip("/").partition("/")
+        bucket, _, prefix = uri.removeprefix("s3://").rstrip("/").partition("/")
         if not bucket:
             raise UsageError(f"store {uri!r}: give it as s3://bucket/prefix")
         if prefix:

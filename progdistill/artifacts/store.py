@@ -110,10 +110,11 @@ def checked_key(key: str) -> str:
     )
 
 
-def open_store(uri: str) -> Store:
+def open_store(uri: str, *, must_exist: bool = False) -> Store:
     """Open the store at a local path, `file://` or `s3://bucket/prefix`; nothing is created before a write.
 
-    Raises UsageError for another scheme or a store whose layout this version does not know.
+    Raises UsageError for another scheme, a store whose layout this version does not know, or with
+    `must_exist` where there is neither a folder nor any object: a mistyped address.
     """
     scheme, separator, rest = uri.partition("://")
     if not separator or scheme == "file":
@@ -131,7 +132,18 @@ def open_store(uri: str) -> Store:
     layout = store.read(LAYOUT_KEY)
     if layout is not None:
         decode(StoreLayout, layout, where=f"{store.uri}/{LAYOUT_KEY}")
+    elif must_exist and not _is_there(store):
+        raise UsageError(f"no store at {store.uri}; mend --store, PROGDISTILL_STORE or progdistill.toml")
     return store
+
+
+def _is_there(store: Store) -> bool:
+    """Whether there is a folder, or in a bucket any object: a store that is in use has either."""
+    from progdistill.artifacts.local_store import LocalStore
+
+    if isinstance(store, LocalStore):
+        return store.root.is_dir()
+    return next(iter(store.list("")), None) is not None
 
 
 def mark_layout(store: Store) -> None:

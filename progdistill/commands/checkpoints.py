@@ -12,21 +12,33 @@ from typing import Any, Final
 from progdistill.artifacts.aliases import list_aliases, move_alias, read_alias
 from progdistill.artifacts.checkpoint import (
     CheckpointManifest,
+    blob_key,
     list_ids,
     list_manifests,
     load_manifest,
+    manifest_key,
     verify_weights,
 )
+from progdistill.artifacts.evaluations import FOLDER as EVALUATIONS
 from progdistill.artifacts.evaluations import evaluations_of, headline
 from progdistill.artifacts.gc import DEFAULT_GRACE, find_garbage, remove_garbage
 from progdistill.artifacts.resolve import resolve_reference
 from progdistill.artifacts.runs import list_run_checkpoints
 from progdistill.artifacts.store import Store
-from progdistill.commands.common import add_json_argument, add_store_argument, print_json, status_of, store_of
+from progdistill.artifacts.verify import damaged_objects
+from progdistill.commands.common import (
+    add_json_argument,
+    add_store_argument,
+    print_json,
+    require_between,
+    status_of,
+    store_of,
+)
 from progdistill.errors import LostInvariantError, ProgdistillError, UsageError
 from progdistill.progress import Progress
 
 SECONDS_PER_DAY: Final = 86_400
+MOST_DAYS: Final = 36_500
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -203,30 +215,46 @@ def _lines(prefix: str, value: Any) -> Iterable[tuple[str, str]]:
 def _verify(args: argparse.Namespace) -> int:
     store = store_of(args)
     ids = [resolve_reference(store, args.reference).id] if args.reference else list_ids(store)
+    read: set[str] = set()
     results = []
     with Progress("verifying", total=len(ids), unit="checkpoints") as progress:
         for checkpoint_id in ids:
-            results.append(_verified(store, checkpoint_id))
+            results.append(_verified(store, checkpoint_id, read))
             progress.advance()
+    prefix = f"{EVALUATIONS}{ids[0]}/" if args.reference else ""
+    for key, error in damaged_objects(store, prefix, read):
+        results.append({"key": key, "intact": False, "problem": str(error)})
     if args.json:
         print_json(results)
+    elif not results:
+        print(f"no checkpoint in {store.uri} yet", file=sys.stderr)
     else:
         for result in results:
-            print(f"{result['id'][:12]}  {'intact' if result['intact'] else result['problem']}")
+            name = result["id"][:12] if "id" in result else result["key"]
+            print(f"{name}  {'intact' if result['intact'] else result['problem']}")
     return 0 if all(result["intact"] for result in results) else 1
 
 
-def _verified(store: Store, checkpoint_id: str) -> dict[str, Any]:
+def _verified(store: Store, checkpoint_id: str, read: set[str]) -> dict[str, Any]:
+    """Whether a checkpoint is intact; the keys that say so join `read`."""
     try:
-        verify_weights(store, load_manifest(store, checkpoint_id))
+        read.add(manifest_key(checkpoint_id))
+        manifest = load_manifest(store, checkpoint_id)
+        read.add(blob_key(manifest.identity.weights_sha256))
+        verify_weights(store, manifest)
     except (LostInvariantError, UsageError) as error:
         return {"id": checkpoint_id, "intact": False, "problem": str(error)}
     return {"id": checkpoint_id, "intact": True, "problem": None}
 
 
 def _alias(args: argparse.Namespace) -> int:
+    if args.remove and args.reference is not None:
+        raise UsageError(f"--remove takes the name away: leave {args.reference} out, or --remove")
     store = store_of(args)
     if args.remove:
+        found = read_alias(store, args.name)
+        if found is None or found.checkpoint_id is None:
+            raise UsageError(f"no alias {args.name!r} to remove in store {store.uri}")
         alias = move_alias(store, args.name, None, _mover())
     elif args.reference is not None:
         alias = move_alias(store, args.name, resolve_reference(store, args.reference).id, _mover())
@@ -253,6 +281,7 @@ def _mover() -> str:
 
 
 def _gc(args: argparse.Namespace) -> int:
+    require_between("--grace-days", args.grace_days, 0, MOST_DAYS)
     store = store_of(args)
     for run in args.forget_run:
         _held_by(store, run)  # A misspelt run must not pass for one without checkpoints.

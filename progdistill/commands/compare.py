@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from progdistill.commands.common import add_json_argument, print_json
+from progdistill.commands.common import add_json_argument, check_output, print_json, writing
 from progdistill.commands.report import report_folder
 
 
@@ -28,13 +28,16 @@ def _compare(args: argparse.Namespace) -> int:
 
     runs = [read_input(report_folder(run_id)) for run_id in args.run_ids]
     comparison = compare_runs(runs)
-    page = build_comparison(runs, args.out)
+    check_output("--out", args.out, folder=True)
+    with writing("--out", args.out):
+        page = build_comparison(runs, args.out)
     if args.json:
         print_json({**comparison.model_dump(mode="json"), "page": str(page)})
         return 0
     print(f"{comparison.distance_name} of {counts_text(runs[0])}")
-    print("  ".join(["steps".rjust(8), *(run_id.rjust(12) for run_id in comparison.run_ids)]))
+    width = max(12, *map(len, comparison.run_ids))
+    print("  ".join(["steps".rjust(8), *(run_id.rjust(width) for run_id in comparison.run_ids)]))
     for row in comparison.rows:
-        print("  ".join([f"{row.num_steps:8,}", *(number(d).rjust(12) for d in row.distances)]))
+        print("  ".join([f"{row.num_steps:8,}", *(number(d).rjust(width) for d in row.distances)]))
     print(page)
     return 0

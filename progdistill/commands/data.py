@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from progdistill.commands.common import add_json_argument, default_data_root, print_json
+from progdistill.commands.common import add_json_argument, check_output, default_data_root, print_json
 from progdistill.errors import UsageError
 
 if TYPE_CHECKING:
@@ -85,6 +85,9 @@ def _prepare(args: argparse.Namespace) -> int:
     )
     root = default_data_root()
     out = args.out or str(root / args.name)
+    made_at = root / args.name if out.startswith("s3://") else Path(out.removeprefix("file://"))
+    option = "PROGDISTILL_DATA" if made_at.is_relative_to(root) else "--out"
+    check_output(option, made_at.expanduser(), folder=True)
     manifest = prepare(source, args.name, out, staging_root=root, max_unreadable=args.max_unreadable)
     info = info_of(manifest, out)
     if args.json:

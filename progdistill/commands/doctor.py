@@ -6,11 +6,13 @@ import platform
 from typing import TYPE_CHECKING, Any
 
 from progdistill.commands.common import (
+    DEFAULT_STORE,
     add_json_argument,
     add_store_argument,
     default_data_root,
     print_json,
     store_of,
+    store_uri,
 )
 from progdistill.errors import ProgdistillError, UsageError
 from progdistill.presets import PRESETS
@@ -33,15 +35,17 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def _doctor(args: argparse.Namespace) -> int:
+    store = _store(args)
     facts = {
         **_machine(),
-        "store": _store(args),
+        "store": store,
         "cluster": cluster_facts(),
         "datasets": {name: _dataset(name) for name in PRESETS},
     }
+    status = 0 if store["writable"] == "yes" else 1
     if args.json:
         print_json(facts)
-        return 0
+        return status
     for name, value in facts.items():
         if isinstance(value, dict):
             print(f"{name}:")
@@ -49,7 +53,7 @@ def _doctor(args: argparse.Namespace) -> int:
                 print(f"  {key}: {said}")
         else:
             print(f"{name}: {value}")
-    return 0
+    return status
 
 
 def _machine() -> dict[str, Any]:
@@ -83,11 +87,15 @@ def accelerators_facts(here: "Accelerators", chosen: "torch.device") -> str:
 
 
 def _store(args: argparse.Namespace) -> dict[str, Any]:
+    uri = args.store
     try:
-        store = store_of(args)
+        uri = store_uri(args) or DEFAULT_STORE
+        store = store_of(args, may_be_new=True)
         store.check_writable()
     except UsageError as error:
-        return {"uri": args.store, "writable": f"no: {error}"}
+        return {"uri": uri, "writable": f"no: {error}"}
+    except ProgdistillError as error:
+        return {"uri": uri, "writable": f"no: {error}; mend that or choose another --store"}
     return {"uri": store.uri, "writable": "yes", "free_bytes": store.free_bytes()}
 
 
@@ -115,5 +123,5 @@ def _dataset(name: str) -> str:
 
     try:
         return f"ready, {sum(find_dataset(name, default_data_root()).splits.values()):,} images"
-    except UsageError as error:
+    except ProgdistillError as error:
         return f"missing: {error}"

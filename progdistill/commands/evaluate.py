@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING
 from pydantic import JsonValue, ValidationError
 
 from progdistill.commands.common import (
+    MOST_IMAGES,
+    MOST_STEPS,
     add_json_argument,
     add_store_argument,
     default_data_root,
     print_json,
+    require_between,
     store_of,
 )
 from progdistill.errors import UsageError
@@ -61,6 +64,8 @@ def _evaluate(args: argparse.Namespace) -> int:
     from progdistill.evaluation.evaluate import evaluate_checkpoint
     from progdistill.training.devices import choose_device
 
+    require_between("--steps", args.steps, 1, MOST_STEPS)
+    require_between("--samples", args.samples, 2, MOST_IMAGES)
     store = store_of(args)
     manifest = resolve_reference(store, args.reference)
     info = find_dataset(args.dataset or manifest.circumstances.dataset_name, default_data_root())
@@ -112,7 +117,7 @@ def settings_for(
         fields = dict(recorded)
     else:
         fields = PRESETS[preset_name_for(info)].evaluation.model_dump(mode="json")
-    fields.update({"max_sampling_steps": max(steps, 1), **changes})
+    fields.update({"max_sampling_steps": steps, **changes})
     try:
         return EvaluationSettings.model_validate(fields)
     except ValidationError as error:

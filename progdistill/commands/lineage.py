@@ -9,7 +9,15 @@ from progdistill.artifacts.lineage import LineageNode, draw, lineage_tree
 from progdistill.artifacts.lineage_html import render_html
 from progdistill.artifacts.openlineage import run_events
 from progdistill.artifacts.resolve import resolve_reference
-from progdistill.commands.common import add_json_argument, add_store_argument, print_json, status_of, store_of
+from progdistill.commands.common import (
+    add_json_argument,
+    add_store_argument,
+    check_output,
+    print_json,
+    status_of,
+    store_of,
+    writing,
+)
 from progdistill.errors import ProgdistillError
 
 
@@ -32,13 +40,19 @@ def _lineage(args: argparse.Namespace) -> int:
     if args.openlineage is not None:
         print_json(run_events(store, args.openlineage))
         return 0
+    if args.html is not None:
+        check_output("--html", args.html)
     chosen = resolve_reference(store, args.reference).id if args.reference else None
     unreadable: list[ProgdistillError] = []
     roots = lineage_tree(store, chosen, unreadable)
     if args.html is not None:
-        args.html.parent.mkdir(parents=True, exist_ok=True)
-        args.html.write_text(render_html(store, roots, chosen), encoding="utf-8")
-        print(args.html)
+        page = render_html(store, roots, chosen)
+        with writing("--html", args.html):
+            args.html.write_text(page, encoding="utf-8")
+        if args.json:
+            print_json({"html": str(args.html)})
+        else:
+            print(args.html)
     elif args.json:
         print_json([_facts(root) for root in roots])
     elif roots:

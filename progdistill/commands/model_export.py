@@ -11,7 +11,14 @@ from progdistill.artifacts.documents import encode
 from progdistill.artifacts.evaluations import evaluations_of
 from progdistill.artifacts.resolve import resolve_reference
 from progdistill.artifacts.store import Store
-from progdistill.commands.common import add_json_argument, add_store_argument, print_json, store_of
+from progdistill.commands.common import (
+    add_json_argument,
+    add_store_argument,
+    check_output,
+    print_json,
+    store_of,
+    writing,
+)
 from progdistill.errors import UsageError
 from progdistill.models.config import DenoiserConfig
 from progdistill.models.model_card import (
@@ -44,15 +51,17 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def _export(args: argparse.Namespace) -> int:
-    if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
-        raise UsageError(f"--out {args.out} holds something already: give a new folder")
     if args.guidance is not None and args.format != "diffusers":
         raise UsageError("--guidance is for --format diffusers; elsewhere the weight stays an input")
     store = store_of(args)
     manifest = resolve_reference(store, args.reference)
+    check_output("--out", args.out, folder=True)
+    if args.out.is_dir() and any(args.out.iterdir()):
+        raise UsageError(f"--out {args.out} holds something already: give a new folder")
     facts = _model_facts(store, manifest, args.guidance)
-    usage = _write(store, manifest, facts, args.format, args.out)
-    (args.out / "README.md").write_text(render_card(facts, usage), encoding="utf-8")
+    with writing("--out", args.out):
+        usage = _write(store, manifest, facts, args.format, args.out)
+        (args.out / "README.md").write_text(render_card(facts, usage), encoding="utf-8")
     if args.json:
         print_json({"checkpoint": manifest.id, "format": args.format, "out": str(args.out)})
     else:

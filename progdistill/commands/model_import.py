@@ -48,9 +48,9 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def _import(args: argparse.Namespace) -> int:
     check_alias_name(args.name)
-    store = store_of(args)
+    store = store_of(args, may_be_new=True)
     if args.from_store is not None:
-        source = open_store(args.from_store)
+        source = open_store(args.from_store, must_exist=True)
         found = resolve_reference(source, args.source)
         manifest = _publish_own(store, found, fetch_weights(source, found))
     elif (folder := Path(args.source)).is_dir():

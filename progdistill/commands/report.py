@@ -5,10 +5,12 @@ import os
 import webbrowser
 from pathlib import Path
 
-from progdistill.commands.common import add_json_argument, print_json
+from progdistill.commands.common import add_json_argument, print_json, require_between, writing
 from progdistill.errors import UsageError
 
 RUNS_FOLDER = Path("runs")
+HIGHEST_PRICE = 1e9
+"""In any currency: what is above is no price."""
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -39,9 +41,10 @@ def _report(args: argparse.Namespace) -> int:
     from progdistill.report.build import rebuild_report
 
     price = args.price_per_hour
-    if price is not None and price < 0:
-        raise UsageError(f"--price-per-hour {price:g}: give 0 or more")
-    page = rebuild_report(report_folder(args.run_id), price_per_hour=price)
+    require_between("--price-per-hour", price, 0, HIGHEST_PRICE)
+    folder = report_folder(args.run_id)
+    with writing("the report", folder):
+        page = rebuild_report(folder, price_per_hour=price)
     if args.json:
         print_json({name: str(page.parent / name) for name in sorted(os.listdir(page.parent))})
     else:

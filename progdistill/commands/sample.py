@@ -4,9 +4,19 @@ import argparse
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from progdistill.commands.common import add_json_argument, add_store_argument, print_json, store_of
+from progdistill.commands.common import (
+    MOST_IMAGES,
+    MOST_STEPS,
+    add_json_argument,
+    add_store_argument,
+    check_output,
+    print_json,
+    require_between,
+    store_of,
+    writing,
+)
 from progdistill.diffusion.names import SamplerName
 from progdistill.errors import UsageError
 from progdistill.progress import Progress
@@ -15,6 +25,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from progdistill.evaluation.pictures import Pixels
+
+ENDINGS: Final = (".png", ".parquet")
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -61,10 +73,7 @@ def _sample(args: argparse.Namespace) -> int:
     from progdistill.training.devices import choose_device
     from progdistill.training.guidance import weight_for
 
-    if args.count < 1:
-        raise UsageError(f"--count {args.count}: give at least 1 image")
-    if args.gamma is not None and not 0 <= args.gamma <= 1:
-        raise UsageError(f"--gamma {args.gamma}: give a position from 0 to 1 between the variance's bounds")
+    _check(args)
     store = store_of(args)
     manifest = resolve_reference(store, args.reference)
     steps = _steps(args.steps, manifest.identity.sampling_steps, args.reference)
@@ -73,6 +82,7 @@ def _sample(args: argparse.Namespace) -> int:
     denoiser = load_denoiser(store, manifest, device)
     classes = denoiser.config.network.num_classes
     label = _class_label(args.class_label, classes)
+    check_output("--out", args.out)
     batches = generate(
         denoiser,
         SamplerName(args.sampler),
@@ -105,6 +115,18 @@ def _sample(args: argparse.Namespace) -> int:
     return 0
 
 
+def _check(args: argparse.Namespace) -> None:
+    """Raise UsageError for what is wrong whatever the checkpoint is."""
+    require_between("--count", args.count, 1, MOST_IMAGES)
+    require_between("--steps", args.steps, 1, MOST_STEPS)
+    require_between("--batch-size", args.batch_size, 1, MOST_IMAGES)
+    require_between("--gamma", args.gamma, 0, 1)
+    if args.gamma is not None and args.sampler != SamplerName.ANCESTRAL:
+        raise UsageError(f"--gamma is for --sampler {SamplerName.ANCESTRAL}: {args.sampler} has no variance")
+    if args.out.suffix not in ENDINGS:
+        raise UsageError(f"--out {args.out}: give a file that ends in {' or '.join(ENDINGS)}")
+
+
 def _counted(batches: "Iterable[Tensor]", progress: Progress) -> "Iterator[Pixels]":
     """Batches as [count, height, width, channels] in memory, with progress."""
     for batch in batches:
@@ -119,18 +141,18 @@ def _save(out: Path, batches: "Iterable[Pixels]", labels: list[int] | None) -> i
     from progdistill.evaluation.pictures import encode_png, grid, readable_scale
     from progdistill.evaluation.saved_samples import write_parquet
 
-    out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix == ".parquet":
-        return write_parquet(out, batches, labels)
+        with writing("--out", out):
+            return write_parquet(out, batches, labels)
     images = np.concatenate(list(batches))
-    out.write_bytes(encode_png(grid(images, scale=readable_scale(images.shape[1]))))
+    picture = encode_png(grid(images, scale=readable_scale(images.shape[1])))
+    with writing("--out", out):
+        out.write_bytes(picture)
     return len(images)
 
 
 def _steps(asked: int | None, own: int | None, reference: str) -> int:
     """The number of steps to sample with; a student may be asked for others, which it was not trained for."""
-    if asked is not None and asked < 1:
-        raise UsageError(f"--steps {asked}: give at least 1 step")
     if asked is None and own is None:
         raise UsageError(f"{reference} samples with any number of steps: say how many with --steps N")
     if asked is not None and own is not None and asked != own:

@@ -34,11 +34,13 @@ def prepare(
     store = open_store(out)
     folder = store.root if isinstance(store, LocalStore) else staging_root / name
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with exclusively(folder.with_name(f"{folder.name}.preparing.lock")):
+    with exclusively(Path(f"{folder}.preparing.lock")):
         present = _present(source.facts, store)
         if present is not None:
             return present
-        staging = StagingFolder(folder.with_name(f"{folder.name}.preparing"))
+        if isinstance(store, LocalStore) and folder.is_dir() and any(folder.iterdir()):
+            raise UsageError(f"{folder} holds something already: remove it or choose another --out")
+        staging = StagingFolder(Path(f"{folder}.preparing"))
         try:
             manifest = _staged(source, name, staging, max_unreadable)
             publish(staging, manifest, store)

@@ -144,6 +144,11 @@ def test_known_datasets_are_prepared_by_name(capsys: pytest.CaptureFixture[str])
         (("prepare", "pets", "--source", "pets/cat/0.txt"), "nothing that can be prepared"),
         (("prepare", "pets", "--source", "x.npy", "--image-size", "4"), "arrays are used as they are"),
         (("prepare", "pets", "--source", "pets", "--out", "ftp://host/x"), "ftp"),
+        (("prepare", "pets", "--source", "pets", "--out", "/proc/x"), "cannot write --out /proc/x: "),
+        (("prepare", "pets", "--source", "pets", "--out", "/dev/null/x"), "cannot write --out /dev/null/x: "),
+        (("prepare", "pets", "--source", "pets", "--out", "x.npy"), "it is a file"),
+        (("prepare", "pets", "--source", "pets", "--out", "pets"), "pets holds something already"),
+        (("prepare", "pets", "--source", "pets", "--out", "/"), "/ holds something already"),
         (("info", "nothing"), "unknown dataset 'nothing'"),
         (("info", "digits", "--split", "validation"), "no split 'validation'; it has train, test"),
         (("info", "digits", "--grid", "no/such/folder.png"), "cannot write --grid"),
@@ -156,6 +161,16 @@ def test_what_is_wrong_is_one_message(
     np.save("x.npy", IMAGES)
     Path("empty").mkdir()
     assert message in refused(capsys, *words)
+    assert not [*Path().rglob("*.preparing*"), *Path("/").glob("*.preparing*")]
+
+
+def test_a_data_folder_that_cannot_be_made_is_one_message(
+    pets: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROGDISTILL_DATA", "/dev/null/x")
+    said = refused(capsys, "prepare", "pets", "--source", "pets")
+    assert said.startswith("error: cannot write PROGDISTILL_DATA /dev/null/x/pets: ")
+    assert not [entry for entry in facts(capsys, "list") if entry["prepared"]]
 
 
 def test_a_corrupt_shard_is_named_with_its_digests(

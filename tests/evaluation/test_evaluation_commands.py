@@ -1,5 +1,6 @@
 """`progdistill sample` and `progdistill evaluate`, as typed."""
 
+import errno
 import io
 import json
 import signal
@@ -104,9 +105,15 @@ def test_equal_seeds_draw_equal_pictures(store: str, base: CheckpointManifest, t
     ("options", "message"),
     [
         (["--class", "10"], "give a class from 0 to 9"),
-        (["--count", "0"], "at least 1 image"),
-        (["--steps", "0"], "at least 1 step"),
-        (["--gamma", "2"], "from 0 to 1"),
+        (["--count", "0"], "--count 0: give a number from 1 to 10,000,000"),
+        (["--count", "99999999999999999999"], "from 1 to 10,000,000"),
+        (["--steps", "0"], "--steps 0: give a number from 1 to 1,048,576"),
+        (["--steps", "1048577"], "from 1 to 1,048,576"),
+        (["--batch-size", "0"], "--batch-size 0: give a number from 1"),
+        (["--batch-size", "-1"], "--batch-size -1: give a number from 1"),
+        (["--sampler", "ancestral", "--gamma", "2"], "from 0 to 1"),
+        (["--sampler", "ancestral", "--gamma", "nan"], "from 0 to 1"),
+        (["--gamma", "0.5"], "--gamma is for --sampler ancestral"),
     ],
 )
 def test_bad_options_are_one_message(
@@ -121,6 +128,74 @@ def test_bad_options_are_one_message(
     assert main(["sample", student.id, *options, "--out", str(out), "--store", store]) == 2
     assert message in capsys.readouterr().err
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        ("/etc", "ends in .png or .parquet"),
+        ("", "ends in .png or .parquet"),
+        ("grid.jpg", "ends in .png or .parquet"),
+        ("grid", "ends in .png or .parquet"),
+        ("folder.png", "it is a folder"),
+        ("/proc/x.png", "cannot write --out /proc/x.png: "),
+        ("/proc/x.parquet", "cannot write --out /proc/x.parquet: "),
+        ("/dev/null/x.png", "cannot write --out /dev/null/x.png: Not a directory"),
+    ],
+)
+def test_a_picture_that_cannot_be_written_is_refused_before_it_is_drawn(
+    store: str,
+    student: CheckpointManifest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    out: str,
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("folder.png").mkdir()
+    assert main(["sample", student.id, "--out", out, "--store", store]) == 2
+    assert message in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["folder.png"]
+
+
+@pytest.mark.parametrize("name", ["grid.png", "samples.parquet"])
+def test_a_disk_that_is_full_is_one_message(
+    store: str,
+    student: CheckpointManifest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(Path, "replace", full)
+    assert main(["sample", student.id, "--count", "2", "--out", str(tmp_path / name), "--store", store]) == 2
+    assert f"{name}: No space left on device" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--steps", "-3"], "--steps -3: give a number from 1 to 1,048,576"),
+        (["--steps", "0"], "--steps 0: give"),
+        (["--steps", "1048577"], "--steps 1048577: give"),
+        (["--samples", "1"], "--samples 1: give a number from 2 to 10,000,000"),
+        (["--samples", "99999999999999999999"], "from 2 to 10,000,000"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_refused(
+    store: str,
+    student: CheckpointManifest,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    message: str,
+) -> None:
+    assert main(["evaluate", student.id, *options, "--store", store]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_a_base_model_needs_a_number_of_steps(

@@ -121,6 +121,24 @@ def test_wrong_export_options_are_explained(
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.parametrize("form", ["diffusers", "onnx", "safetensors"])
+@pytest.mark.parametrize("out", ["/dev/null/x", "/proc/x", "file"])
+def test_a_folder_that_cannot_be_made_is_one_message(
+    make_denoiser: MakeDenoiser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, out: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    store = open_store("store")
+    student = publish(store, make_denoiser(), tmp_path)
+    with pytest.raises(UsageError, match=f"cannot write --out {out}: "):
+        run(store, "export", student, "--format", form, "--out", out)
+
+
+def test_a_store_to_copy_from_must_be_there(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no store at"):
+        run(store, "import", "abcd", "--from-store", tmp_path / "tpyo", "--name", "best")
+
+
 def test_a_model_that_diffusers_cannot_run_leaves_no_folder(
     store: Store, make_denoiser: MakeDenoiser, tmp_path: Path
 ) -> None:

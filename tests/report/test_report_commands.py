@@ -52,9 +52,30 @@ def test_a_price_gives_each_stage_its_cost_and_is_kept(work: Path) -> None:
     assert json.loads((page.parent / "report.json").read_text())["price_per_hour"] == 36
 
 
-def test_a_negative_price_is_refused(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["report", "1700000001", "--price-per-hour", "-1"]) == 2
-    assert "--price-per-hour -1" in capsys.readouterr().err
+@pytest.mark.parametrize("price", ["-1", "nan", "inf"])
+def test_what_is_no_price_is_refused(work: Path, price: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", "1700000001", "--price-per-hour", price]) == 2
+    assert f"--price-per-hour {price}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("out", ["/dev/null/x", "/proc/x", "runs/1700000000/report/report.json"])
+def test_a_comparison_that_cannot_be_written_is_one_message(
+    work: Path, out: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["compare", "1700000000", "latest", "--out", out]) == 2
+    assert f"error: cannot write --out {out}: " in capsys.readouterr().err
+
+
+def test_the_distances_stand_below_the_run_they_are_of(
+    work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for run_id in ("1700000000000000", "1700000000000001"):
+        folder = work / "long" / run_id / "report"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / INPUT_FILE).write_text(example_run(run_id).model_dump_json())
+    assert main(["compare", "long/1700000000000000", "long/1700000000000001"]) == 0
+    _, *table, _ = capsys.readouterr().out.splitlines()
+    assert {len(line) for line in table} == {8 + 2 * (2 + 16)}
 
 
 def test_an_unknown_run_is_answered_with_those_that_exist(
