@@ -21,7 +21,7 @@ from progdistill.artifacts.checkpoint import (
 )
 from progdistill.artifacts.evaluations import FOLDER as EVALUATIONS
 from progdistill.artifacts.evaluations import evaluations_of, headline
-from progdistill.artifacts.gc import DEFAULT_GRACE, find_garbage, remove_garbage
+from progdistill.artifacts.gc import DEFAULT_GRACE, DEFAULT_PATIENCE, find_garbage, remove_garbage
 from progdistill.artifacts.resolve import resolve_reference
 from progdistill.artifacts.runs import list_run_checkpoints
 from progdistill.artifacts.store import Store
@@ -64,6 +64,9 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     collect.add_argument(
         "--grace-days", type=float, default=days, metavar="D", help="spare the young (%(default)g)"
     )
+    days = DEFAULT_PATIENCE.total_seconds() / SECONDS_PER_DAY
+    text = "take a job for abandoned whose last snapshot is older (%(default)g)"
+    collect.add_argument("--abandoned-days", type=float, default=days, metavar="D", help=text)
     text = "let go of a run's checkpoints first (repeatable)"
     collect.add_argument("--forget-run", action="append", default=[], metavar="FLOW/RUN", help=text)
 
@@ -282,11 +285,13 @@ def _mover() -> str:
 
 def _gc(args: argparse.Namespace) -> int:
     require_between("--grace-days", args.grace_days, 0, MOST_DAYS)
+    require_between("--abandoned-days", args.abandoned_days, 0, MOST_DAYS)
     store = store_of(args)
     for run in args.forget_run:
         _held_by(store, run)  # A misspelt run must not pass for one without checkpoints.
     grace = timedelta(days=args.grace_days)
-    garbage = find_garbage(store, grace=grace, forget_runs=args.forget_run)
+    patience = timedelta(days=args.abandoned_days)
+    garbage = find_garbage(store, grace=grace, patience=patience, forget_runs=args.forget_run)
     removed = remove_garbage(store, garbage) if args.delete else 0
     if args.json:
         keys = [item.key for item in garbage.objects]

@@ -28,7 +28,7 @@ MOST_STEPS: Final = 2**20
 
 def default_data_root() -> Path:
     """The folder of prepared datasets: `PROGDISTILL_DATA`, else `.progdistill/data`."""
-    return Path(os.environ.get("PROGDISTILL_DATA", ".progdistill/data"))
+    return Path(os.environ.get("PROGDISTILL_DATA") or ".progdistill/data")
 
 
 def add_store_argument(parser: argparse.ArgumentParser) -> None:
