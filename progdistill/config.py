@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from progdistill.data.dataset import DatasetInfo
 from progdistill.diffusion.names import PredictionType, check_combination
 from progdistill.errors import UsageError
+from progdistill.evaluation.changed import changed, check_named_files
 from progdistill.evaluation.config import EvaluationSettings
 from progdistill.jobs.cluster_settings import ClusterSettings
 from progdistill.ladder import parse_ladder
@@ -127,6 +128,7 @@ def settings_from(
     known_stages = fields["distill"]["updates_at_steps"]
     for assignment in options.set:
         _assign(fields, assignment)
+    fields["evaluation"] = _evaluation(fields["evaluation"], options.set, like)
     settings = _validated(fields)
     _check_stages(settings, known_stages)
     check_combination(settings.model.prediction, settings.base.loss_weight, distilling=False)
@@ -249,6 +251,17 @@ def _check_stages(settings: Settings, known: Mapping[str, int]) -> None:
                 f"distill.updates_at_steps names a student of {steps} sampling steps, which the ladder does"
                 f" not have: its students take {rungs}"
             )
+
+
+def _evaluation(assigned: Any, assignments: Sequence[str], like: Settings | None) -> Any:
+    """Evaluation settings after every --set, without what `like` records of files that were named anew."""
+    named = {assignment.partition("=")[0].strip() for assignment in assignments}
+    if "evaluation" in named:
+        return assigned  # nothing recorded is left
+    changes = {name: value for name, value in assigned.items() if f"evaluation.{name}" in named}
+    fields: dict[str, Any] = assigned if like is None else changed(like.evaluation.model_dump(), changes)
+    check_named_files(fields, changes)
+    return fields
 
 
 def _paths(fields: dict[str, Any], prefix: str = "") -> list[str]:

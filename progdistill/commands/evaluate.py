@@ -109,6 +109,7 @@ def settings_for(
     changes: dict[str, JsonValue],
 ) -> "EvaluationSettings":
     """The settings of the checkpoint's own run, else its dataset's preset, with what the user changed."""
+    from progdistill.evaluation.changed import changed, check_named_files
     from progdistill.evaluation.config import EvaluationSettings
     from progdistill.presets import PRESETS, preset_name_for
 
@@ -117,7 +118,8 @@ def settings_for(
         fields = dict(recorded)
     else:
         fields = PRESETS[preset_name_for(info)].evaluation.model_dump(mode="json")
-    fields.update({"max_sampling_steps": steps, **changes})
+    fields = changed(fields, {"max_sampling_steps": steps, **changes})
+    check_named_files(fields, changes)
     try:
         return EvaluationSettings.model_validate(fields)
     except ValidationError as error:

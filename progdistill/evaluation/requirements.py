@@ -76,13 +76,20 @@ def named_file(location: str | None, variable: str, advice: str) -> str:
         raise UsageError(
             f"{advice}. Name it with --set evaluation.weights=FILE in a run, or {variable}=FILE anywhere"
         )
-    scheme, separator, rest = named.partition("://")
-    if separator and scheme != "file":
+    path = local_path(named)
+    if path is None:
         return named
-    path = Path(rest if separator else named).expanduser()
     if not path.is_file():
         raise UsageError(f"{path} is not a file. {advice}")
     return str(path)
+
+
+def local_path(location: str) -> Path | None:
+    """Where a path or a `file://` URI points on this machine; None for what stands in a bucket."""
+    scheme, separator, rest = location.partition("://")
+    if separator and scheme != "file":
+        return None
+    return Path(rest if separator else location).expanduser()
 
 
 def _has_efficientnet() -> bool:

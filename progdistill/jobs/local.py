@@ -12,6 +12,7 @@ from progdistill.errors import ProgdistillError, UsageError, WorkInterrupted
 from progdistill.jobs.events import Listener, deliver, ignore
 from progdistill.jobs.log_file import LogFile
 from progdistill.jobs.nursery import HatchedWorker, hatch
+from progdistill.jobs.ranks import environment_alone
 from progdistill.jobs.spec import JobRequest
 
 LAST_LINES = 15
@@ -55,6 +56,7 @@ class LocalLauncher:
             worker = ["-m", "progdistill.jobs.ranks", str(request.spec.ranks), str(path)]
         return subprocess.Popen(
             [sys.executable, *worker],
+            env=environment_alone(),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

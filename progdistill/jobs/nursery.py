@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from progdistill.jobs.ranks import environment_alone
+
 VARIABLE = "PROGDISTILL_NURSERY"
 """Environment variable with the path of the nursery's Unix socket."""
 
@@ -93,7 +95,7 @@ def hatch(arguments: list[str]) -> HatchedWorker | None:
     except OSError:
         connection.close()
         return None
-    order = {"arguments": arguments, "folder": os.getcwd(), "environment": dict(os.environ)}
+    order = {"arguments": arguments, "folder": os.getcwd(), "environment": environment_alone()}
     reading, writing = os.pipe()
     socket.send_fds(connection, [json.dumps(order).encode()], [writing])
     os.close(writing)

@@ -22,6 +22,18 @@ from progdistill.errors import PeerLostError, UsageError, WorkInterrupted
 SETTLE_SECONDS: Final = 20.0
 """How long the others may take to notice that a rank failed, before they are ended."""
 
+RANK_VARIABLES: Final = (
+    *("RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK"),
+    *("WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE", "ROLE_WORLD_SIZE"),
+    *("MASTER_ADDR", "MASTER_PORT", "PROGDISTILL_GANG"),
+)
+"""What tells a process that it is one of several: torchrun's, and the name of our pods' gang."""
+
+
+def environment_alone() -> dict[str, str]:
+    """This process's environment without what makes it one of several ranks: a job's ranks are its own."""
+    return {name: value for name, value in os.environ.items() if name not in RANK_VARIABLES}
+
 
 class RanksHere(NamedTuple):
     """Which of a job's ranks run on this host, and where rank 0 is to be met."""

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from progdistill.artifacts.checkpoint import load_manifest
+from progdistill.artifacts.checkpoint import CheckpointManifest, load_manifest
 from progdistill.artifacts.lineage import draw, lineage_tree
 from progdistill.artifacts.runs import report_key
 from progdistill.artifacts.store import Store
@@ -33,14 +33,11 @@ def write_report(
     The page is put into the store too: a pod's own folder ends with the pod.
     """
     settings, dataset = prepared.settings, prepared.dataset
+    manifests = [load_manifest(store, checkpoint["id"]) for checkpoint in checkpoints]
     entries = []
-    for checkpoint, record in zip(checkpoints, evaluations, strict=True):
+    for checkpoint, manifest, record in zip(checkpoints, manifests, evaluations, strict=True):
         points = [LossPoint(update=update, loss=loss) for update, loss in checkpoint["loss_curve"]]
-        entries.append(stage_entry(store, load_manifest(store, checkpoint["id"]), record, points))
-    sampling = sum(entry.sampling_seconds or 0.0 for entry in entries)
-    evaluating = sum(entry.evaluation_seconds or 0.0 for entry in entries)
-    total = (datetime.now(UTC) - started_at).total_seconds()
-    overhead = max(0.0, total - covered_seconds(intervals))
+        entries.append(stage_entry(store, manifest, record, points))
     measured = next((r.distilled for r in evaluations if r.distilled is not None), None)
     report = ReportInput(
         run_id=run[1],
@@ -56,19 +53,54 @@ def write_report(
         store=store.uri,
         configuration=settings.model_dump(mode="json"),
         checkpoints=tuple(entries),
-        timings=Timings(
-            total_seconds=total,
-            training_seconds=sum(entry.seconds or 0.0 for entry in entries),
-            sampling_seconds=sampling,
-            evaluation_seconds=evaluating,
-            overhead_seconds_per_stage=overhead / max(1, len(entries) - 1),
-        ),
+        timings=timings_of(f"{run[0]}/{run[1]}", manifests, evaluations, intervals, started_at),
         lineage="\n".join(draw(lineage_tree(store, checkpoints[-1]["id"]), checkpoints[-1]["id"])),
     )
     page = build_report(report, folder / "report")
     store.write(report_key(*run), page.read_bytes())
     point_latest_to(folder)
     return page
+
+
+def timings_of(
+    run: str,
+    checkpoints: Sequence[CheckpointManifest],
+    evaluations: Sequence[EvaluationRecord],
+    intervals: Sequence[tuple[float, float]],
+    started_at: datetime,
+) -> Timings:
+    """Where the time of `run` (Flow/run id) went, apart from what the store held already.
+
+    A run's own are the checkpoints that bear its name, and what was made while a job of it computed: a
+    resumed run takes over the intervals of the run that it resumes.
+    """
+
+    def within(moment: datetime) -> bool:
+        return any(start <= moment.timestamp() <= finish for start, finish in intervals)
+
+    total = (datetime.now(UTC) - started_at).total_seconds()
+    overhead = max(0.0, total - covered_seconds(intervals))
+    training = sampling = evaluating = stored = 0.0
+    for made in (manifest.circumstances for manifest in checkpoints):
+        seconds = 0.0 if made.figures is None else made.figures.seconds
+        if made.creator_run == run or within(made.created_at):
+            training += seconds
+        else:
+            stored += seconds
+    for measurement in (m for record in evaluations for m in record.measurements):
+        if within(measurement.created_at):
+            sampling += measurement.sampling_seconds
+            evaluating += measurement.evaluation_seconds
+        else:
+            stored += measurement.seconds
+    return Timings(
+        total_seconds=total,
+        training_seconds=training,
+        sampling_seconds=sampling,
+        evaluation_seconds=evaluating,
+        overhead_seconds_per_stage=overhead / max(1, len(checkpoints) - 1),
+        stored_seconds=stored,
+    )
 
 
 def covered_seconds(intervals: Sequence[tuple[float, float]]) -> float:

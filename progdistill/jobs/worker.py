@@ -17,7 +17,7 @@ from types import FrameType
 
 from progdistill.artifacts.records import publish_record, read_record
 from progdistill.artifacts.store import Store, open_store
-from progdistill.errors import PeerLostError, ProgdistillError, WorkInterrupted
+from progdistill.errors import PeerLostError, ProgdistillError, UsageError, WorkInterrupted
 from progdistill.jobs.spec import (
     EvaluateSpec,
     JobRequest,
@@ -30,22 +30,24 @@ from progdistill.training.device import Rank
 from progdistill.training.rendezvous import is_loss_of_a_peer
 
 _LOOK_SECONDS = 1.0
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopSignal:
     """Whether to stop: a signal came, or the process that asked for the work is gone."""
 
     def __init__(self, driver_process_id: int | None, at_once: str | None = None) -> None:
-        """With `at_once` either raises WorkInterrupted with these words, wherever the work is."""
+        """With `at_once` either raises WorkInterrupted once with these words, wherever the work is."""
         self._asked, self._driver, self._at_once = False, driver_process_id, at_once
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._ask)
+        _answer_signals(self._ask)
         if at_once is not None and driver_process_id is not None:
             threading.Thread(target=self._watch_driver, daemon=True).start()
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self._asked = True
         if self._at_once is not None:
+            # Ctrl-C comes twice, to the process group and from the driver.
+            _answer_signals(signal.SIG_IGN)
             raise WorkInterrupted(self._at_once)
 
     def _watch_driver(self) -> None:
@@ -65,6 +67,11 @@ class StopSignal:
         except ProcessLookupError:
             return True
         return False
+
+
+def _answer_signals(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
+    for number in _STOP_SIGNALS:
+        signal.signal(number, handler)
 
 
 def run_job(request: JobRequest, rank: Rank, should_stop: Callable[[], bool]) -> None:
@@ -111,8 +118,8 @@ def main(path: str) -> int:
 def work(request: JobRequest) -> int:
     """Do a job as the rank that the environment names; return the exit status."""
     try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, _leave)  # ranks may wait long for one another
+        _answer_signals(_leave)  # ranks may wait long for one another
+        _check_ranks(request)
         rank = Rank(request.compute.device, request.compute.threads_per_rank)
         measuring = isinstance(request.spec, PrepareEvaluatorSpec | EvaluateSpec)
         stop = StopSignal(
@@ -125,8 +132,19 @@ def work(request: JobRequest) -> int:
         return _told(request, error)
 
 
+def _check_ranks(request: JobRequest) -> None:
+    """Raise UsageError where the environment tells of other ranks than the job's: they would never meet."""
+    found, wanted = os.environ.get("WORLD_SIZE", "1"), request.spec.ranks
+    if found != str(wanted):
+        raise UsageError(
+            f"WORLD_SIZE is {found}, but this job is for {wanted} rank{'s' * (wanted > 1)}: unset RANK,"
+            " LOCAL_RANK and WORLD_SIZE, or start it with python -m progdistill.jobs.ranks"
+        )
+
+
 def _leave(number: int, frame: FrameType | None) -> None:
     """Nothing has begun, so nothing is to be saved."""
+    _answer_signals(signal.SIG_IGN)
     print("stopped before it began", file=sys.stderr, flush=True)
     os._exit(WorkInterrupted.exit_status)
 
@@ -135,7 +153,10 @@ def _worked(request: JobRequest, rank: Rank, stop: StopSignal) -> int:
     """Of ranks that fail together, one tells why with its status; the others were lost because of it."""
     status = 0
     try:
-        run_job(request, rank, stop)
+        try:
+            run_job(request, rank, stop)
+        finally:
+            _answer_signals(signal.SIG_IGN)  # what is done is told, and there is nothing left to stop
     except WorkInterrupted as error:
         status = _told(request, error)
         if not isinstance(request.spec, TrainingSpec):

@@ -62,7 +62,9 @@ def _page(comparison: Comparison, curves: Sequence[Curve], run: ReportInput) -> 
     counts = counts_text(run)
     svg = distance_svg(curves, comparison.distance_name, f"{name}. {described}")
     rows = [[f"{r.num_steps:,}", *(number(d) for d in r.distances)] for r in comparison.rows]
-    rows.append(["Training time", *(format_duration(s) for s in comparison.training_seconds)])
+    rows.append(
+        ["Training time of all checkpoints", *(format_duration(s) for s in comparison.training_seconds)]
+    )
     changed = [[d.path, *(json.dumps(value) for value in d.values)] for d in comparison.differences]
     columns = frozenset(range(1 + len(comparison.run_ids)))
     title = f"Comparison of {len(comparison.run_ids)} runs"

@@ -95,6 +95,9 @@ class Timings(BaseModel):
     sampling_seconds: float
     evaluation_seconds: float
     overhead_seconds_per_stage: float = Field(description="outside training, sampling and evaluation")
+    stored_seconds: float = Field(
+        default=0.0, description="training and measuring that the store held already, in none of the others"
+    )
 
 
 class ReportInput(BaseModel):

@@ -93,8 +93,18 @@ def time(run: ReportInput) -> str:
         " there is room, so the parts may add up to more. Outside of training, sampling and evaluation the"
         f" flow spent {t.overhead_seconds_per_stage:.1f} s a stage."
     )
+    stored = (
+        f"Taken from the store: {format_duration(t.stored_seconds)} of training, sampling and evaluation that"
+        " earlier runs did, no part of the above."
+    )
     drawing = f'<div class="bar" aria-hidden="true">{bar}</div><ul class="keys">{keys}</ul>'
-    return html.section("Where the time went", "time", drawing, html.paragraph(text))
+    return html.section(
+        "Where the time went",
+        "time",
+        drawing,
+        html.paragraph(text),
+        html.paragraph(stored, "note") if t.stored_seconds else "",
+    )
 
 
 def losses(run: ReportInput) -> str:

@@ -1,5 +1,7 @@
 """A job on this machine, whatever becomes of what it says."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,8 @@ from progdistill.data.dataset import DatasetInfo
 from progdistill.errors import ProgdistillError
 from progdistill.jobs.launcher import complete
 from progdistill.jobs.local import LocalLauncher
+from progdistill.jobs.nursery import nursery
+from progdistill.jobs.ranks import RANK_VARIABLES
 from progdistill.jobs.spec import TrainBaseSpec
 from tests.jobs.asking import request_for
 from tests.training.conftest import settings, tiny
@@ -27,3 +31,20 @@ def test_a_full_disk_costs_the_log_and_not_the_words_of_a_job(
     said = capfd.readouterr().err
     assert said.count(f"{log} takes no more lines (No space left on device)") == 1
     assert "not finite" in said
+
+
+@pytest.mark.parametrize("beside", [nullcontext, nursery])
+def test_a_job_of_one_rank_waits_for_no_ranks_of_somebody_else(
+    beside: Callable[[], AbstractContextManager[None]],
+    store: Store,
+    digits: DatasetInfo,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The driver was itself started by torchrun, or in an allocation that sets its names."""
+    foreign = dict.fromkeys(RANK_VARIABLES, "1") | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    for name, value in foreign.items():
+        monkeypatch.setenv(name, value)
+    spec = TrainBaseSpec(dataset_fingerprint=digits.fingerprint, seed=1, model=tiny(), training=settings(1))
+    with beside():
+        assert complete(store, LocalLauncher(tmp_path), request_for(spec, store, digits)).result.output

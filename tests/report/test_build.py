@@ -148,3 +148,13 @@ def test_checkpoints_of_too_many_steps_share_one_sentence() -> None:
     configuration = {"evaluation": {"max_sampling_steps": 256}}
     run = example_run(checkpoints=(*slow, *example_run().checkpoints), configuration=configuration)
     assert left_out(run)[0] == "1,024, 512 steps: more than evaluation.max_sampling_steps = 256"
+
+
+@pytest.mark.parametrize(("stored", "said"), [(0.0, False), (90.0, True)])
+def test_time_that_earlier_runs_spent_is_a_line_of_its_own(stored: float, said: bool) -> None:
+    run = example_run()
+    assert run.timings is not None
+    page = report_page(
+        run.model_copy(update={"timings": run.timings.model_copy(update={"stored_seconds": stored})})
+    )
+    assert ("Taken from the store: 1m30s" in page) == said

@@ -1,0 +1,109 @@
+"""A run's time is what this run spent: what it found in the store was an earlier run's."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from progdistill.artifacts.checkpoint import CheckpointManifest, TrainingFigures, publish_checkpoint
+from progdistill.artifacts.store import Store
+from progdistill.diffusion.names import SamplerName
+from progdistill.evaluation.measurement import EvaluationRecord, Measurement, Question
+from progdistill.jobs.reporting import timings_of
+from progdistill.report.input import Timings
+from tests.artifacts.samples import BEGINNING, circumstances, description, weights_file
+
+RUN = "DistillFlow/7"
+HOUR = BEGINNING.timestamp()
+INTERVALS = [(HOUR, HOUR + 60), (HOUR + 120, HOUR + 180)]
+
+
+def checkpoint(
+    store: Store, folder: Path, run: str | None, minutes: int, seconds: float | None = 8.0
+) -> CheckpointManifest:
+    figures = None
+    if seconds is not None:
+        figures = TrainingFigures(updates=1, images=1, seconds=seconds, images_per_second=1, final_loss=None)
+    made = circumstances(minutes, creator_run=run, figures=figures)
+    return publish_checkpoint(store, weights_file(folder), description(), made)
+
+
+def measurement(
+    of: CheckpointManifest, minutes: float, sampler: SamplerName = SamplerName.DDIM
+) -> Measurement:
+    return Measurement(
+        question=Question(
+            checkpoint_id=of.id,
+            sampler=sampler,
+            gamma=None,
+            clip=True,
+            steps=1,
+            samples=2,
+            seed=0,
+            shown_samples=0,
+            evaluator_id="e" * 64,
+            reference_fingerprint="f" * 64,
+            reference_split="train",
+            numerics_version=1,
+        ),
+        distance=1.0,
+        distance_name="fd",
+        inception_score=None,
+        sampling_seconds=3.0,
+        evaluation_seconds=0.5,
+        device="cpu",
+        created_at=BEGINNING + timedelta(minutes=minutes),
+        shown=None,
+    )
+
+
+def record(of: CheckpointManifest, **measured: Measurement) -> EvaluationRecord:
+    return EvaluationRecord(checkpoint_id=of.id, kind=of.identity.kind, num_steps=1, **measured)
+
+
+def parts(timings: Timings) -> tuple[float, float, float, float]:
+    return (
+        timings.training_seconds,
+        timings.sampling_seconds,
+        timings.evaluation_seconds,
+        timings.stored_seconds,
+    )
+
+
+@pytest.mark.parametrize(
+    ("run", "minutes", "own"),
+    [
+        (RUN, 0, True),
+        (RUN, 90, True),  # its job was found finished when the step was tried again
+        ("DistillFlow/6", 2, True),  # a resumed run took over the intervals of that one
+        ("DistillFlow/6", -90, False),
+        ("DistillFlow/6", 90, False),
+        (None, -90, False),
+    ],
+)
+def test_training_counts_for_the_run_that_did_it(
+    run: str | None, minutes: int, own: bool, store: Store, tmp_path: Path
+) -> None:
+    found = timings_of(RUN, [checkpoint(store, tmp_path, run, minutes)], [], INTERVALS, BEGINNING)
+    assert parts(found) == ((8.0, 0.0, 0.0, 0.0) if own else (0.0, 0.0, 0.0, 8.0))
+
+
+def test_a_checkpoint_of_unknown_training_counts_nothing(store: Store, tmp_path: Path) -> None:
+    imported = checkpoint(store, tmp_path, None, -90, seconds=None)
+    assert parts(timings_of(RUN, [imported], [], [], BEGINNING)) == (0.0, 0.0, 0.0, 0.0)
+
+
+def test_a_measurement_that_the_store_held_counts_nothing(store: Store, tmp_path: Path) -> None:
+    """The baseline is an earlier run's, though the evaluation that asks for it is this one's."""
+    made = checkpoint(store, tmp_path, RUN, 0)
+    before = measurement(made, -90, SamplerName.ANCESTRAL)
+    asked = record(made, distilled=measurement(made, 2.5), baseline_ancestral=before)
+    assert parts(timings_of(RUN, [made], [asked], INTERVALS, BEGINNING)) == (8.0, 3.0, 0.5, 3.5)
+
+
+def test_a_run_that_finds_everything_spent_nothing_but_its_own_time(store: Store, tmp_path: Path) -> None:
+    made = checkpoint(store, tmp_path, "DistillFlow/6", -90)
+    asked = record(made, distilled=measurement(made, -80))
+    found = timings_of(RUN, [made], [asked], [], datetime.now(UTC) - timedelta(seconds=5))
+    assert parts(found) == (0.0, 0.0, 0.0, 11.5)
+    assert found.overhead_seconds_per_stage == found.total_seconds == pytest.approx(5, abs=2)

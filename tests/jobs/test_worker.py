@@ -1,0 +1,114 @@
+"""A worker told to stop says 130 however often it is told, and does a job of its own ranks only."""
+
+import signal
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from progdistill.artifacts.store import Store
+from progdistill.data.dataset import DatasetInfo
+from progdistill.errors import ProgdistillError
+from progdistill.evaluation.config import EvaluationSettings
+from progdistill.jobs import worker
+from progdistill.jobs.spec import JobRequest, JobSpec, PrepareEvaluatorSpec, TrainBaseSpec
+from tests.jobs.asking import request_for
+from tests.training.conftest import settings, tiny
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@pytest.fixture(autouse=True)
+def _own_signals() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def request_of(store: Store, digits: DatasetInfo) -> Callable[[str], JobRequest]:
+    specs: dict[str, JobSpec] = {
+        "measuring": PrepareEvaluatorSpec(
+            dataset_fingerprint=digits.fingerprint, seed=0, evaluation=EvaluationSettings()
+        ),
+        "training": TrainBaseSpec(
+            dataset_fingerprint=digits.fingerprint, seed=0, model=tiny(), training=settings(1)
+        ),
+    }
+    return lambda kind: request_for(specs[kind], store, digits)
+
+
+@pytest.mark.parametrize("second", SIGNALS)
+@pytest.mark.parametrize("first", SIGNALS)
+def test_a_second_signal_while_a_measurement_is_left_changes_nothing(
+    first: signal.Signals,
+    second: signal.Signals,
+    request_of: Callable[[str], JobRequest],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def measured(*_: object) -> None:
+        try:
+            signal.raise_signal(first)
+        finally:
+            signal.raise_signal(second)
+
+    monkeypatch.setattr(worker, "run_job", measured)
+    assert worker.work(request_of("measuring")) == 130
+    for number in SIGNALS:
+        signal.raise_signal(number)  # on the way out
+    said = capsys.readouterr().err
+    assert said.count("what is measured is kept") == 1 and "Traceback" not in said
+
+
+@pytest.mark.parametrize("kind", ["measuring", "training"])
+@pytest.mark.parametrize(
+    ("failure", "status"), [(None, 0), (ProgdistillError("no"), 1), (ValueError("no"), 1)]
+)
+def test_signals_after_the_work_do_not_change_how_it_ended(
+    failure: Exception | None,
+    status: int,
+    kind: str,
+    request_of: Callable[[str], JobRequest],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def done(*_: object) -> None:
+        if failure is not None:
+            raise failure
+
+    monkeypatch.setattr(worker, "run_job", done)
+    assert worker.work(request_of(kind)) == status
+    for number in SIGNALS:
+        signal.raise_signal(number)
+
+
+def test_training_hears_of_a_signal_and_decides_itself(
+    request_of: Callable[[str], JobRequest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard = []
+
+    def trained(request: JobRequest, rank: object, should_stop: Callable[[], bool]) -> None:
+        heard.append(should_stop())
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        heard.append(should_stop())
+
+    monkeypatch.setattr(worker, "run_job", trained)
+    assert worker.work(request_of("training")) == 0
+    assert heard == [False, True]
+
+
+@pytest.mark.parametrize("kind", ["measuring", "training"])
+@pytest.mark.parametrize("world_size", ["2", "0", "many"])
+def test_ranks_of_somebody_else_are_refused_at_once(
+    world_size: str,
+    kind: str,
+    request_of: Callable[[str], JobRequest],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    foreign = {"RANK": "0", "WORLD_SIZE": world_size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29591"}
+    for name, value in foreign.items():
+        monkeypatch.setenv(name, value)
+    assert worker.work(request_of(kind)) == 2
+    assert f"WORLD_SIZE is {world_size}, but this job is for 1 rank:" in capsys.readouterr().err
