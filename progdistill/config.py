@@ -16,7 +16,7 @@ from progdistill.evaluation.config import EvaluationSettings
 from progdistill.jobs.cluster_settings import ClusterSettings
 from progdistill.ladder import parse_ladder
 from progdistill.models.config import DenoiserConfig
-from progdistill.options import DEFAULTS_FILE, RunOptions
+from progdistill.options import DEFAULT_STORE, DEFAULTS_FILE, RunOptions
 from progdistill.presets import PRESETS, Preset, fitted, mirroring_only_where_safe, preset_name_for
 from progdistill.training.config import (
     BaseTrainingSettings,
@@ -27,7 +27,6 @@ from progdistill.training.config import (
 )
 from progdistill.training.guidance import LABEL_DROPOUT, GuidanceRange, parse_guidance
 
-DEFAULT_STORE = ".progdistill/store"
 DEFAULT_DATASET = "digits"
 
 OPTION_OF = {

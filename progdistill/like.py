@@ -7,9 +7,9 @@ from pydantic import ValidationError
 from progdistill.artifacts.checkpoint import CheckpointManifest
 from progdistill.artifacts.resolve import resolve_reference
 from progdistill.artifacts.store import open_store
-from progdistill.config import DEFAULT_STORE, Settings
+from progdistill.config import Settings
 from progdistill.errors import UsageError
-from progdistill.options import RunOptions
+from progdistill.options import DEFAULT_STORE, RunOptions
 
 DECIDED_BY_LIKE = ("from_", "preset", "guidance")
 """Options that say where a run starts, as `--like` does."""

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from progdistill.errors import UsageError
 
 DEFAULTS_FILE = "progdistill.toml"
+DEFAULT_STORE = ".progdistill/store"
 PRICES_TABLE = "prices"
 """A table of that file that is no option: see `planning/prices.py`."""
 

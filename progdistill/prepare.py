@@ -9,7 +9,7 @@ from progdistill.artifacts.checkpoint import UNKNOWN_DATASET, CheckpointKind, Ch
 from progdistill.artifacts.resolve import resolve_reference
 from progdistill.artifacts.store import Store, open_store
 from progdistill.commands.common import default_data_root
-from progdistill.config import DEFAULT_DATASET, DEFAULT_STORE, LauncherName, Settings, settings_from
+from progdistill.config import DEFAULT_DATASET, LauncherName, Settings, settings_from
 from progdistill.data.dataset import DatasetInfo, find_dataset, is_data_of, require_data_of
 from progdistill.diffusion.names import check_combination
 from progdistill.errors import UsageError
@@ -22,7 +22,7 @@ from progdistill.ladder import format_ladder
 from progdistill.like import like_another
 from progdistill.models.config import DenoiserConfig
 from progdistill.models.size import parameter_count
-from progdistill.options import RunOptions
+from progdistill.options import DEFAULT_STORE, RunOptions
 from progdistill.training.config import TrainingSettings
 from progdistill.training.guidance import LABEL_DROPOUT, GuidanceRange, can_be_guided, range_of
 

@@ -11,13 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from progdistill.errors import UsageError
-from progdistill.options import options_from_namespace
+from progdistill.options import DEFAULT_STORE, options_from_namespace
 
 if TYPE_CHECKING:
     from progdistill.artifacts.store import Store
     from progdistill.errors import ProgdistillError
-
-DEFAULT_STORE = ".progdistill/store"
 
 MOST_IMAGES: Final = 10_000_000
 """Drawn in one call: two hundred times what a published FID takes."""
