@@ -254,10 +254,14 @@ def _check_stages(settings: Settings, known: Mapping[str, int]) -> None:
 
 def _evaluation(assigned: Any, assignments: Sequence[str], like: Settings | None) -> Any:
     """Evaluation settings after every --set, without what `like` records of files that were named anew."""
-    named = {assignment.partition("=")[0].strip() for assignment in assignments}
-    if "evaluation" in named:
-        return assigned  # nothing recorded is left
-    changes = {name: value for name, value in assigned.items() if f"evaluation.{name}" in named}
+    if not isinstance(assigned, dict):
+        return assigned  # and told so by their validation
+    named: set[str] = set()
+    for path, _, text in (assignment.partition("=") for assignment in assignments):
+        section, _, name = path.strip().partition(".")
+        if section == "evaluation":
+            named |= {name} if name else set(json.loads(text))
+    changes = {name: value for name, value in assigned.items() if name in named}
     fields: dict[str, Any] = assigned if like is None else changed(like.evaluation.model_dump(), changes)
     check_named_files(fields, changes)
     return fields

@@ -6,7 +6,6 @@ import platform
 from typing import TYPE_CHECKING, Any
 
 from progdistill.commands.common import (
-    DEFAULT_STORE,
     add_json_argument,
     add_store_argument,
     default_data_root,
@@ -15,6 +14,7 @@ from progdistill.commands.common import (
     store_uri,
 )
 from progdistill.errors import ProgdistillError, UsageError
+from progdistill.options import DEFAULT_STORE
 from progdistill.presets import PRESETS
 
 if TYPE_CHECKING:

@@ -66,7 +66,6 @@ class EvaluationSettings(BaseModel):
         default=None,
         ge=0,
         allow_inf_nan=False,
-        exclude_if=lambda guidance: guidance is None,
         description="weight that samples are guided with; None: a guided student's lowest, none for others",
     )
     clip: bool = Field(default=True, description="clip x̂ to [−1, 1] at every sampling step")

@@ -4,7 +4,7 @@ import hashlib
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_serializer
 
 from progdistill.artifacts.documents import canonical_json
 from progdistill.data.dataset import DatasetInfo
@@ -130,6 +130,12 @@ TrainingSpec = TrainBaseSpec | DistillSpec | GuideSpec
 
 class _MeasuringSpec(_Spec):
     evaluation: EvaluationSettings
+
+    @field_serializer("evaluation")
+    def _as_ever(self, evaluation: EvaluationSettings) -> dict[str, JsonValue]:
+        """Without guidance as it was before there was any: equal jobs keep their id."""
+        without = {"guidance"} if evaluation.guidance is None else set()
+        return evaluation.model_dump(mode="json", exclude=without)
 
     @property
     def id(self) -> str:

@@ -107,7 +107,9 @@ def test_a_run_like_another_compares_with_the_statistics_that_are_named(
     found = run_like(old, f"evaluation.reference_statistics={new}")
     assert (found.reference_statistics, found.reference_statistics_sha256) == (str(new), None)
     assert run_like(old, "evaluation.samples=40", "seed=3") == old
-    assert run_like(old, 'evaluation={"samples": 7}') == EvaluationSettings(samples=7)
+    assert run_like(old, 'evaluation={"samples": 7}') == old.model_copy(update={"samples": 7})
+    found = run_like(old, f'evaluation={{"reference_statistics": "{new}"}}')
+    assert (found.reference_statistics, found.reference_statistics_sha256) == (str(new), None)
 
 
 def test_a_run_like_another_with_another_evaluator_leaves_its_network(old: EvaluationSettings) -> None:

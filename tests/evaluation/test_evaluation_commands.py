@@ -71,7 +71,11 @@ def test_asked_to_stop_sample_leaves_nothing_half_written(
         "--store",
         store,
     ]
-    drawing = subprocess.Popen([sys.executable, "-m", "progdistill.cli", "sample", student.id, *options])
+    drawing = subprocess.Popen(
+        [sys.executable, "-m", "progdistill.cli", "sample", student.id, *options],
+        # A shell has what it runs in the background ignore Ctrl-C, tests included.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     while not (tmp_path / "x.parquet.part").exists():
         assert drawing.poll() is None
         time.sleep(0.05)

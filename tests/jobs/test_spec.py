@@ -6,7 +6,8 @@ import pytest
 from pydantic import TypeAdapter
 
 from progdistill.diffusion.names import PredictionType
-from progdistill.jobs.spec import DistillSpec, GuideSpec, JobSpec, TrainBaseSpec
+from progdistill.evaluation.config import EvaluationSettings
+from progdistill.jobs.spec import DistillSpec, EvaluateSpec, GuideSpec, JobSpec, TrainBaseSpec
 from progdistill.training.config import Precision
 from progdistill.training.guidance import GuidanceRange
 from tests.training.conftest import settings, tiny
@@ -63,3 +64,20 @@ def test_the_id_of_a_job_stays_what_it_was_before_precision_was_a_choice() -> No
     base = TrainBaseSpec(**SHARED, model=tiny())
     student = DistillSpec(**STUDENT)
     assert (base.id[:12], student.id[:12]) == ("3f935fe5b0f8", "a354d59f446f")
+
+
+def test_guidance_makes_another_measurement_and_none_says_nothing_of_itself() -> None:
+    plain, guided = (
+        EvaluateSpec(
+            dataset_fingerprint="f" * 64,
+            seed=0,
+            checkpoint="a" * 64,
+            baseline=None,
+            num_steps=4,
+            evaluation=EvaluationSettings(guidance=guidance),
+            numerics_version=1,
+        )
+        for guidance in (None, 2.0)
+    )
+    assert plain.id[:12] == "0abcec2df335" != guided.id[:12]
+    assert EvaluateSpec.model_validate(guided.model_dump(mode="json")) == guided
