@@ -31,6 +31,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
         yield running
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_killed_and_resumed_it_gives_the_checkpoints_of_two_local_ranks(
     cluster: Cluster, s3_endpoint: str, tmp_path: Path

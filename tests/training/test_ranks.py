@@ -75,7 +75,7 @@ def test_two_ranks_train_what_one_trains(
     ("before", "after"),
     [
         ((2, True), (1, False)),
-        ((1, False), (2, True)),
+        pytest.param((1, False), (2, True), marks=pytest.mark.slow),
         pytest.param((2, True), (4, True), marks=pytest.mark.slow),
         pytest.param((2, True), (2, False), marks=pytest.mark.slow),
     ],
