@@ -76,11 +76,15 @@ def test_asked_to_stop_sample_leaves_nothing_half_written(
         # A shell has what it runs in the background ignore Ctrl-C, tests included.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    while not (tmp_path / "x.parquet.part").exists():
-        assert drawing.poll() is None
-        time.sleep(0.05)
-    drawing.send_signal(number)
-    assert drawing.wait(timeout=60) == 130
+    try:
+        while not (tmp_path / "x.parquet.part").exists():
+            assert drawing.poll() is None
+            time.sleep(0.05)
+        drawing.send_signal(number)
+        assert drawing.wait(timeout=60) == 130
+    finally:
+        drawing.kill()
+        drawing.wait()
     assert not list(tmp_path.iterdir())
 
 
