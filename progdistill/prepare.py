@@ -136,6 +136,7 @@ def prepare_run(options: RunOptions) -> PreparedRun:
         _check_device(settings)
     if teacher is not None and data_of_teacher:
         require_data_of(dataset, teacher.identity.dataset_fingerprint, f"--from {options.from_}")
+    _check_guidance(settings)
     _check_fit(settings, dataset)
     _check_mirroring(settings, dataset)
     check_evaluator(store, settings.evaluation, dataset)
@@ -233,6 +234,15 @@ def _check_mirroring(settings: Settings, dataset: DatasetInfo) -> None:
         raise UsageError(
             f"{mirrored[0]}.horizontal_flip is true, but images of {dataset.name} change meaning when"
             f" mirrored: {options}"
+        )
+
+
+def _check_guidance(settings: Settings) -> None:
+    """Refuse to measure with a weight that the students will not take, before they are trained."""
+    if settings.evaluation.guidance is not None and settings.guidance is None:
+        raise UsageError(
+            f"evaluation.guidance = {settings.evaluation.guidance:g}, but students of this run learn no"
+            " guidance: leave it out, or distil with --guidance LOWEST:HIGHEST"
         )
 
 

@@ -24,17 +24,22 @@ def headline(manifest: CheckpointManifest, evaluations: list[dict[str, Any]]) ->
     """Return the record that says how good the checkpoint is, None when none has a distance.
 
     A student is judged at the number of steps it was distilled to, others at the most steps measured; as in
-    reports with DDIM where that was asked. Of several such records the one with the most samples counts, then
-    the newest.
+    reports with DDIM where that was asked, and least guided. Of several such records the one with the most
+    samples counts, then the newest.
     """
     measured = [record for record in evaluations if isinstance(record.get("distance"), int | float)]
     steps = manifest.identity.sampling_steps
     if steps is not None:
         measured = [record for record in measured if record.get("question", {}).get("steps", steps) == steps]
-    return max(measured, key=_weight, default=None)
+    return max(measured, key=_standing, default=None)
 
 
-def _weight(record: dict[str, Any]) -> tuple[int, bool, int, str]:
+def _standing(record: dict[str, Any]) -> tuple[int, bool, float, int, str]:
     question = record.get("question", {})
-    made_at = str(record.get("created_at", ""))
-    return question.get("steps", 0), question.get("sampler") == "ddim", question.get("samples", 0), made_at
+    return (
+        question.get("steps", 0),
+        question.get("sampler") == "ddim",
+        -(question.get("guidance") or 0.0),
+        question.get("samples", 0),
+        str(record.get("created_at", "")),
+    )

@@ -65,7 +65,6 @@ class EvaluationSettings(BaseModel):
     guidance: float | None = Field(
         default=None,
         ge=0,
-        allow_inf_nan=False,
         description="weight that samples are guided with; None: a guided student's lowest, none for others",
     )
     clip: bool = Field(default=True, description="clip x̂ to [−1, 1] at every sampling step")

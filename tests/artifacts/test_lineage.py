@@ -76,12 +76,13 @@ def test_a_student_is_shown_with_its_distance_at_its_own_steps(
 def test_a_distance_is_that_of_reports_whatever_else_was_measured(
     local_store: Store, family: dict[str, CheckpointManifest]
 ) -> None:
-    """DDIM at a base model's most steps; a smaller figure of fewer steps or samples does not stand for it."""
+    """DDIM at a base model's most steps: no smaller figure of fewer steps or samples, or guided, is shown."""
     base = family["base"]
     measure(local_store, base, 9.0, steps=8, sampler="ddim", samples=100)
     measure(local_store, base, 6.0, steps=8, sampler="ancestral", samples=100)
     measure(local_store, base, 5.0, steps=4, sampler="ddim", samples=100)
     measure(local_store, base, 4.0, steps=8, sampler="ddim", samples=10)
+    measure(local_store, base, 3.0, steps=8, sampler="ddim", samples=100, guidance=2.0)
     first = next(draw(lineage_tree(local_store)))
     assert first.endswith("fd 9")
 

@@ -50,6 +50,12 @@ def test_labels_are_dropped_on_request_without_guidance_too() -> None:
     assert settings.guidance is None and not settings.has_guided_stage
 
 
+def test_a_weight_to_measure_with_needs_students_that_learn_one(store: Store) -> None:
+    assert plan(store, guidance="0:4", set=("evaluation.guidance=2",)).settings.evaluation.guidance == 2
+    with pytest.raises(UsageError, match="students of this run learn no guidance"):
+        plan(store, set=("evaluation.guidance=2",))
+
+
 def test_the_guided_stage_can_have_updates_of_its_own(store: Store) -> None:
     fewer = plan(store, guidance="0:4", set=("distill.guidance_updates=5",))
     more = plan(store, guidance="0:4", set=("distill.guidance_updates=1005",))

@@ -7,7 +7,7 @@ import pytest
 from progdistill.artifacts.checkpoint import list_ids
 from progdistill.artifacts.records import read_record
 from progdistill.artifacts.snapshot_format import complete_snapshots, delete_snapshots
-from progdistill.artifacts.snapshots import latest_snapshot
+from progdistill.artifacts.snapshots import Snapshot, latest_snapshot
 from progdistill.artifacts.store import Store
 from progdistill.data.dataset import DatasetInfo
 from progdistill.errors import TransientError
@@ -32,6 +32,16 @@ def broken(*_: Any, **__: Any) -> Any:
     raise TransientError("the connection broke")
 
 
+def stopped_before_its_result(request: JobRequest, store: Store, monkeypatch: pytest.MonkeyPatch) -> Snapshot:
+    """Train, but publish no result; what is left to go on from."""
+    with monkeypatch.context() as patched, pytest.raises(TransientError):
+        patched.setattr(worker, "publish_record", broken)
+        run(request)
+    found = latest_snapshot(store, request.spec.id)
+    assert found is not None
+    return found
+
+
 def run(request: JobRequest) -> None:
     worker.run_job(request, Rank("cpu", 1), lambda: False)
 
@@ -39,11 +49,7 @@ def run(request: JobRequest) -> None:
 def test_snapshots_stay_until_the_result_is_published(
     request_: JobRequest, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with monkeypatch.context() as patched, pytest.raises(TransientError):
-        patched.setattr(worker, "publish_record", broken)
-        run(request_)
-    found = latest_snapshot(store, request_.spec.id)
-    assert found is not None and found.update == 4
+    assert stopped_before_its_result(request_, store, monkeypatch).update == 4
     run(request_)
     result = read_record(store, result_key(request_.spec.id), JobResult)
     assert result is not None and list_ids(store) == [result.output]
@@ -69,11 +75,7 @@ def test_a_snapshot_that_could_not_be_written_costs_no_finished_training(
 def test_a_snapshot_that_another_worker_removed_is_tried_again_and_no_fault_of_the_machine(
     request_: JobRequest, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with monkeypatch.context() as patched, pytest.raises(TransientError):
-        patched.setattr(worker, "publish_record", broken)
-        run(request_)
-    found = latest_snapshot(store, request_.spec.id)
-    assert found is not None
+    found = stopped_before_its_result(request_, store, monkeypatch)
     delete_snapshots(store, request_.spec.id)
     with pytest.raises(TransientError, match="removed while it was read"):
         found.load()
