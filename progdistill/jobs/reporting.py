@@ -39,6 +39,8 @@ def write_report(
         points = [LossPoint(update=update, loss=loss) for update, loss in checkpoint["loss_curve"]]
         entries.append(stage_entry(store, manifest, record, points))
     measured = next((r.distilled for r in evaluations if r.distilled is not None), None)
+    # What is damaged elsewhere in the store is no reason to lose this run's report.
+    tree = lineage_tree(store, checkpoints[-1]["id"], unreadable=[])
     report = ReportInput(
         run_id=run[1],
         flow=run[0],
@@ -54,7 +56,7 @@ def write_report(
         configuration=settings.model_dump(mode="json"),
         checkpoints=tuple(entries),
         timings=timings_of(f"{run[0]}/{run[1]}", manifests, evaluations, intervals, started_at),
-        lineage="\n".join(draw(lineage_tree(store, checkpoints[-1]["id"]), checkpoints[-1]["id"])),
+        lineage="\n".join(draw(tree, checkpoints[-1]["id"])),
     )
     page = build_report(report, folder / "report")
     store.write(report_key(*run), page.read_bytes())

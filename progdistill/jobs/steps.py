@@ -174,7 +174,8 @@ class RunSteps:
         """The tree of teachers and students around a checkpoint, as a self-contained HTML page."""
         from progdistill.artifacts.lineage_html import render_html
 
-        return render_html(self._store, lineage_tree(self._store, checkpoint_id), checkpoint_id)
+        tree = lineage_tree(self._store, checkpoint_id, unreadable=[])
+        return render_html(self._store, tree, checkpoint_id)
 
     def _chosen_launcher(self) -> Launcher:
         folder = self._folder / "jobs"

@@ -51,6 +51,10 @@ def test_an_identical_run_elsewhere_gives_identical_checkpoints(finished: Path, 
 
 
 def test_the_same_run_again_finds_everything_done(copy: Path) -> None:
+    """Damage to somebody else's checkpoint in the store is no matter."""
+    damaged = copy / ".progdistill" / "store" / "checkpoints" / ("f" * 64)
+    damaged.mkdir()
+    (damaged / "manifest.json").write_text("{}")
     done = run_flow(copy, "run", "--ladder", "4:1", *SMALL)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("found finished in the store") == 7
