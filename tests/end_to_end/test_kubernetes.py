@@ -6,11 +6,10 @@ import subprocess
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.request import Request, urlopen
 
 import pytest
 
-from tests.artifacts.s3_server import ENVIRONMENT, s3_endpoint
+from tests.artifacts.s3_server import BUCKET, ENVIRONMENT, s3_endpoint
 from tests.end_to_end.running import SMALL, command, environment, ids_of, run_flow
 from tests.jobs.on_a_cluster import IMAGE, create_secret, node_environment
 from tests.kubernetes_api import Cluster, Node, running_cluster
@@ -36,8 +35,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 def test_killed_and_resumed_it_gives_the_checkpoints_of_two_local_ranks(
     cluster: Cluster, s3_endpoint: str, tmp_path: Path
 ) -> None:
-    bucket = f"s3://test-{uuid.uuid4().hex}"
-    urlopen(Request(bucket.replace("s3:/", s3_endpoint), method="PUT")).close()
+    place = f"s3://{BUCKET}/{uuid.uuid4().hex}"
     here, local = tmp_path / "cluster-run", tmp_path / "local-run"
     here.mkdir()
     local.mkdir()
@@ -45,7 +43,7 @@ def test_killed_and_resumed_it_gives_the_checkpoints_of_two_local_ranks(
     (here / "progdistill.toml").write_text(
         f"""
         launcher = "kubernetes"
-        store = "{bucket}/models"
+        store = "{place}/models"
         [set]
         "cluster.image" = "{IMAGE}"
         "cluster.env_from_secrets" = ["s3"]
@@ -58,7 +56,7 @@ def test_killed_and_resumed_it_gives_the_checkpoints_of_two_local_ranks(
         **ENVIRONMENT,
         "AWS_ENDPOINT_URL_S3": s3_endpoint,
         "KUBECONFIG": str(cluster.kubeconfig),
-        "METAFLOW_DATASTORE_SYSROOT_S3": f"{bucket}/metaflow",
+        "METAFLOW_DATASTORE_SYSROOT_S3": f"{place}/metaflow",
         "METAFLOW_S3_ENDPOINT_URL": s3_endpoint,
     }
     with open(tmp_path / "log", "w") as log:

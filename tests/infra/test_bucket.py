@@ -2,6 +2,7 @@
 
 import ast
 import json
+import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -75,10 +76,12 @@ Recorded = list[tuple[str, str]]
 
 @pytest.fixture
 def recorded(s3_uri: str) -> Callable[[], tuple[S3Store, Recorded]]:
-    """A store on a real server, with the (action, resource) of every request that it sends."""
+    """A store in a bucket of its own, with the (action, resource) of every request that it sends."""
+    bucket = f"policies-{uuid.uuid4().hex}"
+    boto3.session.Session().client("s3").create_bucket(Bucket=bucket)
 
     def opened() -> tuple[S3Store, Recorded]:
-        store, sent = S3Store.at(s3_uri), list[tuple[str, str]]()
+        store, sent = S3Store.at(f"s3://{bucket}/models"), list[tuple[str, str]]()
 
         def note(params: dict[str, Any], model: Any, **_: Any) -> None:
             key = params.get("Key")
@@ -239,8 +242,8 @@ def test_other_s3_servers_get_the_same_rules(s3_uri: str) -> None:
             days = defaults[days.split()[1]]["Default"] if isinstance(days, str) else days
             there = other.get(theirs, {})
             assert there.get("Days", there.get("NoncurrentDays")) == days
-    bucket = s3_uri.removeprefix("s3://").split("/")[0]
     client = boto3.session.Session().client("s3")
-    client.put_bucket_lifecycle_configuration(Bucket=bucket, LifecycleConfiguration=wanted)
-    accepted = client.get_bucket_lifecycle_configuration(Bucket=bucket)["Rules"]
+    client.create_bucket(Bucket="rules")
+    client.put_bucket_lifecycle_configuration(Bucket="rules", LifecycleConfiguration=wanted)
+    accepted = client.get_bucket_lifecycle_configuration(Bucket="rules")["Rules"]
     assert {rule["ID"] for rule in accepted} == set(named)

@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import urllib.request
 import uuid
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import pytest
 from progdistill.artifacts.aliases import move_alias
 from progdistill.artifacts.runs import run_checkpoints
 from progdistill.artifacts.store import Store, open_store
+from tests.artifacts.s3_server import BUCKET
 from tests.end_to_end.running import SMALL, command, ids_of, run_flow
 from tests.schedules.argo import PodFailed, Workflow, can_run_pods
 from tests.schedules.conftest import compile_flow, datastore
@@ -23,11 +23,9 @@ FOUND = "found finished in the store"
 
 @pytest.fixture
 def store(access: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    """An empty store in a bucket of its own."""
+    """An empty store."""
     monkeypatch.setenv("PROGDISTILL_CACHE", str(tmp_path / "cache"))
-    bucket = f"models-{uuid.uuid4().hex}"
-    urllib.request.urlopen(urllib.request.Request(f"{access}/{bucket}", method="PUT")).close()
-    return open_store(f"s3://{bucket}/team")
+    return open_store(f"s3://{BUCKET}/{uuid.uuid4().hex}/team")
 
 
 @pytest.fixture
