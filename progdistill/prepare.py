@@ -1,6 +1,7 @@
 """Everything that is checked before a run starts: settings against store, dataset and disk."""
 
 import os
+from functools import reduce
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -46,6 +47,8 @@ class PreparedRun(BaseModel):
     """What `--like` said, and the id of the checkpoint that it meant."""
     other_data: bool = False
     """Whether students learn from a dataset, named by `--dataset`, that their teacher was not trained on."""
+    without_effect: tuple[str, ...] = ()
+    """Paths of `--set` that say of the model what the teacher of `--from` is not."""
 
     @property
     def disk_bytes(self) -> int:
@@ -100,6 +103,7 @@ class PreparedRun(BaseModel):
         weights = settings.guidance
         guided = "" if weights is None else f", guided with weights {weights}"
         like = "" if self.like is None else f", like {self.like[0]} ({self.like[1][:12]})"
+        ignored = [f"  without effect, as the model is the teacher's: {', '.join(self.without_effect)}"]
         return "\n".join(
             [
                 f"Plan: {self.dataset.name} ({self.parameters:,} parameters), store {settings.store}{like}",
@@ -108,6 +112,7 @@ class PreparedRun(BaseModel):
                 f" {facts['distillation_updates']:,} updates",
                 f"  {facts['training_images']:,} training images,"
                 f" at most {self.disk_bytes / 1e6:,.1f} MB in the store",
+                *(ignored if self.without_effect else []),
             ]
         )
 
@@ -123,9 +128,9 @@ def prepare_run(options: RunOptions) -> PreparedRun:
     data_of_teacher = options.dataset is None
     dataset = find_dataset(named, default_data_root())
     options = options.model_copy(update={"store": store.uri, "dataset": named})
-    settings = settings_from(options, dataset, None if like is None else like.settings)
+    asked = settings = settings_from(options, dataset, None if like is None else like.settings)
     if teacher is not None:
-        settings = _branched(settings, options, teacher)
+        settings = _branched(asked, options, teacher)
     check_combination(settings.student_prediction, settings.distill.loss_weight, distilling=True)
     if settings.launcher is LauncherName.KUBERNETES:
         from progdistill.jobs.kubernetes_check import dataset_for_pods, require_reachable
@@ -148,6 +153,7 @@ def prepare_run(options: RunOptions) -> PreparedRun:
         parameters=parameter_count(settings.model.network, settings.model.out_channels),
         like=None if like is None else (str(reference), like.checkpoint_id),
         other_data=teacher is not None and not is_data_of(dataset, teacher.identity.dataset_fingerprint),
+        without_effect=_without_effect(options, asked, settings),
     )
     _check_ranks(settings)
     _check_disk(run, store)
@@ -183,6 +189,17 @@ def _branched(settings: Settings, options: RunOptions, teacher: CheckpointManife
     model = DenoiserConfig.model_validate(teacher.identity.architecture)
     changes = {"ladder": ladder, "first_teacher": teacher.id, "model": model}
     return settings.model_copy(update={**changes, "guidance": _guidance(settings, teacher, model)})
+
+
+def _without_effect(options: RunOptions, asked: Settings, settings: Settings) -> tuple[str, ...]:
+    """What `--set` says of the model, `asked`, and the run's model, its teacher's, is not."""
+    paths = dict.fromkeys(assignment.partition("=")[0].strip() for assignment in options.set)
+    of_model = [path for path in paths if path.split(".")[0] == "model"]
+    return tuple(path for path in of_model if _at(asked, path) != _at(settings, path))
+
+
+def _at(settings: Settings, path: str) -> object:
+    return reduce(getattr, path.split("."), settings)
 
 
 def _guidance(settings: Settings, teacher: CheckpointManifest, model: DenoiserConfig) -> GuidanceRange | None:

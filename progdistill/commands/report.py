@@ -17,7 +17,13 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     """Add the verb."""
     text = "make a run's report again and say where it is"
     parser = subparsers.add_parser("report", help=text, description=text)
-    parser.add_argument("run_id", metavar="RUN", help="run id, `latest`, or a run's folder")
+    parser.add_argument(
+        "run_id",
+        metavar="RUN",
+        nargs="?",
+        default="latest",
+        help="run id, or a run's folder (default: latest)",
+    )
     parser.add_argument("--open", action="store_true", help="open it in a browser")
     parser.add_argument(
         "--price-per-hour", type=float, metavar="P", help="of the machine, to show what each stage cost"

@@ -48,3 +48,13 @@ def test_the_teachers_own_data_is_used_without_a_word(store: Store, digits: Data
 def test_an_imported_model_is_taken_at_the_word_of_who_imported_it(store: Store, digits: DatasetInfo) -> None:
     run = branch(store, UNKNOWN_DATASET)
     assert run.dataset == digits and "other data" not in run.describe()
+
+
+def test_the_plan_tells_what_is_said_of_a_model_that_comes_from_the_teacher(
+    store: Store, digits: DatasetInfo
+) -> None:
+    own, other = f"model.prediction={DIGITS.prediction}", "model.network.base_channels=8"
+    assert "without effect" not in branch(store, digits.fingerprint, set=(own,)).describe()
+    plan = branch(store, digits.fingerprint, set=(own, other)).describe()
+    assert "without effect, as the model is the teacher's: model.network.base_channels" in plan
+    assert "model.prediction" not in plan

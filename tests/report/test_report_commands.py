@@ -45,6 +45,11 @@ def test_the_report_is_made_again(work: Path, capsys: pytest.CaptureFixture[str]
     assert page.read_text() == before
 
 
+def test_the_latest_run_is_meant_where_none_is_named(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report"]) == 0
+    assert capsys.readouterr().out.strip() == "runs/latest/report/report.html"
+
+
 def test_a_price_gives_each_stage_its_cost_and_is_kept(work: Path) -> None:
     assert main(["report", "1700000001", "--price-per-hour", "36"]) == 0
     page = work / "runs" / "1700000001" / "report" / "report.html"
