@@ -68,6 +68,7 @@ def _require_image(deployment: "DeploymentSettings") -> None:
 
 def deployed_options(deployment: "DeploymentSettings") -> RunOptions:
     """The options of scheduled runs: the deployment's, then those of the environment and progdistill.toml."""
+    from progdistill.config import check_paths
     from progdistill.like import check_like
 
     given = {field_name(name): value for name, value in deployment.options.items()}
@@ -76,6 +77,7 @@ def deployed_options(deployment: "DeploymentSettings") -> RunOptions:
     try:
         options = options_from_namespace(given)
         check_like(options)
+        check_paths(options.set)
     except UsageError as error:
         raise MetaflowException(str(error)) from None
     if any(" " in assignment for assignment in options.set):

@@ -105,13 +105,7 @@ def settings_from(
     from, and a combination of prediction and loss weight that the paper found not to work.
     """
     fields = _preset_fields(options, dataset) if like is None else like.model_dump(mode="json")
-    fields |= {
-        # Where a run works and keeps its results is never taken over from another.
-        "cluster": ClusterSettings().model_dump(mode="json"),
-        "store": options.store or DEFAULT_STORE,
-        "launcher": options.launcher or str(LauncherName.LOCAL),
-        "ladder": list(_ladder(options, fields["ladder"])),
-    }
+    fields |= {**_place(options), "ladder": list(_ladder(options, fields["ladder"]))}
     if options.dataset is not None:
         fields["dataset"] = options.dataset
     if options.seed is not None:
@@ -132,6 +126,13 @@ def settings_from(
     _check_stages(settings, known_stages)
     check_combination(settings.model.prediction, settings.base.loss_weight, distilling=False)
     return settings if options.from_ else _with_label_dropout(settings)
+
+
+def check_paths(assignments: Sequence[str]) -> None:
+    """Raise UsageError for a `--set` of no value or of no setting; what values fit is the preset's to say."""
+    fields = _preset_fields(RunOptions(), None) | _place(RunOptions())
+    for assignment in assignments:
+        _assign(fields, assignment)
 
 
 def _with_label_dropout(settings: Settings) -> Settings:
@@ -167,6 +168,15 @@ def _preset_fields(options: RunOptions, dataset: DatasetInfo | None) -> dict[str
         "ladder": parse_ladder(preset.ladder),
         "guidance": parse_guidance(options.guidance).model_dump() if options.guidance else None,
         "live": LiveSettings().model_dump(),
+    }
+
+
+def _place(options: RunOptions) -> dict[str, Any]:
+    """Where a run works and keeps its results; that is never taken over from another."""
+    return {
+        "cluster": ClusterSettings().model_dump(mode="json"),
+        "store": options.store or DEFAULT_STORE,
+        "launcher": options.launcher or str(LauncherName.LOCAL),
     }
 
 

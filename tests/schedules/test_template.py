@@ -138,6 +138,8 @@ def test_a_deployment_without_an_image_is_looked_at_but_not_made(flows_bucket: s
         ("crom = 1", "crom"),
         ('[options]\nladdder = "8:1"', "laddder is no option"),
         ('[options]\nlike = "production"\npreset = "digits"', "--like production decides what --preset"),
+        ("[options.set]\n'distil.updates' = 1", "did you mean distill.updates?"),
+        ("[options.set]\nladder = [8, 4]", "give it as --ladder"),
         ('[options]\nstore = "/disk"', "store is /disk, but a pod's disk is gone"),
         ("steps.distil = { retries = 1 }", "there is no step distil;"),
         ("steps.distill = { memory = 1 }", "memory"),
