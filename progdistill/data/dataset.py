@@ -32,6 +32,8 @@ class DatasetInfo(BaseModel):
     class_names: tuple[str, ...]
     splits: dict[str, int]
     """Images of each split."""
+    class_counts: tuple[int, ...] = ()
+    """Images of each class in the split `train`; empty where there are no classes."""
     horizontal_flip_safe: bool
     """Whether a mirrored image is as plausible as the image."""
 
@@ -72,8 +74,14 @@ def info_of(manifest: DatasetManifest, location: str) -> DatasetInfo:
         num_classes=len(manifest.class_names),
         class_names=manifest.class_names,
         splits=manifest.counts,
+        class_counts=_class_counts(manifest),
         horizontal_flip_safe=manifest.horizontal_flip_safe,
     )
+
+
+def _class_counts(manifest: DatasetManifest) -> tuple[int, ...]:
+    statistics = manifest.statistics.get("train")
+    return () if statistics is None else statistics.class_counts
 
 
 def manifest_of(info: DatasetInfo) -> DatasetManifest:

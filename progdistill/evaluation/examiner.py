@@ -19,6 +19,7 @@ from progdistill.evaluation.published_statistics import pinned_statistics
 from progdistill.evaluation.reference import Reference, published_reference, reference_of
 from progdistill.evaluation.shard import shards_of
 from progdistill.evaluation.shard_store import forget_shards
+from progdistill.models.config import DenoiserConfig
 from progdistill.training.config import Precision
 from progdistill.training.guidance import takes_guidance
 from progdistill.training.placement import set_float32_products
@@ -109,6 +110,7 @@ class Examiner:
             sampler=sampler,
             gamma=gamma,
             guidance=settings.guidance if takes_guidance(checkpoint) else None,
+            class_counts=_class_counts(self._info, checkpoint),
             clip=settings.clip,
             steps=steps,
             samples=settings.samples,
@@ -124,3 +126,13 @@ class Examiner:
     def _reference_fingerprint(self) -> str:
         given = self._settings.reference_statistics_sha256
         return self._info.fingerprint if given is None else f"file:{given}"
+
+
+def _class_counts(info: DatasetInfo, checkpoint: CheckpointManifest) -> tuple[int, ...] | None:
+    """The real images of each class where samples are to follow them; None where classes are alike.
+
+    Samples of a rare class as many as of a common one would be a distance of their own, whatever the model.
+    """
+    counts = info.class_counts
+    classes = DenoiserConfig.model_validate(checkpoint.identity.architecture).network.num_classes
+    return counts if len(counts) == classes and len(set(counts)) > 1 else None

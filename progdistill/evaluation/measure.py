@@ -74,7 +74,7 @@ def measure(
         evaluation_seconds=sum(result.evaluation_seconds for result in results) + comparing_seconds,
         device=device_name(torch.device(device)),
         created_at=datetime.now(UTC),
-        shown=_publish_strip(store, shown, denoiser.config.network.num_classes),
+        shown=_publish_strip(store, shown, question, denoiser.config.network.num_classes),
         **figures._asdict(),
     )
 
@@ -117,14 +117,14 @@ def draw_shards(
     return results
 
 
-def _publish_strip(store: Store, shown: Pixels, num_classes: int) -> SampleStrip | None:
+def _publish_strip(store: Store, shown: Pixels, question: Question, num_classes: int) -> SampleStrip | None:
     if len(shown) == 0:
         return None
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "samples.png"
         path.write_bytes(encode_strip(shown))
         blob = store.upload(path, blob_key)
-    labels = labels_of(range(len(shown)), num_classes)
+    labels = labels_of(range(len(shown)), num_classes, class_counts=question.class_counts)
     return SampleStrip(
         sha256=blob.sha256,
         size_bytes=blob.size_bytes,

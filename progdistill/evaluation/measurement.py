@@ -27,6 +27,11 @@ class Question(BaseModel):
         exclude_if=lambda guidance: guidance is None,
         description="weight; None, as every question before there were weights: no guidance",
     )
+    class_counts: tuple[int, ...] | None = Field(
+        default=None,
+        exclude_if=lambda counts: counts is None,
+        description="in whose shares samples show the classes; None: all alike",
+    )
     clip: bool
     steps: int
     samples: int

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
@@ -9,6 +10,7 @@ from torch import Tensor
 from progdistill.diffusion.names import SamplerName
 from progdistill.diffusion.noise import sample_noise
 from progdistill.diffusion.samplers import SAMPLERS
+from progdistill.evaluation.class_shares import classes_in_shares
 from progdistill.models.denoiser import Denoiser
 
 UInt8Images = UInt8[Tensor, "batch channels height width"]
@@ -26,15 +28,16 @@ def generate(
     guidance: float | None = None,
     clip: bool = True,
     class_label: int | None = None,
+    class_counts: tuple[int, ...] | None = None,
     device: torch.device | str = "cpu",
 ) -> Iterator[UInt8Images]:
     """Yield the samples `indices`, in order, in batches of at most `batch_size`, on `device`.
 
     Sample i starts from noise of (seed, i), draws noise of (seed, step, i) where the sampler is stochastic
-    (`gamma` is then the log-scale position of its variance), and shows class i mod num_classes unless
-    `class_label` fixes it. `guidance` is the weight it is guided with, if any. Equal indices give equal
-    images, bit for bit at equal batch shape, else up to floating-point order: where a device's memory is too
-    small for a batch, batches are halved from there on.
+    (`gamma` is then the log-scale position of its variance), and shows the class that `labels_of` gives it.
+    `guidance` is the weight it is guided with, if any. Equal indices give equal images, bit for bit at equal
+    batch shape, else up to floating-point order: where a device's memory is too small for a batch, batches
+    are halved from there on.
     """
     network = denoiser.config.network
     shape = (network.image_channels, network.image_size, network.image_size)
@@ -44,7 +47,7 @@ def generate(
     def draw(batch: Sequence[int]) -> UInt8Images:
         with torch.inference_mode():
             z = sample_noise(seed, "sample", batch, shape).to(device)
-            labels = labels_of(batch, network.num_classes, class_label)
+            labels = labels_of(batch, network.num_classes, class_label, class_counts)
             velocity = denoiser.bind(None if labels is None else labels.to(device), guidance)
             noise = _step_noise(seed, batch, shape, device)
             return to_uint8(SAMPLERS[sampler](velocity, z, steps, noise=noise, clip=clip, **options))
@@ -83,12 +86,23 @@ def _unless_memory_is_short(
 
 
 def labels_of(
-    indices: Sequence[int], num_classes: int, class_label: int | None = None
+    indices: Sequence[int],
+    num_classes: int,
+    class_label: int | None = None,
+    class_counts: tuple[int, ...] | None = None,
 ) -> Int64[Tensor, " batch"] | None:
-    """Class i mod num_classes for sample i, or `class_label` for all; None where there are no classes."""
+    """The class of each sample; None where there are no classes.
+
+    It is `class_label` for all, else in the shares of `class_counts` (`classes_in_shares`), else index mod
+    num_classes.
+    """
     if num_classes == 0:
         return None
-    return torch.tensor([index % num_classes if class_label is None else class_label for index in indices])
+    numbers = np.array(indices, np.int64)
+    if class_label is not None:
+        return torch.full((len(numbers),), class_label)
+    classes = numbers % num_classes if class_counts is None else classes_in_shares(numbers, class_counts)
+    return torch.from_numpy(classes)
 
 
 def to_uint8(x: Float[Tensor, "batch channels height width"]) -> UInt8Images:

@@ -97,5 +97,6 @@ def _samples(
         gamma=question.gamma,
         guidance=question.guidance,
         clip=question.clip,
+        class_counts=question.class_counts,
         device=device,
     )

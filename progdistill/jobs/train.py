@@ -21,6 +21,7 @@ from progdistill.artifacts.snapshots import (
 )
 from progdistill.artifacts.store import Store
 from progdistill.data.loader import TrainingLoader
+from progdistill.diffusion.noise import seed_for
 from progdistill.errors import ProgdistillError
 from progdistill.evaluation.measure import load_denoiser
 from progdistill.jobs.live import LiveTraining, forget_samples
@@ -77,7 +78,8 @@ def _train(
         loader=TrainingLoader(
             request.dataset,
             batch_size=spec.training.batch_size,
-            seed=spec.seed,
+            # An order of its own for each training: those shorter than an epoch would meet the same images.
+            seed=seed_for(spec.seed, f"{spec.purpose}, data"),
             rank=rank.rank,
             ranks=rank.ranks,
             flip=spec.training.horizontal_flip,

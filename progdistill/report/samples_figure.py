@@ -71,17 +71,17 @@ def names_of(labels: Sequence[int], class_names: Sequence[str]) -> list[str]:
 
 
 def by_class(samples: SampleImages) -> tuple[Pixels, list[int]] | None:
-    """A grid with a column a class, at most COLUMNS, and the classes; None with fewer than two images each.
+    """A grid with a column a class, at most COLUMNS, and the classes; None where none has two images.
 
-    Rows are as many as every shown class has images for.
+    Classes of a single image are left out; rows are as many as every other has images for.
     """
     if samples.labels is None:
         return None
     places = {label: [i for i, own in enumerate(samples.labels) if own == label] for label in samples.labels}
-    classes = sorted(places)[:COLUMNS]
-    rows = min(len(places[label]) for label in classes)
-    if rows < 2:
+    classes = sorted(label for label, found in places.items() if len(found) > 1)[:COLUMNS]
+    if not classes:
         return None
+    rows = min(len(places[label]) for label in classes)
     images = decode_strip(samples.png, samples.images)
     chosen = images[[places[label][row] for row in range(rows) for label in classes]]
     return grid(chosen, columns=len(classes), scale=readable_scale(images.shape[1])), classes

@@ -137,8 +137,8 @@ def _gradient(task: TrainingTask, state: TrainingState, network: nn.Module) -> t
     # Rank 0's generator, on every rank.
     random = generator(task.seed, task.purpose, update, 0, device=device_of_draws(task.device))
     draws = Draws(random, settings.batch_size, task.rank, task.ranks, task.device)
-    # Dropout draws from the global generator, on each rank something else.
-    torch.manual_seed(seed_for(task.seed, task.purpose, update, task.rank))
+    # Dropout draws from the global generator, on each rank something else, and nowhere the times and noise.
+    torch.manual_seed(seed_for(task.seed, f"{task.purpose}, dropout", update, task.rank))
     state.optimizer.zero_grad(set_to_none=True)
     size = task.micro_batch_size
     try:

@@ -10,6 +10,7 @@ from progdistill.diffusion.names import SamplerName
 from progdistill.evaluation.baseline import baseline_of
 from progdistill.evaluation.config import EvaluationSettings
 from progdistill.evaluation.evaluate import evaluate_checkpoint
+from progdistill.evaluation.examiner import Examiner
 from progdistill.evaluation.measurement import EvaluationRecord, Measurement
 from progdistill.evaluation.pictures import decode_strip
 from progdistill.report.gather import stage_entry
@@ -95,6 +96,27 @@ def test_the_same_noise_is_shown_class_by_class(
     assert entry.samples is not None and entry.baseline_ddim_samples is not None
     assert entry.samples.labels == (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1)
     assert decode_strip(entry.samples.png, 12).shape == (12, 8, 8, 1)
+
+
+def test_samples_have_the_classes_in_the_shares_of_the_data(
+    evaluated_store: Store, base: CheckpointManifest, digits: DatasetInfo
+) -> None:
+    """Of data that is half zeros, half the samples are; of data alike, and asked before, all are alike."""
+    uneven = digits.model_copy(update={"class_counts": (90, *(10,) * 9)})
+    even = digits.model_copy(update={"class_counts": (10,) * 10})
+    asked = {
+        info.class_counts: Examiner(evaluated_store, SETTINGS, info).question(base, SamplerName.DDIM, 2)
+        for info in (digits, uneven, even)
+    }
+    assert sum(digits.class_counts) == digits.splits["train"]
+    assert asked[digits.class_counts].class_counts == digits.class_counts
+    assert asked[even.class_counts].class_counts is None
+    assert "class_counts" not in asked[even.class_counts].model_dump()
+    record = evaluate_checkpoint(evaluated_store, base, None, 2, SETTINGS, uneven)
+    assert record.distilled is not None and record.distilled.shown is not None
+    assert record.distilled.question == asked[uneven.class_counts]
+    assert record.distilled.shown.labels is not None
+    assert record.distilled.shown.labels[:10].count(0) == 5
 
 
 def test_a_student_finds_the_model_it_descends_from(

@@ -2,8 +2,11 @@
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from progdistill.artifacts.checkpoint import CheckpointManifest
@@ -56,6 +59,8 @@ def test_sample_i_shows_class_i_modulo_the_classes() -> None:
     assert labels is not None
     assert labels.tolist() == [8, 9, 0, 1, 2]
     assert labels_of(range(3), 0) is None
+    alike = labels_of(range(8, 13), 10, class_counts=(7,) * 10)
+    assert alike is not None and torch.equal(alike, labels)
     fixed = labels_of(range(3), 10, class_label=7)
     assert fixed is not None
     assert fixed.tolist() == [7, 7, 7]
@@ -86,3 +91,21 @@ def test_batches_shrink_to_the_memory_that_there_is() -> None:
 def test_a_single_image_that_does_not_fit_is_an_error() -> None:
     with pytest.raises(torch.OutOfMemoryError):
         list(in_batches(_drawer(0, []), range(4), 4))
+
+
+@given(st.lists(st.integers(0, 300), min_size=1, max_size=12).filter(any), st.integers(0, 400))
+def test_any_number_of_samples_has_the_shares_of_the_classes(counts: list[int], windows: int) -> None:
+    samples = windows * len(counts)
+    labels = labels_of(range(samples), len(counts), class_counts=tuple(counts))
+    assert labels is not None
+    shares = samples * np.array(counts) / sum(counts)
+    assert np.abs(np.bincount(labels.numpy(), minlength=len(counts)) - shares).max(initial=0) < 2
+
+
+def test_a_label_is_a_function_of_its_index() -> None:
+    counts = (55, *(5,) * 9)
+    whole = labels_of(range(200), 10, class_counts=counts)
+    some = labels_of([150, 3, 77], 10, class_counts=counts)
+    assert whole is not None and some is not None
+    assert torch.equal(some, whole[[150, 3, 77]])
+    assert torch.bincount(whole[:100]).tolist() == list(counts)
