@@ -136,12 +136,22 @@ def check_paths(assignments: Sequence[str]) -> None:
 
 
 def _with_label_dropout(settings: Settings) -> Settings:
-    """The base model has a label for "no class" where its training drops labels."""
+    """The base model has a label for "no class" where its training drops labels, and no weight as input."""
     network = settings.model.network
+    if network.guidance_input:
+        raise UsageError(
+            "model.network.guidance_input is true, but a base model learns no weights: leave it out; students"
+            " have that input with --guidance LOWEST:HIGHEST"
+        )
     if settings.guidance is not None and settings.label_dropout == 0:
         raise UsageError(
             f"--guidance {settings.guidance} needs a base model that was trained with dropped labels, but"
             f" base.label_dropout is 0: leave it out, or set it to {LABEL_DROPOUT}"
+        )
+    if not settings.label_dropout and network.label_dropout:
+        raise UsageError(
+            "model.network.label_dropout is true, but training drops no label: set base.label_dropout, which"
+            f" decides both, to {LABEL_DROPOUT}"
         )
     if not settings.label_dropout:
         return settings

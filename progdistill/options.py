@@ -72,6 +72,8 @@ class RunOptions(BaseModel):
     updates_per_stage: int | None = None
     guidance: str | None = None
     set: tuple[str, ...] = ()
+    defaults: frozenset[str] = frozenset()
+    """Fields that nobody typed: they come from `progdistill.toml`."""
 
 
 def field_name(option_name: str) -> str:
@@ -95,6 +97,8 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
 def options_from_namespace(values: Mapping[str, Any]) -> RunOptions:
     """Collect parsed values (None: not given); fill gaps from the environment and `progdistill.toml`.
 
+    To a `like` that was typed the file adds nothing but where runs work: all else is as it was.
+
     Raises UsageError for an empty text: in a script that is a variable without a value, which must not start
     a run with defaults.
     """
@@ -105,9 +109,19 @@ def options_from_namespace(values: Mapping[str, Any]) -> RunOptions:
         if value not in (None, (), []):
             typed[field_name(option.name)] = value
     defaults = _file_defaults(Path(DEFAULTS_FILE))
+    if "like" in typed:
+        defaults = _of_place(defaults)
     # Assignments add up, in an order in which what was typed comes last and wins.
     typed["set"] = (*defaults.get("set", ()), *typed.get("set", ()))
-    return RunOptions(**{**defaults, **_environment_defaults(), **typed})
+    decided = {**_environment_defaults(), **typed}
+    return RunOptions(**{**defaults, **decided}, defaults=frozenset(defaults.keys() - decided.keys()))
+
+
+def _of_place(defaults: dict[str, Any]) -> dict[str, Any]:
+    """Those of a file's defaults that say where runs work and keep their results."""
+    place = {name: value for name, value in defaults.items() if name in ("store", "launcher")}
+    of_cluster = (one for one in defaults.get("set", ()) if one.startswith("cluster"))
+    return {**place, "set": tuple(of_cluster)}
 
 
 def assignments(table: Mapping[str, Any]) -> tuple[str, ...]:

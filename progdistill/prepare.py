@@ -174,11 +174,12 @@ def _branched(settings: Settings, options: RunOptions, teacher: CheckpointManife
     """Start from `teacher`: its architecture and its number of steps."""
     ladder, steps = settings.ladder, teacher.identity.sampling_steps
     if teacher.identity.kind is CheckpointKind.STUDENT and steps is not None:
-        if options.ladder is not None and ladder[0] != steps:
+        typed = options.ladder is not None and "ladder" not in options.defaults
+        if typed and ladder[0] != steps:
             raise UsageError(
                 f"--from {options.from_} is a student of {steps} sampling steps,"
                 f" but --ladder {options.ladder} starts at {ladder[0]}:"
-                f" write --ladder {steps}:{ladder[-1]}, or use --target-steps"
+                f" write --ladder {steps}:{ladder[-1]}, or leave it out"
             )
         if steps <= ladder[-1]:
             raise UsageError(
@@ -230,12 +231,17 @@ def _check_fit(settings: Settings, dataset: DatasetInfo) -> None:
     network = settings.model.network
     wanted = (network.image_channels, network.image_size, network.num_classes)
     found = (dataset.channels, dataset.image_size, dataset.num_classes)
-    if wanted[:2] != found[:2] or (network.num_classes and wanted[2] != found[2]):
-        raise UsageError(
-            f"preset {settings.preset} makes a network for {wanted[0]}×{wanted[1]}×{wanted[1]} images of"
-            f" {wanted[2]} classes, but dataset {dataset.name} has {found[0]}×{found[1]}×{found[1]} of"
-            f" {found[2]}: choose another --preset, or --set model.network.… to fit"
-        )
+    if wanted[:2] == found[:2] and network.num_classes in (0, found[2]):
+        return
+    owner, cure = f"preset {settings.preset}", "choose another --preset, or --set model.network.… to fit"
+    if settings.first_teacher is not None:
+        owner, cure = f"teacher {settings.first_teacher[:12]}", "choose another --dataset or another --from"
+        if wanted[2] == found[2] + 1:
+            cure += '; if its last class stands for "none", import it again with --label-dropout'
+    raise UsageError(
+        f"the network of {owner} is for {wanted[0]}×{wanted[1]}×{wanted[1]} images of {wanted[2]} classes,"
+        f" but dataset {dataset.name} has {found[0]}×{found[1]}×{found[1]} of {found[2]}: {cure}"
+    )
 
 
 def _check_mirroring(settings: Settings, dataset: DatasetInfo) -> None:

@@ -64,6 +64,19 @@ def test_what_is_typed_comes_after_the_file(tmp_path: Path, monkeypatch: pytest.
     assert (settings.seed, settings.base.updates, settings.distill.updates) == (3, 9, 7)
 
 
+def test_a_file_adds_to_a_like_that_was_typed_nothing_but_where_runs_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("progdistill.toml").write_text(
+        'store = "s3://a/b"\nseed = 3\npreset = "digits"\n[set]\n"cluster.image" = "i"\n"base.updates" = 7\n'
+    )
+    options = parse_run_options(["--like", "production", "--set", "distill.updates=9"])
+    assert (options.store, options.seed, options.preset) == ("s3://a/b", None, None)
+    assert options.set == ("cluster.image=i", "distill.updates=9")
+    assert parse_run_options([]).seed == 3
+
+
 def dataset_of(name: str, size: int, channels: int = 3, classes: int = 5, flips: bool = True) -> DatasetInfo:
     return DatasetInfo(
         name=name,

@@ -58,6 +58,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def _evaluate(args: argparse.Namespace) -> int:
+    from progdistill.artifacts.checkpoint import UNKNOWN_DATASET
     from progdistill.artifacts.resolve import resolve_reference
     from progdistill.data.dataset import find_dataset, require_data_of
     from progdistill.evaluation.baseline import baseline_of
@@ -68,7 +69,13 @@ def _evaluate(args: argparse.Namespace) -> int:
     require_between("--samples", args.samples, 2, MOST_IMAGES)
     store = store_of(args)
     manifest = resolve_reference(store, args.reference)
-    info = find_dataset(args.dataset or manifest.circumstances.dataset_name, default_data_root())
+    name = args.dataset or manifest.circumstances.dataset_name
+    if name == UNKNOWN_DATASET:
+        raise UsageError(
+            f"{args.reference}: it is not known what this imported model was trained on: say with --dataset"
+            " which images to compare its samples with"
+        )
+    info = find_dataset(name, default_data_root())
     if args.dataset is None:
         require_data_of(info, manifest.identity.dataset_fingerprint, args.reference)
     steps = args.steps or manifest.identity.sampling_steps

@@ -106,6 +106,8 @@ def test_a_teacher_that_cannot_be_guided_is_refused(
         ({"guidance": "0:4", "preset": "cifar10"}, "preset cifar10 has none"),
         ({"preset": "cifar10", "set": ("base.label_dropout=0.1",)}, "base.label_dropout is for models"),
         ({"set": ("base.label_dropout=1",)}, "base.label_dropout = 1"),
+        ({"set": ("model.network.guidance_input=true",)}, "a base model learns no weights"),
+        ({"set": ("model.network.label_dropout=true",)}, "training drops no label"),
     ],
 )
 def test_bad_settings_are_refused_by_name(options: dict[str, object], words: str) -> None:

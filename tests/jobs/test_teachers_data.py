@@ -4,13 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from progdistill.artifacts.checkpoint import UNKNOWN_DATASET, CheckpointKind
+from progdistill.artifacts.checkpoint import UNKNOWN_DATASET, CheckpointKind, publish_checkpoint
 from progdistill.artifacts.store import Store
+from progdistill.cli import main
 from progdistill.data.dataset import DatasetInfo
 from progdistill.errors import UsageError
+from progdistill.models.denoiser import build_denoiser, save_weights, weights_of
 from progdistill.options import RunOptions
 from progdistill.prepare import PreparedRun, prepare_run
 from progdistill.presets import PRESETS
+from tests.artifacts.samples import circumstances, description
 from tests.jobs.conftest import publish
 
 DIGITS = PRESETS["digits"].model
@@ -58,3 +61,33 @@ def test_the_plan_tells_what_is_said_of_a_model_that_comes_from_the_teacher(
     plan = branch(store, digits.fingerprint, set=(own, other)).describe()
     assert "without effect, as the model is the teacher's: model.network.base_channels" in plan
     assert "model.prediction" not in plan
+
+
+def test_the_ladder_of_a_file_begins_where_a_student_is_and_a_typed_one_must(
+    store: Store, digits: DatasetInfo
+) -> None:
+    data = digits.fingerprint
+    teacher = publish(store, DIGITS, CheckpointKind.STUDENT, sampling_steps=4, dataset_fingerprint=data)
+    asked = RunOptions(store=store.uri, from_=teacher.id, ladder="16:2")
+    of_file = asked.model_copy(update={"defaults": frozenset({"ladder"})})
+    assert prepare_run(of_file).settings.ladder == (4, 2)
+    with pytest.raises(UsageError, match="--ladder 16:2 starts at 16: write --ladder 4:2, or leave it out"):
+        prepare_run(asked)
+
+
+def test_a_teacher_whose_last_class_means_none_is_told_from_one_of_more_classes(store: Store) -> None:
+    more = DIGITS.model_copy(update={"network": DIGITS.network.model_copy(update={"num_classes": 11})})
+    teacher = publish(store, more, CheckpointKind.IMPORTED, dataset_fingerprint=UNKNOWN_DATASET)
+    with pytest.raises(UsageError, match=r"^the network of teacher .* of 11 classes.*with --label-dropout$"):
+        prepare_run(RunOptions(store=store.uri, from_=teacher.id, dataset="digits"))
+
+
+def test_a_model_of_unknown_data_is_measured_against_what_is_named(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = store.scratch() / "weights.safetensors"
+    save_weights(weights_of(build_denoiser(DIGITS, seed=0)), weights)
+    identity = description(kind=CheckpointKind.IMPORTED, dataset_fingerprint=UNKNOWN_DATASET)
+    teacher = publish_checkpoint(store, weights, identity, circumstances(dataset_name=UNKNOWN_DATASET))
+    assert main(["evaluate", teacher.id, "--store", store.uri, "--steps", "2"]) == 2
+    assert "say with --dataset which images" in capsys.readouterr().err
