@@ -74,6 +74,11 @@ class Neighbours(BaseModel):
     strip_bytes: int
     samples: int
     nearest: int
+    mirrored: bool = Field(
+        default=False,
+        exclude_if=lambda mirrored: not mirrored,
+        description="whether training images were compared in both orientations, and show the nearer one",
+    )
 
 
 class Measurement(BaseModel):

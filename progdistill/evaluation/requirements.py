@@ -71,8 +71,8 @@ def named_file(location: str | None, variable: str, advice: str) -> str:
     Raises UsageError with `advice` where none is named or none is there; what stands in S3 is looked for when
     it is read.
     """
-    named = location or os.environ.get(variable)
-    if not named:
+    named = location_of(location, variable)
+    if named is None:
         raise UsageError(
             f"{advice}. Name it with --set evaluation.weights=FILE in a run, or {variable}=FILE anywhere"
         )
@@ -82,6 +82,11 @@ def named_file(location: str | None, variable: str, advice: str) -> str:
     if not path.is_file():
         raise UsageError(f"{path} is not a file. {advice}")
     return str(path)
+
+
+def location_of(location: str | None, variable: str) -> str | None:
+    """The location that the settings name, else the environment variable; None where neither does."""
+    return location or os.environ.get(variable) or None
 
 
 def local_path(location: str) -> Path | None:

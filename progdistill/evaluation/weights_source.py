@@ -9,7 +9,7 @@ from pathlib import Path
 from progdistill.artifacts.store import open_store
 from progdistill.errors import LostInvariantError, UsageError
 from progdistill.evaluation.config import EvaluationSettings
-from progdistill.evaluation.requirements import FEATURES_ADVICE, FEATURES_VARIABLE, named_file
+from progdistill.evaluation.requirements import FEATURES_ADVICE, FEATURES_VARIABLE, location_of, named_file
 
 
 @contextmanager
@@ -27,9 +27,14 @@ def given_file(location: str | None, variable: str, advice: str) -> Iterator[Pat
 
 
 def pinned(settings: EvaluationSettings) -> EvaluationSettings:
-    """Settings that say by digest which features file is meant, so that it is needed only once a store."""
-    if settings.evaluator != "features_file" or settings.weights_sha256 is not None:
+    """Settings that say by name and digest which features file is meant: it is needed only once a store.
+
+    The name tells the format. Where a digest is stated, no file need be there: the store may have it.
+    """
+    if settings.evaluator != "features_file":
         return settings
+    if settings.weights_sha256 is not None:
+        return settings.model_copy(update={"weights": location_of(settings.weights, FEATURES_VARIABLE)})
     with given_file(settings.weights, FEATURES_VARIABLE, FEATURES_ADVICE) as path:
         named = named_file(settings.weights, FEATURES_VARIABLE, FEATURES_ADVICE)
         return settings.model_copy(update={"weights": named, "weights_sha256": sha256_of(path)})

@@ -67,4 +67,6 @@ def _neighbours(store: Store, found: Neighbours | None) -> NeighbourImages | Non
     if found is None:
         return None
     path = store.download(blob_key(found.strip_sha256), FileDigest(found.strip_sha256, found.strip_bytes))
-    return NeighbourImages(png=path.read_bytes(), samples=found.samples, nearest=found.nearest)
+    return NeighbourImages(
+        png=path.read_bytes(), samples=found.samples, nearest=found.nearest, mirrored=found.mirrored
+    )

@@ -26,6 +26,7 @@ class NeighbourImages(BaseModel):
     png: bytes = Field(repr=False)
     samples: int
     nearest: int
+    mirrored: bool = Field(default=False, description="whether training images count in both orientations")
 
 
 class LossPoint(BaseModel):

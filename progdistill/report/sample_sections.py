@@ -84,9 +84,11 @@ def neighbours(run: ReportInput) -> str:
     if stage is None or stage.neighbours is None:
         return ""
     groups = "".join(_group(images, place) for place, images in enumerate(_groups_of(stage.neighbours)))
+    orientation = ", each as stored or mirrored, whichever is nearer" if stage.neighbours.mirrored else ""
     caption = (
         f"Outlined, samples at {steps_text(stage.num_steps)}; beside each, the training images nearest to it"
-        " in pixels, the nearest first. A model that had memorised its data would show the same image twice."
+        f" in pixels, the nearest first{orientation}. A model that had memorised its data would show the same"
+        " image twice."
     )
     return html.section(
         "Nearest training images", "neighbours", html.figure(f'<div class="groups">{groups}</div>', caption)

@@ -15,7 +15,7 @@ from progdistill.errors import UsageError
 from progdistill.evaluation.config import EvaluationSettings
 from progdistill.evaluation.evaluator import Evaluator
 from progdistill.evaluation.evaluators import find_or_publish_evaluator, open_evaluator
-from progdistill.evaluation.weights_source import pinned
+from progdistill.evaluation.weights_source import pinned, sha256_of
 
 
 @pytest.fixture
@@ -61,6 +61,39 @@ def test_features_come_from_any_onnx_file(store: Store, digits: DatasetInfo, tmp
     evaluator = _open(store, digits, evaluator="features_file", weights=str(_flatten_onnx(tmp_path)))
     images = torch.arange(128, dtype=torch.uint8).view(2, 1, 8, 8)
     torch.testing.assert_close(evaluator.observe(images).features, images.float().view(2, 64))
+
+
+@pytest.mark.parametrize("stated", [False, True])
+def test_a_file_that_the_environment_names_has_the_format_of_its_name(
+    stated: bool, store: Store, digits: DatasetInfo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = _flatten_onnx(tmp_path)
+    monkeypatch.setenv("PROGDISTILL_FEATURES", str(path))
+    digest = sha256_of(path) if stated else None
+    settings = pinned(EvaluationSettings(evaluator="features_file", weights_sha256=digest))
+    assert (settings.weights, settings.weights_sha256) == (str(path), sha256_of(path))
+    unpinned = find_or_publish_evaluator(
+        store, EvaluationSettings(evaluator="features_file", weights_sha256=digest), digits
+    )
+    assert unpinned.identity.recipe["format"] == "onnx"
+    monkeypatch.delenv("PROGDISTILL_FEATURES")
+    path.unlink()
+    evaluator = open_evaluator(store, find_or_publish_evaluator(store, settings, digits))
+    images = torch.arange(128, dtype=torch.uint8).view(2, 1, 8, 8)
+    torch.testing.assert_close(evaluator.observe(images).features, images.float().view(2, 64))
+
+
+def test_a_digest_alone_finds_a_torchscript_network_in_the_store(
+    store: Store, digits: DatasetInfo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As runs have recorded it whose file the environment named."""
+    path = tmp_path / "corner.pt"
+    torch.jit.script(nn.Sequential(nn.AvgPool2d(4), nn.Flatten())).save(str(path))
+    monkeypatch.setenv("PROGDISTILL_FEATURES", str(path))
+    settings = EvaluationSettings(evaluator="features_file", weights_sha256=sha256_of(path))
+    published = find_or_publish_evaluator(store, settings, digits)
+    monkeypatch.delenv("PROGDISTILL_FEATURES")
+    assert find_or_publish_evaluator(store, settings, digits) == published
 
 
 def test_once_in_the_store_a_pinned_file_is_needed_no_more(

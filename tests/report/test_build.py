@@ -93,6 +93,17 @@ def test_columns_of_samples_name_their_classes() -> None:
     assert page.count(f'<div class="columns">{header}</div>') == 2 + 3
 
 
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_neighbours_say_whether_mirrored_images_were_compared(mirrored: bool) -> None:
+    run = example_run()
+    last = run.checkpoints[-1]
+    assert last.neighbours is not None
+    found = last.neighbours.model_copy(update={"mirrored": mirrored})
+    stages = (*run.checkpoints[:-1], last.model_copy(update={"neighbours": found}))
+    page = report_page(run.model_copy(update={"checkpoints": stages}))
+    assert ("each as stored or mirrored, whichever is nearer" in page) is mirrored
+
+
 def test_ids_within_the_page_are_unique(page: str) -> None:
     ids = [attributes["id"] for _, attributes in _Tags(page).found if "id" in attributes]
     assert len(ids) == len(set(ids))
