@@ -95,6 +95,7 @@ def _sample(args: argparse.Namespace) -> int:
         clip=not args.no_clip,
         class_label=label,
         device=device,
+        name=f"checkpoint {manifest.id[:12]}",
     )
     labels = labels_of(range(args.count), classes, label)
     with Progress(f"{args.sampler} × {steps}", total=args.count, unit="images") as progress:

@@ -10,6 +10,7 @@ from torch import Tensor
 from progdistill.diffusion.names import SamplerName
 from progdistill.diffusion.noise import sample_noise
 from progdistill.diffusion.samplers import SAMPLERS
+from progdistill.errors import LostInvariantError
 from progdistill.evaluation.class_shares import classes_in_shares
 from progdistill.models.denoiser import Denoiser
 
@@ -30,6 +31,7 @@ def generate(
     class_label: int | None = None,
     class_counts: tuple[int, ...] | None = None,
     device: torch.device | str = "cpu",
+    name: str = "this model",
 ) -> Iterator[UInt8Images]:
     """Yield the samples `indices`, in order, in batches of at most `batch_size`, on `device`.
 
@@ -38,6 +40,8 @@ def generate(
     `guidance` is the weight it is guided with, if any. Equal indices give equal images, bit for bit at equal
     batch shape, else up to floating-point order: where a device's memory is too small for a batch, batches
     are halved from there on.
+
+    Raises LostInvariantError, which calls the denoiser by its `name`, for samples that are not finite.
     """
     network = denoiser.config.network
     shape = (network.image_channels, network.image_size, network.image_size)
@@ -50,7 +54,14 @@ def generate(
             labels = labels_of(batch, network.num_classes, class_label, class_counts)
             velocity = denoiser.bind(None if labels is None else labels.to(device), guidance)
             noise = _step_noise(seed, batch, shape, device)
-            return to_uint8(SAMPLERS[sampler](velocity, z, steps, noise=noise, clip=clip, **options))
+            x = SAMPLERS[sampler](velocity, z, steps, noise=noise, clip=clip, **options)
+            if not x.isfinite().all():
+                raise LostInvariantError(
+                    f"{name} gave values that are not finite (NaN or infinite) among samples {batch[0]} to"
+                    f" {batch[-1]} with {sampler} × {steps}: look for such values in its weights, and take"
+                    " another checkpoint (`progdistill checkpoints list`) or train or import it again"
+                )
+            return to_uint8(x)
 
     return in_batches(draw, indices, batch_size)
 

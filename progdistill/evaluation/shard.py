@@ -99,4 +99,5 @@ def _samples(
         clip=question.clip,
         class_counts=question.class_counts,
         device=device,
+        name=f"checkpoint {question.checkpoint_id[:12]}",
     )

@@ -78,8 +78,9 @@ def publish(
     sampling_steps: int | None = None,
     guidance: tuple[float, float] | None = None,
     label_dropout: bool = False,
+    broken: bool = False,
 ) -> CheckpointManifest:
-    """Publish an untrained denoiser whose weights are a function of the seed."""
+    """Publish an untrained denoiser whose weights are a function of the seed, with a NaN if `broken`."""
     changes = {"guidance_input": guidance is not None, "label_dropout": label_dropout}
     config = CONFIG.model_copy(update={"network": CONFIG.network.model_copy(update=changes)})
     denoiser = build_denoiser(config, seed)
@@ -89,6 +90,8 @@ def publish(
     with torch.no_grad():  # else every sample would be the same
         for parameter in started_at_zero:
             parameter.normal_(generator=torch.Generator().manual_seed(seed), std=0.05)
+        if broken:
+            next(denoiser.parameters()).view(-1)[0] = torch.nan
     save_file(weights_of(denoiser), folder / "weights.safetensors")
     description = CheckpointDescription(
         kind=CheckpointKind.BASE if parent is None else CheckpointKind.STUDENT,
