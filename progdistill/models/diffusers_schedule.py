@@ -69,15 +69,15 @@ def _defaults(facts: dict[str, Any], path: Path) -> ForeignSchedule:
     if name is None:
         if facts.get("beta_schedule") is None and facts.get("trained_betas") is None:
             raise UsageError(
-                f"{path} names no scheduler (_class_name) and no beta_schedule, so it is unknown what noise its"
-                " network was trained on; give the file of its training with --scheduler FILE"
+                f"{path} names no scheduler (_class_name) and no beta_schedule, so it is unknown what noise"
+                " its network was trained on; give the file of its training with --scheduler FILE"
             )
         return _DDPM
     if str(name) not in SCHEDULERS:
         raise UsageError(
-            f"{path} is of a {name}, which is not known to add noise as DDPM does; networks trained with a"
-            " DDPMScheduler, or another whose noise is its beta_schedule, can be imported (docs/models.md"
-            " lists them): if this one was, give the file of its training with --scheduler FILE"
+            f"{path} is of a {name}, which is not known to add noise as a DDPMScheduler does; if the network"
+            " was trained with a scheduler that does (docs/models.md lists them), give its file with"
+            " --scheduler FILE"
         )
     return SCHEDULERS[str(name)]
 
