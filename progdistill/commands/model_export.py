@@ -28,6 +28,7 @@ from progdistill.models.model_card import (
     render_card,
     safetensors_usage,
 )
+from progdistill.training.guidance import weight_for
 
 if TYPE_CHECKING:
     from progdistill.models.denoiser import Denoiser
@@ -44,7 +45,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument("reference", metavar="REF", help="id or prefix, alias, or Flow/run/steps")
     parser.add_argument("--format", required=True, choices=["diffusers", "safetensors", "onnx"])
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a folder, new or empty")
-    parser.add_argument("--guidance", type=float, metavar="W", help="weight to build into a guided model")
+    text = "weight to build into a guided student (default: the lowest it knows)"
+    parser.add_argument("--guidance", type=float, metavar="W", help=text)
     add_store_argument(parser)
     add_json_argument(parser)
     parser.set_defaults(run=_export)
@@ -55,17 +57,21 @@ def _export(args: argparse.Namespace) -> int:
         raise UsageError("--guidance is for --format diffusers; elsewhere the weight stays an input")
     store = store_of(args)
     manifest = resolve_reference(store, args.reference)
+    weight = weight_for(manifest, args.guidance)
     check_output("--out", args.out, folder=True)
     if args.out.is_dir() and any(args.out.iterdir()):
         raise UsageError(f"--out {args.out} holds something already: give a new folder")
-    facts = _model_facts(store, manifest, args.guidance)
+    facts = _model_facts(store, manifest, weight, built_in=args.format == "diffusers")
     with writing("--out", args.out):
         usage = _write(store, manifest, facts, args.format, args.out)
         (args.out / "README.md").write_text(render_card(facts, usage), encoding="utf-8")
+    built_in = weight if facts.guidance_built_in else None
     if args.json:
-        print_json({"checkpoint": manifest.id, "format": args.format, "out": str(args.out)})
+        named = {"checkpoint": manifest.id, "format": args.format, "out": str(args.out)}
+        print_json({**named, "guidance": built_in})
     else:
-        print(f"{args.out}: {manifest.id[:12]} as {args.format}; README.md there shows how to use it")
+        guided = "" if built_in is None else f" with guidance {built_in:g} built in"
+        print(f"{args.out}: {manifest.id[:12]} as {args.format}{guided}; README.md there shows how to use it")
     return 0
 
 
@@ -95,7 +101,9 @@ def _denoiser(store: Store, manifest: CheckpointManifest, config: DenoiserConfig
     return load_denoiser(config, fetch_weights(store, manifest))
 
 
-def _model_facts(store: Store, manifest: CheckpointManifest, guidance: float | None) -> ModelFacts:
+def _model_facts(
+    store: Store, manifest: CheckpointManifest, guidance: float | None, *, built_in: bool
+) -> ModelFacts:
     return ModelFacts(
         checkpoint_id=manifest.id,
         kind=str(manifest.identity.kind),
@@ -103,6 +111,7 @@ def _model_facts(store: Store, manifest: CheckpointManifest, guidance: float | N
         config=DenoiserConfig.model_validate(manifest.identity.architecture),
         sampling_steps=manifest.identity.sampling_steps,
         guidance=guidance,
+        guidance_built_in=built_in,
         lineage=[_generation(ancestor) for ancestor in reversed(list(_ancestry(store, manifest)))],
         figures=list(_figures(store, manifest)),
     )
