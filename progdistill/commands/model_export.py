@@ -4,11 +4,11 @@ import argparse
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from progdistill.artifacts.checkpoint import CheckpointManifest, fetch_weights, list_ids, load_manifest
 from progdistill.artifacts.documents import encode
-from progdistill.artifacts.evaluations import evaluations_of
+from progdistill.artifacts.evaluations import evaluations_of, without_trials
 from progdistill.artifacts.resolve import resolve_reference
 from progdistill.artifacts.store import Store
 from progdistill.commands.common import (
@@ -134,13 +134,25 @@ def _generation(manifest: CheckpointManifest) -> str:
 
 
 def _figures(store: Store, manifest: CheckpointManifest) -> Iterator[str]:
-    for record in evaluations_of(store, manifest.id):
-        question, distance = record.get("question", {}), record.get("distance")
+    for record in without_trials(evaluations_of(store, manifest.id)):
+        distance = record.get("distance")
         if isinstance(distance, int | float):
-            yield (
-                f"{record.get('distance_name', 'distance')} {distance:.4g}: {question.get('steps')} steps of"
-                f" {question.get('sampler')}, {question.get('samples')} samples"
-            )
+            name = record.get("distance_name", "distance")
+            yield f"{name} {distance:.4g}: {_asked(record.get('question', {}))}"
     if figures := manifest.circumstances.figures:
         loss = "" if figures.final_loss is None else f", final loss {figures.final_loss:.4g}"
         yield f"trained for {figures.updates:,} updates in {figures.seconds:,.0f} s{loss}"
+
+
+def _asked(question: dict[str, Any]) -> str:
+    """How the samples of a measurement were drawn, as far as it is not what `progdistill evaluate` does."""
+    words = [f"{question.get('steps')} steps of {question.get('sampler')}"]
+    if (gamma := question.get("gamma")) is not None:
+        words.append(f"γ = {gamma:g}")
+    if guidance := question.get("guidance"):
+        words.append(f"guided with w = {guidance:g}")
+    if question.get("clip") is False:
+        words.append("without clipping")
+    if seed := question.get("seed"):
+        words.append(f"seed {seed}")
+    return ", ".join([*words, f"{question.get('samples')} samples"])
