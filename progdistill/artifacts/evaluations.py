@@ -20,6 +20,30 @@ def evaluations_of(
     return list(list_facts(store, f"{FOLDER}{checkpoint_id}/", unreadable))
 
 
+def without_trials(evaluations: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Leave out the measurements by which a γ was chosen.
+
+    A reported one stands beside the one with DDIM that was asked alike in all but the sampler: on the same
+    noise, of as many samples. Trials have noise of their own, which nothing else is drawn from.
+    """
+    with_ddim = [_asked_alike(record) for record in evaluations if _question(record).get("sampler") == "ddim"]
+    return [
+        record
+        for record in evaluations
+        if _question(record).get("gamma") is None or _asked_alike(record) in with_ddim
+    ]
+
+
+def _question(record: dict[str, Any]) -> dict[str, Any]:
+    question: dict[str, Any] = record.get("question", {})
+    return question
+
+
+def _asked_alike(record: dict[str, Any]) -> dict[str, Any]:
+    """The question without its sampler."""
+    return {name: value for name, value in _question(record).items() if name not in ("sampler", "gamma")}
+
+
 def headline(manifest: CheckpointManifest, evaluations: list[dict[str, Any]]) -> dict[str, Any] | None:
     """Return the record that says how good the checkpoint is, None when none has a distance.
 

@@ -4,11 +4,11 @@ import argparse
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from progdistill.artifacts.checkpoint import CheckpointManifest, fetch_weights, list_ids, load_manifest
 from progdistill.artifacts.documents import encode
-from progdistill.artifacts.evaluations import evaluations_of
+from progdistill.artifacts.evaluations import evaluations_of, without_trials
 from progdistill.artifacts.resolve import resolve_reference
 from progdistill.artifacts.store import Store
 from progdistill.commands.common import (
@@ -28,6 +28,7 @@ from progdistill.models.model_card import (
     render_card,
     safetensors_usage,
 )
+from progdistill.training.guidance import weight_for
 
 if TYPE_CHECKING:
     from progdistill.models.denoiser import Denoiser
@@ -44,7 +45,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument("reference", metavar="REF", help="id or prefix, alias, or Flow/run/steps")
     parser.add_argument("--format", required=True, choices=["diffusers", "safetensors", "onnx"])
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a folder, new or empty")
-    parser.add_argument("--guidance", type=float, metavar="W", help="weight to build into a guided model")
+    text = "weight to build into a guided student (default: the lowest it knows)"
+    parser.add_argument("--guidance", type=float, metavar="W", help=text)
     add_store_argument(parser)
     add_json_argument(parser)
     parser.set_defaults(run=_export)
@@ -55,17 +57,21 @@ def _export(args: argparse.Namespace) -> int:
         raise UsageError("--guidance is for --format diffusers; elsewhere the weight stays an input")
     store = store_of(args)
     manifest = resolve_reference(store, args.reference)
+    weight = weight_for(manifest, args.guidance)
     check_output("--out", args.out, folder=True)
     if args.out.is_dir() and any(args.out.iterdir()):
         raise UsageError(f"--out {args.out} holds something already: give a new folder")
-    facts = _model_facts(store, manifest, args.guidance)
+    facts = _model_facts(store, manifest, weight, built_in=args.format == "diffusers")
     with writing("--out", args.out):
         usage = _write(store, manifest, facts, args.format, args.out)
         (args.out / "README.md").write_text(render_card(facts, usage), encoding="utf-8")
+    built_in = weight if facts.guidance_built_in else None
     if args.json:
-        print_json({"checkpoint": manifest.id, "format": args.format, "out": str(args.out)})
+        named = {"checkpoint": manifest.id, "format": args.format, "out": str(args.out)}
+        print_json({**named, "guidance": built_in})
     else:
-        print(f"{args.out}: {manifest.id[:12]} as {args.format}; README.md there shows how to use it")
+        guided = "" if built_in is None else f" with guidance {built_in:g} built in"
+        print(f"{args.out}: {manifest.id[:12]} as {args.format}{guided}; README.md there shows how to use it")
     return 0
 
 
@@ -95,7 +101,9 @@ def _denoiser(store: Store, manifest: CheckpointManifest, config: DenoiserConfig
     return load_denoiser(config, fetch_weights(store, manifest))
 
 
-def _model_facts(store: Store, manifest: CheckpointManifest, guidance: float | None) -> ModelFacts:
+def _model_facts(
+    store: Store, manifest: CheckpointManifest, guidance: float | None, *, built_in: bool
+) -> ModelFacts:
     return ModelFacts(
         checkpoint_id=manifest.id,
         kind=str(manifest.identity.kind),
@@ -103,6 +111,7 @@ def _model_facts(store: Store, manifest: CheckpointManifest, guidance: float | N
         config=DenoiserConfig.model_validate(manifest.identity.architecture),
         sampling_steps=manifest.identity.sampling_steps,
         guidance=guidance,
+        guidance_built_in=built_in,
         lineage=[_generation(ancestor) for ancestor in reversed(list(_ancestry(store, manifest)))],
         figures=list(_figures(store, manifest)),
     )
@@ -125,13 +134,25 @@ def _generation(manifest: CheckpointManifest) -> str:
 
 
 def _figures(store: Store, manifest: CheckpointManifest) -> Iterator[str]:
-    for record in evaluations_of(store, manifest.id):
-        question, distance = record.get("question", {}), record.get("distance")
+    for record in without_trials(evaluations_of(store, manifest.id)):
+        distance = record.get("distance")
         if isinstance(distance, int | float):
-            yield (
-                f"{record.get('distance_name', 'distance')} {distance:.4g}: {question.get('steps')} steps of"
-                f" {question.get('sampler')}, {question.get('samples')} samples"
-            )
+            name = record.get("distance_name", "distance")
+            yield f"{name} {distance:.4g}: {_asked(record.get('question', {}))}"
     if figures := manifest.circumstances.figures:
         loss = "" if figures.final_loss is None else f", final loss {figures.final_loss:.4g}"
         yield f"trained for {figures.updates:,} updates in {figures.seconds:,.0f} s{loss}"
+
+
+def _asked(question: dict[str, Any]) -> str:
+    """How the samples of a measurement were drawn, as far as it is not what `progdistill evaluate` does."""
+    words = [f"{question.get('steps')} steps of {question.get('sampler')}"]
+    if (gamma := question.get("gamma")) is not None:
+        words.append(f"γ = {gamma:g}")
+    if guidance := question.get("guidance"):
+        words.append(f"guided with w = {guidance:g}")
+    if question.get("clip") is False:
+        words.append("without clipping")
+    if seed := question.get("seed"):
+        words.append(f"seed {seed}")
+    return ", ".join([*words, f"{question.get('samples')} samples"])

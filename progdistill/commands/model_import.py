@@ -35,7 +35,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument("source", metavar="SOURCE", help="a folder; with --from-store a checkpoint there")
     parser.add_argument("--name", required=True, help="alias to give the checkpoint")
     parser.add_argument("--from-store", metavar="URI", help="copy SOURCE from this store")
-    parser.add_argument("--dataset", default=UNKNOWN_DATASET, metavar="NAME", help="what it was trained on")
+    parser.add_argument("--dataset", metavar="NAME", help="what it was trained on, if that is not recorded")
     parser.add_argument(
         "--scheduler", type=Path, metavar="FILE", help="scheduler_config.json of its training"
     )
@@ -52,14 +52,16 @@ def _import(args: argparse.Namespace) -> int:
     if args.from_store is not None:
         source = open_store(args.from_store, must_exist=True)
         found = resolve_reference(source, args.source)
+        _require_dataset(found, args.dataset)
         manifest = _publish_own(store, found, fetch_weights(source, found))
     elif (folder := Path(args.source)).is_dir():
         own = (folder / MANIFEST_FILE).is_file()
-        manifest = _import_exported(store, folder) if own else _import_diffusers(store, folder, args)
+        manifest = _import_exported(store, folder, args) if own else _import_diffusers(store, folder, args)
     else:
         raise UsageError(
             f"{args.source} is no folder; download the model first, or name another store with --from-store"
         )
+    _require_dataset(manifest, args.dataset)
     move_alias(store, args.name, manifest.id, f"progdistill import@{socket.gethostname()}")
     if args.json:
         print_json({"id": manifest.id, "name": args.name, "kind": str(manifest.identity.kind)})
@@ -68,10 +70,22 @@ def _import(args: argparse.Namespace) -> int:
     return 0
 
 
-def _import_exported(store: Store, folder: Path) -> CheckpointManifest:
+def _require_dataset(manifest: CheckpointManifest, asked: str | None) -> None:
+    """Refuse a --dataset that goes nowhere: the first manifest of a checkpoint stays, with what it says."""
+    known = manifest.circumstances.dataset_name
+    if asked not in (None, known):
+        raise UsageError(
+            f"--dataset {asked}: checkpoint {manifest.id[:12]} was made or imported before with dataset"
+            f" {known}, which stays; leave --dataset out: `--from {manifest.id[:12]} --dataset {asked}` says"
+            " which images its students learn from"
+        )
+
+
+def _import_exported(store: Store, folder: Path, args: argparse.Namespace) -> CheckpointManifest:
     """A folder written by `progdistill export --format safetensors`."""
     file = folder / MANIFEST_FILE
     manifest = decode(CheckpointManifest, file.read_bytes(), where=str(file))
+    _require_dataset(manifest, args.dataset)
     return _publish_own(store, manifest, folder / WEIGHTS_FILE)
 
 
@@ -97,7 +111,11 @@ def _import_diffusers(store: Store, folder: Path, args: argparse.Namespace) -> C
     weights = store.scratch() / f"import-{args.name.replace('/', '-')}.safetensors"
     save_weights(model.weights, weights)
     return publish_checkpoint(
-        store, weights, _description(model.config), _circumstances(store, folder, args.dataset), consume=True
+        store,
+        weights,
+        _description(model.config),
+        _circumstances(store, folder, args.dataset or UNKNOWN_DATASET),
+        consume=True,
     )
 
 

@@ -1,7 +1,6 @@
 """A pretrained diffusers model read from its folder: needs no diffusers, and unpickles nothing unasked."""
 
 import json
-import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,20 +9,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from progdistill.diffusion.names import PredictionType
 from progdistill.errors import UsageError
-from progdistill.models.config import TIME_SCALE, CosineTime, DenoiserConfig, ForeignTime, TimeInput
+from progdistill.models.config import DenoiserConfig
 from progdistill.models.denoiser import empty_denoiser, mismatch
-from progdistill.models.diffusers_export import cosine_betas
 from progdistill.models.diffusers_format import config_from_diffusers, weights_from_diffusers
-from progdistill.models.foreign_schedule import ForeignSchedule
+from progdistill.models.diffusers_schedule import read_schedule
 
-_PREDICTIONS = {
-    "epsilon": PredictionType.EPS,
-    "sample": PredictionType.X,
-    "v_prediction": PredictionType.V,
-}
-_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 _PREFIX = "network."
 
 
@@ -47,11 +38,8 @@ def read_diffusers(
     unet = folder / "unet" if (folder / "unet").is_dir() else folder
     network = config_from_diffusers(_read_network_config(unet), label_dropout)
     noise_file = scheduler or _find_scheduler(folder)
-    noise = _read_json(noise_file)
-    prediction = _PREDICTIONS.get(noise.get("prediction_type", "epsilon"))
-    if prediction is None:
-        raise UsageError(f"{noise_file}: unknown prediction_type {noise['prediction_type']!r}")
-    config = DenoiserConfig(network=network, prediction=prediction, time_input=_time_input(noise, noise_file))
+    prediction, time_input = read_schedule(_read_json(noise_file), noise_file)
+    config = DenoiserConfig(network=network, prediction=prediction, time_input=time_input)
     weights_file = _find_weights(unet, allow_pickle)
     weights = {
         _PREFIX + name: tensor.float() for name, tensor in weights_from_diffusers(_read(weights_file)).items()
@@ -98,34 +86,6 @@ def _find_scheduler(folder: Path) -> Path:
         f"{folder} has no scheduler_config.json, which says what noise its network was trained on;"
         " give the whole pipeline folder, or --scheduler FILE"
     )
-
-
-def _time_input(scheduler: dict[str, Any], path: Path) -> TimeInput:
-    betas = scheduler.get("trained_betas")
-    if betas is not None:
-        if len(betas) == TIME_SCALE and all(map(_nearly_equal, betas, cosine_betas())):
-            return CosineTime()
-        raise UsageError(
-            f"{path}: trained_betas other than those of this package's exports cannot be imported"
-        )
-    kind = scheduler.get("beta_schedule", "linear")
-    if kind not in _SCHEDULES:
-        raise UsageError(f"{path}: beta_schedule {kind!r} is none of {', '.join(_SCHEDULES)}")
-    if scheduler.get("rescale_betas_zero_snr"):
-        raise UsageError(f"{path}: rescale_betas_zero_snr is not supported")
-    fields = {"num_train_timesteps": "steps"}
-    if kind != "squaredcos_cap_v2":
-        fields |= {"beta_start": "beta_start", "beta_end": "beta_end"}
-    named = {ours: scheduler[theirs] for theirs, ours in fields.items() if theirs in scheduler}
-    try:
-        return ForeignTime(schedule=ForeignSchedule(kind=kind, **named))
-    except ValueError as error:
-        raise UsageError(f"{path} describes no schedule: {error}") from error
-
-
-def _nearly_equal(one: float, other: float) -> bool:
-    """Equal up to what two machines' sines may differ by."""
-    return math.isclose(one, other, rel_tol=1e-12)
 
 
 def _find_weights(folder: Path, allow_pickle: bool) -> Path:

@@ -18,7 +18,9 @@ class ModelFacts(NamedTuple):
     config: DenoiserConfig
     sampling_steps: int | None
     guidance: float | None
-    """The guidance weight built into the export."""
+    """The weight to draw with, of a model that has guidance as an input."""
+    guidance_built_in: bool
+    """Whether the export always draws with that weight; elsewhere it stays an input."""
     lineage: Sequence[str]
     """One line a generation, from the first teacher to this model."""
     figures: Sequence[str]
@@ -44,9 +46,10 @@ def render_card(facts: ModelFacts, usage: str) -> str:
     if network.label_dropout:
         about.append(f"label {network.num_classes} stands for 'no class'")
     if facts.guidance is not None:
-        about.append(
-            f"guidance weight w = {facts.guidance:g} is built in: (1 + w)·conditional − w·unconditional"
-        )
+        weight = f"w = {facts.guidance:g} is built in"
+        if not facts.guidance_built_in:
+            weight = f"w is an input, the least it has learnt is {facts.guidance:g}"
+        about.append(f"guidance weight {weight}: (1 + w)·conditional − w·unconditional")
     return f"""---
 tags: [diffusion, progressive-distillation]
 ---
@@ -115,7 +118,7 @@ def onnx_usage(facts: ModelFacts, file_name: str) -> str:
     if network.num_classes:
         extras.append(f'inputs["labels"] = np.arange(4) % {network.num_classes}')
     if network.guidance_input:
-        extras.append('inputs["guidance"] = np.full(4, 1.0, np.float32)')
+        extras.append(f'inputs["guidance"] = np.full(4, {facts.guidance or 0.0}, np.float32)')
     lines = "".join(f"{line}\n" for line in extras)
     return f"""`{file_name}` is one DDIM step from time t to t_next, in float32, for any batch size:
 

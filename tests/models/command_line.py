@@ -23,8 +23,12 @@ def run(store: Store, *words: object) -> int:
 
 
 def publish(store: Store, denoiser: Denoiser, folder: Path) -> str:
-    """Publish a model as a base model and as its own student of 4 steps; returns the student's id."""
+    """Publish a model as a base model and as its own student of 4 steps; returns the student's id.
+
+    A model that has guidance as an input has learnt the weights from 1 to 4.
+    """
     weights, parent = folder / "weights.safetensors", None
+    guided = denoiser.config.network.guidance_input
     save_weights(weights_of(denoiser), weights)
     for kind, steps in ((CheckpointKind.BASE, None), (CheckpointKind.STUDENT, 4)):
         identity = description(
@@ -33,6 +37,7 @@ def publish(store: Store, denoiser: Denoiser, folder: Path) -> str:
             parent=parent,
             prediction=str(denoiser.config.prediction),
             architecture=denoiser.config.model_dump(mode="json"),
+            training={"guidance": {"lowest": 1, "highest": 4}} if guided else {},
         )
         figures = TrainingFigures(
             updates=200, images=12800, seconds=20, images_per_second=640, final_loss=0.25

@@ -8,8 +8,17 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
-from progdistill.artifacts.checkpoint import CheckpointKind, CheckpointManifest, fetch_weights
+from progdistill.artifacts.aliases import read_alias
+from progdistill.artifacts.checkpoint import (
+    CheckpointKind,
+    CheckpointManifest,
+    fetch_weights,
+    list_ids,
+    list_manifests,
+    load_manifest,
+)
 from progdistill.artifacts.resolve import resolve_reference
 from progdistill.artifacts.store import Store, open_store
 from progdistill.diffusion.names import PredictionType
@@ -94,8 +103,34 @@ def test_importing_twice_gives_one_checkpoint(
 ) -> None:
     pytest.importorskip("diffusers")
     first = imported(store, make_denoiser, tmp_path)
-    run(store, "import", tmp_path / "diffusers", "--name", "again")
-    assert resolve_reference(store, "again") == first
+    for name, words in (("again", ()), ("once-more", ("--dataset", "digits"))):
+        assert run(store, "import", tmp_path / "diffusers", "--name", name, *words) == 0
+        assert resolve_reference(store, name) == first
+
+
+def test_another_dataset_than_the_first_time_is_refused(
+    store: Store, make_denoiser: MakeDenoiser, tmp_path: Path
+) -> None:
+    """The checkpoint is the same, and its first manifest stays: the new name would have no effect."""
+    pytest.importorskip("diffusers")
+    first = imported(store, make_denoiser, tmp_path)
+    with pytest.raises(UsageError, match=f"dataset digits, .*`--from {first.id[:12]} --dataset flowers`"):
+        run(store, "import", tmp_path / "diffusers", "--name", "other", "--dataset", "flowers")
+    assert load_manifest(store, first.id) == first
+    assert read_alias(store, "other") is None
+
+
+def test_a_recorded_dataset_is_not_renamed_at_import(
+    store: Store, make_denoiser: MakeDenoiser, tmp_path: Path
+) -> None:
+    student = publish(store, make_denoiser(), tmp_path)
+    run(store, "export", student, "--format", "safetensors", "--out", tmp_path / "out")
+    other = open_store(str(tmp_path / "other"))
+    for source in ((tmp_path / "out",), (student, "--from-store", store.uri)):
+        with pytest.raises(UsageError, match="with dataset digits, which stays"):
+            run(other, "import", *source, "--name", "best", "--dataset", "flowers")
+    assert not list_ids(other)
+    assert run(other, "import", tmp_path / "out", "--name", "best", "--dataset", "digits") == 0
 
 
 @pytest.mark.parametrize(
@@ -103,7 +138,12 @@ def test_importing_twice_gives_one_checkpoint(
     [
         (["--format", "diffusers", "--out", "."], "holds something already"),
         (["--format", "onnx", "--guidance", "2", "--out", "new"], "--guidance is for --format diffusers"),
-        (["--format", "diffusers", "--guidance", "2", "--out", "new"], "guidance as an input"),
+        (["--format", "diffusers", "--guidance", "2", "--out", "new"], "cannot be guided"),
+        (["--format", "diffusers", "--guidance", "-3", "--out", "new"], "guidance -3: give a weight from 0"),
+        (
+            ["--format", "diffusers", "--guidance", "nan", "--out", "new"],
+            "guidance nan: give a weight",
+        ),
     ],
 )
 def test_wrong_export_options_are_explained(
@@ -119,6 +159,50 @@ def test_wrong_export_options_are_explained(
     with pytest.raises(UsageError, match=complaint):
         run(store, "export", student, *words)
     assert not (tmp_path / "new").exists()
+
+
+def guided_export(store: Store, student: str, folder: Path, *words: str) -> dict[str, Tensor]:
+    """The U-Net's weights in a diffusers export of a guided student."""
+    assert run(store, "export", student, "--format", "diffusers", "--out", folder, *words) == 0
+    return load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
+
+
+def test_a_guided_student_is_exported_at_the_weight_that_it_is_sampled_with(
+    store: Store, make_denoiser: MakeDenoiser, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The least that it has learnt, or what --guidance says."""
+    pytest.importorskip("diffusers")
+    student = publish(store, make_denoiser(guidance_input=True), tmp_path)
+    found = guided_export(store, student, tmp_path / "default")
+    assert "with guidance 1 built in" in capsys.readouterr().out
+    least = guided_export(store, student, tmp_path / "least", "--guidance", "1")
+    most = guided_export(store, student, tmp_path / "most", "--guidance", "4")
+    assert all(torch.equal(found[name], weights) for name, weights in least.items())
+    bias = "time_embedding.linear_1.bias"
+    assert not torch.equal(found[bias], most[bias])
+    for folder, weight in (("default", 1), ("most", 4)):
+        assert f"guidance weight w = {weight} is built in" in (tmp_path / folder / "README.md").read_text()
+    assert "note" not in capsys.readouterr().err
+
+
+def test_a_weight_that_a_student_has_not_learnt_is_noted_at_export(
+    store: Store, make_denoiser: MakeDenoiser, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("diffusers")
+    student = publish(store, make_denoiser(guidance_input=True), tmp_path)
+    guided_export(store, student, tmp_path / "out", "--guidance", "9", "--json")
+    out, err = capsys.readouterr()
+    assert f"{student[:12]} learnt guidance 1:4, not 9" in err
+    assert json.loads(out)["guidance"] == 9
+
+
+def test_a_model_guided_by_two_questions_has_nowhere_to_build_a_weight_into(
+    store: Store, make_denoiser: MakeDenoiser, tmp_path: Path
+) -> None:
+    publish(store, make_denoiser(label_dropout=True), tmp_path)
+    (base,) = [m.id for m in list_manifests(store) if m.identity.kind is CheckpointKind.BASE]
+    with pytest.raises(UsageError, match="guidance as an input"):
+        run(store, "export", base, "--format", "diffusers", "--guidance", "2", "--out", tmp_path / "new")
 
 
 @pytest.mark.parametrize("form", ["diffusers", "onnx", "safetensors"])

@@ -213,10 +213,11 @@ def edit(path: Path, **changes: Any) -> None:
         ("unet/config.json", {"out_channels": 2}, "learned variance"),
         ("unet/config.json", {"layers_per_block": 2}, "does not fit"),
         ("scheduler/scheduler_config.json", {"beta_schedule": "sigmoid"}, "'sigmoid' is none of"),
-        ("scheduler/scheduler_config.json", {"prediction_type": "flow"}, "unknown prediction_type 'flow'"),
+        ("scheduler/scheduler_config.json", {"prediction_type": "flow"}, "prediction_type 'flow' is none of"),
         ("scheduler/scheduler_config.json", {"trained_betas": [0.1, 0.2]}, "trained_betas other than"),
         ("scheduler/scheduler_config.json", {"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr"),
         ("scheduler/scheduler_config.json", {"beta_end": 2.0}, "describes no schedule"),
+        ("scheduler/scheduler_config.json", {"_class_name": "TheirScheduler"}, "is of a TheirScheduler"),
     ],
 )
 def test_what_cannot_be_imported_is_refused_by_name(

@@ -1,0 +1,121 @@
+"""What a diffusers scheduler_config.json says of a network: what its output means, and the noise it knows."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from progdistill.diffusion.names import PredictionType
+from progdistill.errors import UsageError
+from progdistill.models.config import TIME_SCALE, CosineTime, ForeignTime, TimeInput
+from progdistill.models.diffusers_export import cosine_betas
+from progdistill.models.foreign_schedule import ForeignSchedule
+
+_PREDICTIONS = {
+    "epsilon": PredictionType.EPS,
+    "sample": PredictionType.X,
+    "v_prediction": PredictionType.V,
+}
+_KINDS = ("linear", "scaled_linear", "squaredcos_cap_v2")
+_DDPM = ForeignSchedule(kind="linear")
+_STABLE_DIFFUSION = ForeignSchedule(kind="linear", beta_start=0.00085, beta_end=0.012)
+_LATENT = ForeignSchedule(kind="scaled_linear", beta_start=0.00085, beta_end=0.012)
+SCHEDULERS = {
+    "DDIMInverseScheduler": _DDPM,
+    "DDIMParallelScheduler": _DDPM,
+    "DDIMScheduler": _DDPM,
+    "DDPMParallelScheduler": _DDPM,
+    "DDPMScheduler": _DDPM,
+    "DEISMultistepScheduler": _DDPM,
+    "DPMSolverMultistepInverseScheduler": _DDPM,
+    "DPMSolverMultistepScheduler": _DDPM,
+    "DPMSolverSDEScheduler": _STABLE_DIFFUSION,
+    "DPMSolverSinglestepScheduler": _DDPM,
+    "EulerAncestralDiscreteScheduler": _DDPM,
+    "EulerDiscreteScheduler": _DDPM,
+    "HeunDiscreteScheduler": _STABLE_DIFFUSION,
+    "KDPM2AncestralDiscreteScheduler": _STABLE_DIFFUSION,
+    "KDPM2DiscreteScheduler": _STABLE_DIFFUSION,
+    "LCMScheduler": _LATENT,
+    "LMSDiscreteScheduler": _DDPM,
+    "PNDMScheduler": _DDPM,
+    "RePaintScheduler": _DDPM,
+    "SASolverScheduler": _DDPM,
+    "TCDScheduler": _LATENT,
+    "UnCLIPScheduler": ForeignSchedule(kind="squaredcos_cap_v2"),
+    "UniPCMultistepScheduler": _DDPM,
+}
+"""The classes of diffusers 0.42.1 whose noise is ᾱ_k = Π (1 − β_j), each with its schedule by default."""
+
+
+def read_schedule(facts: dict[str, Any], path: Path) -> tuple[PredictionType, TimeInput]:
+    """What the output of a network means, and how it reads the time, as `facts` from `path` have it.
+
+    How a scheduler steps (`use_karras_sigmas`, `timestep_spacing`, …) is no matter of the network's. Raises
+    UsageError for noise, or a meaning, without counterpart here.
+    """
+    defaults = _defaults(facts, path)
+    prediction = _PREDICTIONS.get(str(facts.get("prediction_type", "epsilon")))
+    if prediction is None:
+        raise UsageError(
+            f"{path}: prediction_type {facts['prediction_type']!r} is none of {', '.join(_PREDICTIONS)}"
+        )
+    _check_forward_process(facts, path)
+    return prediction, _time_input(facts, defaults, path)
+
+
+def _defaults(facts: dict[str, Any], path: Path) -> ForeignSchedule:
+    """The schedule where the file leaves it out, which is a matter of the scheduler's class."""
+    name = facts.get("_class_name")
+    if name is None:
+        if facts.get("beta_schedule") is None and facts.get("trained_betas") is None:
+            raise UsageError(
+                f"{path} names no scheduler (_class_name) and no beta_schedule, so it is unknown what noise"
+                " its network was trained on; give the file of its training with --scheduler FILE"
+            )
+        return _DDPM
+    if str(name) not in SCHEDULERS:
+        raise UsageError(
+            f"{path} is of a {name}, which is not known to add noise as a DDPMScheduler does; if the network"
+            " was trained with a scheduler that does (docs/models.md lists them), give its file with"
+            " --scheduler FILE"
+        )
+    return SCHEDULERS[str(name)]
+
+
+def _check_forward_process(facts: dict[str, Any], path: Path) -> None:
+    """Raise UsageError for settings that make other noise of the betas, or tell the network another time."""
+    refused = [name for name in ("rescale_betas_zero_snr", "use_flow_sigmas") if facts.get(name)]
+    # Euler's continuous time is log(σ)/4, and diffusers uses it with v alone.
+    if facts.get("timestep_type") == "continuous" and facts.get("prediction_type") == "v_prediction":
+        refused.append("timestep_type")
+    if refused:
+        raise UsageError(
+            f"{path}: {refused[0]} = {facts[refused[0]]!r} is not supported: the network's noise is then not"
+            " that of its beta_schedule at its time; choose a model trained without it"
+        )
+
+
+def _time_input(facts: dict[str, Any], defaults: ForeignSchedule, path: Path) -> TimeInput:
+    betas = facts.get("trained_betas")
+    if betas is not None:
+        if len(betas) == TIME_SCALE and all(map(_nearly_equal, betas, cosine_betas())):
+            return CosineTime()
+        raise UsageError(
+            f"{path}: trained_betas other than those of this package's exports cannot be imported"
+        )
+    kind = facts.get("beta_schedule", defaults.kind)
+    if kind not in _KINDS:
+        raise UsageError(f"{path}: beta_schedule {kind!r} is none of {', '.join(_KINDS)}")
+    fields = {"kind": kind, "steps": facts.get("num_train_timesteps", defaults.steps)}
+    if kind != "squaredcos_cap_v2":
+        fields["beta_start"] = facts.get("beta_start", defaults.beta_start)
+        fields["beta_end"] = facts.get("beta_end", defaults.beta_end)
+    try:
+        return ForeignTime(schedule=ForeignSchedule(**fields))
+    except ValueError as error:
+        raise UsageError(f"{path} describes no schedule: {error}") from error
+
+
+def _nearly_equal(one: float, other: float) -> bool:
+    """Equal up to what two machines' sines may differ by."""
+    return math.isclose(one, other, rel_tol=1e-12)
