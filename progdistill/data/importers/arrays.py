@@ -8,6 +8,7 @@ from typing import Final, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from progdistill.data.image_names import readable_name
 from progdistill.data.importers.class_numbers import class_names_up_to, require_class_number
 from progdistill.data.importers.npy_rows import array_names, iterate_rows, read_array, read_header
 from progdistill.data.source import SourceFacts, SourceImage
@@ -62,7 +63,11 @@ class ArraysSource:
             importer="arrays",
             location=str(self._path),
             description="as they are",
-            identity={"name": self._path.name, "bytes": facts.st_size, "modified_ns": facts.st_mtime_ns},
+            identity={
+                "name": readable_name(self._path.name),
+                "bytes": facts.st_size,
+                "modified_ns": facts.st_mtime_ns,
+            },
             channels=self._channels,
             image_size=self._size,
             class_names=self._class_names,
