@@ -7,7 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from progdistill.commands.common import add_json_argument, check_output, default_data_root, print_json
+from progdistill.commands.common import (
+    add_json_argument,
+    check_output,
+    default_data_root,
+    print_json,
+    require_between,
+)
 from progdistill.errors import UsageError
 
 if TYPE_CHECKING:
@@ -18,6 +24,8 @@ if TYPE_CHECKING:
 GRID_IMAGES: Final = 64
 SHOWN_CLASSES: Final = 20
 BAR_WIDTH: Final = 40
+MOST_UNREADABLE: Final = 1_000_000_000
+"""More images than any dataset has."""
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -76,6 +84,7 @@ def _prepare(args: argparse.Namespace) -> int:
 
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", args.name):
         raise UsageError(f"{args.name!r} cannot name a dataset: use letters, digits and ._-")
+    require_between("--max-unreadable", args.max_unreadable, 0, MOST_UNREADABLE)
     source = open_source(
         args.name,
         args.source,

@@ -5,6 +5,7 @@ from typing import Final
 
 from progdistill.artifacts.local_store import LocalStore
 from progdistill.artifacts.store import Store, open_store
+from progdistill.data.image_names import readable_name
 from progdistill.data.manifest import DatasetManifest, PreparedFrom, fingerprint_of, read_manifest
 from progdistill.data.publish import publish
 from progdistill.data.shard_format import ShardEntry
@@ -94,7 +95,7 @@ def _origin(facts: SourceFacts, state: PreparationState) -> PreparedFrom:
     unreadable = [image for split in facts.splits for image in state.split(split).unreadable.values()]
     return PreparedFrom(
         importer=facts.importer,
-        source=facts.location,
+        source=readable_name(facts.location),
         description=facts.description,
         identity=facts.identity,
         unreadable=tuple(unreadable),

@@ -68,7 +68,19 @@ def test_channels_may_come_first(tmp_path: Path) -> None:
         ({"pictures": IMAGES}, "has arrays pictures: call the images one of images"),
         ({"images": IMAGES, "labels": LABELS[:3]}, r"labels is int64 \[3\].* for 20 images"),
         ({"images": IMAGES, "labels": LABELS / 2}, "labels is float64"),
+        ({"images": IMAGES, "labels": np.zeros((20, 0), int)}, r"labels is int64 \[20, 0\]"),
+        ({"images": IMAGES[:1], "labels": np.array(0)}, r"labels is int64 \[\]"),
+        (
+            {"images": IMAGES, "labels": LABELS + 10**8},
+            r"labels has class number 10000000\d, above the highest",
+        ),
+        (
+            {"images": IMAGES, "labels": LABELS.astype(np.uint64) - 4},
+            r"labels has class number 184467440\d+, abo",
+        ),
+        ({"images": IMAGES[:, :0, :0]}, r"images has shape \[20, 0, 0, 3\], without any pixels"),
         ({"x_train": IMAGES, "x_test": IMAGES[:, :4, :4]}, "x_test has images of another shape"),
+        ({"x_train": IMAGES, "y_train": LABELS, "x_test": IMAGES}, "x_test has no classes, unlike the other"),
     ],
 )
 def test_what_is_no_dataset_is_named(tmp_path: Path, contents: dict[str, np.ndarray], words: str) -> None:  # type: ignore[type-arg]

@@ -132,6 +132,10 @@ def test_known_datasets_are_prepared_by_name(capsys: pytest.CaptureFixture[str])
         (("prepare", "pets", "--source", "nowhere"), "there is no nowhere"),
         (("prepare", "../pets", "--source", "pets"), "'../pets' cannot name a dataset"),
         (("prepare", "pets", "--source", "pets", "--image-size", "0"), "--image-size 0"),
+        (
+            ("prepare", "pets", "--source", "pets", "--max-unreadable", "-1"),
+            "--max-unreadable -1: give a number",
+        ),
         (("prepare", "pets", "--source", "pets", "--crop", "centre"), "need --image-size N"),
         (("prepare", "cifar10", "--source", "pets", "--grey"), "choose another NAME to use --grey"),
         (("prepare", "cifar10", "--source", "pets"), "no CIFAR-10 in pets"),

@@ -1,5 +1,6 @@
 """A folder of images of one's own, and what is wrong with some folders."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +105,77 @@ def test_files_that_are_no_images_are_left_out_by_name(
     assert stored(info) == rows(IMAGES, LABELS)
     said = capsys.readouterr().err
     assert "left out a/broken.png" in said and "left out b/cut.png" in said
+
+
+def test_links_that_lead_nowhere_and_what_is_no_file_are_left_out_by_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path / "cats", CLASSED)
+    (path / "a" / "dangling.png").symlink_to("nowhere.png")
+    (path / "a" / "loop.png").symlink_to("loop.png")
+    (path / "d").symlink_to("d")
+    os.mkfifo(path / "b" / "pipe.png")
+    info = prepared(folder(path), tmp_path)
+    assert stored(info) == rows(IMAGES, LABELS)
+    said = capsys.readouterr().err
+    assert "left out a/dangling.png: No such file" in said and "left out b/pipe.png: it is no file" in said
+    assert "left out a/loop.png: Too many levels" in said
+
+
+def test_names_of_images_need_not_be_utf8(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    odd = {"a/odd\udcff.png": encoded(IMAGES[0]), "a/broken\udcff.png": b"not a png"}
+    info = prepared(folder(write(tmp_path / "cats\udcff", CLASSED | odd)), tmp_path)
+    assert stored(info) == rows(np.concatenate([IMAGES, IMAGES[:1]]), np.append(LABELS, 0))
+    assert "left out a/broken\\xff.png" in capsys.readouterr().err
+
+
+def test_names_of_classes_must_be_utf8(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"a class whose name is not UTF-8, b\\xff: rename it"):
+        folder(write(tmp_path, CLASSED | {"b\udcff/1.png": encoded(IMAGES[0])}))
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        (("a/1.png", "a/deep/2.png"), "a/deep has images that would be left out, such as 2.png: move them"),
+        (("a/1.png", "b/deep/2.png"), "b/deep has images that would be left out"),
+        (("train/a/1.png", "2.png"), "cats has images that would be left out, such as 2.png"),
+        (("train/1.png", "more/2.png"), "cats/more has images that would be left out"),
+        (("train/a/1.png", "test/2.png"), "cats/test has images that would be left out"),
+        (("train/1.png", "val/1.png", "valid/2.png"), "the folders val and valid, both for split validation"),
+        (("val/1.png", "test/2.png"), "the folders test, val of splits, but none called train"),
+        (("Train/a/1.png", "Test/a/2.png"), "the folders Test, Train of splits, but none called train"),
+    ],
+)
+def test_a_folder_of_which_images_would_be_left_out_is_refused(
+    tmp_path: Path, files: tuple[str, ...], words: str
+) -> None:
+    with pytest.raises(UsageError, match=words):
+        folder(write(tmp_path / "cats", dict.fromkeys(files, encoded(IMAGES[0]))))
+
+
+def test_hidden_folders_and_links_to_other_folders_do_not_count(tmp_path: Path) -> None:
+    path = write(tmp_path / "cats", CLASSED | {"a/.thumbnails/1.png": b"x", "notes/readme.txt": b"x"})
+    (path / "a" / "again").symlink_to(path)
+    assert folder(path).facts.splits == {"train": 12}
+
+
+def test_images_below_a_class_folder_that_is_a_link_are_noticed(tmp_path: Path) -> None:
+    write(tmp_path / "elsewhere", {"1.png": encoded(IMAGES[0]), "deep/2.png": encoded(IMAGES[1])})
+    path = write(tmp_path / "cats", CLASSED)
+    (path / "d").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UsageError, match="cats/d/deep has images that would be left out"):
+        folder(path)
+
+
+def test_a_class_that_is_called_like_a_split_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = folder(write(tmp_path, CLASSED | {"test/1.png": encoded(IMAGES[0])}))
+    assert source.facts.class_names == ("a", "b", "c", "test")
+    assert (
+        f"{tmp_path}/test is taken for a class, since no folder train is beside it" in capsys.readouterr().err
+    )
 
 
 def _first(name: str) -> str:

@@ -1,6 +1,8 @@
 """Parquet as the Hugging Face library lays it out."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -82,6 +84,95 @@ def test_rows_without_bytes_are_left_out_by_name(tmp_path: Path, capsys: pytest.
     info = prepared(parquet(tmp_path), tmp_path)
     assert info.splits == {"train": 3}
     assert "left out x.parquet[3]: it has no bytes, only a path" in capsys.readouterr().err
+
+
+def table(images: Any = FILES[:6], **columns: Any) -> pa.Table:
+    """Encoded images in structs, beside other columns."""
+    return pa.table({"image": [{"bytes": data} for data in images], **columns})
+
+
+def described(table: pa.Table, metadata: str) -> pa.Table:
+    """The table with what the library `datasets` would say of it."""
+    return table.replace_schema_metadata({"huggingface": metadata})
+
+
+def classes_called(*names: str) -> str:
+    return json.dumps({"info": {"features": {"label": {"_type": "ClassLabel", "names": names}}}})
+
+
+LABELLED = table(label=[0, 1] * 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "other", "words"),
+    [
+        (
+            "test-0",
+            table(),
+            "test-0.parquet has no column label, which .*train-0.parquet has: add it, or move",
+        ),
+        ("test-0", LABELLED.rename_columns(["img", "label"]), "test-0.parquet has no column image, which"),
+        (
+            "train-1",
+            table(label=["cat"] * 6),
+            "train-1.parquet: column label holds string, not class numbers",
+        ),
+        ("train-1", pa.table({"image": ["a"], "label": [0]}), "column image holds string, not images"),
+        ("train-1", described(LABELLED, classes_called("b", "a")), "has 'b' as class 0, which is 'a' in"),
+        (
+            "test-0",
+            pa.Table.from_arrays([*LABELLED, LABELLED["label"]], ["image", "label", "label"]),
+            "has 2",
+        ),
+    ],
+)
+def test_a_file_whose_columns_differ_from_the_first_is_named(
+    tmp_path: Path, name: str, other: pa.Table, words: str
+) -> None:
+    pq.write_table(described(LABELLED, classes_called("a", "b")), tmp_path / "train-0.parquet")
+    pq.write_table(other, tmp_path / f"{name}.parquet")
+    with pytest.raises(UsageError, match=words):
+        parquet(tmp_path)
+
+
+def test_images_may_be_stored_as_plain_bytes(tmp_path: Path) -> None:
+    plain = pa.table({"image": pa.array([*FILES[:6], None]), "label": LABELS[:7]})
+    metadata = json.dumps({"info": {"features": {"image": {"_type": "Image"}}}})
+    pq.write_table(described(plain, metadata), tmp_path / "x.parquet")
+    assert stored(prepared(parquet(tmp_path), tmp_path)) == rows(IMAGES[:6], LABELS[:6])
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        "{",
+        "[1]",
+        "[" * 100_000,
+        '{"info": null}',
+        '{"info": {"features": {"label": 1, "image": {"_type": [1]}}}}',
+        '{"info": {"features": {"label": {"_type": "ClassLabel", "names": [1, null]}}}}',
+        '{"info": {"features": {"label": {"_type": "ClassLabel", "names": ["a", "\\ud800"]}}}}',
+        '{"info": {"features": {"removed": {"_type": "ClassLabel", "names": ["a"]}}}}',
+    ],
+)
+def test_metadata_that_tell_nothing_are_as_good_as_none(tmp_path: Path, metadata: str) -> None:
+    pq.write_table(described(LABELLED, metadata), tmp_path / "x.parquet")
+    assert parquet(tmp_path).facts.class_names == ("0", "1")
+
+
+@pytest.mark.parametrize("number", [10**8, 2**64 - 1])
+def test_ids_are_no_classes(tmp_path: Path, number: int) -> None:
+    labels = pa.array([0, 1, 2, 3, 4, number], pa.uint64())
+    pq.write_table(table(label=labels), tmp_path / "x.parquet")
+    with pytest.raises(UsageError, match=f"x.parquet: column label has class number {number}, above"):
+        parquet(tmp_path)
+
+
+def test_a_file_whose_name_is_not_utf8_is_named(tmp_path: Path) -> None:
+    pq.write_table(LABELLED, tmp_path / "x.parquet")
+    (tmp_path / "x.parquet").rename(tmp_path / "x\udcff.parquet")
+    with pytest.raises(UsageError, match=r"x\udcff.parquet cannot be opened, .* not UTF-8: rename it"):
+        parquet(tmp_path)
 
 
 @pytest.mark.parametrize("share", [0.5, 0.99])

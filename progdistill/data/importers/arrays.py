@@ -1,5 +1,6 @@
 """Images in one numpy file: `.npy` (images alone) or `.npz` (images, classes, splits by key)."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
@@ -7,6 +8,8 @@ from typing import Final, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from progdistill.data.image_names import readable_name
+from progdistill.data.importers.class_numbers import class_names_up_to, require_class_number
 from progdistill.data.importers.npy_rows import array_names, iterate_rows, read_array, read_header
 from progdistill.data.source import SourceFacts, SourceImage
 from progdistill.errors import UsageError
@@ -35,6 +38,12 @@ class ArraysSource:
         """Look at the headers and classes. Raises UsageError for keys, shapes or types that are no images."""
         self._path, self._flip_safe = path, horizontal_flip_safe
         keys = {"train": (None, None)} if path.suffix == ".npy" else _keys(path)
+        bare = [images for images, labels in keys.values() if labels is None]
+        if 0 < len(bare) < len(keys):
+            raise UsageError(
+                f"{path}: {bare[0]} has no classes, unlike the other images: add them, or save the others"
+                " alone"
+            )
         shapes = {split: _image_shape(path, images) for split, (images, _) in keys.items()}
         self._size, self._channels, _ = shapes["train"]
         self._arrays = {}
@@ -43,9 +52,8 @@ class ArraysSource:
                 raise UsageError(f"{path}: {images} has images of another shape than the training split")
             count = read_header(path, images).shape[0]
             self._arrays[split] = _Array(images, count, _labels(path, labels, count), shapes[split][2])
-        with_classes = any(labels is not None for _, labels in keys.values())
         highest = max(int(array.labels.max(initial=0)) for array in self._arrays.values())
-        self._class_names = tuple(str(number) for number in range(highest + 1)) if with_classes else ()
+        self._class_names = () if bare else class_names_up_to(highest)
 
     @property
     def facts(self) -> SourceFacts:
@@ -55,7 +63,11 @@ class ArraysSource:
             importer="arrays",
             location=str(self._path),
             description="as they are",
-            identity={"name": self._path.name, "bytes": facts.st_size, "modified_ns": facts.st_mtime_ns},
+            identity={
+                "name": readable_name(self._path.name),
+                "bytes": facts.st_size,
+                "modified_ns": facts.st_mtime_ns,
+            },
             channels=self._channels,
             image_size=self._size,
             class_names=self._class_names,
@@ -96,6 +108,10 @@ def _image_shape(path: Path, name: str | None) -> tuple[int, Literal[1, 3], bool
     where = f"{path}: {name}" if name else str(path)
     if header.dtype != np.uint8:
         raise UsageError(f"{where} holds {header.dtype}: images are uint8, 0 to 255; scale and convert them")
+    if 0 in header.shape:
+        raise UsageError(
+            f"{where} has shape {list(header.shape)}, without any pixels: save it with its images"
+        )
     match header.shape:
         case (_, height, width) if height == width:
             return height, 1, False
@@ -112,10 +128,12 @@ def _image_shape(path: Path, name: str | None) -> tuple[int, Literal[1, 3], bool
 def _labels(path: Path, name: str | None, count: int) -> NDArray[np.int64]:
     if name is None:
         return np.zeros(count, np.int64)
-    labels = read_array(path, name)
-    if labels.dtype.kind not in "iu" or labels.size != count:
+    header = read_header(path, name)
+    if header.dtype.kind not in "iu" or not header.shape or math.prod(header.shape) != count:
         raise UsageError(
-            f"{path}: {name} is {labels.dtype} {list(labels.shape)}: classes are one whole number an image,"
+            f"{path}: {name} is {header.dtype} {list(header.shape)}: classes are one whole number an image,"
             f" for {count:,} images"
         )
+    labels = read_array(path, name)
+    require_class_number(f"{path}: {name}", int(labels.max(initial=0)))
     return labels.reshape(count).astype(np.int64)

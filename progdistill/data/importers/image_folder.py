@@ -2,14 +2,15 @@
 
 import hashlib
 import os
+import stat
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from progdistill.data.image_names import IMAGE_SUFFIXES, is_image_name
+from progdistill.data.image_names import IMAGE_SUFFIXES, is_image_name, name_bytes, readable_name
 from progdistill.data.image_rule import ImageRule, decode_image
+from progdistill.data.importers.folder_layout import class_names, refuse_others, split_folders
 from progdistill.data.importers.native_size import native_size
-from progdistill.data.importers.split_names import SPLIT_NAMES
 from progdistill.data.source import Pixels, SourceFacts, SourceImage, UnreadableImageError
 from progdistill.errors import UsageError
 
@@ -18,10 +19,12 @@ class ImageFolderSource:
     """Images by split, class and name, in alphabetical order, so that equal folders give equal datasets."""
 
     def __init__(self, root: Path, rule: ImageRule, *, horizontal_flip_safe: bool) -> None:
-        """Count the images. Raises UsageError when there are none, or some beside class folders."""
+        """Count the images. Raises UsageError when there are none, or some that would be left out."""
         self._root, self._rule, self._flip_safe = root, rule, horizontal_flip_safe
-        self._splits = _split_folders(root)
-        self._classes = _class_names(self._splits)
+        self._splits = split_folders(root)
+        self._classes = class_names(self._splits)
+        used = {folder for split in self._splits for _, folder in self._folders(split)}
+        refuse_others(root, self._splits.values(), used)
         self._counts, self._digest = self._counted()
         for split, count in self._counts.items():
             if not count:
@@ -55,7 +58,7 @@ class ImageFolderSource:
         for label, folder in self._folders(split):
             for path in _images_in(folder):
                 if number >= start:
-                    name = str(path.relative_to(self._root))
+                    name = readable_name(str(path.relative_to(self._root)))
                     yield SourceImage(name, label, partial(_decoded, path, self._rule))
                 number += 1
 
@@ -73,45 +76,27 @@ class ImageFolderSource:
             for _, folder in self._folders(split):
                 for path in _images_in(folder):
                     counts[split] += 1
-                    facts = path.stat()
-                    name = path.relative_to(self._root)
-                    digest.update(f"{name}\0{facts.st_size}\0{facts.st_mtime_ns}\n".encode())
+                    name = name_bytes(str(path.relative_to(self._root)))
+                    digest.update(name + f"\0{_size_and_time(path)}\n".encode())
         return counts, digest.hexdigest()
+
+
+def _size_and_time(path: Path) -> str:
+    try:
+        facts = path.stat()
+    except OSError as error:  # A link that leads nowhere: it is counted, and left out by name.
+        return type(error).__name__
+    return f"{facts.st_size}\0{facts.st_mtime_ns}"
 
 
 def _decoded(path: Path, rule: ImageRule) -> Pixels:
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise UnreadableImageError("it is no file")
         data = path.read_bytes()
     except OSError as error:
         raise UnreadableImageError(error.strerror or str(error)) from error
     return decode_image(data, rule)
-
-
-def _split_folders(root: Path) -> dict[str, Path]:
-    named = {split: root / folder for folder, split in SPLIT_NAMES.items() if (root / folder).is_dir()}
-    return named if "train" in named else {"train": root}
-
-
-def _class_names(splits: dict[str, Path]) -> tuple[str, ...]:
-    """The subfolders of the training split that hold images; none when the images lie there themselves."""
-    train = splits["train"]
-    names = sorted(entry.name for entry in os.scandir(train) if entry.is_dir() and _holds_images(Path(entry)))
-    if names and _holds_images(train):
-        raise UsageError(
-            f"{train} has images beside the class folders {', '.join(names[:3])}: move them into a class"
-            " folder, or give one folder without subfolders"
-        )
-    for split, folder in splits.items():
-        for entry in os.scandir(folder):
-            if entry.is_dir() and _holds_images(Path(entry)) and entry.name not in names:
-                raise UsageError(
-                    f"class {entry.name} of split {split} is not among the training split's classes"
-                )
-    return tuple(names)
-
-
-def _holds_images(folder: Path) -> bool:
-    return any(is_image_name(entry.name) for entry in os.scandir(folder))
 
 
 def _images_in(folder: Path) -> list[Path]:

@@ -3,7 +3,7 @@
 Format of ImageNet (ILSVRC 2012, https://image-net.org/challenges/LSVRC/2012/, readme of its development kit):
 `ILSVRC2012_img_train.tar` holds one tar a class, `n01440764.tar`, …, of JPEG files; `ILSVRC2012_img_val.tar`
 holds ILSVRC2012_val_00000001.JPEG, … without classes, which the development kit gives. An archive of one's
-own holds `<class>/<image>`, or images alone.
+own holds `<class>/<image>`, or images alone, of the training split.
 """
 
 import hashlib
@@ -16,10 +16,11 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from progdistill.data.image_names import IMAGE_SUFFIXES, is_image_name
+from progdistill.data.image_names import IMAGE_SUFFIXES, is_image_name, name_bytes, readable_name
 from progdistill.data.image_rule import ImageRule, decode_image
 from progdistill.data.importers.native_size import native_size
 from progdistill.data.importers.published import PublishedFile, verify_published
+from progdistill.data.importers.split_names import SPLIT_NAMES
 from progdistill.data.source import SourceFacts, SourceImage
 from progdistill.errors import UsageError
 from progdistill.progress import Progress
@@ -98,7 +99,9 @@ class ImageTarSource:
                     f"{image.path}: {image.name} is of class {class_name!r}, which the training images lack"
                 )
             label = labels.get(class_name, 0)
-            yield SourceImage(image.name, label, partial(decode_image, image.read(), self._rule))
+            yield SourceImage(
+                readable_name(image.name), label, partial(decode_image, image.read(), self._rule)
+            )
 
 
 class _Contents(NamedTuple):
@@ -109,14 +112,21 @@ class _Contents(NamedTuple):
 
 
 def _contents(path: Path) -> _Contents:
-    classes, digest = Counter[str](), hashlib.sha256()
+    classes, digest, folders = Counter[str](), hashlib.sha256(), set[str]()
     with Progress(f"looking into {path.name}", total=path.stat().st_size, unit="bytes") as progress:
         for image in iterate_tar(path):
             classes[image.class_name] += 1
-            digest.update(f"{image.name}\0{image.member.size}\0{image.member.mtime}\n".encode())
+            folders.update((*PurePosixPath(image.name).parts[:-1], image.class_name))
+            digest.update(name_bytes(image.name) + f"\0{image.member.size}\0{image.member.mtime}\n".encode())
             progress.advance(image.member.size)
     if not classes:
         raise UsageError(f"{path} has no images ({', '.join(IMAGE_SUFFIXES)})")
+    splits = {SPLIT_NAMES[folder]: folder for folder in sorted(folders) if folder in SPLIT_NAMES}
+    if len(splits) > 1:
+        raise UsageError(
+            f"{path} has the splits {', '.join(sorted(splits.values()))}, which are not told apart in an"
+            " archive: unpack it and give the folder"
+        )
     return _Contents(classes, digest.hexdigest())
 
 
@@ -124,6 +134,12 @@ def _class_names(path: Path, contents: _Contents) -> tuple[str, ...]:
     names = tuple(sorted(contents.classes))
     if "" in names and len(names) > 1:
         raise UsageError(f"{path} has images beside the class folders {', '.join(names[1:4])}")
+    for name in names:
+        if name != readable_name(name):
+            raise UsageError(
+                f"{path} has a class whose name is not UTF-8, {readable_name(name)}: unpack it, rename that"
+                " folder, and give the folder above"
+            )
     return () if names == ("",) else names
 
 

@@ -6,20 +6,22 @@ is a struct of `bytes` (an encoded file) and `path`; a class is an integer. The 
 `<split>-00000-of-00005.parquet`, or lie in a folder called after their split.
 """
 
-import json
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet as pq
 
 from progdistill.data.image_rule import ImageRule, decode_image
+from progdistill.data.importers.class_numbers import class_names_up_to, require_class_number
 from progdistill.data.importers.native_size import native_size
+from progdistill.data.importers.parquet_columns import Columns, check_columns, find_columns
 from progdistill.data.importers.split_names import SPLIT_NAMES
 from progdistill.data.source import Pixels, SourceFacts, SourceImage, UnreadableImageError
 from progdistill.errors import UsageError
@@ -29,20 +31,14 @@ ROWS_AT_ONCE: Final = 64
 BUFFER_BYTES: Final = 2**20
 """Read of a column at a time: a row group may be as large as the file."""
 
-_LABEL_NAMES: Final = ("label", "labels", "fine_label", "class")
-
-
-class _Columns(NamedTuple):
-    image: str
-    label: str | None
-    class_names: tuple[str, ...]
-
 
 class ParquetSource:
     """Splits by the names of files or folders, rows in the order of sorted file names."""
 
     def __init__(self, path: Path, rule: ImageRule, *, horizontal_flip_safe: bool) -> None:
-        """`path`: a Parquet file or a folder of them. UsageError for damaged files and missing columns."""
+        """`path`: a Parquet file or a folder of them. UsageError for damaged files and for columns that are
+        missing, of another type, or others than in the first file of the training split.
+        """
         self._path, self._rule, self._flip_safe = path, rule, horizontal_flip_safe
         self._files = _files_by_split(path)
         self._counts = {
@@ -93,7 +89,7 @@ class ParquetSource:
         if not groups:
             return
         row = ends[groups[0]] - sizes[groups[0]]
-        try:
+        with _explained(file):
             batches = opened.iter_batches(ROWS_AT_ONCE, groups, [image] if label is None else [image, label])
             for batch in batches:
                 labels = [0] * len(batch) if label is None else batch.column(label).to_pylist()
@@ -102,23 +98,29 @@ class ParquetSource:
                         decode = partial(_decoded, value.as_py(), self._rule)
                         yield SourceImage(f"{file.name}[{row}]", -1 if code is None else code, decode)
                     row += 1
-        except (pa.ArrowException, OSError) as error:
-            raise UsageError(f"{file} is truncated or damaged: {error}") from error
 
 
-def _decoded(value: dict[str, Any] | None, rule: ImageRule) -> Pixels:
-    data = value.get("bytes") if value else None
+def _decoded(value: dict[str, Any] | bytes | None, rule: ImageRule) -> Pixels:
+    data = value.get("bytes") if isinstance(value, dict) else value
     if data is None:
         raise UnreadableImageError("it has no bytes, only a path" if value else "it is null")
     return decode_image(data, rule)
 
 
 def _opened(path: Path) -> pq.ParquetFile:
-    try:
+    with _explained(path):
         # By default all that is asked for would be read at once, and kept: the whole file.
         return pq.ParquetFile(path, pre_buffer=False, buffer_size=BUFFER_BYTES)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
     except (pa.ArrowException, OSError) as error:
-        raise UsageError(f"{path} is truncated or no Parquet file: {error}") from error
+        raise UsageError(f"{path} is truncated, damaged or no Parquet file: {error}") from error
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{path} cannot be opened, since its name is not UTF-8: rename it") from error
 
 
 def _files_by_split(path: Path) -> dict[str, list[Path]]:
@@ -134,47 +136,23 @@ def _files_by_split(path: Path) -> dict[str, list[Path]]:
     return found
 
 
-def _columns(files: dict[str, list[Path]]) -> _Columns:
-    schema = _opened(files["train"][0]).schema_arrow
-    features = _features(schema)
-    images = [
-        field.name
-        for field in schema
-        if features.get(field.name, {}).get("_type") == "Image" or _is_image_struct(field.type)
-    ]
-    if len(images) != 1:
-        raise UsageError(
-            f"{files['train'][0]} has {len(images)} image columns (structs of bytes and path) among"
-            f" {', '.join(schema.names)}: keep exactly one"
-        )
-    classes = [name for name, feature in features.items() if feature.get("_type") == "ClassLabel"]
-    label = next(iter(classes + [name for name in _LABEL_NAMES if name in schema.names]), None)
-    if label is None:
-        return _Columns(images[0], None, ())
-    if not pa.types.is_integer(schema.field(label).type):
-        raise UsageError(
-            f"{files['train'][0]}: column {label} holds {schema.field(label).type}, not class numbers"
-        )
-    names = features.get(label, {}).get("names") or _numbers(files, label)
-    return _Columns(images[0], label, tuple(names))
+def _columns(files: dict[str, list[Path]]) -> Columns:
+    """Those of the first file of the training split, which every other file must have too."""
+    first = files["train"][0]
+    columns = find_columns(first, _opened(first).schema_arrow)
+    for file in (file for split in files.values() for file in split):
+        check_columns(file, _opened(file).schema_arrow, columns, first)
+    if columns.label is None or columns.class_names:
+        return columns
+    return columns._replace(class_names=_numbers(files, columns.label))
 
 
-def _features(schema: pa.Schema) -> dict[str, dict[str, Any]]:
-    metadata = (schema.metadata or {}).get(b"huggingface", b"{}")
-    features = json.loads(metadata).get("info", {}).get("features", {})
-    return {name: feature for name, feature in features.items() if isinstance(feature, dict)}
-
-
-def _is_image_struct(kind: pa.DataType) -> bool:
-    if not pa.types.is_struct(kind):
-        return False
-    return any(kind.field(index).name == "bytes" for index in range(kind.num_fields))
-
-
-def _numbers(files: dict[str, list[Path]], label: str) -> list[str]:
+def _numbers(files: dict[str, list[Path]], label: str) -> tuple[str, ...]:
     """Classes without names: 0 to the highest number that occurs."""
     highest = 0
     for file in (file for split in files.values() for file in split):
-        for batch in _opened(file).iter_batches(columns=[label]):
-            highest = max(highest, pa.compute.max(batch.column(label)).as_py() or 0)
-    return [str(number) for number in range(highest + 1)]
+        with _explained(file):
+            for batch in _opened(file).iter_batches(columns=[label]):
+                highest = max(highest, pa.compute.max(batch.column(label)).as_py() or 0)
+        require_class_number(f"{file}: column {label}", highest)
+    return class_names_up_to(highest)
