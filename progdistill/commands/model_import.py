@@ -91,6 +91,10 @@ def _import_exported(store: Store, folder: Path, args: argparse.Namespace) -> Ch
 
 def _publish_own(store: Store, manifest: CheckpointManifest, weights: Path) -> CheckpointManifest:
     """Publish weights under the identity they have elsewhere, once they are proven to be those weights."""
+    if not weights.is_file():
+        raise UsageError(
+            f"there is no {weights}, the weights of {manifest.id[:12]}: copy the whole folder again"
+        )
     if digest_of_file(weights) != manifest.identity.weights:
         raise LostInvariantError(f"{weights} is not the weights of {manifest.id}: fetch both files again")
     added = CheckpointIdentity.model_fields.keys() - CheckpointDescription.model_fields.keys()

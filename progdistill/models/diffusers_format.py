@@ -65,8 +65,18 @@ def config_from_diffusers(foreign: Mapping[str, Any], label_dropout: bool = Fals
 
     `label_dropout` says that the last of its classes stands for 'no class', which the file cannot say.
 
-    Raises UsageError naming the first setting that our network has no counterpart of.
+    Raises UsageError naming the first setting that our network has no counterpart of, or that is missing or
+    not of its type.
     """
+    try:
+        return UNetConfig(**_fields(foreign, label_dropout))
+    except KeyError as error:
+        raise UsageError(f"this is no configuration of a UNet2DModel: it has no {error}") from error
+    except (TypeError, ValueError, IndexError) as error:
+        raise UsageError(f"this UNet2DModel has no counterpart here: {error}") from error
+
+
+def _fields(foreign: Mapping[str, Any], label_dropout: bool) -> dict[str, Any]:
     for name, wanted in _REQUIRED.items():
         _require(foreign.get(name, wanted) == wanted, name, foreign)
     widths = tuple(foreign.get("block_out_channels", (224, 448, 672, 896)))
@@ -74,7 +84,7 @@ def config_from_diffusers(foreign: Mapping[str, Any], label_dropout: bool = Fals
     _require(isinstance(foreign.get("sample_size"), int), "sample_size", foreign)
     _require(foreign.get("act_fn", "silu") in ("silu", "swish"), "act_fn", foreign)
     classes = foreign.get("num_class_embeds") or 0
-    fields = {
+    return {
         "image_channels": foreign.get("in_channels", 3),
         "image_size": foreign["sample_size"],
         "base_channels": widths[0],
@@ -95,10 +105,6 @@ def config_from_diffusers(foreign: Mapping[str, Any], label_dropout: bool = Fals
         "time_frequency_shift": foreign.get("freq_shift", 0),
         "downsample_padding": foreign.get("downsample_padding", 1),
     }
-    try:
-        return UNetConfig(**fields)
-    except ValueError as error:
-        raise UsageError(f"this UNet2DModel has no counterpart here: {error}") from error
 
 
 def _require(holds: bool, name: str, foreign: Mapping[str, Any]) -> None:

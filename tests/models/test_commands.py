@@ -67,6 +67,16 @@ def test_a_changed_weight_is_refused_at_import(
         run(open_store(str(tmp_path / "other")), "import", tmp_path / "out", "--name", "best")
 
 
+def test_an_exported_folder_without_its_weights_is_one_message(
+    store: Store, make_denoiser: MakeDenoiser, tmp_path: Path
+) -> None:
+    student = publish(store, make_denoiser(), tmp_path)
+    run(store, "export", student, "--format", "safetensors", "--out", tmp_path / "out")
+    (tmp_path / "out" / "weights.safetensors").unlink()
+    with pytest.raises(UsageError, match=r"there is no .*weights\.safetensors, the weights of"):
+        run(store, "import", tmp_path / "out", "--name", "half")
+
+
 def test_a_checkpoint_is_copied_from_another_store(
     store: Store, make_denoiser: MakeDenoiser, tmp_path: Path
 ) -> None:

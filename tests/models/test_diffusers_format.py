@@ -144,3 +144,24 @@ def test_what_has_no_counterpart_is_refused_by_name(setting: str, value: object)
     foreign = diffusers_config(VARIANTS["digits"], 1) | {setting: value}
     with pytest.raises(UsageError, match=setting):
         config_from_diffusers(foreign)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        ({"block_out_channels": "wide"}, "no counterpart here"),
+        ({"block_out_channels": []}, "no counterpart here|no configuration"),
+        ({"down_block_types": None}, "no counterpart here"),
+        ({"num_class_embeds": "ten"}, "no counterpart here"),
+    ],
+)
+def test_a_damaged_configuration_is_one_message(damage: dict[str, object], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        config_from_diffusers(diffusers_config(VARIANTS["digits"], 1) | damage)
+
+
+def test_a_configuration_that_lacks_a_setting_names_it() -> None:
+    foreign = diffusers_config(VARIANTS["digits"], 1)
+    del foreign["up_block_types"]
+    with pytest.raises(UsageError, match="it has no 'up_block_types'"):
+        config_from_diffusers(foreign)
