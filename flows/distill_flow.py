@@ -175,14 +175,17 @@ class DistillFlow(FlowSpec):
         self.next(self.end)
 
     @step
+    @_in_one_message
     def end(self):
         """Say where the report is."""
+        self._run()  # resumed here, a run executes nothing else
         print(f"Report: {self.report_path}, and in the store {self.report_uri}", flush=True)
 
     def _run(self, live=False):
         from progdistill.jobs.steps import RunSteps
 
         run = RunSteps(self.run_facts, current.flow_name, current.run_id)
+        run.hold(getattr(self, "checkpoints", []))  # a resumed run has some whose steps it did not execute
         if live and os.environ.get(LIVE_CARDS) != "0":
             run.show_on(current.card["live"])
         return run
@@ -206,7 +209,7 @@ def main() -> None:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(error.exit_status)
         os.environ.setdefault(LIVE_CARDS, "1" if prepared.trains_long else "0")
-    interrupted, before = _count_interrupts(), _latest_run()
+    interrupted = _count_interrupts()
     try:
         with nursery():
             DistillFlow()
@@ -215,7 +218,7 @@ def main() -> None:
         if interrupted:
             status = WorkInterrupted.exit_status
             _ask_about_jobs_left()
-        if status not in (0, None) and (verb == "resume" or _latest_run() != before):
+        if status not in (0, None) and current.run_id:
             _say_how_to_go_on()
         sys.exit(status)
 
@@ -237,26 +240,19 @@ def _ask_about_jobs_left() -> None:
     """Jobs in a cluster outlive an interrupted run; its steps have no terminal to ask at, this may."""
     from progdistill.prepare import runs_folder
 
-    run_id = _latest_run()
-    if run_id and list((runs_folder() / run_id / "jobs").glob("*.left.json")):
+    jobs = runs_folder() / str(current.run_id) / "jobs"
+    if list(jobs.glob("*.left.json")):
         from progdistill.jobs.kubernetes_launcher import ask_about_left
 
         try:
-            ask_about_left(runs_folder() / run_id / "jobs")
+            ask_about_left(jobs)
         except ProgdistillError as error:
             print(f"error: {error}", file=sys.stderr)
 
 
-def _latest_run() -> str | None:
-    folder = os.path.join(os.environ["METAFLOW_DATASTORE_SYSROOT_LOCAL"], ".metaflow", "DistillFlow")
-    latest = Path(folder) / "latest_run"
-    return latest.read_text().strip() if latest.exists() else None
-
-
 def _say_how_to_go_on() -> None:
-    run_id = _latest_run()
-    if run_id:
-        print(f"To go on: python {sys.argv[0]} resume --origin-run-id {run_id}", file=sys.stderr)
+    # Metaflow's file `latest_run` is shared by all drivers of a folder, and no `resume` is written there.
+    print(f"To go on: python {sys.argv[0]} resume --origin-run-id {current.run_id}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """A process that has imported torch once and forks a worker for each job of a run on this machine.
 
 Importing torch takes two seconds, in a run of digits a tenth of a stage. The flow's own process starts a
-nursery (`nursery()`), whose address the steps inherit; where there is none, workers are started afresh. The
-nursery ends with the process that started it, however that ends.
+nursery (`nursery()`), whose address the steps inherit; where there is none, or it fails, workers are started
+afresh. The nursery ends with the process that started it, however that ends; workers that it leaves behind
+tell their status themselves.
 """
 
 import json
@@ -31,15 +32,10 @@ def nursery() -> Iterator[None]:
     """Run a nursery beside the body; steps started in it find its address in their environment."""
     with tempfile.TemporaryDirectory(prefix="progdistill-") as folder:
         address = os.path.join(folder, "nursery")
-        # Bound here, so that whoever connects early waits for the nursery to be ready.
-        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
-            listener.bind(address)
-            listener.listen()
-            server = subprocess.Popen(
-                [sys.executable, "-m", "progdistill.jobs.nursery", str(listener.fileno())],
-                stdin=subprocess.PIPE,
-                pass_fds=[listener.fileno()],
-            )
+        server = _start_at(address)
+        if server is None:
+            yield
+            return
         os.environ[VARIABLE] = address
         try:
             yield
@@ -48,6 +44,21 @@ def nursery() -> Iterator[None]:
             assert server.stdin is not None
             server.stdin.close()
             server.wait()
+
+
+def _start_at(address: str) -> "subprocess.Popen[bytes] | None":
+    try:
+        # Bound here, so that whoever connects early waits for the nursery to be ready.
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+            listener.bind(address)
+            listener.listen()
+            return subprocess.Popen(
+                [sys.executable, "-m", "progdistill.jobs.nursery", str(listener.fileno())],
+                stdin=subprocess.PIPE,
+                pass_fds=[listener.fileno()],
+            )
+    except OSError:  # such as a temporary folder whose path is too long for a socket
+        return None
 
 
 class HatchedWorker:
@@ -60,14 +71,13 @@ class HatchedWorker:
 
     def poll(self) -> int | None:
         """The exit status, negative for a signal, or None while it runs."""
-        self._connection.setblocking(False)
+        # Asked of this one call, not of the socket: a signal's handler may poll while wait() is waiting.
         with suppress(BlockingIOError):
-            self._receive()
+            self._receive(socket.MSG_DONTWAIT)
         return self._status
 
     def wait(self) -> int:
         """Wait for the exit status."""
-        self._connection.setblocking(True)
         self._receive()
         assert self._status is not None
         return self._status
@@ -77,34 +87,38 @@ class HatchedWorker:
         with suppress(ProcessLookupError):
             os.kill(self.pid, number)
 
-    def _receive(self) -> None:
-        if self._status is None:
-            answer = self._connection.recv(_MESSAGE_BYTES)
-            # An empty answer: the nursery is gone, and with it whoever could have told how the worker ended.
+    def _receive(self, flags: int = 0) -> None:
+        if self._status is not None:
+            return
+        answer = self._connection.recv(_MESSAGE_BYTES, flags)
+        if self._status is None:  # else the handler of a signal has received it in the meantime
+            # An empty answer: the worker was killed, and the nursery, which would have told how, is gone too.
             self._status = int(json.loads(answer)["status"]) if answer else -signal.SIGKILL
 
 
 def hatch(arguments: list[str]) -> HatchedWorker | None:
-    """Fork a worker with `arguments` for its `main`; None where there is no nursery to do it."""
+    """Fork a worker with `arguments` for its `main`; None where there is no nursery that can do it."""
     address = os.environ.get(VARIABLE)
     if address is None:
         return None
+    order = {"arguments": arguments, "folder": os.getcwd(), "environment": environment_alone()}
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    reading, writing = os.pipe()
     try:
         connection.connect(address)
+        # An environment of more than some 200 kB is too long for a message.
+        socket.send_fds(connection, [json.dumps(order).encode()], [writing])
+        answer = connection.recv(_MESSAGE_BYTES)
     except OSError:
-        connection.close()
-        return None
-    order = {"arguments": arguments, "folder": os.getcwd(), "environment": environment_alone()}
-    reading, writing = os.pipe()
-    socket.send_fds(connection, [json.dumps(order).encode()], [writing])
-    os.close(writing)
-    answer = connection.recv(_MESSAGE_BYTES)
-    if not answer:
+        answer = b""
+    finally:
+        os.close(writing)
+    pid = json.loads(answer).get("pid") if answer else None
+    if pid is None:
         os.close(reading)
         connection.close()
         return None
-    return HatchedWorker(connection, reading, int(json.loads(answer)["pid"]))
+    return HatchedWorker(connection, reading, pid)
 
 
 def serve(listener: socket.socket) -> None:
@@ -128,6 +142,7 @@ def serve(listener: socket.socket) -> None:
             if listener in ready:
                 _fork_worker(listener, workers)
             if sys.stdin in ready:
+                signal.set_wakeup_fd(-1)  # a worker that ends from here on would be told to a closed socket
                 return
 
 
@@ -148,26 +163,30 @@ def _fork_worker(listener: socket.socket, workers: dict[int, socket.socket]) -> 
         return
     pid = os.fork()
     if pid == 0:
-        os._exit(_be_worker(json.loads(data), descriptors[0]))
+        # Held here, they would have others wait for a nursery that is gone, for as long as this worker lives.
+        for inherited in (listener, *workers.values()):
+            inherited.close()
+        status = _be_worker(json.loads(data), descriptors[0], connection)
+        _tell(connection, status=status)
+        os._exit(status)
     os.close(descriptors[0])
     workers[pid] = connection
-    with suppress(OSError):
-        connection.send(json.dumps({"pid": pid}).encode())
 
 
-def _be_worker(order: dict[str, Any], output: int) -> int:
+def _be_worker(order: dict[str, Any], output: int, connection: socket.socket) -> int:
     """Become the worker that the order asks for; return its exit status."""
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
+    _tell(connection, pid=os.getpid())
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.environ.clear()
     os.environ.update(order["environment"])
-    os.chdir(order["folder"])
-    from progdistill.jobs.worker import main
-
     try:
+        os.chdir(order["folder"])
+        from progdistill.jobs.worker import main
+
         status = main(*order["arguments"])
     except BaseException:
         traceback.print_exc()
@@ -181,8 +200,14 @@ def _report_ended(workers: dict[int, socket.socket]) -> None:
     for pid in list(workers):
         ended, status = os.waitpid(pid, os.WNOHANG)
         if ended:
-            with suppress(OSError), workers.pop(pid) as connection:
-                connection.send(json.dumps({"status": os.waitstatus_to_exitcode(status)}).encode())
+            with workers.pop(pid) as connection:
+                _tell(connection, status=os.waitstatus_to_exitcode(status))
+
+
+def _tell(connection: socket.socket, **fact: int) -> None:
+    """Say something to whoever asked for a worker, if anybody is there still."""
+    with suppress(OSError):
+        connection.send(json.dumps(fact).encode())
 
 
 if __name__ == "__main__":

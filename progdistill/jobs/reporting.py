@@ -1,7 +1,10 @@
 """The report of a run, from its references, its measurements and the times its jobs computed."""
 
+import errno
 import os
+import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -115,8 +118,22 @@ def covered_seconds(intervals: Sequence[tuple[float, float]]) -> float:
 
 
 def point_latest_to(folder: Path) -> None:
-    """Make `latest` beside a run's folder a link to it, replacing an older link in one step."""
-    draft = folder.parent / f".latest-{os.getpid()}"
-    draft.unlink(missing_ok=True)
-    draft.symlink_to(folder.name)
-    draft.replace(folder.parent / "latest")
+    """Make `latest` beside a run's folder a link to it, replacing an older link in one step.
+
+    It is a convenience: where it cannot be made, standard error says so and nothing fails.
+    """
+    latest, draft = folder.parent / "latest", folder.parent / f".latest-{os.getpid()}"
+    try:
+        if latest.exists() and not latest.is_symlink():
+            raise FileExistsError(errno.EEXIST, "it is no link")
+        draft.unlink(missing_ok=True)
+        draft.symlink_to(folder.name)
+        draft.replace(latest)
+    except OSError as error:
+        print(
+            f"{latest} does not lead to this run ({error.strerror}): look into {folder}, and move {latest}"
+            " away for later runs",
+            file=sys.stderr,
+        )
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)

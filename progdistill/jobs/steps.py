@@ -60,6 +60,15 @@ class RunSteps:
 
         self._on_event = Harmless(LiveCard(card, self._store))
 
+    def hold(self, checkpoints: list[dict[str, Any]]) -> None:
+        """Record that the run has these, from the ladder's top down, whoever made them.
+
+        Metaflow clones the finished steps of a resumed run instead of executing them, and what they made has
+        to outlast the run that made it.
+        """
+        for steps, checkpoint in zip(self._settings.ladder, checkpoints, strict=False):
+            record_run_checkpoint(self._store, self._flow, self._run_id, steps, checkpoint["id"])
+
     def first_teacher(self) -> dict[str, Any]:
         """Train the base model, unless the run starts from a checkpoint, and distil guidance if asked for.
 

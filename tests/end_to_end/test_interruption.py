@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.running import SMALL, command, environment, ids_of, run_flow
+from progdistill.artifacts.runs import run_checkpoints
+from progdistill.artifacts.store import open_store
+from tests.end_to_end.running import SMALL, command, environment, ids_of, report_of, run_flow
 
 SNAPSHOTS = ("--set", "snapshots.interval_updates=2")
 
@@ -17,6 +19,12 @@ def resume_command(text: str) -> list[str]:
     found = re.search(r"resume --origin-run-id (\S+)", text)
     assert found, text[-2000:]
     return ["resume", "--origin-run-id", found.group(1)]
+
+
+def run_id_of(text: str) -> str:
+    found = re.search(r"Workflow starting \(run-id (\S+)\)", text)
+    assert found, text[-2000:]
+    return found.group(1)
 
 
 def test_kill_9_in_the_middle_of_a_stage_then_resume_gives_the_same_checkpoints(
@@ -48,6 +56,8 @@ def test_asked_to_stop_it_saves_leaves_with_130_and_goes_on(
     for line in started.stdout:
         if "reached training.update" in line:
             break
+    # Metaflow's name for what a bare `resume` resumes; another driver of this folder has begun a run since.
+    (tmp_path / ".metaflow" / "DistillFlow" / "latest_run").write_text("1")
     # A terminal sends Ctrl-C to the whole foreground group, a supervisor SIGTERM to the one process it knows.
     (os.killpg if number is signal.SIGINT else os.kill)(started.pid, number)
     _, errors = started.communicate(timeout=120)
@@ -56,3 +66,26 @@ def test_asked_to_stop_it_saves_leaves_with_130_and_goes_on(
     resumed = run_flow(tmp_path, *resume_command(errors))
     assert resumed.returncode == 0, resumed.stderr[-2000:]
     assert ids_of(tmp_path) == ids_of(finished)
+
+
+def test_a_resumed_run_has_the_checkpoints_of_cloned_steps_and_is_itself_gone_on_with(tmp_path: Path) -> None:
+    """Killed in the same stage twice; the base model is made in the first run alone."""
+    killed = {"PROGDISTILL_FAULT": "kill:training.update@5"}
+    first = run_flow(tmp_path, "run", "--ladder", "2:1", *SMALL, "--base-updates", "4", **killed)
+    second = run_flow(tmp_path, *resume_command(first.stderr), **killed)
+    third = run_flow(tmp_path, *resume_command(second.stderr))
+    assert third.returncode == 0, third.stdout[-2000:] + third.stderr[-2000:]
+    base, student = ids_of(tmp_path)
+    last_alone = run_flow(tmp_path, "resume", "end", "--origin-run-id", report_of(tmp_path)["run_id"])
+    assert last_alone.returncode == 0, last_alone.stdout[-2000:] + last_alone.stderr[-2000:]
+    runs = [run_id_of(done.stdout) for done in (first, second, third, last_alone)]
+    assert [resume_command(done.stderr)[-1] for done in (first, second)] == runs[:2]
+    assert report_of(tmp_path)["run_id"] == runs[2]
+    store = open_store(str(tmp_path / ".progdistill" / "store"))
+    held = [run_checkpoints(store, "DistillFlow", run_id) for run_id in runs]
+    assert held == [{2: base}, {2: base}, {2: base, 1: student}, {2: base, 1: student}]
+
+
+def test_a_resume_that_never_became_a_run_is_none_to_go_on_with(tmp_path: Path) -> None:
+    done = run_flow(tmp_path, "resume", "--origin-run-id", "1")
+    assert done.returncode == 1 and "To go on" not in done.stderr

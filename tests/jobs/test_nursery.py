@@ -1,14 +1,32 @@
 """Workers forked by a nursery behave as workers started afresh; the nursery never outlives its starter."""
 
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
-from progdistill.jobs.nursery import VARIABLE, hatch, nursery
+import pytest
+
+from progdistill.jobs.nursery import VARIABLE, HatchedWorker, hatch, nursery
 
 MISSING = "/nowhere/request.json"
+
+STARTER_THAT_KILLS_ITS_NURSERY = """
+import os, signal, sys
+from progdistill.jobs.nursery import _start_at, VARIABLE, hatch
+server = _start_at(sys.argv[1])
+os.environ[VARIABLE] = sys.argv[1]
+worker = hatch([sys.argv[2]])
+server.kill(); server.wait()
+print(hatch([sys.argv[2]]), worker.poll(), flush=True)
+with open(sys.argv[2], "w") as request: request.write("{}")
+worker.stdout.read()
+print(worker.wait())
+"""
 
 
 def hatch_at(address: str) -> object:
@@ -53,3 +71,73 @@ def test_the_nursery_ends_when_its_starter_is_killed() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == -signal.SIGKILL
     assert not Path(done.stdout.strip()).exists() or hatch_at(done.stdout.strip()) is None
+
+
+def test_a_worker_tells_how_it_ended_though_its_nursery_was_killed(tmp_path: Path) -> None:
+    """Nor does it keep others waiting for the nursery while it lives."""
+    os.mkfifo(tmp_path / "request")
+    done = subprocess.run(
+        [sys.executable, "-c", STARTER_THAT_KILLS_ITS_NURSERY, tmp_path / "nursery", tmp_path / "request"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout.split() == ["None", "None", "1"], done.stderr
+
+
+def test_nothing_is_hatched_where_the_nursery_ends_before_it_has_listened(tmp_path: Path) -> None:
+    address = str(tmp_path / "nursery")
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listener.bind(address)
+    listener.listen()
+    threading.Timer(0.2, listener.close).start()
+    assert hatch_at(address) is None
+
+
+def test_an_order_too_long_for_a_message_hatches_nothing_and_harms_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with nursery():
+        with monkeypatch.context() as long:
+            for number in range(5):
+                long.setenv(f"LONG_{number}", "x" * 100_000)
+            assert hatch([MISSING]) is None
+        worker = hatch([MISSING])
+        assert worker is not None and worker.wait() == 1
+
+
+@pytest.mark.parametrize("status", [0, 2, -signal.SIGKILL])
+def test_a_signal_while_the_status_is_waited_for_loses_nothing(status: int) -> None:
+    """Its handler asks for the status itself, before there is one or when it has just come."""
+    here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    reading, writing = os.pipe()
+    os.close(writing)
+    worker = HatchedWorker(here, reading, pid=0)
+    asked: list[int | None] = []
+
+    def ask(number: int, frame: object) -> None:
+        asked.append(worker.poll())
+        there.send(f'{{"status": {status}}}'.encode())
+        asked.append(worker.poll())
+        there.close()
+
+    before = signal.signal(signal.SIGALRM, ask)
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
+    try:
+        assert worker.wait() == status
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert asked == [None, status] and worker.poll() == status
+    here.close()
+    worker.stdout.close()
+
+
+def test_a_temporary_folder_too_deep_for_a_socket_costs_only_the_nursery(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deep = tmp_path / ("d" * 120)
+    deep.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(deep))
+    with nursery():
+        assert hatch([MISSING]) is None
+    shutil.rmtree(deep)

@@ -9,7 +9,7 @@ from progdistill.artifacts.checkpoint import CheckpointManifest, TrainingFigures
 from progdistill.artifacts.store import Store
 from progdistill.diffusion.names import SamplerName
 from progdistill.evaluation.measurement import EvaluationRecord, Measurement, Question
-from progdistill.jobs.reporting import timings_of
+from progdistill.jobs.reporting import point_latest_to, timings_of
 from progdistill.report.input import Timings
 from tests.artifacts.samples import BEGINNING, circumstances, description, weights_file
 
@@ -107,3 +107,25 @@ def test_a_run_that_finds_everything_spent_nothing_but_its_own_time(store: Store
     found = timings_of(RUN, [made], [asked], [], datetime.now(UTC) - timedelta(seconds=5))
     assert parts(found) == (0.0, 0.0, 0.0, 11.5)
     assert found.overhead_seconds_per_stage == found.total_seconds == pytest.approx(5, abs=2)
+
+
+def test_latest_leads_to_the_run_that_reported_last(tmp_path: Path) -> None:
+    for name in ("6", "7"):
+        point_latest_to(tmp_path / name)
+        assert (tmp_path / "latest").readlink() == Path(name)
+
+
+@pytest.mark.parametrize("what", ["folder", "file"])
+def test_what_is_no_link_in_the_place_of_latest_stays_and_nothing_fails(
+    what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    latest = tmp_path / "latest"
+    latest.mkdir() if what == "folder" else latest.write_text("mine")
+    point_latest_to(tmp_path / "7")
+    assert f"{latest} does not lead to this run (it is no link)" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [latest] and not latest.is_symlink()
+
+
+def test_where_no_link_can_be_made_nothing_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    point_latest_to(tmp_path / "gone" / "7")
+    assert "No such file or directory" in capsys.readouterr().err
