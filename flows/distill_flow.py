@@ -3,6 +3,7 @@
 python flows/distill_flow.py run --dataset digits
 """
 
+import argparse
 import os
 import signal
 import sys
@@ -27,10 +28,11 @@ os.environ.setdefault("METAFLOW_RESUME_MAX_WORKERS", os.environ["METAFLOW_RUN_MA
 
 from metaflow import Config, FlowSpec, Parameter, card, current, step
 from metaflow.exception import MetaflowException
+from metaflow.metaflow_config import DEFAULT_DATASTORE
 from on_argo import DEFAULTS, OnArgo, read_deployment
 
 import progdistill  # noqa: F401  (brings the package along into remote tasks)
-from progdistill.errors import ProgdistillError
+from progdistill.errors import ProgdistillError, UsageError
 from progdistill.options import RUN_OPTIONS, field_name, options_from_namespace, parse_run_options
 
 LIVE_CARDS = "PROGDISTILL_LIVE_CARDS"
@@ -200,15 +202,17 @@ def main() -> None:
     if verb is None or "--help" in sys.argv:
         DistillFlow()
         return
-    if verb == "run":
-        from progdistill.prepare import prepare_run
+    try:
+        if verb == "run":
+            from progdistill.prepare import prepare_run
 
-        try:
             prepared = prepare_run(parse_run_options(sys.argv[sys.argv.index("run") + 1 :]))
-        except ProgdistillError as error:
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(error.exit_status)
-        os.environ.setdefault(LIVE_CARDS, "1" if prepared.trains_long else "0")
+            os.environ.setdefault(LIVE_CARDS, "1" if prepared.trains_long else "0")
+        else:
+            _check_origin()
+    except ProgdistillError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_status)
     interrupted = _count_interrupts()
     try:
         with nursery():
@@ -221,6 +225,21 @@ def main() -> None:
         if status not in (0, None) and current.run_id:
             _say_how_to_go_on()
         sys.exit(status)
+
+
+def _check_origin() -> None:
+    """Refuse to resume a run that is not here, where that can be seen: Metaflow ends in a traceback."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--origin-run-id")
+    parser.add_argument("--datastore", default=DEFAULT_DATASTORE)
+    asked, _ = parser.parse_known_args()
+    if asked.origin_run_id is None or asked.datastore != "local":
+        return
+    folder = Path(os.environ["METAFLOW_DATASTORE_SYSROOT_LOCAL"], ".metaflow", "DistillFlow")
+    known = sorted(found.name for found in folder.glob("[0-9]*"))
+    if asked.origin_run_id not in known:
+        there_is = f"there are {', '.join(known)}" if known else "there is none: start where it ran"
+        raise UsageError(f"no run {asked.origin_run_id!r} in {folder.parents[1].absolute()}; {there_is}")
 
 
 def _count_interrupts() -> list[int]:

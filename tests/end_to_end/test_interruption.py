@@ -86,6 +86,8 @@ def test_a_resumed_run_has_the_checkpoints_of_cloned_steps_and_is_itself_gone_on
     assert held == [{2: base}, {2: base}, {2: base, 1: student}, {2: base, 1: student}]
 
 
-def test_a_resume_that_never_became_a_run_is_none_to_go_on_with(tmp_path: Path) -> None:
-    done = run_flow(tmp_path, "resume", "--origin-run-id", "1")
-    assert done.returncode == 1 and "To go on" not in done.stderr
+def test_a_run_that_is_not_here_is_refused_with_those_that_are(tmp_path: Path) -> None:
+    (tmp_path / ".metaflow" / "DistillFlow" / "1700000000").mkdir(parents=True)
+    done = run_flow(tmp_path, "resume", "--origin-run-id", "DistillFlow/17")
+    assert done.returncode == 2 and "Traceback" not in done.stdout + done.stderr
+    assert done.stderr == f"error: no run 'DistillFlow/17' in {tmp_path}; there are 1700000000\n"
