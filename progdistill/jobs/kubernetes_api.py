@@ -7,6 +7,7 @@ import random
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -85,14 +86,18 @@ class ClusterApi:
             self._patiently(lambda: self._json("DELETE", path, {}, body))
 
     def lines(self, path: str, *, read_seconds: float, **query: Any) -> Iterator[bytes]:
-        """Yield the lines of a stream, once: TransientError when it breaks off, ExpiredError on 410."""
+        """Yield the lines of a stream, once: TransientError when it breaks off, ExpiredError on 410.
+
+        Lines keep their ends, as those of a file do: one without may be cut off, for a server ends its answer
+        properly even where its own source broke off.
+        """
         with self._explained("GET", path):
             response = self._call("GET", path, query, None, (CONNECT_SECONDS, read_seconds))
             try:
                 rest = b""
                 for chunk in response.stream(amt=None, decode_content=False):
                     *whole, rest = (rest + chunk).split(b"\n")
-                    yield from whole
+                    yield from (line + b"\n" for line in whole)
                 if rest:
                     yield rest
             finally:
@@ -143,6 +148,15 @@ class ClusterApi:
     def patient(self, call: Callable[[], None]) -> None:
         """Call until it ends well, with pauses between passing faults and a bound on their duration."""
         self._patiently(call)
+
+
+def ended_by(error: Exception, what: str) -> ProgdistillError:
+    """What to raise for an error of a thread that nobody foresaw: its driver must not wait for ever."""
+    traceback.print_exception(error)
+    return ProgdistillError(
+        f"{what} ended by {type(error).__name__}: {error}, which is an error of this package, to be reported"
+        " with the lines above; the Job goes on: run the same command again to attach to it"
+    )
 
 
 class RetryLaterError(TransientError):
@@ -237,7 +251,7 @@ class _Explained:
 
         if isinstance(error, _api_exception()):
             raise self._explained(error) from None
-        if isinstance(error, (urllib3.exceptions.HTTPError, OSError, json.JSONDecodeError)):
+        if isinstance(error, (urllib3.exceptions.HTTPError, OSError, json.JSONDecodeError, UnicodeError)):
             raise TransientError(f"API server {self._api.server} does not answer: {error}") from error
 
     def _explained(self, error: Any) -> ProgdistillError:
