@@ -2,6 +2,7 @@
 
 import email.utils
 import json
+import math
 import os
 import random
 import sys
@@ -181,7 +182,8 @@ def patiently(call: Callable[[], Value], closed: threading.Event, patience_secon
             now = time.monotonic()
             began = now if began is None else began
             asked = error.pause_seconds if isinstance(error, RetryLaterError) else None
-            wait = asked if asked is not None else pause * random.uniform(0.75, 1.25)
+            # Not sooner than asked, nor in a hurry: some ask for no pause at all, again and again.
+            wait = max(pause * random.uniform(0.75, 1.25), asked or 0.0)
             if now + wait - began > patience_seconds or closed.is_set():
                 raise TransientError(f"{error} (for {now - began:.0f} s)") from error
             if not said and now + wait - began > SAID_AFTER_SECONDS:
@@ -299,10 +301,11 @@ def _message(error: Any) -> str:
 
 
 def _retry_after(error: Any) -> float | None:
-    text = (error.headers or {}).get("Retry-After")
-    if text is None:
-        return None
-    if str(text).isdigit():
-        return float(text)
-    moment = email.utils.parsedate_to_datetime(text)
-    return max(0.0, moment.timestamp() - time.time())
+    """The pause that the server asks for, None where it asks for none that can be understood."""
+    text = str((error.headers or {}).get("Retry-After", ""))
+    with suppress(ValueError):
+        seconds = float(text)
+        return max(0.0, seconds) if math.isfinite(seconds) else None
+    with suppress(ValueError):
+        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
+    return None
