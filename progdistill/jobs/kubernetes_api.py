@@ -52,8 +52,12 @@ class ExpiredError(ProgdistillError):
 class ClusterApi:
     """One namespace of a cluster, as the kubeconfig or the pod's own service account sees it."""
 
-    def __init__(self, client: Any, namespace: str, patience_seconds: float) -> None:
+    def __init__(
+        self, client: Any, namespace: str, patience_seconds: float, renewed: Callable[[], Any] | None = None
+    ) -> None:
+        """`renewed` makes a client with credentials read anew, for when the server refuses the old ones."""
         self._client, self.namespace, self._patience_seconds = client, namespace, patience_seconds
+        self._renewed, self._renewing = renewed, threading.Lock()
         self.server: str = client.configuration.host
         self.closed = threading.Event()
         """Set when nobody wants answers any more: whoever waits to try again gives up."""
@@ -127,8 +131,29 @@ class ClusterApi:
     def _call(
         self, method: str, path: str, query: Object, body: Object | None, timeout: tuple[float, float]
     ) -> Any:
+        client = self._client
+        try:
+            return self._send(client, method, path, query, body, timeout)
+        except _api_exception() as error:
+            if error.status != 401 or self._renewed is None:
+                raise
+        # As kubectl does: token files, OpenID Connect and some plugins do not say when credentials end.
+        with self._renewing:
+            if self._client is client:
+                self._client = self._renewed()
+        return self._send(self._client, method, path, query, body, timeout)
+
+    @staticmethod
+    def _send(
+        client: Any,
+        method: str,
+        path: str,
+        query: Object,
+        body: Object | None,
+        timeout: tuple[float, float],
+    ) -> Any:
         content = "application/merge-patch+json" if method == "PATCH" else "application/json"
-        return self._client.call_api(
+        return client.call_api(
             path,
             method,
             query_params=list(query.items()),
@@ -198,6 +223,12 @@ def connect(settings: ClusterSettings) -> ClusterApi:
 
     Raises UsageError, naming both ways, where neither is there.
     """
+    client, namespace = _found(settings)
+    return ClusterApi(client, namespace, settings.api_patience_seconds, renewed=lambda: _found(settings)[0])
+
+
+def _found(settings: ClusterSettings) -> tuple[Any, str]:
+    """A client with the credentials that are there now, and the namespace."""
     from kubernetes import client, config
 
     configuration = client.Configuration()
@@ -222,11 +253,7 @@ def connect(settings: ClusterSettings) -> ClusterApi:
         ) from None
     configuration.retries = False  # ours have bounds and are told
     configuration.connection_pool_maxsize = 64
-    return ClusterApi(
-        client.ApiClient(configuration),
-        settings.namespace or namespace or "default",
-        settings.api_patience_seconds,
-    )
+    return client.ApiClient(configuration), settings.namespace or namespace or "default"
 
 
 def _has_kubeconfig() -> bool:

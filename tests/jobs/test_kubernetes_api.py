@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from progdistill.errors import TransientError
+from progdistill.errors import TransientError, UsageError
 from progdistill.jobs.cluster_settings import ClusterSettings
 from progdistill.jobs.kubernetes_api import ClusterApi, RetryLaterError, connect, patiently
 from tests.kubernetes_api import Cluster, running_cluster
@@ -53,3 +53,22 @@ def test_a_pause_that_is_asked_for_is_kept() -> None:
         return time.monotonic() - began
 
     assert patiently(call, threading.Event(), 5.0) >= 0.6
+
+
+def test_a_token_that_expires_is_read_anew(cluster: Cluster, api: ClusterApi) -> None:
+    cluster.renew_token("second")
+    assert api.get(api.path("v1", "pods")) is not None
+    cluster.renew_token("third")
+    assert list(api.lines(api.path("v1", "pods"), read_seconds=5, watch="true", timeoutSeconds=1)) == []
+    assert [request.status for request in cluster.requests] == [401, 200, 401, 200]
+
+
+def test_credentials_that_are_refused_when_read_anew_are_the_users_to_renew(
+    cluster: Cluster, api: ClusterApi
+) -> None:
+    stale = cluster.kubeconfig.read_text()
+    cluster.renew_token("another")
+    cluster.kubeconfig.write_text(stale)
+    with pytest.raises(UsageError, match="renew them"):
+        api.get(api.path("v1", "pods"))
+    assert [request.status for request in cluster.requests] == [401, 401]
