@@ -185,6 +185,9 @@ class _Run:
             if not owners:
                 self._api.patch(one, {"metadata": {"ownerReferences": wanted["metadata"]["ownerReferences"]}})
                 return
+            job = self._api.get(_path(self._api, self._submission, self._submission.name))
+            if job is not None and job["metadata"]["uid"] in owners:
+                return  # of a Job that another driver has just created
             self._delete(one, found)  # of an earlier Job, and about to go with it
 
     def _delete(self, path: str, found: Object) -> None:
