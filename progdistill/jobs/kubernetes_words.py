@@ -140,6 +140,27 @@ def failure(
     return ProgdistillError(f"{label} failed{tries}: {who}{_advice(submission, first)}. {where} {lines}")
 
 
+def lost(
+    submission: Submission, times: int, last: Ended, lines: Sequence[str], where: str
+) -> ProgdistillError:
+    """The error of a job whose ranks lose one another again and again, with the last words of one of them."""
+    label, words = submission.request.spec.label, "\n".join(lines)
+    if last.reason == EVICTED:
+        return ProgdistillError(
+            f"{label} got nowhere: {times} times in a row host {last.host} {_how(last)}"
+            f"{_advice(submission, last)}. The Job is deleted, its last snapshot is kept. {where}"
+        )
+    return ProgdistillError(
+        f"{label} got nowhere: {times} times in a row its ranks lost one another and all started again, no"
+        " pod failed by itself or was taken away, and no newer snapshot was saved. The Job is deleted, its"
+        " last snapshot is kept. As a rule pods do not reach one another: allow all TCP ports between them"
+        f" (NetworkPolicy; rank 0 is met at {submission.port}, gloo and NCCL choose theirs), or name the"
+        " network interface, as in --set cluster.env="
+        """'{"GLOO_SOCKET_IFNAME": "eth0", "NCCL_SOCKET_IFNAME": "eth0"}'"""
+        f". {where} Last lines of host {last.host}:\n{words}"
+    )
+
+
 def _how(end: Ended) -> str:
     if end.reason == "OOMKilled":
         return "was killed for lack of memory"
