@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from progdistill.jobs.cluster_settings import StepResources
-from progdistill.jobs.kubernetes_words import Ended, ended, failure, first_failure, restart
+from progdistill.jobs.kubernetes_words import Ended, ended, failure, first_failure, lost, restart
 
 
 def an_end(host: int, exit_code: int, at: int, disruption: str | None = None) -> Ended:
@@ -79,3 +79,15 @@ def test_a_pod_evicted_for_the_sake_of_its_node_is_taken_away() -> None:
     status = {"phase": "Failed", "reason": "Evicted", "message": message, "conditions": [disruption]}
     end = ended({"metadata": {"name": "pod-0"}, "status": status})
     assert end is not None and not end.is_its_own and "at no cost of a retry" in str(restart(end))
+
+
+def test_a_pod_evicted_again_and_again_before_it_gets_anywhere_is_told_which_limit_to_raise() -> None:
+    message = "Pod ephemeral local storage usage exceeds the total limit of containers 20Gi. "
+    end = an_end(1, 130, 1)._replace(reason="Evicted", message=message)
+    submission: Any = SimpleNamespace(
+        setting="cluster.train",
+        resources=StepResources(),
+        request=SimpleNamespace(spec=SimpleNamespace(label="base model")),
+    )
+    told = str(lost(submission, 5, end, [], "WHERE"))
+    assert "5 times in a row host 1 was evicted (Pod ephemeral" in told and "disk_gib=40" in told
