@@ -2,11 +2,13 @@
 
 import email.utils
 import json
+import math
 import os
 import random
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -50,8 +52,12 @@ class ExpiredError(ProgdistillError):
 class ClusterApi:
     """One namespace of a cluster, as the kubeconfig or the pod's own service account sees it."""
 
-    def __init__(self, client: Any, namespace: str, patience_seconds: float) -> None:
+    def __init__(
+        self, client: Any, namespace: str, patience_seconds: float, renewed: Callable[[], Any] | None = None
+    ) -> None:
+        """`renewed` makes a client with credentials read anew, for when the server refuses the old ones."""
         self._client, self.namespace, self._patience_seconds = client, namespace, patience_seconds
+        self._renewed, self._renewing = renewed, threading.Lock()
         self.server: str = client.configuration.host
         self.closed = threading.Event()
         """Set when nobody wants answers any more: whoever waits to try again gives up."""
@@ -85,14 +91,18 @@ class ClusterApi:
             self._patiently(lambda: self._json("DELETE", path, {}, body))
 
     def lines(self, path: str, *, read_seconds: float, **query: Any) -> Iterator[bytes]:
-        """Yield the lines of a stream, once: TransientError when it breaks off, ExpiredError on 410."""
+        """Yield the lines of a stream, once: TransientError when it breaks off, ExpiredError on 410.
+
+        Lines keep their ends, as those of a file do: one without may be cut off, for a server ends its answer
+        properly even where its own source broke off.
+        """
         with self._explained("GET", path):
             response = self._call("GET", path, query, None, (CONNECT_SECONDS, read_seconds))
             try:
                 rest = b""
                 for chunk in response.stream(amt=None, decode_content=False):
                     *whole, rest = (rest + chunk).split(b"\n")
-                    yield from whole
+                    yield from (line + b"\n" for line in whole)
                 if rest:
                     yield rest
             finally:
@@ -121,8 +131,29 @@ class ClusterApi:
     def _call(
         self, method: str, path: str, query: Object, body: Object | None, timeout: tuple[float, float]
     ) -> Any:
+        client = self._client
+        try:
+            return self._send(client, method, path, query, body, timeout)
+        except _api_exception() as error:
+            if error.status != 401 or self._renewed is None:
+                raise
+        # As kubectl does: token files, OpenID Connect and some plugins do not say when credentials end.
+        with self._renewing:
+            if self._client is client:
+                self._client = self._renewed()
+        return self._send(self._client, method, path, query, body, timeout)
+
+    @staticmethod
+    def _send(
+        client: Any,
+        method: str,
+        path: str,
+        query: Object,
+        body: Object | None,
+        timeout: tuple[float, float],
+    ) -> Any:
         content = "application/merge-patch+json" if method == "PATCH" else "application/json"
-        return self._client.call_api(
+        return client.call_api(
             path,
             method,
             query_params=list(query.items()),
@@ -143,6 +174,15 @@ class ClusterApi:
     def patient(self, call: Callable[[], None]) -> None:
         """Call until it ends well, with pauses between passing faults and a bound on their duration."""
         self._patiently(call)
+
+
+def ended_by(error: Exception, what: str) -> ProgdistillError:
+    """What to raise for an error of a thread that nobody foresaw: its driver must not wait for ever."""
+    traceback.print_exception(error)
+    return ProgdistillError(
+        f"{what} ended by {type(error).__name__}: {error}, which is an error of this package, to be reported"
+        " with the lines above; the Job goes on: run the same command again to attach to it"
+    )
 
 
 class RetryLaterError(TransientError):
@@ -167,7 +207,8 @@ def patiently(call: Callable[[], Value], closed: threading.Event, patience_secon
             now = time.monotonic()
             began = now if began is None else began
             asked = error.pause_seconds if isinstance(error, RetryLaterError) else None
-            wait = asked if asked is not None else pause * random.uniform(0.75, 1.25)
+            # Not sooner than asked, nor in a hurry: some ask for no pause at all, again and again.
+            wait = max(pause * random.uniform(0.75, 1.25), asked or 0.0)
             if now + wait - began > patience_seconds or closed.is_set():
                 raise TransientError(f"{error} (for {now - began:.0f} s)") from error
             if not said and now + wait - began > SAID_AFTER_SECONDS:
@@ -182,6 +223,12 @@ def connect(settings: ClusterSettings) -> ClusterApi:
 
     Raises UsageError, naming both ways, where neither is there.
     """
+    client, namespace = _found(settings)
+    return ClusterApi(client, namespace, settings.api_patience_seconds, renewed=lambda: _found(settings)[0])
+
+
+def _found(settings: ClusterSettings) -> tuple[Any, str]:
+    """A client with the credentials that are there now, and the namespace."""
     from kubernetes import client, config
 
     configuration = client.Configuration()
@@ -206,11 +253,7 @@ def connect(settings: ClusterSettings) -> ClusterApi:
         ) from None
     configuration.retries = False  # ours have bounds and are told
     configuration.connection_pool_maxsize = 64
-    return ClusterApi(
-        client.ApiClient(configuration),
-        settings.namespace or namespace or "default",
-        settings.api_patience_seconds,
-    )
+    return client.ApiClient(configuration), settings.namespace or namespace or "default"
 
 
 def _has_kubeconfig() -> bool:
@@ -237,7 +280,7 @@ class _Explained:
 
         if isinstance(error, _api_exception()):
             raise self._explained(error) from None
-        if isinstance(error, (urllib3.exceptions.HTTPError, OSError, json.JSONDecodeError)):
+        if isinstance(error, (urllib3.exceptions.HTTPError, OSError, json.JSONDecodeError, UnicodeError)):
             raise TransientError(f"API server {self._api.server} does not answer: {error}") from error
 
     def _explained(self, error: Any) -> ProgdistillError:
@@ -285,10 +328,11 @@ def _message(error: Any) -> str:
 
 
 def _retry_after(error: Any) -> float | None:
-    text = (error.headers or {}).get("Retry-After")
-    if text is None:
-        return None
-    if str(text).isdigit():
-        return float(text)
-    moment = email.utils.parsedate_to_datetime(text)
-    return max(0.0, moment.timestamp() - time.time())
+    """The pause that the server asks for, None where it asks for none that can be understood."""
+    text = str((error.headers or {}).get("Retry-After", ""))
+    with suppress(ValueError):
+        seconds = float(text)
+        return max(0.0, seconds) if math.isfinite(seconds) else None
+    with suppress(ValueError):
+        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
+    return None

@@ -21,6 +21,7 @@ from progdistill.jobs.cluster_settings import ClusterSettings, OnInterrupt
 from progdistill.jobs.events import Listener, ignore
 from progdistill.jobs.kubernetes_api import AlreadyThereError, ClusterApi, Object, connect
 from progdistill.jobs.kubernetes_log import JobLog, PodLog
+from progdistill.jobs.kubernetes_losses import LOSSES_IN_A_ROW, Losses, is_unexplained, progress_of
 from progdistill.jobs.kubernetes_manifest import (
     JOB_LABEL,
     STORE_ANNOTATION,
@@ -120,6 +121,7 @@ class _Run:
         self._changed = threading.Event()
         self._logs: dict[str, PodLog] = {}
         self._said: set[str] = set()
+        self._losses = Losses(lambda: progress_of(submission.request.spec, store))
         self._unpullable_since: float | None = None
         self._missing_since: float | None = None
 
@@ -185,6 +187,9 @@ class _Run:
             if not owners:
                 self._api.patch(one, {"metadata": {"ownerReferences": wanted["metadata"]["ownerReferences"]}})
                 return
+            job = self._api.get(_path(self._api, self._submission, self._submission.name))
+            if job is not None and job["metadata"]["uid"] in owners:
+                return  # of a Job that another driver has just created
             self._delete(one, found)  # of an earlier Job, and about to go with it
 
     def _delete(self, path: str, found: Object) -> None:
@@ -247,15 +252,16 @@ class _Run:
         self._api.delete(one, uid=job["metadata"]["uid"])
 
     def _failure(self, job: Object, pods: Watched) -> ProgdistillError:
-        ends = [end for pod in pods.ever_seen() if (end := words.ended(pod)) is not None]
-        by_name = {words.name_of(pod): self._logs.get(pod["metadata"]["uid"]) for pod in pods.ever_seen()}
-        last = {name: list(log.last) for name, log in by_name.items() if log is not None}
         name, hours = self._submission.name, self._submission.cluster.ttl_hours
         where = (
             f"Its log is {self._log.path}; the Job is kept for {hours:g} h"
             f" (kubectl -n {self._api.namespace} describe job {name})."
         )
-        return words.failure(self._submission, job, ends, last, where)
+        return words.failure(self._submission, job, _ends(pods), self._last_lines(pods), where)
+
+    def _last_lines(self, pods: Watched) -> dict[str, list[str]]:
+        by_name = {words.name_of(pod): self._logs.get(pod["metadata"]["uid"]) for pod in pods.ever_seen()}
+        return {name: list(log.last) for name, log in by_name.items() if log is not None}
 
     def _follow_logs(self, pods: Watched) -> None:
         single = self._submission.processes == 1
@@ -280,6 +286,7 @@ class _Run:
             if end is not None and (said := words.restart(end)) is not None:
                 self._say(said, about=words.name_of(pod))
         self._give_up_on_image(job, pods)
+        self._give_up_on_losses(job, pods)
 
     def _say_why_no_pods(self, job: Object) -> None:
         if job.get("spec", {}).get("suspend"):
@@ -303,6 +310,16 @@ class _Run:
                 " registry's Secret in cluster.image_pull_secrets"
             )
 
+    def _give_up_on_losses(self, job: Object, pods: Watched) -> None:
+        ends = _ends(pods)
+        if self._losses.in_a_row(ends) < LOSSES_IN_A_ROW:
+            return
+        self._finish(pods)
+        self._clear_up(job)
+        last = max(filter(is_unexplained, ends), key=lambda end: (end.finished_at, -end.host))
+        lines, where = self._last_lines(pods).get(last.pod, []), f"Its log is {self._log.path}."
+        raise words.lost(self._submission, LOSSES_IN_A_ROW, last, lines, where)
+
     def _say(self, line: str, about: str = "") -> None:
         if about + line not in self._said:
             self._said.add(about + line)
@@ -319,6 +336,10 @@ class _Run:
                 f" another store, {theirs}: use that store, wait for its end, or choose another"
                 " cluster.namespace"
             )
+
+
+def _ends(pods: Watched) -> list[words.Ended]:
+    return [end for pod in pods.ever_seen() if (end := words.ended(pod)) is not None]
 
 
 def _is_finished(job: Object) -> bool:

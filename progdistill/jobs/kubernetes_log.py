@@ -1,7 +1,8 @@
 """Follows the logs of a job's pods: the first rank's lines as they are, the others' with their rank."""
 
 import threading
-from collections import deque
+from array import array
+from collections import Counter, deque
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,13 +10,15 @@ from typing import Final
 
 from progdistill.errors import ProgdistillError, TransientError
 from progdistill.jobs.events import Listener, deliver
-from progdistill.jobs.kubernetes_api import ClusterApi, NotReadyError, NotThereError
+from progdistill.jobs.kubernetes_api import ClusterApi, NotReadyError, NotThereError, ended_by
 from progdistill.jobs.kubernetes_manifest import CONTAINER
 from progdistill.jobs.log_file import LogFile
 
 LAST_LINES: Final = 15
 READ_SECONDS: Final = 300.0
 PAUSE_SECONDS: Final = 0.5
+OVERLAP_SECONDS: Final = 5
+"""How far a new connection goes back: standard error may be dated before the standard output it follows."""
 
 
 class JobLog:
@@ -46,8 +49,9 @@ class PodLog:
     ) -> None:
         self._api, self._pod, self._prefix, self._log = api, pod, prefix, log
         self._has_ended = has_ended
-        self._seen_at = ""
-        self._seen_then = 0
+        self._seen = _Seen()
+        self._rest = b""
+        self._said: set[str] = set()
         self.last: deque[str] = deque(maxlen=LAST_LINES)
         self.error: ProgdistillError | None = None
         self._thread = threading.Thread(target=self._run, name=f"log {pod}", daemon=True)
@@ -62,41 +66,94 @@ class PodLog:
             while not self._api.closed.is_set():
                 ended = self._has_ended()
                 try:
-                    self._read()
-                    if ended:
+                    if self._read() and ended:
+                        self._take_rest()
                         return
                 except (TransientError, NotReadyError):
                     if ended:
                         # What a dead node held is lost; a busy server is asked again by `patient`.
-                        self._api.patient(self._read)
+                        self._api.patient(self._read_to_end)
                         return
                 self._api.closed.wait(PAUSE_SECONDS)
-        except (NotReadyError, NotThereError):
-            return  # it never started, or is gone
+        except NotReadyError:
+            return  # it never started
+        except NotThereError:
+            self._take_rest()  # it is gone
         except ProgdistillError as error:
             self.error = error
+        except Exception as error:
+            self.error = ended_by(error, f"following the log of {self._pod}")
 
-    def _read(self) -> None:
+    def _read_to_end(self) -> None:
+        while not self._read():
+            self._api.closed.wait(PAUSE_SECONDS)
+        self._take_rest()
+
+    def _read(self) -> bool:
+        """Read on; whether that brought nothing new, as it does at the end of a container that has ended.
+
+        An answer that ends is no such end: it may have been cut off anywhere.
+        """
         query = {"container": CONTAINER, "follow": "true", "timestamps": "true"}
-        if self._seen_at:
-            since = datetime.fromisoformat(self._seen_at).astimezone(UTC)
-            query["sinceTime"] = f"{since:%Y-%m-%dT%H:%M:%S}Z"
-        path = self._api.path("v1", "pods", self._pod, "log")
-        already = self._seen_then
+        again, before = self._seen.again(), (len(self._seen), self._rest)
+        if (since := self._seen.since) is not None:
+            query["sinceTime"] = f"{datetime.fromtimestamp(since, UTC):%Y-%m-%dT%H:%M:%S}Z"
+        path, rest = self._api.path("v1", "pods", self._pod, "log"), b""
         for line in self._api.lines(path, read_seconds=READ_SECONDS, **query):
-            moment, _, text = line.decode(errors="replace").partition(" ")
-            if not moment[:4].isdigit():
-                self._log.write(f"{self._prefix}{moment} {text}")  # the kubelet's own word
-                continue
-            if moment < self._seen_at:
-                continue
-            if moment == self._seen_at and already > 0:
-                already -= 1  # of several lines with the time stamp of the last one
-                continue
-            if moment != self._seen_at:
-                self._seen_at, self._seen_then, already = moment, 0, 0
-            self._seen_then += 1
-            if self._log.hear(text):
-                continue
-            self.last.append(text)
-            self._log.write(f"{self._prefix}{text}")
+            if not line.endswith(b"\n"):
+                rest = line
+            elif again[hash(line)] > 0:
+                again[hash(line)] -= 1
+            else:
+                self._take(line)
+        self._rest = rest
+        if rest and not rest[:1].isdigit():
+            self._take(rest)  # no line that is cut off, but the kubelet's own word
+        return before == (len(self._seen), rest)
+
+    def _take_rest(self) -> None:
+        """A last line without an end; nothing can follow it any more."""
+        if self._rest:
+            self._take(self._rest)
+
+    def _take(self, line: bytes) -> None:
+        moment, _, text = line.decode(errors="replace").rstrip("\n").partition(" ")
+        try:
+            second = int(datetime.fromisoformat(moment).timestamp())
+        except ValueError:
+            word = f"{moment} {text}".strip()  # the kubelet's own, at each attempt
+            if word not in self._said:
+                self._said.add(word)
+                self._log.write(f"{self._prefix}{word}")
+            return
+        self._seen.add(second, line)
+        if self._log.hear(text):
+            return
+        self.last.append(text)
+        self._log.write(f"{self._prefix}{text}")
+
+
+class _Seen:
+    """The lines of a log that were read, each as its second and its hash: 16 bytes a line."""
+
+    def __init__(self) -> None:
+        self._seconds, self._hashes = array("q"), array("q")
+
+    def __len__(self) -> int:
+        return len(self._seconds)
+
+    def add(self, second: int, line: bytes) -> None:
+        """One more; whole with its time stamp, as a server sends it each time."""
+        self._seconds.append(second)
+        self._hashes.append(hash(line))
+
+    @property
+    def since(self) -> int | None:
+        """The second from which on what is not read yet is dated; None before the first line."""
+        return self._seconds[-1] - OVERLAP_SECONDS if self._seconds else None
+
+    def again(self) -> Counter[int]:
+        """How often a server that is asked from there on will send each line again."""
+        since = self.since
+        dated = zip(self._seconds, self._hashes, strict=True)
+        return Counter() if since is None else Counter(one for second, one in dated if second >= since)

@@ -6,7 +6,7 @@ import time
 from typing import Final
 
 from progdistill.errors import ProgdistillError, TransientError
-from progdistill.jobs.kubernetes_api import WATCH_SECONDS, ClusterApi, ExpiredError, Object
+from progdistill.jobs.kubernetes_api import WATCH_SECONDS, ClusterApi, ExpiredError, Object, ended_by
 
 SHORTEST_ROUND_SECONDS: Final = 1.0
 
@@ -49,9 +49,14 @@ class Watched:
                 # A server that ends every watch at once is not asked in a hurry.
                 self._api.closed.wait(max(0.0, SHORTEST_ROUND_SECONDS - (time.monotonic() - began)))
         except ProgdistillError as error:
-            if not self._api.closed.is_set():
-                self.error = error
-                self._changed.set()
+            self._end(error)
+        except Exception as error:
+            self._end(ended_by(error, f"watching {self._path}"))
+
+    def _end(self, error: ProgdistillError) -> None:
+        if not self._api.closed.is_set():
+            self.error = error
+            self._changed.set()
 
     def _round(self) -> None:
         """One list, and the watch from there on. Only a list that fails is a fault: it begins a new bound."""
@@ -71,8 +76,8 @@ class Watched:
                     return  # 410 as a rule
                 if event["type"] != "BOOKMARK":
                     self._apply(event["object"], gone=event["type"] == "DELETED")
-        except (ExpiredError, TransientError, json.JSONDecodeError):
-            return
+        except (ExpiredError, TransientError, json.JSONDecodeError, UnicodeDecodeError):
+            return  # cut off, perhaps within a character
 
     def _replace(self, items: list[Object]) -> None:
         with self._lock:

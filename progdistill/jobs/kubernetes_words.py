@@ -10,6 +10,7 @@ from progdistill.jobs.kubernetes_manifest import QUEUE_LABEL, Submission
 Object = dict[str, Any]
 
 KILLED: Final = 137
+EVICTED: Final = "Evicted"
 TERMINATED: Final = 143
 _PULLING: Final = ("ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull")
 _NOT_ITS_OWN: Final = (PeerLostError.exit_status, WorkInterrupted.exit_status, TERMINATED)
@@ -27,10 +28,14 @@ class Ended(NamedTuple):
     disruption: str | None
     """Why the cluster took the pod away; None when it ended by itself."""
 
+    message: str = ""
+    """What the kubelet says of it, such as which limit it broke."""
+
     @property
     def is_its_own(self) -> bool:
         """Whether it failed for a reason of its own: not taken away, and not because another was."""
-        return self.disruption is None and self.exit_code not in (0, *_NOT_ITS_OWN)
+        excused = self.exit_code in _NOT_ITS_OWN and self.reason != EVICTED
+        return self.disruption is None and self.exit_code != 0 and not excused
 
 
 def name_of(item: Object) -> str:
@@ -59,15 +64,15 @@ def ended(pod: Object) -> Ended | None:
     if terminated is None and status.get("phase") != "Failed":
         return None
     facts = terminated or {}
-    reason = facts.get("reason") or status.get("reason") or ""
-    return Ended(
-        name_of(pod),
-        index_of(pod),
-        facts.get("exitCode", -1),
-        reason,
-        facts.get("finishedAt") or "",
-        why if why is not None else (status.get("message") or reason if terminated is None else None),
-    )
+    reason, message = facts.get("reason") or status.get("reason") or "", str(status.get("message") or "")
+    if status.get("reason") == EVICTED:
+        # The cause; its container says no more than that it was killed. Without DisruptionTarget it broke a
+        # limit of its own, and counts as failed.
+        reason = EVICTED
+    elif why is None and terminated is None:
+        why = message or reason
+    when = facts.get("finishedAt") or (disruption or {}).get("lastTransitionTime") or ""
+    return Ended(name_of(pod), index_of(pod), facts.get("exitCode", -1), reason, when, why, message)
 
 
 def condition_of(job: Object, *types: str) -> Object | None:
@@ -135,22 +140,52 @@ def failure(
     return ProgdistillError(f"{label} failed{tries}: {who}{_advice(submission, first)}. {where} {lines}")
 
 
+def lost(
+    submission: Submission, times: int, last: Ended, lines: Sequence[str], where: str
+) -> ProgdistillError:
+    """The error of a job whose ranks lose one another again and again, with the last words of one of them."""
+    label, words = submission.request.spec.label, "\n".join(lines)
+    if last.reason == EVICTED:
+        return ProgdistillError(
+            f"{label} got nowhere: {times} times in a row host {last.host} {_how(last)}"
+            f"{_advice(submission, last)}. The Job is deleted, its last snapshot is kept. {where}"
+        )
+    return ProgdistillError(
+        f"{label} got nowhere: {times} times in a row its ranks lost one another and all started again, no"
+        " pod failed by itself or was taken away, and no newer snapshot was saved. The Job is deleted, its"
+        " last snapshot is kept. As a rule pods do not reach one another: allow all TCP ports between them"
+        f" (NetworkPolicy; rank 0 is met at {submission.port}, gloo and NCCL choose theirs), or name the"
+        " network interface, as in --set cluster.env="
+        """'{"GLOO_SOCKET_IFNAME": "eth0", "NCCL_SOCKET_IFNAME": "eth0"}'"""
+        f". {where} Last lines of host {last.host}:\n{words}"
+    )
+
+
 def _how(end: Ended) -> str:
     if end.reason == "OOMKilled":
         return "was killed for lack of memory"
+    if end.reason == EVICTED:
+        return f"was evicted ({end.message.strip().rstrip('.') or 'no reason given'})"
     if end.exit_code == KILLED:
         return "was killed (SIGKILL), as a rule for lack of memory"
     return f"ended with exit status {end.exit_code}" + (f" ({end.reason})" if end.reason else "")
 
 
 def _advice(submission: Submission, end: Ended) -> str:
-    if end.reason != "OOMKilled" and end.exit_code != KILLED:
-        return ""
-    gib = submission.resources.memory_gib
-    return (
-        f": its limit is {gib:g} GiB, raise it with --set {submission.setting}.memory_gib={2 * gib:g}"
-        " or spread the batch over more hosts"
-    )
+    resources = submission.resources
+    if end.reason == EVICTED:
+        if "shared-memory" in end.message:
+            return _raised(submission, "shared_memory_gib", resources.shared_memory_gib)
+        if re.search("ephemeral|emptydir|disk", end.message, re.IGNORECASE):
+            return _raised(submission, "disk_gib", resources.disk_gib)
+    if end.reason == "OOMKilled" or (end.reason != EVICTED and end.exit_code == KILLED):
+        memory = _raised(submission, "memory_gib", resources.memory_gib)
+        return f"{memory} or spread the batch over more hosts"
+    return ""
+
+
+def _raised(submission: Submission, setting: str, gib: float) -> str:
+    return f": its limit is {gib:g} GiB, raise it with --set {submission.setting}.{setting}={2 * gib:g}"
 
 
 def _pod_waits(pod: Object) -> str | None:

@@ -1,7 +1,9 @@
 """A cluster breaks in every way it can while a job of two pods runs: real client, HTTP and processes."""
 
+import os
 import re
 import time
+from pathlib import Path
 
 import pytest
 
@@ -122,6 +124,24 @@ def test_a_pod_out_of_memory_too_often_fails_the_job_with_the_setting_to_raise(j
     error = said.partition("error: ")[2]
     assert status == 1 and "host 1 was killed for lack of memory" in error
     assert "limit is 1 GiB" in error and "--set cluster.train.memory_gib=2" in error
+
+
+def worker_that_ends(job: OneJob, script: str) -> None:
+    """Have every pod run these lines of a shell in place of the worker."""
+    folder: Path = job.folder / "bin"
+    folder.mkdir()
+    (folder / "python").write_text(f"#!/bin/sh\n{script}\n")
+    (folder / "python").chmod(0o755)
+    job.change(env={**job.settings.env, "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"})
+
+
+def test_ranks_that_lose_one_another_again_and_again_are_given_up_with_the_ports_to_open(job: OneJob) -> None:
+    worker_that_ends(job, "sleep 1; echo lost another rank: Timed out waiting 1800000ms; exit 75")
+    status, _, said = finished(job.drive())
+    error = said.partition("error: ")[2]
+    assert status == 1 and "5 times in a row its ranks lost one another" in error
+    assert f"rank 0 is met at {job.submission.port}" in error and "Timed out waiting 1800000ms" in error
+    job.cluster.wait_for(lambda: not job.cluster.objects("jobs"))
 
 
 def test_an_image_that_cannot_be_pulled_is_named_and_given_up(job: OneJob) -> None:

@@ -10,6 +10,10 @@ import sys
 import pytest
 
 from progdistill.data.dataset import DatasetInfo
+from progdistill.jobs.events import ignore
+from progdistill.jobs.kubernetes_api import connect
+from progdistill.jobs.kubernetes_launcher import _Run
+from progdistill.jobs.kubernetes_log import JobLog
 from tests.jobs.on_a_cluster import OneJob, cluster, cluster_digits, expected, finished, job
 
 __all__ = ["cluster", "cluster_digits", "expected", "job"]
@@ -36,6 +40,22 @@ def test_the_next_driver_attaches_to_the_job_of_a_killed_one(job: OneJob, expect
     assert (status, checkpoint) == (0, expected), said
     assert "attached" in said and "reached training.update" in said  # the log from its beginning
     assert creations(job) == 1
+
+
+def test_the_service_of_a_job_that_another_driver_has_just_created_is_left_alone(
+    job: OneJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(job.cluster.kubeconfig))
+    api = connect(job.settings)
+    runs = [_Run(api, job.submission, job.store, JobLog(job.folder / "job.log", ignore)) for _ in range(2)]
+    runs[0]._submit()
+    [service] = job.cluster.objects("services")
+    runs[1]._ensure_service(None)  # it has seen no Job a moment ago
+    assert job.cluster.objects("services") == [service]
+    job.cluster.delete_job(job.name)
+    job.cluster.wait_for(lambda: not job.cluster.objects("jobs"))
+    runs[1]._ensure_service(None)  # and now there is none
+    assert [item["metadata"].get("ownerReferences") for item in job.cluster.objects("services")] == [None]
 
 
 @pytest.mark.slow

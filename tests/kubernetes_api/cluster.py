@@ -59,7 +59,15 @@ class Cluster:
         """Begin to answer and to control."""
         self._server.start()
         self._control_plane.start()
-        user = {"name": USER, "user": {"token": TOKEN}}
+        self._write_kubeconfig(TOKEN)
+
+    def renew_token(self, token: str) -> None:
+        """From now on the server accepts this token only, and the kubeconfig has it."""
+        self._server.token = token
+        self._write_kubeconfig(token)
+
+    def _write_kubeconfig(self, token: str) -> None:
+        user = {"name": USER, "user": {"token": token}}
         context = {"name": "test", "context": {"cluster": "test", "user": USER, "namespace": "default"}}
         config = {"apiVersion": "v1", "kind": "Config", "current-context": "test", "users": [user]}
         config |= {"clusters": [{"name": "test", "cluster": {"server": self.url}}], "contexts": [context]}

@@ -17,7 +17,7 @@ class ApiError(Exception):
         reason: str,
         message: str,
         details: dict[str, Any] | None = None,
-        retry_after: int | None = None,
+        retry_after: int | str | None = None,
     ) -> None:
         super().__init__(message)
         self.code, self.reason, self.message = code, reason, message
@@ -127,7 +127,7 @@ _PLAIN = {
 }
 
 
-def of_code(code: int, retry_after: int | None = None, method: str = "GET") -> ApiError:
+def of_code(code: int, retry_after: int | str | None = None, method: str = "GET") -> ApiError:
     """A failure that has nothing to do with the request itself."""
     reason, message = _PLAIN[code]
     if (method, code) == ("POST", 409):  # the one conflict that a creation can meet

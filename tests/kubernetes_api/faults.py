@@ -17,7 +17,7 @@ class Fault:
     """answer, reset or cut."""
     times: int
     status: int = 0
-    retry_after: int | None = None
+    retry_after: int | str | None = None
     after_work: bool = False
     after_bytes: int | None = None
     after_events: int | None = None
@@ -37,7 +37,7 @@ class Faults:
         path_regex: str,
         status: int,
         times: int = 1,
-        retry_after_seconds: int | None = None,
+        retry_after_seconds: int | str | None = None,
         after_work: bool = False,
     ) -> None:
         """The next requests get this status; with `after_work` what they ask for is done nevertheless."""
