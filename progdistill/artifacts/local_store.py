@@ -17,7 +17,7 @@ from progdistill.artifacts.digest import FileDigest, digest_of_descriptor, diges
 from progdistill.artifacts.durable_copy import FULL_DISK, copy_durably
 from progdistill.artifacts.faults import reach
 from progdistill.artifacts.scratch import sweep_folder
-from progdistill.artifacts.store import StoredObject, Versioned, checked_key
+from progdistill.artifacts.store import StoredObject, Versioned, checked_key, is_key
 from progdistill.errors import LostInvariantError, TransientError, UsageError
 
 SCRATCH: Final = ".scratch"
@@ -84,7 +84,8 @@ class LocalStore:
         """See Store.list."""
         folder = self.root / prefix.rpartition("/")[0]
         with self._explained("list", prefix or "objects"):
-            keys = sorted(key for key in self._keys_under(folder) if key.startswith(prefix))
+            found = self._keys_under(folder)
+            keys = sorted(key for key in found if key.startswith(prefix) and is_key(key))
         for key in keys:
             with suppress(FileNotFoundError):  # Removed since the walk.
                 facts = (self.root / key).lstat()

@@ -21,7 +21,7 @@ from progdistill.artifacts.s3_download import ATTEMPTS, download_file
 from progdistill.artifacts.s3_errors import ABSENT, CONFLICT, code_of, explained, resent_if_damaged
 from progdistill.artifacts.s3_upload import TRANSFERS, Target, abort_uploads, upload_file
 from progdistill.artifacts.scratch import sweep_folder
-from progdistill.artifacts.store import StoredObject, Versioned, checked_key
+from progdistill.artifacts.store import StoredObject, Versioned, checked_key, is_key
 from progdistill.errors import LostInvariantError, TransientError, UsageError
 
 CONFLICT_ATTEMPTS: Final = 5
@@ -106,7 +106,9 @@ class S3Store:
         with explained(self.uri, f"list {prefix or 'objects'}"):
             for page in pages:
                 for item in page.get("Contents", []):
-                    yield StoredObject(item["Key"].removeprefix(start), item["Size"], item["LastModified"])
+                    key = item["Key"].removeprefix(start)
+                    if is_key(key):
+                        yield StoredObject(key, item["Size"], item["LastModified"])
 
     def delete(self, key: str) -> None:
         """See Store.delete."""

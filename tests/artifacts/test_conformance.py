@@ -4,10 +4,12 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
+import boto3
 import pytest
 
 from progdistill.artifacts.checkpoint import blob_key
 from progdistill.artifacts.digest import PART_BYTES, FileDigest, digest_of_bytes
+from progdistill.artifacts.s3_store import S3Store
 from progdistill.artifacts.store import Store, open_store
 from progdistill.errors import LostInvariantError, UsageError
 
@@ -81,6 +83,21 @@ def test_listing_gives_keys_in_order_with_sizes_and_times(store: Store) -> None:
     (found,) = store.list("a/")
     assert found.size_bytes == 3
     assert abs(store.now() - found.modified_at) < timedelta(minutes=5)
+
+
+def test_names_that_are_no_keys_are_passed_over(store: Store) -> None:
+    store.write("a/notes.json", b"1")
+    put_foreign(store, "a/my notes.json")
+    assert [item.key for item in store.list("")] == ["a/notes.json"]
+
+
+def put_foreign(store: Store, name: str) -> None:
+    """Put an object into a store past its own naming, as other programs do."""
+    if isinstance(store, S3Store):
+        bucket, _, prefix = store.uri.removeprefix("s3://").partition("/")
+        boto3.client("s3").put_object(Bucket=bucket, Key=f"{prefix}/{name}", Body=b"{}")
+    else:
+        Path(store.uri, name).write_bytes(b"{}")
 
 
 def test_removing_twice_is_no_error(store: Store) -> None:
