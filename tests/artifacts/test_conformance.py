@@ -3,6 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
+from threading import Event
 
 import boto3
 import pytest
@@ -137,6 +138,32 @@ def test_a_consumed_file_is_gone_and_stored(store: Store) -> None:
     digest = store.upload(path, blob_key, consume=True)
     assert not path.exists()
     assert store.download(blob_key(digest.sha256), digest).read_bytes() == b"weights"
+
+
+def test_a_consumed_file_can_be_read_by_whoever_can_read_the_others(local_store: Store) -> None:
+    path = local_store.scratch() / "file"
+    path.write_bytes(b"weights")
+    path.chmod(0o600)
+    digest = local_store.upload(path, blob_key, consume=True)
+    local_store.write("a", b"1")
+    modes = {Path(local_store.uri, key).stat().st_mode for key in ("a", blob_key(digest.sha256))}
+    assert len(modes) == 1
+
+
+def test_no_write_fails_beside_removals_in_its_folder(local_store: Store) -> None:
+    def remove(stop: Event) -> None:
+        while not stop.is_set():
+            local_store.delete("a/b/c/x")
+
+    stop = Event()
+    with ThreadPoolExecutor(2) as pool:
+        removing = [pool.submit(remove, stop) for _ in range(2)]
+        try:
+            for number in range(50):
+                local_store.write("a/b/c/x", b"%d" % number)
+        finally:
+            stop.set()
+        assert all(one.result() is None for one in removing)
 
 
 def test_a_missing_file_is_a_lost_invariant(store: Store) -> None:
