@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 from progdistill.artifacts import aliases, checkpoint, runs
 from progdistill.artifacts.snapshot_format import job_folder
 from progdistill.artifacts.store import Store, StoredObject
+from progdistill.errors import UsageError
 
 DEFAULT_GRACE: Final = timedelta(days=7)
 
@@ -65,7 +66,7 @@ def find_garbage(
     The entries of `forget_runs` (`Flow/run id`) are garbage themselves, whatever their age; so is what an
     unfinished job left to go on from, when its newest snapshot is older than `patience`. Ages are
     differences on the store's own clock: a machine whose clock is wrong collects the same. A `grace` shorter
-    than the longest upload endangers what is being published meanwhile.
+    than the longest upload endangers what is being published meanwhile; see `require_safe_grace`.
     """
     forgotten = {f"{folder}{run}/" for run in forget_runs for folder in (runs.FOLDER, runs.REPORTS_FOLDER)}
     now = store.now()
@@ -77,6 +78,19 @@ def find_garbage(
         return Garbage(obsolete + references.unneeded(), references.before, find)
 
     return find()
+
+
+def require_safe_grace(store: Store, grace: timedelta) -> None:
+    """Raise UsageError for a grace period in which uploads to this store trust that what is there stays."""
+    if not store.uri.startswith("s3://"):
+        return
+    from progdistill.artifacts.s3_upload import YOUNG
+
+    if grace < YOUNG:
+        raise UsageError(
+            f"--grace-days {grace / timedelta(days=1):g} with --delete: give {YOUNG.days} or more for store"
+            f" {store.uri}, where younger files are not sent again but taken for safe"
+        )
 
 
 def remove_garbage(store: Store, garbage: Garbage) -> int:
