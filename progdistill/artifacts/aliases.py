@@ -1,6 +1,7 @@
 """Names that people give to checkpoints, moved by compare-and-swap and keeping their history."""
 
 import re
+import secrets
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Final, Literal
@@ -68,18 +69,24 @@ def list_aliases(store: Store) -> Iterator[Alias]:
 def move_alias(store: Store, name: str, checkpoint_id: str | None, moved_by: str) -> Alias:
     """Point an alias at a checkpoint (None removes it), appending to its history.
 
-    Of several movers at once every move ends up in the history. TransientError if the store stays too busy.
+    Of several movers at once every move ends up in the history, once: where the reply to a move was lost and
+    others have moved the alias since, it is found there and not made again. TransientError if the store stays
+    too busy.
     """
     check_alias_name(name)
     mark_layout(store)
+    # A store's clock may count whole seconds: the fraction tells this move from others.
+    moved_at = store.now().replace(microsecond=secrets.randbelow(1_000_000))
+    move = AliasMove(checkpoint_id=checkpoint_id, moved_at=moved_at, moved_by=moved_by)
     for _ in range(_ATTEMPTS):
-        move = AliasMove(checkpoint_id=checkpoint_id, moved_at=store.now(), moved_by=moved_by)
         found = store.read_versioned(_key(name))
         if found is None:
             alias = Alias(name=name, history=(move,))
             moved = store.put_if_absent(_key(name), encode(alias))
         else:
             before = decode(Alias, found.data, where=f"{store.uri}/{_key(name)}")
+            if move in before.history:
+                return before
             alias = Alias(name=name, history=(*before.history, move))
             moved = store.compare_and_swap(_key(name), encode(alias), found.version)
         if moved:

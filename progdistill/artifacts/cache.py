@@ -1,13 +1,17 @@
 """Verified local copies of files from remote stores, the least recently used removed first."""
 
+import math
 import os
 import time
 import uuid
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
 from progdistill.artifacts.digest import FileDigest, digest_of_file
+from progdistill.artifacts.durable_copy import FORBIDDEN, FULL_DISK
+from progdistill.errors import UsageError
 
 RECENT_SECONDS: Final = 3600.0
 """What was handed out within this time is never removed: its reader may not have opened it yet."""
@@ -24,7 +28,8 @@ class FileCache:
         path = self._path(digest)
         try:
             if digest_of_file(path) == digest:
-                os.utime(path)
+                with suppress(PermissionError):  # Another user's, and as good for us.
+                    os.utime(path)
                 return path
         except FileNotFoundError:
             return None
@@ -50,22 +55,55 @@ class FileCache:
         """Return a fresh path in the scratch folder."""
         return self.scratch() / uuid.uuid4().hex
 
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """Turn what the file system refuses while the cache is used into a UsageError."""
+        try:
+            yield
+        except OSError as error:
+            cause = f"cannot use the cache of downloads in {self._folder}: {error.strerror}"
+            if error.errno in FULL_DISK:
+                raise UsageError(
+                    f"{cause}; free some space there, or set PROGDISTILL_CACHE to a folder with more"
+                ) from error
+            if error.errno in FORBIDDEN:
+                raise UsageError(
+                    f"{cause}; mend its permissions, or set PROGDISTILL_CACHE to another folder"
+                ) from error
+            raise
+
     def _path(self, digest: FileDigest) -> Path:
         return self._folder / "files" / digest.sha256[:2] / digest.sha256
 
     def _trim(self) -> None:
-        files = [(path.stat(), path) for path in (self._folder / "files").glob("*/*")]
+        """Others may trim the same cache at the same time."""
+        files = []
+        for path in (self._folder / "files").glob("*/*"):
+            with suppress(FileNotFoundError):
+                files.append((path.stat(), path))
         excess = sum(facts.st_size for facts, _ in files) - self._limit_bytes
         for facts, path in sorted(files, key=lambda file: file[0].st_mtime):
             if excess <= 0 or time.time() - facts.st_mtime < RECENT_SECONDS:
                 return
-            with suppress(FileNotFoundError):
-                path.unlink()
-            excess -= facts.st_size
+            with suppress(PermissionError):
+                path.unlink(missing_ok=True)
+                excess -= facts.st_size
 
 
 def default_cache() -> FileCache:
     """The cache in `PROGDISTILL_CACHE` (else the user's cache folder) of `PROGDISTILL_CACHE_GIB` (100)."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     folder = os.environ.get("PROGDISTILL_CACHE") or Path(home) / "progdistill"
-    return FileCache(Path(folder).absolute(), int(os.environ.get("PROGDISTILL_CACHE_GIB", "100")) * 2**30)
+    return FileCache(
+        Path(folder).absolute(), int(_gibibytes(os.environ.get("PROGDISTILL_CACHE_GIB", "100")) * 2**30)
+    )
+
+
+def _gibibytes(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number < math.inf:
+        raise UsageError(f"PROGDISTILL_CACHE_GIB is {text!r}: give a number of GiB, such as 100 or 0.5")
+    return number

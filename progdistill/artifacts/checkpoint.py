@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -185,7 +186,10 @@ def publish_checkpoint(
         **dict(description), weights_sha256=weights.sha256, weights_bytes=weights.size_bytes
     )
     manifest = CheckpointManifest(id=identity.id, identity=identity, circumstances=circumstances)
-    return publish_record(store, manifest_key(manifest.id), manifest)
+    published = publish_record(store, manifest_key(manifest.id), manifest)
+    if published.id != manifest.id:
+        raise _misplaced(store, manifest.id, published)
+    return published
 
 
 def load_manifest(store: Store, checkpoint_id: str) -> CheckpointManifest:
@@ -201,20 +205,57 @@ def load_manifest(store: Store, checkpoint_id: str) -> CheckpointManifest:
 def _read_manifest(store: Store, checkpoint_id: str) -> CheckpointManifest | None:
     manifest = read_record(store, manifest_key(checkpoint_id), CheckpointManifest)
     if manifest is not None and manifest.id != checkpoint_id:
-        raise LostInvariantError(
-            f"{store.uri}/{manifest_key(checkpoint_id)} holds the manifest of {manifest.id}"
-        )
+        raise _misplaced(store, checkpoint_id, manifest)
     return manifest
+
+
+def _misplaced(store: Store, checkpoint_id: str, manifest: CheckpointManifest) -> LostInvariantError:
+    return LostInvariantError(
+        f"{store.uri}/{manifest_key(checkpoint_id)} holds the manifest of {manifest.id}: remove it, and start"
+        " the run that made the checkpoint again"
+    )
+
+
+def require_checkpoint(store: Store, checkpoint_id: str) -> None:
+    """Raise LostInvariantError unless a checkpoint's manifest can be read and its weights have their size.
+
+    `verify_weights` reads them too.
+    """
+    manifest = _read_manifest(store, checkpoint_id)
+    if manifest is None:
+        raise LostInvariantError(f"{store.uri}/{manifest_key(checkpoint_id)} is missing from the store")
+    weights = manifest.identity.weights
+    key = blob_key(weights.sha256)
+    found = next((item.size_bytes for item in store.list(key) if item.key == key), None)
+    if found is None:
+        raise LostInvariantError(f"{store.uri}/{key} is missing from the store")
+    if found != weights.size_bytes:
+        raise LostInvariantError(
+            f"{store.uri}/{key} is damaged: {found:,} bytes, expected {weights.size_bytes:,}"
+        )
 
 
 def fetch_weights(store: Store, manifest: CheckpointManifest) -> Path:
     """Return a local safetensors file with the weights, verified before anyone parses it: read only."""
-    return store.download(blob_key(manifest.identity.weights_sha256), manifest.identity.weights)
+    with _advised():
+        return store.download(blob_key(manifest.identity.weights_sha256), manifest.identity.weights)
 
 
 def verify_weights(store: Store, manifest: CheckpointManifest) -> None:
     """Raise LostInvariantError unless the weights are intact in the store itself, past any local cache."""
-    store.verify(blob_key(manifest.identity.weights_sha256), manifest.identity.weights)
+    with _advised():
+        store.verify(blob_key(manifest.identity.weights_sha256), manifest.identity.weights)
+
+
+@contextmanager
+def _advised() -> Iterator[None]:
+    """Say of lost weights how to get them back."""
+    try:
+        yield
+    except LostInvariantError as error:
+        raise LostInvariantError(
+            f"{error}. Restore it from a backup, or remove what is there and start the run that made it again"
+        ) from error
 
 
 def list_ids(store: Store) -> list[str]:

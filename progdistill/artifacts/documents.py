@@ -37,7 +37,7 @@ def unseal(data: bytes, *, where: str) -> dict[str, Any]:
     if not whole:
         raise LostInvariantError(
             f"{where} is damaged: its contents do not match its own SHA-256. Restore it from a backup, or"
-            " remove it and let the run that made it publish it again"
+            " remove it and start the run that made it again"
         )
     return dict(facts)
 

@@ -23,6 +23,9 @@ _NO_DIRECT_WRITES: Final = {errno.EINVAL, errno.EOPNOTSUPP}
 FULL_DISK: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 """How a file system says that there is no room."""
 
+FORBIDDEN: Final = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
+"""How a file system says that it is not to be written there, or not like that."""
+
 
 def copy_durably(source: Path, target: Path) -> FileDigest:
     """Copy to `target`, which must not exist; on return it is on disk. The digest is of what was written.

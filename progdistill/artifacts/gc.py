@@ -1,13 +1,15 @@
 """Garbage collection: what nothing refers to any more, and nobody is just about to refer to."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
+from itertools import groupby
 from typing import Final, NamedTuple
 
 from progdistill.artifacts import aliases, checkpoint, runs
 from progdistill.artifacts.snapshot_format import job_folder
 from progdistill.artifacts.store import Store, StoredObject
+from progdistill.errors import UsageError
 
 DEFAULT_GRACE: Final = timedelta(days=7)
 
@@ -20,14 +22,21 @@ _NEIGHBOURS: Final = "evaluation_neighbours/"
 _SHARDS: Final = "evaluation_shards/"
 """Finished parts of unfinished measurements: old ones are of measurements that nobody goes on with."""
 
-_DESCRIBING: Final = ("evaluations/", "jobs/", checkpoint.FOLDER)
+_TELLING: Final = ("evaluations/", "jobs/")
+"""Documents that keep what they mention while they are young: somebody is just about to go on with it."""
 
-_COLLECTED: Final = (_SHARDS, _NEIGHBOURS, *_DESCRIBING, "blobs/")
+_DESCRIBING: Final = (*_TELLING, checkpoint.FOLDER)
+
+_COLLECTED: Final = ("probe/", _SHARDS, _NEIGHBOURS, *_DESCRIBING, "blobs/")
 """Where garbage can be, in the order of removal: what refers goes before what it refers to."""
 
 _RESULT: Final = re.compile(r"jobs/[^/]+/result\.json")
+_REQUEST: Final = re.compile(r"jobs/[^/]+/request\.json")
 
 _DIGEST: Final = re.compile(rb"\b[0-9a-f]{64}\b")
+
+_OUTPUT: Final = re.compile(rb"(?:\boutput|checkpoint_id)\W{1,9}([0-9a-f]{64})\b")
+"""In a job's result: the checkpoint or evaluator that it made, or the checkpoints that it measured."""
 
 
 class Garbage(NamedTuple):
@@ -36,6 +45,8 @@ class Garbage(NamedTuple):
     objects: list[StoredObject]
     before: datetime
     """Everything in it is older than this, by the store's clock."""
+    find_again: Callable[[], "Garbage"]
+    """Finds garbage anew: without what is referred to by now."""
 
     @property
     def size_bytes(self) -> int:
@@ -55,27 +66,60 @@ def find_garbage(
     The entries of `forget_runs` (`Flow/run id`) are garbage themselves, whatever their age; so is what an
     unfinished job left to go on from, when its newest snapshot is older than `patience`. Ages are
     differences on the store's own clock: a machine whose clock is wrong collects the same. A `grace` shorter
-    than the longest upload endangers what is being published meanwhile.
+    than the longest upload endangers what is being published meanwhile; see `require_safe_grace`.
     """
     forgotten = {f"{folder}{run}/" for run in forget_runs for folder in (runs.FOLDER, runs.REPORTS_FOLDER)}
     now = store.now()
-    references = _References(store, forgotten, now - grace, now - max(grace, patience))
-    obsolete = [item for item in references.objects.values() if references.is_obsolete(item.key)]
-    return Garbage(obsolete + references.unneeded(), references.before)
+    mentions: dict[StoredObject, _Mentions] = {}
+
+    def find() -> Garbage:
+        references = _References(store, forgotten, now - grace, now - max(grace, patience), mentions)
+        obsolete = [item for item in references.objects.values() if references.is_obsolete(item.key)]
+        return Garbage(obsolete + references.unneeded(), references.before, find)
+
+    return find()
+
+
+def require_safe_grace(store: Store, grace: timedelta) -> None:
+    """Raise UsageError for a grace period in which uploads to this store trust that what is there stays."""
+    if not store.uri.startswith("s3://"):
+        return
+    from progdistill.artifacts.s3_upload import YOUNG
+
+    if grace < YOUNG:
+        raise UsageError(
+            f"--grace-days {grace / timedelta(days=1):g} with --delete: give {YOUNG.days} or more for store"
+            f" {store.uri}, where younger files are not sent again but taken for safe"
+        )
 
 
 def remove_garbage(store: Store, garbage: Garbage) -> int:
     """Remove what was found and what interrupted work left behind; return how many objects went.
 
-    An object that was published again since it was found stays.
+    An object that was published again since it was found stays, and so does what is referred to by now: that
+    is looked up again before each folder.
     """
     removed = 0
-    for item in garbage.objects:
-        now_there = next(store.list(item.key), None)
-        if now_there is not None and now_there.modified_at == item.modified_at:
-            store.delete(item.key)
-            removed += 1
+    for _, folder in groupby(garbage.objects, key=lambda item: item.key.partition("/")[0]):
+        still = set(garbage.find_again().objects)
+        for item in folder:
+            if item in still and next(store.list(item.key), None) == item:
+                store.delete(item.key)
+                removed += 1
     return removed + store.sweep(garbage.before)
+
+
+class _Mentions(NamedTuple):
+    """Ids and digests that stand in a document or its key."""
+
+    anywhere: set[str]
+    as_output: set[str]
+
+    @staticmethod
+    def of(key: str, data: bytes) -> "_Mentions":
+        """Find them in the document's text."""
+        anywhere = _DIGEST.findall(key.encode()) + _DIGEST.findall(data)
+        return _Mentions(*({one.decode() for one in found} for found in (anywhere, _OUTPUT.findall(data))))
 
 
 class _References:
@@ -85,24 +129,32 @@ class _References:
     """
 
     def __init__(
-        self, store: Store, forgotten: set[str], before: datetime, abandoned_before: datetime
+        self,
+        store: Store,
+        forgotten: set[str],
+        before: datetime,
+        abandoned_before: datetime,
+        mentions: dict[StoredObject, _Mentions],
     ) -> None:
+        """`mentions` holds what was read before, and is added to."""
         self.objects = {item.key: item for item in store.list("")}
         self.before = before
-        self._store, self._forgotten = store, tuple(forgotten)
+        self._store, self._forgotten, self._mentions = store, tuple(forgotten), mentions
         finished = {key.split("/")[1] for key in self.objects if _RESULT.fullmatch(key)}
         self._stale = tuple(
             folder
             for job in finished | self._last_touched_before(abandoned_before)
             for folder in (job_folder(job), f"live/{job}/", f"jobs/{job}/request")
         )
-        self._ids = {key.split("/")[1] for key in self.objects if key.startswith(checkpoint.FOLDER)}
+        manifests = (key for key in self.objects if key.endswith("/manifest.json"))
+        self._ids = {key.split("/")[1] for key in manifests if key.startswith(checkpoint.FOLDER)}
+        self._evaluators = {key.split("/")[1] for key in self.objects if key.startswith("evaluators/")}
 
     def _last_touched_before(self, moment: datetime) -> set[str]:
-        """Jobs whose newest snapshot, or whatever else they left to go on from, is older."""
+        """Jobs whose newest snapshot, request, or whatever else they left to go on from, is older."""
         newest: dict[str, datetime] = {}
         for key, item in self.objects.items():
-            if key.startswith(("snapshots/", "live/")):
+            if key.startswith(("snapshots/", "live/")) or _REQUEST.fullmatch(key):
                 job = key.split("/")[1]
                 newest[job] = max(newest.get(job, item.modified_at), item.modified_at)
         return {job for job, touched in newest.items() if touched < moment}
@@ -136,10 +188,17 @@ class _References:
     def _needed_by_roots(self) -> set[str]:
         needed = {alias.checkpoint_id or "" for alias in aliases.list_aliases(self._store)}
         for key in self._documents(""):
-            if not key.startswith((*_COLLECTED, aliases.FOLDER)) and not self.is_obsolete(key):
+            if self._is_root(key):
                 needed |= self._mentioned_in(key)
         young = {one for one in self._ids if self._is_young(checkpoint.manifest_key(one))}
         return needed | young
+
+    def _is_root(self, key: str) -> bool:
+        if self.is_obsolete(key):
+            return False
+        if key.startswith(_TELLING):
+            return self._is_young(key) or _REQUEST.fullmatch(key) is not None
+        return not key.startswith((*_COLLECTED, aliases.FOLDER))
 
     def _with_parents(self, ids: set[str]) -> set[str]:
         kept: set[str] = set()
@@ -150,10 +209,15 @@ class _References:
         return kept
 
     def _survives(self, key: str, kept: set[str]) -> bool:
-        """A checkpoint's documents live as long as it does, a job's result as long as all it mentions."""
-        if key.startswith("jobs/"):
-            return self._mentioned_in(key) & self._ids <= kept
-        return key.split("/")[1] in kept
+        """A checkpoint's documents live as long as it does, a job's result as long as all it mentions.
+
+        A result whose checkpoint is gone already would keep its job from being run again.
+        """
+        if not key.startswith("jobs/"):
+            return key.split("/")[1] in kept
+        mentions = self._mentions_of(key)
+        of_result = mentions.as_output if _RESULT.fullmatch(key) else set()
+        return of_result <= kept | self._evaluators and mentions.anywhere & self._ids <= kept
 
     def _is_young(self, key: str) -> bool:
         return key in self.objects and self.objects[key].modified_at >= self.before
@@ -162,7 +226,13 @@ class _References:
         return [key for key in self.objects if key.startswith(folders) and key.endswith(".json")]
 
     def _mentioned_in(self, key: str) -> set[str]:
-        return {digest.decode() for digest in _DIGEST.findall(self._store.read(key) or b"")}
+        return self._mentions_of(key).anywhere
+
+    def _mentions_of(self, key: str) -> _Mentions:
+        item = self.objects[key]
+        if item not in self._mentions:
+            self._mentions[item] = _Mentions.of(key, self._store.read(key) or b"")
+        return self._mentions[item]
 
     @staticmethod
     def _rank(key: str) -> int:

@@ -14,16 +14,27 @@ from pathlib import Path
 from typing import Final
 
 from progdistill.artifacts.digest import FileDigest, digest_of_descriptor, digest_of_file
-from progdistill.artifacts.durable_copy import FULL_DISK, copy_durably
+from progdistill.artifacts.durable_copy import FORBIDDEN, FULL_DISK, copy_durably
 from progdistill.artifacts.faults import reach
 from progdistill.artifacts.scratch import sweep_folder
-from progdistill.artifacts.store import StoredObject, Versioned, checked_key
+from progdistill.artifacts.store import StoredObject, Versioned, checked_key, is_key
 from progdistill.errors import LostInvariantError, TransientError, UsageError
 
 SCRATCH: Final = ".scratch"
 LOCK: Final = ".lock"
 
-_FORBIDDEN: Final = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
+_PLACE_ATTEMPTS: Final = 20
+
+
+def _mode_of_new_files() -> int:
+    """What this process's umask leaves; it can only be read by setting it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return 0o666 & ~mask
+
+
+_FILE_MODE: Final = _mode_of_new_files()
+"""Read once, before there are threads that could make files meanwhile."""
 
 
 class LocalStore:
@@ -84,17 +95,21 @@ class LocalStore:
         """See Store.list."""
         folder = self.root / prefix.rpartition("/")[0]
         with self._explained("list", prefix or "objects"):
-            keys = sorted(key for key in self._keys_under(folder) if key.startswith(prefix))
+            found = self._keys_under(folder)
+            keys = sorted(key for key in found if key.startswith(prefix) and is_key(key))
         for key in keys:
             with suppress(FileNotFoundError):  # Removed since the walk.
                 facts = (self.root / key).lstat()
                 yield StoredObject(key, facts.st_size, datetime.fromtimestamp(facts.st_mtime, UTC))
 
     def delete(self, key: str) -> None:
-        """See Store.delete. Folders left empty go too."""
+        """See Store.delete. Folders that it leaves empty go too."""
         path = self._path(key)
         with self._explained("remove", key):
-            path.unlink(missing_ok=True)
+            try:
+                path.unlink()
+            except FileNotFoundError:
+                return
         with suppress(OSError):
             for folder in path.parents[: len(Path(key).parents) - 1]:
                 folder.rmdir()
@@ -199,6 +214,7 @@ class LocalStore:
             digest = copy_durably(source, staged)
             source.unlink()
             return digest
+        staged.chmod(_FILE_MODE)  # Whoever may read the manifest may read this: safetensors makes it private.
         os.utime(staged)  # Its age counts from now: garbage collection spares what is young.
         with open(staged, "rb") as file, ThreadPoolExecutor(1) as pool:
             on_disk = pool.submit(os.fsync, file.fileno())  # The disk and the cores work at the same time.
@@ -226,15 +242,16 @@ class LocalStore:
 
         A concurrent `delete` may sweep the folder away between its creation and its use: then again.
         """
-        for attempts_left in reversed(range(10)):
-            self._make_folder(path.parent)
+        for attempts_left in reversed(range(_PLACE_ATTEMPTS)):
             try:
+                self._make_folder(path.parent)
                 name_it(path)
-                _sync_folder(path.parent)
-                return
+                break
             except FileNotFoundError:
                 if not attempts_left:
                     raise
+        with suppress(FileNotFoundError):  # Named, and removed with its folder since.
+            _sync_folder(path.parent)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -254,7 +271,7 @@ class LocalStore:
             if error.errno in FULL_DISK:
                 hint = "free some space (`progdistill checkpoints gc`) or choose another --store"
                 raise UsageError(f"{cause}; {hint}") from error
-            if error.errno in _FORBIDDEN:
+            if error.errno in FORBIDDEN:
                 raise UsageError(f"{cause}; mend its permissions or choose another --store") from error
             if error.errno == errno.ELOOP:
                 raise LostInvariantError(f"{cause}; a store holds no symbolic links") from error

@@ -1,26 +1,44 @@
 """Immutable facts in a store: each is published once, under a key that says what it is about."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel
 
 from progdistill.artifacts.documents import decode, encode, unseal
 from progdistill.artifacts.store import Store
-from progdistill.errors import LostInvariantError, ProgdistillError, UsageError
+from progdistill.errors import LostInvariantError, ProgdistillError, TransientError, UsageError
 
 Model = TypeVar("Model", bound=BaseModel)
 
+_ATTEMPTS: Final = 100
+
 
 def publish_record(store: Store, key: str, model: Model) -> Model:
-    """Publish a record and return what the store holds: the first publisher's, whoever that was."""
-    if store.put_if_absent(key, encode(model)):
-        return model
-    winner = read_record(store, key, type(model))
-    if winner is None:
-        raise LostInvariantError(f"{store.uri}/{key} was removed while it was published: publish it again")
-    return winner
+    """Publish a record and return what the store holds: the first publisher's, whoever that was.
+
+    The age of one that was there already starts again, so that garbage collection spares it as it spares a
+    new one; a damaged one is replaced. TransientError if others write and remove it all the time.
+    """
+    data = encode(model)
+    for _ in range(_ATTEMPTS):
+        if store.put_if_absent(key, data):
+            return model
+        found = store.read_versioned(key)
+        if found is None:
+            continue  # Removed since.
+        try:
+            winner, kept = decode(type(model), found.data, where=f"{store.uri}/{key}"), found.data
+        except LostInvariantError:
+            print(f"{store.uri}/{key} is damaged: published anew", file=sys.stderr, flush=True)
+            winner, kept = model, data
+        if store.compare_and_swap(key, kept, found.version):
+            return winner
+    raise TransientError(
+        f"{store.uri}/{key} was changed or removed by others {_ATTEMPTS} times meanwhile; try again"
+    )
 
 
 def read_record(store: Store, key: str, kind: type[Model]) -> Model | None:

@@ -41,7 +41,7 @@ def _fetch_part(source: Target, descriptor: int, offset: int, length: int) -> by
     for _ in range(ATTEMPTS):
         try:
             for piece in _stream(source, offset + done, length - done):
-                os.pwrite(descriptor, piece, offset + done)
+                _write(descriptor, piece, offset + done)
                 hasher.update(piece)
                 done += len(piece)
         except (HTTPClientError, IncompleteReadError, ResponseStreamingError):
@@ -51,6 +51,14 @@ def _fetch_part(source: Target, descriptor: int, offset: int, length: int) -> by
     raise TransientError(
         f"s3://{source.bucket}/{source.key}: the connection broke {ATTEMPTS} times; try again"
     )
+
+
+def _write(descriptor: int, piece: bytes, offset: int) -> None:
+    """Write all of a piece: a disk that is about to be full takes a part of it."""
+    rest = memoryview(piece)
+    while rest:
+        count = os.pwrite(descriptor, rest, offset)
+        rest, offset = rest[count:], offset + count
 
 
 def _stream(source: Target, offset: int, length: int) -> Any:

@@ -21,7 +21,7 @@ from progdistill.artifacts.s3_download import ATTEMPTS, download_file
 from progdistill.artifacts.s3_errors import ABSENT, CONFLICT, code_of, explained, resent_if_damaged
 from progdistill.artifacts.s3_upload import TRANSFERS, Target, abort_uploads, upload_file
 from progdistill.artifacts.scratch import sweep_folder
-from progdistill.artifacts.store import StoredObject, Versioned, checked_key
+from progdistill.artifacts.store import StoredObject, Versioned, checked_key, is_key
 from progdistill.errors import LostInvariantError, TransientError, UsageError
 
 CONFLICT_ATTEMPTS: Final = 5
@@ -45,7 +45,7 @@ class S3Store:
         if prefix:
             checked_key(prefix)
         settings = Config(
-            retries={"mode": "standard", "total_max_attempts": int(os.environ.get("AWS_MAX_ATTEMPTS", "8"))},
+            retries={"mode": "standard", "total_max_attempts": _most_attempts()},
             connect_timeout=10,
             read_timeout=60,
             max_pool_connections=TRANSFERS + 2,
@@ -106,7 +106,9 @@ class S3Store:
         with explained(self.uri, f"list {prefix or 'objects'}"):
             for page in pages:
                 for item in page.get("Contents", []):
-                    yield StoredObject(item["Key"].removeprefix(start), item["Size"], item["LastModified"])
+                    key = item["Key"].removeprefix(start)
+                    if is_key(key):
+                        yield StoredObject(key, item["Size"], item["LastModified"])
 
     def delete(self, key: str) -> None:
         """See Store.delete."""
@@ -126,18 +128,21 @@ class S3Store:
 
     def download(self, key: str, expected: FileDigest) -> Path:
         """See Store.download. The file lies in the local cache and is verified anew each time."""
-        cached = self._cache.find(expected)
-        if cached is not None:
-            return cached
-        return self._cache.adopt(self._fetch(key, expected), expected)
+        with self._cache.explained():
+            cached = self._cache.find(expected)
+            if cached is not None:
+                return cached
+            return self._cache.adopt(self._fetch(key, expected), expected)
 
     def verify(self, key: str, expected: FileDigest) -> None:
         """See Store.verify."""
-        self._fetch(key, expected).unlink()
+        with self._cache.explained():
+            self._fetch(key, expected).unlink()
 
     def scratch(self) -> Path:
         """See Store.scratch."""
-        return self._cache.scratch()
+        with self._cache.explained():
+            return self._cache.scratch()
 
     def check_writable(self) -> None:
         """See Store.check_writable."""
@@ -211,3 +216,11 @@ class S3Store:
                 if there is not None or "IfMatch" in condition:
                     return resent and there == data
         raise TransientError(f"{self.uri}/{key} is written and removed by others at the same time; try again")
+
+
+def _most_attempts() -> int:
+    """How often botocore tries a request."""
+    text = os.environ.get("AWS_MAX_ATTEMPTS", "8")
+    if not (text.isdecimal() and int(text) > 0):
+        raise UsageError(f"AWS_MAX_ATTEMPTS is {text!r}: give a whole number from 1, such as 8")
+    return int(text)

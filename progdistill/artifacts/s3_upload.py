@@ -82,7 +82,11 @@ def abort_uploads(client: Any, bucket: str, prefix: str, before: datetime) -> in
     uploads = [upload for page in pages for upload in page.get("Uploads", [])]
     old = [upload for upload in uploads if upload["Initiated"] < before]
     for upload in old:
-        client.abort_multipart_upload(Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+        try:
+            client.abort_multipart_upload(Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+        except ClientError as error:
+            if code_of(error) != "NoSuchUpload":  # Completed or aborted since.
+                raise
     return len(old)
 
 

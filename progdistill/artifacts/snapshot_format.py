@@ -15,6 +15,7 @@ from progdistill.artifacts.store import Store
 FOLDER: Final = "snapshots/"
 
 _DOCUMENT: Final = re.compile(r"(\d{12})-([A-Za-z0-9]+)/(\d{5})-of-(\d{5})\.json")
+_PIECE: Final = re.compile(r"(\d{12})-[A-Za-z0-9]+/\d{5}-of-\d{5}\.(json|safetensors)")
 
 
 class SliceFacts(BaseModel):
@@ -77,10 +78,11 @@ class SnapshotPlace(NamedTuple):
         return f"{self._stem(rank)}.safetensors"
 
     def _stem(self, rank: int) -> str:
-        return f"{self._folder}{rank:05d}-of-{self.ranks:05d}"
+        return f"{self.folder}{rank:05d}-of-{self.ranks:05d}"
 
     @property
-    def _folder(self) -> str:
+    def folder(self) -> str:
+        """Prefix of all its keys."""
         return f"{job_folder(self.job_id)}{self.update:012d}-{self.attempt}/"
 
 
@@ -90,7 +92,13 @@ def job_folder(job_id: str) -> str:
 
 
 def complete_snapshots(store: Store, job_id: str) -> list[SnapshotPlace]:
-    """Return the snapshots of a job whose every rank has finished, newest first."""
+    """Return the snapshots of a job whose every rank has finished, those of most updates first."""
+    finished_at = _complete_since(store, job_id)
+    return sorted(finished_at, key=lambda place: (place.update, finished_at[place]), reverse=True)
+
+
+def _complete_since(store: Store, job_id: str) -> dict[SnapshotPlace, datetime]:
+    """The complete snapshots of a job, and when the last rank of each had finished."""
     written: dict[SnapshotPlace, int] = {}
     finished_at: dict[SnapshotPlace, datetime] = {}
     folder = job_folder(job_id)
@@ -99,25 +107,28 @@ def complete_snapshots(store: Store, job_id: str) -> list[SnapshotPlace]:
             place = SnapshotPlace(job_id, int(found[1]), found[2], int(found[4]))
             written[place] = written.get(place, 0) + 1
             finished_at[place] = max(item.modified_at, finished_at.get(place, item.modified_at))
-    complete = [place for place, documents in written.items() if documents == place.ranks]
-    return sorted(complete, key=lambda place: (place.update, finished_at[place]), reverse=True)
+    return {place: finished_at[place] for place, documents in written.items() if documents == place.ranks}
 
 
-def prune_snapshots(store: Store, job_id: str, *, keep: int) -> None:
-    """Remove all but the newest `keep` complete snapshots, and what unfinished ones left behind before them.
+def prune_snapshots(store: Store, place: SnapshotPlace, *, keep: int) -> None:
+    """Remove all but the `keep` complete snapshots of a job that were finished last, `place` among them.
 
-    Documents go before their tensors, so that a snapshot vanishes at once for every reader.
+    They need not be those of most updates: damaged ones are passed over, and training goes on from before
+    them. What unfinished ones left behind before the kept ones goes too. Documents go before their tensors,
+    so that a snapshot vanishes at once for every reader.
     """
-    kept = complete_snapshots(store, job_id)[:keep]
-    if not kept:
-        return
-    folder, oldest = job_folder(job_id), kept[-1].update
-    stems = {place.document_key(0).rpartition("/")[0] for place in kept}
-    keys = [item.key for item in store.list(folder)]
+    finished_at = _complete_since(store, place.job_id)
+    newest_first = sorted(
+        finished_at, key=lambda one: (one == place, finished_at[one], one.update), reverse=True
+    )
+    kept = {one.folder for one in newest_first[:keep]}
+    gone = {one.folder for one in newest_first[keep:]} - kept
+    oldest = min((one.update for one in newest_first[:keep] if one.update <= place.update), default=-1)
+    keys = [item.key for item in store.list(job_folder(place.job_id))]
     for key in sorted(keys, key=lambda key: key.endswith(".safetensors")):
-        place, _, _ = key.rpartition("/")
-        update = int(place.removeprefix(folder)[:12])
-        if place not in stems and update <= oldest:
+        folder = f"{key.rpartition('/')[0]}/"
+        piece = _PIECE.fullmatch(key.removeprefix(job_folder(place.job_id)))
+        if piece and (folder in gone or (folder not in kept and int(piece[1]) <= oldest)):
             store.delete(key)
 
 

@@ -154,7 +154,7 @@ class SnapshotWriter:
             )
             self._store.write(place.document_key(self._rank), encode(document))
             if self._rank == 0:
-                prune_snapshots(self._store, self._job_id, keep=self._keep)
+                prune_snapshots(self._store, place, keep=self._keep)
         except Exception as error:  # Whatever it is: training goes on, and `wait` says so.
             self._error = error
             print(

@@ -61,7 +61,10 @@ class Store(Protocol):
         """Replace the object if it still has `version`; False when somebody else changed or removed it."""
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
-        """Yield the objects whose keys start with `prefix`, in key order."""
+        """Yield the objects whose keys start with `prefix`, in key order.
+
+        Names that no key has (`my notes.json`) are not ours, and passed over.
+        """
 
     def delete(self, key: str) -> None:
         """Remove the object; removing what is not there is no error."""
@@ -98,12 +101,14 @@ class StoreLayout(BaseModel):
     schema_version: Literal[1] = 1
 
 
-def checked_key(key: str) -> str:
-    """Return the key if each of its segments is a plain name, so that no key leads outside its store.
+def is_key(key: str) -> bool:
+    """Whether each segment is a plain name, so that the key leads nowhere outside its store."""
+    return all(_SEGMENT.fullmatch(segment) for segment in key.split("/"))
 
-    Raises UsageError otherwise.
-    """
-    if all(_SEGMENT.fullmatch(segment) for segment in key.split("/")):
+
+def checked_key(key: str) -> str:
+    """Return the key if it is one; UsageError otherwise."""
+    if is_key(key):
         return key
     raise UsageError(
         f"{key!r} cannot name an object in a store: use letters, digits and ._=+- between slashes"

@@ -21,7 +21,13 @@ from progdistill.artifacts.checkpoint import (
 )
 from progdistill.artifacts.evaluations import FOLDER as EVALUATIONS
 from progdistill.artifacts.evaluations import evaluations_of, headline
-from progdistill.artifacts.gc import DEFAULT_GRACE, DEFAULT_PATIENCE, find_garbage, remove_garbage
+from progdistill.artifacts.gc import (
+    DEFAULT_GRACE,
+    DEFAULT_PATIENCE,
+    find_garbage,
+    remove_garbage,
+    require_safe_grace,
+)
 from progdistill.artifacts.resolve import resolve_reference
 from progdistill.artifacts.runs import list_run_checkpoints
 from progdistill.artifacts.store import Store
@@ -291,6 +297,8 @@ def _gc(args: argparse.Namespace) -> int:
         _held_by(store, run)  # A misspelt run must not pass for one without checkpoints.
     grace = timedelta(days=args.grace_days)
     patience = timedelta(days=args.abandoned_days)
+    if args.delete:
+        require_safe_grace(store, grace)
     garbage = find_garbage(store, grace=grace, patience=patience, forget_runs=args.forget_run)
     removed = remove_garbage(store, garbage) if args.delete else 0
     if args.json:

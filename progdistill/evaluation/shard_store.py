@@ -1,5 +1,6 @@
 """Finished shards of a long measurement, kept in the store until the measurement is whole."""
 
+import sys
 import tempfile
 from pathlib import Path
 from typing import Literal
@@ -12,6 +13,7 @@ from progdistill.artifacts.checkpoint import blob_key
 from progdistill.artifacts.digest import FileDigest, Sha256
 from progdistill.artifacts.records import publish_record, read_record
 from progdistill.artifacts.store import Store
+from progdistill.errors import LostInvariantError
 from progdistill.evaluation.inception_score import ScoreSums
 from progdistill.evaluation.measurement import Question
 from progdistill.evaluation.moments import Moments
@@ -68,12 +70,21 @@ def keep_shard(store: Store, question: Question, indices: range, result: ShardRe
 
 
 def kept_shard(store: Store, question: Question, indices: range) -> ShardResult | None:
-    """A shard that was finished before, None where it was not."""
-    record = read_record(store, _key(question, indices), ShardRecord)
-    if record is None:
+    """A shard that was finished before, None where it was not; a damaged one is forgotten and drawn again."""
+    key = _key(question, indices)
+    try:
+        record = read_record(store, key, ShardRecord)
+        if record is None:
+            return None
+        digest = FileDigest(record.tensors_sha256, record.tensors_bytes)
+        path = store.download(blob_key(digest.sha256), digest)
+    except LostInvariantError as error:
+        print(
+            f"samples {indices.start} to {indices.stop} are drawn again: {error}", file=sys.stderr, flush=True
+        )
+        store.delete(key)
         return None
-    digest = FileDigest(record.tensors_sha256, record.tensors_bytes)
-    tensors = load_file(store.download(blob_key(digest.sha256), digest))
+    tensors = load_file(path)
     score = None
     if record.negative_entropy is not None:
         score = ScoreSums(record.vectors, tensors["probabilities"], record.negative_entropy)

@@ -7,6 +7,7 @@ from progdistill.artifacts.records import read_record
 from progdistill.artifacts.store import Store
 from progdistill.errors import LostInvariantError
 from progdistill.jobs.events import JobEvent, Listener, ignore
+from progdistill.jobs.finished import finished_result
 from progdistill.jobs.spec import JobRequest, JobResult, result_key
 
 
@@ -30,14 +31,14 @@ class JobOutcome(NamedTuple):
 def complete(
     store: Store, launcher: Launcher, request: JobRequest, on_event: Listener = ignore
 ) -> JobOutcome:
-    """Return the result of a job, running it unless the store has its result."""
+    """Return the result of a job, running it unless the store has its result and what that stands for."""
 
     def tell(state: Literal["found", "started", "finished", "failed"]) -> None:
         spec = request.spec
         on_event(JobEvent(at=datetime.now(UTC), job_id=spec.id, label=spec.label, state=state))
 
     key = result_key(request.spec.id)
-    known = read_record(store, key, JobResult)
+    known = finished_result(store, request.spec)
     if known is not None:
         tell("found")
         return JobOutcome(known, reused=True)

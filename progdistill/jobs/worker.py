@@ -1,7 +1,7 @@
 """The worker: `python -m progdistill.jobs.worker REQUEST` does one job and publishes its result.
 
 Exit status: 0 done, 1 failed, 2 usage error, 75 lost another rank, 130 stopped with a snapshot. The same code
-runs alone and as one of several ranks. It publishes at most once: a job that has a result is left alone.
+runs alone and as one of several ranks. It publishes at most once: a job that is done is left alone.
 """
 
 import os
@@ -15,9 +15,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 
-from progdistill.artifacts.records import publish_record, read_record
+from progdistill.artifacts.records import publish_record
 from progdistill.artifacts.store import Store, open_store
 from progdistill.errors import PeerLostError, ProgdistillError, UsageError, WorkInterrupted
+from progdistill.jobs.finished import finished_result
 from progdistill.jobs.spec import (
     EvaluateSpec,
     JobRequest,
@@ -77,7 +78,7 @@ def _answer_signals(handler: Callable[[int, FrameType | None], None] | signal.Ha
 def run_job(request: JobRequest, rank: Rank, should_stop: Callable[[], bool]) -> None:
     """Do a job unless its result is there, and publish the result from rank 0."""
     store, spec = open_store(request.store), request.spec
-    if read_record(store, result_key(spec.id), JobResult) is not None:
+    if finished_result(store, spec) is not None:
         return
     started_at = datetime.now(UTC)
     output, loss_curve = _work(request, store, rank, should_stop)

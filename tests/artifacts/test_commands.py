@@ -199,6 +199,15 @@ def test_gc_shows_first_and_removes_on_demand(
     assert list(local_store.list("checkpoints/")) == []
 
 
+def test_a_grace_period_that_uploads_to_s3_rely_on_is_kept(s3_uri: str) -> None:
+    store = open_store(s3_uri)
+    mark_layout(store)
+    assert run(store, "checkpoints", "gc", "--grace-days", "0.5") == 0
+    assert run(store, "checkpoints", "gc", "--grace-days", "1", "--delete") == 0
+    with pytest.raises(UsageError, match=r"--grace-days 0.5 with --delete: give 1 or more"):
+        run(store, "checkpoints", "gc", "--grace-days", "0.5", "--delete")
+
+
 @pytest.mark.parametrize("days", ["nan", "inf", "-inf", "1e20", "-5"])
 def test_a_grace_period_that_is_none_is_refused(local_store: Store, days: str) -> None:
     mark_layout(local_store)

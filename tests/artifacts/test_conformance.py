@@ -3,11 +3,14 @@
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
+from threading import Event
 
+import boto3
 import pytest
 
 from progdistill.artifacts.checkpoint import blob_key
 from progdistill.artifacts.digest import PART_BYTES, FileDigest, digest_of_bytes
+from progdistill.artifacts.s3_store import S3Store
 from progdistill.artifacts.store import Store, open_store
 from progdistill.errors import LostInvariantError, UsageError
 
@@ -83,6 +86,21 @@ def test_listing_gives_keys_in_order_with_sizes_and_times(store: Store) -> None:
     assert abs(store.now() - found.modified_at) < timedelta(minutes=5)
 
 
+def test_names_that_are_no_keys_are_passed_over(store: Store) -> None:
+    store.write("a/notes.json", b"1")
+    put_foreign(store, "a/my notes.json")
+    assert [item.key for item in store.list("")] == ["a/notes.json"]
+
+
+def put_foreign(store: Store, name: str) -> None:
+    """Put an object into a store past its own naming, as other programs do."""
+    if isinstance(store, S3Store):
+        bucket, _, prefix = store.uri.removeprefix("s3://").partition("/")
+        boto3.client("s3").put_object(Bucket=bucket, Key=f"{prefix}/{name}", Body=b"{}")
+    else:
+        Path(store.uri, name).write_bytes(b"{}")
+
+
 def test_removing_twice_is_no_error(store: Store) -> None:
     store.write("a/b", b"1")
     store.delete("a/b")
@@ -120,6 +138,32 @@ def test_a_consumed_file_is_gone_and_stored(store: Store) -> None:
     digest = store.upload(path, blob_key, consume=True)
     assert not path.exists()
     assert store.download(blob_key(digest.sha256), digest).read_bytes() == b"weights"
+
+
+def test_a_consumed_file_can_be_read_by_whoever_can_read_the_others(local_store: Store) -> None:
+    path = local_store.scratch() / "file"
+    path.write_bytes(b"weights")
+    path.chmod(0o600)
+    digest = local_store.upload(path, blob_key, consume=True)
+    local_store.write("a", b"1")
+    modes = {Path(local_store.uri, key).stat().st_mode for key in ("a", blob_key(digest.sha256))}
+    assert len(modes) == 1
+
+
+def test_no_write_fails_beside_removals_in_its_folder(local_store: Store) -> None:
+    def remove(stop: Event) -> None:
+        while not stop.is_set():
+            local_store.delete("a/b/c/x")
+
+    stop = Event()
+    with ThreadPoolExecutor(2) as pool:
+        removing = [pool.submit(remove, stop) for _ in range(2)]
+        try:
+            for number in range(50):
+                local_store.write("a/b/c/x", b"%d" % number)
+        finally:
+            stop.set()
+        assert all(one.result() is None for one in removing)
 
 
 def test_a_missing_file_is_a_lost_invariant(store: Store) -> None:

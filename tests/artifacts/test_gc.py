@@ -1,5 +1,6 @@
 """Garbage collection removes what nothing needs, and nothing else."""
 
+import json
 import os
 import time
 from datetime import UTC, datetime, timedelta
@@ -11,6 +12,7 @@ from progdistill.artifacts.aliases import move_alias
 from progdistill.artifacts.checkpoint import CheckpointManifest, blob_key, list_ids
 from progdistill.artifacts.documents import encode
 from progdistill.artifacts.gc import find_garbage, remove_garbage
+from progdistill.artifacts.local_store import LocalStore
 from progdistill.artifacts.runs import RunCheckpoint, record_run_checkpoint, report_key
 from progdistill.artifacts.scratch import sweep_folder
 from progdistill.artifacts.store import Store
@@ -149,10 +151,103 @@ def test_the_request_of_a_running_job_stays_and_ends_no_snapshot(local_store: St
     for job in ("done", "running"):
         local_store.write(f"jobs/{job}/request.json", encode(entry("1", "0" * 64)))
         local_store.write(f"snapshots/{job}/1/0.json", encode(entry("1", "0" * 64)))
-    local_store.write("jobs/done/result.json", encode(entry("1", "0" * 64)))
+    local_store.write("jobs/done/result.json", b'{"output": "left out"}')
     collect(local_store)
     left = [item.key for folder in ("jobs/", "snapshots/") for item in local_store.list(folder)]
     assert left == ["jobs/done/result.json", "jobs/running/request.json", "snapshots/running/1/0.json"]
+
+
+def test_a_checkpoint_published_again_is_as_young_as_a_new_one(local_store: Store, tmp_path: Path) -> None:
+    published = publish_base(local_store, tmp_path)
+    age(local_store, days=8)
+    assert len(find_garbage(local_store).objects) == 2
+    assert publish_base(local_store, tmp_path) == published
+    assert find_garbage(local_store).objects == []
+
+
+def test_what_was_referred_to_since_it_was_found_stays_with_all_it_needs(
+    store: Store, ladder: list[CheckpointManifest]
+) -> None:
+    measure(store, ladder[3], 5.0, steps=1)
+    store.write("jobs/one/result.json", result(ladder[3].id))
+    garbage = find_garbage(store, grace=NO_GRACE)
+    assert len(garbage.objects) == 4
+    record_run_checkpoint(store, "DistillFlow", "9", 1, ladder[3].id)
+    assert remove_garbage(store, garbage) == 0
+    assert ladder[3].id in list_ids(store)
+
+
+def test_what_is_referred_to_while_garbage_is_removed_stays(
+    local_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = publish_base(local_store, tmp_path)
+    measure(local_store, chosen, 5.0, steps=1)
+    delete = LocalStore.delete
+
+    def deletes_beside_a_run(self: LocalStore, key: str) -> None:
+        record_run_checkpoint(self, "DistillFlow", "9", 1, chosen.id)
+        delete(self, key)
+
+    monkeypatch.setattr(LocalStore, "delete", deletes_beside_a_run)
+    collect(local_store)
+    assert list_ids(local_store) == [chosen.id]
+
+
+def age(store: Store, days: float) -> None:
+    """Let everything in a local store be that much older."""
+    for item in store.list(""):
+        os.utime(Path(store.uri, item.key), times=(item.modified_at.timestamp() - days * 86400,) * 2)
+
+
+def result(output: str) -> bytes:
+    """A job's result, as far as garbage collection reads it."""
+    return json.dumps({"job_id": "0" * 64, "output": output}).encode()
+
+
+def test_what_a_young_result_names_stays_and_all_of_it_goes_once_old(
+    local_store: Store, tmp_path: Path
+) -> None:
+    made = publish_student(local_store, tmp_path, publish_base(local_store, tmp_path), steps=4)
+    age(local_store, days=8)
+    local_store.write("jobs/one/result.json", result(made.id))
+    assert find_garbage(local_store).objects == []
+    age(local_store, days=8)
+    remove_garbage(local_store, find_garbage(local_store))
+    assert [item.key for item in local_store.list("")] == ["store.json"]
+
+
+def test_a_young_measurement_keeps_its_checkpoint(local_store: Store, tmp_path: Path) -> None:
+    measured = publish_base(local_store, tmp_path)
+    age(local_store, days=8)
+    measure(local_store, measured, 5.0, steps=4)
+    assert find_garbage(local_store).objects == []
+
+
+@pytest.mark.parametrize(
+    "output", ["a" * 64, json.dumps({"checkpoint_id": "a" * 64, "evaluator_id": "b" * 64})]
+)
+def test_a_result_of_a_checkpoint_that_is_gone_goes(local_store: Store, output: str) -> None:
+    local_store.write(f"evaluators/{'b' * 64}/manifest.json", b"{}")
+    local_store.write("jobs/one/result.json", result(output))
+    local_store.write("jobs/evaluator/result.json", result("b" * 64))
+    collect(local_store)
+    assert [item.key for item in local_store.list("jobs/")] == ["jobs/evaluator/result.json"]
+
+
+def test_a_job_that_waits_keeps_its_teacher_until_it_is_abandoned(local_store: Store, tmp_path: Path) -> None:
+    teacher = publish_base(local_store, tmp_path)
+    local_store.write("jobs/one/request.json", json.dumps({"teacher": teacher.id}).encode())
+    age(local_store, days=8)
+    assert find_garbage(local_store).objects == []
+    age(local_store, days=30)
+    remove_garbage(local_store, find_garbage(local_store))
+    assert [item.key for item in local_store.list("")] == ["store.json"]
+
+
+def test_what_a_killed_check_of_the_store_left_goes(store: Store) -> None:
+    store.write("probe/0123", b"probe")
+    collect(store)
+    assert store.read("probe/0123") is None
 
 
 def test_what_tells_more_of_a_picture_lives_as_long_as_the_picture(

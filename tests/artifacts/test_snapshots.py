@@ -89,6 +89,43 @@ def test_a_damaged_newest_snapshot_gives_way_to_the_one_before(
     assert "passed over" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("keep", [1, 2])
+def test_training_that_resumed_before_damaged_snapshots_keeps_its_own_and_loses_those(
+    local_store: Store, keep: int, ranks: int
+) -> None:
+    save_each(local_store, (80, 90, 100), ranks=ranks, keep=keep, attempt="a")
+    for path in Path(local_store.uri, "snapshots").rglob("*.safetensors"):
+        path.write_bytes(b"damaged")
+    assert latest_snapshot(local_store, JOB) is None
+    for update in (10, 20, 30):
+        save_each(local_store, (update,), ranks=ranks, keep=keep, attempt="b")
+        found = latest_snapshot(local_store, JOB)
+        assert found is not None and found.update == update
+    left = {item.key.split("/")[2] for item in local_store.list("snapshots/")}
+    assert left == {f"{update:012d}-b" for update in (20, 30)[-keep:]}
+
+
+def save_each(store: Store, updates: tuple[int, ...], *, ranks: int, keep: int, attempt: str) -> None:
+    """Save snapshots after these updates, the first rank's piece first."""
+    for update in updates:
+        for rank in range(ranks):
+            writer = SnapshotWriter(store, JOB, keep=keep, rank=rank, ranks=ranks, attempt=attempt)
+            writer.save(update, state(update), {})
+            writer.wait()
+    first = SnapshotWriter(store, JOB, keep=keep, ranks=ranks, attempt=attempt)
+    first.save(updates[-1], state(updates[-1]), {})  # Only the first rank prunes.
+    first.wait()
+
+
+def test_what_others_put_beside_snapshots_stays_and_disturbs_nothing(local_store: Store) -> None:
+    for name in ("README", "notes/to-self.json", "000000000001-a/README"):
+        local_store.write(f"snapshots/{JOB}/{name}", b"notes")
+    save_each(local_store, (10, 20, 30), ranks=1, keep=1, attempt="a")
+    names = {item.key.split("/")[2] for item in local_store.list("snapshots/")}
+    assert names == {"README", "notes", "000000000001-a", "000000000030-a"}
+
+
 def test_a_snapshot_that_one_rank_has_not_finished_does_not_exist(local_store: Store) -> None:
     save_on(local_store, ranks=2, update=10, attempt="a")
     first = SnapshotWriter(local_store, JOB, rank=0, ranks=2, attempt="a")

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from progdistill.artifacts.checkpoint import blob_key
+from progdistill.artifacts.checkpoint import blob_key, fetch_weights, publish_checkpoint, verify_weights
 from progdistill.artifacts.store import open_store
 from progdistill.errors import UsageError
-from tests.artifacts.samples import publish_base, weights_file
+from tests.artifacts.samples import circumstances, description, publish_base, weights_file
 from tests.faults.publisher import REPOSITORY, publish
 
 
@@ -43,6 +43,23 @@ def test_a_full_disk_is_a_clear_refusal(small_disk: Path, tmp_path: Path) -> Non
     status, _, message = publish(str(folder), weights_file(tmp_path, megabytes=2))
     assert_refused(folder, status, message)
     assert publish(str(folder), weights_file(tmp_path, megabytes=0.1))[0] == 0
+
+
+def test_a_full_disk_under_the_cache_is_a_clear_refusal(
+    small_disk: Path, s3_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(s3_uri)
+    weights = weights_file(tmp_path, megabytes=2)
+    published = publish_checkpoint(store, weights, description(), circumstances())
+    monkeypatch.setenv("PROGDISTILL_CACHE", str(small_disk))
+    small = open_store(s3_uri)
+    for read in (fetch_weights, verify_weights):
+        with pytest.raises(UsageError, match="free some space there, or set PROGDISTILL_CACHE"):
+            read(small, published)
+    assert not [path for path in small_disk.rglob("*") if path.is_file()]
+    monkeypatch.setenv("PROGDISTILL_CACHE", str(weights))
+    with pytest.raises(UsageError, match="permissions, or set PROGDISTILL_CACHE"):
+        fetch_weights(open_store(s3_uri), published)
 
 
 def test_a_limit_on_file_sizes_is_a_clear_refusal(tmp_path: Path) -> None:

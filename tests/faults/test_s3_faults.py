@@ -4,6 +4,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from botocore.exceptions import ClientError
 
 from progdistill.artifacts.aliases import move_alias, read_alias
 from progdistill.artifacts.checkpoint import (
@@ -16,7 +17,8 @@ from progdistill.artifacts.checkpoint import (
 )
 from progdistill.artifacts.digest import PART_BYTES
 from progdistill.artifacts.faults import VARIABLE
-from progdistill.artifacts.store import Store, open_store
+from progdistill.artifacts.s3_store import S3Store
+from progdistill.artifacts.store import Store, mark_layout, open_store
 from progdistill.errors import LostInvariantError, TransientError, UsageError
 from tests.artifacts.samples import circumstances, description, weights_file
 from tests.faults.proxy import Fault, FaultyProxy, error_answer
@@ -141,6 +143,33 @@ def test_a_reply_lost_after_an_alias_was_moved_moves_it_once(proxied: Store, pro
     alias = read_alias(proxied, "best")
     assert alias is not None
     assert [move.checkpoint_id for move in alias.history] == ["1" * 64, "2" * 64]
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_move_whose_reply_was_lost_undoes_no_later_one(
+    s3_uri: str, monkeypatch: pytest.MonkeyPatch, first: bool
+) -> None:
+    store = open_store(s3_uri)
+    mark_layout(store)
+    if not first:
+        move_alias(store, "best", "0" * 64, "ann@lab")
+    put = S3Store._put
+
+    def put_and_lose_the_reply(self: S3Store, key: str, data: bytes, **condition: str) -> None:
+        """Botocore asks again, and the server says that another mover was there since."""
+        put(self, key, data, **condition)
+        monkeypatch.setattr(S3Store, "_put", put)
+        move_alias(self, "best", "2" * 64, "bob@lab")
+        raise ClientError(
+            {"Error": {"Code": "PreconditionFailed"}, "ResponseMetadata": {"RetryAttempts": 1}}, "PutObject"
+        )
+
+    monkeypatch.setattr(S3Store, "_put", put_and_lose_the_reply)
+    assert move_alias(store, "best", "1" * 64, "ann@lab") == read_alias(store, "best")
+    alias = read_alias(store, "best")
+    assert alias is not None
+    assert [move.checkpoint_id for move in alias.history][-2:] == ["1" * 64, "2" * 64]
+    assert len(alias.history) == 3 - first
 
 
 def test_a_server_that_is_gone_is_a_passing_fault(

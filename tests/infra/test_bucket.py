@@ -151,7 +151,7 @@ def test_maintenances_policy_allows_collecting_garbage(
     store, sent = recorded()
     store.check_writable()
     garbage = gc.find_garbage(store, grace=timedelta(seconds=-60))
-    removed = gc.remove_garbage(store, gc.Garbage(garbage.objects, datetime.now(UTC) + timedelta(days=1)))
+    removed = gc.remove_garbage(store, garbage._replace(before=datetime.now(UTC) + timedelta(days=1)))
     assert removed > len(garbage.objects) > 0, "an unfinished upload goes too"
     assert _forbidden(sent, *MAINTENANCE) == []
     assert {"s3:AbortMultipartUpload", "s3:DeleteObject"} <= {action for action, _ in sent}

@@ -1,0 +1,31 @@
+"""Facts that are published once: the first stays, for as long as it can be read."""
+
+import pytest
+
+from progdistill.artifacts.documents import encode
+from progdistill.artifacts.records import publish_record, read_record
+from progdistill.artifacts.runs import RunCheckpoint
+from progdistill.artifacts.store import Store
+
+KEY = "runs/F/1/4.json"
+
+
+def entry(checkpoint: str) -> RunCheckpoint:
+    """A small record."""
+    return RunCheckpoint(flow="F", run_id="1", num_steps=4, checkpoint_id=checkpoint * 64)
+
+
+def test_the_first_record_stays(store: Store) -> None:
+    assert publish_record(store, KEY, entry("a")) == entry("a")
+    assert publish_record(store, KEY, entry("b")) == entry("a")
+    assert store.read(KEY) == encode(entry("a"))
+
+
+@pytest.mark.parametrize("damage", [b"{", b"{}", encode(entry("a")).replace(b"1", b"2")])
+def test_a_damaged_record_is_published_anew(
+    store: Store, damage: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store.write(KEY, damage)
+    assert publish_record(store, KEY, entry("a")) == entry("a")
+    assert read_record(store, KEY, RunCheckpoint) == entry("a")
+    assert f"{KEY} is damaged: published anew" in capsys.readouterr().err

@@ -1,0 +1,69 @@
+"""Damaged parts of a long measurement: they are drawn again, and the measurement goes on."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from progdistill.artifacts.store import Store
+from progdistill.diffusion.names import SamplerName
+from progdistill.evaluation.measurement import Question
+from progdistill.evaluation.moments import Moments
+from progdistill.evaluation.shard import ShardResult
+from progdistill.evaluation.shard_store import keep_shard, kept_shard
+from progdistill.evaluation.statistics import SampleStatistics
+
+INDICES = range(2)
+
+QUESTION = Question(
+    checkpoint_id="a" * 64,
+    sampler=SamplerName.DDIM,
+    gamma=None,
+    clip=True,
+    steps=4,
+    samples=2,
+    seed=0,
+    shown_samples=1,
+    evaluator_id="b" * 64,
+    reference_fingerprint="c" * 64,
+    reference_split="train",
+    numerics_version=1,
+)
+
+
+def shard() -> ShardResult:
+    """What two samples gave."""
+    moments = Moments(2, torch.zeros(3, dtype=torch.float64), torch.eye(3, dtype=torch.float64))
+    statistics = SampleStatistics(moments, None, torch.arange(6.0).reshape(2, 3))
+    return ShardResult(statistics, np.zeros((1, 4, 4, 1), np.uint8), 1.0, 1.0)
+
+
+@pytest.mark.parametrize("folder", ["evaluation_shards/", "blobs/"])
+@pytest.mark.parametrize("harm", ["damaged", "cut short", "gone"])
+def test_a_damaged_shard_is_drawn_again(
+    local_store: Store, folder: str, harm: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keep_shard(local_store, QUESTION, INDICES, shard())
+    (item,) = local_store.list(folder)
+    path = Path(local_store.uri, item.key)
+    data = path.read_bytes()
+    if harm == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(data[:-5] if harm == "cut short" else data[:50] + b"?" + data[51:])
+    assert kept_shard(local_store, QUESTION, INDICES) is None
+    told = "samples 0 to 2 are drawn again" in capsys.readouterr().err
+    assert told == ((folder, harm) != ("evaluation_shards/", "gone"))
+    keep_shard(local_store, QUESTION, INDICES, shard())
+    again = kept_shard(local_store, QUESTION, INDICES)
+    assert again is not None
+    assert torch.equal(again.statistics.features, shard().statistics.features)
+
+
+def test_a_damaged_record_is_no_obstacle_to_keeping_the_shard(local_store: Store) -> None:
+    keep_shard(local_store, QUESTION, INDICES, shard())
+    (item,) = local_store.list("evaluation_shards/")
+    local_store.write(item.key, b"{")
+    keep_shard(local_store, QUESTION, INDICES, shard())
+    assert kept_shard(local_store, QUESTION, INDICES) is not None

@@ -1,0 +1,139 @@
+"""A finished job is not run again, unless what it made is lost: then its run mends the store."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import pytest
+
+from progdistill.artifacts.checkpoint import (
+    CheckpointKind,
+    blob_key,
+    load_manifest,
+    manifest_key,
+    verify_weights,
+)
+from progdistill.artifacts.records import publish_record, read_record
+from progdistill.artifacts.store import Store
+from progdistill.data.dataset import DatasetInfo
+from progdistill.diffusion.names import SamplerName
+from progdistill.errors import LostInvariantError
+from progdistill.evaluation.config import EvaluationSettings
+from progdistill.evaluation.measurement import EvaluationRecord, Measurement, Question
+from progdistill.jobs import worker
+from progdistill.jobs.launcher import JobOutcome, complete
+from progdistill.jobs.spec import EvaluateSpec, JobRequest, JobResult, TrainBaseSpec, result_key
+from progdistill.training.device import Rank
+from tests.jobs.asking import request_for
+from tests.training.conftest import settings, tiny
+
+
+class Here:
+    """Runs jobs in this process."""
+
+    def launch(self, request: JobRequest) -> None:
+        """See Launcher.launch."""
+        worker.run_job(request, Rank("cpu", 1), lambda: False)
+
+
+@pytest.fixture
+def again(store: Store, digits: DatasetInfo) -> Callable[[], JobOutcome]:
+    """Start a run that trains a base model for one update."""
+    spec = TrainBaseSpec(dataset_fingerprint=digits.fingerprint, seed=2, model=tiny(), training=settings(1))
+    return lambda: complete(store, Here(), request_for(spec, store, digits))
+
+
+def keys_of(store: Store, outcome: JobOutcome) -> dict[str, str]:
+    """The documents and the file that make up a finished training."""
+    manifest = load_manifest(store, outcome.result.output)
+    return {
+        "result": result_key(outcome.result.job_id),
+        "manifest": manifest_key(manifest.id),
+        "weights": blob_key(manifest.identity.weights_sha256),
+    }
+
+
+@pytest.mark.parametrize("harm", ["removed", "cut short"])
+@pytest.mark.parametrize("what", ["result", "manifest", "weights"])
+def test_starting_the_run_again_mends_what_it_made(
+    store: Store, again: Callable[[], JobOutcome], what: str, harm: str
+) -> None:
+    first = again()
+    key = keys_of(store, first)[what]
+    data = store.read(key)
+    assert data is not None
+    store.delete(key)
+    if harm == "cut short":
+        store.write(key, data[:-9])
+    second = again()
+    assert (second.reused, second.result.output) == (False, first.result.output)
+    verify_weights(store, load_manifest(store, second.result.output))
+    assert again() == JobOutcome(second.result, reused=True)
+
+
+def test_weights_with_a_flipped_bit_are_mended_once_they_are_removed(
+    store: Store, again: Callable[[], JobOutcome]
+) -> None:
+    first = again()
+    key = keys_of(store, first)["weights"]
+    data = store.read(key)
+    assert data is not None
+    store.write(key, data[:-1] + bytes([data[-1] ^ 1]))
+    assert again().reused
+    with pytest.raises(LostInvariantError, match=r"damaged.*remove what is there and start"):
+        verify_weights(store, load_manifest(store, first.result.output))
+    store.delete(key)
+    assert not again().reused
+    assert store.read(key) == data
+
+
+def test_a_lost_measurement_is_published_again_from_its_jobs_result(
+    store: Store, digits: DatasetInfo
+) -> None:
+    measured = measurement()
+    record = EvaluationRecord(
+        checkpoint_id="a" * 64, kind=CheckpointKind.BASE, num_steps=4, distilled=measured
+    )
+    spec = EvaluateSpec(
+        dataset_fingerprint=digits.fingerprint,
+        seed=0,
+        evaluation=EvaluationSettings(),
+        checkpoint="a" * 64,
+        baseline=None,
+        num_steps=4,
+    )
+    now = datetime.now(UTC)
+    result = JobResult(
+        job_id=spec.id, output=record.model_dump_json(), started_at=now, finished_at=now, device="cpu"
+    )
+    publish_record(store, result_key(spec.id), result)
+    assert complete(store, Here(), request_for(spec, store, digits)) == JobOutcome(result, reused=True)
+    assert read_record(store, measured.question.key, Measurement) == measured
+
+
+def measurement() -> Measurement:
+    """Any measurement."""
+    question = Question(
+        checkpoint_id="a" * 64,
+        sampler=SamplerName.DDIM,
+        gamma=None,
+        clip=True,
+        steps=4,
+        samples=100,
+        seed=0,
+        shown_samples=0,
+        evaluator_id="b" * 64,
+        reference_fingerprint="c" * 64,
+        reference_split="train",
+        numerics_version=1,
+    )
+    return Measurement(
+        question=question,
+        distance=1.0,
+        distance_name="fd",
+        inception_score=None,
+        sampling_seconds=1.0,
+        evaluation_seconds=1.0,
+        device="cpu",
+        created_at=datetime.now(UTC),
+        shown=None,
+    )
