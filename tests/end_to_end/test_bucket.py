@@ -2,12 +2,15 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.artifacts.s3_server import ENVIRONMENT, s3_endpoint, s3_uri
 from tests.end_to_end.running import SMALL, ids_of, report_of, run_flow
 
 __all__ = ["s3_endpoint", "s3_uri"]
 
 
+@pytest.mark.slow
 def test_another_machine_branches_from_a_stage_in_the_bucket(
     s3_endpoint: str, s3_uri: str, finished: Path, tmp_path: Path
 ) -> None:

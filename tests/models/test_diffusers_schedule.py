@@ -16,7 +16,7 @@ from progdistill.models.foreign_schedule import ForeignSchedule
 diffusers: Any = pytest.importorskip("diffusers")
 
 # Of diffusers' own use of numpy.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
 
 NEEDS_TORCHSDE = "DPMSolverSDEScheduler"
 
