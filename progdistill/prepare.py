@@ -9,9 +9,8 @@ from pydantic import BaseModel, ConfigDict
 from progdistill.artifacts.checkpoint import UNKNOWN_DATASET, CheckpointKind, CheckpointManifest
 from progdistill.artifacts.resolve import resolve_reference
 from progdistill.artifacts.store import Store, open_store
-from progdistill.commands.common import default_data_root
 from progdistill.config import DEFAULT_DATASET, LauncherName, Settings, settings_from
-from progdistill.data.dataset import DatasetInfo, find_dataset, is_data_of, require_data_of
+from progdistill.data.dataset import DatasetInfo, default_data_root, find_dataset, is_data_of, require_data_of
 from progdistill.diffusion.names import check_combination
 from progdistill.errors import UsageError
 from progdistill.evaluation.published_statistics import pinned_statistics

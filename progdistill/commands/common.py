@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -22,11 +21,6 @@ MOST_IMAGES: Final = 10_000_000
 
 MOST_STEPS: Final = 2**20
 """Sampling steps in one call: 128 times those of the paper's longest ladder."""
-
-
-def default_data_root() -> Path:
-    """The folder of prepared datasets: `PROGDISTILL_DATA`, else `.progdistill/data`."""
-    return Path(os.environ.get("PROGDISTILL_DATA") or ".progdistill/data")
 
 
 def add_store_argument(parser: argparse.ArgumentParser) -> None:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Final
 from progdistill.commands.common import (
     add_json_argument,
     check_output,
-    default_data_root,
     print_json,
     require_between,
 )
@@ -78,7 +77,7 @@ def _verb(
 
 
 def _prepare(args: argparse.Namespace) -> int:
-    from progdistill.data.dataset import info_of
+    from progdistill.data.dataset import default_data_root, info_of
     from progdistill.data.importers.choose import open_source
     from progdistill.data.prepare import prepare
 
@@ -131,7 +130,7 @@ def _rule(args: argparse.Namespace) -> "ImageRule":
 
 
 def _list(args: argparse.Namespace) -> int:
-    from progdistill.data.dataset import known_datasets
+    from progdistill.data.dataset import default_data_root, known_datasets
     from progdistill.data.known import KNOWN, prepare_line
 
     root = default_data_root()
@@ -156,7 +155,7 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _info(args: argparse.Namespace) -> int:
-    from progdistill.data.dataset import find_dataset, manifest_of
+    from progdistill.data.dataset import default_data_root, find_dataset, manifest_of
     from progdistill.data.verify import verify_dataset
 
     info = find_dataset(args.name, default_data_root())

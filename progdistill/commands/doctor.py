@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from progdistill.commands.common import (
     add_json_argument,
     add_store_argument,
-    default_data_root,
     print_json,
     store_of,
     store_uri,
@@ -119,7 +118,7 @@ def cluster_facts() -> dict[str, str]:
 
 
 def _dataset(name: str) -> str:
-    from progdistill.data.dataset import find_dataset
+    from progdistill.data.dataset import default_data_root, find_dataset
 
     try:
         return f"ready, {sum(find_dataset(name, default_data_root()).splits.values()):,} images"

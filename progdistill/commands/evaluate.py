@@ -10,7 +10,6 @@ from progdistill.commands.common import (
     MOST_STEPS,
     add_json_argument,
     add_store_argument,
-    default_data_root,
     print_json,
     require_between,
     store_of,
@@ -60,7 +59,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 def _evaluate(args: argparse.Namespace) -> int:
     from progdistill.artifacts.checkpoint import UNKNOWN_DATASET
     from progdistill.artifacts.resolve import resolve_reference
-    from progdistill.data.dataset import find_dataset, require_data_of
+    from progdistill.data.dataset import default_data_root, find_dataset, require_data_of
     from progdistill.evaluation.baseline import baseline_of
     from progdistill.evaluation.evaluate import evaluate_checkpoint
     from progdistill.training.devices import choose_device

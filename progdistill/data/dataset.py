@@ -2,6 +2,7 @@
 
 import difflib
 import itertools
+import os
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -36,6 +37,11 @@ class DatasetInfo(BaseModel):
     """Images of each class in the split `train`; empty where there are no classes."""
     horizontal_flip_safe: bool
     """Whether a mirrored image is as plausible as the image."""
+
+
+def default_data_root() -> Path:
+    """The folder of prepared datasets: `PROGDISTILL_DATA`, else `.progdistill/data`."""
+    return Path(os.environ.get("PROGDISTILL_DATA") or ".progdistill/data")
 
 
 def find_dataset(name_or_location: str, data_root: Path) -> DatasetInfo:
