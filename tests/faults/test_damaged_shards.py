@@ -7,29 +7,15 @@ import pytest
 import torch
 
 from progdistill.artifacts.store import Store
-from progdistill.diffusion.names import SamplerName
-from progdistill.evaluation.measurement import Question
 from progdistill.evaluation.moments import Moments
 from progdistill.evaluation.shard import ShardResult
 from progdistill.evaluation.shard_store import keep_shard, kept_shard
 from progdistill.evaluation.statistics import SampleStatistics
+from tests.evaluation.answers import question
 
 INDICES = range(2)
 
-QUESTION = Question(
-    checkpoint_id="a" * 64,
-    sampler=SamplerName.DDIM,
-    gamma=None,
-    clip=True,
-    steps=4,
-    samples=2,
-    seed=0,
-    shown_samples=1,
-    evaluator_id="b" * 64,
-    reference_fingerprint="c" * 64,
-    reference_split="train",
-    numerics_version=1,
-)
+QUESTION = question(shown_samples=1)
 
 
 def shard() -> ShardResult:

@@ -15,14 +15,14 @@ from progdistill.artifacts.checkpoint import (
 from progdistill.artifacts.records import publish_record, read_record
 from progdistill.artifacts.store import Store
 from progdistill.data.dataset import DatasetInfo
-from progdistill.diffusion.names import SamplerName
 from progdistill.errors import LostInvariantError
 from progdistill.evaluation.config import EvaluationSettings
-from progdistill.evaluation.measurement import EvaluationRecord, Measurement, Question
+from progdistill.evaluation.measurement import EvaluationRecord, Measurement
 from progdistill.jobs import worker
 from progdistill.jobs.launcher import JobOutcome, complete
 from progdistill.jobs.spec import EvaluateSpec, JobRequest, JobResult, TrainBaseSpec, result_key
 from progdistill.training.device import Rank
+from tests.evaluation.answers import measurement, question
 from tests.jobs.asking import request_for
 from tests.training.conftest import settings, tiny
 
@@ -89,7 +89,7 @@ def test_weights_with_a_flipped_bit_are_mended_once_they_are_removed(
 def test_a_lost_measurement_is_published_again_from_its_jobs_result(
     store: Store, digits: DatasetInfo
 ) -> None:
-    measured = measurement()
+    measured = measurement(question())
     record = EvaluationRecord(
         checkpoint_id="a" * 64, kind=CheckpointKind.BASE, num_steps=4, distilled=measured
     )
@@ -108,32 +108,3 @@ def test_a_lost_measurement_is_published_again_from_its_jobs_result(
     publish_record(store, result_key(spec.id), result)
     assert complete(store, Here(), request_for(spec, store, digits)) == JobOutcome(result, reused=True)
     assert read_record(store, measured.question.key, Measurement) == measured
-
-
-def measurement() -> Measurement:
-    """Any measurement."""
-    question = Question(
-        checkpoint_id="a" * 64,
-        sampler=SamplerName.DDIM,
-        gamma=None,
-        clip=True,
-        steps=4,
-        samples=100,
-        seed=0,
-        shown_samples=0,
-        evaluator_id="b" * 64,
-        reference_fingerprint="c" * 64,
-        reference_split="train",
-        numerics_version=1,
-    )
-    return Measurement(
-        question=question,
-        distance=1.0,
-        distance_name="fd",
-        inception_score=None,
-        sampling_seconds=1.0,
-        evaluation_seconds=1.0,
-        device="cpu",
-        created_at=datetime.now(UTC),
-        shown=None,
-    )

@@ -8,10 +8,11 @@ import pytest
 from progdistill.artifacts.checkpoint import CheckpointManifest, TrainingFigures, publish_checkpoint
 from progdistill.artifacts.store import Store
 from progdistill.diffusion.names import SamplerName
-from progdistill.evaluation.measurement import EvaluationRecord, Measurement, Question
+from progdistill.evaluation.measurement import EvaluationRecord, Measurement
 from progdistill.jobs.reporting import point_latest_to, timings_of
 from progdistill.report.input import Timings
 from tests.artifacts.samples import BEGINNING, circumstances, description, weights_file
+from tests.evaluation.answers import measurement, question
 
 RUN = "DistillFlow/7"
 HOUR = BEGINNING.timestamp()
@@ -28,37 +29,14 @@ def checkpoint(
     return publish_checkpoint(store, weights_file(folder), description(), made)
 
 
-def measurement(
-    of: CheckpointManifest, minutes: float, sampler: SamplerName = SamplerName.DDIM
-) -> Measurement:
-    return Measurement(
-        question=Question(
-            checkpoint_id=of.id,
-            sampler=sampler,
-            gamma=None,
-            clip=True,
-            steps=1,
-            samples=2,
-            seed=0,
-            shown_samples=0,
-            evaluator_id="e" * 64,
-            reference_fingerprint="f" * 64,
-            reference_split="train",
-            numerics_version=1,
-        ),
-        distance=1.0,
-        distance_name="fd",
-        inception_score=None,
-        sampling_seconds=3.0,
-        evaluation_seconds=0.5,
-        device="cpu",
-        created_at=BEGINNING + timedelta(minutes=minutes),
-        shown=None,
-    )
+def measured(of: CheckpointManifest, minutes: float, sampler: SamplerName = SamplerName.DDIM) -> Measurement:
+    asked = question(checkpoint_id=of.id, sampler=sampler, steps=1)
+    at = BEGINNING + timedelta(minutes=minutes)
+    return measurement(asked, sampling_seconds=3.0, evaluation_seconds=0.5, created_at=at)
 
 
-def record(of: CheckpointManifest, **measured: Measurement) -> EvaluationRecord:
-    return EvaluationRecord(checkpoint_id=of.id, kind=of.identity.kind, num_steps=1, **measured)
+def record(of: CheckpointManifest, **answers: Measurement) -> EvaluationRecord:
+    return EvaluationRecord(checkpoint_id=of.id, kind=of.identity.kind, num_steps=1, **answers)
 
 
 def parts(timings: Timings) -> tuple[float, float, float, float]:
@@ -96,14 +74,14 @@ def test_a_checkpoint_of_unknown_training_counts_nothing(store: Store, tmp_path:
 def test_a_measurement_that_the_store_held_counts_nothing(store: Store, tmp_path: Path) -> None:
     """The baseline is an earlier run's, though the evaluation that asks for it is this one's."""
     made = checkpoint(store, tmp_path, RUN, 0)
-    before = measurement(made, -90, SamplerName.ANCESTRAL)
-    asked = record(made, distilled=measurement(made, 2.5), baseline_ancestral=before)
+    before = measured(made, -90, SamplerName.ANCESTRAL)
+    asked = record(made, distilled=measured(made, 2.5), baseline_ancestral=before)
     assert parts(timings_of(RUN, [made], [asked], INTERVALS, BEGINNING)) == (8.0, 3.0, 0.5, 3.5)
 
 
 def test_a_run_that_finds_everything_spent_nothing_but_its_own_time(store: Store, tmp_path: Path) -> None:
     made = checkpoint(store, tmp_path, "DistillFlow/6", -90)
-    asked = record(made, distilled=measurement(made, -80))
+    asked = record(made, distilled=measured(made, -80))
     found = timings_of(RUN, [made], [asked], [], datetime.now(UTC) - timedelta(seconds=5))
     assert parts(found) == (0.0, 0.0, 0.0, 11.5)
     assert found.overhead_seconds_per_stage == found.total_seconds == pytest.approx(5, abs=2)

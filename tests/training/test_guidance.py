@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from progdistill.artifacts.checkpoint import CheckpointIdentity, CheckpointManifest
 from progdistill.data.dataset import DatasetInfo
 from progdistill.data.loader import TrainingLoader
 from progdistill.diffusion.names import LossWeight
@@ -13,7 +12,7 @@ from progdistill.errors import UsageError
 from progdistill.models.denoiser import Denoiser, build_denoiser, student_of
 from progdistill.training.config import LearningRateSchedule
 from progdistill.training.draws import Draws
-from progdistill.training.guidance import GUIDANCE_WEIGHT, GuidanceRange, parse_guidance, weight_for
+from progdistill.training.guidance import GUIDANCE_WEIGHT, GuidanceRange, parse_guidance
 from progdistill.training.loop import train
 from progdistill.training.objective import (
     BaseObjective,
@@ -21,7 +20,6 @@ from progdistill.training.objective import (
     GuidanceObjective,
     weights_from,
 )
-from tests.artifacts.samples import circumstances, description
 from tests.training.conftest import MakeTask, settings, tiny
 
 RANGE = GuidanceRange(lowest=0, highest=3)
@@ -38,18 +36,6 @@ class Listening(Denoiser):
     ) -> Tensor:
         self.heard.append((labels, guidance))
         return super().forward(z, t, labels, guidance)
-
-
-def test_a_guidance_input_that_learnt_no_weight_guides_nothing() -> None:
-    """As of a base model made with --set model.network.guidance_input=true."""
-    architecture = tiny(label_dropout=True, guidance_input=True).model_dump(mode="json")
-    identity = CheckpointIdentity(
-        **dict(description(architecture=architecture)), weights_sha256="a" * 64, weights_bytes=1
-    )
-    base = CheckpointManifest(id=identity.id, identity=identity, circumstances=circumstances())
-    assert weight_for(base, None) is None
-    with pytest.raises(UsageError, match="cannot be guided"):
-        weight_for(base, 2.0)
 
 
 def listening(denoiser: Denoiser) -> Listening:
