@@ -102,7 +102,7 @@ class PreparedRun(BaseModel):
         weights = settings.guidance
         guided = "" if weights is None else f", guided with weights {weights}"
         like = "" if self.like is None else f", like {self.like[0]} ({self.like[1][:12]})"
-        ignored = [f"  without effect, as the model is the teacher's: {', '.join(self.without_effect)}"]
+        ignored = ", ".join(self.without_effect)
         return "\n".join(
             [
                 f"Plan: {self.dataset.name} ({self.parameters:,} parameters), store {settings.store}{like}",
@@ -111,7 +111,7 @@ class PreparedRun(BaseModel):
                 f" {facts['distillation_updates']:,} updates",
                 f"  {facts['training_images']:,} training images,"
                 f" at most {self.disk_bytes / 1e6:,.1f} MB in the store",
-                *(ignored if self.without_effect else []),
+                *([f"  without effect, as the model is the teacher's: {ignored}"] if ignored else []),
             ]
         )
 

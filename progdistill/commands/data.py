@@ -7,12 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from progdistill.commands.common import (
-    add_json_argument,
-    check_output,
-    print_json,
-    require_between,
-)
+from progdistill.commands.common import add_json_argument, check_output, print_json, require_between
 from progdistill.errors import UsageError
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from progdistill.artifacts.checkpoint import CheckpointKind, CheckpointManifest
 from progdistill.errors import UsageError
-from progdistill.models.config import DenoiserConfig, UNetConfig
+from progdistill.models.config import DenoiserConfig
 
 LABEL_DROPOUT = 0.1
 """Share of labels dropped for a model that is to be guided (Ho & Salimans 2021 found 0.1 and 0.2 best)."""
@@ -53,14 +53,10 @@ def parse_guidance(text: str) -> GuidanceRange:
 
 
 def range_of(manifest: CheckpointManifest) -> GuidanceRange | None:
-    """The weights that a guided student was trained with; None for a model that has learnt none.
-
-    A base model can have guidance as an input (`--set model.network.guidance_input=true`): it learns none.
-    """
-    learnt = manifest.identity.training.get("guidance")
-    if learnt is None or not _network(manifest).guidance_input:
+    """The weights that a guided student was trained with; None for a model without guidance as an input."""
+    if not DenoiserConfig.model_validate(manifest.identity.architecture).network.guidance_input:
         return None
-    return GuidanceRange.model_validate(learnt)
+    return GuidanceRange.model_validate(manifest.identity.training["guidance"])
 
 
 def can_be_guided(manifest: CheckpointManifest) -> bool:
@@ -68,12 +64,8 @@ def can_be_guided(manifest: CheckpointManifest) -> bool:
 
     Distillation without guidance teaches a student nothing about "no class".
     """
-    network, kind = _network(manifest), manifest.identity.kind
-    return network.label_dropout and not network.guidance_input and kind is not CheckpointKind.STUDENT
-
-
-def _network(manifest: CheckpointManifest) -> UNetConfig:
-    return DenoiserConfig.model_validate(manifest.identity.architecture).network
+    network = DenoiserConfig.model_validate(manifest.identity.architecture).network
+    return network.label_dropout and manifest.identity.kind is not CheckpointKind.STUDENT
 
 
 def takes_guidance(manifest: CheckpointManifest) -> bool:
