@@ -4,11 +4,11 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
-from typing import Final
+from typing import Final, Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -43,6 +43,7 @@ LOGS_SECONDS: Final = 15.0
 
 DELETION_SECONDS: Final = 300.0
 _LEFT: Final = ".left.json"
+_STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
 class KubernetesLauncher:
@@ -58,9 +59,9 @@ class KubernetesLauncher:
         submission = submission_for(request, self._settings, self._store)
         api = connect(self._settings)
         try:
-            with _interruptible():
+            with _Interruption() as interruption:
                 log = JobLog(self._folder / f"{submission.name}.log", self._on_event)
-                _Run(api, submission, self._store, log).to_its_end()
+                _Run(api, submission, self._store, log, interruption.check).to_its_end()
         except _Interrupted:
             raise self._interrupted(api, submission) from None
         except TransientError as error:
@@ -113,11 +114,50 @@ class _Interrupted(BaseException):
     """SIGINT or SIGTERM came."""
 
 
+class _Interruption:
+    """In its body SIGINT and SIGTERM raise _Interrupted, once, where they come or at the next check.
+
+    The check is needed: Python drops what is raised while it clears an object away, an answer of the server's
+    for one.
+    """
+
+    def __init__(self) -> None:
+        self._came = False
+
+    def __enter__(self) -> Self:
+        self._previous = {number: signal.signal(number, self._interrupt) for number in _STOP_SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def check(self) -> None:
+        """Raise _Interrupted if a signal came."""
+        if self._came:
+            raise _Interrupted
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        self._came = True
+        for one in _STOP_SIGNALS:
+            signal.signal(one, signal.SIG_IGN)
+        raise _Interrupted
+
+
 class _Run:
     """One job, from the submission to its end."""
 
-    def __init__(self, api: ClusterApi, submission: Submission, store: Store, log: JobLog) -> None:
+    def __init__(
+        self,
+        api: ClusterApi,
+        submission: Submission,
+        store: Store,
+        log: JobLog,
+        check_interrupted: Callable[[], None],
+    ) -> None:
+        """`check_interrupted` is called wherever the driver waits, and raises what ends it."""
         self._api, self._submission, self._store, self._log = api, submission, store, log
+        self._check_interrupted = check_interrupted
         self._changed = threading.Event()
         self._logs: dict[str, PodLog] = {}
         self._said: set[str] = set()
@@ -134,6 +174,7 @@ class _Run:
         jobs = Watched(self._api, _path(self._api, self._submission), selector, self._changed)
         pods = Watched(self._api, self._api.path("v1", "pods"), selector, self._changed)
         while not self._is_over(jobs, pods):
+            self._check_interrupted()
             self._changed.wait(TICK_SECONDS)
             self._changed.clear()
         self._store.delete(request_key(request.spec.id))
@@ -197,6 +238,7 @@ class _Run:
         uid, deadline = found["metadata"]["uid"], time.monotonic() + DELETION_SECONDS
         self._api.delete(path, uid=uid)
         while (left := self._api.get(path)) is not None and left["metadata"]["uid"] == uid:
+            self._check_interrupted()
             if time.monotonic() > deadline:
                 raise TransientError(
                     f"{path} was asked to go {DELETION_SECONDS:.0f} s ago and is still there"
@@ -367,20 +409,3 @@ def _asked(name: str) -> OnInterrupt:
     except (EOFError, KeyboardInterrupt):
         answer = ""
     return OnInterrupt.DELETE if answer.startswith("d") else OnInterrupt.LEAVE
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """In the body, SIGINT and SIGTERM raise _Interrupted, once."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        for one in previous:
-            signal.signal(one, signal.SIG_IGN)
-        raise _Interrupted
-
-    previous = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -8,7 +8,6 @@ import os
 import signal
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -31,6 +30,7 @@ from progdistill.training.device import Rank
 from progdistill.training.rendezvous import is_loss_of_a_peer
 
 _LOOK_SECONDS = 1.0
+_UNWIND_SECONDS = 10.0
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -40,9 +40,10 @@ class StopSignal:
     def __init__(self, driver_process_id: int | None, at_once: str | None = None) -> None:
         """With `at_once` either raises WorkInterrupted once with these words, wherever the work is."""
         self._asked, self._driver, self._at_once = False, driver_process_id, at_once
+        self._is_over = threading.Event()
         _answer_signals(self._ask)
-        if at_once is not None and driver_process_id is not None:
-            threading.Thread(target=self._watch_driver, daemon=True).start()
+        if at_once is not None:
+            threading.Thread(target=self._end_at_once, args=(at_once,), daemon=True).start()
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self._asked = True
@@ -51,11 +52,25 @@ class StopSignal:
             _answer_signals(signal.SIG_IGN)
             raise WorkInterrupted(self._at_once)
 
-    def _watch_driver(self) -> None:
-        """For work that never asks whether to stop."""
-        while not self._driver_is_gone():
-            time.sleep(_LOOK_SECONDS)
-        os.kill(os.getpid(), signal.SIGTERM)
+    def _end_at_once(self, words: str) -> None:
+        """For work that never asks whether to stop, even where what was raised in it got lost.
+
+        Python drops what is raised while it clears an object away, and a library may catch anything.
+        """
+        while not self():
+            if self._is_over.wait(_LOOK_SECONDS):
+                return
+        if not self._asked:
+            os.kill(os.getpid(), signal.SIGTERM)
+        if self._is_over.wait(_UNWIND_SECONDS):
+            return
+        print(words, file=sys.stderr, flush=True)
+        os._exit(WorkInterrupted.exit_status)
+
+    def end(self) -> None:
+        """The work is over and will be told: there is nothing left to stop."""
+        _answer_signals(signal.SIG_IGN)
+        self._is_over.set()
 
     def __call__(self) -> bool:
         return self._asked or self._driver_is_gone()
@@ -157,7 +172,7 @@ def _worked(request: JobRequest, rank: Rank, stop: StopSignal) -> int:
         try:
             run_job(request, rank, stop)
         finally:
-            _answer_signals(signal.SIG_IGN)  # what is done is told, and there is nothing left to stop
+            stop.end()
     except WorkInterrupted as error:
         status = _told(request, error)
         if not isinstance(request.spec, TrainingSpec):

@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
@@ -79,7 +79,7 @@ class OneJob:
         """Change cluster settings."""
         self.settings = ClusterSettings.model_validate({**self.settings.model_dump(), **changes})
 
-    def drive(self) -> "subprocess.Popen[str]":
+    def drive(self, program: Sequence[str] = ("-m", "tests.jobs.driver")) -> "subprocess.Popen[str]":
         """Start a driver."""
         path = self.folder / f"driver-{len(self._drivers)}.json"
         facts = {"request": self.request.model_dump(mode="json"), "logs": str(self.folder / "logs")}
@@ -87,7 +87,7 @@ class OneJob:
         environment = {**os.environ, "KUBECONFIG": str(self.cluster.kubeconfig), "PYTHONPATH": str(ROOT)}
         self._drivers.append(
             subprocess.Popen(
-                [sys.executable, "-m", "tests.jobs.driver", str(path)],
+                [sys.executable, *program, str(path)],
                 cwd=ROOT,
                 env=environment,
                 stdin=subprocess.DEVNULL,

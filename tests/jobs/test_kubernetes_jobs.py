@@ -47,7 +47,8 @@ def test_the_service_of_a_job_that_another_driver_has_just_created_is_left_alone
 ) -> None:
     monkeypatch.setenv("KUBECONFIG", str(job.cluster.kubeconfig))
     api = connect(job.settings)
-    runs = [_Run(api, job.submission, job.store, JobLog(job.folder / "job.log", ignore)) for _ in range(2)]
+    log = JobLog(job.folder / "job.log", ignore)
+    runs = [_Run(api, job.submission, job.store, log, check_interrupted=lambda: None) for _ in range(2)]
     runs[0]._submit()
     [service] = job.cluster.objects("services")
     runs[1]._ensure_service(None)  # it has seen no Job a moment ago
@@ -85,6 +86,29 @@ def test_an_interrupted_driver_leaves_the_job_running_unless_told_otherwise(
     job.cluster.wait_for(lambda: not job.cluster.objects("jobs"))
     status, checkpoint, said = finished(job.drive())
     assert (status, checkpoint) == (0, expected), said
+
+
+def test_a_signal_that_comes_while_an_answer_is_cleared_away_is_not_lost(job: OneJob) -> None:
+    """Python drops what a handler raises there; here the answer to the creation of the Job."""
+    job.hold()
+    program = """if True:
+        import os, signal, sys
+        from urllib3 import HTTPResponse
+        from tests.jobs.driver import main
+
+        def closed(answer):
+            if answer._fp._method == "POST" and "jobs" in answer.url:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return was(answer)
+
+        was = HTTPResponse.closed.fget
+        HTTPResponse.closed = property(closed)
+        sys.exit(main(sys.argv[1]))
+    """
+    driver = job.drive(("-c", program))
+    status, _, said = finished(driver)
+    assert status == 130 and "goes on in namespace" in said
+    assert len(job.cluster.objects("jobs")) == 1
 
 
 def test_at_a_terminal_the_user_is_asked_about_the_job_that_a_step_left_running(job: OneJob) -> None:

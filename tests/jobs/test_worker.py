@@ -1,6 +1,8 @@
 """A worker told to stop says 130 however often it is told, and does a job of its own ranks only."""
 
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -80,6 +82,26 @@ def test_signals_after_the_work_do_not_change_how_it_ended(
     assert worker.work(request_of(kind)) == status
     for number in SIGNALS:
         signal.raise_signal(number)
+
+
+def test_a_measurement_that_drops_what_the_signal_raised_ends_all_the_same() -> None:
+    """As Python itself does while it clears an object away."""
+    program = """if True:
+        import signal, time
+        from progdistill.errors import WorkInterrupted
+        from progdistill.jobs import worker
+
+        worker._UNWIND_SECONDS = 0.5
+        worker.StopSignal(None, "stopped; what is measured is kept")
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except WorkInterrupted:
+            print("dropped", flush=True)
+        time.sleep(60)
+    """
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=50)
+    assert (done.returncode, done.stdout) == (130, "dropped\n")
+    assert "what is measured is kept" in done.stderr
 
 
 def test_training_hears_of_a_signal_and_decides_itself(
