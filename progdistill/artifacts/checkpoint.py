@@ -162,6 +162,18 @@ def blob_key(sha256: str) -> str:
     return f"blobs/sha256/{sha256[:2]}/{sha256}"
 
 
+def require_blob(store: Store, expected: FileDigest) -> None:
+    """Raise LostInvariantError unless a file that is named by its digest is there, in its size."""
+    key = blob_key(expected.sha256)
+    found = next((item.size_bytes for item in store.list(key) if item.key == key), None)
+    if found is None:
+        raise LostInvariantError(f"{store.uri}/{key} is missing from the store")
+    if found != expected.size_bytes:
+        raise LostInvariantError(
+            f"{store.uri}/{key} is damaged: {found:,} bytes, expected {expected.size_bytes:,}"
+        )
+
+
 def manifest_key(checkpoint_id: str) -> str:
     """Key of a checkpoint's manifest."""
     return f"{FOLDER}{checkpoint_id}/manifest.json"
@@ -224,15 +236,7 @@ def require_checkpoint(store: Store, checkpoint_id: str) -> None:
     manifest = _read_manifest(store, checkpoint_id)
     if manifest is None:
         raise LostInvariantError(f"{store.uri}/{manifest_key(checkpoint_id)} is missing from the store")
-    weights = manifest.identity.weights
-    key = blob_key(weights.sha256)
-    found = next((item.size_bytes for item in store.list(key) if item.key == key), None)
-    if found is None:
-        raise LostInvariantError(f"{store.uri}/{key} is missing from the store")
-    if found != weights.size_bytes:
-        raise LostInvariantError(
-            f"{store.uri}/{key} is damaged: {found:,} bytes, expected {weights.size_bytes:,}"
-        )
+    require_blob(store, manifest.identity.weights)
 
 
 def fetch_weights(store: Store, manifest: CheckpointManifest) -> Path:

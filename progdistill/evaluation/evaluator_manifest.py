@@ -7,10 +7,12 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
+from progdistill.artifacts.checkpoint import require_blob
 from progdistill.artifacts.digest import FileDigest, Sha256
 from progdistill.artifacts.documents import canonical_json
-from progdistill.artifacts.records import list_records
+from progdistill.artifacts.records import list_records, read_record
 from progdistill.artifacts.store import Store
+from progdistill.errors import LostInvariantError
 
 FOLDER = "evaluators/"
 
@@ -77,6 +79,19 @@ def manifest_key(evaluator_id: str) -> str:
 def recipe_key(recipe: dict[str, JsonValue]) -> str:
     """Key of the answer to a recipe."""
     return f"{FOLDER}recipes/{hashlib.sha256(canonical_json(recipe)).hexdigest()}.json"
+
+
+def load_evaluator_manifest(store: Store, evaluator_id: str) -> EvaluatorManifest:
+    """Read an evaluator's manifest by id."""
+    manifest = read_record(store, manifest_key(evaluator_id), EvaluatorManifest)
+    if manifest is None:
+        raise LostInvariantError(f"{store.uri}/{manifest_key(evaluator_id)} is gone, but records refer to it")
+    return manifest
+
+
+def require_evaluator(store: Store, evaluator_id: str) -> None:
+    """Raise LostInvariantError unless an evaluator's manifest can be read and its weights have their size."""
+    require_blob(store, load_evaluator_manifest(store, evaluator_id).identity.weights)
 
 
 def list_recipes(store: Store) -> Iterator[dict[str, JsonValue]]:

@@ -10,7 +10,6 @@ from progdistill.artifacts.checkpoint import blob_key
 from progdistill.artifacts.records import publish_record, read_record
 from progdistill.artifacts.store import Store
 from progdistill.data.dataset import DatasetInfo
-from progdistill.errors import LostInvariantError
 from progdistill.evaluation.config import EvaluationSettings
 from progdistill.evaluation.digits_evaluator import DigitsEvaluator
 from progdistill.evaluation.efficientnet_evaluator import EfficientNetEvaluator
@@ -19,11 +18,13 @@ from progdistill.evaluation.evaluator_manifest import (
     EvaluatorIdentity,
     EvaluatorManifest,
     RecipeAnswer,
+    load_evaluator_manifest,
     manifest_key,
     recipe_key,
 )
 from progdistill.evaluation.features_file_evaluator import FeaturesFileEvaluator
 from progdistill.evaluation.inception_evaluator import InceptionEvaluator
+from progdistill.evaluation.kept import kept_record
 from progdistill.version import NUMERICS_VERSION, __version__
 
 KINDS: dict[str, EvaluatorKind] = {
@@ -44,18 +45,20 @@ def find_or_publish_evaluator(
     kind = KINDS[settings.evaluator]
     recipe = {**kind.recipe(settings, info), "numerics_version": NUMERICS_VERSION}
     answer = read_record(store, recipe_key(recipe), RecipeAnswer)
-    if answer is None:
-        made = _publish(store, kind, recipe, settings, info)
-        answer = publish_record(store, recipe_key(recipe), RecipeAnswer(recipe=recipe, evaluator_id=made.id))
+    if answer is not None:
+        found = _kept(store, answer.evaluator_id)
+        if found is not None:
+            return found
+        store.delete(recipe_key(recipe))  # made again elsewhere, it may come out another
+    made = _publish(store, kind, recipe, settings, info)
+    answer = publish_record(store, recipe_key(recipe), RecipeAnswer(recipe=recipe, evaluator_id=made.id))
     return load_evaluator_manifest(store, answer.evaluator_id)
 
 
-def load_evaluator_manifest(store: Store, evaluator_id: str) -> EvaluatorManifest:
-    """Read an evaluator's manifest by id."""
-    manifest = read_record(store, manifest_key(evaluator_id), EvaluatorManifest)
-    if manifest is None:
-        raise LostInvariantError(f"{store.uri}/{manifest_key(evaluator_id)} is gone, but records refer to it")
-    return manifest
+def _kept(store: Store, evaluator_id: str) -> EvaluatorManifest | None:
+    return kept_record(
+        store, manifest_key(evaluator_id), EvaluatorManifest, lambda known: [known.identity.weights]
+    )
 
 
 def open_evaluator(store: Store, manifest: EvaluatorManifest, device: str = "cpu") -> Evaluator:

@@ -13,6 +13,7 @@ from progdistill.diffusion.names import SamplerName
 from progdistill.evaluation.config import EvaluationSettings
 from progdistill.evaluation.evaluator import Evaluator
 from progdistill.evaluation.evaluators import find_or_publish_evaluator, open_evaluator
+from progdistill.evaluation.kept import kept_record
 from progdistill.evaluation.measure import draw_shards, load_denoiser, measure
 from progdistill.evaluation.measurement import Measurement, Question
 from progdistill.evaluation.published_statistics import pinned_statistics
@@ -60,7 +61,7 @@ class Examiner:
     ) -> Measurement:
         """The store's answer to a question, measured and published now if it has none."""
         question = self.question(checkpoint, sampler, steps, gamma)
-        known = read_record(self._store, question.key, Measurement)
+        known = kept_record(self._store, question.key, Measurement, lambda known: known.files)
         if known is not None:
             return known
         measured = measure(

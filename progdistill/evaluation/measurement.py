@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from progdistill.artifacts.checkpoint import CheckpointKind
-from progdistill.artifacts.digest import Sha256
+from progdistill.artifacts.digest import FileDigest, Sha256
 from progdistill.artifacts.documents import canonical_json
 from progdistill.diffusion.names import SamplerName
 
@@ -63,6 +63,11 @@ class SampleStrip(BaseModel):
     images: int
     labels: tuple[int, ...] | None = Field(description="class of each image; None where there are no classes")
 
+    @property
+    def file(self) -> FileDigest:
+        """The digest and size of the picture."""
+        return FileDigest(self.sha256, self.size_bytes)
+
 
 class Neighbours(BaseModel):
     """A PNG in the store: each of some samples, then its nearest training images, the nearest first."""
@@ -79,6 +84,11 @@ class Neighbours(BaseModel):
         exclude_if=lambda mirrored: not mirrored,
         description="whether training images were compared in both orientations, and show the nearer one",
     )
+
+    @property
+    def file(self) -> FileDigest:
+        """The digest and size of the picture."""
+        return FileDigest(self.strip_sha256, self.strip_bytes)
 
 
 class Measurement(BaseModel):
@@ -107,6 +117,11 @@ class Measurement(BaseModel):
         """Wall-clock seconds of sampling and evaluation together."""
         return self.sampling_seconds + self.evaluation_seconds
 
+    @property
+    def files(self) -> tuple[FileDigest, ...]:
+        """The picture that it mentions, if any."""
+        return () if self.shown is None else (self.shown.file,)
+
 
 class EvaluationRecord(BaseModel):
     """A checkpoint at `num_steps`, beside the undistilled model at equally many steps.
@@ -133,3 +148,9 @@ class EvaluationRecord(BaseModel):
         """The distinct measurements: the base model's own is its DDIM baseline, counted once."""
         found = (self.distilled, self.baseline_ddim, self.baseline_ancestral, self.distilled_ancestral)
         return tuple({m.question.id: m for m in found if m is not None}.values())
+
+    @property
+    def files(self) -> tuple[FileDigest, ...]:
+        """The pictures that it mentions."""
+        neighbours = () if self.neighbours is None else (self.neighbours.file,)
+        return (*(file for measurement in self.measurements for file in measurement.files), *neighbours)

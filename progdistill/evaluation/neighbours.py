@@ -7,11 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from progdistill.artifacts.checkpoint import blob_key
-from progdistill.artifacts.digest import FileDigest
-from progdistill.artifacts.records import publish_record, read_record
+from progdistill.artifacts.records import publish_record
 from progdistill.artifacts.store import Store
 from progdistill.data.dataset import DatasetInfo
 from progdistill.data.reading import iterate_images
+from progdistill.evaluation.kept import kept_record
 from progdistill.evaluation.measurement import Neighbours, SampleStrip
 from progdistill.evaluation.pictures import Pixels, decode_strip, encode_strip
 from progdistill.progress import Progress
@@ -26,10 +26,10 @@ def neighbours_of(store: Store, shown: SampleStrip, info: DatasetInfo) -> Neighb
     """Find the neighbours of a strip's first samples once a store; later calls read them back."""
     orientations = "-mirrored" if info.horizontal_flip_safe else ""
     key = f"{FOLDER}{shown.sha256}/{info.fingerprint}-{SAMPLES}-{NEAREST}{orientations}.json"
-    known = read_record(store, key, Neighbours)
+    known = kept_record(store, key, Neighbours, lambda known: [known.file])
     if known is not None:
         return known
-    path = store.download(blob_key(shown.sha256), FileDigest(shown.sha256, shown.size_bytes))
+    path = store.download(blob_key(shown.sha256), shown.file)
     drawn = decode_strip(path.read_bytes(), shown.images)[:SAMPLES]
     found = nearest_images(drawn, info, "train", NEAREST)
     strip = np.concatenate([np.concatenate((drawn[i : i + 1], found[i])) for i in range(len(drawn))])

@@ -12,13 +12,14 @@ from torch import Tensor
 
 from progdistill.artifacts.checkpoint import blob_key
 from progdistill.artifacts.digest import FileDigest, Sha256
-from progdistill.artifacts.records import publish_record, read_record
+from progdistill.artifacts.records import publish_record
 from progdistill.artifacts.store import Store
 from progdistill.data.dataset import DatasetInfo
 from progdistill.data.reading import iterate_images
 from progdistill.errors import UsageError
 from progdistill.evaluation.config import EvaluationSettings
 from progdistill.evaluation.evaluator import Evaluator
+from progdistill.evaluation.kept import kept_record
 from progdistill.evaluation.moments import MomentStream
 from progdistill.evaluation.published_statistics import published_statistics
 from progdistill.progress import Progress
@@ -51,15 +52,19 @@ class ReferenceStatistics(BaseModel):
     statistics_sha256: Sha256
     statistics_bytes: int
 
+    @property
+    def file(self) -> FileDigest:
+        """The digest and size of the statistics."""
+        return FileDigest(self.statistics_sha256, self.statistics_bytes)
+
 
 def reference_of(store: Store, evaluator: Evaluator, info: DatasetInfo, split: str, device: str) -> Reference:
     """A split's statistics, from the store or computed and published now."""
     key = f"evaluators/{evaluator.manifest.id}/reference/{info.fingerprint}-{split}.json"
-    record = read_record(store, key, ReferenceStatistics)
+    record = kept_record(store, key, ReferenceStatistics, lambda known: [known.file])
     if record is None:
         record = publish_record(store, key, _compute(store, evaluator, info, split, device))
-    digest = FileDigest(record.statistics_sha256, record.statistics_bytes)
-    tensors = load_file(store.download(blob_key(digest.sha256), digest))
+    tensors = load_file(store.download(blob_key(record.statistics_sha256), record.file))
     return Reference(tensors["mean"], tensors["covariance"], tensors["features"])
 
 

@@ -2,19 +2,27 @@
 
 import sys
 
-from progdistill.artifacts.checkpoint import require_checkpoint
+from progdistill.artifacts.checkpoint import require_blob, require_checkpoint
 from progdistill.artifacts.records import publish_record, read_record
 from progdistill.artifacts.store import Store
 from progdistill.errors import LostInvariantError
+from progdistill.evaluation.evaluator_manifest import require_evaluator
 from progdistill.evaluation.measurement import EvaluationRecord
-from progdistill.jobs.spec import EvaluateSpec, JobResult, JobSpec, TrainingSpec, result_key
+from progdistill.jobs.spec import (
+    EvaluateSpec,
+    JobResult,
+    JobSpec,
+    PrepareEvaluatorSpec,
+    TrainingSpec,
+    result_key,
+)
 
 
 def finished_result(store: Store, spec: JobSpec) -> JobResult | None:
     """The result of a job that is done; None where it is to be run, for the first time or again.
 
-    A result that is damaged, or whose checkpoint is, is removed: reused, it would keep the job from mending
-    what is lost. Of weights only the size is looked at: `progdistill checkpoints verify` reads them.
+    A result that is damaged, or that has lost what it stands for, is removed: reused, it would keep the job
+    from mending that. Of files only the size is looked at: `progdistill checkpoints verify` reads weights.
     """
     key = result_key(spec.id)
     try:
@@ -25,6 +33,11 @@ def finished_result(store: Store, spec: JobSpec) -> JobResult | None:
         result = publish_record(store, key, found)
         if isinstance(spec, TrainingSpec):
             require_checkpoint(store, result.output)
+        elif isinstance(spec, PrepareEvaluatorSpec):
+            require_evaluator(store, result.output)
+        else:
+            for picture in EvaluationRecord.model_validate_json(result.output).files:
+                require_blob(store, picture)
     except LostInvariantError as error:
         print(f"{spec.label} is made again: {error}", file=sys.stderr, flush=True)
         store.delete(key)

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from progdistill.artifacts.checkpoint import CheckpointManifest, blob_key
-from progdistill.artifacts.digest import FileDigest
 from progdistill.artifacts.store import Store
 from progdistill.evaluation.measurement import EvaluationRecord, Measurement, Neighbours
 from progdistill.report.input import LossPoint, NeighbourImages, SampleImages, StageEntry
@@ -59,14 +58,14 @@ def _samples(store: Store, measurement: Measurement | None) -> SampleImages | No
     if measurement is None or measurement.shown is None:
         return None
     shown = measurement.shown
-    path = store.download(blob_key(shown.sha256), FileDigest(shown.sha256, shown.size_bytes))
+    path = store.download(blob_key(shown.sha256), shown.file)
     return SampleImages(png=path.read_bytes(), images=shown.images, labels=shown.labels)
 
 
 def _neighbours(store: Store, found: Neighbours | None) -> NeighbourImages | None:
     if found is None:
         return None
-    path = store.download(blob_key(found.strip_sha256), FileDigest(found.strip_sha256, found.strip_bytes))
+    path = store.download(blob_key(found.strip_sha256), found.file)
     return NeighbourImages(
         png=path.read_bytes(), samples=found.samples, nearest=found.nearest, mirrored=found.mirrored
     )

@@ -17,13 +17,23 @@ from progdistill.artifacts.store import Store
 from progdistill.data.dataset import DatasetInfo
 from progdistill.errors import LostInvariantError
 from progdistill.evaluation.config import EvaluationSettings
+from progdistill.evaluation.evaluator_manifest import load_evaluator_manifest
+from progdistill.evaluation.evaluator_manifest import manifest_key as evaluator_manifest_key
 from progdistill.evaluation.measurement import EvaluationRecord, Measurement
 from progdistill.jobs import worker
 from progdistill.jobs.launcher import JobOutcome, complete
-from progdistill.jobs.spec import EvaluateSpec, JobRequest, JobResult, TrainBaseSpec, result_key
+from progdistill.jobs.spec import (
+    EvaluateSpec,
+    JobRequest,
+    JobResult,
+    PrepareEvaluatorSpec,
+    TrainBaseSpec,
+    result_key,
+)
 from progdistill.training.device import Rank
 from tests.evaluation.answers import measurement, question
 from tests.jobs.asking import request_for
+from tests.jobs.conftest import publish
 from tests.training.conftest import settings, tiny
 
 
@@ -84,6 +94,45 @@ def test_weights_with_a_flipped_bit_are_mended_once_they_are_removed(
     store.delete(key)
     assert not again().reused
     assert store.read(key) == data
+
+
+def test_whatever_an_evaluation_has_lost_is_made_again(store: Store, digits: DatasetInfo) -> None:
+    asked = EvaluationSettings(samples=20, batch_size=10, shown_samples=4, neighbours_at_steps=(2,))
+    facts = {"dataset_fingerprint": digits.fingerprint, "seed": 0, "evaluation": asked}
+    student = publish(store, tiny(), CheckpointKind.STUDENT, sampling_steps=2).id
+    specs = (
+        PrepareEvaluatorSpec(**facts),
+        EvaluateSpec(**facts, checkpoint=student, baseline=None, num_steps=2),
+    )
+
+    def evaluated() -> EvaluationRecord:
+        for spec in specs:
+            outcome = complete(store, Here(), request_for(spec, store, digits))
+        return EvaluationRecord.model_validate_json(outcome.result.output)
+
+    record = evaluated()
+    evaluator = load_evaluator_manifest(store, record.measurements[0].question.evaluator_id)
+    weights = blob_key(evaluator.identity.weights_sha256)
+    strip, neighbours = (blob_key(file.sha256) for file in record.files)
+    made = {item.key: store.read(item.key) for item in store.list("blobs/")}
+    of_student = blob_key(load_manifest(store, student).identity.weights_sha256)
+    (statistics,) = made.keys() - {strip, neighbours, weights, of_student}
+    for harm, lost in (
+        ("removed", (strip,)),
+        ("cut short", (neighbours,)),
+        ("cut short", (weights,)),
+        ("removed", (evaluator_manifest_key(evaluator.id),)),
+        ("removed", (statistics, strip)),  # what real images look like is missed by those only who measure
+    ):
+        for key in lost:
+            data = store.read(key)
+            assert data is not None
+            store.delete(key)
+            if harm == "cut short":
+                store.write(key, data[:-9])
+        assert evaluated().files == record.files
+        assert {item.key: store.read(item.key) for item in store.list("blobs/")} == made
+        assert load_evaluator_manifest(store, evaluator.id).identity == evaluator.identity
 
 
 def test_a_lost_measurement_is_published_again_from_its_jobs_result(
