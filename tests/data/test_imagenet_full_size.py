@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from progdistill.data.image_rule import ImageRule
+from progdistill.data.importers import imagenet
 from progdistill.data.importers.imagenet import open_imagenet
 from progdistill.errors import UsageError
 from tests.data.preparing import prepared, stored
@@ -111,6 +112,17 @@ def test_a_truncated_tar_is_named_before_anything_is_prepared(tmp_path: Path, sh
 def test_the_published_counts_are_required(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="9 images, published are 1,281,167"):
         open_imagenet(published_tars(tmp_path), RULE, unverified=False)
+
+
+def test_a_split_that_was_never_published_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for split in ("train", "test"):
+        (tmp_path / split / CLASSES[0]).mkdir(parents=True)
+        (tmp_path / split / CLASSES[0] / "1.JPEG").write_bytes(encoded(photograph(64, 64, 0), "PNG"))
+    monkeypatch.setitem(imagenet.COUNTS, "train", 1)
+    with pytest.raises(
+        UsageError, match="split test is none of the published .train, validation.*--unverified"
+    ):
+        open_imagenet(tmp_path, RULE, unverified=False)
 
 
 def test_a_damaged_development_kit_is_named(tmp_path: Path) -> None:

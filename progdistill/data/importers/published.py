@@ -37,6 +37,11 @@ def verify_published(files: Iterable[tuple[Path, PublishedFile]]) -> None:
 def check_counts(location: Path, found: dict[str, int], published: dict[str, int]) -> None:
     """Compare the images of each split that is there with the published number; UsageError if they differ."""
     for split, count in found.items():
+        if split not in published:
+            raise UsageError(
+                f"{location}: split {split} is none of the published ({', '.join(published)}). Move it away, or"
+                f" {ANYWAY}"
+            )
         if count != published[split]:
             raise UsageError(
                 f"{location}: split {split} has {count:,} images, published are {published[split]:,}. Get the"
