@@ -75,7 +75,7 @@ class Cluster:
 
     def stop(self) -> None:
         """End everything that runs, and close the port."""
-        self._server.stop()
+        self._server.close()
         self._control_plane.stop()
         self._kubelet.stop()
 
@@ -205,7 +205,7 @@ class Cluster:
         )
         return self.storage.get(PODS, metadata["namespace"], metadata["name"])
 
-    def wait_for(self, predicate: Callable[[], Any], timeout_seconds: float = 30) -> Any:
+    def wait_for(self, predicate: Callable[[], Any], timeout_seconds: float = 120) -> Any:
         """Wait until `predicate()` is true and return what it gave; asked again when any object changes."""
         deadline = time.monotonic() + timeout_seconds
         while True:
