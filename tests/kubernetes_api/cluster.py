@@ -129,6 +129,12 @@ class Cluster:
                 container.evicted = message
                 container.terminate(item["spec"]["terminationGracePeriodSeconds"])
 
+    def was_told_to_stop(self, pod: Object) -> bool:
+        """Whether its process has got SIGTERM, or has ended."""
+        with self.storage.changed:
+            container = self._kubelet.container(pod)
+            return container is None or container.stopping
+
     def oom_kill(self, pod: Object | str) -> None:
         """The kernel kills the container for its memory: exit code 137, reason OOMKilled."""
         with self.storage.changed:
