@@ -33,7 +33,7 @@ def test_the_card_of_a_long_training_shows_loss_and_samples_while_it_goes_on(tmp
         assert started.poll() is None, "".join(lines)[-2000:]
     finally:
         os.killpg(started.pid, signal.SIGINT)
-        started.communicate(timeout=120)
+        started.communicate(timeout=250)
     progress, rate, chart, samples = _components(shown)
     assert 0 < progress["value"] < 100_000
     assert "loss" in rate["source"] and "to go" in rate["source"]
