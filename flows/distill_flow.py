@@ -5,7 +5,6 @@ python flows/distill_flow.py run --dataset digits
 
 import argparse
 import os
-import signal
 import sys
 from datetime import UTC, datetime
 from functools import wraps
@@ -196,6 +195,7 @@ class DistillFlow(FlowSpec):
 def main() -> None:
     """Check a `run` before Metaflow starts anything; on failure say how to go on."""
     from progdistill.errors import WorkInterrupted
+    from progdistill.interrupts import interruptible
     from progdistill.jobs.nursery import nursery
 
     verb = next((word for word in sys.argv[1:] if word in ("run", "resume")), None)
@@ -213,18 +213,19 @@ def main() -> None:
     except ProgdistillError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_status)
-    interrupted = _count_interrupts()
-    try:
-        with nursery():
-            DistillFlow()
-    except (KeyboardInterrupt, SystemExit) as leaving:
-        status = getattr(leaving, "code", 1)
-        if interrupted:
-            status = WorkInterrupted.exit_status
-            _ask_about_jobs_left()
-        if status not in (0, None) and current.run_id:
-            _say_how_to_go_on()
-        sys.exit(status)
+    # Metaflow answers Ctrl-C, and so a supervisor's SIGTERM, by ending its tasks and leaving with status 1.
+    with interruptible() as interrupted:
+        try:
+            with nursery():
+                DistillFlow()
+        except (KeyboardInterrupt, SystemExit) as leaving:
+            status = getattr(leaving, "code", 1)
+            if interrupted:
+                status = WorkInterrupted.exit_status
+                _ask_about_jobs_left()
+            if status not in (0, None) and current.run_id:
+                _say_how_to_go_on()
+            sys.exit(status)
 
 
 def _check_origin() -> None:
@@ -240,19 +241,6 @@ def _check_origin() -> None:
     if asked.origin_run_id not in known:
         there_is = f"there are {', '.join(known)}" if known else "there is none: start where it ran"
         raise UsageError(f"no run {asked.origin_run_id!r} in {folder.parents[1].absolute()}; {there_is}")
-
-
-def _count_interrupts() -> list[int]:
-    """Note Ctrl-C and SIGTERM, which Metaflow answers by ending its tasks and leaving with status 1."""
-    seen: list[int] = []
-
-    def note(number, frame):
-        seen.append(number)
-        raise KeyboardInterrupt
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, note)
-    return seen
 
 
 def _ask_about_jobs_left() -> None:

@@ -18,6 +18,7 @@ from progdistill.commands import (
     sample,
 )
 from progdistill.errors import ProgdistillError
+from progdistill.interrupts import SIGNALS, interruptible
 from progdistill.version import __version__
 
 VERBS = (plan, data, checkpoints, lineage, sample, evaluate, models, report, compare, doctor)
@@ -35,10 +36,12 @@ def main(arguments: list[str] | None = None) -> int:
     for verb in VERBS:
         verb.add_parser(subparsers)
     args = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # A supervisor's Ctrl-C: half-written files go.
+    # What a shell runs in the background ignores Ctrl-C, and goes on doing so.
+    heeded = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     try:
-        status: int = args.run(args)
-        sys.stdout.flush()
+        with interruptible(heeded):  # so that half-written files go
+            status: int = args.run(args)
+            sys.stdout.flush()
     except ProgdistillError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status

@@ -8,7 +8,7 @@ from typing import Final
 
 VARIABLE: Final = "PROGDISTILL_FAULT"
 """`kill:POINT` or `kill:POINT@N` (the N-th passage) makes the process kill itself with SIGKILL there;
-`hold:POINT@N` says that it is there and stays for a while, in which a test can send a signal."""
+`hold:POINT@N:FILE` says that it is there and stays until FILE is, while a test does what it means to do."""
 
 LOCAL_POINTS: Final = (
     "file.copying",
@@ -24,7 +24,8 @@ LOCAL_POINTS: Final = (
 S3_POINTS: Final = ("upload.created", "upload.part", "upload.parts", "upload.completed", "object.put")
 """Every point of a publication into an S3 store, in order of first passage."""
 
-HOLD_SECONDS: Final = 5.0
+HOLD_SECONDS: Final = 300.0
+"""The longest stay: a process must not outlive by hours a test that failed before it let go."""
 
 _passages: Counter[str] = Counter()
 
@@ -35,7 +36,8 @@ def reach(point: str) -> None:
     if wanted is None:
         return
     _passages[point] += 1
-    action, _, place = wanted.partition(":")
+    action, _, rest = wanted.partition(":")
+    place, _, release = rest.partition(":")
     name, _, number = place.partition("@")
     if name != point or _passages[point] != int(number or 1):
         return
@@ -43,4 +45,6 @@ def reach(point: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     if action == "hold":
         print(f"reached {point}", flush=True)
-        time.sleep(HOLD_SECONDS)
+        deadline = time.monotonic() + HOLD_SECONDS
+        while not os.path.exists(release) and time.monotonic() < deadline:
+            time.sleep(0.02)

@@ -28,6 +28,9 @@ ENVIRONMENT = {
 BUCKET = "stores"
 """Every server has it."""
 
+PARTS = ("s3", "master", "volume", "filer", "admin")
+"""What listens at a port of its own."""
+
 VOLUMES = 100
 """How many volumes a server may have: each bucket takes one. Unsaid, it is the disk's free space in GiB."""
 
@@ -40,53 +43,62 @@ def server_binary() -> str:
     return found
 
 
-def free_port() -> int:
-    """A port that is free, and so is the one 10,000 above it, where the server puts its gRPC.
+@contextlib.contextmanager
+def ports_for_a_server() -> Iterator[dict[str, int]]:
+    """A port for each part of a server that nobody else gets while the body runs.
 
-    Both lie below those that the system gives to connections, so that none takes one before the server does.
+    So is the one 10,000 above it, where the server puts its gRPC. All lie below those of jobs in pods (20,000
+    and up), which any number of servers may run beside, and of those that the system gives to connections.
     """
+    with contextlib.ExitStack() as kept:
+        yield {part: _kept_port(kept) for part in PARTS}
+
+
+def _kept_port(kept: contextlib.ExitStack) -> int:
     while True:
-        port = random.SystemRandom().randrange(10_000, 22_000)
-        with contextlib.suppress(OSError), socket.socket() as first, socket.socket() as second:
-            first.bind(("127.0.0.1", port))
-            second.bind(("127.0.0.1", port + 10_000))
+        port = random.SystemRandom().randrange(2_000, 10_000)
+        with contextlib.suppress(OSError), contextlib.ExitStack() as places:
+            for number in (port, port + 10_000):
+                place = places.enter_context(socket.socket())
+                place.bind(("127.0.0.1", number))
+                # From now on whoever asks for it too may listen there, as the server does and we do not.
+                place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            kept.enter_context(places.pop_all())
             return port
 
 
 @contextlib.contextmanager
 def running_server(folder: Path) -> Iterator[str]:
     """Run a server with its data in `folder`; gives its endpoint."""
-    port = free_port()
-    others = [f"-{part}.port={free_port()}" for part in ("master", "volume", "filer", "admin")]
     unused = ["-webdav=false", "-admin.ui=false", "-s3.port.iceberg=0", "-s3.port.lance=0"]
-    with open(folder / "server.log", "wb") as log:
-        process = subprocess.Popen(
-            [
-                server_binary(),
-                "mini",
-                f"-dir={folder}",
-                "-ip=127.0.0.1",
-                "-ip.bind=127.0.0.1",
-                f"-s3.port={port}",
-                f"-volume.max={VOLUMES}",
-                *others,
-                *unused,
-            ],
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        endpoint = f"http://127.0.0.1:{port}"
-        _wait_until_ready(process, endpoint, folder / "server.log")
-        yield endpoint
-    finally:
-        process.kill()
-        process.wait()
+    with ports_for_a_server() as ports:
+        with open(folder / "server.log", "wb") as log:
+            process = subprocess.Popen(
+                [
+                    server_binary(),
+                    "mini",
+                    f"-dir={folder}",
+                    "-ip=127.0.0.1",
+                    "-ip.bind=127.0.0.1",
+                    f"-volume.max={VOLUMES}",
+                    *(f"-{part}.port={port}" for part, port in ports.items()),
+                    *unused,
+                ],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        try:
+            endpoint = f"http://127.0.0.1:{ports['s3']}"
+            _wait_until_ready(process, endpoint, folder / "server.log")
+            yield endpoint
+        finally:
+            process.kill()
+            process.wait()
 
 
 def _wait_until_ready(process: "subprocess.Popen[bytes]", endpoint: str, log: Path) -> None:
     """Poll until the bucket can be made: the S3 port answers before the store behind it does."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while time.monotonic() < deadline:
         if process.poll() is not None:
             break

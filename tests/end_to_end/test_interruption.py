@@ -46,7 +46,7 @@ def test_asked_to_stop_it_saves_leaves_with_130_and_goes_on(
     started = subprocess.Popen(
         command("run", "--ladder", "4:1", *SMALL, *SNAPSHOTS),
         cwd=tmp_path,
-        env=environment(PROGDISTILL_FAULT="hold:training.update@4"),
+        env=environment(PROGDISTILL_FAULT=f"hold:training.update@4:{tmp_path}/go"),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -59,8 +59,13 @@ def test_asked_to_stop_it_saves_leaves_with_130_and_goes_on(
     # Metaflow's name for what a bare `resume` resumes; another driver of this folder has begun a run since.
     (tmp_path / ".metaflow" / "DistillFlow" / "latest_run").write_text("1")
     # A terminal sends Ctrl-C to the whole foreground group, a supervisor SIGTERM to the one process it knows.
-    (os.killpg if number is signal.SIGINT else os.kill)(started.pid, number)
-    _, errors = started.communicate(timeout=120)
+    if number is signal.SIGINT:
+        os.killpg(started.pid, number)
+        (tmp_path / "go").touch()
+    else:
+        os.kill(started.pid, number)
+    _, errors = started.communicate(timeout=250)
+    (tmp_path / "go").touch()
     assert started.returncode == 130, errors[-2000:]
     assert list((tmp_path / ".progdistill" / "store" / "snapshots").rglob("*.json"))
     resumed = run_flow(tmp_path, *resume_command(errors))

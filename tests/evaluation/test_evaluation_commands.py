@@ -81,7 +81,7 @@ def test_asked_to_stop_sample_leaves_nothing_half_written(
             assert drawing.poll() is None
             time.sleep(0.05)
         drawing.send_signal(number)
-        assert drawing.wait(timeout=60) == 130
+        assert drawing.wait(timeout=250) == 130
     finally:
         drawing.kill()
         drawing.wait()

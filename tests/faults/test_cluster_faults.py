@@ -63,6 +63,7 @@ def test_an_expired_watch_is_begun_anew(job: OneJob, expected: str) -> None:
     driver = job.drive()
     job.wait_for_line(driver, "reached training.update")
     job.cluster.faults.expire_watches()
+    job.release()
     require_success(job, expected, driver)
 
 
@@ -70,7 +71,10 @@ def test_broken_streams_lose_and_repeat_no_line(job: OneJob, expected: str) -> N
     job.hold()
     job.cluster.faults.cut_stream("watch=true", after_events=1, times=4)
     job.cluster.faults.cut_stream("/log", after_bytes=40, times=3)
-    said = require_success(job, expected)
+    driver = job.drive()
+    said = job.wait_for_line(driver, "[rank 1] reached training.update")
+    job.release()
+    said += require_success(job, expected, driver)
     assert len(re.findall("^reached training.update$", said, re.MULTILINE)) == 1
     assert len(re.findall("^.rank 1. reached training.update$", said, re.MULTILINE)) == 1
 
@@ -88,7 +92,9 @@ def test_an_evicted_pod_costs_no_retry_and_no_number(reason: str, job: OneJob, e
     job.change(max_gang_restarts=0)
     driver = job.drive()
     job.wait_for_line(driver, "[rank 1] reached training.update")
-    job.cluster.evict(job.pods()[1], reason=reason)
+    evicted = job.pods()[1]
+    job.cluster.evict(evicted, reason=reason)
+    job.release(evicted)
     said = require_success(job, expected, driver)
     assert "at no cost of a retry" in said
 
@@ -101,6 +107,7 @@ def test_a_lost_node_costs_no_retry(job: OneJob, expected: str) -> None:
     job.wait_for_line(driver, "[rank 1] reached training.update")
     job.cluster.add_node(Node("node-2"))
     job.cluster.lose_node("node-1")
+    job.release()
     require_success(job, expected, driver)
 
 
@@ -111,6 +118,7 @@ def test_a_pod_out_of_memory_is_said_so_and_costs_one_retry_of_all(job: OneJob, 
     driver = job.drive()
     job.wait_for_line(driver, "[rank 1] reached training.update")
     job.cluster.oom_kill(job.pods()[1])
+    job.release()
     assert "host 1 was killed for lack of memory" in require_success(job, expected, driver)
 
 
@@ -120,6 +128,7 @@ def test_a_pod_out_of_memory_too_often_fails_the_job_with_the_setting_to_raise(j
     driver = job.drive()
     job.wait_for_line(driver, "[rank 1] reached training.update")
     job.cluster.oom_kill(job.pods()[1])
+    job.release()
     status, _, said = finished(driver)
     error = said.partition("error: ")[2]
     assert status == 1 and "host 1 was killed for lack of memory" in error
@@ -156,8 +165,9 @@ def test_an_image_that_cannot_be_pulled_is_named_and_given_up(job: OneJob) -> No
 def test_a_lack_of_gpus_is_said_within_half_a_minute(job: OneJob) -> None:
     gpus = {"accelerator": "nvidia.com/gpu", "accelerators_per_host": 1}
     job.change(train={**job.settings.train.model_dump(), **gpus})
-    began = time.monotonic()
     driver = job.drive()
+    job.wait_for_line(driver, "submitted")
+    began = time.monotonic()
     said = job.wait_for_line(driver, "waits for a node")
     assert "no node has enough nvidia.com/gpu free" in said
     assert time.monotonic() - began < 30
@@ -180,7 +190,9 @@ def test_a_job_deleted_by_someone_else_is_said_so_and_starts_again_when_asked(
     job.hold()
     driver = job.drive()
     job.wait_for_line(driver, "reached training.update")
+    pods = job.pods()
     job.cluster.delete_job(job.name)
+    job.release(*pods)
     status, _, said = finished(driver)
     assert status == 1 and "deleted by someone else" in said
     require_success(job, expected)
@@ -192,6 +204,7 @@ def test_a_second_pod_of_one_host_disturbs_nothing(job: OneJob, expected: str) -
     driver = job.drive()
     job.wait_for_line(driver, "[rank 1] reached training.update")
     job.cluster.duplicate(job.pods()[1])
+    job.release()
     require_success(job, expected, driver)
     assert list_ids(job.store) == [expected]
 
@@ -202,6 +215,7 @@ def test_a_server_that_is_away_for_a_minute_fails_no_job(job: OneJob, expected: 
     driver = job.drive()
     job.wait_for_line(driver, "reached training.update")
     job.cluster.stop_answering()
+    job.release()
     time.sleep(60)  # the outage itself
     job.cluster.answer_again()
     require_success(job, expected, driver)
@@ -217,4 +231,5 @@ def test_a_server_that_stays_away_ends_the_driver_but_not_the_job(job: OneJob, e
     status, _, said = finished(driver)
     assert status == 1 and "goes on" in said and "attaches to it" in said
     job.cluster.answer_again()
+    job.release()
     require_success(job, expected)

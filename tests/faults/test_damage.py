@@ -146,10 +146,11 @@ def test_weights_whose_file_changes_its_length_while_it_is_copied_are_refused(
     tmp_path: Path, megabytes: float
 ) -> None:
     weights = weights_file(tmp_path, megabytes=1)
-    process = start(str(tmp_path / "store"), weights, **{VARIABLE: "hold:file.copying"})
+    process = start(str(tmp_path / "store"), weights, **{VARIABLE: f"hold:file.copying:{tmp_path}/go"})
     assert process.stdout is not None
     assert process.stdout.readline() == "reached file.copying\n"
     os.truncate(weights, int(megabytes * 1e6))
+    (tmp_path / "go").touch()
     _, message = process.communicate()
     assert (process.returncode, "changed its length" in message) == (1, True)
     assert list(open_store(str(tmp_path / "store")).list("blobs/")) == []

@@ -18,7 +18,7 @@ import yaml
 from botocore.exceptions import ClientError
 
 from progdistill.artifacts.s3_store import S3Store
-from tests.artifacts.s3_server import free_port, server_binary
+from tests.artifacts.s3_server import ports_for_a_server, server_binary
 from tests.infra.tools import INFRA, ROOT, run, tool
 
 FOLDER = INFRA / "local"
@@ -83,25 +83,25 @@ def test_the_profile_for_the_desk_leads_to_the_stack() -> None:
 @pytest.fixture
 def desk_server(tmp_path: Path) -> Any:
     """The S3 server with the file's own arguments, at another folder, address and ports; its endpoint."""
-    ports = {part: free_port() for part in ("s3", "master", "volume", "filer", "admin")}
     others = ["-dir", "-ip", "-ip.bind", "-s3.port"]
     kept = [one for one in SERVICES["s3"]["command"] if one.split("=")[0] not in others]
     places = [f"-dir={tmp_path}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3.port.iceberg=0"]
-    chosen = [f"-{part}.port={port}" for part, port in ports.items()]
     keys = {"AWS_ACCESS_KEY_ID": "desk", "AWS_SECRET_ACCESS_KEY": "from-the-env-file"}
     assert set(keys) == set(SERVICES["s3"]["environment"])
-    with open(tmp_path / "server.log", "wb") as log:
-        process = subprocess.Popen(
-            [server_binary(), *kept, *places, "-s3.port.lance=0", *chosen],
-            env={**os.environ, **keys},
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        yield process, f"http://127.0.0.1:{ports['s3']}", f"127.0.0.1:{ports['master']}", keys
-    finally:
-        process.kill()
-        process.wait()
+    with ports_for_a_server() as ports:
+        chosen = [f"-{part}.port={port}" for part, port in ports.items()]
+        with open(tmp_path / "server.log", "wb") as log:
+            process = subprocess.Popen(
+                [server_binary(), *kept, *places, "-s3.port.lance=0", *chosen],
+                env={**os.environ, **keys},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        try:
+            yield process, f"http://127.0.0.1:{ports['s3']}", f"127.0.0.1:{ports['master']}", keys
+        finally:
+            process.kill()
+            process.wait()
 
 
 def _wait_for(endpoint: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
@@ -121,7 +121,7 @@ def test_the_s3_server_starts_makes_its_buckets_and_lets_only_the_keys_in(
     (script,) = SERVICES["buckets"]["command"]
     script = script.replace("weed ", f"{server_binary()} ").replace("s3:9333", master)
     _wait_for(endpoint, process, tmp_path / "server.log")
-    subprocess.run(["/bin/sh", "-c", script], check=True, capture_output=True, timeout=60)
+    subprocess.run(["/bin/sh", "-c", script], check=True, capture_output=True, timeout=200)
     for name, value in keys.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)

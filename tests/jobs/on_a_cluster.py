@@ -65,6 +65,7 @@ class OneJob:
         )
         self.request = small_job(self.store, digits)
         self._drivers: list[subprocess.Popen[str]] = []
+        self._go = folder / "go"
 
     @property
     def submission(self) -> Submission:
@@ -103,18 +104,15 @@ class OneJob:
         index = "batch.kubernetes.io/job-completion-index"
         return sorted(self.cluster.objects("pods"), key=lambda pod: int(pod["metadata"]["labels"][index]))
 
-    def wait_for_pods(self, phase: str = "Running") -> list[dict[str, Any]]:
-        """Both pods, once both are in that phase."""
-
-        def found() -> bool:
-            return [pod["status"].get("phase") for pod in self.pods()] == [phase, phase]
-
-        self.cluster.wait_for(found, timeout_seconds=60)
-        return self.pods()
-
     def hold(self, update: int = 5) -> None:
-        """Every pod stays for a few seconds in that update after it says so in its log."""
-        self.change(env={**self.settings.env, "PROGDISTILL_FAULT": f"hold:training.update@{update}"})
+        """Every pod says in its log that it is in that update, and stays there until `release`."""
+        fault = f"hold:training.update@{update}:{self._go}"
+        self.change(env={**self.settings.env, "PROGDISTILL_FAULT": fault})
+
+    def release(self, *stopping: dict[str, Any]) -> None:
+        """Let held pods go on, and later ones pass: when those of them that are to stop have been told to."""
+        self.cluster.wait_for(lambda: all(self.cluster.was_told_to_stop(pod) for pod in stopping))
+        self._go.touch()
 
     def wait_for_line(self, driver: "subprocess.Popen[str]", text: str) -> str:
         """What a driver says up to the line with that text."""
@@ -133,7 +131,7 @@ class OneJob:
             driver.communicate()
 
 
-def finished(driver: "subprocess.Popen[str]", seconds: float = 90) -> tuple[int, str, str]:
+def finished(driver: "subprocess.Popen[str]", seconds: float = 250) -> tuple[int, str, str]:
     """How a driver ended: its status, the result it printed, and what it said."""
     out, err = driver.communicate(timeout=seconds)
     return driver.returncode, out.strip(), err

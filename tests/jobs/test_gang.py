@@ -38,7 +38,7 @@ def start(job: JobRequest, folder: Path, *faults: str) -> "list[subprocess.Popen
 
 def statuses(ranks: "list[subprocess.Popen[str]]") -> tuple[list[int], str]:
     """How the ranks ended, and what they said."""
-    errors = [rank.communicate(timeout=120)[1] for rank in ranks]
+    errors = [rank.communicate(timeout=250)[1] for rank in ranks]
     return [rank.returncode for rank in ranks], "\n".join(errors)
 
 
@@ -75,9 +75,10 @@ def test_asked_to_stop_one_rank_takes_the_other_with_it_and_both_go_on_later(
     digits: DatasetInfo, store: Store, tmp_path: Path
 ) -> None:
     job = base_of_two_ranks(store, digits, seed=4)
-    ranks = start(job, tmp_path, "", "hold:training.update@3")
+    ranks = start(job, tmp_path, "", f"hold:training.update@3:{tmp_path}/go")
     assert ranks[1].stdout is not None and "reached" in ranks[1].stdout.readline()
     ranks[1].send_signal(signal.SIGTERM)
+    (tmp_path / "go").touch()
     ended, said = statuses(ranks)
     assert ended == [130, 130], said
     assert statuses(start(job, tmp_path, "", ""))[0] == [0, 0]
@@ -98,7 +99,7 @@ def test_a_rank_that_waits_for_the_other_leaves_when_asked_to(
     while not _is_served(which.port):
         assert alone.poll() is None
     alone.send_signal(signal.SIGTERM)
-    assert "stopped before it began" in alone.communicate(timeout=60)[1]
+    assert "stopped before it began" in alone.communicate(timeout=250)[1]
     assert alone.returncode == 130
 
 

@@ -49,7 +49,7 @@ def test_a_measurement_that_is_told_to_stop_goes_on_behind_its_finished_shards(
     command = [sys.executable, "-m", "progdistill.jobs.worker", str(tmp_path / "request.json")]
     worker = subprocess.Popen(
         command,
-        env={**os.environ, "PROGDISTILL_FAULT": "hold:evaluation.batch@13"},
+        env={**os.environ, "PROGDISTILL_FAULT": f"hold:evaluation.batch@13:{tmp_path}/go"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -61,7 +61,7 @@ def test_a_measurement_that_is_told_to_stop_goes_on_behind_its_finished_shards(
     else:
         driver.kill()
         driver.wait()
-    said, _ = worker.communicate(timeout=60)
+    said, _ = worker.communicate(timeout=250)
     driver.kill()
     driver.wait()
     assert worker.returncode == 130

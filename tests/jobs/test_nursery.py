@@ -68,7 +68,7 @@ def test_the_nursery_ends_when_its_starter_is_killed() -> None:
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     # Its standard error is inherited: communicate returns only when the nursery has closed it too.
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=250)
     assert done.returncode == -signal.SIGKILL
     assert not Path(done.stdout.strip()).exists() or hatch_at(done.stdout.strip()) is None
 
@@ -80,7 +80,7 @@ def test_a_worker_tells_how_it_ended_though_its_nursery_was_killed(tmp_path: Pat
         [sys.executable, "-c", STARTER_THAT_KILLS_ITS_NURSERY, tmp_path / "nursery", tmp_path / "request"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=250,
     )
     assert done.stdout.split() == ["None", "None", "1"], done.stderr
 

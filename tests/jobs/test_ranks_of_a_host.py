@@ -17,7 +17,7 @@ RUN = (
 def run(script: str) -> "subprocess.CompletedProcess[str]":
     """Run the script as ranks 2 and 3 of 4."""
     return subprocess.run(
-        [sys.executable, "-c", RUN, "-c", script], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", RUN, "-c", script], capture_output=True, text=True, timeout=250
     )
 
 
@@ -54,7 +54,7 @@ def test_ranks_that_do_not_notice_are_ended_after_a_while() -> None:
     setting = "import progdistill.jobs.ranks as r; r.SETTLE_SECONDS = 0.2; "
     script = "import os, time; os.environ['RANK'] == '3' and os._exit(1); time.sleep(300)"
     command = [sys.executable, "-c", setting + RUN, "-c", script]
-    assert subprocess.run(command, capture_output=True, timeout=60).returncode == 1
+    assert subprocess.run(command, capture_output=True, timeout=250).returncode == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -69,7 +69,7 @@ def test_a_signal_reaches_every_rank(number: signal.Signals) -> None:
     assert started.stdout is not None
     lines = [started.stdout.readline() for _ in range(2)]
     started.send_signal(number)
-    rest, _ = started.communicate(timeout=60)
+    rest, _ = started.communicate(timeout=250)
     assert all("ready" in line for line in lines) and rest.count("asked") == 2
     assert started.returncode == 130
 
@@ -87,7 +87,7 @@ def test_ranks_are_waited_for_where_nobody_reads_what_they_say_any_more() -> Non
     started.stdout.close()
     started.stdin.close()
     try:
-        started.wait(timeout=60)
+        started.wait(timeout=250)
     finally:
         started.kill()
 

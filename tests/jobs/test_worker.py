@@ -97,9 +97,9 @@ def test_a_measurement_that_drops_what_the_signal_raised_ends_all_the_same() -> 
             signal.raise_signal(signal.SIGTERM)
         except WorkInterrupted:
             print("dropped", flush=True)
-        time.sleep(60)
+        time.sleep(1000)
     """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=50)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=250)
     assert (done.returncode, done.stdout) == (130, "dropped\n")
     assert "what is measured is kept" in done.stderr
 

@@ -75,7 +75,7 @@ class Cluster:
 
     def stop(self) -> None:
         """End everything that runs, and close the port."""
-        self._server.stop()
+        self._server.close()
         self._control_plane.stop()
         self._kubelet.stop()
 
@@ -128,6 +128,12 @@ class Cluster:
             elif container := self._kubelet.container(item):
                 container.evicted = message
                 container.terminate(item["spec"]["terminationGracePeriodSeconds"])
+
+    def was_told_to_stop(self, pod: Object) -> bool:
+        """Whether its process has got SIGTERM, or has ended."""
+        with self.storage.changed:
+            container = self._kubelet.container(pod)
+            return container is None or container.stopping
 
     def oom_kill(self, pod: Object | str) -> None:
         """The kernel kills the container for its memory: exit code 137, reason OOMKilled."""
@@ -205,7 +211,7 @@ class Cluster:
         )
         return self.storage.get(PODS, metadata["namespace"], metadata["name"])
 
-    def wait_for(self, predicate: Callable[[], Any], timeout_seconds: float = 30) -> Any:
+    def wait_for(self, predicate: Callable[[], Any], timeout_seconds: float = 120) -> Any:
         """Wait until `predicate()` is true and return what it gave; asked again when any object changes."""
         deadline = time.monotonic() + timeout_seconds
         while True:

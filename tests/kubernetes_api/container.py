@@ -26,7 +26,7 @@ class Container:
         log: PodLog,
         on_exit: Callable[[int], None],
     ) -> None:
-        self.uid, self.log = uid, log
+        self.uid, self.log, self._folder = uid, log, folder.resolve()
         self.oom_killed = False
         self.evicted: str | None = None
         """Why the kubelet evicts it."""
@@ -94,11 +94,23 @@ class Container:
             self._waiter.join()
 
     def _kill_all(self) -> None:
+        """Until a look finds none: one may have started another since, and SIGKILL takes a moment."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        mark = f"{MARK}={self.uid}".encode()
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                with contextlib.suppress(OSError):
-                    if mark in (entry / "environ").read_bytes().split(b"\0"):
-                        os.kill(int(entry.name), signal.SIGKILL)
+        while found := [entry for entry in Path("/proc").iterdir() if self._is_ours(entry)]:
+            for entry in found:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(entry.name), signal.SIGKILL)
+
+    def _is_ours(self, entry: Path) -> bool:
+        """Whether it is a living process of the container, by its environment.
+
+        That reads as empty for a moment while the process executes another program; its folder never does.
+        """
+        try:
+            if not entry.name.isdigit():
+                return False
+            environment = (entry / "environ").read_bytes().split(b"\0")
+            return f"{MARK}={self.uid}".encode() in environment or (entry / "cwd").readlink() == self._folder
+        except OSError:
+            return False

@@ -36,17 +36,20 @@ class Server:
     def __init__(self, api: Api, logs: LogReader, faults: Faults, token: str) -> None:
         self.api, self.logs, self.faults, self.token = api, logs, faults, token
         self.requests: list[Request] = []
-        self.port = 0
+        # Bound to the port all along: no connection gets it while nobody listens there.
+        self._place = socket.socket()
+        self._place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._place.bind(("127.0.0.1", 0))
+        self.port: int = self._place.getsockname()[1]
         self.stopping = threading.Event()
         self._http: _HttpServer | None = None
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Open the port: a free one at first, then the same again."""
+        """Open the port, the same one again and again."""
         self.stopping = threading.Event()
         self._http = _HttpServer(("127.0.0.1", self.port), _Handler)
         self._http.owner = self
-        self.port = self._http.server_address[1]
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True)
         self._thread.start()
 
@@ -63,6 +66,11 @@ class Server:
         self.logs.wake()
         self._http.server_close()
         self._http = None
+
+    def close(self) -> None:
+        """Stop, and let others have the port."""
+        self.stop()
+        self._place.close()
 
     @property
     def url(self) -> str:

@@ -30,7 +30,7 @@ def pod(name: str, command: str, **spec: Any) -> dict[str, Any]:
         "metadata": {"name": name},
         "spec": {
             "restartPolicy": "Never",
-            "terminationGracePeriodSeconds": 5,
+            "terminationGracePeriodSeconds": 60,
             "containers": [container],
             **spec,
         },

@@ -50,9 +50,8 @@ def test_a_missing_secret_is_waited_for(cluster: Cluster, client: Client) -> Non
     """CreateContainerConfigError, and the container starts when the secret is there."""
     env = [{"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "keys", "key": "token"}}}]
     client.core.create_namespaced_pod("default", pod("x", "echo $TOKEN", container={"env": env}))
-    cluster.wait_for(lambda: state(cluster).get("waiting"))
     waiting = {"reason": "CreateContainerConfigError", "message": 'secret "keys" not found'}
-    assert state(cluster)["waiting"] == waiting
+    cluster.wait_for(lambda: state(cluster).get("waiting") == waiting)
     client.core.create_namespaced_secret("default", {"metadata": {"name": "keys"}, "data": {"token": "YQ=="}})
     ended(cluster)
     assert log_of(client, "x") == "a\n"
@@ -100,7 +99,7 @@ def test_a_deleted_pod_gets_sigterm_and_its_grace_period(
     running(cluster)
     cluster.wait_for(lambda: log_of(client, "x") == "up\n")
     deleting = client.core.delete_namespaced_pod("x", "default")
-    assert deleting.metadata.deletion_grace_period_seconds == 5 and deleting.metadata.deletion_timestamp
+    assert deleting.metadata.deletion_grace_period_seconds == 60 and deleting.metadata.deletion_timestamp
     cluster.wait_for(lambda: not cluster.objects("pods"))
     assert (tmp_path / "saved").read_text() == "saved\n"
 

@@ -9,7 +9,7 @@ from tests.kubernetes_api.conditions import condition
 from tests.kubernetes_api.manifests import job
 from tests.kubernetes_api.observing import conditions, finished, pods_in_phase
 
-_SLEEP = {"terminationGracePeriodSeconds": 5}
+_SLEEP = {"terminationGracePeriodSeconds": 60}
 _IGNORE_DISRUPTION = {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget"}]}
 
 

@@ -11,7 +11,7 @@ from tests.kubernetes_api.manifests import config_map, job
 from tests.kubernetes_api.observing import pods_in_phase
 from tests.kubernetes_api.refusals import refusal
 
-_ENDING = {"terminationGracePeriodSeconds": 5}
+_ENDING = {"terminationGracePeriodSeconds": 60}
 
 
 def _running_job(cluster: Cluster, client: Client, command: str = "exec sleep 60") -> Any:

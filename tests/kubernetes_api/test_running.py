@@ -26,7 +26,7 @@ def test_the_command_prints_a_kubeconfig_that_works_and_ends_on_sigterm(tmp_path
         api = kubernetes.config.new_client_from_config(config_file=config)
         assert kubernetes.client.VersionApi(api).get_code().major == "1"
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        assert process.wait(120) == 0
 
 
 def test_nothing_is_left_of_a_cluster(tmp_path: Path) -> None:
