@@ -8,13 +8,15 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Iterator
+from http.client import HTTPException
 from pathlib import Path
 
 import pytest
+
+from tests import bare_machine
 
 ENVIRONMENT = {
     "AWS_ACCESS_KEY_ID": "test-key",
@@ -28,6 +30,9 @@ ENVIRONMENT = {
 BUCKET = "stores"
 """Every server has it."""
 
+PARTS = ("s3", "master", "volume", "filer", "admin")
+"""What of the server has a port of its own."""
+
 VOLUMES = 100
 """How many volumes a server may have: each bucket takes one. Unsaid, it is the disk's free space in GiB."""
 
@@ -40,24 +45,43 @@ def server_binary() -> str:
     return found
 
 
-def free_port() -> int:
-    """A port that is free, and so is the one 10,000 above it, where the server puts its gRPC.
+def free_ports(count: int) -> list[int]:
+    """Different ports that are free, and so are those 10,000 above them, where the server puts its gRPC.
 
-    Both lie below those that the system gives to connections, so that none takes one before the server does.
+    All lie below those that the system gives to connections, so that none takes one before the server does.
     """
-    while True:
-        port = random.SystemRandom().randrange(10_000, 22_000)
-        with contextlib.suppress(OSError), socket.socket() as first, socket.socket() as second:
-            first.bind(("127.0.0.1", port))
-            second.bind(("127.0.0.1", port + 10_000))
-            return port
+    ports: list[int] = []
+    with contextlib.ExitStack() as held:
+        while len(ports) < count:
+            port = random.SystemRandom().randrange(10_000, 22_000)
+            with contextlib.suppress(OSError):
+                for one in (port, port + 10_000):
+                    held.enter_context(socket.socket()).bind(("127.0.0.1", one))
+                ports.append(port)
+    return ports
+
+
+class PortTaken(Exception):
+    """Another process was faster to take a port that was free."""
 
 
 @contextlib.contextmanager
 def running_server(folder: Path) -> Iterator[str]:
     """Run a server with its data in `folder`; gives its endpoint."""
-    port = free_port()
-    others = [f"-{part}.port={free_port()}" for part in ("master", "volume", "filer", "admin")]
+    with contextlib.ExitStack() as running:
+        endpoint = None
+        while endpoint is None:
+            with contextlib.suppress(PortTaken):
+                endpoint = running.enter_context(_server_at(free_ports(len(PARTS)), folder))
+        yield endpoint
+
+
+@contextlib.contextmanager
+def _server_at(ports: list[int], folder: Path) -> Iterator[str]:
+    # Keys in its environment would become the only ones that it lets in.
+    environment = dict(os.environ)
+    bare_machine.clear(environment)
+    places = [f"-{part}.port={port}" for part, port in zip(PARTS, ports, strict=True)]
     unused = ["-webdav=false", "-admin.ui=false", "-s3.port.iceberg=0", "-s3.port.lance=0"]
     with open(folder / "server.log", "wb") as log:
         process = subprocess.Popen(
@@ -67,16 +91,16 @@ def running_server(folder: Path) -> Iterator[str]:
                 f"-dir={folder}",
                 "-ip=127.0.0.1",
                 "-ip.bind=127.0.0.1",
-                f"-s3.port={port}",
                 f"-volume.max={VOLUMES}",
-                *others,
+                *places,
                 *unused,
             ],
+            env=environment,
             stdout=log,
             stderr=subprocess.STDOUT,
         )
     try:
-        endpoint = f"http://127.0.0.1:{port}"
+        endpoint = f"http://127.0.0.1:{ports[0]}"
         _wait_until_ready(process, endpoint, folder / "server.log")
         yield endpoint
     finally:
@@ -87,14 +111,19 @@ def running_server(folder: Path) -> Iterator[str]:
 def _wait_until_ready(process: "subprocess.Popen[bytes]", endpoint: str, log: Path) -> None:
     """Poll until the bucket can be made: the S3 port answers before the store behind it does."""
     deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            break
+    answer = ""
+    while time.monotonic() < deadline and process.poll() is None:
         request = urllib.request.Request(f"{endpoint}/{BUCKET}", method="PUT")
-        with contextlib.suppress(urllib.error.URLError, OSError), urllib.request.urlopen(request, timeout=5):
+        try:
+            urllib.request.urlopen(request, timeout=5).close()
             return
+        except (OSError, HTTPException) as error:  # an HTTPError is an OSError
+            answer = str(error)
         time.sleep(0.05)
-    raise RuntimeError(f"the S3 server did not start:\n{log.read_text(errors='replace')[-2000:]}")
+    said = log.read_text(errors="replace")[-2000:]
+    if process.poll() is not None and "Port allocation failed" in said:
+        raise PortTaken(said)
+    raise RuntimeError(f"the S3 server made no bucket ({answer}):\n{said}")
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ import yaml
 from botocore.exceptions import ClientError
 
 from progdistill.artifacts.s3_store import S3Store
-from tests.artifacts.s3_server import free_port, server_binary
+from tests.artifacts.s3_server import PARTS, free_ports, server_binary
 from tests.infra.tools import INFRA, ROOT, run, tool
 
 FOLDER = INFRA / "local"
@@ -83,7 +83,7 @@ def test_the_profile_for_the_desk_leads_to_the_stack() -> None:
 @pytest.fixture
 def desk_server(tmp_path: Path) -> Any:
     """The S3 server with the file's own arguments, at another folder, address and ports; its endpoint."""
-    ports = {part: free_port() for part in ("s3", "master", "volume", "filer", "admin")}
+    ports = dict(zip(PARTS, free_ports(len(PARTS)), strict=True))
     others = ["-dir", "-ip", "-ip.bind", "-s3.port"]
     kept = [one for one in SERVICES["s3"]["command"] if one.split("=")[0] not in others]
     places = [f"-dir={tmp_path}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3.port.iceberg=0"]
