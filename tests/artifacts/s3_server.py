@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.request
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from http.client import HTTPException
 from pathlib import Path
 
@@ -49,16 +49,33 @@ def free_ports(count: int) -> list[int]:
     """Different ports that are free, and so are those 10,000 above them, where the server puts its gRPC.
 
     All lie below those that the system gives to connections, so that none takes one before the server does.
+    None has a socket that a killed server left: if that is another user's, a server fails at every write.
     """
     ports: list[int] = []
     with contextlib.ExitStack() as held:
         while len(ports) < count:
             port = random.SystemRandom().randrange(10_000, 22_000)
+            if sockets_of(port):
+                continue
             with contextlib.suppress(OSError):
                 for one in (port, port + 10_000):
                     held.enter_context(socket.socket()).bind(("127.0.0.1", one))
                 ports.append(port)
     return ports
+
+
+def sockets_of(port: int) -> list[Path]:
+    """Unix sockets of a server's port and of its gRPC; the server has no setting for their folder."""
+    return [path for one in (port, port + 10_000) for path in Path("/tmp").glob(f"seaweedfs-*-{one}.sock")]
+
+
+def kill(process: "subprocess.Popen[bytes]", ports: Iterable[int]) -> None:
+    """End a server at once, and remove what it would have removed."""
+    process.kill()
+    process.wait()
+    for port in ports:
+        for left in sockets_of(port):
+            left.unlink()
 
 
 class PortTaken(Exception):
@@ -104,8 +121,7 @@ def _server_at(ports: list[int], folder: Path) -> Iterator[str]:
         _wait_until_ready(process, endpoint, folder / "server.log")
         yield endpoint
     finally:
-        process.kill()
-        process.wait()
+        kill(process, ports)
 
 
 def _wait_until_ready(process: "subprocess.Popen[bytes]", endpoint: str, log: Path) -> None:

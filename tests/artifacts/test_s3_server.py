@@ -7,20 +7,45 @@ from pathlib import Path
 import pytest
 
 from tests.artifacts import s3_server
-from tests.artifacts.s3_server import free_ports, running_server
+from tests.artifacts.s3_server import free_ports, running_server, sockets_of
+
+
+class Drawing:
+    """Draws these numbers in a row."""
+
+    def __init__(self, *numbers: int) -> None:
+        self._numbers = iter(numbers)
+
+    def randrange(self, least: int, above: int) -> int:
+        return next(self._numbers)
 
 
 def test_no_two_parts_of_a_server_get_one_port(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawn in a row: a port, itself again, the one that its gRPC has, and another."""
     first, other = free_ports(2)
-    drawn = iter([first, first, first + 10_000, other])
-
-    class Drawing:
-        def randrange(self, least: int, above: int) -> int:
-            return next(drawn)
-
-    monkeypatch.setattr(s3_server.random, "SystemRandom", Drawing)
+    drawing = Drawing(first, first, first + 10_000, other)
+    monkeypatch.setattr(s3_server.random, "SystemRandom", lambda: drawing)
     assert free_ports(2) == [first, other]
+
+
+def test_a_port_of_which_a_killed_server_left_a_socket_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another user's could neither be used nor removed."""
+    used, other = free_ports(2)
+    left = Path(f"/tmp/seaweedfs-volume-grpc-{used + 10_000}.sock")
+    left.touch()
+    try:
+        drawing = Drawing(used, other)
+        monkeypatch.setattr(s3_server.random, "SystemRandom", lambda: drawing)
+        assert free_ports(1) == [other]
+    finally:
+        left.unlink()
+
+
+def test_a_server_leaves_no_sockets(tmp_path: Path) -> None:
+    with running_server(tmp_path) as endpoint:
+        port = int(endpoint.rsplit(":")[-1])
+        assert sockets_of(port)
+    assert not sockets_of(port)
 
 
 def test_a_port_that_somebody_takes_at_the_last_moment_is_given_up(

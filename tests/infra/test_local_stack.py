@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import subprocess
 import time
 import urllib.error
@@ -18,7 +19,7 @@ import yaml
 from botocore.exceptions import ClientError
 
 from progdistill.artifacts.s3_store import S3Store
-from tests.artifacts.s3_server import PARTS, free_ports, server_binary
+from tests.artifacts.s3_server import PARTS, free_ports, kill, server_binary
 from tests.infra.tools import INFRA, ROOT, run, tool
 
 FOLDER = INFRA / "local"
@@ -100,8 +101,7 @@ def desk_server(tmp_path: Path) -> Any:
     try:
         yield process, f"http://127.0.0.1:{ports['s3']}", f"127.0.0.1:{ports['master']}", keys
     finally:
-        process.kill()
-        process.wait()
+        kill(process, ports.values())
 
 
 def _wait_for(endpoint: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
@@ -119,7 +119,7 @@ def test_the_s3_server_starts_makes_its_buckets_and_lets_only_the_keys_in(
 ) -> None:
     process, endpoint, master, keys = desk_server
     (script,) = SERVICES["buckets"]["command"]
-    script = script.replace("weed ", f"{server_binary()} ").replace("s3:9333", master)
+    script = script.replace("weed ", f"{shlex.quote(server_binary())} ").replace("s3:9333", master)
     _wait_for(endpoint, process, tmp_path / "server.log")
     subprocess.run(["/bin/sh", "-c", script], check=True, capture_output=True, timeout=60)
     for name, value in keys.items():
