@@ -130,6 +130,8 @@ class Workflow:
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
             "HOME": str(disk),
             "METAFLOW_SKIP_INSTALL_DEPENDENCIES": "1",
+            # Here tar takes itself for root, who gives files their owners: no pod runs as root.
+            "TAR_OPTIONS": "--no-same-owner",
         }
         secret = {**ENVIRONMENT, "AWS_ENDPOINT_URL_S3": os.environ["AWS_ENDPOINT_URL_S3"]}
         own = {one["name"]: self._filled(one["value"] or "from-the-pod", inputs) for one in variables}
