@@ -1,10 +1,14 @@
-"""Shape annotations are checked while tests run: a wrong shape is a failed test, not a comment."""
+"""Every test starts from a bare environment, and a wrong shape is a failed test, not a comment."""
 
+import os
 from typing import runtime_checkable
 
 from jaxtyping import install_import_hook
 
 from progdistill.artifacts.store import Store
+from tests import bare_machine
+
+bare_machine.clear(os.environ)
 
 # Annotations of progdistill.evaluation are checked with isinstance.
 runtime_checkable(Store)

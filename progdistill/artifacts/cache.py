@@ -91,12 +91,20 @@ class FileCache:
 
 
 def default_cache() -> FileCache:
-    """The cache in `PROGDISTILL_CACHE` (else the user's cache folder) of `PROGDISTILL_CACHE_GIB` (100)."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = os.environ.get("PROGDISTILL_CACHE") or Path(home) / "progdistill"
-    return FileCache(
-        Path(folder).absolute(), int(_gibibytes(os.environ.get("PROGDISTILL_CACHE_GIB", "100")) * 2**30)
-    )
+    """The cache in `cache_folder()` of `PROGDISTILL_CACHE_GIB` (100)."""
+    limit = _gibibytes(os.environ.get("PROGDISTILL_CACHE_GIB", "100"))
+    return FileCache(cache_folder(), int(limit * 2**30))
+
+
+def cache_folder() -> Path:
+    """`PROGDISTILL_CACHE`, else a folder in the user's cache folder."""
+    if chosen := os.environ.get("PROGDISTILL_CACHE"):
+        return Path(chosen).absolute()
+    try:
+        users = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:  # A container may run as a number that has no entry, and without HOME.
+        raise UsageError("this user has no home folder to cache files in: set PROGDISTILL_CACHE") from None
+    return (users / "progdistill").absolute()
 
 
 def _gibibytes(text: str) -> float:

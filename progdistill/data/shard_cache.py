@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+from progdistill.artifacts.cache import cache_folder
 from progdistill.artifacts.digest import FileDigest, digest_of_bytes, digest_of_descriptor
 from progdistill.errors import LostInvariantError, UsageError
 
@@ -107,12 +108,10 @@ class ShardCache:
 
 
 def default_shard_cache() -> ShardCache:
-    """The cache in `PROGDISTILL_CACHE` (else the user's cache folder), of `PROGDISTILL_DATA_CACHE_GIB`."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(os.environ.get("PROGDISTILL_CACHE") or Path(home) / "progdistill")
+    """The cache beside that of files, of `PROGDISTILL_DATA_CACHE_GIB`."""
     limit = os.environ.get("PROGDISTILL_DATA_CACHE_GIB", str(DEFAULT_LIMIT_GIB))
     try:
-        return ShardCache(folder.absolute() / "shards", int(float(limit) * 2**30))
+        return ShardCache(cache_folder() / "shards", int(float(limit) * 2**30))
     except ValueError as error:
         raise UsageError(f"PROGDISTILL_DATA_CACHE_GIB is {limit!r}: give a number of GiB") from error
 

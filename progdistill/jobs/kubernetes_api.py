@@ -29,7 +29,7 @@ WATCH_SECONDS: Final = 60
 LONGEST_PAUSE_SECONDS: Final = 30.0
 SAID_AFTER_SECONDS: Final = 10.0
 
-_KUBECONFIG: Final = Path("~/.kube/config")
+_KUBECONFIG: Final = "~/.kube/config"
 _OWN_NAMESPACE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
@@ -238,7 +238,7 @@ def _found(settings: ClusterSettings) -> tuple[Any, str]:
             namespace = _OWN_NAMESPACE.read_text().strip() if _OWN_NAMESPACE.exists() else None
         else:
             # Said here, since the client looks at the variable only once, when it is imported.
-            file = os.environ.get("KUBECONFIG") or str(_KUBECONFIG.expanduser())
+            file = os.environ.get("KUBECONFIG") or os.path.expanduser(_KUBECONFIG)
             config.load_kube_config(
                 file, settings.context, client_configuration=configuration, persist_config=False
             )
@@ -257,7 +257,7 @@ def _found(settings: ClusterSettings) -> tuple[Any, str]:
 
 
 def _has_kubeconfig() -> bool:
-    return bool(os.environ.get("KUBECONFIG")) or _KUBECONFIG.expanduser().exists()
+    return bool(os.environ.get("KUBECONFIG")) or os.path.exists(os.path.expanduser(_KUBECONFIG))
 
 
 def _api_exception() -> Any:

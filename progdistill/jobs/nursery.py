@@ -50,15 +50,26 @@ def _start_at(address: str) -> "subprocess.Popen[bytes] | None":
     try:
         # Bound here, so that whoever connects early waits for the nursery to be ready.
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
-            listener.bind(address)
+            with short_path(address) as path:
+                listener.bind(path)
             listener.listen()
             return subprocess.Popen(
                 [sys.executable, "-m", "progdistill.jobs.nursery", str(listener.fileno())],
                 stdin=subprocess.PIPE,
                 pass_fds=[listener.fileno()],
             )
-    except OSError:  # such as a temporary folder whose path is too long for a socket
+    except OSError:  # such as a temporary folder on a file system that holds no sockets
         return None
+
+
+@contextmanager
+def short_path(address: str) -> Iterator[str]:
+    """The address by way of its folder's descriptor: Linux takes 107 bytes, and a folder may be deeper."""
+    folder = os.open(os.path.dirname(address), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{folder}/{os.path.basename(address)}"
+    finally:
+        os.close(folder)
 
 
 class HatchedWorker:
@@ -105,7 +116,8 @@ def hatch(arguments: list[str]) -> HatchedWorker | None:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     reading, writing = os.pipe()
     try:
-        connection.connect(address)
+        with short_path(address) as path:
+            connection.connect(path)
         # An environment of more than some 200 kB is too long for a message.
         socket.send_fds(connection, [json.dumps(order).encode()], [writing])
         answer = connection.recv(_MESSAGE_BYTES)

@@ -8,13 +8,15 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Iterator
+from http.client import HTTPException
 from pathlib import Path
 
 import pytest
+
+from tests import bare_machine
 
 ENVIRONMENT = {
     "AWS_ACCESS_KEY_ID": "test-key",
@@ -49,14 +51,27 @@ def ports_for_a_server() -> Iterator[dict[str, int]]:
 
     So is the one 10,000 above it, where the server puts its gRPC. All lie below those of jobs in pods (20,000
     and up), which any number of servers may run beside, and of those that the system gives to connections.
+    Unix sockets that the server leaves, killed as it is when the body ends, go with it.
     """
     with contextlib.ExitStack() as kept:
-        yield {part: _kept_port(kept) for part in PARTS}
+        ports = {part: _kept_port(kept) for part in PARTS}
+        try:
+            yield ports
+        finally:
+            for left in (left for port in ports.values() for left in sockets_of(port)):
+                left.unlink()
+
+
+def sockets_of(port: int) -> list[Path]:
+    """Unix sockets of a server's port and of its gRPC; the server has no setting for their folder."""
+    return [path for one in (port, port + 10_000) for path in Path("/tmp").glob(f"seaweedfs-*-{one}.sock")]
 
 
 def _kept_port(kept: contextlib.ExitStack) -> int:
     while True:
         port = random.SystemRandom().randrange(2_000, 10_000)
+        if sockets_of(port):
+            continue  # of a killed server: if it was another user's, ours would fail at every write
         with contextlib.suppress(OSError), contextlib.ExitStack() as places:
             for number in (port, port + 10_000):
                 place = places.enter_context(socket.socket())
@@ -70,6 +85,9 @@ def _kept_port(kept: contextlib.ExitStack) -> int:
 @contextlib.contextmanager
 def running_server(folder: Path) -> Iterator[str]:
     """Run a server with its data in `folder`; gives its endpoint."""
+    # Keys in its environment would become the only ones that it lets in.
+    environment = dict(os.environ)
+    bare_machine.clear(environment)
     unused = ["-webdav=false", "-admin.ui=false", "-s3.port.iceberg=0", "-s3.port.lance=0"]
     with ports_for_a_server() as ports:
         with open(folder / "server.log", "wb") as log:
@@ -84,6 +102,7 @@ def running_server(folder: Path) -> Iterator[str]:
                     *(f"-{part}.port={port}" for part, port in ports.items()),
                     *unused,
                 ],
+                env=environment,
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
@@ -99,14 +118,17 @@ def running_server(folder: Path) -> Iterator[str]:
 def _wait_until_ready(process: "subprocess.Popen[bytes]", endpoint: str, log: Path) -> None:
     """Poll until the bucket can be made: the S3 port answers before the store behind it does."""
     deadline = time.monotonic() + 180
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            break
+    answer = ""
+    while time.monotonic() < deadline and process.poll() is None:
         request = urllib.request.Request(f"{endpoint}/{BUCKET}", method="PUT")
-        with contextlib.suppress(urllib.error.URLError, OSError), urllib.request.urlopen(request, timeout=5):
+        try:
+            urllib.request.urlopen(request, timeout=5).close()
             return
+        except (OSError, HTTPException) as error:  # an HTTPError is an OSError
+            answer = str(error)
         time.sleep(0.05)
-    raise RuntimeError(f"the S3 server did not start:\n{log.read_text(errors='replace')[-2000:]}")
+    said = log.read_text(errors="replace")[-2000:]
+    raise RuntimeError(f"the S3 server made no bucket ({answer}):\n{said}")
 
 
 @pytest.fixture(scope="session")

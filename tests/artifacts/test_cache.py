@@ -9,6 +9,7 @@ import pytest
 from progdistill.artifacts.cache import RECENT_SECONDS, FileCache, default_cache
 from progdistill.artifacts.digest import FileDigest, digest_of_file
 from progdistill.artifacts.store import open_store
+from progdistill.data.shard_cache import default_shard_cache
 from progdistill.errors import UsageError
 from tests.artifacts.s3_server import ENVIRONMENT
 
@@ -66,6 +67,25 @@ def test_less_than_a_gibibyte_will_do(tmp_path: Path, monkeypatch: pytest.Monkey
     old = adopted(cache, b"a" * 10, 2 * RECENT_SECONDS)
     adopted(cache, b"b" * 10)
     assert cache.find(old) is None
+
+
+def test_a_user_without_a_home_is_told_to_name_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A number without an entry, as which a container may run."""
+
+    def no_entry(_: int) -> None:
+        raise KeyError
+
+    monkeypatch.setattr("pwd.getpwuid", no_entry)
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for cache in (default_cache, default_shard_cache):
+        with pytest.raises(UsageError, match="no home folder.*set PROGDISTILL_CACHE"):
+            cache()
+    monkeypatch.setenv("PROGDISTILL_CACHE", str(tmp_path))
+    adopted(default_cache(), b"a")
+    assert (tmp_path / "files").exists()
 
 
 @pytest.mark.parametrize("value", ["many", "-1", "nan", "inf", ""])

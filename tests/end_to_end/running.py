@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tests import bare_machine
+
 FLOW = Path(__file__).parents[2] / "flows" / "distill_flow.py"
 SMALL = ("--base-updates", "12", "--updates-per-stage", "6", "--set", "evaluation.samples=50")
 
@@ -14,7 +16,7 @@ SMALL = ("--base-updates", "12", "--updates-per-stage", "6", "--set", "evaluatio
 def environment(**extra: str) -> dict[str, str]:
     """This process's environment without what would make the folder share state with others."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("PROGDISTILL_", "METAFLOW_"))}
-    return {**kept, "METAFLOW_USER": "tester", **extra}
+    return {**kept, **bare_machine.NO_FILES, "METAFLOW_USER": "tester", **extra}
 
 
 def command(*arguments: str, flow: Path = FLOW) -> list[str]:

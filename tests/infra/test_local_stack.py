@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import subprocess
 import time
 import urllib.error
@@ -119,7 +120,7 @@ def test_the_s3_server_starts_makes_its_buckets_and_lets_only_the_keys_in(
 ) -> None:
     process, endpoint, master, keys = desk_server
     (script,) = SERVICES["buckets"]["command"]
-    script = script.replace("weed ", f"{server_binary()} ").replace("s3:9333", master)
+    script = script.replace("weed ", f"{shlex.quote(server_binary())} ").replace("s3:9333", master)
     _wait_for(endpoint, process, tmp_path / "server.log")
     subprocess.run(["/bin/sh", "-c", script], check=True, capture_output=True, timeout=200)
     for name, value in keys.items():

@@ -27,8 +27,12 @@ def tool(name: str) -> str:
 
 
 def run(*command: str | Path, **kwargs: Any) -> "subprocess.CompletedProcess[str]":
-    """Run a command in the repository's root, its output as text."""
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, **kwargs)
+    """Run a command in the repository's root, its output as text.
+
+    It gets no home, where a person's own settings of it would be, and a locale in which hadolint can read.
+    """
+    environment = {**os.environ, "HOME": os.devnull, "XDG_CONFIG_HOME": os.devnull, "LC_ALL": "C.UTF-8"}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, **kwargs)
 
 
 @cache

@@ -72,3 +72,15 @@ def test_credentials_that_are_refused_when_read_anew_are_the_users_to_renew(
     with pytest.raises(UsageError, match="renew them"):
         api.get(api.path("v1", "pods"))
     assert [request.status for request in cluster.requests] == [401, 401]
+
+
+def test_a_user_without_a_home_has_no_kubeconfig(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A number without an entry, as which a container may run."""
+
+    def no_entry(_: int) -> None:
+        raise KeyError
+
+    monkeypatch.setattr("pwd.getpwuid", no_entry)
+    monkeypatch.delenv("HOME", raising=False)
+    with pytest.raises(UsageError, match="no cluster is configured"):
+        connect(ClusterSettings())

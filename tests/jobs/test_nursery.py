@@ -1,17 +1,17 @@
 """Workers forked by a nursery behave as workers started afresh; the nursery never outlives its starter."""
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
 import pytest
 
-from progdistill.jobs.nursery import VARIABLE, HatchedWorker, hatch, nursery
+from progdistill.jobs.nursery import VARIABLE, HatchedWorker, hatch, nursery, short_path
 
 MISSING = "/nowhere/request.json"
 
@@ -88,7 +88,8 @@ def test_a_worker_tells_how_it_ended_though_its_nursery_was_killed(tmp_path: Pat
 def test_nothing_is_hatched_where_the_nursery_ends_before_it_has_listened(tmp_path: Path) -> None:
     address = str(tmp_path / "nursery")
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    listener.bind(address)
+    with short_path(address) as path:
+        listener.bind(path)
     listener.listen()
     threading.Timer(0.2, listener.close).start()
     assert hatch_at(address) is None
@@ -132,12 +133,19 @@ def test_a_signal_while_the_status_is_waited_for_loses_nothing(status: int) -> N
     worker.stdout.close()
 
 
-def test_a_temporary_folder_too_deep_for_a_socket_costs_only_the_nursery(
+def test_a_temporary_folder_may_be_too_deep_for_the_path_of_a_socket(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deep = tmp_path / ("d" * 120)
     deep.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(deep))
     with nursery():
+        worker = hatch([MISSING])
+        assert worker is not None and worker.wait() == 1
+    assert list(deep.iterdir()) == []
+
+
+def test_a_temporary_folder_that_is_gone_costs_only_the_nursery(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile.TemporaryDirectory, "__enter__", lambda self: f"{self.name}/gone")
+    with nursery():
         assert hatch([MISSING]) is None
-    shutil.rmtree(deep)

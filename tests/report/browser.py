@@ -2,8 +2,10 @@
 
 import base64
 import json
+import os
 import shutil
 import subprocess
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -76,22 +78,39 @@ def chromium(profile: Path) -> Iterator[Page]:
     websocket = pytest.importorskip("websocket")
     command = [program, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--hide-scrollbars"]
     command += [
+        "--disable-dev-shm-usage",  # a container's has 64 MB
         "--remote-debugging-port=0",
         "--remote-allow-origins=*",
         f"--user-data-dir={profile}",
         "about:blank",
     ]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        port = _port(profile / "DevToolsActivePort", process)
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/json/list", timeout=10) as answer:
-            tabs = [tab for tab in json.load(answer) if tab["type"] == "page"]
-        socket = websocket.create_connection(tabs[0]["webSocketDebuggerUrl"], timeout=60)
-        yield Page(socket)
-        socket.close()
-    finally:
-        process.terminate()
-        process.wait(timeout=20)
+    # It puts a socket into its temporary folder, with a path of at most 107 bytes, and leaves it there.
+    with tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True) as folder:
+        process = subprocess.Popen(
+            command,
+            env={**os.environ, "TMPDIR": folder},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            port = _port(profile / "DevToolsActivePort", process)
+            socket = websocket.create_connection(_page(port), timeout=60)
+            yield Page(socket)
+            socket.close()
+        finally:
+            process.terminate()
+            process.wait(timeout=20)
+
+
+def _page(port: int) -> str:
+    """The address of the page, which may open after the port does."""
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/json/list", timeout=_START_SECONDS) as answer:
+            for tab in json.load(answer):
+                if tab["type"] == "page":
+                    return str(tab["webSocketDebuggerUrl"])
+    raise AssertionError(f"chromium opened no page within {_START_SECONDS} s")
 
 
 def _port(file: Path, process: "subprocess.Popen[bytes]") -> int:

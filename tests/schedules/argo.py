@@ -19,8 +19,12 @@ from tests.artifacts.s3_server import ENVIRONMENT
 Values = dict[str, str]
 SWITCH = re.compile(r"tasks\['([\w-]+)'\].*\['switch-step'\] : nil\) == '(\w+)'")
 BASE64 = re.compile(r"=toBase64\(([\w.]+)\['([\w-]+)'\]\)")
-PRIVATE_MNT = ("unshare", "--map-root-user", "--mount", "bash", "-c", 'mount --bind "$0" /mnt && exec "$@"')
-"""Run a command with a folder, the next argument, in place of /mnt."""
+AS_IN_A_POD = """mount --bind "$0" /mnt && exec unshare --map-user=1000 --map-group=1000 -- "$@\""""
+PRIVATE_MNT = ("unshare", "--map-root-user", "--mount", "bash", "-c", AS_IN_A_POD)
+"""Run a command with a folder, the next argument, in place of /mnt.
+
+Whoever mounts has to be root, but the command may not: tar would give files to owners that are not here.
+"""
 
 
 def can_run_pods() -> bool:

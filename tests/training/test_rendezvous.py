@@ -1,5 +1,6 @@
 """Real processes meet, lose one another, and meet again."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -28,7 +29,9 @@ def start() -> Iterator[Start]:
     def started(rank: int, group: str = "group") -> Member:
         command = [sys.executable, script, str(rank), "2", str(port), group]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        members.append(subprocess.Popen(command, text=True, **pipes))  # type: ignore[call-overload]
+        # As in a worker; below errors, torch tells of every peer whose name it cannot look up.
+        environment = {**os.environ, "TORCH_CPP_LOG_LEVEL": "ERROR"}
+        members.append(subprocess.Popen(command, text=True, env=environment, **pipes))  # type: ignore[call-overload]
         return members[-1]
 
     yield started
