@@ -39,8 +39,8 @@ def check_counts(location: Path, found: dict[str, int], published: dict[str, int
     for split, count in found.items():
         if split not in published:
             raise UsageError(
-                f"{location}: split {split} is none of the published ({', '.join(published)}). Move it away, or"
-                f" {ANYWAY}"
+                f"{location}: split {split} is none of the published ({', '.join(published)}). Move it away,"
+                f" or {ANYWAY}"
             )
         if count != published[split]:
             raise UsageError(
