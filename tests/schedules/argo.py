@@ -9,6 +9,7 @@ import base64
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -28,9 +29,10 @@ Whoever mounts has to be root, but the command may not: tar would give files to 
 
 
 def can_run_pods() -> bool:
-    """Whether this machine lets processes mount privately."""
-    here = str(Path(__file__).parent)
-    return subprocess.run([*PRIVATE_MNT, here, "true"], capture_output=True).returncode == 0
+    """Whether processes may mount privately here, and find checkout and interpreter when they have."""
+    looks = ("test", "-e", __file__, "-a", "-e", sys.executable)
+    pod = [*PRIVATE_MNT, str(Path(__file__).parent), *looks]
+    return shutil.which(pod[0]) is not None and subprocess.run(pod, capture_output=True).returncode == 0
 
 
 class PodFailed(Exception):

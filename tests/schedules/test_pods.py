@@ -16,7 +16,10 @@ from tests.end_to_end.running import SMALL, command, ids_of, run_flow
 from tests.schedules.argo import PodFailed, Workflow, can_run_pods
 from tests.schedules.conftest import compile_flow, datastore
 
-pytestmark = pytest.mark.skipif(not can_run_pods(), reason="this machine lets no process mount privately")
+pytestmark = pytest.mark.skipif(
+    not can_run_pods(),
+    reason="a pod needs /mnt for itself: install util-linux, allow user namespaces, check out elsewhere",
+)
 
 FOUND = "found finished in the store"
 
