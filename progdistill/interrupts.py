@@ -1,4 +1,8 @@
-"""Ctrl-C and SIGTERM as KeyboardInterrupt, even where Python drops the first."""
+"""Ctrl-C and SIGTERM as exceptions that are not lost, though Python may drop the first.
+
+It drops what a handler raises while an object is cleared away. `interruptible` is for code of others, which
+knows KeyboardInterrupt; `Interruption` for code of ours, which has places to look.
+"""
 
 import signal
 import sys
@@ -6,7 +10,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, Final
+from typing import Any, Final, Self
 
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 _PAUSE_SECONDS: Final = 0.05
@@ -16,8 +20,8 @@ _PAUSE_SECONDS: Final = 0.05
 def interruptible(signals: Sequence[signal.Signals] = SIGNALS) -> Iterator[list[int]]:
     """In the body, these signals raise KeyboardInterrupt; gives a list of those that came.
 
-    Python drops what a handler raises while an object is cleared away (in `__del__`, or in what a weak
-    reference calls): it is raised again a moment later, when the main thread is elsewhere.
+    One that was dropped in `__del__`, or in what a weak reference calls, is raised again a moment later, when
+    the main thread is elsewhere. One that was dropped as a file or an answer went is not: nothing tells.
     """
     came: list[int] = []
     is_over = threading.Event()
@@ -47,3 +51,33 @@ def interruptible(signals: Sequence[signal.Signals] = SIGNALS) -> Iterator[list[
         sys.unraisablehook = previous_hook
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+class Interrupted(BaseException):
+    """SIGINT or SIGTERM came."""
+
+
+class Interruption:
+    """In its body SIGINT and SIGTERM raise Interrupted, once, where they come or at the next check."""
+
+    def __init__(self) -> None:
+        self._came = False
+
+    def __enter__(self) -> Self:
+        self._previous = {number: signal.signal(number, self._interrupt) for number in SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def check(self) -> None:
+        """Raise Interrupted if a signal came."""
+        if self._came:
+            raise Interrupted
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        self._came = True
+        for one in SIGNALS:
+            signal.signal(one, signal.SIG_IGN)
+        raise Interrupted

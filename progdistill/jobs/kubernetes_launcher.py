@@ -1,14 +1,12 @@
 """The Kubernetes launcher: submits a job or attaches to it, shows what its pods say, and clears up."""
 
-import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from types import FrameType
-from typing import Final, Self
+from typing import Final
 
 from pydantic import BaseModel, ConfigDict
 
@@ -16,6 +14,7 @@ from progdistill.artifacts.documents import encode
 from progdistill.artifacts.records import read_record
 from progdistill.artifacts.store import Store
 from progdistill.errors import ProgdistillError, TransientError, UsageError, WorkInterrupted
+from progdistill.interrupts import Interrupted, Interruption
 from progdistill.jobs import kubernetes_words as words
 from progdistill.jobs.cluster_settings import ClusterSettings, OnInterrupt
 from progdistill.jobs.events import Listener, ignore
@@ -43,7 +42,6 @@ LOGS_SECONDS: Final = 15.0
 
 DELETION_SECONDS: Final = 300.0
 _LEFT: Final = ".left.json"
-_STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
 class KubernetesLauncher:
@@ -59,10 +57,10 @@ class KubernetesLauncher:
         submission = submission_for(request, self._settings, self._store)
         api = connect(self._settings)
         try:
-            with _Interruption() as interruption:
+            with Interruption() as interruption:
                 log = JobLog(self._folder / f"{submission.name}.log", self._on_event)
                 _Run(api, submission, self._store, log, interruption.check).to_its_end()
-        except _Interrupted:
+        except Interrupted:
             raise self._interrupted(api, submission) from None
         except TransientError as error:
             raise TransientError(f"{error}. {_goes_on(api, submission)}") from error
@@ -108,40 +106,6 @@ def _delete_now(api: ClusterApi, path: str) -> None:
     job = api.get(path)
     if job is not None:
         api.delete(path, uid=job["metadata"]["uid"])
-
-
-class _Interrupted(BaseException):
-    """SIGINT or SIGTERM came."""
-
-
-class _Interruption:
-    """In its body SIGINT and SIGTERM raise _Interrupted, once, where they come or at the next check.
-
-    The check is needed: Python drops what is raised while it clears an object away, an answer of the server's
-    for one.
-    """
-
-    def __init__(self) -> None:
-        self._came = False
-
-    def __enter__(self) -> Self:
-        self._previous = {number: signal.signal(number, self._interrupt) for number in _STOP_SIGNALS}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def check(self) -> None:
-        """Raise _Interrupted if a signal came."""
-        if self._came:
-            raise _Interrupted
-
-    def _interrupt(self, number: int, frame: FrameType | None) -> None:
-        self._came = True
-        for one in _STOP_SIGNALS:
-            signal.signal(one, signal.SIG_IGN)
-        raise _Interrupted
 
 
 class _Run:
