@@ -26,14 +26,13 @@ from cleanfid.inception_torchscript import InceptionV3W
 from PIL import Image
 from torch import Tensor, nn
 
+from progdistill.config.presets import PRESETS
 from progdistill.diffusion.names import SamplerName
-from progdistill.evaluation.digits_classifier import FEATURES, DigitsClassifier
-from progdistill.evaluation.frechet import frechet_distance
-from progdistill.evaluation.inception_evaluator import InceptionEvaluator
-from progdistill.evaluation.moments import Moments, MomentStream, moments_of
+from progdistill.evaluation.metrics import Moments, MomentStream, frechet_distance, moments_of
 from progdistill.evaluation.sampling import generate
+from progdistill.features.digits import FEATURES, DigitsClassifier
+from progdistill.features.inception import InceptionEvaluator
 from progdistill.models.denoiser import build_denoiser
-from progdistill.presets import PRESETS
 
 BATCH = 32
 DIGITS = 2000

@@ -30,13 +30,13 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from progdistill.artifacts.local_store import LocalStore
 from progdistill.data.dataset import DatasetInfo, find_dataset
 from progdistill.data.loader import TrainingLoader
 from progdistill.data.manifest import DatasetManifest, PreparedFrom, fingerprint_of, write_manifest
-from progdistill.data.shard_format import create_shard, rows_per_shard, write_rows
+from progdistill.data.shards import create_shard, rows_per_shard, write_rows
 from progdistill.data.split_writer import SplitWriter
 from progdistill.progress import Progress
+from progdistill.store.local import LocalStore
 
 CLASSES = 1000
 BATCH = 128

@@ -18,8 +18,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from progdistill.artifacts.snapshots import SnapshotWriter
-from progdistill.artifacts.store import open_store
+from progdistill.store.base import open_store
+from progdistill.training.snapshots import SnapshotWriter
 
 
 def main() -> None:

@@ -22,9 +22,9 @@ from typing import Any
 import boto3
 from boto3.s3.transfer import TransferConfig
 
-from progdistill.artifacts.checkpoint import blob_key
-from progdistill.artifacts.digest import digest_of_file
-from progdistill.artifacts.store import open_store
+from progdistill.registry.checkpoint import blob_key
+from progdistill.store.base import open_store
+from progdistill.store.digest import digest_of_file
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.artifacts.s3_server import ENVIRONMENT, running_server

@@ -21,20 +21,19 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from progdistill.config.presets import PRESETS, Preset
 from progdistill.diffusion.loss import weighted_loss
 from progdistill.diffusion.prediction import velocity_from_x_eps
 from progdistill.diffusion.schedule import diffuse
 from progdistill.models.config import TIME_SCALE, DenoiserConfig
 from progdistill.models.denoiser import Denoiser, build_denoiser, student_of
 from progdistill.models.diffusers_format import diffusers_config
-from progdistill.presets import PRESETS, Preset
 from progdistill.training.config import Precision, TrainingSettings
-from progdistill.training.draws import Draws
-from progdistill.training.execution import Execution, check_precision
+from progdistill.training.execution import Execution, check_precision, place, set_float32_products
 from progdistill.training.gradients import accumulate, clip_gradients
 from progdistill.training.loop import ema_decay_at
 from progdistill.training.objective import BaseObjective, DistillationObjective, Objective
-from progdistill.training.placement import place, set_float32_products
+from progdistill.training.random import Draws
 from progdistill.training.state import TrainingState
 
 Update = Callable[[], None]

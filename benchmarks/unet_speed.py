@@ -17,8 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from progdistill.models.architectures import ARCHITECTURES
-from progdistill.models.config import UNetConfig
+from progdistill.models.config import ARCHITECTURES, UNetConfig
 from progdistill.models.diffusers_format import diffusers_config, weights_to_diffusers
 from progdistill.models.unet import UNet
 

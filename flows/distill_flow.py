@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from functools import wraps
 from pathlib import Path
 
-from progdistill.jobs.accelerators import accelerators_here
+from progdistill.training.accelerators import accelerators_here
 
 if os.environ.get("USER", "root") == "root":
     os.environ.setdefault("METAFLOW_USER", "progdistill")  # Metaflow refuses root
@@ -31,8 +31,13 @@ from metaflow.metaflow_config import DEFAULT_DATASTORE
 from on_argo import DEFAULTS, OnArgo, read_deployment
 
 import progdistill  # noqa: F401  (brings the package along into remote tasks)
+from progdistill.config.options import (
+    RUN_OPTIONS,
+    field_name,
+    options_from_namespace,
+    parse_run_options,
+)
 from progdistill.errors import ProgdistillError, UsageError
-from progdistill.options import RUN_OPTIONS, field_name, options_from_namespace, parse_run_options
 
 LIVE_CARDS = "PROGDISTILL_LIVE_CARDS"
 """Environment variable: 0 leaves out the cards that are refreshed while a stage trains."""
@@ -86,8 +91,8 @@ class DistillFlow(FlowSpec):
     @_in_one_message
     def start(self):
         """Resolve and validate the whole configuration, and print the plan."""
-        from progdistill.planning.estimate import estimate
-        from progdistill.prepare import prepare_run
+        from progdistill.run.estimate import estimate
+        from progdistill.run.prepare import prepare_run
 
         names = [field_name(option.name) for option in RUN_OPTIONS]
         # Argo hands on what nobody set as an empty text; what was typed for `run` has been checked before.
@@ -183,7 +188,7 @@ class DistillFlow(FlowSpec):
         print(f"Report: {self.report_path}, and in the store {self.report_uri}", flush=True)
 
     def _run(self, live=False):
-        from progdistill.jobs.steps import RunSteps
+        from progdistill.run.steps import RunSteps
 
         run = RunSteps(self.run_facts, current.flow_name, current.run_id)
         run.hold(getattr(self, "checkpoints", []))  # a resumed run has some whose steps it did not execute
@@ -195,8 +200,8 @@ class DistillFlow(FlowSpec):
 def main() -> None:
     """Check a `run` before Metaflow starts anything; on failure say how to go on."""
     from progdistill.errors import WorkInterrupted
-    from progdistill.interrupts import interruptible
-    from progdistill.jobs.nursery import nursery
+    from progdistill.jobs.forkserver import nursery
+    from progdistill.signals import interruptible
 
     verb = next((word for word in sys.argv[1:] if word in ("run", "resume")), None)
     if verb is None or "--help" in sys.argv:
@@ -204,7 +209,7 @@ def main() -> None:
         return
     try:
         if verb == "run":
-            from progdistill.prepare import prepare_run
+            from progdistill.run.prepare import prepare_run
 
             prepared = prepare_run(parse_run_options(sys.argv[sys.argv.index("run") + 1 :]))
             os.environ.setdefault(LIVE_CARDS, "1" if prepared.trains_long else "0")
@@ -245,11 +250,11 @@ def _check_origin() -> None:
 
 def _ask_about_jobs_left() -> None:
     """Jobs in a cluster outlive an interrupted run; its steps have no terminal to ask at, this may."""
-    from progdistill.prepare import runs_folder
+    from progdistill.run.prepare import runs_folder
 
     jobs = runs_folder() / str(current.run_id) / "jobs"
     if list(jobs.glob("*.left.json")):
-        from progdistill.jobs.kubernetes_launcher import ask_about_left
+        from progdistill.jobs.kubernetes.launcher import ask_about_left
 
         try:
             ask_about_left(jobs)

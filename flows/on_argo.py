@@ -8,12 +8,18 @@ from metaflow import FlowMutator, Parameter
 from metaflow.exception import MetaflowException
 from metaflow.metaflow_config import DATASTORE_SYSROOT_S3, KUBERNETES_CONTAINER_IMAGE
 
+from progdistill.config.options import (
+    RUN_OPTIONS,
+    RunOptions,
+    assignments,
+    field_name,
+    options_from_namespace,
+)
 from progdistill.errors import UsageError
-from progdistill.options import RUN_OPTIONS, RunOptions, assignments, field_name, options_from_namespace
 
 if TYPE_CHECKING:
     # Imported where a deployment is at hand: every task of a local run imports this file too.
-    from progdistill.deployment import DeploymentSettings, PodSettings
+    from progdistill.config.deployment import DeploymentSettings, PodSettings
 
 DEFAULTS = "{}"
 
@@ -25,7 +31,7 @@ def read_deployment(text: str) -> dict[str, Any]:
     """Parse and check a deployment; Metaflow keeps it with the flow as plain values."""
     if text == DEFAULTS:
         return {}
-    from progdistill.deployment import parse_deployment
+    from progdistill.config.deployment import parse_deployment
 
     try:
         return parse_deployment(text).model_dump(mode="json")
@@ -41,7 +47,7 @@ class OnArgo(FlowMutator):
         telling_argo, in_pod = "argo-workflows" in sys.argv, "ARGO_WORKFLOW_TEMPLATE" in os.environ
         if not (telling_argo or in_pod):
             return
-        from progdistill.deployment import DeploymentSettings
+        from progdistill.config.deployment import DeploymentSettings
 
         deployment = DeploymentSettings.model_validate(dict(mutable_flow.configs)["deployment"].to_dict())
         if telling_argo and "create" in sys.argv:
@@ -68,8 +74,8 @@ def _require_image(deployment: "DeploymentSettings") -> None:
 
 def deployed_options(deployment: "DeploymentSettings") -> RunOptions:
     """The options of scheduled runs: the deployment's, then those of the environment and progdistill.toml."""
-    from progdistill.config import check_paths
-    from progdistill.like import check_like
+    from progdistill.config.settings import check_paths
+    from progdistill.run.reproduce import check_like
 
     given = {field_name(name): value for name, value in deployment.options.items()}
     if isinstance(changes := given.get("set"), dict):

@@ -5,7 +5,7 @@ from typing import runtime_checkable
 
 from jaxtyping import install_import_hook
 
-from progdistill.artifacts.store import Store
+from progdistill.store.base import Store
 from tests import bare_machine
 
 bare_machine.clear(os.environ)

@@ -4,14 +4,19 @@ from pathlib import Path
 
 import pytest
 
-from progdistill.cli import main
-from progdistill.config import Settings, settings_from
+from progdistill.cli.main import main
+from progdistill.config.deployment import parse_deployment
+from progdistill.config.ladder import parse_ladder
+from progdistill.config.options import (
+    RUN_OPTIONS,
+    RunOptions,
+    options_from_namespace,
+    parse_run_options,
+)
+from progdistill.config.settings import Settings, settings_from
 from progdistill.data.dataset import DatasetInfo
-from progdistill.deployment import parse_deployment
 from progdistill.errors import UsageError
-from progdistill.ladder import parse_ladder
-from progdistill.options import RUN_OPTIONS, RunOptions, options_from_namespace, parse_run_options
-from progdistill.planning.prices import read_prices
+from progdistill.run.estimate import read_prices
 
 
 def test_a_ladder_halves_from_start_to_end() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from progdistill.cli import main
+from progdistill.cli.main import main
 
 
 @pytest.fixture(autouse=True)

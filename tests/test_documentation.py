@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from progdistill.data.known import KNOWN, prepare_line
+from progdistill.data.catalog import KNOWN, prepare_line
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("artifacts", "data", "reliability")

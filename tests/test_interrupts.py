@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from progdistill.interrupts import SIGNALS, interruptible
+from progdistill.signals import SIGNALS, interruptible
 
 
 class RaisingItsSignal:

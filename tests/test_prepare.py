@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from progdistill.cli import main
+from progdistill.cli.main import main
+from progdistill.config.options import RunOptions
 from progdistill.errors import UsageError
-from progdistill.jobs.accelerators import Accelerators
-from progdistill.options import RunOptions
-from progdistill.prepare import PreparedRun, prepare_run
+from progdistill.run.prepare import PreparedRun, prepare_run
+from progdistill.training.accelerators import Accelerators
 
 
 @pytest.fixture(autouse=True)
@@ -117,7 +117,7 @@ def test_a_device_that_this_machine_has_not_is_refused_before_the_run(
     device: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    monkeypatch.setattr("progdistill.prepare.accelerators_here", lambda: Accelerators("cpu", 0))
+    monkeypatch.setattr("progdistill.run.prepare.accelerators_here", lambda: Accelerators("cpu", 0))
     monkeypatch.setitem(sys.modules, "torch_tpu", None)  # Python's own mark of a module that is not there
     assert main(["plan", "--set", f"compute.device={device}"]) == 2
     assert f"error: compute.device={device}" in capsys.readouterr().err
@@ -126,7 +126,7 @@ def test_a_device_that_this_machine_has_not_is_refused_before_the_run(
 def test_a_device_that_this_machine_has_is_taken_without_asking_torch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("progdistill.prepare.accelerators_here", lambda: Accelerators("cuda", 1))
+    monkeypatch.setattr("progdistill.run.prepare.accelerators_here", lambda: Accelerators("cuda", 1))
     monkeypatch.setitem(sys.modules, "progdistill.training.devices", None)
     assert prepared("compute.device=cuda").settings.compute.device == "cuda"
 
@@ -135,5 +135,5 @@ def test_a_flow_in_pods_may_name_a_device_that_only_later_steps_have(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("ARGO_WORKFLOW_TEMPLATE", "distillflow")
-    monkeypatch.setattr("progdistill.prepare.accelerators_here", lambda: Accelerators("cpu", 0))
+    monkeypatch.setattr("progdistill.run.prepare.accelerators_here", lambda: Accelerators("cpu", 0))
     assert prepared("compute.device=cuda").settings.compute.device == "cuda"

@@ -2,9 +2,9 @@
 
 import pytest
 
+from progdistill.config.ladder import parse_ladder
+from progdistill.config.presets import PRESETS, fitted, preset_name_for
 from progdistill.data.dataset import DatasetInfo
-from progdistill.ladder import parse_ladder
-from progdistill.presets import PRESETS, fitted, preset_name_for
 from progdistill.training.config import LearningRateSchedule
 
 

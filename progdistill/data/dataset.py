@@ -7,12 +7,12 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from progdistill.artifacts.checkpoint import UNKNOWN_DATASET
-from progdistill.artifacts.store import open_store
+from progdistill.data.catalog import KNOWN, prepare_line
 from progdistill.data.image_names import is_image_name
-from progdistill.data.known import KNOWN, prepare_line
 from progdistill.data.manifest import DatasetManifest, read_manifest
 from progdistill.errors import LostInvariantError, UsageError
+from progdistill.registry.checkpoint import UNKNOWN_DATASET
+from progdistill.store.base import open_store
 
 
 class DatasetInfo(BaseModel):

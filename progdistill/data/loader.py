@@ -1,7 +1,10 @@
 """Feeds training: any update's images at once, in an order and with flips that the seed alone decides."""
 
 import math
-from typing import Final, NamedTuple
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -9,15 +12,131 @@ from jaxtyping import Float, Int64, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
-from progdistill.artifacts.store import open_store
-from progdistill.data.ahead import Ahead
-from progdistill.data.counter_random import random_bits
 from progdistill.data.dataset import DatasetInfo
-from progdistill.data.order import TrainingOrder
-from progdistill.data.reading import shards_of
-from progdistill.data.rows import MemoryRows, RowReader, ShardRows
+from progdistill.data.order import Places, TrainingOrder, random_bits
+from progdistill.data.reading import read_split, shards_of
+from progdistill.data.shards import ShardEntry, ShardFiles
 from progdistill.diffusion.noise import seed_for
-from progdistill.errors import UsageError
+from progdistill.errors import LostInvariantError, UsageError
+from progdistill.store.base import Store, open_store
+
+Item = TypeVar("Item")
+
+
+class Ahead(Generic[Item]):
+    """Items by number from `make`, which runs in a thread of its own, up to `depth` numbers ahead."""
+
+    def __init__(self, make: Callable[[int], Item], depth: int) -> None:
+        self._make, self._depth = make, depth
+        self._coming: dict[int, Future[Item]] = {}
+        self._thread = ThreadPoolExecutor(1, "ahead")
+
+    def get(self, number: int) -> Item:
+        """Item `number`; what `make` raised for it is raised here."""
+        wanted = range(number, number + self._depth + 1)
+        for stale in self._coming.keys() - set(wanted):
+            self._coming.pop(stale).cancel()
+        for coming in wanted:
+            if coming not in self._coming:
+                self._coming[coming] = self._thread.submit(self._make, coming)
+        return self._coming.pop(number).result()
+
+    def close(self) -> None:
+        """Stop the thread; what was made ahead is dropped."""
+        self._thread.shutdown(cancel_futures=True)
+        self._coming.clear()
+
+
+Rows = tuple[UInt8[Tensor, "batch channels height width"], Int64[Tensor, " batch"]]
+"""Images as stored, 0..255, of any strides, and their labels."""
+
+
+class RowReader(Protocol):
+    """Stored images by place."""
+
+    def gather(self, places: Places) -> Rows:
+        """Return the images at `places`, in that order."""
+
+    def expect(self, shards: Sequence[int]) -> None:
+        """Prepare for images of these shards."""
+
+    def close(self) -> None:
+        """Let go of files and memory."""
+
+
+class MemoryRows:
+    """A small split, read whole: a batch is one indexed copy."""
+
+    def __init__(self, info: DatasetInfo, split: str, entries: Sequence[ShardEntry]) -> None:
+        images, labels = read_split(info, split)
+        self._images = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+        self._labels = torch.from_numpy(labels)
+        rows = np.array([entry.rows for entry in entries])
+        self._first_of_shard = np.cumsum(rows) - rows
+
+    def gather(self, places: Places) -> Rows:
+        """See RowReader."""
+        index = torch.from_numpy(self._first_of_shard[places.shards] + places.rows)
+        return self._images[index], self._labels[index]
+
+    def expect(self, shards: Sequence[int]) -> None:
+        """See RowReader: everything is here."""
+
+    def close(self) -> None:
+        """See RowReader."""
+
+
+class ShardRows:
+    """A split of any size: each image is read by its offset, so that only batches are ever in memory.
+
+    `pinned` allocates batches in page-locked memory, from which a copy to an accelerator needs no waiting.
+    """
+
+    def __init__(
+        self, store: Store, entries: Sequence[ShardEntry], shape: tuple[int, int, int], *, pinned: bool
+    ) -> None:
+        self._files, self._entries = ShardFiles(store, entries), entries
+        self._shape, self._pinned = shape, pinned
+
+    def gather(self, places: Places) -> Rows:
+        """See RowReader. Raises LostInvariantError for a shard that is damaged, missing or cut short."""
+        images = torch.empty((len(places.rows), *self._shape), dtype=torch.uint8, pin_memory=self._pinned)
+        labels = torch.empty(len(places.rows), dtype=torch.int64, pin_memory=self._pinned)
+        by_shard = np.argsort(places.shards, kind="stable")
+        shards, starts = np.unique(places.shards[by_shard], return_index=True)
+        self._files.expect(shards.tolist())
+        for shard, batch_rows in zip(shards.tolist(), np.split(by_shard, starts[1:]), strict=True):
+            opened = self._files.open(shard)
+            stored_rows = places.rows[batch_rows]
+            labels.numpy()[batch_rows] = opened.labels[stored_rows]
+            self._read(shard, opened.descriptor, stored_rows, images.numpy(), batch_rows)
+        return images.permute(0, 3, 1, 2), labels
+
+    def expect(self, shards: Sequence[int]) -> None:
+        """See RowReader: open and verify them in the background."""
+        self._files.expect(shards)
+
+    def close(self) -> None:
+        """See RowReader."""
+        self._files.close()
+
+    def _read(
+        self,
+        shard: int,
+        descriptor: int,
+        stored_rows: NDArray[np.int64],
+        images: NDArray[np.uint8],
+        batch_rows: NDArray[np.int64],
+    ) -> None:
+        size = images[0].nbytes
+        pixels = images.reshape(-1).data
+        offsets = self._entries[shard].images_offset + stored_rows * size
+        for offset, target in zip(offsets.tolist(), (batch_rows * size).tolist(), strict=True):
+            if os.preadv(descriptor, [pixels[target : target + size]], offset) != size:
+                raise LostInvariantError(
+                    f"shard {self._entries[shard].file} became shorter while it was read"
+                )
+
 
 IN_MEMORY_BYTES: Final = 256 * 2**20
 """A split of at most this many bytes of pixels is read whole when the loader opens."""

@@ -7,11 +7,11 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, JsonValue, PositiveInt
 
-from progdistill.artifacts.digest import Sha256
-from progdistill.artifacts.documents import canonical_json, decode, encode
-from progdistill.artifacts.store import Store
-from progdistill.data.shard_format import ShardEntry
+from progdistill.data.shards import ShardEntry
 from progdistill.data.statistics import SplitStatistics
+from progdistill.store.base import Store
+from progdistill.store.digest import Sha256
+from progdistill.store.documents import canonical_json, decode, encode
 
 MANIFEST_KEY: Final = "manifest.json"
 

@@ -1,20 +1,74 @@
 """Turns a source into a prepared dataset: decodes on all cores, goes on after a crash, publishes last."""
 
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
-from progdistill.artifacts.local_store import LocalStore
-from progdistill.artifacts.store import Store, open_store
 from progdistill.data.image_names import readable_name
-from progdistill.data.manifest import DatasetManifest, PreparedFrom, fingerprint_of, read_manifest
-from progdistill.data.publish import publish
-from progdistill.data.shard_format import ShardEntry
+from progdistill.data.manifest import (
+    DatasetManifest,
+    PreparedFrom,
+    fingerprint_of,
+    read_manifest,
+    write_manifest,
+)
+from progdistill.data.shards import ShardEntry
 from progdistill.data.source import Source, SourceFacts
-from progdistill.data.split_writer import SplitWriter
+from progdistill.data.split_writer import SplitWriter, store_images
 from progdistill.data.staging import PreparationState, StagingFolder, exclusively
 from progdistill.data.statistics import SplitStatistics
-from progdistill.data.store_images import store_images
-from progdistill.errors import UsageError, WorkInterrupted
+from progdistill.errors import LostInvariantError, UsageError, WorkInterrupted
+from progdistill.progress import Progress
+from progdistill.store.base import Store, open_store
+from progdistill.store.digest import FileDigest
+from progdistill.store.local import LocalStore
+
+UPLOADS: Final = 4
+"""Shards on their way at a time."""
+
+UPLOADING_KEY: Final = "uploading.json"
+"""Says, while shards are uploaded, whose they are: the fingerprint."""
+
+
+def publish(staging: StagingFolder, manifest: DatasetManifest, out: Store) -> None:
+    """Publish a finished staging folder, which goes away; called again after a crash, it goes on."""
+    if isinstance(out, LocalStore):
+        write_manifest(staging.store, manifest)
+        os.rename(staging.path, out.root)
+        StagingFolder(out.root).unmark()
+    else:
+        _upload(staging, manifest, out)
+        write_manifest(out, manifest)
+        out.delete(UPLOADING_KEY)
+        shutil.rmtree(staging.path)
+
+
+def _upload(staging: StagingFolder, manifest: DatasetManifest, out: Store) -> None:
+    """Upload the shards that an earlier attempt at the same dataset has not."""
+    mark = manifest.fingerprint.encode()
+    there = set()
+    if out.read(UPLOADING_KEY) == mark:
+        there = {(item.key, item.size_bytes) for item in out.list("")}
+    out.write(UPLOADING_KEY, mark)
+    entries = [entry for shards in manifest.splits.values() for entry in shards]
+    missing = [entry for entry in entries if (entry.file, entry.size_bytes) not in there]
+    done = len(entries) - len(missing)
+    with (
+        Progress("uploading", total=len(entries), unit="shards", start=done) as progress,
+        ThreadPoolExecutor(UPLOADS) as pool,
+    ):
+        for _ in pool.map(lambda entry: _upload_one(staging, entry, out), missing):
+            progress.advance()
+
+
+def _upload_one(staging: StagingFolder, entry: ShardEntry, out: Store) -> FileDigest:
+    uploaded = out.upload(staging.path / entry.file, lambda _: entry.file)
+    if uploaded != entry.digest:
+        raise LostInvariantError(f"{staging.path / entry.file} changed between writing and uploading")
+    return uploaded
+
 
 MAX_UNREADABLE: Final = 100
 """Unreadable images left out before a preparation gives up: beyond this the source itself is suspect."""

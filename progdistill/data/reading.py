@@ -1,15 +1,15 @@
-"""Reads a split in its stored order, for statistics and evaluation."""
+"""Reading a prepared dataset, and checking all of it."""
 
 from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
-from progdistill.artifacts.store import open_store
 from progdistill.data.dataset import DatasetInfo, manifest_of
-from progdistill.data.shard_files import ShardFiles
-from progdistill.data.shard_format import ShardEntry, read_rows
-from progdistill.errors import UsageError
+from progdistill.data.shards import ShardEntry, ShardFiles, read_rows
+from progdistill.errors import LostInvariantError, UsageError
+from progdistill.progress import Progress
+from progdistill.store.base import open_store
 
 
 def iterate_images(
@@ -53,3 +53,21 @@ def shards_of(info: DatasetInfo, split: str) -> tuple[tuple[ShardEntry, ...], tu
     if split not in manifest.splits:
         raise UsageError(f"dataset {info.name} has no split {split!r}; it has {', '.join(manifest.splits)}")
     return manifest.splits[split], manifest.image_shape
+
+
+def verify_dataset(info: DatasetInfo) -> None:
+    """Raise LostInvariantError unless all is intact: it names every damaged shard, with digests."""
+    store, manifest = open_store(info.location), manifest_of(info)
+    entries = [entry for shards in manifest.splits.values() for entry in shards]
+    damages = []
+    with Progress(f"verifying {info.name}", total=len(entries), unit="shards") as progress:
+        for entry in entries:
+            try:
+                store.verify(entry.file, entry.digest)
+            except LostInvariantError as error:
+                damages.append(str(error))
+            progress.advance()
+    if damages:
+        raise LostInvariantError(
+            "\n".join([*damages, f"restore them from a copy, or remove {info.location} and prepare it again"])
+        )

@@ -13,9 +13,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from progdistill.artifacts.cache import cache_folder
-from progdistill.artifacts.digest import FileDigest, digest_of_bytes, digest_of_descriptor
 from progdistill.errors import LostInvariantError, UsageError
+from progdistill.store.cache import cache_folder
+from progdistill.store.digest import FileDigest, digest_of_bytes, digest_of_descriptor
 
 DEFAULT_LIMIT_GIB: Final = 50
 

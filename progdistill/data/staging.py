@@ -10,9 +10,9 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, JsonValue
 
-from progdistill.artifacts.documents import decode, encode
-from progdistill.artifacts.local_store import LocalStore
 from progdistill.errors import UsageError
+from progdistill.store.documents import decode, encode
+from progdistill.store.local import LocalStore
 
 STATE_KEY: Final = "preparing.json"
 

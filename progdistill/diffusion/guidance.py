@@ -4,8 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from progdistill.diffusion.prediction import Velocity
 from progdistill.diffusion.schedule import Images, Times, broadcast
-from progdistill.diffusion.velocity import Velocity
 
 GuidanceWeight = float | Float[Tensor, " batch"]
 

@@ -4,8 +4,8 @@ import math
 
 import torch
 
+from progdistill.diffusion.prediction import Velocity
 from progdistill.diffusion.schedule import Images, Times
-from progdistill.diffusion.velocity import Velocity
 
 __all__ = ["Velocity", "distillation_target"]
 

@@ -1,16 +1,60 @@
-"""A checkpoint beside its baselines at equal steps, sample counts and noise: one x of Figure 4."""
+"""Evaluates a checkpoint beside its baselines."""
 
-from progdistill.artifacts.checkpoint import CheckpointManifest
-from progdistill.artifacts.store import Store
+from collections.abc import Callable, Sequence
+
 from progdistill.data.dataset import DatasetInfo
 from progdistill.diffusion.names import SamplerName
-from progdistill.evaluation.asked import Asked, ddim_asked, guided_as, sampled_ancestrally
 from progdistill.evaluation.config import EvaluationSettings
-from progdistill.evaluation.evaluator_manifest import EvaluatorManifest
-from progdistill.evaluation.examiner import Examiner
-from progdistill.evaluation.gamma_tuning import best_gamma
 from progdistill.evaluation.measurement import EvaluationRecord
-from progdistill.evaluation.neighbours import neighbours_of
+from progdistill.evaluation.nearest import neighbours_of
+from progdistill.evaluation.plan import Asked, ddim_asked, guided_as, sampled_ancestrally
+from progdistill.evaluation.runner import Examiner
+from progdistill.features.manifest import EvaluatorManifest
+from progdistill.registry.checkpoint import CheckpointManifest
+from progdistill.store.base import Store
+
+
+def gamma_grid(values: int) -> list[float]:
+    """γ from 0 to 1 in even steps: variances spaced log-uniformly from the lower bound to the upper."""
+    return [place / (values - 1) for place in range(values)]
+
+
+def settings_of_trials(settings: EvaluationSettings, steps: int) -> EvaluationSettings | None:
+    """How each γ is tried; None where nothing is tuned. A single step draws no noise: it has no γ."""
+    if settings.tuned_gammas == 0 or steps == 1:
+        return None
+    return settings.model_copy(
+        update={
+            "seed": settings.tuning_seed,
+            "samples": settings.tuning_samples or settings.samples,
+            "shown_samples": 0,
+        }
+    )
+
+
+def best_gamma(
+    store: Store,
+    settings: EvaluationSettings,
+    info: DatasetInfo,
+    checkpoint: CheckpointManifest,
+    steps: int,
+    *,
+    device: str,
+) -> float:
+    """The γ of the least distance over the grid, on noise of its own; `ancestral_gamma` if nothing is tuned.
+
+    What is reported is another measurement, on the noise of all others: the best of eleven on the same noise
+    would be too good. Each trial is a measurement in the store, reused by later runs.
+    """
+    trials = settings_of_trials(settings, steps)
+    if trials is None:
+        return settings.ancestral_gamma
+    examiner = Examiner(store, trials, info, device)
+    distances = {
+        gamma: examiner.answer(checkpoint, SamplerName.ANCESTRAL, steps, gamma).distance
+        for gamma in gamma_grid(settings.tuned_gammas)
+    }
+    return min(distances, key=distances.__getitem__)
 
 
 def prepare_evaluator(
@@ -59,3 +103,70 @@ def evaluate_checkpoint(
     if shown is None or num_steps not in settings.neighbours_at_steps:
         return record.model_copy(update=answers)
     return record.model_copy(update={**answers, "neighbours": neighbours_of(store, shown, info)})
+
+
+Meet = Callable[[], None]
+
+
+class Deal:
+    """Hands out shards in turn, going on where it stopped: so a few shards of many questions are even too."""
+
+    def __init__(self, rank: int, ranks: int) -> None:
+        self._rank, self._ranks, self._dealt = rank, ranks, 0
+
+    def mine(self, shards: Sequence[range]) -> list[range]:
+        """This rank's part of some shards."""
+        first = (self._rank - self._dealt) % self._ranks
+        self._dealt += len(shards)
+        return list(shards[first :: self._ranks])
+
+
+def draw_together(
+    store: Store,
+    manifest: CheckpointManifest,
+    baseline: CheckpointManifest | None,
+    num_steps: int,
+    settings: EvaluationSettings,
+    info: DatasetInfo,
+    *,
+    rank: int,
+    ranks: int,
+    meet: Meet,
+    device: str = "cpu",
+) -> None:
+    """Draw this rank's share of what `evaluate_checkpoint` needs; all ranks call it with equal arguments.
+
+    `meet` returns when every rank has called it. Shards do not depend on the number of ranks, so neither do
+    the figures of whoever adds up afterwards. A finished shard is kept in the store: an attempt that was cut
+    off goes on behind it.
+    """
+    if num_steps > settings.max_sampling_steps:
+        return
+    settings = guided_as(manifest, settings)
+    if rank == 0:
+        Examiner(store, settings, info, device).load()
+    meet()
+    deal, examiner = Deal(rank, ranks), Examiner(store, settings, info, device)
+
+    def draw(by: Examiner, asked: Asked) -> None:
+        by.draw(asked.checkpoint, asked.sampler, num_steps, asked.gamma, deal.mine)
+
+    # A base model is its own baseline: one question.
+    for asked in {a.checkpoint.id: a for a in ddim_asked(manifest, baseline)}.values():
+        draw(examiner, asked)
+    ancestral = sampled_ancestrally(manifest, baseline, settings)
+    trials = settings_of_trials(settings, num_steps)
+    if trials is not None:
+        tuner = Examiner(store, trials, info, device)
+        for field, checkpoint in ancestral:
+            for gamma in gamma_grid(settings.tuned_gammas):
+                draw(tuner, Asked(field, checkpoint, SamplerName.ANCESTRAL, gamma))
+        meet()
+        if rank == 0:
+            for _, checkpoint in ancestral:
+                best_gamma(store, settings, info, checkpoint, num_steps, device=device)
+        meet()
+    for field, checkpoint in ancestral:
+        gamma = best_gamma(store, settings, info, checkpoint, num_steps, device=device)
+        draw(examiner, Asked(field, checkpoint, SamplerName.ANCESTRAL, gamma))
+    meet()

@@ -6,10 +6,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from progdistill.artifacts.checkpoint import CheckpointKind
-from progdistill.artifacts.digest import FileDigest, Sha256
-from progdistill.artifacts.documents import canonical_json
 from progdistill.diffusion.names import SamplerName
+from progdistill.registry.checkpoint import CheckpointKind
+from progdistill.store.digest import FileDigest, Sha256
+from progdistill.store.documents import canonical_json
 
 FOLDER = "evaluations/"
 

@@ -11,7 +11,7 @@ from progdistill.diffusion.names import SamplerName
 from progdistill.diffusion.noise import sample_noise
 from progdistill.diffusion.samplers import SAMPLERS
 from progdistill.errors import LostInvariantError
-from progdistill.evaluation.class_shares import classes_in_shares
+from progdistill.evaluation.metrics import classes_in_shares
 from progdistill.models.denoiser import Denoiser
 
 UInt8Images = UInt8[Tensor, "batch channels height width"]

@@ -6,13 +6,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from progdistill.evaluation.evaluator import Observation
-from progdistill.evaluation.frechet import frechet_distance
-from progdistill.evaluation.inception_score import ScoreSums, add_sums, inception_score, score_sums
-from progdistill.evaluation.kernel_distance import kernel_distance
-from progdistill.evaluation.moments import Moments, MomentStream, merge
-from progdistill.evaluation.precision_recall import NEIGHBOURS, precision_recall
+from progdistill.evaluation.metrics import (
+    NEIGHBOURS,
+    Moments,
+    MomentStream,
+    ScoreSums,
+    add_sums,
+    frechet_distance,
+    inception_score,
+    kernel_distance,
+    merge,
+    precision_recall,
+    score_sums,
+)
 from progdistill.evaluation.reference import Reference
+from progdistill.features.base import Observation
 
 
 class SampleStatistics(NamedTuple):

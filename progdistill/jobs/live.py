@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from progdistill.artifacts.store import Store
 from progdistill.diffusion.names import SamplerName
 from progdistill.errors import ProgdistillError
-from progdistill.evaluation.pictures import encode_png, grid, readable_scale
 from progdistill.evaluation.sampling import generate
+from progdistill.images import encode_png, grid, readable_scale
 from progdistill.jobs.events import Listener, TrainingEvent, say
 from progdistill.jobs.spec import TrainBaseSpec, TrainingSpec
 from progdistill.models.denoiser import Denoiser
+from progdistill.store.base import Store
 from progdistill.training.config import LiveSettings
 from progdistill.training.state import TrainingState
 

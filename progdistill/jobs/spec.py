@@ -6,11 +6,11 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_serializer
 
-from progdistill.artifacts.documents import canonical_json
 from progdistill.data.dataset import DatasetInfo
 from progdistill.diffusion.names import PredictionType
 from progdistill.evaluation.config import EvaluationSettings
 from progdistill.models.config import DenoiserConfig
+from progdistill.store.documents import canonical_json
 from progdistill.training.config import (
     ComputeSettings,
     LiveSettings,

@@ -5,41 +5,35 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from progdistill.artifacts.checkpoint import (
+from progdistill.data.loader import TrainingLoader
+from progdistill.diffusion.noise import seed_for
+from progdistill.errors import ProgdistillError
+from progdistill.evaluation.runner import load_denoiser
+from progdistill.jobs.live import LiveTraining, forget_samples
+from progdistill.jobs.spec import DistillSpec, GuideSpec, JobRequest, TrainBaseSpec, TrainingSpec
+from progdistill.models.config import DenoiserConfig
+from progdistill.models.denoiser import Denoiser, build_denoiser, save_weights, student_of
+from progdistill.registry.checkpoint import (
     CheckpointDescription,
     CheckpointKind,
     TrainingFigures,
     load_manifest,
     publish_checkpoint,
 )
-from progdistill.artifacts.snapshots import (
+from progdistill.store.base import Store
+from progdistill.training.devices import Rank
+from progdistill.training.execution import Execution, decide, place
+from progdistill.training.guidance import GUIDANCE_WEIGHT
+from progdistill.training.loop import Trained, TrainingTask, train
+from progdistill.training.objective import BaseObjective, DistillationObjective, GuidanceObjective, Objective
+from progdistill.training.provenance import circumstances, peak_memory_bytes
+from progdistill.training.snapshots import (
     Snapshot,
     SnapshotWriter,
     delete_snapshots,
     latest_snapshot,
     snapshot_named,
 )
-from progdistill.artifacts.store import Store
-from progdistill.data.loader import TrainingLoader
-from progdistill.diffusion.noise import seed_for
-from progdistill.errors import ProgdistillError
-from progdistill.evaluation.measure import load_denoiser
-from progdistill.jobs.live import LiveTraining, forget_samples
-from progdistill.jobs.spec import DistillSpec, GuideSpec, JobRequest, TrainBaseSpec, TrainingSpec
-from progdistill.models.config import DenoiserConfig
-from progdistill.models.denoiser import Denoiser, build_denoiser, save_weights, student_of
-from progdistill.training.circumstances import circumstances, peak_memory_bytes
-from progdistill.training.device import Rank
-from progdistill.training.execution import Execution, decide
-from progdistill.training.guidance import GUIDANCE_WEIGHT
-from progdistill.training.loop import Trained, TrainingTask, train
-from progdistill.training.objective import (
-    BaseObjective,
-    DistillationObjective,
-    GuidanceObjective,
-    Objective,
-)
-from progdistill.training.placement import place
 
 
 def run_training(

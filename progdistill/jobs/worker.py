@@ -14,10 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 
-from progdistill.artifacts.records import publish_record
-from progdistill.artifacts.store import Store, open_store
 from progdistill.errors import PeerLostError, ProgdistillError, UsageError, WorkInterrupted
-from progdistill.jobs.finished import finished_result
+from progdistill.jobs.result_cache import finished_result
 from progdistill.jobs.spec import (
     EvaluateSpec,
     JobRequest,
@@ -26,7 +24,9 @@ from progdistill.jobs.spec import (
     TrainingSpec,
     result_key,
 )
-from progdistill.training.device import Rank
+from progdistill.store.base import Store, open_store
+from progdistill.store.documents import publish_record
+from progdistill.training.devices import Rank
 from progdistill.training.rendezvous import is_loss_of_a_peer
 
 _LOOK_SECONDS = 1.0
@@ -118,7 +118,7 @@ def _work(
 ) -> tuple[str, list[tuple[int, float]]]:
     spec = request.spec
     if isinstance(spec, PrepareEvaluatorSpec | EvaluateSpec):
-        from progdistill.jobs.measure import run_measuring
+        from progdistill.jobs.evaluate import run_measuring
 
         return run_measuring(request, store, rank), []
     from progdistill.jobs.train import run_training

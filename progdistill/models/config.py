@@ -1,11 +1,51 @@
 """What a network and a denoiser are, as facts that fit in a manifest: no torch, no weights."""
 
+import math
+from itertools import pairwise
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from progdistill.diffusion.names import PredictionType
-from progdistill.models.foreign_schedule import ForeignSchedule
+
+
+class ForeignSchedule(BaseModel):
+    """A discrete variance-preserving schedule: ᾱ_k = Π_{j≤k} (1 − β_j) for k = 0 … steps − 1.
+
+    `linear`: β evenly spaced. `scaled_linear`: √β evenly spaced (latent diffusion).
+    `squaredcos_cap_v2`: Nichol & Dhariwal (2021), ᾱ(u) = cos²((u + 0.008)/1.008 · π/2), β at most 0.999;
+    it does not use beta_start and beta_end.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    kind: Literal["linear", "scaled_linear", "squaredcos_cap_v2"]
+    steps: int = Field(default=1000, ge=2)
+    beta_start: float = Field(default=1e-4, gt=0, lt=1)
+    beta_end: float = Field(default=0.02, gt=0, lt=1)
+
+    def log_snr(self) -> list[float]:
+        """λ_k = log(ᾱ_k / (1 − ᾱ_k)) for k = 0 … steps − 1 in double precision: strictly falling."""
+        log_alpha_bar, values = 0.0, []
+        for beta in self._betas():
+            log_alpha_bar += math.log1p(-beta)
+            values.append(log_alpha_bar - math.log(-math.expm1(log_alpha_bar)))
+        return values
+
+    def _betas(self) -> list[float]:
+        fractions = [k / (self.steps - 1) for k in range(self.steps)]
+        if self.kind == "linear":
+            return [self.beta_start + u * (self.beta_end - self.beta_start) for u in fractions]
+        if self.kind == "scaled_linear":
+            low, high = math.sqrt(self.beta_start), math.sqrt(self.beta_end)
+            return [(low + u * (high - low)) ** 2 for u in fractions]
+        edges = [_cosine_alpha_bar(k / self.steps) for k in range(self.steps + 1)]
+        return [min(1 - after / before, 0.999) for before, after in pairwise(edges)]
+
+
+def _cosine_alpha_bar(u: float) -> float:
+    return math.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
+
 
 TIME_SCALE = 8192
 """Times are shown to networks as 8192·t − 1, the index that a stock scheduler with 8192 steps would pass."""
@@ -138,3 +178,54 @@ class DenoiserConfig(BaseModel):
         """Channels the network puts out: (x, ε) models predict two images."""
         pair = self.prediction is PredictionType.X_EPS
         return self.network.image_channels * (2 if pair else 1)
+
+
+ARCHITECTURES: dict[str, UNetConfig] = {
+    # Chosen by measurement: the fastest of its quality on two CPU cores at 8×8 pixels.
+    "digits": UNetConfig(
+        image_channels=1,
+        image_size=8,
+        base_channels=16,
+        channel_multipliers=(1, 2),
+        residual_blocks=1,
+        num_classes=10,
+        groups=4,
+    ),
+    # "a fixed number of channels at all resolutions of 256 … downsamples the data twice, to 16 × 16 and to
+    # 8 × 8 … 3 residual blocks … single-headed attention … only … at the 16 × 16 and 8 × 8 resolutions …
+    # dropout of 0.2".
+    "cifar10": UNetConfig(
+        image_channels=3,
+        image_size=32,
+        base_channels=256,
+        channel_multipliers=(1, 1, 1),
+        residual_blocks=3,
+        attention_resolutions=(16, 8),
+        dropout=0.2,
+    ),
+    # "For 64 × 64 ImageNet we use their model exactly, with 192 channels at the highest resolution."
+    "imagenet64": UNetConfig(
+        image_channels=3,
+        image_size=64,
+        base_channels=192,
+        channel_multipliers=(1, 2, 3, 4),
+        residual_blocks=3,
+        attention_resolutions=(32, 16, 8),
+        head_channels=64,
+        num_classes=1000,
+    ),
+    # "similar to that for ImageNet, but with a reduced number of 128 channels at the 64 × 64 resolution …
+    # an additional level … the input resolution of 128 × 128 … 3 residual blocks with 64 channels …
+    # attention layers for the resolutions of 32 × 32 and lower". The text leaves two things open: the widths
+    # below 64 × 64 keep ImageNet's 1:2:3:4 here, and the embedding of the time keeps ImageNet's width.
+    "lsun128": UNetConfig(
+        image_channels=3,
+        image_size=128,
+        base_channels=64,
+        channel_multipliers=(1, 2, 4, 6, 8),
+        residual_blocks=3,
+        attention_resolutions=(32, 16, 8),
+        head_channels=64,
+        condition_channels=768,
+    ),
+}

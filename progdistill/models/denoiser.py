@@ -10,13 +10,10 @@ from torch import Tensor, nn
 
 from progdistill.diffusion.names import PredictionType
 from progdistill.diffusion.noise import generator
-from progdistill.diffusion.prediction import velocity_from_output
-from progdistill.diffusion.velocity import Velocity
+from progdistill.diffusion.prediction import Velocity, velocity_from_output
 from progdistill.errors import LostInvariantError, UsageError
 from progdistill.models.config import DenoiserConfig
-from progdistill.models.initialization import initialize
-from progdistill.models.time_input import TimeReader
-from progdistill.models.unet import UNet
+from progdistill.models.unet import TimeReader, UNet, initialize
 
 Images = Float[Tensor, "batch channels height width"]
 Times = Float[Tensor, " batch"]

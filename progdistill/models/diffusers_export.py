@@ -11,10 +11,10 @@ from torch import Tensor
 
 from progdistill.diffusion.names import PredictionType
 from progdistill.errors import UsageError
-from progdistill.models.blocks import guidance_features, time_features
 from progdistill.models.config import TIME_SCALE, CosineTime, DenoiserConfig
 from progdistill.models.denoiser import Denoiser
 from progdistill.models.diffusers_format import diffusers_config, weights_to_diffusers
+from progdistill.models.unet import guidance_features, time_features
 
 _PREDICTION_NAMES = {PredictionType.X: "sample", PredictionType.V: "v_prediction"}
 _CONVERT = "distil it into one with prediction=v first (one stage is enough), or export safetensors or onnx"

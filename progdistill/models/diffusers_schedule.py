@@ -6,9 +6,8 @@ from typing import Any
 
 from progdistill.diffusion.names import PredictionType
 from progdistill.errors import UsageError
-from progdistill.models.config import TIME_SCALE, CosineTime, ForeignTime, TimeInput
+from progdistill.models.config import TIME_SCALE, CosineTime, ForeignSchedule, ForeignTime, TimeInput
 from progdistill.models.diffusers_export import cosine_betas
-from progdistill.models.foreign_schedule import ForeignSchedule
 
 _PREDICTIONS = {
     "epsilon": PredictionType.EPS,

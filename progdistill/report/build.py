@@ -1,18 +1,35 @@
-"""Writes a run's report folder: HTML, JSON, pictures, and the input that they can be made from again."""
+"""Builds the report of a run."""
 
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
 from progdistill.errors import UsageError
-from progdistill.report.distance_chart import counts_text, curves_of, distance_name_of, draw_distance_chart
-from progdistill.report.files import write_whole
+from progdistill.report.figures import counts_text, curves_of, distance_name_of, draw_distance_chart, png
 from progdistill.report.input import INPUT_FILE, ReportInput
 from progdistill.report.page import report_page
-from progdistill.report.report_json import report_json
-from progdistill.report.samples_figure import draw_samples
-from progdistill.report.theme import png
+from progdistill.report.samples import draw_samples
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write beside the file first, then put it in place in one step."""
+    draft = path.with_name(f".{path.name}")
+    draft.write_bytes(data)
+    os.replace(draft, path)
+
+
+SCHEMA_VERSION = 1
+
+_KEPT_IN_INPUT = {"samples", "baseline_ddim_samples", "neighbours", "loss_curve"}
+
+
+def report_json(run: ReportInput) -> dict[str, Any]:
+    """Every fact of the report but pictures and loss curves, as JSON values."""
+    facts = run.model_dump(mode="json", exclude={"checkpoints": {"__all__": _KEPT_IN_INPUT}})
+    return {**facts, "schema_version": SCHEMA_VERSION}
 
 
 def build_report(run: ReportInput, out: Path) -> Path:

@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 from metaflow.cards import Image, Markdown, ProgressBar, Table, VegaChart
 
-from progdistill.evaluation.pictures import encode_png
+from progdistill.images import encode_png
 from progdistill.progress import format_duration
-from progdistill.report import theme
-from progdistill.report.distance_chart import counts_text, curves_of, distance_name_of, draw_distance_chart
-from progdistill.report.headline import headline
+from progdistill.report import figures as theme
+from progdistill.report.figures import counts_text, curves_of, distance_name_of, draw_distance_chart
 from progdistill.report.input import LossPoint, ReportInput
-from progdistill.report.samples_figure import draw_samples
-from progdistill.report.stage_table import TextTable, cost_table, quality_table
+from progdistill.report.samples import draw_samples
+from progdistill.report.tables import TextTable, cost_table, headline, quality_table
 
 
 def report_components(run: ReportInput) -> list[Any]:

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from progdistill.models.denoiser import Denoiser
-from progdistill.training.draws import Draws
 from progdistill.training.objective import Images, Labels, Objective
-from progdistill.training.pieces import whole
+from progdistill.training.random import Draws
+from progdistill.training.state import whole
 
 
 def accumulate(

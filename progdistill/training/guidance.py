@@ -4,9 +4,9 @@ import sys
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from progdistill.artifacts.checkpoint import CheckpointKind, CheckpointManifest
 from progdistill.errors import UsageError
 from progdistill.models.config import DenoiserConfig
+from progdistill.registry.checkpoint import CheckpointKind, CheckpointManifest
 
 LABEL_DROPOUT = 0.1
 """Share of labels dropped for a model that is to be guided (Ho & Salimans 2021 found 0.1 and 0.2 best)."""

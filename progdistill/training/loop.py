@@ -8,18 +8,18 @@ import torch
 from pydantic import JsonValue
 from torch import Tensor, nn
 
-from progdistill.artifacts.faults import reach
-from progdistill.artifacts.snapshots import Snapshot, SnapshotWriter
 from progdistill.data.loader import TrainingLoader
 from progdistill.diffusion.noise import generator, seed_for
 from progdistill.errors import LostInvariantError, UsageError, WorkInterrupted
 from progdistill.models.denoiser import Denoiser
 from progdistill.progress import Progress
+from progdistill.store.failpoints import reach
 from progdistill.training.config import LearningRateSchedule, TrainingSettings
 from progdistill.training.devices import device_of_draws
-from progdistill.training.draws import Draws
 from progdistill.training.gradients import accumulate, clip_gradients, mean_over_ranks
 from progdistill.training.objective import Objective
+from progdistill.training.random import Draws
+from progdistill.training.snapshots import Snapshot, SnapshotWriter
 from progdistill.training.state import TrainingState
 
 LOSS_POINTS = 100

@@ -13,8 +13,8 @@ from progdistill.diffusion.prediction import velocity_from_x_eps
 from progdistill.diffusion.schedule import diffuse
 from progdistill.diffusion.target import distillation_target
 from progdistill.models.denoiser import Denoiser
-from progdistill.training.draws import Draws
 from progdistill.training.guidance import GuidanceRange
+from progdistill.training.random import Draws
 
 Images = Float[Tensor, "batch channels height width"]
 Labels = Int64[Tensor, " batch"]

@@ -1,5 +1,6 @@
 """What a training is at an update: weights, moving average, optimizer and the curve so far."""
 
+import math
 import time
 from typing import Any
 
@@ -7,10 +8,48 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from progdistill.artifacts.snapshots import FlatSlice, Snapshot
 from progdistill.models.denoiser import Denoiser
 from progdistill.training.config import TrainingSettings
-from progdistill.training.pieces import flat_slice, is_shared_out, put_back, whole
+from progdistill.training.snapshots import FlatSlice, Snapshot
+
+
+def is_shared_out(tensor: Tensor) -> bool:
+    """Whether this is FSDP's kind of tensor, told without importing it, which takes a second."""
+    return hasattr(tensor, "to_local")
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This rank's rows, or the tensor itself; no copy."""
+    rows: Tensor = tensor.to_local() if is_shared_out(tensor) else tensor  # type: ignore[attr-defined]
+    return rows
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """The whole tensor on every rank; all ranks must ask at once."""
+    gathered: Tensor = tensor.full_tensor() if is_shared_out(tensor) else tensor  # type: ignore[attr-defined]
+    return gathered
+
+
+def flat_slice(tensor: Tensor) -> FlatSlice:
+    """Where this rank's rows lie in the flattened tensor; FSDP splits the first dimension as torch.chunk."""
+    rows = local(tensor)
+    if not is_shared_out(tensor):
+        return FlatSlice(rows.flatten(), 0, rows.numel())
+    mesh = tensor.device_mesh  # type: ignore[attr-defined]
+    rows_each = -(-tensor.shape[0] // mesh.size())
+    first = min(mesh.get_local_rank() * rows_each, tensor.shape[0])
+    # Not of tensor[0]: that would be an exchange between ranks.
+    return FlatSlice(rows.flatten(), first * math.prod(tensor.shape[1:]), tensor.numel())
+
+
+def put_back(snapshot: Snapshot, name: str, tensor: Tensor) -> None:
+    """Fill a tensor of any kind in place from a snapshot that ranks of any number and kind have written."""
+    piece = flat_slice(tensor)
+    if piece.tensor.numel() == 0:
+        return  # more ranks than rows
+    found = snapshot.read_flat(name, piece.offset, piece.tensor.numel())
+    local(tensor).copy_(found.view(local(tensor).shape))
+
 
 NEW_INPUT_RATE = 30.0
 """Times the learning rate for the weights of an input that the teacher lacks: they begin at zero where all

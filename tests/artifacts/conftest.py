@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from progdistill.artifacts.store import Store, open_store
+from progdistill.store.base import Store, open_store
 from tests.artifacts.s3_server import s3_endpoint, s3_uri
 
 __all__ = ["local_store", "s3_endpoint", "s3_uri", "store"]

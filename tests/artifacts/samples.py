@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from progdistill.artifacts.checkpoint import (
+from progdistill.registry.checkpoint import (
     CheckpointDescription,
     CheckpointKind,
     CheckpointManifest,
     Circumstances,
     publish_checkpoint,
 )
-from progdistill.artifacts.documents import SEAL, canonical_json
-from progdistill.artifacts.store import Store
+from progdistill.store.base import Store
+from progdistill.store.documents import SEAL, canonical_json
 
 BEGINNING = datetime(2026, 1, 1, tzinfo=UTC)
 

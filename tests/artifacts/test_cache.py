@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from progdistill.artifacts.cache import RECENT_SECONDS, FileCache, default_cache
-from progdistill.artifacts.digest import FileDigest, digest_of_file
-from progdistill.artifacts.store import open_store
 from progdistill.data.shard_cache import default_shard_cache
 from progdistill.errors import UsageError
+from progdistill.store.base import open_store
+from progdistill.store.cache import RECENT_SECONDS, FileCache, default_cache
+from progdistill.store.digest import FileDigest, digest_of_file
 from tests.artifacts.s3_server import ENVIRONMENT
 
 

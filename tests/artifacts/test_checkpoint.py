@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from progdistill.artifacts.checkpoint import (
+from progdistill.errors import UsageError
+from progdistill.registry.checkpoint import (
     CheckpointKind,
     CheckpointRef,
     fetch_weights,
@@ -14,8 +15,7 @@ from progdistill.artifacts.checkpoint import (
     load_manifest,
     publish_checkpoint,
 )
-from progdistill.artifacts.store import Store
-from progdistill.errors import UsageError
+from progdistill.store.base import Store
 from tests.artifacts.samples import circumstances, description, publish_base, publish_student, weights_file
 
 

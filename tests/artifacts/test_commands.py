@@ -8,13 +8,12 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from progdistill.artifacts.checkpoint import CheckpointManifest, blob_key, manifest_key
-from progdistill.artifacts.documents import encode
-from progdistill.artifacts.runs import record_run_checkpoint
-from progdistill.artifacts.store import Store, mark_layout, open_store
-from progdistill.cli import main
-from progdistill.commands import checkpoints, lineage
+from progdistill.cli.main import checkpoints, lineage, main
 from progdistill.errors import UsageError
+from progdistill.registry.checkpoint import CheckpointManifest, blob_key, manifest_key
+from progdistill.registry.runs import record_run_checkpoint
+from progdistill.store.base import Store, mark_layout, open_store
+from progdistill.store.documents import encode
 from tests.artifacts.samples import measure, publish_base, publish_student
 
 

@@ -8,11 +8,11 @@ from threading import Event
 import boto3
 import pytest
 
-from progdistill.artifacts.checkpoint import blob_key
-from progdistill.artifacts.digest import PART_BYTES, FileDigest, digest_of_bytes
-from progdistill.artifacts.s3_store import S3Store
-from progdistill.artifacts.store import Store, open_store
 from progdistill.errors import LostInvariantError, UsageError
+from progdistill.registry.checkpoint import blob_key
+from progdistill.store.base import Store, open_store
+from progdistill.store.digest import PART_BYTES, FileDigest, digest_of_bytes
+from progdistill.store.s3 import S3Store
 
 
 def test_what_is_written_is_read_back(store: Store) -> None:
@@ -193,7 +193,7 @@ def test_a_store_with_an_unknown_layout_is_refused(store: Store) -> None:
     import hashlib
     import json
 
-    from progdistill.artifacts.documents import SEAL, canonical_json
+    from progdistill.store.documents import SEAL, canonical_json
 
     facts = {"schema_version": 2}
     store.write(

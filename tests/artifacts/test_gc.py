@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from progdistill.artifacts.aliases import move_alias
-from progdistill.artifacts.checkpoint import CheckpointManifest, blob_key, list_ids
-from progdistill.artifacts.documents import encode
-from progdistill.artifacts.gc import find_garbage, remove_garbage
-from progdistill.artifacts.local_store import LocalStore
-from progdistill.artifacts.runs import RunCheckpoint, record_run_checkpoint, report_key
-from progdistill.artifacts.scratch import sweep_folder
-from progdistill.artifacts.store import Store
+from progdistill.registry.aliases import move_alias
+from progdistill.registry.checkpoint import CheckpointManifest, blob_key, list_ids
+from progdistill.registry.gc import find_garbage, remove_garbage
+from progdistill.registry.runs import RunCheckpoint, record_run_checkpoint, report_key
+from progdistill.store.base import Store
+from progdistill.store.documents import encode
+from progdistill.store.local import LocalStore
+from progdistill.store.scratch import sweep_folder
 from tests.artifacts.samples import measure, publish_base, publish_student, weights_file
 
 NO_GRACE = timedelta(seconds=-5)

@@ -11,14 +11,14 @@ from urllib.parse import urlsplit
 import pytest
 from PIL import Image
 
-from progdistill.artifacts.aliases import move_alias
-from progdistill.artifacts.checkpoint import CheckpointManifest, TrainingFigures, blob_key, publish_checkpoint
-from progdistill.artifacts.lineage import draw, lineage_tree
-from progdistill.artifacts.lineage_html import render_html
-from progdistill.artifacts.openlineage import run_events
-from progdistill.artifacts.runs import record_run_checkpoint
-from progdistill.artifacts.store import Store
 from progdistill.errors import UsageError
+from progdistill.registry.aliases import move_alias
+from progdistill.registry.checkpoint import CheckpointManifest, TrainingFigures, blob_key, publish_checkpoint
+from progdistill.registry.lineage import draw, lineage_tree
+from progdistill.registry.openlineage import run_events
+from progdistill.registry.runs import record_run_checkpoint
+from progdistill.report.lineage_page import render_html
+from progdistill.store.base import Store
 from tests.artifacts.samples import (
     circumstances,
     description,

@@ -2,10 +2,9 @@
 
 import pytest
 
-from progdistill.artifacts.documents import encode
-from progdistill.artifacts.records import publish_record, read_record
-from progdistill.artifacts.runs import RunCheckpoint
-from progdistill.artifacts.store import Store
+from progdistill.registry.runs import RunCheckpoint
+from progdistill.store.base import Store
+from progdistill.store.documents import encode, publish_record, read_record
 
 KEY = "runs/F/1/4.json"
 

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from progdistill.artifacts.aliases import check_alias_name, list_aliases, move_alias, read_alias
-from progdistill.artifacts.checkpoint import CheckpointIdentity, CheckpointManifest, publish_checkpoint
-from progdistill.artifacts.digest import digest_of_file
-from progdistill.artifacts.resolve import resolve_reference
-from progdistill.artifacts.runs import record_run_checkpoint, run_checkpoints
-from progdistill.artifacts.store import Store
 from progdistill.errors import LostInvariantError, UsageError
+from progdistill.registry.aliases import check_alias_name, list_aliases, move_alias, read_alias
+from progdistill.registry.checkpoint import CheckpointIdentity, CheckpointManifest, publish_checkpoint
+from progdistill.registry.resolve import resolve_reference
+from progdistill.registry.runs import record_run_checkpoint, run_checkpoints
+from progdistill.store.base import Store
+from progdistill.store.digest import digest_of_file
 from tests.artifacts.samples import circumstances, description, publish_base, publish_student, weights_file
 
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from progdistill.artifacts.snapshots import FlatSlice, SnapshotWriter, delete_snapshots, latest_snapshot
-from progdistill.artifacts.store import Store
 from progdistill.errors import UsageError
+from progdistill.store.base import Store
+from progdistill.training.snapshots import FlatSlice, SnapshotWriter, delete_snapshots, latest_snapshot
 
 JOB = "job-1"
 

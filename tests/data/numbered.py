@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from progdistill.data import loader, shard_format
+from progdistill.data import loader
+from progdistill.data import shards as shard_format
 from progdistill.data.dataset import DatasetInfo, find_dataset
 from progdistill.data.importers.arrays import ArraysSource
 from progdistill.data.loader import Batch, TrainingLoader

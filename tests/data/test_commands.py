@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from progdistill.cli import main
+from progdistill.cli.main import main
 from tests.data.published import cifar10_files, encoded, lsun_database, random_images, write_tar
 
 IMAGES, LABELS = random_images(24, 12, classes=2)

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from progdistill.artifacts.documents import encode
-from progdistill.artifacts.local_store import LocalStore
 from progdistill.data.dataset import DatasetInfo, find_dataset
 from progdistill.data.manifest import read_manifest
 from progdistill.data.reading import iterate_images, read_split
 from progdistill.errors import LostInvariantError, UsageError
+from progdistill.store.documents import encode
+from progdistill.store.local import LocalStore
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones_and_the_nearest(tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from progdistill.data.image_rule import ImageRule
 from progdistill.data.importers.image_folder import ImageFolderSource
+from progdistill.data.preprocess import ImageRule
 from progdistill.data.source import Source
 from progdistill.errors import UsageError
 from tests.data.preparing import prepared, rows, stored

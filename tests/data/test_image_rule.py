@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from progdistill.data.image_rule import Crop, ImageRule, Resize, decode_image
+from progdistill.data.preprocess import Crop, ImageRule, Resize, decode_image
 from progdistill.data.source import UnreadableImageError
 from tests.data.published import encoded
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from progdistill.data.image_rule import ImageRule
 from progdistill.data.importers import imagenet
 from progdistill.data.importers.imagenet import open_imagenet
+from progdistill.data.preprocess import ImageRule
 from progdistill.errors import UsageError
 from tests.data.preparing import prepared, stored
 from tests.data.published import Images, devkit_tar, encoded, tar_bytes, write_tar

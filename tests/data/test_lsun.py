@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from progdistill.data.image_rule import ImageRule, Resize
 from progdistill.data.importers.lsun import LsunSource
+from progdistill.data.preprocess import ImageRule, Resize
 from progdistill.errors import UsageError
 from tests.data.preparing import prepared, stored
 from tests.data.published import encoded, lsun_database, random_images

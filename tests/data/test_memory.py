@@ -26,8 +26,8 @@ PROGRAM = """
 import os, resource, sys
 from pathlib import Path
 import lmdb, numpy, pyarrow
-from progdistill.data.image_rule import ImageRule
-from progdistill.data.importers.choose import open_source
+from progdistill.data.preprocess import ImageRule
+from progdistill.data.importers.registry import open_source
 from progdistill.data.prepare import prepare
 
 name, source, out, spare = sys.argv[1:]

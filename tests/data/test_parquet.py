@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from progdistill.data.image_rule import ImageRule
 from progdistill.data.importers.parquet import ParquetSource
+from progdistill.data.preprocess import ImageRule
 from progdistill.data.source import Source
 from progdistill.errors import UsageError
 from tests.data.preparing import prepared, rows, stored

@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from progdistill.artifacts.store import open_store
-from progdistill.data import store_images
+from progdistill.data import split_writer as store_images
 from progdistill.data.dataset import info_of, require_data_of
-from progdistill.data.image_rule import ImageRule
 from progdistill.data.importers.arrays import ArraysSource
 from progdistill.data.importers.image_folder import ImageFolderSource
 from progdistill.data.prepare import prepare
+from progdistill.data.preprocess import ImageRule
 from progdistill.data.source import SourceFacts, SourceImage, UnreadableImageError
 from progdistill.errors import UsageError, WorkInterrupted
+from progdistill.store.base import open_store
 from tests.data.preparing import prepared, rows, stored
 from tests.data.published import encoded, random_images
 

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from progdistill.artifacts.store import open_store
-from progdistill.cli import main
-from progdistill.data import publish
+from progdistill.cli.main import main
+from progdistill.data import prepare as publish
 from progdistill.data.dataset import DatasetInfo, find_dataset, manifest_of
 from progdistill.data.loader import TrainingLoader
-from progdistill.data.publish import UPLOADING_KEY
+from progdistill.data.prepare import UPLOADING_KEY
 from progdistill.data.reading import read_split
 from progdistill.errors import LostInvariantError, UsageError, WorkInterrupted
+from progdistill.store.base import open_store
 from tests.data.numbered import loaded, numbered_dataset, streaming
 from tests.data.published import encoded, random_images
 

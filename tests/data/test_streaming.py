@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from progdistill.data import shard_files
+from progdistill.data import shards as shard_files
 from progdistill.data.dataset import DatasetInfo
 from progdistill.data.loader import TrainingLoader
 from progdistill.errors import LostInvariantError

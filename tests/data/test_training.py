@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 import torch
 
-from progdistill.artifacts.snapshots import SnapshotWriter
-from progdistill.artifacts.store import open_store
 from progdistill.data.dataset import DatasetInfo
-from progdistill.data.image_rule import ImageRule
-from progdistill.data.importers.choose import open_source
+from progdistill.data.importers.registry import open_source
 from progdistill.data.loader import TrainingLoader
+from progdistill.data.preprocess import ImageRule
 from progdistill.diffusion.names import LossWeight, PredictionType
 from progdistill.models.config import DenoiserConfig, UNetConfig
 from progdistill.models.denoiser import Denoiser, build_denoiser
+from progdistill.store.base import open_store
 from progdistill.training.config import TrainingSettings
 from progdistill.training.loop import Trained, TrainingTask, train
 from progdistill.training.objective import BaseObjective
+from progdistill.training.snapshots import SnapshotWriter
 from tests.data.preparing import prepared
 from tests.data.published import (
     cifar10_binary_files,

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from progdistill.diffusion.ddim import ddim
 from progdistill.diffusion.prediction import eps_from_velocity, velocity_from_x_eps, x_from_velocity
+from progdistill.diffusion.samplers import ddim
 from progdistill.diffusion.schedule import alpha_sigma, alpha_sigma_at, diffuse, log_snr
 from tests.diffusion.closed_forms import TWO_MODES
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from progdistill.diffusion.ddim import ddim
 from progdistill.diffusion.guidance import guidance_target, guided
 from progdistill.diffusion.prediction import eps_from_velocity, x_from_velocity
+from progdistill.diffusion.samplers import ddim
 from progdistill.diffusion.target import distillation_target
 from tests.diffusion.closed_forms import TWO_MODES, gaussian
 

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from progdistill.diffusion.names import PredictionType, SamplerName
-from progdistill.diffusion.prediction import output_multiplier, velocity_from_output, x_from_velocity
+from progdistill.diffusion.prediction import clipped, output_multiplier, velocity_from_output, x_from_velocity
 from progdistill.diffusion.samplers import SAMPLERS
-from progdistill.diffusion.velocity import clipped
 from progdistill.errors import UsageError
 from tests.diffusion.closed_forms import TWO_MODES, gaussian
 

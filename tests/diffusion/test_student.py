@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from progdistill.diffusion.ddim import ddim
 from progdistill.diffusion.loss import weighted_loss
 from progdistill.diffusion.names import LossWeight, PredictionType
 from progdistill.diffusion.prediction import output_multiplier, velocity_from_output
+from progdistill.diffusion.samplers import ddim
 from progdistill.diffusion.schedule import diffuse
 from progdistill.diffusion.target import Velocity, distillation_target
 from tests.diffusion.closed_forms import mixture

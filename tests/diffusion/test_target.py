@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from progdistill.diffusion.ddim import ddim
 from progdistill.diffusion.names import PredictionType
 from progdistill.diffusion.prediction import (
     SMALLEST_ALPHA_FOR_EPS,
@@ -14,6 +13,7 @@ from progdistill.diffusion.prediction import (
     velocity_from_output,
     x_from_velocity,
 )
+from progdistill.diffusion.samplers import ddim
 from progdistill.diffusion.schedule import alpha_sigma
 from progdistill.diffusion.target import distillation_target
 from tests.diffusion.algorithm_2 import answering_in, equation_43, grid

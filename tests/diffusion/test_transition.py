@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
+from progdistill.diffusion.samplers import forward_variance, posterior_mean, posterior_variance
 from progdistill.diffusion.schedule import alpha_sigma_at
-from progdistill.diffusion.transition import forward_variance, posterior_mean, posterior_variance
 
 PAIRS = [(1.0, 0.5), (1.0, 0.999), (0.7, 0.2), (0.5, 0.4), (0.5, 0.5 - 1 / 8192), (2 / 8192, 1 / 8192)]
 pairs = pytest.mark.parametrize(("t", "s"), PAIRS)

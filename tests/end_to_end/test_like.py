@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from progdistill.artifacts.aliases import move_alias
-from progdistill.artifacts.store import open_store
 from progdistill.data.dataset import find_dataset
 from progdistill.data.importers.arrays import ArraysSource
 from progdistill.data.reading import read_split
+from progdistill.registry.aliases import move_alias
+from progdistill.store.base import open_store
 from progdistill.version import NUMERICS_VERSION
 from tests.data.preparing import prepared
 from tests.end_to_end.running import ids_of, report_of, run_flow

@@ -44,7 +44,7 @@ def in_place(command: str, folder: Path, runs: list[str]) -> list[str]:
     """The words of a command, with this folder's things for the words in capitals."""
     here = {
         ".venv/bin/python": sys.executable,
-        ".venv/bin/progdistill": f"{sys.executable} -m progdistill.cli",
+        ".venv/bin/progdistill": f"{sys.executable} -m progdistill.cli.main",
         "flows/distill_flow.py": str(ROOT / "flows" / "distill_flow.py"),
         "FOLDER_OF_IMAGES": str(folder / "images"),
         "DIFFUSERS_FOLDER": str(folder / "unet"),

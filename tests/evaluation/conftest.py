@@ -8,18 +8,18 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from progdistill.artifacts.checkpoint import (
+from progdistill.data.dataset import DatasetInfo, find_dataset
+from progdistill.diffusion.names import PredictionType
+from progdistill.models.config import DenoiserConfig, UNetConfig
+from progdistill.models.denoiser import build_denoiser, weights_of
+from progdistill.registry.checkpoint import (
     CheckpointDescription,
     CheckpointKind,
     CheckpointManifest,
     Circumstances,
     publish_checkpoint,
 )
-from progdistill.artifacts.store import Store, open_store
-from progdistill.data.dataset import DatasetInfo, find_dataset
-from progdistill.diffusion.names import PredictionType
-from progdistill.models.config import DenoiserConfig, UNetConfig
-from progdistill.models.denoiser import build_denoiser, weights_of
+from progdistill.store.base import Store, open_store
 
 # Annotations of progdistill.evaluation are checked while tests run, with isinstance.
 runtime_checkable(Store)

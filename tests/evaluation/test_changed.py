@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 from pydantic import JsonValue
 
-from progdistill.artifacts.checkpoint import CheckpointManifest
-from progdistill.artifacts.store import Store
-from progdistill.commands.evaluate import settings_for
-from progdistill.config import settings_from
+from progdistill.cli.evaluate import settings_for
+from progdistill.config.options import RunOptions
+from progdistill.config.overrides import changed
+from progdistill.config.settings import settings_from
 from progdistill.data.dataset import DatasetInfo
 from progdistill.errors import UsageError
-from progdistill.evaluation.changed import changed
 from progdistill.evaluation.config import EvaluationSettings
-from progdistill.evaluation.examiner import Examiner
-from progdistill.evaluation.published_statistics import pinned_statistics
-from progdistill.evaluation.weights_source import sha256_of
-from progdistill.options import RunOptions
+from progdistill.evaluation.reference import pinned_statistics
+from progdistill.evaluation.runner import Examiner
+from progdistill.features.weights import sha256_of
+from progdistill.registry.checkpoint import CheckpointManifest
+from progdistill.store.base import Store
 
 OLD, NEW = "a" * 64, "b" * 64
 RECORDED = {

@@ -2,18 +2,18 @@
 
 import pytest
 
-from progdistill.artifacts.checkpoint import CheckpointManifest
-from progdistill.artifacts.records import list_records
-from progdistill.artifacts.store import Store
 from progdistill.data.dataset import DatasetInfo
 from progdistill.diffusion.names import SamplerName
-from progdistill.evaluation.baseline import baseline_of
 from progdistill.evaluation.config import EvaluationSettings
 from progdistill.evaluation.evaluate import evaluate_checkpoint
-from progdistill.evaluation.examiner import Examiner
 from progdistill.evaluation.measurement import EvaluationRecord, Measurement
-from progdistill.evaluation.pictures import decode_strip
-from progdistill.report.gather import stage_entry
+from progdistill.evaluation.plan import baseline_of
+from progdistill.evaluation.runner import Examiner
+from progdistill.images import decode_strip
+from progdistill.registry.checkpoint import CheckpointManifest
+from progdistill.report.input import stage_entry
+from progdistill.store.base import Store
+from progdistill.store.documents import list_records
 
 SETTINGS = EvaluationSettings(samples=40, batch_size=20, shown_samples=12, max_sampling_steps=4)
 

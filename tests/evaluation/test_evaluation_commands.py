@@ -14,12 +14,11 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
-from progdistill.artifacts.checkpoint import CheckpointManifest
-from progdistill.artifacts.store import Store
-from progdistill.cli import main
+from progdistill.cli.main import main
 from progdistill.data.dataset import DatasetInfo
-from progdistill.evaluation.requirements import INCEPTION_SHA256
-from progdistill.evaluation.weights_source import sha256_of
+from progdistill.features.weights import INCEPTION_SHA256, sha256_of
+from progdistill.registry.checkpoint import CheckpointManifest
+from progdistill.store.base import Store
 from tests.evaluation.conftest import publish
 from tests.evaluation.inception_file import write_small_inception
 
@@ -72,7 +71,7 @@ def test_asked_to_stop_sample_leaves_nothing_half_written(
         store,
     ]
     drawing = subprocess.Popen(
-        [sys.executable, "-m", "progdistill.cli", "sample", student.id, *options],
+        [sys.executable, "-m", "progdistill.cli.main", "sample", student.id, *options],
         # A shell has what it runs in the background ignore Ctrl-C, tests included.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )

@@ -6,8 +6,7 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
-from progdistill.evaluation.frechet import frechet_distance
-from progdistill.evaluation.moments import moments_of
+from progdistill.evaluation.metrics import frechet_distance, moments_of
 
 
 def _random_gaussian(dimensions: int, seed: int, rank: int | None = None) -> tuple[Tensor, Tensor]:

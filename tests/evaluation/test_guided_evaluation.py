@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from progdistill.artifacts.store import Store
 from progdistill.data.dataset import DatasetInfo
 from progdistill.errors import UsageError
 from progdistill.evaluation.config import EvaluationSettings
 from progdistill.evaluation.evaluate import evaluate_checkpoint
 from progdistill.evaluation.measurement import Question
-from progdistill.report.gather import stage_entry
+from progdistill.report.input import stage_entry
+from progdistill.store.base import Store
 from tests.evaluation.conftest import publish
 
 SETTINGS = EvaluationSettings(samples=20, batch_size=20, shown_samples=4)

@@ -7,16 +7,14 @@ import pytest
 import torch
 from PIL import Image
 
-from progdistill.artifacts.store import Store, open_store
 from progdistill.data.dataset import DatasetInfo
 from progdistill.errors import LostInvariantError, UsageError
 from progdistill.evaluation.config import EvaluationSettings
-from progdistill.evaluation.evaluator import Evaluator
-from progdistill.evaluation.evaluators import find_or_publish_evaluator, open_evaluator
-from progdistill.evaluation.frechet import frechet_distance
-from progdistill.evaluation.inception_score import inception_score, score_sums
-from progdistill.evaluation.moments import moments_of
-from progdistill.evaluation.weights_source import sha256_of
+from progdistill.evaluation.metrics import frechet_distance, inception_score, moments_of, score_sums
+from progdistill.features.base import Evaluator
+from progdistill.features.registry import find_or_publish_evaluator, open_evaluator
+from progdistill.features.weights import sha256_of
+from progdistill.store.base import Store, open_store
 from tests.evaluation.inception_file import write_small_inception
 
 MODES = ["legacy_tensorflow", "clean"]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from progdistill.evaluation.inception_score import add_sums, inception_score, score_sums
+from progdistill.evaluation.metrics import add_sums, inception_score, score_sums
 
 
 def test_samples_that_all_look_alike_score_one() -> None:

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from progdistill.evaluation import kernel_distance as module
-from progdistill.evaluation.kernel_distance import kernel_distance
+from progdistill.evaluation import metrics as module
+from progdistill.evaluation.metrics import kernel_distance
 
 
 def _features(count: int, seed: int, shift: float = 0.0) -> Tensor:

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from progdistill.artifacts.checkpoint import CheckpointManifest
-from progdistill.artifacts.evaluations import evaluations_of
-from progdistill.artifacts.store import Store
 from progdistill.data.dataset import DatasetInfo
 from progdistill.evaluation.config import EvaluationSettings
 from progdistill.evaluation.evaluate import evaluate_checkpoint
+from progdistill.registry.checkpoint import CheckpointManifest
+from progdistill.registry.evaluations import evaluations_of
+from progdistill.store.base import Store
 from tests.evaluation.conftest import publish
 from tests.models.command_line import run
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from progdistill.evaluation.moments import BLOCK, Moments, MomentStream, merge, moments_of, no_moments
+from progdistill.evaluation.metrics import BLOCK, Moments, MomentStream, merge, moments_of, no_moments
 
 
 def _stream(features: Tensor, batch: int) -> Moments:

@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from progdistill.artifacts.checkpoint import CheckpointManifest
-from progdistill.artifacts.store import Store
 from progdistill.data.dataset import DatasetInfo
 from progdistill.data.reading import read_split
-from progdistill.evaluation import neighbours
+from progdistill.evaluation import nearest as neighbours
 from progdistill.evaluation.config import EvaluationSettings
 from progdistill.evaluation.evaluate import evaluate_checkpoint
 from progdistill.evaluation.measurement import Neighbours
-from progdistill.evaluation.neighbours import nearest_images
-from progdistill.evaluation.pictures import Pixels
+from progdistill.evaluation.nearest import nearest_images
+from progdistill.images import Pixels
+from progdistill.registry.checkpoint import CheckpointManifest
+from progdistill.store.base import Store
 
 
 def test_a_memorised_image_is_its_own_nearest(digits: DatasetInfo) -> None:

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from progdistill.artifacts.checkpoint import CheckpointManifest
-from progdistill.artifacts.store import Store
-from progdistill.cli import main
+from progdistill.cli.main import main
 from progdistill.data.dataset import DatasetInfo
 from progdistill.errors import LostInvariantError
 from progdistill.evaluation.config import EvaluationSettings
 from progdistill.evaluation.evaluate import evaluate_checkpoint
+from progdistill.registry.checkpoint import CheckpointManifest
+from progdistill.store.base import Store
 from tests.evaluation.conftest import publish
 
 SETTINGS = EvaluationSettings(samples=20, batch_size=10)

@@ -9,13 +9,13 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from progdistill.artifacts.store import Store, open_store
 from progdistill.data.dataset import DatasetInfo
 from progdistill.errors import UsageError
 from progdistill.evaluation.config import EvaluationSettings
-from progdistill.evaluation.evaluator import Evaluator
-from progdistill.evaluation.evaluators import find_or_publish_evaluator, open_evaluator
-from progdistill.evaluation.weights_source import pinned, sha256_of
+from progdistill.features.base import Evaluator
+from progdistill.features.registry import find_or_publish_evaluator, open_evaluator
+from progdistill.features.weights import pinned, sha256_of
+from progdistill.store.base import Store, open_store
 
 
 @pytest.fixture

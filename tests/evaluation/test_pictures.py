@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from progdistill.evaluation.pictures import decode_strip, encode_strip, grid, readable_scale
+from progdistill.images import decode_strip, encode_strip, grid, readable_scale
 
 
 @pytest.mark.parametrize("channels", [1, 3])

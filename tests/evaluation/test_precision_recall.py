@@ -5,7 +5,7 @@ import torch
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
-from progdistill.evaluation.precision_recall import precision_recall
+from progdistill.evaluation.metrics import precision_recall
 
 
 def _cloud(count: int, seed: int, scale: float = 1.0) -> Tensor:

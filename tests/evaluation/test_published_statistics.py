@@ -5,15 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from progdistill.artifacts.checkpoint import CheckpointManifest
-from progdistill.artifacts.store import Store
 from progdistill.data.dataset import DatasetInfo
 from progdistill.errors import UsageError
 from progdistill.evaluation.config import EvaluationSettings
 from progdistill.evaluation.evaluate import evaluate_checkpoint
-from progdistill.evaluation.examiner import Examiner
 from progdistill.evaluation.measurement import Measurement
-from progdistill.evaluation.published_statistics import pinned_statistics
+from progdistill.evaluation.reference import pinned_statistics
+from progdistill.evaluation.runner import Examiner
+from progdistill.registry.checkpoint import CheckpointManifest
+from progdistill.store.base import Store
 
 SETTINGS = EvaluationSettings(samples=40, batch_size=20, shown_samples=0)
 

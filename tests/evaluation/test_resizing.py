@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from progdistill.evaluation.resizing import resize_bicubic
+from progdistill.features.inception import resize_bicubic
 
 
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (32, 32), (64, 48), (400, 320)])

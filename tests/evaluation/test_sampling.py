@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from progdistill.artifacts.checkpoint import CheckpointManifest
-from progdistill.artifacts.store import Store
 from progdistill.diffusion.names import SamplerName
-from progdistill.evaluation.measure import load_denoiser
+from progdistill.evaluation.runner import load_denoiser
 from progdistill.evaluation.sampling import generate, in_batches, labels_of, to_uint8
 from progdistill.models.denoiser import Denoiser
+from progdistill.registry.checkpoint import CheckpointManifest
+from progdistill.store.base import Store
 
 
 @pytest.fixture(scope="module")

@@ -8,14 +8,13 @@ from zlib import crc32
 
 import pytest
 
-from progdistill.artifacts.checkpoint import CheckpointManifest
-from progdistill.artifacts.store import Store
 from progdistill.data.dataset import DatasetInfo
-from progdistill.evaluation import shard
+from progdistill.evaluation import shards as shard
 from progdistill.evaluation.config import EvaluationSettings
-from progdistill.evaluation.evaluate import evaluate_checkpoint
+from progdistill.evaluation.evaluate import Deal, draw_together, evaluate_checkpoint
 from progdistill.evaluation.measurement import EvaluationRecord, Measurement
-from progdistill.evaluation.sharing import Deal, draw_together
+from progdistill.registry.checkpoint import CheckpointManifest
+from progdistill.store.base import Store
 
 FIGURES = {"distance", "kernel_distance", "precision", "recall", "inception_score", "shown"}
 
@@ -128,5 +127,5 @@ def _count_calls(monkeypatch: pytest.MonkeyPatch) -> list[range]:
         drawn.append(indices)
         return real(question, indices, *rest, **options)
 
-    monkeypatch.setattr("progdistill.evaluation.measure.measure_shard", counted)
+    monkeypatch.setattr("progdistill.evaluation.runner.measure_shard", counted)
     return drawn

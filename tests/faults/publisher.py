@@ -33,9 +33,9 @@ def publish(store: str, weights: Path, **environment: str) -> tuple[int, str, st
 
 def main() -> int:
     """Publish and print the id."""
-    from progdistill.artifacts.checkpoint import publish_checkpoint
-    from progdistill.artifacts.store import open_store
     from progdistill.errors import ProgdistillError
+    from progdistill.registry.checkpoint import publish_checkpoint
+    from progdistill.store.base import open_store
     from tests.artifacts.samples import circumstances, description
 
     store, weights, host = sys.argv[1:]

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from progdistill.artifacts.checkpoint import list_ids
-from progdistill.artifacts.gc import find_garbage
-from progdistill.artifacts.store import open_store
+from progdistill.registry.checkpoint import list_ids
+from progdistill.registry.gc import find_garbage
+from progdistill.store.base import open_store
 from tests.artifacts.samples import publish_base, weights_file
 from tests.faults.publisher import REPOSITORY, publish
 
@@ -60,8 +60,8 @@ def test_garbage_collection_sees_true_ages(
     store = open_store(uri)
     publish_base(store, tmp_path)
     program = (
-        "import sys; from datetime import timedelta; from progdistill.artifacts.gc import find_garbage;"
-        "from progdistill.artifacts.store import open_store; s = open_store(sys.argv[1]);"
+        "import sys; from datetime import timedelta; from progdistill.registry.gc import find_garbage;"
+        "from progdistill.store.base import open_store; s = open_store(sys.argv[1]);"
         "print(len(find_garbage(s, grace=timedelta(hours=12)).objects),"
         "len(find_garbage(s, grace=timedelta(seconds=-5)).objects))"
     )

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from progdistill.artifacts.checkpoint import list_ids
-from progdistill.jobs.kubernetes_permissions import REQUIRED_PERMISSIONS
+from progdistill.jobs.kubernetes.api import REQUIRED_PERMISSIONS
+from progdistill.registry.checkpoint import list_ids
 from tests.jobs.on_a_cluster import IMAGE, OneJob, cluster, cluster_digits, expected, finished, job
 from tests.kubernetes_api import Node
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from progdistill.artifacts.checkpoint import fetch_weights, list_manifests
-from progdistill.artifacts.faults import LOCAL_POINTS, S3_POINTS, VARIABLE
-from progdistill.artifacts.store import Store, open_store
+from progdistill.registry.checkpoint import fetch_weights, list_manifests
+from progdistill.store.base import Store, open_store
+from progdistill.store.failpoints import LOCAL_POINTS, S3_POINTS, VARIABLE
 from tests.artifacts.samples import weights_file
 from tests.faults.publisher import publish, start
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from progdistill.artifacts.checkpoint import (
+from progdistill.errors import LostInvariantError, UsageError
+from progdistill.registry.checkpoint import (
     CheckpointManifest,
     blob_key,
     fetch_weights,
@@ -18,10 +19,9 @@ from progdistill.artifacts.checkpoint import (
     manifest_key,
     publish_checkpoint,
 )
-from progdistill.artifacts.documents import SEAL, canonical_json
-from progdistill.artifacts.faults import VARIABLE
-from progdistill.artifacts.store import Store, open_store
-from progdistill.errors import LostInvariantError, UsageError
+from progdistill.store.base import Store, open_store
+from progdistill.store.documents import SEAL, canonical_json
+from progdistill.store.failpoints import VARIABLE
 from tests.artifacts.samples import circumstances, description, publish_base, weights_file
 from tests.faults.publisher import start
 

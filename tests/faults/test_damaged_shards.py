@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from progdistill.artifacts.store import Store
-from progdistill.evaluation.moments import Moments
-from progdistill.evaluation.shard import ShardResult
-from progdistill.evaluation.shard_store import keep_shard, kept_shard
+from progdistill.evaluation.metrics import Moments
+from progdistill.evaluation.shards import ShardResult, keep_shard, kept_shard
 from progdistill.evaluation.statistics import SampleStatistics
+from progdistill.store.base import Store
 from tests.evaluation.answers import question
 
 INDICES = range(2)

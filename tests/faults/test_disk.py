@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from progdistill.artifacts.checkpoint import blob_key, fetch_weights, publish_checkpoint, verify_weights
-from progdistill.artifacts.store import open_store
 from progdistill.errors import UsageError
+from progdistill.registry.checkpoint import blob_key, fetch_weights, publish_checkpoint, verify_weights
+from progdistill.store.base import open_store
 from tests.artifacts.samples import circumstances, description, publish_base, weights_file
 from tests.faults.publisher import REPOSITORY, publish
 

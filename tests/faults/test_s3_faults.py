@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from botocore.exceptions import ClientError
 
-from progdistill.artifacts.aliases import move_alias, read_alias
-from progdistill.artifacts.checkpoint import (
+from progdistill.errors import LostInvariantError, TransientError, UsageError
+from progdistill.registry.aliases import move_alias, read_alias
+from progdistill.registry.checkpoint import (
     CheckpointManifest,
     blob_key,
     fetch_weights,
@@ -15,11 +16,10 @@ from progdistill.artifacts.checkpoint import (
     load_manifest,
     publish_checkpoint,
 )
-from progdistill.artifacts.digest import PART_BYTES
-from progdistill.artifacts.faults import VARIABLE
-from progdistill.artifacts.s3_store import S3Store
-from progdistill.artifacts.store import Store, mark_layout, open_store
-from progdistill.errors import LostInvariantError, TransientError, UsageError
+from progdistill.store.base import Store, mark_layout, open_store
+from progdistill.store.digest import PART_BYTES
+from progdistill.store.failpoints import VARIABLE
+from progdistill.store.s3 import S3Store
 from tests.artifacts.samples import circumstances, description, weights_file
 from tests.faults.proxy import Fault, FaultyProxy, error_answer
 from tests.faults.publisher import publish

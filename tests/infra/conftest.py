@@ -2,7 +2,7 @@
 
 from typing import runtime_checkable
 
-from progdistill.artifacts.store import Store
+from progdistill.store.base import Store
 
 # Annotations of progdistill.evaluation are checked while tests run, with isinstance.
 runtime_checkable(Store)

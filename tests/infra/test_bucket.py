@@ -11,13 +11,15 @@ from typing import Any
 import boto3
 import pytest
 
-from progdistill.artifacts import aliases, checkpoint, gc, runs, snapshot_format
-from progdistill.artifacts.checkpoint import blob_key
-from progdistill.artifacts.digest import PART_BYTES
-from progdistill.artifacts.s3_store import S3Store
-from progdistill.data import publish
-from progdistill.evaluation import measurement, shard_store
+from progdistill.data import prepare as publish
+from progdistill.evaluation import measurement
+from progdistill.evaluation import shards as shard_store
 from progdistill.jobs import live
+from progdistill.registry import aliases, checkpoint, gc, runs
+from progdistill.registry.checkpoint import blob_key
+from progdistill.store.digest import PART_BYTES
+from progdistill.store.s3 import S3Store
+from progdistill.training import snapshot_format
 from tests.artifacts.s3_server import s3_endpoint, s3_uri
 from tests.infra.policies import BUCKET, allows, statements, template
 from tests.infra.tools import INFRA, ROOT

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from progdistill.config import Settings, settings_from
-from progdistill.deployment import parse_deployment
-from progdistill.options import options_from_namespace
-from progdistill.planning.prices import read_prices
+from progdistill.config.deployment import parse_deployment
+from progdistill.config.options import options_from_namespace
+from progdistill.config.settings import Settings, settings_from
+from progdistill.run.estimate import read_prices
 from tests.infra.tools import INFRA, ROOT, of_kind
 
 launcher = pytest.mark.skipif(

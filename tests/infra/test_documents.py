@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from progdistill.cli import main
-from progdistill.options import RUN_OPTIONS
+from progdistill.cli.main import main
+from progdistill.config.options import RUN_OPTIONS
 from tests.infra.policies import template
 from tests.infra.tools import INFRA, KUBERNETES, ROOT, objects, run, tool
 

@@ -145,7 +145,7 @@ def test_the_package_builds_from_what_dockerignore_lets_through(tmp_path: Path) 
     target = tmp_path / "package"
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
     subprocess.run([*pip, "--target", target, context], check=True)
-    command = [sys.executable, "-m", "progdistill.cli", "--version"]
+    command = [sys.executable, "-m", "progdistill.cli.main", "--version"]
     environment = {"PYTHONPATH": str(target), "PATH": "/usr/bin:/bin"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("progdistill ")

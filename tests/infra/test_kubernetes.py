@@ -151,7 +151,7 @@ def test_neither_workers_nor_maintenance_reach_the_api_server(overlay: str) -> N
 
 
 def test_the_label_of_workers_is_the_launchers() -> None:
-    manifest = pytest.importorskip("progdistill.jobs.kubernetes_manifest", reason="no launcher here yet")
+    manifest = pytest.importorskip("progdistill.jobs.kubernetes.manifest", reason="no launcher here yet")
     assert manifest.JOB_LABEL == WORKER_LABEL
 
 

@@ -18,7 +18,7 @@ import pytest
 import yaml
 from botocore.exceptions import ClientError
 
-from progdistill.artifacts.s3_store import S3Store
+from progdistill.store.s3 import S3Store
 from tests.artifacts.s3_server import ports_for_a_server, server_binary
 from tests.infra.tools import INFRA, ROOT, run, tool
 

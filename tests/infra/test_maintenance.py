@@ -8,7 +8,7 @@ from pathlib import Path
 import boto3
 import pytest
 
-from progdistill.artifacts.store import mark_layout, open_store
+from progdistill.store.base import mark_layout, open_store
 from tests.artifacts.s3_server import ENVIRONMENT, s3_endpoint
 from tests.infra.tools import of_kind
 
@@ -42,7 +42,7 @@ def test_every_cronjob_does_its_work(pod_environment: dict[str, str], tmp_path: 
         program, *arguments = container["args"]
         assert program == "progdistill"
         done = subprocess.run(
-            [sys.executable, "-m", "progdistill.cli", *arguments],
+            [sys.executable, "-m", "progdistill.cli.main", *arguments],
             env=pod_environment,
             cwd=tmp_path,
             capture_output=True,

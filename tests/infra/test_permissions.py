@@ -10,7 +10,7 @@ import yaml
 
 from tests.infra.tools import KUBERNETES, KUBERNETES_VERSION, OVERLAYS, of_kind
 
-LAUNCHER = "progdistill.jobs.kubernetes_permissions"
+LAUNCHER = "progdistill.jobs.kubernetes.api"
 
 
 def _granted(role: dict[str, Any]) -> set[tuple[str, str, str]]:

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from progdistill.artifacts.store import Store
 from progdistill.data.dataset import DatasetInfo
 from progdistill.jobs.spec import JobRequest, JobSpec, TrainBaseSpec
+from progdistill.store.base import Store
 from progdistill.training.config import ComputeSettings, SnapshotSettings
 from tests.training.conftest import settings, tiny
 

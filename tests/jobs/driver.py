@@ -4,12 +4,12 @@ import json
 import sys
 from pathlib import Path
 
-from progdistill.artifacts.store import open_store
+from progdistill.config.cluster import ClusterSettings
 from progdistill.errors import ProgdistillError
-from progdistill.jobs.cluster_settings import ClusterSettings
-from progdistill.jobs.kubernetes_launcher import KubernetesLauncher
-from progdistill.jobs.launcher import complete
+from progdistill.jobs.kubernetes.launcher import KubernetesLauncher
+from progdistill.jobs.result_cache import complete
 from progdistill.jobs.spec import JobRequest
+from progdistill.store.base import open_store
 
 
 def main(path: str) -> int:

@@ -12,13 +12,13 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from progdistill.artifacts.store import Store, open_store
+from progdistill.config.cluster import ClusterSettings, StepResources
 from progdistill.data.dataset import DatasetInfo, find_dataset
-from progdistill.jobs.cluster_settings import ClusterSettings, StepResources
-from progdistill.jobs.kubernetes_manifest import Submission, submission_for
-from progdistill.jobs.launcher import complete
+from progdistill.jobs.kubernetes.manifest import Submission, submission_for
 from progdistill.jobs.local import LocalLauncher
+from progdistill.jobs.result_cache import complete
 from progdistill.jobs.spec import JobRequest
+from progdistill.store.base import Store, open_store
 from tests.jobs.asking import base_of_two_ranks
 from tests.kubernetes_api import Cluster, Node, running_cluster
 

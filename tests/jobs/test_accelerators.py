@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from progdistill.commands.doctor import accelerators_facts
-from progdistill.jobs.accelerators import Accelerators, DeviceKind, accelerators_here, precision_for
-from progdistill.jobs.allotment import ranks_here
+from progdistill.cli.doctor import accelerators_facts
+from progdistill.run.prepare import ranks_here
+from progdistill.training.accelerators import Accelerators, DeviceKind, accelerators_here, precision_for
 from progdistill.training.config import ComputeSettings, Precision
 
 MakeMachine = Callable[..., Path]

@@ -5,23 +5,14 @@ from datetime import UTC, datetime
 
 import pytest
 
-from progdistill.artifacts.checkpoint import (
-    CheckpointKind,
-    blob_key,
-    load_manifest,
-    manifest_key,
-    verify_weights,
-)
-from progdistill.artifacts.records import publish_record, read_record
-from progdistill.artifacts.store import Store
 from progdistill.data.dataset import DatasetInfo
 from progdistill.errors import LostInvariantError
 from progdistill.evaluation.config import EvaluationSettings
-from progdistill.evaluation.evaluator_manifest import load_evaluator_manifest
-from progdistill.evaluation.evaluator_manifest import manifest_key as evaluator_manifest_key
 from progdistill.evaluation.measurement import EvaluationRecord, Measurement
+from progdistill.features.manifest import load_evaluator_manifest
+from progdistill.features.manifest import manifest_key as evaluator_manifest_key
 from progdistill.jobs import worker
-from progdistill.jobs.launcher import JobOutcome, complete
+from progdistill.jobs.result_cache import JobOutcome, complete
 from progdistill.jobs.spec import (
     EvaluateSpec,
     JobRequest,
@@ -30,7 +21,16 @@ from progdistill.jobs.spec import (
     TrainBaseSpec,
     result_key,
 )
-from progdistill.training.device import Rank
+from progdistill.registry.checkpoint import (
+    CheckpointKind,
+    blob_key,
+    load_manifest,
+    manifest_key,
+    verify_weights,
+)
+from progdistill.store.base import Store
+from progdistill.store.documents import publish_record, read_record
+from progdistill.training.devices import Rank
 from tests.evaluation.answers import measurement, question
 from tests.jobs.asking import request_for
 from tests.jobs.conftest import publish

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from progdistill.artifacts.records import read_record
-from progdistill.artifacts.store import Store, open_store
 from progdistill.data.dataset import DatasetInfo
 from progdistill.errors import PeerLostError
 from progdistill.jobs.ranks import RanksHere, free_port
 from progdistill.jobs.spec import JobRequest, JobResult, result_key
+from progdistill.store.base import Store, open_store
+from progdistill.store.documents import read_record
 from tests.jobs.asking import base_of_two_ranks
 
 PEER_LOST = PeerLostError.exit_status

@@ -10,12 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
-from progdistill.artifacts.checkpoint import fetch_weights
-from progdistill.artifacts.resolve import resolve_reference
-from progdistill.artifacts.store import open_store
-from progdistill.diffusion.ddim import ddim
+from progdistill.diffusion.samplers import ddim
 from progdistill.models.config import DenoiserConfig
 from progdistill.models.denoiser import Denoiser, load_denoiser
+from progdistill.registry.checkpoint import fetch_weights
+from progdistill.registry.resolve import resolve_reference
+from progdistill.store.base import open_store
 from tests.end_to_end.running import environment, report_of, run_flow
 
 diffusers: Any = pytest.importorskip("diffusers")
@@ -38,7 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def progdistill(folder: Path, *words: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "progdistill.cli", *words],
+        [sys.executable, "-m", "progdistill.cli.main", *words],
         cwd=folder,
         env=environment(),
         capture_output=True,

@@ -4,17 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from progdistill.artifacts.checkpoint import CheckpointKind
-from progdistill.artifacts.store import Store
-from progdistill.cli import main
-from progdistill.config import settings_from
+from progdistill.cli.main import main
+from progdistill.config.options import RunOptions
+from progdistill.config.presets import PRESETS
+from progdistill.config.settings import settings_from
 from progdistill.data.dataset import DatasetInfo
 from progdistill.errors import UsageError
-from progdistill.models.architectures import ARCHITECTURES
-from progdistill.models.config import DenoiserConfig
-from progdistill.options import RunOptions
-from progdistill.prepare import PreparedRun, prepare_run
-from progdistill.presets import PRESETS
+from progdistill.models.config import ARCHITECTURES, DenoiserConfig
+from progdistill.registry.checkpoint import CheckpointKind
+from progdistill.run.prepare import PreparedRun, prepare_run
+from progdistill.store.base import Store
 from progdistill.training.guidance import GuidanceRange
 from tests.jobs.conftest import publish
 

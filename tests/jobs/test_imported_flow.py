@@ -52,7 +52,7 @@ def test_distilling_an_imported_eps_model_improves_its_samples_of_4_steps(tmp_pa
     pretrain(tmp_path, updates=1500)
     words = ("import", "pretrained", "--name", "pretrained", "--dataset", "digits")
     imported = subprocess.run(
-        [sys.executable, "-m", "progdistill.cli", *words],
+        [sys.executable, "-m", "progdistill.cli.main", *words],
         cwd=tmp_path,
         env=environment(),
         capture_output=True,

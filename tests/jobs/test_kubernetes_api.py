@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from progdistill.config.cluster import ClusterSettings
 from progdistill.errors import TransientError, UsageError
-from progdistill.jobs.cluster_settings import ClusterSettings
-from progdistill.jobs.kubernetes_api import ClusterApi, RetryLaterError, connect, patiently
+from progdistill.jobs.kubernetes.api import ClusterApi, RetryLaterError, connect, patiently
 from tests.kubernetes_api import Cluster, running_cluster
 
 

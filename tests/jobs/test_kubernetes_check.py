@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from progdistill.commands import doctor
+from progdistill.cli.main import doctor
+from progdistill.config.options import RunOptions
 from progdistill.data.dataset import DatasetInfo
 from progdistill.errors import UsageError
-from progdistill.jobs.kubernetes_permissions import REQUIRED_PERMISSIONS
-from progdistill.options import RunOptions
-from progdistill.prepare import PreparedRun, prepare_run
+from progdistill.jobs.kubernetes.api import REQUIRED_PERMISSIONS
+from progdistill.run.prepare import PreparedRun, prepare_run
 from tests.artifacts.s3_server import s3_endpoint, s3_uri
 from tests.jobs.on_a_cluster import IMAGE, cluster, cluster_digits
 from tests.kubernetes_api import Cluster

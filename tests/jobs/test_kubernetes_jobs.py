@@ -11,9 +11,9 @@ import pytest
 
 from progdistill.data.dataset import DatasetInfo
 from progdistill.jobs.events import ignore
-from progdistill.jobs.kubernetes_api import connect
-from progdistill.jobs.kubernetes_launcher import _Run
-from progdistill.jobs.kubernetes_log import JobLog
+from progdistill.jobs.kubernetes.api import connect
+from progdistill.jobs.kubernetes.launcher import _Run
+from progdistill.jobs.kubernetes.log import JobLog
 from tests.jobs.on_a_cluster import OneJob, cluster, cluster_digits, expected, finished, job
 
 __all__ = ["cluster", "cluster_digits", "expected", "job"]
@@ -124,7 +124,7 @@ def test_at_a_terminal_the_user_is_asked_about_the_job_that_a_step_left_running(
     driver.send_signal(signal.SIGINT)
     assert finished(driver)[0] == 130
     assert len(job.cluster.objects("jobs")) == 1
-    code = "import sys, pathlib; from progdistill.jobs.kubernetes_launcher import *; "
+    code = "import sys, pathlib; from progdistill.jobs.kubernetes.launcher import *; "
     code += "ask_about_left(pathlib.Path(sys.argv[1]))"
     terminal, other_end = pty.openpty()
     asking = subprocess.Popen(

@@ -11,9 +11,8 @@ from urllib.parse import parse_qs, urlsplit
 from kubernetes import client
 
 from progdistill.jobs.events import ignore
-from progdistill.jobs.kubernetes_api import ClusterApi
-from progdistill.jobs.kubernetes_log import JobLog, PodLog
-from progdistill.jobs.kubernetes_watch import Watched
+from progdistill.jobs.kubernetes.api import ClusterApi, Watched
+from progdistill.jobs.kubernetes.log import JobLog, PodLog
 
 LINES = b"""\
 2026-01-01T00:00:09.000000002Z epoch 1

@@ -2,11 +2,11 @@
 
 import torch
 
-from progdistill.artifacts.snapshots import SnapshotWriter
-from progdistill.artifacts.store import Store
 from progdistill.data.dataset import DatasetInfo
-from progdistill.jobs.kubernetes_losses import LOSSES_IN_A_ROW, Losses, progress_of
-from progdistill.jobs.kubernetes_words import Ended
+from progdistill.jobs.kubernetes.diagnostics import Ended
+from progdistill.jobs.kubernetes.losses import LOSSES_IN_A_ROW, Losses, progress_of
+from progdistill.store.base import Store
+from progdistill.training.snapshots import SnapshotWriter
 from tests.jobs.asking import base_of_two_ranks
 
 

@@ -7,16 +7,16 @@ from typing import Any
 import kubernetes_validate
 import pytest
 
-from progdistill.artifacts.store import open_store
+from progdistill.config.cluster import ClusterSettings
 from progdistill.data.dataset import DatasetInfo
-from progdistill.jobs.cluster_settings import ClusterSettings
-from progdistill.jobs.kubernetes_manifest import (
+from progdistill.jobs.kubernetes.manifest import (
     Submission,
     job_manifest,
     jobset_manifest,
     service_manifest,
     submission_for,
 )
+from progdistill.store.base import open_store
 from tests.jobs.on_a_cluster import IMAGE, cluster_digits, small_job
 
 __all__ = ["cluster_digits"]

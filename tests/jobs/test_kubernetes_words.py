@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from progdistill.jobs.cluster_settings import StepResources
-from progdistill.jobs.kubernetes_words import Ended, ended, failure, first_failure, lost, restart
+from progdistill.config.cluster import StepResources
+from progdistill.jobs.kubernetes.diagnostics import Ended, ended, failure, first_failure, lost, restart
 
 
 def an_end(host: int, exit_code: int, at: int, disruption: str | None = None) -> Ended:
@@ -21,7 +21,7 @@ def test_the_interesting_host_failed_first_and_by_itself() -> None:
 
 
 def test_a_pod_without_a_node_names_what_no_node_has() -> None:
-    from progdistill.jobs import kubernetes_words
+    from progdistill.jobs.kubernetes import diagnostics as kubernetes_words
 
     message = "0/3 nodes are available: 1 Insufficient cpu, 2 Insufficient nvidia.com/gpu."
     condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}

@@ -8,17 +8,17 @@ import pytest
 import torch
 from PIL import Image
 
-from progdistill.artifacts.checkpoint import CheckpointKind
-from progdistill.artifacts.store import Store
 from progdistill.data.dataset import DatasetInfo
 from progdistill.diffusion.names import PredictionType
 from progdistill.errors import TransientError
 from progdistill.jobs.events import Event, TrainingEvent
-from progdistill.jobs.launcher import complete
 from progdistill.jobs.live import LiveTraining, samples_key
 from progdistill.jobs.local import LocalLauncher
+from progdistill.jobs.result_cache import complete
 from progdistill.jobs.spec import DistillSpec
 from progdistill.models.denoiser import Denoiser, build_denoiser
+from progdistill.registry.checkpoint import CheckpointKind
+from progdistill.store.base import Store
 from progdistill.training.config import LiveSettings
 from progdistill.training.state import TrainingState
 from tests.jobs.asking import request_for

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from progdistill.artifacts.store import Store
 from progdistill.data.dataset import DatasetInfo
 from progdistill.errors import ProgdistillError
-from progdistill.jobs.launcher import complete
+from progdistill.jobs.forkserver import nursery
 from progdistill.jobs.local import LocalLauncher
-from progdistill.jobs.nursery import nursery
 from progdistill.jobs.ranks import RANK_VARIABLES
+from progdistill.jobs.result_cache import complete
 from progdistill.jobs.spec import TrainBaseSpec
+from progdistill.store.base import Store
 from tests.jobs.asking import request_for
 from tests.training.conftest import settings, tiny
 

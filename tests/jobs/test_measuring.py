@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from progdistill.artifacts.checkpoint import CheckpointKind
-from progdistill.artifacts.store import Store
 from progdistill.data.dataset import DatasetInfo
 from progdistill.evaluation.config import EvaluationSettings
 from progdistill.evaluation.measurement import FOLDER, EvaluationRecord
-from progdistill.jobs.launcher import complete
 from progdistill.jobs.local import LocalLauncher
+from progdistill.jobs.result_cache import complete
 from progdistill.jobs.spec import EvaluateSpec, result_key
+from progdistill.registry.checkpoint import CheckpointKind
+from progdistill.store.base import Store
 from tests.jobs.asking import request_for
 from tests.jobs.conftest import publish
 from tests.training.conftest import tiny

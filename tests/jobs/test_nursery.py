@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from progdistill.jobs.nursery import VARIABLE, HatchedWorker, hatch, nursery, short_path
+from progdistill.jobs.forkserver import VARIABLE, HatchedWorker, hatch, nursery, short_path
 
 MISSING = "/nowhere/request.json"
 
 STARTER_THAT_KILLS_ITS_NURSERY = """
 import os, signal, sys
-from progdistill.jobs.nursery import _start_at, VARIABLE, hatch
+from progdistill.jobs.forkserver import _start_at, VARIABLE, hatch
 server = _start_at(sys.argv[1])
 os.environ[VARIABLE] = sys.argv[1]
 worker = hatch([sys.argv[2]])
@@ -61,7 +61,7 @@ def test_without_a_nursery_nothing_is_hatched(tmp_path: Path) -> None:
 def test_the_nursery_ends_when_its_starter_is_killed() -> None:
     code = (
         "import os, signal\n"
-        "from progdistill.jobs.nursery import VARIABLE, hatch, nursery\n"
+        "from progdistill.jobs.forkserver import VARIABLE, hatch, nursery\n"
         "with nursery():\n"
         "    worker = hatch(['/nowhere']); worker.wait()\n"
         "    print(os.environ[VARIABLE], flush=True)\n"

@@ -6,15 +6,15 @@ from typing import Any
 import pytest
 import torch
 
-from progdistill.artifacts.checkpoint import CheckpointKind, fetch_weights, load_manifest
-from progdistill.artifacts.store import Store
 from progdistill.data.dataset import DatasetInfo
 from progdistill.diffusion.names import PredictionType
-from progdistill.jobs.launcher import complete
 from progdistill.jobs.local import LocalLauncher
+from progdistill.jobs.result_cache import complete
 from progdistill.jobs.spec import GuideSpec, TrainBaseSpec, TrainingSpec
 from progdistill.models.config import DenoiserConfig
 from progdistill.models.denoiser import load_denoiser
+from progdistill.registry.checkpoint import CheckpointKind, fetch_weights, load_manifest
+from progdistill.store.base import Store
 from progdistill.training.guidance import GuidanceRange
 from tests.jobs.asking import request_for
 from tests.jobs.conftest import publish

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from progdistill.artifacts.checkpoint import CheckpointManifest, TrainingFigures, publish_checkpoint
-from progdistill.artifacts.store import Store
 from progdistill.diffusion.names import SamplerName
 from progdistill.evaluation.measurement import EvaluationRecord, Measurement
-from progdistill.jobs.reporting import point_latest_to, timings_of
+from progdistill.registry.checkpoint import CheckpointManifest, TrainingFigures, publish_checkpoint
 from progdistill.report.input import Timings
+from progdistill.run.report import point_latest_to, timings_of
+from progdistill.store.base import Store
 from tests.artifacts.samples import BEGINNING, circumstances, description, weights_file
 from tests.evaluation.answers import measurement, question
 

@@ -4,17 +4,17 @@ from typing import Any
 
 import pytest
 
-from progdistill.artifacts.checkpoint import list_ids
-from progdistill.artifacts.records import read_record
-from progdistill.artifacts.snapshot_format import complete_snapshots, delete_snapshots
-from progdistill.artifacts.snapshots import Snapshot, latest_snapshot
-from progdistill.artifacts.store import Store
 from progdistill.data.dataset import DatasetInfo
 from progdistill.errors import TransientError
 from progdistill.jobs import worker
 from progdistill.jobs.spec import JobRequest, JobResult, TrainBaseSpec, result_key
+from progdistill.registry.checkpoint import list_ids
+from progdistill.store.base import Store
+from progdistill.store.documents import read_record
 from progdistill.training.config import SnapshotSettings
-from progdistill.training.device import Rank
+from progdistill.training.devices import Rank
+from progdistill.training.snapshot_format import complete_snapshots, delete_snapshots
+from progdistill.training.snapshots import Snapshot, latest_snapshot
 from tests.jobs.asking import request_for
 from tests.training.conftest import settings, tiny
 

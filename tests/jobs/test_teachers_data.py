@@ -4,15 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from progdistill.artifacts.checkpoint import UNKNOWN_DATASET, CheckpointKind, publish_checkpoint
-from progdistill.artifacts.store import Store
-from progdistill.cli import main
+from progdistill.cli.main import main
+from progdistill.config.options import RunOptions
+from progdistill.config.presets import PRESETS
 from progdistill.data.dataset import DatasetInfo
 from progdistill.errors import UsageError
 from progdistill.models.denoiser import build_denoiser, save_weights, weights_of
-from progdistill.options import RunOptions
-from progdistill.prepare import PreparedRun, prepare_run
-from progdistill.presets import PRESETS
+from progdistill.registry.checkpoint import UNKNOWN_DATASET, CheckpointKind, publish_checkpoint
+from progdistill.run.prepare import PreparedRun, prepare_run
+from progdistill.store.base import Store
 from tests.artifacts.samples import circumstances, description
 from tests.jobs.conftest import publish
 

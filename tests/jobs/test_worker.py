@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from progdistill.artifacts.store import Store
 from progdistill.data.dataset import DatasetInfo
 from progdistill.errors import ProgdistillError
 from progdistill.evaluation.config import EvaluationSettings
 from progdistill.jobs import worker
 from progdistill.jobs.spec import JobRequest, JobSpec, PrepareEvaluatorSpec, TrainBaseSpec
+from progdistill.store.base import Store
 from tests.jobs.asking import request_for
 from tests.training.conftest import settings, tiny
 

@@ -6,10 +6,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from progdistill.artifacts.checkpoint import CheckpointKind, TrainingFigures, publish_checkpoint
-from progdistill.artifacts.store import Store
-from progdistill.commands import models
+from progdistill.cli.main import model_export as models
 from progdistill.models.denoiser import Denoiser, save_weights, weights_of
+from progdistill.registry.checkpoint import CheckpointKind, TrainingFigures, publish_checkpoint
+from progdistill.store.base import Store
 from tests.artifacts.samples import circumstances, description
 
 

@@ -7,11 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from progdistill.artifacts.store import Store, open_store
 from progdistill.diffusion.names import PredictionType
-from progdistill.models.architectures import ARCHITECTURES
-from progdistill.models.config import CosineTime, DenoiserConfig, TimeInput
+from progdistill.models.config import ARCHITECTURES, CosineTime, DenoiserConfig, TimeInput
 from progdistill.models.denoiser import Denoiser, build_denoiser
+from progdistill.store.base import Store, open_store
 
 MakeDenoiser = Callable[..., Denoiser]
 

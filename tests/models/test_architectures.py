@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from progdistill.diffusion.names import PredictionType
-from progdistill.models.architectures import ARCHITECTURES
-from progdistill.models.config import DenoiserConfig
+from progdistill.models.config import ARCHITECTURES, DenoiserConfig
 from progdistill.models.size import parameter_count
 from progdistill.models.unet import UNet
 

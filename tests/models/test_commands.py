@@ -10,8 +10,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from progdistill.artifacts.aliases import read_alias
-from progdistill.artifacts.checkpoint import (
+from progdistill.diffusion.names import PredictionType
+from progdistill.errors import LostInvariantError, UsageError
+from progdistill.models.diffusers_export import export_diffusers
+from progdistill.registry.aliases import read_alias
+from progdistill.registry.checkpoint import (
     CheckpointKind,
     CheckpointManifest,
     fetch_weights,
@@ -19,11 +22,8 @@ from progdistill.artifacts.checkpoint import (
     list_manifests,
     load_manifest,
 )
-from progdistill.artifacts.resolve import resolve_reference
-from progdistill.artifacts.store import Store, open_store
-from progdistill.diffusion.names import PredictionType
-from progdistill.errors import LostInvariantError, UsageError
-from progdistill.models.diffusers_export import export_diffusers
+from progdistill.registry.resolve import resolve_reference
+from progdistill.store.base import Store, open_store
 from tests.models.command_line import follow_card, publish, run
 from tests.models.conftest import MakeDenoiser
 
@@ -252,7 +252,7 @@ def test_wrong_import_options_are_explained(store: Store, source: str, name: str
 
 
 def test_the_command_line_is_parsed_without_torch() -> None:
-    code = "import sys, progdistill.commands.models; sys.exit('torch' in sys.modules)"
+    code = "import sys, progdistill.cli.model_export; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

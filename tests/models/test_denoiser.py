@@ -9,8 +9,7 @@ from torch import Tensor
 from progdistill.diffusion.names import PredictionType
 from progdistill.diffusion.prediction import velocity_from_output
 from progdistill.errors import LostInvariantError, UsageError
-from progdistill.models.architectures import ARCHITECTURES
-from progdistill.models.config import DenoiserConfig, UNetConfig
+from progdistill.models.config import ARCHITECTURES, DenoiserConfig, UNetConfig
 from progdistill.models.denoiser import (
     build_denoiser,
     load_denoiser,

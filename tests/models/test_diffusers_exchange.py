@@ -9,15 +9,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from progdistill.diffusion.ddim import ddim
 from progdistill.diffusion.names import PredictionType
+from progdistill.diffusion.samplers import ddim
 from progdistill.diffusion.schedule import time_of_log_snr
 from progdistill.errors import UsageError
-from progdistill.models.config import CosineTime, ForeignTime, TimeInput
+from progdistill.models.config import CosineTime, ForeignSchedule, ForeignTime, TimeInput
 from progdistill.models.denoiser import Denoiser, load_denoiser, weights_of
 from progdistill.models.diffusers_export import cosine_betas, export_diffusers
 from progdistill.models.diffusers_import import read_diffusers
-from progdistill.models.foreign_schedule import ForeignSchedule
 from tests.models.conftest import MakeDenoiser
 
 diffusers: Any = pytest.importorskip("diffusers")

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from progdistill.errors import UsageError
-from progdistill.models.architectures import ARCHITECTURES
-from progdistill.models.config import UNetConfig
+from progdistill.models.config import ARCHITECTURES, UNetConfig
 from progdistill.models.diffusers_format import (
     config_from_diffusers,
     diffusers_config,

@@ -9,9 +9,8 @@ import torch
 
 from progdistill.diffusion.names import PredictionType
 from progdistill.errors import UsageError
-from progdistill.models.config import ForeignTime
+from progdistill.models.config import ForeignSchedule, ForeignTime
 from progdistill.models.diffusers_schedule import SCHEDULERS, read_schedule
-from progdistill.models.foreign_schedule import ForeignSchedule
 
 diffusers: Any = pytest.importorskip("diffusers")
 

@@ -6,13 +6,12 @@ from typing import Any
 import pytest
 import torch
 
-from progdistill.artifacts.store import Store
-from progdistill.diffusion.ddim import ddim
 from progdistill.diffusion.names import PredictionType
-from progdistill.models.config import ForeignTime
+from progdistill.diffusion.samplers import ddim
+from progdistill.models.config import ForeignSchedule, ForeignTime
 from progdistill.models.denoiser import Denoiser
-from progdistill.models.foreign_schedule import ForeignSchedule
 from progdistill.models.onnx_export import DenoisingStep
+from progdistill.store.base import Store
 from tests.models.command_line import follow_card, publish, run
 from tests.models.conftest import MakeDenoiser
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from progdistill.models.architectures import ARCHITECTURES
+from progdistill.models.config import ARCHITECTURES
 from progdistill.models.size import parameter_count
 from progdistill.models.unet import UNet
 

@@ -5,9 +5,8 @@ import torch
 
 from progdistill.diffusion.names import PredictionType
 from progdistill.diffusion.schedule import time_of_log_snr
-from progdistill.models.config import DenoiserConfig, ForeignTime
-from progdistill.models.foreign_schedule import ForeignSchedule
-from progdistill.models.time_input import TimeReader
+from progdistill.models.config import DenoiserConfig, ForeignSchedule, ForeignTime
+from progdistill.models.unet import TimeReader
 from tests.models.conftest import MakeDenoiser
 
 SCHEDULES = [

@@ -6,17 +6,16 @@ from typing import Any
 
 import pytest
 
-from progdistill.artifacts.checkpoint import CheckpointKind, TrainingFigures, manifest_key, publish_checkpoint
-from progdistill.artifacts.store import Store, open_store
-from progdistill.cli import main
-from progdistill.config import LauncherName
+from progdistill.cli.main import main
+from progdistill.config.options import RunOptions
+from progdistill.config.settings import LauncherName
 from progdistill.data.dataset import DatasetInfo, find_dataset
 from progdistill.errors import UsageError
 from progdistill.models.denoiser import build_denoiser
-from progdistill.options import RunOptions
-from progdistill.planning.estimate import estimate
-from progdistill.planning.prices import read_prices
-from progdistill.prepare import PreparedRun, prepare_run
+from progdistill.registry.checkpoint import CheckpointKind, TrainingFigures, manifest_key, publish_checkpoint
+from progdistill.run.estimate import estimate, read_prices
+from progdistill.run.prepare import PreparedRun, prepare_run
+from progdistill.store.base import Store, open_store
 from progdistill.training.config import DistillationSettings
 from progdistill.training.state import TrainingState
 from tests.artifacts.samples import circumstances, description, weights_file

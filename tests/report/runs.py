@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import numpy as np
 from sklearn.datasets import load_digits
 
-from progdistill.evaluation.pictures import encode_strip
+from progdistill.images import encode_strip
 from progdistill.report.input import (
     LossPoint,
     NeighbourImages,

@@ -12,8 +12,8 @@ from PIL import Image
 from progdistill.errors import UsageError
 from progdistill.report.build import build_report, rebuild_report
 from progdistill.report.input import INPUT_FILE, ReportInput
-from progdistill.report.left_out import left_out
 from progdistill.report.page import report_page
+from progdistill.report.tables import left_out
 from tests.report.runs import example_run, example_stage
 
 

@@ -7,7 +7,7 @@ import json
 import numpy as np
 from metaflow.cards import Image, Markdown, ProgressBar, Table, VegaChart
 
-from progdistill.evaluation.pictures import encode_png
+from progdistill.images import encode_png
 from progdistill.report.card import LiveStage, report_components
 from progdistill.report.input import LossPoint
 from tests.report.runs import STEPS, example_run

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from progdistill.errors import UsageError
-from progdistill.report.comparison import compare_runs
-from progdistill.report.comparison_page import build_comparison, comparison_curves
+from progdistill.report.comparison import build_comparison, compare_runs, comparison_curves
 from progdistill.report.input import ReportInput
 from tests.report.runs import DISTILLED, STEPS, example_run
 

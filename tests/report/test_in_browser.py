@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from progdistill.report.comparison_page import build_comparison
+from progdistill.report.comparison import build_comparison
 from tests.report.browser import Page, chromium
 from tests.report.runs import example_run
 

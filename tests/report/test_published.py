@@ -2,8 +2,7 @@
 
 import pytest
 
-from progdistill.report.distance_chart import curves_of, distance_label
-from progdistill.report.published import published_for
+from progdistill.report.figures import curves_of, distance_label, published_for
 from tests.report.runs import example_run
 
 

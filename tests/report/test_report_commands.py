@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from progdistill.cli import main
-from progdistill.commands import compare
-from progdistill.commands.report import report_folder
+from progdistill.cli.main import compare, main
+from progdistill.cli.report import report_folder
 from progdistill.errors import UsageError
 from progdistill.report.input import INPUT_FILE
 from tests.report.runs import example_run

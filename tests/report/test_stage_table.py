@@ -2,9 +2,8 @@
 
 import pytest
 
-from progdistill.report.headline import number
 from progdistill.report.input import ReportInput
-from progdistill.report.stage_table import cost_note, cost_table
+from progdistill.report.tables import cost_note, cost_table, number
 from tests.report.runs import STEPS, example_run
 
 

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from progdistill.report.theme import round_ticks
+from progdistill.report.figures import round_ticks
 
 RANGES = [(7.7, 224.0), (0.19, 0.82), (9e-5, 5e-3), (1.0, 1.0), (3.1, 3.4), (1e-4, 1e4)]
 

@@ -10,8 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from progdistill.deployment import LONG_STEPS, DeploymentSettings, PodSettings, parse_deployment
-from progdistill.planning.prices import read_prices
+from progdistill.config.deployment import (
+    LONG_STEPS,
+    DeploymentSettings,
+    PodSettings,
+    parse_deployment,
+)
+from progdistill.run.estimate import read_prices
 from tests.end_to_end.conftest import finished
 from tests.end_to_end.running import FLOW, environment, report_of
 from tests.schedules.conftest import compile_flow, datastore
@@ -68,7 +73,7 @@ def test_the_commands_for_the_store_work_in_their_order(folder: Path) -> None:
             continue
         words = shlex.split(line.replace("RUN/4", "RUN/2").replace("RUN", run_id))
         done = subprocess.run(
-            [sys.executable, "-m", "progdistill.cli", *words[1:]],
+            [sys.executable, "-m", "progdistill.cli.main", *words[1:]],
             cwd=folder,
             env=environment(),
             capture_output=True,

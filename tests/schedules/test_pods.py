@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from progdistill.artifacts.aliases import move_alias
-from progdistill.artifacts.runs import run_checkpoints
-from progdistill.artifacts.store import Store, open_store
+from progdistill.registry.aliases import move_alias
+from progdistill.registry.runs import run_checkpoints
+from progdistill.store.base import Store, open_store
 from tests.artifacts.s3_server import BUCKET
 from tests.end_to_end.running import SMALL, command, ids_of, run_flow
 from tests.schedules.argo import PodFailed, Workflow, can_run_pods

@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 import torch
 
-from progdistill.artifacts.snapshots import SnapshotWriter
-from progdistill.artifacts.store import Store, open_store
 from progdistill.data.dataset import DatasetInfo, find_dataset
 from progdistill.data.loader import TrainingLoader
 from progdistill.diffusion.names import LossWeight, PredictionType
 from progdistill.models.config import DenoiserConfig, UNetConfig
+from progdistill.store.base import Store, open_store
 from progdistill.training.config import TrainingSettings
 from progdistill.training.loop import TrainingTask
 from progdistill.training.objective import Objective
+from progdistill.training.snapshots import SnapshotWriter
 
 MakeTask = Callable[..., TrainingTask]
 JOB = "a" * 64

@@ -12,19 +12,18 @@ from pathlib import Path
 from pydantic import BaseModel
 from torch import Tensor, nn
 
-from progdistill.artifacts.snapshots import SnapshotWriter, latest_snapshot
-from progdistill.artifacts.store import open_store
 from progdistill.data.dataset import DatasetInfo
 from progdistill.data.loader import TrainingLoader
 from progdistill.diffusion.names import LossWeight
 from progdistill.errors import ProgdistillError
 from progdistill.models.denoiser import Denoiser, build_denoiser, save_weights
-from progdistill.training.device import Rank
-from progdistill.training.draws import Draws
-from progdistill.training.execution import Execution
+from progdistill.store.base import open_store
+from progdistill.training.devices import Rank
+from progdistill.training.execution import Execution, place
 from progdistill.training.loop import TrainingTask, train
 from progdistill.training.objective import BaseObjective
-from progdistill.training.placement import place
+from progdistill.training.random import Draws
+from progdistill.training.snapshots import SnapshotWriter, latest_snapshot
 from tests.training.conftest import JOB, settings, tiny
 
 

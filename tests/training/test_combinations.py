@@ -11,9 +11,9 @@ from progdistill.data.loader import TrainingLoader
 from progdistill.diffusion.names import LossWeight, PredictionType, check_combination
 from progdistill.errors import UsageError
 from progdistill.models.denoiser import Denoiser, build_denoiser, student_of
-from progdistill.training.draws import Draws
 from progdistill.training.loop import train
 from progdistill.training.objective import BaseObjective, DistillationObjective, Objective
+from progdistill.training.random import Draws
 from tests.training.conftest import MakeTask, settings, tiny
 
 MakeTeacher = Callable[[PredictionType], Denoiser]

@@ -7,8 +7,7 @@ import torch
 
 from progdistill.errors import UsageError
 from progdistill.training.config import ComputeSettings, Precision
-from progdistill.training.device import Rank
-from progdistill.training.devices import choose_device, device_name
+from progdistill.training.devices import Rank, choose_device, device_name
 from progdistill.training.execution import check_precision, decide
 
 CPU = torch.device("cpu")

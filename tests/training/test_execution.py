@@ -12,18 +12,12 @@ from progdistill.diffusion.names import LossWeight, PredictionType
 from progdistill.errors import UsageError
 from progdistill.models.denoiser import Denoiser, build_denoiser, student_of
 from progdistill.training.config import Precision
-from progdistill.training.draws import Draws
-from progdistill.training.execution import Execution
+from progdistill.training.execution import Execution, place
 from progdistill.training.gradients import accumulate
 from progdistill.training.guidance import GuidanceRange
 from progdistill.training.loop import train
-from progdistill.training.objective import (
-    BaseObjective,
-    DistillationObjective,
-    GuidanceObjective,
-    Objective,
-)
-from progdistill.training.placement import place
+from progdistill.training.objective import BaseObjective, DistillationObjective, GuidanceObjective, Objective
+from progdistill.training.random import Draws
 from tests.training.conftest import MakeTask, settings, tiny
 
 CPU, WEIGHT = torch.device("cpu"), LossWeight.SNR_PLUS_ONE

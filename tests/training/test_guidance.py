@@ -11,7 +11,6 @@ from progdistill.diffusion.schedule import diffuse
 from progdistill.errors import UsageError
 from progdistill.models.denoiser import Denoiser, build_denoiser, student_of
 from progdistill.training.config import LearningRateSchedule
-from progdistill.training.draws import Draws
 from progdistill.training.guidance import GUIDANCE_WEIGHT, GuidanceRange, parse_guidance
 from progdistill.training.loop import train
 from progdistill.training.objective import (
@@ -20,6 +19,7 @@ from progdistill.training.objective import (
     GuidanceObjective,
     weights_from,
 )
+from progdistill.training.random import Draws
 from tests.training.conftest import MakeTask, settings, tiny
 
 RANGE = GuidanceRange(lowest=0, highest=3)

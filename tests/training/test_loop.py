@@ -6,15 +6,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from progdistill.artifacts.snapshots import latest_snapshot
-from progdistill.artifacts.store import Store
 from progdistill.diffusion.names import LossWeight
 from progdistill.errors import LostInvariantError, WorkInterrupted
 from progdistill.models.denoiser import Denoiser, build_denoiser
+from progdistill.store.base import Store
 from progdistill.training.config import LearningRateSchedule
-from progdistill.training.draws import Draws
 from progdistill.training.loop import ema_decay_at, learning_rate_at, train
 from progdistill.training.objective import BaseObjective
+from progdistill.training.random import Draws
+from progdistill.training.snapshots import latest_snapshot
 from tests.training.conftest import JOB, MakeTask, settings, tiny
 
 OBJECTIVE = BaseObjective(LossWeight.SNR_PLUS_ONE, label_dropout=0.2)

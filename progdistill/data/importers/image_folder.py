@@ -8,9 +8,8 @@ from functools import partial
 from pathlib import Path
 
 from progdistill.data.image_names import IMAGE_SUFFIXES, is_image_name, name_bytes, readable_name
-from progdistill.data.image_rule import ImageRule, decode_image
-from progdistill.data.importers.folder_layout import class_names, refuse_others, split_folders
-from progdistill.data.importers.native_size import native_size
+from progdistill.data.importers.common import class_names, native_size, refuse_others, split_folders
+from progdistill.data.preprocess import ImageRule, decode_image
 from progdistill.data.source import Pixels, SourceFacts, SourceImage, UnreadableImageError
 from progdistill.errors import UsageError
 

@@ -17,10 +17,9 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from progdistill.data.image_names import IMAGE_SUFFIXES, is_image_name, name_bytes, readable_name
-from progdistill.data.image_rule import ImageRule, decode_image
-from progdistill.data.importers.native_size import native_size
+from progdistill.data.importers.common import SPLIT_NAMES, native_size
 from progdistill.data.importers.published import PublishedFile, verify_published
-from progdistill.data.importers.split_names import SPLIT_NAMES
+from progdistill.data.preprocess import ImageRule, decode_image
 from progdistill.data.source import SourceFacts, SourceImage
 from progdistill.errors import UsageError
 from progdistill.progress import Progress

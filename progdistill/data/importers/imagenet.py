@@ -1,15 +1,51 @@
 """ImageNet from its full-size files: the published tars, or folders of images."""
 
+import io
+import tarfile
 from pathlib import Path
 from typing import Final
 
-from progdistill.data.image_rule import ImageRule
 from progdistill.data.importers.image_folder import ImageFolderSource
 from progdistill.data.importers.image_tar import ImageTarSource
-from progdistill.data.importers.imagenet_devkit import validation_classes
 from progdistill.data.importers.published import PublishedFile, check_counts
+from progdistill.data.preprocess import ImageRule
 from progdistill.data.source import Source
 from progdistill.errors import UsageError
+
+META_FILE = "ILSVRC2012_devkit_t12/data/meta.mat"
+TRUTH_FILE = "ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt"
+
+
+def validation_classes(devkit: Path) -> dict[str, str]:
+    """The WordNet id (`n01440764`) of each validation image's file name.
+
+    Raises UsageError when the archive is damaged or another.
+    """
+    from scipy.io import loadmat  # Takes a while to import.
+
+    try:
+        with tarfile.open(devkit) as archive:
+            meta, truth = (_read(archive, name) for name in (META_FILE, TRUTH_FILE))
+        synsets = loadmat(io.BytesIO(meta), squeeze_me=True)["synsets"]
+    except (tarfile.TarError, EOFError, OSError, KeyError, ValueError) as error:
+        raise UsageError(f"{devkit} is truncated or not ImageNet's development kit: {error}") from error
+    wordnet_ids = {
+        int(synset["ILSVRC2012_ID"]): str(synset["WNID"])
+        for synset in synsets
+        if int(synset["num_children"]) == 0
+    }
+    return {
+        f"ILSVRC2012_val_{number:08d}.JPEG": wordnet_ids[int(line)]
+        for number, line in enumerate(truth.split(), start=1)
+    }
+
+
+def _read(archive: tarfile.TarFile, name: str) -> bytes:
+    file = archive.extractfile(name)
+    if file is None:
+        raise KeyError(name)
+    return file.read()
+
 
 COUNTS: Final = {"train": 1_281_167, "validation": 50_000}
 

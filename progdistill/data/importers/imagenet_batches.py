@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from progdistill.data.importers.npy_rows import iterate_rows, read_array, read_header
+from progdistill.data.importers.arrays import iterate_rows, read_array, read_header
 from progdistill.data.importers.published import check_counts
 from progdistill.data.importers.restricted_pickle import load_restricted
 from progdistill.data.source import SourceFacts, SourceImage

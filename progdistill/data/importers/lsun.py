@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from progdistill.data.image_rule import ImageRule, decode_image
 from progdistill.data.importers.published import check_counts
+from progdistill.data.preprocess import ImageRule, decode_image
 from progdistill.data.source import SourceFacts, SourceImage
 from progdistill.errors import UsageError
 

@@ -1,1 +1,0 @@
-"""What outlives a run: stores, checkpoints with their lineage, records, aliases, snapshots."""

@@ -1,0 +1,1 @@
+"""The command `progdistill`: one file per verb."""

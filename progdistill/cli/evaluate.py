@@ -1,0 +1,160 @@
+"""`progdistill evaluate`: how far a checkpoint's samples are from the real images, beside its baselines."""
+
+import argparse
+from typing import TYPE_CHECKING
+
+from pydantic import JsonValue, ValidationError
+
+from progdistill.cli.common import (
+    MOST_IMAGES,
+    MOST_STEPS,
+    add_json_argument,
+    add_store_argument,
+    print_json,
+    require_between,
+    store_of,
+)
+from progdistill.errors import UsageError
+
+if TYPE_CHECKING:
+    from progdistill.data.dataset import DatasetInfo
+    from progdistill.evaluation.config import EvaluationSettings
+    from progdistill.evaluation.measurement import EvaluationRecord, Measurement
+    from progdistill.registry.checkpoint import CheckpointManifest
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the verb."""
+    text = "measure a checkpoint's samples against the real images"
+    parser = subparsers.add_parser("evaluate", help=text, description=text)
+    parser.add_argument("reference", metavar="REF", help="id or prefix, alias, or Flow/run/steps")
+    parser.add_argument("--samples", type=int, metavar="N", help="images to draw (default: its preset's)")
+    parser.add_argument("--steps", type=int, metavar="N", help="sampling steps (default: the student's own)")
+    text = "guidance weight (default: the lowest that a guided student knows, or none)"
+    parser.add_argument("--guidance", type=float, metavar="W", help=text)
+    parser.add_argument("--dataset", metavar="NAME", help="compare with this dataset (default: its own)")
+    parser.add_argument(
+        "--evaluator", metavar="NAME", help="whose features to compare (default: its preset's)"
+    )
+    parser.add_argument(
+        "--inception-weights",
+        metavar="FILE",
+        help="path or URI of inception-2015-12-05.pt, once a store; implies --evaluator inception"
+        " (default: $PROGDISTILL_INCEPTION)",
+    )
+    parser.add_argument(
+        "--inception-sha256", metavar="HEX", help="expected of that file (default: the official one's)"
+    )
+    parser.add_argument(
+        "--reference-statistics",
+        metavar="NPZ",
+        help="published mu and sigma of the real images, instead of those of the dataset",
+    )
+    parser.add_argument("--no-baselines", action="store_true", help="leave the undistilled model out")
+    add_store_argument(parser)
+    add_json_argument(parser)
+    parser.set_defaults(run=_evaluate)
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    from progdistill.data.dataset import default_data_root, find_dataset, require_data_of
+    from progdistill.evaluation.evaluate import evaluate_checkpoint
+    from progdistill.evaluation.plan import baseline_of
+    from progdistill.registry.checkpoint import UNKNOWN_DATASET
+    from progdistill.registry.resolve import resolve_reference
+    from progdistill.training.devices import choose_device
+
+    require_between("--steps", args.steps, 1, MOST_STEPS)
+    require_between("--samples", args.samples, 2, MOST_IMAGES)
+    store = store_of(args)
+    manifest = resolve_reference(store, args.reference)
+    name = args.dataset or manifest.circumstances.dataset_name
+    if name == UNKNOWN_DATASET:
+        raise UsageError(
+            f"{args.reference}: it is not known what this imported model was trained on: say with --dataset"
+            " which images to compare its samples with"
+        )
+    info = find_dataset(name, default_data_root())
+    if args.dataset is None:
+        require_data_of(info, manifest.identity.dataset_fingerprint, args.reference)
+    steps = args.steps or manifest.identity.sampling_steps
+    if steps is None:
+        raise UsageError(f"{args.reference} samples with any number of steps: say how many with --steps N")
+    baseline = None if args.no_baselines else baseline_of(store, manifest)
+    settings = settings_for(manifest, info, steps=steps, changes=_changes(args))
+    device = str(choose_device("auto", local_rank=0))
+    record = evaluate_checkpoint(store, manifest, baseline, steps, settings, info, device=device)
+    if args.json:
+        print_json(record.model_dump(mode="json"))
+    else:
+        print(_described(record))
+    return 0
+
+
+def _changes(args: argparse.Namespace) -> dict[str, JsonValue]:
+    """The settings that the command line names."""
+    weights = args.inception_weights
+    if weights is not None and args.evaluator not in (None, "inception"):
+        raise UsageError(f"--inception-weights does not go with --evaluator {args.evaluator}")
+    named = {
+        "samples": args.samples,
+        "guidance": args.guidance,
+        "evaluator": args.evaluator or (None if weights is None else "inception"),
+        "weights": weights,
+        "weights_sha256": args.inception_sha256,
+        "reference_statistics": args.reference_statistics,
+    }
+    return {name: value for name, value in named.items() if value is not None}
+
+
+def settings_for(
+    manifest: "CheckpointManifest",
+    info: "DatasetInfo",
+    *,
+    steps: int,
+    changes: dict[str, JsonValue],
+) -> "EvaluationSettings":
+    """The settings of the checkpoint's own run, else its dataset's preset, with what the user changed."""
+    from progdistill.config.overrides import changed, check_named_files
+    from progdistill.config.presets import PRESETS, preset_name_for
+    from progdistill.evaluation.config import EvaluationSettings
+
+    recorded = manifest.circumstances.configuration.get("evaluation")
+    if isinstance(recorded, dict):
+        fields = dict(recorded)
+    else:
+        fields = PRESETS[preset_name_for(info)].evaluation.model_dump(mode="json")
+    fields = changed(fields, {"max_sampling_steps": steps, **changes})
+    check_named_files(fields, changes)
+    try:
+        return EvaluationSettings.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UsageError(f"{'.'.join(map(str, first['loc']))} = {first['input']!r}: {first['msg']}") from None
+
+
+def _described(record: "EvaluationRecord") -> str:
+    rows = (
+        ("this checkpoint, DDIM", record.distilled),
+        ("undistilled, DDIM", record.baseline_ddim),
+        ("undistilled, ancestral", record.baseline_ancestral),
+        ("this one, ancestral", record.distilled_ancestral),
+    )
+    lines = [f"{record.checkpoint_id[:12]} at {record.num_steps} sampling steps"]
+    lines += [f"  {name:<23}{_figures(found)}" for name, found in rows if found is not None]
+    return "\n".join(lines)
+
+
+def _figures(measurement: "Measurement") -> str:
+    m = measurement
+    extras = (
+        ("kid" if m.distance_name.startswith("fid_") else "kernel distance", m.kernel_distance),
+        ("precision", m.precision),
+        ("recall", m.recall),
+        ("inception score" if m.distance_name.startswith("fid_") else "class score", m.inception_score),
+    )
+    shown = [f"{m.distance_name} {m.distance:.4g}"]
+    shown += [f"{name} {value:.3g}" for name, value in extras if value is not None]
+    weight = m.question.guidance
+    guided = "" if weight is None else f" guided with w = {weight:g}"
+    return " · ".join([*shown, f"{m.question.samples:,} samples{guided}"])

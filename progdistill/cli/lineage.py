@@ -1,0 +1,72 @@
+"""`progdistill lineage`: the tree of teachers and students, across runs."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from progdistill.cli.common import (
+    add_json_argument,
+    add_store_argument,
+    check_output,
+    print_json,
+    status_of,
+    store_of,
+    writing,
+)
+from progdistill.errors import ProgdistillError
+from progdistill.registry.lineage import LineageNode, draw, lineage_tree
+from progdistill.registry.openlineage import run_events
+from progdistill.registry.resolve import resolve_reference
+from progdistill.report.lineage_page import render_html
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the verb."""
+    text = "draw the tree of teachers and students, across runs"
+    parser = subparsers.add_parser("lineage", help=text, description=text)
+    parser.add_argument(
+        "reference", metavar="REF", nargs="?", help="mark it, and show only the tree it is in"
+    )
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page to zoom and click in")
+    parser.add_argument("--openlineage", metavar="FLOW/RUN", help="print a run's OpenLineage events (JSON)")
+    add_store_argument(parser)
+    add_json_argument(parser)
+    parser.set_defaults(run=_lineage)
+
+
+def _lineage(args: argparse.Namespace) -> int:
+    store = store_of(args)
+    if args.openlineage is not None:
+        print_json(run_events(store, args.openlineage))
+        return 0
+    if args.html is not None:
+        check_output("--html", args.html)
+    chosen = resolve_reference(store, args.reference).id if args.reference else None
+    unreadable: list[ProgdistillError] = []
+    roots = lineage_tree(store, chosen, unreadable)
+    if args.html is not None:
+        page = render_html(store, roots, chosen)
+        with writing("--html", args.html):
+            args.html.write_text(page, encoding="utf-8")
+        if args.json:
+            print_json({"html": str(args.html)})
+        else:
+            print(args.html)
+    elif args.json:
+        print_json([_facts(root) for root in roots])
+    elif roots:
+        print("\n".join(draw(roots, chosen)))
+    else:
+        print(f"no checkpoint in {store.uri} yet", file=sys.stderr)
+    return status_of(unreadable)
+
+
+def _facts(node: LineageNode) -> dict[str, Any]:
+    return {
+        "manifest": node.manifest.model_dump(mode="json"),
+        "aliases": node.aliases,
+        "runs": node.runs,
+        "evaluations": node.evaluations,
+        "children": [_facts(child) for child in node.children],
+    }

@@ -1,0 +1,60 @@
+"""`progdistill report`: a run's report, made again from what the run left."""
+
+import argparse
+import os
+import webbrowser
+from pathlib import Path
+
+from progdistill.cli.common import add_json_argument, print_json, require_between, writing
+from progdistill.errors import UsageError
+
+RUNS_FOLDER = Path("runs")
+HIGHEST_PRICE = 1e9
+"""In any currency: what is above is no price."""
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the verb."""
+    text = "make a run's report again and say where it is"
+    parser = subparsers.add_parser("report", help=text, description=text)
+    parser.add_argument(
+        "run_id",
+        metavar="RUN",
+        nargs="?",
+        default="latest",
+        help="run id, or a run's folder (default: latest)",
+    )
+    parser.add_argument("--open", action="store_true", help="open it in a browser")
+    parser.add_argument(
+        "--price-per-hour", type=float, metavar="P", help="of the machine, to show what each stage cost"
+    )
+    add_json_argument(parser)
+    parser.set_defaults(run=_report)
+
+
+def report_folder(run_id: str) -> Path:
+    """The report folder of a run id, of `latest`, or of a run's folder; UsageError where there is none."""
+    name = run_id.removeprefix("DistillFlow/")
+    for run_folder in (RUNS_FOLDER / name, Path(run_id)):
+        if (run_folder / "report").is_dir():
+            return run_folder / "report"
+    known = sorted(path.parent.name for path in RUNS_FOLDER.glob("*/report"))
+    there_is = f"there are {', '.join(known)}" if known else f"{RUNS_FOLDER.absolute()} has no run with one"
+    raise UsageError(f"no report of run {run_id!r}; {there_is}")
+
+
+def _report(args: argparse.Namespace) -> int:
+    from progdistill.report.build import rebuild_report
+
+    price = args.price_per_hour
+    require_between("--price-per-hour", price, 0, HIGHEST_PRICE)
+    folder = report_folder(args.run_id)
+    with writing("the report", folder):
+        page = rebuild_report(folder, price_per_hour=price)
+    if args.json:
+        print_json({name: str(page.parent / name) for name in sorted(os.listdir(page.parent))})
+    else:
+        print(page)
+    if args.open:
+        webbrowser.open(page.absolute().as_uri())
+    return 0

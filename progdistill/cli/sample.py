@@ -1,0 +1,170 @@
+"""`progdistill sample`: a picture of what a checkpoint draws."""
+
+import argparse
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from progdistill.cli.common import (
+    MOST_IMAGES,
+    MOST_STEPS,
+    add_json_argument,
+    add_store_argument,
+    check_output,
+    print_json,
+    require_between,
+    store_of,
+    writing,
+)
+from progdistill.diffusion.names import SamplerName
+from progdistill.errors import UsageError
+from progdistill.progress import Progress
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from progdistill.images import Pixels
+
+ENDINGS: Final = (".png", ".parquet")
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the verb."""
+    text = "draw samples from a checkpoint, as a PNG grid or a Parquet file"
+    parser = subparsers.add_parser("sample", help=text, description=text)
+    parser.add_argument("reference", metavar="REF", help="id or prefix, alias, or Flow/run/steps")
+    parser.add_argument("--count", type=int, default=64, metavar="N", help="images (default: %(default)s)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("grid.png"),
+        metavar="FILE",
+        help="PNG grid, or .parquet with each image as it is (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--sampler", choices=[str(name) for name in SamplerName], default=str(SamplerName.DDIM)
+    )
+    parser.add_argument("--steps", type=int, metavar="N", help="sampling steps (default: the student's own)")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of the noise (default: %(default)s)"
+    )
+    parser.add_argument("--class", dest="class_label", metavar="K", help="draw class number K only")
+    parser.add_argument(
+        "--gamma", type=float, metavar="G", help="variance of ancestral sampling, from 0 to 1"
+    )
+    parser.add_argument(
+        "--guidance",
+        type=float,
+        metavar="W",
+        help="guidance weight (default: the lowest it knows, or none)",
+    )
+    parser.add_argument("--batch-size", type=int, default=250, metavar="N", help="images at once")
+    parser.add_argument("--no-clip", action="store_true", help="leave x̂ as predicted, also outside [−1, 1]")
+    add_store_argument(parser)
+    add_json_argument(parser)
+    parser.set_defaults(run=_sample)
+
+
+def _sample(args: argparse.Namespace) -> int:
+    from progdistill.evaluation.runner import load_denoiser
+    from progdistill.evaluation.sampling import generate, labels_of
+    from progdistill.registry.resolve import resolve_reference
+    from progdistill.training.devices import choose_device
+    from progdistill.training.guidance import weight_for
+
+    _check(args)
+    store = store_of(args)
+    manifest = resolve_reference(store, args.reference)
+    steps = _steps(args.steps, manifest.identity.sampling_steps, args.reference)
+    weight = weight_for(manifest, args.guidance)
+    device = str(choose_device("auto", local_rank=0))
+    denoiser = load_denoiser(store, manifest, device)
+    classes = denoiser.config.network.num_classes
+    label = _class_label(args.class_label, classes)
+    check_output("--out", args.out)
+    batches = generate(
+        denoiser,
+        SamplerName(args.sampler),
+        steps,
+        indices=range(args.count),
+        seed=args.seed,
+        batch_size=args.batch_size,
+        gamma=args.gamma,
+        guidance=weight,
+        clip=not args.no_clip,
+        class_label=label,
+        device=device,
+        name=f"checkpoint {manifest.id[:12]}",
+    )
+    labels = labels_of(range(args.count), classes, label)
+    with Progress(f"{args.sampler} × {steps}", total=args.count, unit="images") as progress:
+        images = _save(args.out, _counted(batches, progress), None if labels is None else labels.tolist())
+    facts = {
+        "out": str(args.out),
+        "checkpoint": manifest.id,
+        "sampler": args.sampler,
+        "steps": steps,
+        "images": images,
+        "guidance": weight,
+        "seed": args.seed,
+    }
+    if args.json:
+        print_json(facts)
+    else:
+        print(f"{args.out}: {images} images of {manifest.id[:12]}, {args.sampler} × {steps}")
+    return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Raise UsageError for what is wrong whatever the checkpoint is."""
+    require_between("--count", args.count, 1, MOST_IMAGES)
+    require_between("--steps", args.steps, 1, MOST_STEPS)
+    require_between("--batch-size", args.batch_size, 1, MOST_IMAGES)
+    require_between("--gamma", args.gamma, 0, 1)
+    if args.gamma is not None and args.sampler != SamplerName.ANCESTRAL:
+        raise UsageError(f"--gamma is for --sampler {SamplerName.ANCESTRAL}: {args.sampler} has no variance")
+    if args.out.suffix not in ENDINGS:
+        raise UsageError(f"--out {args.out}: give a file that ends in {' or '.join(ENDINGS)}")
+
+
+def _counted(batches: "Iterable[Tensor]", progress: Progress) -> "Iterator[Pixels]":
+    """Batches as [count, height, width, channels] in memory, with progress."""
+    for batch in batches:
+        yield batch.permute(0, 2, 3, 1).cpu().numpy()
+        progress.advance(len(batch))
+
+
+def _save(out: Path, batches: "Iterable[Pixels]", labels: list[int] | None) -> int:
+    """Write images as the file's ending says; return how many there are."""
+    import numpy as np
+
+    from progdistill.images import encode_png, grid, readable_scale, write_parquet
+
+    if out.suffix == ".parquet":
+        with writing("--out", out):
+            return write_parquet(out, batches, labels)
+    images = np.concatenate(list(batches))
+    picture = encode_png(grid(images, scale=readable_scale(images.shape[1])))
+    with writing("--out", out):
+        out.write_bytes(picture)
+    return len(images)
+
+
+def _steps(asked: int | None, own: int | None, reference: str) -> int:
+    """The number of steps to sample with; a student may be asked for others, which it was not trained for."""
+    if asked is None and own is None:
+        raise UsageError(f"{reference} samples with any number of steps: say how many with --steps N")
+    if asked is not None and own is not None and asked != own:
+        print(f"note: {reference} was distilled to {own} steps, not {asked}", file=sys.stderr)
+    return asked or own or 1
+
+
+def _class_label(text: str | None, num_classes: int) -> int | None:
+    if text is None:
+        return None
+    if num_classes == 0:
+        raise UsageError(f"--class {text}: this model has no classes")
+    if not text.isdecimal() or int(text) >= num_classes:
+        raise UsageError(f"--class {text}: give a class from 0 to {num_classes - 1}")
+    return int(text)

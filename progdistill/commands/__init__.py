@@ -1,1 +1,0 @@
-"""The verbs of the progdistill command line, one file a verb group."""

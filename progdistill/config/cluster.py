@@ -1,0 +1,177 @@
+"""Settings of a run on a Kubernetes cluster. No secret has a place in them."""
+
+import math
+import re
+from enum import StrEnum
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+_SECRET_NAME: Final = re.compile(r"SECRET|PASSW|TOKEN|CREDENTIAL|PRIVATE|ACCESS_?KEY|API_?KEY", re.IGNORECASE)
+
+
+def _no_secrets(variables: dict[str, str]) -> dict[str, str]:
+    for name in variables:
+        if _SECRET_NAME.search(name):
+            raise ValueError(
+                f"{name} reads as a secret, which would stand readable in workflows and manifests: put it"
+                " into a Kubernetes Secret and name that instead"
+            )
+    return variables
+
+
+PlainVariables = Annotated[dict[str, str], AfterValidator(_no_secrets)]
+"""Environment variables with their values, none of which may be a secret by its name."""
+
+
+TPU: str = "google.com/tpu"
+"""The resource name of TPU chips on GKE."""
+
+
+class OnInterrupt(StrEnum):
+    """What becomes of a running Job when its driver is interrupted."""
+
+    ASK = "ask"
+    LEAVE = "leave"
+    DELETE = "delete"
+
+
+class Toleration(BaseModel):
+    """A taint that pods may be scheduled in spite of; fields as in Kubernetes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    key: str | None = None
+    operator: Literal["Exists", "Equal"] = "Exists"
+    value: str | None = None
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+
+
+class StepResources(BaseModel):
+    """What each pod of a kind of job gets. One pod is one host; every host is alike."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    hosts: int = Field(1, gt=0, description="pods of the job; of a TPU slice its topology decides")
+    accelerator: str | None = Field(
+        None, description="resource name: nvidia.com/gpu, amd.com/gpu, google.com/tpu"
+    )
+    accelerators_per_host: int = Field(
+        0, ge=0, description="as many processes run on a host; 0: one, on CPUs"
+    )
+    tpu_type: str | None = Field(None, description="GKE's cloud.google.com/gke-tpu-accelerator")
+    tpu_topology: str | None = Field(
+        None, pattern=r"^\d+x\d+(x\d+)?$", description="GKE's cloud.google.com/gke-tpu-topology, such as 2x4"
+    )
+    cpu: float = Field(2.0, gt=0, description="cores")
+    memory_gib: float = Field(8.0, gt=0)
+    disk_gib: float = Field(20.0, gt=0, description="ephemeral storage: cache of the store, temporary files")
+    shared_memory_gib: float = Field(1.0, gt=0, description="/dev/shm; counts as memory")
+    node_selector: dict[str, str] = Field(default_factory=dict)
+    tolerations: tuple[Toleration, ...] = ()
+    priority_class: str | None = None
+    queue: str | None = Field(None, description="Kueue local queue")
+    service_account: str | None = Field(None, description="None: the cluster's setting")
+    image: str | None = Field(None, description="None: the cluster's setting")
+    env: PlainVariables = Field(default_factory=dict, description="plain values, no secrets")
+
+    @property
+    def processes_per_host(self) -> int:
+        """Ranks on one host: one per accelerator, else one."""
+        return max(1, self.accelerators_per_host)
+
+    @property
+    def host_count(self) -> int:
+        """Pods of the job: of a TPU slice its chips over those of a host."""
+        if self.tpu_topology is None:
+            return self.hosts
+        return math.prod(map(int, self.tpu_topology.split("x"))) // self.accelerators_per_host
+
+    @property
+    def ranks(self) -> int:
+        """Processes of the job."""
+        return self.host_count * self.processes_per_host
+
+    @property
+    def device_kind(self) -> Literal["cuda", "tpu", "cpu"]:
+        """What networks run on."""
+        if self.accelerator is None:
+            return "cpu"
+        return "tpu" if self.accelerator == TPU else "cuda"
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if (self.accelerator is None) != (self.accelerators_per_host == 0):
+            raise ValueError("accelerator and accelerators_per_host go together: set both or neither")
+        if (self.tpu_topology is None) != (self.tpu_type is None):
+            raise ValueError("tpu_type and tpu_topology go together: set both or neither")
+        if (self.accelerator == TPU) != (self.tpu_topology is not None):
+            raise ValueError(f"a TPU slice needs accelerator={TPU}, tpu_type and tpu_topology")
+        if self.tpu_topology is not None:
+            chips = math.prod(map(int, self.tpu_topology.split("x")))
+            if chips % self.accelerators_per_host:
+                raise ValueError(
+                    f"topology {self.tpu_topology} has {chips} chips, which hosts of"
+                    f" {self.accelerators_per_host} do not divide"
+                )
+            if self.hosts not in (1, self.host_count):
+                raise ValueError(
+                    f"topology {self.tpu_topology} makes {self.host_count} hosts, not {self.hosts}"
+                )
+        return self
+
+
+class ClusterSettings(BaseModel):
+    """How jobs run in pods. It changes no numbers but by the ranks of `train` and `distill`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    namespace: str | None = Field(
+        None, description="None: the kubeconfig context's, or the driver's own pod's"
+    )
+    context: str | None = Field(None, description="of the kubeconfig; None: the current one")
+    image: str | None = Field(None, description="what pods run, by digest for a repeatable run")
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
+    image_pull_secrets: tuple[str, ...] = Field((), description="names of Secrets")
+    service_account: str | None = Field(None, description="of the pods; None: the namespace's default")
+    env: PlainVariables = Field(
+        default_factory=dict, description="plain values, such as AWS_ENDPOINT_URL_S3 and AWS_REGION"
+    )
+    env_from_secrets: tuple[str, ...] = Field((), description="names of Secrets whose keys become variables")
+    volumes: dict[str, str] = Field(
+        default_factory=dict, description="persistent volume claim → mount path, for data and cache"
+    )
+    run_as_user: int = Field(1000, gt=0)
+    use_jobset: bool = Field(False, description="submit a JobSet (its controller must be installed)")
+    max_gang_restarts: int = Field(
+        5, ge=0, description="failures after which a job is given up; preemption and lost peers do not count"
+    )
+    deadline_hours: float | None = Field(None, gt=0, description="a job that takes longer fails")
+    ttl_hours: float = Field(24.0, gt=0, description="how long a finished or failed Job is kept")
+    grace_seconds: int = Field(120, gt=0, description="from SIGTERM to SIGKILL: time to save a snapshot")
+    on_interrupt: OnInterrupt = Field(
+        OnInterrupt.ASK, description="the running Job on Ctrl-C; ask means leave where there is no terminal"
+    )
+    api_patience_seconds: float = Field(900.0, gt=0, description="how long the API server may be unreachable")
+    image_pull_patience_seconds: float = Field(
+        300.0, gt=0, description="how long an image may fail to be pulled"
+    )
+
+    train: StepResources = StepResources()
+    distill: StepResources = StepResources()
+    evaluate: StepResources = StepResources()
+
+    def for_kind(self, kind: str) -> tuple[str, StepResources]:
+        """The name and the value of the setting that is for a job of that kind."""
+        name = {"train_base": "train", "guide": "distill", "distill": "distill"}.get(kind, "evaluate")
+        resources: StepResources = getattr(self, name)
+        return name, resources
+
+    def image_of(self, resources: StepResources) -> str | None:
+        """The image of a pod, if one is set."""
+        return resources.image or self.image
+
+    def mount_of(self, path: str) -> str | None:
+        """The mount path that a path lies under, None where pods do not have it."""
+        under = (mount for mount in self.volumes.values() if f"{path}/".startswith(f"{mount.rstrip('/')}/"))
+        return next(under, None)

@@ -1,0 +1,233 @@
+"""Shards: the files that hold a dataset's images, and their place on this machine."""
+
+import hashlib
+import os
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Annotated, Any, Final, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, StringConstraints
+
+from progdistill.data.shard_cache import damage, default_shard_cache
+from progdistill.errors import LostInvariantError
+from progdistill.store.base import Store
+from progdistill.store.digest import FileDigest, Sha256, digest_of_descriptor, worker_threads
+from progdistill.store.local import LocalStore
+
+SHARD_BYTES: Final = 8 * 2**20
+"""Pixels in a full shard, at most. It decides which images share a shard, and so the fingerprint."""
+
+LABEL_BYTES: Final = 8
+
+
+class ShardLayout(NamedTuple):
+    """Where a shard's pixels and labels begin, in bytes from the start of the file."""
+
+    images_offset: int
+    labels_offset: int
+
+
+class ShardEntry(BaseModel):
+    """What a manifest says of one shard. Offsets and sizes in bytes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    file: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+\.arrow$")]
+    """A plain name: a manifest from elsewhere cannot reach outside its folder."""
+    rows: PositiveInt
+    size_bytes: PositiveInt
+    images_offset: NonNegativeInt
+    labels_offset: NonNegativeInt
+    sha256: Sha256
+    """Of the file, as `sha256sum` prints it."""
+    content_sha256: Sha256
+    """Of the pixels, then the labels (little-endian int64): free of how Arrow lays out its file."""
+
+    @property
+    def digest(self) -> FileDigest:
+        """The file's digest and size."""
+        return FileDigest(self.sha256, self.size_bytes)
+
+    @property
+    def layout(self) -> ShardLayout:
+        """Where the rows lie."""
+        return ShardLayout(self.images_offset, self.labels_offset)
+
+
+def rows_per_shard(image_bytes: int) -> int:
+    """Images of `image_bytes` each in a full shard."""
+    return max(1, SHARD_BYTES // image_bytes)
+
+
+def create_shard(path: Path, rows: int, shape: tuple[int, int, int]) -> ShardLayout:
+    """Write a shard of black images (height, width, channels) with label 0, to be filled in row by row."""
+    import pyarrow as pa
+
+    pixels = pa.array(np.zeros(rows * int(np.prod(shape)), np.uint8))
+    storage = pa.FixedSizeListArray.from_arrays(pixels, int(np.prod(shape)))
+    tensors = pa.fixed_shape_tensor(pa.uint8(), shape, dim_names=["height", "width", "channel"])
+    images = pa.ExtensionArray.from_storage(tensors, storage)
+    batch = pa.record_batch([images, pa.array(np.zeros(rows, np.int64))], names=["image", "label"])
+    staged = path.with_suffix(".part")
+    with pa.OSFile(str(staged), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    os.replace(staged, path)
+    return layout_of(path)
+
+
+def layout_of(path: Path) -> ShardLayout:
+    """Find the pixels and labels in a shard that was just made."""
+    import pyarrow as pa
+
+    with pa.memory_map(str(path)) as file:
+        start = file.read_buffer().address
+        batch = pa.ipc.open_file(file).get_batch(0)
+        images, labels = batch.column("image").storage.values, batch.column("label")
+        return ShardLayout(images.buffers()[1].address - start, labels.buffers()[1].address - start)
+
+
+def write_rows(
+    descriptor: int, layout: ShardLayout, start: int, images: NDArray[np.uint8], labels: NDArray[np.int64]
+) -> None:
+    """Put images [count, height, width, channel] and their labels into rows start, start+1, …"""
+    pixels, codes = np.ascontiguousarray(images), labels.astype("<i8")
+    os.pwrite(descriptor, pixels.data, layout.images_offset + start * (pixels.nbytes // len(pixels)))
+    os.pwrite(descriptor, codes.data, layout.labels_offset + start * LABEL_BYTES)
+
+
+def read_rows(
+    descriptor: int, layout: ShardLayout, start: int, count: int, shape: tuple[int, int, int]
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Rows start..start+count-1: uint8 [count, height, width, channel], int64 [count].
+
+    Raises EOFError when the file is shorter than that.
+    """
+    images = np.empty((count, *shape), np.uint8)
+    _read_into(descriptor, images, layout.images_offset + start * int(np.prod(shape)))
+    return images, read_labels(descriptor, layout, start, count)
+
+
+def read_labels(descriptor: int, layout: ShardLayout, start: int, count: int) -> NDArray[np.int64]:
+    """Labels of rows start..start+count-1: int64 [count]; EOFError when the file is shorter than that."""
+    labels = np.empty(count, "<i8")
+    _read_into(descriptor, labels, layout.labels_offset + start * LABEL_BYTES)
+    return labels.astype(np.int64, copy=False)
+
+
+def _read_into(descriptor: int, array: NDArray[Any], offset: int) -> None:
+    """Fill a contiguous, non-empty array from a file; EOFError when the file ends before."""
+    view = array.data.cast("B")
+    while view:
+        count = os.preadv(descriptor, [view], offset)
+        if count == 0:
+            raise EOFError(f"file ends {len(view):,} bytes too early")
+        view, offset = view[count:], offset + count
+
+
+def content_digest(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> str:
+    """SHA-256 over pixels, then labels."""
+    content = hashlib.sha256(np.ascontiguousarray(images).data)
+    content.update(labels.astype("<i8").data)
+    return content.hexdigest()
+
+
+OPEN_SHARDS: Final = 128
+"""Shards kept open, the least recently used closed first. Descriptors only: no memory is held for them."""
+
+REMOTE_THREADS: Final = 8
+"""Shards fetched at a time from a remote store, where waiting for replies takes longer than anything else."""
+
+
+class OpenShard(NamedTuple):
+    """A verified shard: its open file, and its labels (int64 [rows])."""
+
+    descriptor: int
+    labels: NDArray[np.int64]
+
+
+class ShardFiles:
+    """Open shards by number; several threads open them ahead of their use by one thread."""
+
+    def __init__(self, store: Store, entries: Sequence[ShardEntry]) -> None:
+        self._store, self._entries = store, entries
+        self._opening: OrderedDict[int, Future[OpenShard]] = OrderedDict()
+        self._verified: set[int] = set()
+        self._cache = None if isinstance(store, LocalStore) else default_shard_cache()
+        threads = worker_threads() if self._cache is None else REMOTE_THREADS
+        self._pool = ThreadPoolExecutor(threads, "shards")
+
+    def expect(self, shards: Iterable[int]) -> None:
+        """Begin to open shards that will be asked for soon."""
+        for shard in shards:
+            if shard not in self._opening:
+                self._opening[shard] = self._pool.submit(self._open_verified, shard)
+            self._opening.move_to_end(shard)
+            if len(self._opening) > OPEN_SHARDS:
+                self._close(self._opening.popitem(last=False)[1])
+
+    def open(self, shard: int) -> OpenShard:
+        """The verified shard, open until `OPEN_SHARDS` others were asked for.
+
+        Raises LostInvariantError when the shard is damaged or missing.
+        """
+        self.expect([shard])
+        try:
+            return self._opening[shard].result()
+        except BaseException:
+            del self._opening[shard]
+            raise
+
+    def close(self) -> None:
+        """Close every shard."""
+        self._pool.shutdown(cancel_futures=True)
+        for opening in self._opening.values():
+            self._close(opening)
+        self._opening.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _open_verified(self, shard: int) -> OpenShard:
+        entry = self._entries[shard]
+        where = f"{self._store.uri}/{entry.file}"
+        try:
+            if self._cache is not None:
+                descriptor = self._cache.open(entry.digest, lambda: self._store.read(entry.file), where)
+            else:
+                descriptor = self._open_local(Path(where), shard)
+        except LostInvariantError as error:
+            raise LostInvariantError(f"{error}; {_REMEDY}") from error
+        return OpenShard(descriptor, read_labels(descriptor, entry.layout, 0, entry.rows))
+
+    def _open_local(self, path: Path, shard: int) -> int:
+        """Open a shard of a local dataset, which is verified the first time."""
+        expected = self._entries[shard].digest
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError as error:
+            raise LostInvariantError(f"{path} is missing") from error
+        if shard not in self._verified:
+            found = digest_of_descriptor(descriptor)
+            if found != expected:
+                os.close(descriptor)
+                raise LostInvariantError(damage(str(path), found, expected))
+            self._verified.add(shard)
+        return descriptor
+
+    @staticmethod
+    def _close(opening: "Future[OpenShard]") -> None:
+        if not opening.cancel() and opening.exception() is None:
+            os.close(opening.result().descriptor)
+
+
+_REMEDY: Final = "restore it from a copy, or remove the dataset and prepare it again"

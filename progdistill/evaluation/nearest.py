@@ -1,0 +1,86 @@
+"""The training images nearest to a few samples, so that a copy shows as one. No torch."""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from progdistill.data.dataset import DatasetInfo
+from progdistill.data.reading import iterate_images
+from progdistill.evaluation.cached import kept_record
+from progdistill.evaluation.measurement import Neighbours, SampleStrip
+from progdistill.images import Pixels, decode_strip, encode_strip
+from progdistill.progress import Progress
+from progdistill.registry.checkpoint import blob_key
+from progdistill.store.base import Store
+from progdistill.store.documents import publish_record
+
+FOLDER = "evaluation_neighbours/"
+READ_IMAGES = 1024
+SAMPLES = 8
+NEAREST = 3
+
+
+def neighbours_of(store: Store, shown: SampleStrip, info: DatasetInfo) -> Neighbours:
+    """Find the neighbours of a strip's first samples once a store; later calls read them back."""
+    orientations = "-mirrored" if info.horizontal_flip_safe else ""
+    key = f"{FOLDER}{shown.sha256}/{info.fingerprint}-{SAMPLES}-{NEAREST}{orientations}.json"
+    known = kept_record(store, key, Neighbours, lambda known: [known.file])
+    if known is not None:
+        return known
+    path = store.download(blob_key(shown.sha256), shown.file)
+    drawn = decode_strip(path.read_bytes(), shown.images)[:SAMPLES]
+    found = nearest_images(drawn, info, "train", NEAREST)
+    strip = np.concatenate([np.concatenate((drawn[i : i + 1], found[i])) for i in range(len(drawn))])
+    with tempfile.TemporaryDirectory() as folder:
+        picture = Path(folder) / "neighbours.png"
+        picture.write_bytes(encode_strip(strip))
+        blob = store.upload(picture, blob_key)
+    made = Neighbours(
+        strip_sha256=blob.sha256,
+        strip_bytes=blob.size_bytes,
+        samples=len(drawn),
+        nearest=found.shape[1],
+        mirrored=info.horizontal_flip_safe,
+    )
+    return publish_record(store, key, made)
+
+
+def nearest_images(drawn: Pixels, info: DatasetInfo, split: str, nearest: int) -> Pixels:
+    """The `nearest` images of a split to each drawn one by the Euclidean distance of pixels.
+
+    Shape [samples, nearest, height, width, channels], the nearest first. The split is read once, as a stream.
+    Where a mirrored image is as plausible, training may have shown that: each image then counts, and is
+    returned, in whichever orientation is nearer.
+    """
+    # A mirrored image is as far from a sample as the image from the mirrored sample, and samples are few.
+    orientations = [drawn, drawn[:, :, ::-1]] if info.horizontal_flip_safe else [drawn]
+    queries = _flat(np.concatenate(orientations))
+    best = np.full((len(drawn), 0), np.inf, np.float32)
+    images = np.empty((len(drawn), 0, *drawn.shape[1:]), np.uint8)
+    with Progress("nearest training images", total=info.splits[split], unit="images") as progress:
+        for pixels, _ in iterate_images(info, split, batch_size=READ_IMAGES):
+            each = _squared_distances(queries, _flat(pixels)).reshape(len(orientations), len(drawn), -1)
+            distances, mirrored = each.min(axis=0), each.argmin(axis=0).astype(np.bool_)
+            order = np.argsort(distances, axis=1, kind="stable")[:, :nearest]
+            found = pixels[order]
+            turned = np.take_along_axis(mirrored, order, axis=1)
+            found[turned] = found[turned][:, :, ::-1]
+            best = np.concatenate((best, np.take_along_axis(distances, order, axis=1)), axis=1)
+            images = np.concatenate((images, found), axis=1)
+            kept = np.argsort(best, axis=1, kind="stable")[:, :nearest]
+            best = np.take_along_axis(best, kept, axis=1)
+            images = np.stack([images[row, kept[row]] for row in range(len(drawn))])
+            progress.advance(len(pixels))
+    return images
+
+
+def _flat(images: Pixels) -> NDArray[np.float32]:
+    return images.reshape(len(images), -1).astype(np.float32)
+
+
+def _squared_distances(queries: NDArray[np.float32], images: NDArray[np.float32]) -> NDArray[np.float32]:
+    squares = (queries**2).sum(axis=1)[:, None] + (images**2).sum(axis=1)[None, :]
+    distances: NDArray[np.float32] = squares - 2 * queries @ images.T
+    return distances

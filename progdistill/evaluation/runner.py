@@ -1,0 +1,260 @@
+"""Measures checkpoints: draws samples, extracts features, computes metrics."""
+
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from functools import cached_property, reduce
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from progdistill.data.dataset import DatasetInfo
+from progdistill.diffusion.names import SamplerName
+from progdistill.evaluation.cached import kept_record
+from progdistill.evaluation.config import EvaluationSettings
+from progdistill.evaluation.measurement import Measurement, Question, SampleStrip
+from progdistill.evaluation.reference import Reference, pinned_statistics, published_reference, reference_of
+from progdistill.evaluation.sampling import labels_of
+from progdistill.evaluation.shards import (
+    ShardResult,
+    forget_shards,
+    keep_shard,
+    kept_shard,
+    measure_shard,
+    shards_of,
+)
+from progdistill.evaluation.statistics import compare, merge_statistics
+from progdistill.features.base import Evaluator
+from progdistill.features.registry import find_or_publish_evaluator, open_evaluator
+from progdistill.images import Pixels, encode_strip
+from progdistill.models.config import DenoiserConfig
+from progdistill.models.denoiser import Denoiser, build_denoiser, load_weights
+from progdistill.progress import Progress
+from progdistill.registry.checkpoint import CheckpointManifest, blob_key, fetch_weights
+from progdistill.store.base import Store
+from progdistill.store.documents import publish_record, read_record
+from progdistill.training.config import Precision
+from progdistill.training.devices import device_name
+from progdistill.training.execution import set_float32_products
+from progdistill.training.guidance import takes_guidance
+from progdistill.version import NUMERICS_VERSION
+
+
+def load_denoiser(store: Store, manifest: CheckpointManifest, device: str = "cpu") -> Denoiser:
+    """A checkpoint's denoiser with its verified weights, ready to sample on a device in float32."""
+    set_float32_products(Precision.FLOAT32, torch.device(device))
+    config = DenoiserConfig.model_validate(manifest.identity.architecture)
+    denoiser = build_denoiser(config, seed=0)
+    load_weights(denoiser, fetch_weights(store, manifest))
+    return denoiser.to(device).eval().requires_grad_(False)
+
+
+def measure(
+    store: Store,
+    question: Question,
+    denoiser: Denoiser,
+    evaluator: Evaluator,
+    reference: Reference,
+    *,
+    batch_size: int,
+    device: str,
+) -> Measurement:
+    """Answer a question anew, going on from shards that an earlier attempt finished or that ranks shared out.
+
+    Progress goes to standard error. The answer is returned, not yet published.
+    """
+    shards = shards_of(question.samples)
+    results = draw_shards(
+        store,
+        question,
+        denoiser,
+        evaluator,
+        shards,
+        keep=len(shards) > 1,
+        batch_size=batch_size,
+        device=device,
+    )
+    began = time.monotonic()
+    statistics = reduce(merge_statistics, (result.statistics for result in results))
+    figures = compare(statistics, reference)
+    comparing_seconds = time.monotonic() - began
+    shown = np.concatenate([result.shown for result in results])
+    return Measurement(
+        question=question,
+        distance_name=evaluator.manifest.identity.distance_name,
+        sampling_seconds=sum(result.sampling_seconds for result in results),
+        evaluation_seconds=sum(result.evaluation_seconds for result in results) + comparing_seconds,
+        device=device_name(torch.device(device)),
+        created_at=datetime.now(UTC),
+        shown=_publish_strip(store, shown, question, denoiser.config.network.num_classes),
+        **figures._asdict(),
+    )
+
+
+def draw_shards(
+    store: Store,
+    question: Question,
+    denoiser: Denoiser,
+    evaluator: Evaluator,
+    shards: Sequence[range],
+    *,
+    keep: bool,
+    batch_size: int,
+    device: str,
+) -> list[ShardResult]:
+    """Draw shards unless the store has them already, and return them in order.
+
+    With `keep` each goes to the store as soon as it is finished.
+    """
+    results = []
+    label = f"{question.sampler} × {question.steps}"
+    with Progress(label, total=sum(map(len, shards)), unit="images") as progress:
+        for indices in shards:
+            result = kept_shard(store, question, indices)
+            if result is not None:
+                progress.advance(len(indices))
+            else:
+                result = measure_shard(
+                    question,
+                    indices,
+                    denoiser,
+                    evaluator,
+                    batch_size=batch_size,
+                    device=device,
+                    progress=progress,
+                )
+                if keep:
+                    keep_shard(store, question, indices, result)
+            results.append(result)
+    return results
+
+
+def _publish_strip(store: Store, shown: Pixels, question: Question, num_classes: int) -> SampleStrip | None:
+    if len(shown) == 0:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "samples.png"
+        path.write_bytes(encode_strip(shown))
+        blob = store.upload(path, blob_key)
+    labels = labels_of(range(len(shown)), num_classes, class_counts=question.class_counts)
+    return SampleStrip(
+        sha256=blob.sha256,
+        size_bytes=blob.size_bytes,
+        images=len(shown),
+        labels=None if labels is None else tuple(labels.tolist()),
+    )
+
+
+REFERENCE_SPLIT = "train"
+
+
+class Examiner:
+    """Measures checkpoints with one evaluator against one dataset; networks are loaded only when needed."""
+
+    def __init__(
+        self, store: Store, settings: EvaluationSettings, info: DatasetInfo, device: str = "cpu"
+    ) -> None:
+        self._store, self._info, self._device = store, info, device
+        self._settings = pinned_statistics(store, settings)
+        self.evaluator_manifest = find_or_publish_evaluator(store, settings, info)
+
+    @cached_property
+    def evaluator(self) -> Evaluator:
+        """The evaluator, ready for use in float32."""
+        set_float32_products(Precision.FLOAT32, torch.device(self._device))
+        return open_evaluator(self._store, self.evaluator_manifest, self._device)
+
+    @cached_property
+    def reference(self) -> Reference:
+        """What the real images look like to the evaluator, or the statistics that settings name."""
+        if self._settings.reference_statistics is not None:
+            return published_reference(self._store, self._settings, self.evaluator, self._info, self._device)
+        return reference_of(self._store, self.evaluator, self._info, REFERENCE_SPLIT, self._device)
+
+    def load(self) -> Reference:
+        """Load evaluator and reference statistics, publishing what the store lacks."""
+        return self.reference
+
+    def answer(
+        self, checkpoint: CheckpointManifest, sampler: SamplerName, steps: int, gamma: float | None = None
+    ) -> Measurement:
+        """The store's answer to a question, measured and published now if it has none."""
+        question = self.question(checkpoint, sampler, steps, gamma)
+        known = kept_record(self._store, question.key, Measurement, lambda known: known.files)
+        if known is not None:
+            return known
+        measured = measure(
+            self._store,
+            question,
+            load_denoiser(self._store, checkpoint, self._device),
+            self.evaluator,
+            self.reference,
+            batch_size=self._settings.batch_size,
+            device=self._device,
+        )
+        answer = publish_record(self._store, question.key, measured)
+        forget_shards(self._store, question)
+        return answer
+
+    def draw(
+        self,
+        checkpoint: CheckpointManifest,
+        sampler: SamplerName,
+        steps: int,
+        gamma: float | None,
+        choose: Callable[[Sequence[range]], Sequence[range]],
+    ) -> None:
+        """Draw chosen shards of a question, for whoever answers it once all are drawn."""
+        question = self.question(checkpoint, sampler, steps, gamma)
+        chosen = choose(shards_of(question.samples))
+        if not chosen or read_record(self._store, question.key, Measurement) is not None:
+            return
+        draw_shards(
+            self._store,
+            question,
+            load_denoiser(self._store, checkpoint, self._device),
+            self.evaluator,
+            chosen,
+            keep=True,
+            batch_size=self._settings.batch_size,
+            device=self._device,
+        )
+
+    def question(
+        self, checkpoint: CheckpointManifest, sampler: SamplerName, steps: int, gamma: float | None = None
+    ) -> Question:
+        """Put all that decides the figures into words."""
+        settings = self._settings
+        return Question(
+            checkpoint_id=checkpoint.id,
+            sampler=sampler,
+            gamma=gamma,
+            guidance=settings.guidance if takes_guidance(checkpoint) else None,
+            class_counts=_class_counts(self._info, checkpoint),
+            clip=settings.clip,
+            steps=steps,
+            samples=settings.samples,
+            seed=settings.seed,
+            shown_samples=settings.shown_samples,
+            evaluator_id=self.evaluator_manifest.id,
+            reference_fingerprint=self._reference_fingerprint,
+            reference_split=REFERENCE_SPLIT,
+            numerics_version=NUMERICS_VERSION,
+        )
+
+    @cached_property
+    def _reference_fingerprint(self) -> str:
+        given = self._settings.reference_statistics_sha256
+        return self._info.fingerprint if given is None else f"file:{given}"
+
+
+def _class_counts(info: DatasetInfo, checkpoint: CheckpointManifest) -> tuple[int, ...] | None:
+    """The real images of each class where samples are to follow them; None where classes are alike.
+
+    Samples of a rare class as many as of a common one would be a distance of their own, whatever the model.
+    """
+    counts = info.class_counts
+    classes = DenoiserConfig.model_validate(checkpoint.identity.architecture).network.num_classes
+    return counts if len(counts) == classes and len(set(counts)) > 1 else None

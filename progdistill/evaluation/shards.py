@@ -1,0 +1,199 @@
+"""Samples of a measurement in shards, which are kept in the store until they are added up."""
+
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from progdistill.errors import LostInvariantError
+from progdistill.evaluation.measurement import Question
+from progdistill.evaluation.metrics import Moments, ScoreSums
+from progdistill.evaluation.reference import KEPT_FEATURES
+from progdistill.evaluation.sampling import generate
+from progdistill.evaluation.statistics import SampleStatistics, StatisticsStream
+from progdistill.features.base import Evaluator
+from progdistill.images import Pixels
+from progdistill.models.denoiser import Denoiser
+from progdistill.progress import Progress
+from progdistill.registry.checkpoint import blob_key
+from progdistill.store.base import Store
+from progdistill.store.digest import FileDigest, Sha256
+from progdistill.store.documents import publish_record, read_record
+from progdistill.store.failpoints import reach
+
+SHARD_SAMPLES = 5000
+"""Samples of a shard. Fixed, so that sums are added in one order whatever the number of ranks."""
+
+
+class ShardResult(NamedTuple):
+    """What a shard's samples gave, its first images, and the seconds it took."""
+
+    statistics: SampleStatistics
+    shown: Pixels
+    sampling_seconds: float
+    evaluation_seconds: float
+
+
+def shards_of(samples: int) -> list[range]:
+    """Cut sample indices into shards."""
+    return [range(start, min(start + SHARD_SAMPLES, samples)) for start in range(0, samples, SHARD_SAMPLES)]
+
+
+def measure_shard(
+    question: Question,
+    indices: range,
+    denoiser: Denoiser,
+    evaluator: Evaluator,
+    *,
+    batch_size: int,
+    device: str,
+    progress: Progress,
+) -> ShardResult:
+    """Draw the samples `indices` and gather their statistics; images below `shown_samples` are kept."""
+    stream = StatisticsStream(keep=KEPT_FEATURES - indices.start)
+    shown: list[Pixels] = []
+    watch = _Watch()
+    index = indices.start
+    for images in watch.sampling(_samples(question, indices, denoiser, batch_size, device)):
+        began = time.monotonic()
+        with torch.inference_mode():
+            stream.add(evaluator.observe(images))
+        watch.evaluation_seconds += time.monotonic() - began
+        shown.append(images[: max(question.shown_samples - index, 0)].permute(0, 2, 3, 1).cpu().numpy())
+        index += len(images)
+        progress.advance(len(images))
+        reach("evaluation.batch")
+    began = time.monotonic()
+    statistics = stream.statistics()
+    watch.evaluation_seconds += time.monotonic() - began
+    return ShardResult(statistics, np.concatenate(shown), watch.sampling_seconds, watch.evaluation_seconds)
+
+
+class _Watch:
+    """Tells the time of drawing samples from that of looking at them."""
+
+    def __init__(self) -> None:
+        self.sampling_seconds = 0.0
+        self.evaluation_seconds = 0.0
+
+    def sampling(self, batches: Iterator[Tensor]) -> Iterator[Tensor]:
+        """Pass batches on, counting the seconds it takes to make each."""
+        while True:
+            began = time.monotonic()
+            images = next(batches, None)
+            self.sampling_seconds += time.monotonic() - began
+            if images is None:
+                return
+            yield images
+
+
+def _samples(
+    question: Question, indices: range, denoiser: Denoiser, batch_size: int, device: str
+) -> Iterator[Tensor]:
+    return generate(
+        denoiser,
+        question.sampler,
+        question.steps,
+        indices=indices,
+        seed=question.seed,
+        batch_size=batch_size,
+        gamma=question.gamma,
+        guidance=question.guidance,
+        clip=question.clip,
+        class_counts=question.class_counts,
+        device=device,
+        name=f"checkpoint {question.checkpoint_id[:12]}",
+    )
+
+
+FOLDER = "evaluation_shards/"
+
+
+class ShardRecord(BaseModel):
+    """A finished shard; its tensors stand in a safetensors blob."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal[1] = 1
+    question_id: Sha256
+    start: int
+    stop: int
+    vectors: int
+    negative_entropy: float | None
+    sampling_seconds: float
+    evaluation_seconds: float
+    tensors_sha256: Sha256
+    tensors_bytes: int
+
+
+def keep_shard(store: Store, question: Question, indices: range, result: ShardResult) -> None:
+    """Publish a finished shard, for a later attempt or for the rank that adds up."""
+    statistics = result.statistics
+    tensors = {
+        "mean": statistics.moments.mean,
+        "scatter": statistics.moments.scatter,
+        "features": statistics.features,
+        "shown": torch.from_numpy(result.shown.copy()),
+    }
+    if statistics.score is not None:
+        tensors["probabilities"] = statistics.score.probabilities
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "shard.safetensors"
+        save_file(tensors, path)
+        blob = store.upload(path, blob_key)
+    record = ShardRecord(
+        question_id=question.id,
+        start=indices.start,
+        stop=indices.stop,
+        vectors=statistics.moments.vectors,
+        negative_entropy=None if statistics.score is None else statistics.score.negative_entropy,
+        sampling_seconds=result.sampling_seconds,
+        evaluation_seconds=result.evaluation_seconds,
+        tensors_sha256=blob.sha256,
+        tensors_bytes=blob.size_bytes,
+    )
+    publish_record(store, _key(question, indices), record)
+
+
+def kept_shard(store: Store, question: Question, indices: range) -> ShardResult | None:
+    """A shard that was finished before, None where it was not; a damaged one is forgotten and drawn again."""
+    key = _key(question, indices)
+    try:
+        record = read_record(store, key, ShardRecord)
+        if record is None:
+            return None
+        digest = FileDigest(record.tensors_sha256, record.tensors_bytes)
+        path = store.download(blob_key(digest.sha256), digest)
+    except LostInvariantError as error:
+        print(
+            f"samples {indices.start} to {indices.stop} are drawn again: {error}", file=sys.stderr, flush=True
+        )
+        store.delete(key)
+        return None
+    tensors = load_file(path)
+    score = None
+    if record.negative_entropy is not None:
+        score = ScoreSums(record.vectors, tensors["probabilities"], record.negative_entropy)
+    statistics = SampleStatistics(
+        Moments(record.vectors, tensors["mean"], tensors["scatter"]), score, tensors["features"]
+    )
+    shown = tensors["shown"].numpy()
+    return ShardResult(statistics, shown, record.sampling_seconds, record.evaluation_seconds)
+
+
+def forget_shards(store: Store, question: Question) -> None:
+    """Remove a question's shards, once it has its answer; their blobs go with the next garbage collection."""
+    for item in list(store.list(f"{FOLDER}{question.id}/")):
+        store.delete(item.key)
+
+
+def _key(question: Question, indices: range) -> str:
+    return f"{FOLDER}{question.id}/{indices.start}-{indices.stop}.json"

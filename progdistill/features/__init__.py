@@ -1,0 +1,1 @@
+"""Feature extractors: from images to the vectors in which distances are measured."""

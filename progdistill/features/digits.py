@@ -1,0 +1,149 @@
+"""Features of a small classifier trained on the embedded digits."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64, UInt8
+from pydantic import JsonValue
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from progdistill.data.dataset import DatasetInfo
+from progdistill.data.reading import iterate_images
+from progdistill.diffusion.noise import generator, seed_for
+from progdistill.evaluation.config import EvaluationSettings
+from progdistill.features.base import Observation, Observe, ObtainedWeights
+from progdistill.features.weights import check_fit
+
+FEATURES = 64
+EPOCHS = 15
+BATCH_SIZE = 64
+LEARNING_RATE = 3e-3
+
+
+class DigitsClassifier(nn.Module):
+    """Three convolutions and two linear layers; 78 thousand parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 32, 3, padding=1)
+        self.conv2 = nn.Conv2d(32, 32, 3, padding=1)
+        self.conv3 = nn.Conv2d(32, 64, 3, padding=1)
+        self.hidden = nn.Linear(64 * 4 * 4, FEATURES)
+        self.logits = nn.Linear(FEATURES, 10)
+
+    def features(self, images: UInt8[Tensor, "batch 1 8 8"]) -> Float[Tensor, "batch 64"]:
+        """Activations before the last layer, float32 and non-negative."""
+        x = images.float() / 127.5 - 1
+        x = F.relu(self.conv2(F.relu(self.conv1(x))))
+        x = F.relu(self.conv3(F.max_pool2d(x, 2)))
+        return F.relu(self.hidden(x.flatten(1)))
+
+    def forward(self, images: UInt8[Tensor, "batch 1 8 8"]) -> Float[Tensor, "batch 10"]:
+        """Logits of the ten classes."""
+        logits: Tensor = self.logits(self.features(images))
+        return logits
+
+
+def train_digits_classifier(
+    images: UInt8[Tensor, "count 1 8 8"], labels: Int64[Tensor, " count"], seed: int
+) -> DigitsClassifier:
+    """Train from scratch, a few seconds on one core; on one machine equal arguments give equal weights."""
+    with _one_thread():
+        return _train(_initialized(seed), images, labels, seed).eval().requires_grad_(False)
+
+
+def _train(
+    network: DigitsClassifier,
+    images: UInt8[Tensor, "count 1 8 8"],
+    labels: Int64[Tensor, " count"],
+    seed: int,
+) -> DigitsClassifier:
+    optimizer = torch.optim.AdamW(network.parameters(), LEARNING_RATE, weight_decay=0.01)
+    updates_an_epoch = len(images) // BATCH_SIZE
+    annealing = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, EPOCHS * updates_an_epoch)
+    for epoch in range(EPOCHS):
+        order = torch.randperm(len(images), generator=generator(seed, "digits classifier order", epoch))
+        for update in range(updates_an_epoch):
+            batch = order[update * BATCH_SIZE : (update + 1) * BATCH_SIZE]
+            optimizer.zero_grad()
+            loss: Tensor = F.cross_entropy(network(images[batch]), labels[batch])
+            torch.autograd.backward(loss)
+            optimizer.step()
+            annealing.step()
+    return network
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Sums split over threads round to other weights elsewhere, and so small a network gains nothing."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def accuracy(
+    network: DigitsClassifier, images: UInt8[Tensor, "count 1 8 8"], labels: Int64[Tensor, " count"]
+) -> float:
+    """Share of images whose likeliest class is their label."""
+    with torch.inference_mode():
+        return float((network(images).argmax(dim=1) == labels).double().mean())
+
+
+def _initialized(seed: int) -> DigitsClassifier:
+    """PyTorch's own initialisation from `seed`, leaving the global generator as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_for(seed, "digits classifier weights"))
+        return DigitsClassifier()
+
+
+SEED = 0
+"""Of the classifier, fixed: two runs with different seeds must still be measured in the same features."""
+
+
+class DigitsEvaluator:
+    """Features and class probabilities of a small network trained on the training split."""
+
+    def recipe(self, settings: EvaluationSettings, info: DatasetInfo) -> dict[str, JsonValue]:
+        """See EvaluatorKind.recipe."""
+        check_fit(settings, info)
+        return {
+            "name": settings.evaluator,
+            "trained_on": info.fingerprint,
+            "split": "train",
+            "seed": SEED,
+        }
+
+    def obtain(self, settings: EvaluationSettings, info: DatasetInfo, folder: Path) -> ObtainedWeights:
+        """See EvaluatorKind.obtain."""
+        network = train_digits_classifier(*_read(info, "train"), seed=SEED)
+        path = folder / "digits_classifier.safetensors"
+        save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, path)
+        return ObtainedWeights(
+            path, "frechet_digits_classifier", test_accuracy=accuracy(network, *_read(info, "test"))
+        )
+
+    def load(self, weights: Path, recipe: dict[str, JsonValue], device: str) -> Observe:
+        """See EvaluatorKind.load."""
+        network = DigitsClassifier()
+        network.load_state_dict(load_file(weights))
+        network = network.to(device).eval().requires_grad_(False)
+
+        def observe(images: UInt8[Tensor, "batch 1 8 8"]) -> Observation:
+            features = network.features(images)
+            return Observation(features, network.logits(features).softmax(dim=1))
+
+        return observe
+
+
+def _read(info: DatasetInfo, split: str) -> tuple[UInt8[Tensor, "count 1 8 8"], Int64[Tensor, " count"]]:
+    images, labels = zip(*iterate_images(info, split, batch_size=1024), strict=True)
+    pixels = torch.from_numpy(np.concatenate(images)).permute(0, 3, 1, 2).contiguous()
+    return pixels, torch.from_numpy(np.concatenate(labels))

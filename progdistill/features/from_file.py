@@ -1,0 +1,55 @@
+"""Features from any network in a TorchScript or ONNX file."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from jaxtyping import UInt8
+from pydantic import JsonValue
+from torch import Tensor
+
+from progdistill.data.dataset import DatasetInfo
+from progdistill.evaluation.config import EvaluationSettings
+from progdistill.features.base import Observation, Observe, ObtainedWeights
+from progdistill.features.inception import load_torchscript
+from progdistill.features.weights import FEATURES_ADVICE, FEATURES_VARIABLE, check_digest, given_file, pinned
+
+
+class FeaturesFileEvaluator:
+    """Whatever features the user's network gives; distances are named after the file."""
+
+    def recipe(self, settings: EvaluationSettings, info: DatasetInfo) -> dict[str, JsonValue]:
+        """See EvaluatorKind.recipe."""
+        settings = pinned(settings)
+        return {
+            "name": "features_file",
+            "format": "onnx" if str(settings.weights).endswith(".onnx") else "torchscript",
+            "weights_sha256": settings.weights_sha256,
+        }
+
+    def obtain(self, settings: EvaluationSettings, info: DatasetInfo, folder: Path) -> ObtainedWeights:
+        """See EvaluatorKind.obtain."""
+        with given_file(settings.weights, FEATURES_VARIABLE, FEATURES_ADVICE) as path:
+            copied = Path(shutil.copyfile(path, folder / path.name))
+        if settings.weights_sha256 is not None:
+            check_digest(copied, settings.weights_sha256)
+        return ObtainedWeights(copied, distance_name=f"frechet_{copied.stem}")
+
+    def load(self, weights: Path, recipe: dict[str, JsonValue], device: str) -> Observe:
+        """See EvaluatorKind.load."""
+        network = _onnx(weights) if recipe["format"] == "onnx" else load_torchscript(weights, device)
+
+        def observe(images: UInt8[Tensor, "batch channels height width"]) -> Observation:
+            return Observation(network(images.to(device).float()).reshape(len(images), -1).float(), None)
+
+        return observe
+
+
+def _onnx(weights: Path) -> Callable[[Tensor], Tensor]:
+    """Run by onnxruntime, on the CPU."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(weights), providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda images: torch.from_numpy(session.run(None, {name: images.cpu().numpy()})[0])

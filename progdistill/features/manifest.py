@@ -1,0 +1,99 @@
+"""What an evaluator is, as a record of a store: no torch."""
+
+import hashlib
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+
+from progdistill.errors import LostInvariantError
+from progdistill.registry.checkpoint import require_blob
+from progdistill.store.base import Store
+from progdistill.store.digest import FileDigest, Sha256
+from progdistill.store.documents import canonical_json, list_records, read_record
+
+FOLDER = "evaluators/"
+
+
+class EvaluatorIdentity(BaseModel):
+    """Everything that decides which features an image gets."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    distance_name: str = Field(description="what the Fréchet distance in these features is called in print")
+    weights_sha256: Sha256
+    weights_bytes: int
+    recipe: dict[str, JsonValue] = Field(description="how the weights came about and images are prepared")
+    numerics_version: int
+
+    @property
+    def id(self) -> str:
+        """SHA-256 of the canonical JSON of this identity."""
+        return hashlib.sha256(canonical_json(self.model_dump(mode="json"))).hexdigest()
+
+    @property
+    def weights(self) -> FileDigest:
+        """The digest and size of the weights file."""
+        return FileDigest(self.weights_sha256, self.weights_bytes)
+
+
+class EvaluatorManifest(BaseModel):
+    """The document that makes an evaluator exist."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal[1] = 1
+    id: Sha256
+    identity: EvaluatorIdentity
+    test_accuracy: float | None = Field(
+        description="on images it was not trained on; None where not applicable"
+    )
+    created_at: datetime
+    code_version: str
+
+    @model_validator(mode="after")
+    def _id_is_that_of_the_identity(self) -> "EvaluatorManifest":
+        if self.id != self.identity.id:
+            raise ValueError(f"id {self.id} is not that of its identity, {self.identity.id}")
+        return self
+
+
+class RecipeAnswer(BaseModel):
+    """Which evaluator a recipe gave in this store: training again elsewhere may round to other weights."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal[1] = 1
+    recipe: dict[str, JsonValue]
+    evaluator_id: Sha256
+
+
+def manifest_key(evaluator_id: str) -> str:
+    """Key of an evaluator's manifest."""
+    return f"{FOLDER}{evaluator_id}/manifest.json"
+
+
+def recipe_key(recipe: dict[str, JsonValue]) -> str:
+    """Key of the answer to a recipe."""
+    return f"{FOLDER}recipes/{hashlib.sha256(canonical_json(recipe)).hexdigest()}.json"
+
+
+def load_evaluator_manifest(store: Store, evaluator_id: str) -> EvaluatorManifest:
+    """Read an evaluator's manifest by id."""
+    manifest = read_record(store, manifest_key(evaluator_id), EvaluatorManifest)
+    if manifest is None:
+        raise LostInvariantError(f"{store.uri}/{manifest_key(evaluator_id)} is gone, but records refer to it")
+    return manifest
+
+
+def require_evaluator(store: Store, evaluator_id: str) -> None:
+    """Raise LostInvariantError unless an evaluator's manifest can be read and its weights have their size."""
+    require_blob(store, load_evaluator_manifest(store, evaluator_id).identity.weights)
+
+
+def list_recipes(store: Store) -> Iterator[dict[str, JsonValue]]:
+    """The recipes whose evaluators a store has."""
+    for answer in list_records(store, f"{FOLDER}recipes/", RecipeAnswer):
+        yield answer.recipe

@@ -1,0 +1,96 @@
+"""Evaluators by name: obtained once, published, found again."""
+
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import JsonValue
+
+from progdistill.data.dataset import DatasetInfo
+from progdistill.evaluation.cached import kept_record
+from progdistill.evaluation.config import EvaluationSettings
+from progdistill.features.base import Evaluator, EvaluatorKind
+from progdistill.features.digits import DigitsEvaluator
+from progdistill.features.efficientnet import EfficientNetEvaluator
+from progdistill.features.from_file import FeaturesFileEvaluator
+from progdistill.features.inception import InceptionEvaluator
+from progdistill.features.manifest import (
+    EvaluatorIdentity,
+    EvaluatorManifest,
+    RecipeAnswer,
+    load_evaluator_manifest,
+    manifest_key,
+    recipe_key,
+)
+from progdistill.registry.checkpoint import blob_key
+from progdistill.store.base import Store
+from progdistill.store.documents import publish_record, read_record
+from progdistill.version import NUMERICS_VERSION, __version__
+
+KINDS: dict[str, EvaluatorKind] = {
+    "digits_classifier": DigitsEvaluator(),
+    "efficientnet_lite0": EfficientNetEvaluator(),
+    "features_file": FeaturesFileEvaluator(),
+    "inception": InceptionEvaluator(),
+}
+
+
+def find_or_publish_evaluator(
+    store: Store, settings: EvaluationSettings, info: DatasetInfo
+) -> EvaluatorManifest:
+    """The store's evaluator for these settings and this dataset; obtained and published if it has none yet.
+
+    Raises UsageError where the evaluator does not fit the dataset or its weights cannot be had.
+    """
+    kind = KINDS[settings.evaluator]
+    recipe = {**kind.recipe(settings, info), "numerics_version": NUMERICS_VERSION}
+    answer = read_record(store, recipe_key(recipe), RecipeAnswer)
+    if answer is not None:
+        found = _kept(store, answer.evaluator_id)
+        if found is not None:
+            return found
+        store.delete(recipe_key(recipe))  # made again elsewhere, it may come out another
+    made = _publish(store, kind, recipe, settings, info)
+    answer = publish_record(store, recipe_key(recipe), RecipeAnswer(recipe=recipe, evaluator_id=made.id))
+    return load_evaluator_manifest(store, answer.evaluator_id)
+
+
+def _kept(store: Store, evaluator_id: str) -> EvaluatorManifest | None:
+    return kept_record(
+        store, manifest_key(evaluator_id), EvaluatorManifest, lambda known: [known.identity.weights]
+    )
+
+
+def open_evaluator(store: Store, manifest: EvaluatorManifest, device: str = "cpu") -> Evaluator:
+    """Load an evaluator's weights, verified against their digest, onto a device."""
+    identity = manifest.identity
+    weights = store.download(blob_key(identity.weights_sha256), identity.weights)
+    return Evaluator(manifest, KINDS[identity.name].load(weights, identity.recipe, device))
+
+
+def _publish(
+    store: Store,
+    kind: EvaluatorKind,
+    recipe: dict[str, JsonValue],
+    settings: EvaluationSettings,
+    info: DatasetInfo,
+) -> EvaluatorManifest:
+    with tempfile.TemporaryDirectory() as folder:
+        obtained = kind.obtain(settings, info, Path(folder))
+        weights = store.upload(obtained.path, blob_key)
+    identity = EvaluatorIdentity(
+        name=settings.evaluator,
+        distance_name=obtained.distance_name,
+        weights_sha256=weights.sha256,
+        weights_bytes=weights.size_bytes,
+        recipe=recipe,
+        numerics_version=NUMERICS_VERSION,
+    )
+    manifest = EvaluatorManifest(
+        id=identity.id,
+        identity=identity,
+        test_accuracy=obtained.test_accuracy,
+        created_at=datetime.now(UTC),
+        code_version=__version__,
+    )
+    return publish_record(store, manifest_key(manifest.id), manifest)

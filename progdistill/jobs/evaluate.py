@@ -1,0 +1,45 @@
+"""Measuring jobs: the evaluator made ready, or a checkpoint measured by all ranks together."""
+
+from collections.abc import Callable
+from datetime import timedelta
+
+import torch
+
+from progdistill.evaluation.evaluate import draw_together, evaluate_checkpoint, prepare_evaluator
+from progdistill.jobs.spec import EvaluateSpec, JobRequest, PrepareEvaluatorSpec
+from progdistill.registry.checkpoint import load_manifest
+from progdistill.store.base import Store
+from progdistill.training.devices import Rank
+
+_LONGEST_WAIT = timedelta(days=7)
+"""For the rank that draws longest; the default of minutes is made for gradients."""
+
+
+def run_measuring(request: JobRequest, store: Store, rank: Rank) -> str:
+    """Measure; on rank 0 return an evaluator id or an evaluation record as JSON, on others nothing."""
+    spec, device = request.spec, str(rank.device)
+    if isinstance(spec, PrepareEvaluatorSpec):
+        if rank.rank != 0:
+            return ""
+        return prepare_evaluator(store, spec.evaluation, request.dataset, device=device).id
+    assert isinstance(spec, EvaluateSpec)
+    manifest = load_manifest(store, spec.checkpoint)
+    baseline = None if spec.baseline is None else load_manifest(store, spec.baseline)
+    question = (store, manifest, baseline, spec.num_steps, spec.evaluation, request.dataset)
+    if rank.ranks > 1:
+        meet = _meeting()
+        draw_together(*question, rank=rank.rank, ranks=rank.ranks, meet=meet, device=device)
+    if rank.rank != 0:
+        return ""
+    return evaluate_checkpoint(*question, device=device).model_dump_json()
+
+
+def _meeting() -> Callable[[], None]:
+    """What waits until every rank waits; over gloo, for a rank that waits must keep no GPU busy."""
+    group = torch.distributed.new_group(backend="gloo", timeout=_LONGEST_WAIT)
+    assert isinstance(group, torch.distributed.ProcessGroup)
+
+    def meet() -> None:
+        torch.distributed.barrier(group)
+
+    return meet

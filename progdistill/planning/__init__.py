@@ -1,1 +1,0 @@
-"""What a run will take, before it starts: memory, time and cost, from arithmetic and measurements."""

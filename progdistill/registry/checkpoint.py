@@ -1,0 +1,287 @@
+"""Checkpoints: immutable weights with a manifest, named by what they are."""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, JsonValue, PositiveInt, model_validator
+
+from progdistill.errors import LostInvariantError, ProgdistillError, UsageError
+from progdistill.store.base import Store, mark_layout
+from progdistill.store.digest import FileDigest, Sha256
+from progdistill.store.documents import canonical_json, noting, publish_record, read_record
+
+FOLDER = "checkpoints/"
+UNKNOWN_DATASET = "unknown"
+"""The dataset, and the fingerprint, of an imported model whose training data nobody named."""
+
+
+class CheckpointKind(StrEnum):
+    """How a checkpoint came to be."""
+
+    BASE = "base"
+    STUDENT = "student"
+    IMPORTED = "imported"
+
+
+class CheckpointDescription(BaseModel):
+    """What a checkpoint is, apart from its weights: with them it makes the identity."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: CheckpointKind
+    sampling_steps: PositiveInt | None
+    """The number of steps a student was distilled to; None for models that sample with any."""
+    prediction: str
+    loss_weight: str | None
+    schedule: str = "cosine"
+    architecture: dict[str, JsonValue]
+    """The DenoiserConfig as JSON."""
+    dataset_fingerprint: str
+    parent: Sha256 | None
+    """Id of the teacher."""
+    training: dict[str, JsonValue]
+    """The settings that the training's numbers depend on."""
+    seed: int
+    numerics_version: int
+
+    @model_validator(mode="after")
+    def _student_has_steps_and_teacher(self) -> Self:
+        if self.kind is CheckpointKind.STUDENT and (self.sampling_steps is None or self.parent is None):
+            raise ValueError("a student has a number of sampling steps and a parent")
+        if self.kind is not CheckpointKind.STUDENT and self.sampling_steps is not None:
+            raise ValueError(f"a checkpoint of kind {self.kind} samples with any number of steps")
+        return self
+
+
+class CheckpointIdentity(CheckpointDescription):
+    """Everything a checkpoint's id is computed from."""
+
+    weights_sha256: Sha256
+    weights_bytes: PositiveInt
+
+    @property
+    def id(self) -> str:
+        """SHA-256 of the canonical JSON of this identity."""
+        return hashlib.sha256(canonical_json(self.model_dump(mode="json"))).hexdigest()
+
+    @property
+    def weights(self) -> FileDigest:
+        """The digest and size of the weights file."""
+        return FileDigest(self.weights_sha256, self.weights_bytes)
+
+
+class TrainingFigures(BaseModel):
+    """What the training took: updates, images seen, wall-clock seconds, rate, and the last mean loss.
+
+    The last three say how comparable the rate is; None where a checkpoint is older than they are.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    updates: int
+    images: int
+    seconds: float
+    images_per_second: float
+    final_loss: float | None
+    job: str | None = None
+    """The kind of job: train_base, guide or distill."""
+    ranks: int | None = None
+    peak_memory_bytes: int | None = None
+    """Of the first rank: allocated on its GPU, else resident in its process."""
+
+
+class Circumstances(BaseModel):
+    """When, where and with what a checkpoint was made: beside its identity, no part of it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    created_at: datetime
+    code_version: str
+    code_dirty: bool | None
+    """Whether the code had uncommitted changes; None outside a checkout."""
+    packages: dict[str, str]
+    device: str
+    host: str
+    creator_run: str | None
+    """`Flow/run id` of the run that trained it."""
+    configuration: dict[str, JsonValue]
+    """The run's whole resolved configuration."""
+    dataset_name: str
+    figures: TrainingFigures | None = None
+
+
+class CheckpointRef(BaseModel):
+    """A pointer small enough for a Metaflow artifact or a job's description."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    store: str
+    id: Sha256
+    kind: CheckpointKind
+    sampling_steps: int | None
+    dataset_name: str
+    parent: Sha256 | None
+
+
+class CheckpointManifest(BaseModel):
+    """The document that makes a checkpoint exist."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal[1] = 1
+    id: Sha256
+    identity: CheckpointIdentity
+    circumstances: Circumstances
+
+    @model_validator(mode="after")
+    def _id_is_that_of_the_identity(self) -> Self:
+        if self.id != self.identity.id:
+            raise ValueError(f"id {self.id} is not that of its identity, {self.identity.id}")
+        return self
+
+    def ref(self, store: Store) -> CheckpointRef:
+        """Point to this checkpoint in `store`."""
+        return CheckpointRef(
+            store=store.uri,
+            id=self.id,
+            kind=self.identity.kind,
+            sampling_steps=self.identity.sampling_steps,
+            dataset_name=self.circumstances.dataset_name,
+            parent=self.identity.parent,
+        )
+
+
+def blob_key(sha256: str) -> str:
+    """Key of a file that is named by its digest."""
+    return f"blobs/sha256/{sha256[:2]}/{sha256}"
+
+
+def require_blob(store: Store, expected: FileDigest) -> None:
+    """Raise LostInvariantError unless a file that is named by its digest is there, in its size."""
+    key = blob_key(expected.sha256)
+    found = next((item.size_bytes for item in store.list(key) if item.key == key), None)
+    if found is None:
+        raise LostInvariantError(f"{store.uri}/{key} is missing from the store")
+    if found != expected.size_bytes:
+        raise LostInvariantError(
+            f"{store.uri}/{key} is damaged: {found:,} bytes, expected {expected.size_bytes:,}"
+        )
+
+
+def manifest_key(checkpoint_id: str) -> str:
+    """Key of a checkpoint's manifest."""
+    return f"{FOLDER}{checkpoint_id}/manifest.json"
+
+
+def publish_checkpoint(
+    store: Store,
+    weights_path: Path,
+    description: CheckpointDescription,
+    circumstances: Circumstances,
+    *,
+    consume: bool = False,
+) -> CheckpointManifest:
+    """Publish weights, then the manifest that makes them a checkpoint; return the store's manifest.
+
+    A crash in between leaves nothing visible. The first manifest of a checkpoint stays.
+    `consume` allows the weights file to be moved into the store.
+    """
+    mark_layout(store)
+    weights = store.upload(weights_path, blob_key, consume=consume)
+    identity = CheckpointIdentity(
+        **dict(description), weights_sha256=weights.sha256, weights_bytes=weights.size_bytes
+    )
+    manifest = CheckpointManifest(id=identity.id, identity=identity, circumstances=circumstances)
+    published = publish_record(store, manifest_key(manifest.id), manifest)
+    if published.id != manifest.id:
+        raise _misplaced(store, manifest.id, published)
+    return published
+
+
+def load_manifest(store: Store, checkpoint_id: str) -> CheckpointManifest:
+    """Read a checkpoint's manifest by its full id; UsageError when the store has no such checkpoint."""
+    manifest = _read_manifest(store, checkpoint_id)
+    if manifest is None:
+        raise UsageError(
+            f"no checkpoint {checkpoint_id} in store {store.uri}; `progdistill checkpoints list` shows all"
+        )
+    return manifest
+
+
+def _read_manifest(store: Store, checkpoint_id: str) -> CheckpointManifest | None:
+    manifest = read_record(store, manifest_key(checkpoint_id), CheckpointManifest)
+    if manifest is not None and manifest.id != checkpoint_id:
+        raise _misplaced(store, checkpoint_id, manifest)
+    return manifest
+
+
+def _misplaced(store: Store, checkpoint_id: str, manifest: CheckpointManifest) -> LostInvariantError:
+    return LostInvariantError(
+        f"{store.uri}/{manifest_key(checkpoint_id)} holds the manifest of {manifest.id}: remove it, and start"
+        " the run that made the checkpoint again"
+    )
+
+
+def require_checkpoint(store: Store, checkpoint_id: str) -> None:
+    """Raise LostInvariantError unless a checkpoint's manifest can be read and its weights have their size.
+
+    `verify_weights` reads them too.
+    """
+    manifest = _read_manifest(store, checkpoint_id)
+    if manifest is None:
+        raise LostInvariantError(f"{store.uri}/{manifest_key(checkpoint_id)} is missing from the store")
+    require_blob(store, manifest.identity.weights)
+
+
+def fetch_weights(store: Store, manifest: CheckpointManifest) -> Path:
+    """Return a local safetensors file with the weights, verified before anyone parses it: read only."""
+    with _advised():
+        return store.download(blob_key(manifest.identity.weights_sha256), manifest.identity.weights)
+
+
+def verify_weights(store: Store, manifest: CheckpointManifest) -> None:
+    """Raise LostInvariantError unless the weights are intact in the store itself, past any local cache."""
+    with _advised():
+        store.verify(blob_key(manifest.identity.weights_sha256), manifest.identity.weights)
+
+
+@contextmanager
+def _advised() -> Iterator[None]:
+    """Say of lost weights how to get them back."""
+    try:
+        yield
+    except LostInvariantError as error:
+        raise LostInvariantError(
+            f"{error}. Restore it from a backup, or remove what is there and start the run that made it again"
+        ) from error
+
+
+def list_ids(store: Store) -> list[str]:
+    """Return the ids of all checkpoints, sorted, without reading a manifest."""
+    return [item.key.split("/")[1] for item in store.list(FOLDER) if item.key.endswith("/manifest.json")]
+
+
+def list_manifests(
+    store: Store, unreadable: list[ProgdistillError] | None = None
+) -> Iterator[CheckpointManifest]:
+    """Yield every checkpoint's manifest, in order of id; see `load_manifests`."""
+    return load_manifests(store, list_ids(store), unreadable)
+
+
+def load_manifests(
+    store: Store, checkpoint_ids: Iterable[str], unreadable: list[ProgdistillError] | None = None
+) -> Iterator[CheckpointManifest]:
+    """Yield the manifests of those checkpoints that are still there.
+
+    One that is damaged or of a newer schema is raised, or with `unreadable` noted there and passed over.
+    """
+    for checkpoint_id in checkpoint_ids:
+        with noting(unreadable):
+            manifest = _read_manifest(store, checkpoint_id)
+            if manifest is not None:
+                yield manifest

@@ -1,0 +1,90 @@
+"""The tree of teachers and students across all runs of a store."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from progdistill.errors import ProgdistillError
+from progdistill.registry.aliases import list_aliases
+from progdistill.registry.checkpoint import CheckpointManifest, list_manifests
+from progdistill.registry.evaluations import evaluations_of, headline
+from progdistill.registry.resolve import resolve_reference
+from progdistill.registry.runs import list_run_checkpoints
+from progdistill.store.base import Store
+
+
+class LineageNode(NamedTuple):
+    """One checkpoint with what is attached to it, and its students in order of creation."""
+
+    manifest: CheckpointManifest
+    aliases: list[str]
+    runs: list[str]
+    """`Flow/run id` of every run that holds it."""
+    evaluations: list[dict[str, Any]]
+    """Its evaluation records as JSON facts."""
+    children: "list[LineageNode]"
+
+    def walk(self) -> "Iterator[LineageNode]":
+        """Yield this node, then all its descendants, depth first."""
+        yield self
+        for child in self.children:
+            yield from child.walk()
+
+
+def lineage_tree(
+    store: Store, reference: str | None = None, unreadable: list[ProgdistillError] | None = None
+) -> list[LineageNode]:
+    """Return the store's trees, or with `reference` the one tree that holds that checkpoint.
+
+    A checkpoint whose parent is not in the store (it was imported with its name only) is a root.
+    What can't be read is raised, or with `unreadable` noted there and left out.
+    """
+    aliases = {alias.name: alias.checkpoint_id for alias in list_aliases(store)}
+    entries = list_run_checkpoints(store)
+    nodes = {
+        manifest.id: LineageNode(
+            manifest,
+            aliases=[name for name, meaning in aliases.items() if meaning == manifest.id],
+            runs=sorted({f"{e.flow}/{e.run_id}" for e in entries if e.checkpoint_id == manifest.id}),
+            evaluations=evaluations_of(store, manifest.id, unreadable),
+            children=[],
+        )
+        for manifest in list_manifests(store, unreadable)
+    }
+    roots: list[LineageNode] = []
+    for node in sorted(nodes.values(), key=lambda node: node.manifest.circumstances.created_at):
+        parent = nodes.get(node.manifest.identity.parent or "")
+        (parent.children if parent else roots).append(node)
+    if reference is None:
+        return roots
+    wanted = resolve_reference(store, reference).id
+    return [root for root in roots if any(node.manifest.id == wanted for node in root.walk())]
+
+
+def draw(roots: list[LineageNode], highlighted: str | None = None) -> Iterator[str]:
+    """Yield the trees as lines of text; the checkpoint with id `highlighted` is marked with an arrow.
+
+    A teacher's first student stands straight below it; later students, the branches, are drawn in between.
+    """
+    for root in roots:
+        yield from _draw(root, "", "", highlighted)
+
+
+def _draw(node: LineageNode, head: str, indent: str, highlighted: str | None) -> Iterator[str]:
+    mark = "  ◀" if node.manifest.id == highlighted else ""
+    yield f"{head}● {describe(node)}{mark}"
+    for branch in node.children[1:]:
+        yield from _draw(branch, f"{indent}├─", f"{indent}│ ", highlighted)
+    for first in node.children[:1]:
+        yield from _draw(first, indent, indent, highlighted)
+
+
+def describe(node: LineageNode) -> str:
+    """One line on a checkpoint: id, kind, steps, dataset, aliases, runs, distance."""
+    identity, circumstances = node.manifest.identity, node.manifest.circumstances
+    steps = f"{identity.sampling_steps} steps" if identity.sampling_steps else "any steps"
+    parts = [node.manifest.id[:12], str(identity.kind), steps, circumstances.dataset_name]
+    parts += [f"[{alias}]" for alias in node.aliases]
+    parts += [", ".join(node.runs)] if node.runs else []
+    if record := headline(node.manifest, node.evaluations):
+        parts.append(f"{record.get('distance_name', 'distance')} {record['distance']:.3g}")
+    return "  ".join(parts)

@@ -1,0 +1,98 @@
+"""A run's stages as OpenLineage run events, for tools that collect lineage across systems."""
+
+import uuid
+from datetime import timedelta
+from typing import Any, Final
+
+from progdistill.errors import UsageError
+from progdistill.registry.checkpoint import CheckpointManifest, load_manifest
+from progdistill.registry.runs import run_checkpoints
+from progdistill.store.base import Store
+from progdistill.version import __version__
+
+PRODUCER: Final = f"urn:progdistill:{__version__}"
+
+SPECIFICATION: Final = "https://openlineage.io/spec"
+
+
+def run_events(store: Store, run: str) -> list[dict[str, Any]]:
+    """Return a START and a COMPLETE event for each checkpoint of `run` (`Flow/run id`), most steps first.
+
+    Inputs are the dataset and the teacher, the output is the checkpoint. A training is said to have started
+    as long before its end as it took, which is too late for one that was interrupted; an import ends as it
+    starts. UsageError for an unknown run.
+    """
+    flow, _, run_id = run.partition("/")
+    held = run_checkpoints(store, flow, run_id) if flow and run_id else {}
+    if not held:
+        raise UsageError(
+            f"no run {run!r} in store {store.uri}; give it as Flow/run id (`progdistill lineage`)"
+        )
+    return [
+        event
+        for steps, checkpoint_id in held.items()
+        for event in _start_and_end(store, flow, run_id, steps, load_manifest(store, checkpoint_id))
+    ]
+
+
+def _start_and_end(
+    store: Store, flow: str, run_id: str, steps: int, manifest: CheckpointManifest
+) -> list[dict[str, Any]]:
+    parent, circumstances = manifest.identity.parent, manifest.circumstances
+    seconds = 0.0 if circumstances.figures is None else circumstances.figures.seconds
+    shared = {
+        "producer": PRODUCER,
+        "schemaURL": f"{SPECIFICATION}/2-0-2/OpenLineage.json#/$defs/RunEvent",
+        "run": {"runId": _uuid(flow, run_id, str(steps)), "facets": {"parent": _run_facet(flow, run_id)}},
+        "job": {"namespace": "progdistill", "name": f"{flow}.{steps}_steps", "facets": {}},
+        "inputs": [_dataset(manifest), *([_checkpoint(store, parent, {})] if parent else [])],
+    }
+    started_at = circumstances.created_at - timedelta(seconds=seconds)
+    output = _checkpoint(store, manifest.id, {"progdistill_checkpoint": _manifest_facet(manifest)})
+    return [
+        {"eventType": "START", "eventTime": started_at.isoformat(), **shared, "outputs": []},
+        {
+            "eventType": "COMPLETE",
+            "eventTime": circumstances.created_at.isoformat(),
+            **shared,
+            "outputs": [output],
+        },
+    ]
+
+
+def _run_facet(flow: str, run_id: str) -> dict[str, Any]:
+    return {
+        "_producer": PRODUCER,
+        "_schemaURL": f"{SPECIFICATION}/facets/1-0-1/ParentRunFacet.json#/$defs/ParentRunFacet",
+        "run": {"runId": _uuid(flow, run_id)},
+        "job": {"namespace": "progdistill", "name": flow},
+    }
+
+
+def _dataset(manifest: CheckpointManifest) -> dict[str, Any]:
+    name, version = manifest.circumstances.dataset_name, manifest.identity.dataset_fingerprint
+    return {"namespace": "progdistill-datasets", "name": name, "facets": {"version": _version(version)}}
+
+
+def _checkpoint(store: Store, checkpoint_id: str, facets: dict[str, Any]) -> dict[str, Any]:
+    facets = {"version": _version(checkpoint_id), **facets}
+    return {"namespace": store.uri, "name": f"checkpoints/{checkpoint_id}", "facets": facets}
+
+
+def _version(version: str) -> dict[str, Any]:
+    return {
+        "_producer": PRODUCER,
+        "_schemaURL": f"{SPECIFICATION}/facets/1-0-1/DatasetVersionDatasetFacet.json"
+        "#/$defs/DatasetVersionDatasetFacet",
+        "datasetVersion": version,
+    }
+
+
+def _manifest_facet(manifest: CheckpointManifest) -> dict[str, Any]:
+    facts = manifest.model_dump(mode="json")
+    return {"_producer": PRODUCER, "_schemaURL": "urn:progdistill:checkpoint-manifest:1", "manifest": facts}
+
+
+def _uuid(*parts: str) -> str:
+    """A UUID that is the same for the same run whenever it is exported."""
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, "/".join(("progdistill", *parts))))

@@ -1,0 +1,80 @@
+"""How fast this machine trains what a run would: a few updates of its own jobs, in a store thrown away."""
+
+import contextlib
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from progdistill.config.settings import LauncherName, Settings
+from progdistill.errors import LostInvariantError
+from progdistill.jobs.forkserver import nursery
+from progdistill.registry.checkpoint import TrainingFigures, load_manifest
+from progdistill.run.prepare import PreparedRun
+from progdistill.run.rates import Kind, Rate
+from progdistill.run.steps import RunSteps
+from progdistill.store.base import open_store
+
+WARM_UP = 3
+"""Updates of the shorter training of two, whose difference is free of what happens once."""
+
+Measured = tuple[str, TrainingFigures]
+"""The device, and what the training took on it."""
+
+
+def measure_here(run: PreparedRun, updates: int) -> list[Rate]:
+    """The rates of the run's kinds of training on this machine, each over that many updates."""
+    with nursery():
+        few, more = _train(run, WARM_UP), _train(run, WARM_UP + updates)
+    return [_rate(kind, few[kind], more[kind]) for kind in more]
+
+
+def _rate(kind: Kind, few: Measured, more: Measured) -> Rate:
+    device, figures = more
+    seconds = figures.seconds - few[1].seconds
+    if seconds <= 0 or figures.ranks is None:
+        raise LostInvariantError(
+            f"{figures.updates - few[1].updates} updates more took no longer ({kind} on {device}):"
+            " measure with more updates, --measure 100"
+        )
+    return Rate(
+        kind=kind,
+        device=device,
+        ranks=figures.ranks,
+        images_per_second=(figures.images - few[1].images) / seconds,
+        checkpoints=0,
+        peak_memory_bytes=figures.peak_memory_bytes,
+    )
+
+
+def _train(run: PreparedRun, updates: int) -> dict[Kind, Measured]:
+    """Do every kind of training of the run for so many updates; the figures by kind."""
+    with tempfile.TemporaryDirectory(prefix="progdistill-measure-") as folder, contextlib.chdir(folder):
+        store = open_store(str(Path(folder) / "store"))
+        shortened = run.model_copy(update={"settings": _shortened(run.settings, store.uri, updates)})
+        steps = RunSteps(shortened.model_dump(mode="json"), "Measure", str(updates))
+        first = steps.first_teacher()
+        ids = [first["id"], steps.distill(first, 1)["id"]]
+        found: dict[Kind, Measured] = {}
+        while ids:
+            manifest = load_manifest(store, ids.pop())
+            figures: Any = manifest.circumstances.figures
+            found[figures.job] = (manifest.circumstances.device, figures)
+            if manifest.identity.parent is not None:
+                ids.append(manifest.identity.parent)
+        return found
+
+
+def _shortened(settings: Settings, store: str, updates: int) -> Settings:
+    """One stage of few updates here, from a base model that is trained as shortly."""
+    few: dict[str, Any] = {"updates": updates}
+    stage = few | {"updates_at_steps": {}, "guidance_updates": None}
+    return settings.model_copy(
+        update={
+            "store": store,
+            "launcher": LauncherName.LOCAL,
+            "ladder": settings.ladder[:2],
+            "first_teacher": None,
+            "base": settings.base.model_copy(update=few),
+            "distill": settings.distill.model_copy(update=stage),
+        }
+    )

@@ -1,0 +1,138 @@
+"""The report of a run, from its references, its measurements and the times its jobs computed."""
+
+import errno
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from progdistill.evaluation.measurement import EvaluationRecord
+from progdistill.registry.checkpoint import CheckpointManifest, load_manifest
+from progdistill.registry.lineage import draw, lineage_tree
+from progdistill.registry.runs import report_key
+from progdistill.report.build import build_report
+from progdistill.report.input import LossPoint, ReportInput, Timings, stage_entry
+from progdistill.run.prepare import PreparedRun
+from progdistill.store.base import Store
+from progdistill.training.provenance import code_version
+
+
+def write_report(
+    prepared: PreparedRun,
+    store: Store,
+    run: tuple[str, str],
+    folder: Path,
+    checkpoints: Sequence[dict[str, Any]],
+    evaluations: Sequence[EvaluationRecord],
+    intervals: Sequence[tuple[float, float]],
+    started_at: datetime,
+) -> Path:
+    """Write `folder`/report and point `runs/latest` to the run; return the path of the page.
+
+    The page is put into the store too: a pod's own folder ends with the pod.
+    """
+    settings, dataset = prepared.settings, prepared.dataset
+    manifests = [load_manifest(store, checkpoint["id"]) for checkpoint in checkpoints]
+    entries = []
+    for checkpoint, manifest, record in zip(checkpoints, manifests, evaluations, strict=True):
+        points = [LossPoint(update=update, loss=loss) for update, loss in checkpoint["loss_curve"]]
+        entries.append(stage_entry(store, manifest, record, points))
+    measured = next((r.distilled for r in evaluations if r.distilled is not None), None)
+    # What is damaged elsewhere in the store is no reason to lose this run's report.
+    tree = lineage_tree(store, checkpoints[-1]["id"], unreadable=[])
+    report = ReportInput(
+        run_id=run[1],
+        flow=run[0],
+        created_at=datetime.now(UTC),
+        dataset=dataset.name,
+        dataset_fingerprint=dataset.fingerprint,
+        class_names=tuple(dataset.class_names),
+        evaluator=str(settings.evaluation.evaluator),
+        evaluator_id=None if measured is None else measured.question.evaluator_id,
+        seed=settings.seed,
+        code_version=code_version()[0],
+        store=store.uri,
+        configuration=settings.model_dump(mode="json"),
+        checkpoints=tuple(entries),
+        timings=timings_of(f"{run[0]}/{run[1]}", manifests, evaluations, intervals, started_at),
+        lineage="\n".join(draw(tree, checkpoints[-1]["id"])),
+    )
+    page = build_report(report, folder / "report")
+    store.write(report_key(*run), page.read_bytes())
+    point_latest_to(folder)
+    return page
+
+
+def timings_of(
+    run: str,
+    checkpoints: Sequence[CheckpointManifest],
+    evaluations: Sequence[EvaluationRecord],
+    intervals: Sequence[tuple[float, float]],
+    started_at: datetime,
+) -> Timings:
+    """Where the time of `run` (Flow/run id) went, apart from what the store held already.
+
+    A run's own are the checkpoints that bear its name, and what was made while a job of it computed: a
+    resumed run takes over the intervals of the run that it resumes.
+    """
+
+    def within(moment: datetime) -> bool:
+        return any(start <= moment.timestamp() <= finish for start, finish in intervals)
+
+    total = (datetime.now(UTC) - started_at).total_seconds()
+    overhead = max(0.0, total - covered_seconds(intervals))
+    training = sampling = evaluating = stored = 0.0
+    for made in (manifest.circumstances for manifest in checkpoints):
+        seconds = 0.0 if made.figures is None else made.figures.seconds
+        if made.creator_run == run or within(made.created_at):
+            training += seconds
+        else:
+            stored += seconds
+    for measurement in (m for record in evaluations for m in record.measurements):
+        if within(measurement.created_at):
+            sampling += measurement.sampling_seconds
+            evaluating += measurement.evaluation_seconds
+        else:
+            stored += measurement.seconds
+    return Timings(
+        total_seconds=total,
+        training_seconds=training,
+        sampling_seconds=sampling,
+        evaluation_seconds=evaluating,
+        overhead_seconds_per_stage=overhead / max(1, len(checkpoints) - 1),
+        stored_seconds=stored,
+    )
+
+
+def covered_seconds(intervals: Sequence[tuple[float, float]]) -> float:
+    """The length of the union of intervals, in seconds: jobs that overlap count once."""
+    covered, end = 0.0, float("-inf")
+    for start, finish in sorted(intervals):
+        covered += max(0.0, finish - max(start, end))
+        end = max(end, finish)
+    return covered
+
+
+def point_latest_to(folder: Path) -> None:
+    """Make `latest` beside a run's folder a link to it, replacing an older link in one step.
+
+    It is a convenience: where it cannot be made, standard error says so and nothing fails.
+    """
+    latest, draft = folder.parent / "latest", folder.parent / f".latest-{os.getpid()}"
+    try:
+        if latest.exists() and not latest.is_symlink():
+            raise FileExistsError(errno.EEXIST, "it is no link")
+        draft.unlink(missing_ok=True)
+        draft.symlink_to(folder.name)
+        draft.replace(latest)
+    except OSError as error:
+        print(
+            f"{latest} does not lead to this run ({error.strerror}): look into {folder}, and move {latest}"
+            " away for later runs",
+            file=sys.stderr,
+        )
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)

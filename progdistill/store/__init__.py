@@ -1,0 +1,1 @@
+"""Where everything durable lives: a folder or a bucket, addressed by keys. Knows nothing of checkpoints."""

@@ -1,0 +1,375 @@
+"""A store in a local or mounted folder: temporary file, fsync, then an exclusive link or a rename."""
+
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from progdistill.errors import LostInvariantError, TransientError, UsageError
+from progdistill.store.base import StoredObject, Versioned, checked_key, is_key
+from progdistill.store.digest import FileDigest, digest_of_descriptor, digest_of_file
+from progdistill.store.failpoints import reach
+from progdistill.store.scratch import sweep_folder
+
+BLOCK_BYTES: Final = 4096
+"""Direct writes are of whole blocks, at whole blocks, from pages of memory; no disk has larger ones."""
+
+_NO_DIRECT_WRITES: Final = {errno.EINVAL, errno.EOPNOTSUPP}
+"""How a file system says that it has none."""
+
+FULL_DISK: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""How a file system says that there is no room."""
+
+FORBIDDEN: Final = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
+"""How a file system says that it is not to be written there, or not like that."""
+
+
+def copy_durably(source: Path, target: Path) -> FileDigest:
+    """Copy to `target`, which must not exist; on return it is on disk. The digest is of what was written.
+
+    Raises OSError, or LostInvariantError for a source whose length changes, leaving an unfinished `target`.
+    """
+    with open(source, "rb") as reader:
+        size_bytes = os.fstat(reader.fileno()).st_size
+        with _Target(target) as writer:
+            writer.reserve(size_bytes)
+            reach("file.copying")
+            digest = digest_of_descriptor(reader.fileno(), into=writer.write)
+            if not size_bytes == digest.size_bytes == os.fstat(reader.fileno()).st_size:
+                raise LostInvariantError(f"{source} changed its length while it was copied")
+            reach("file.copied")
+            writer.sync()
+            reach("file.synced")
+    return digest
+
+
+class _Target:
+    """A file in the making that several threads write: whole blocks directly, the rest as ever."""
+
+    def __init__(self, path: Path) -> None:
+        self._plain = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        direct = _opened_directly(path)
+        self._direct = self._plain if direct is None else direct
+
+    def reserve(self, size_bytes: int) -> None:
+        """Reserve disk space for direct writes where that can be done: none then waits for a longer file."""
+        if self._direct == self._plain:
+            return  # Where disk space cannot be reserved, the C library would write zeros instead.
+        try:
+            os.posix_fallocate(self._direct, 0, size_bytes)
+        except OSError as error:
+            if error.errno in FULL_DISK:
+                raise
+
+    def write(self, piece: memoryview, offset: int) -> None:
+        """Write all of a piece at `offset`."""
+        while piece:
+            in_blocks = (len(piece) | offset) % BLOCK_BYTES == 0
+            count = os.pwrite(self._direct if in_blocks else self._plain, piece, offset)
+            piece, offset = piece[count:], offset + count
+
+    def sync(self) -> None:
+        """Return when everything is on disk."""
+        os.fsync(self._plain)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for descriptor in {self._plain, self._direct}:
+            os.close(descriptor)
+
+
+def _opened_directly(path: Path) -> int | None:
+    """A second descriptor that writes past the page cache; None where there is no such thing."""
+    if not hasattr(os, "O_DIRECT"):
+        return None
+    try:
+        return os.open(path, os.O_WRONLY | os.O_DIRECT | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in _NO_DIRECT_WRITES:
+            return None
+        raise
+
+
+SCRATCH: Final = ".scratch"
+LOCK: Final = ".lock"
+
+_PLACE_ATTEMPTS: Final = 20
+
+
+def _mode_of_new_files() -> int:
+    """What this process's umask leaves; it can only be read by setting it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return 0o666 & ~mask
+
+
+_FILE_MODE: Final = _mode_of_new_files()
+"""Read once, before there are threads that could make files meanwhile."""
+
+
+class LocalStore:
+    """Objects are files of the same name under `root`; names that begin with a dot are the store's own."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.expanduser().absolute()
+
+    @property
+    def uri(self) -> str:
+        """The folder's absolute path."""
+        return str(self.root)
+
+    def read(self, key: str) -> bytes | None:
+        """See Store.read."""
+        path = self._path(key)
+        with self._explained("read", key):
+            try:
+                descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+            with open(descriptor, "rb") as file:
+                return file.read()
+
+    def read_versioned(self, key: str) -> Versioned | None:
+        """See Store.read_versioned. The version is the SHA-256 of the bytes."""
+        data = self.read(key)
+        return None if data is None else Versioned(data, hashlib.sha256(data).hexdigest())
+
+    def write(self, key: str, data: bytes) -> None:
+        """See Store.write."""
+        with self._explained("write", key), self._staged(data) as staged:
+            self._place(self._path(key), lambda path: os.replace(staged, path))
+            reach("object.published")
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        """See Store.put_if_absent: a hard link fails if the name exists, whatever the file system."""
+        if self.read(key) is not None:
+            return False
+        with self._explained("write", key), self._staged(data) as staged:
+            try:
+                self._place(self._path(key), lambda path: os.link(staged, path))
+            except FileExistsError:
+                return False
+            reach("object.published")
+        return True
+
+    def compare_and_swap(self, key: str, data: bytes, version: str) -> bool:
+        """See Store.compare_and_swap. Swaps exclude one another by a lock on the store."""
+        with self._locked():
+            current = self.read_versioned(key)
+            if current is None or current.version != version:
+                return False
+            self.write(key, data)
+            return True
+
+    def list(self, prefix: str) -> Iterator[StoredObject]:
+        """See Store.list."""
+        folder = self.root / prefix.rpartition("/")[0]
+        with self._explained("list", prefix or "objects"):
+            found = self._keys_under(folder)
+            keys = sorted(key for key in found if key.startswith(prefix) and is_key(key))
+        for key in keys:
+            with suppress(FileNotFoundError):  # Removed since the walk.
+                facts = (self.root / key).lstat()
+                yield StoredObject(key, facts.st_size, datetime.fromtimestamp(facts.st_mtime, UTC))
+
+    def delete(self, key: str) -> None:
+        """See Store.delete. Folders that it leaves empty go too."""
+        path = self._path(key)
+        with self._explained("remove", key):
+            try:
+                path.unlink()
+            except FileNotFoundError:
+                return
+        with suppress(OSError):
+            for folder in path.parents[: len(Path(key).parents) - 1]:
+                folder.rmdir()
+
+    def upload(self, path: Path, key_for: Callable[[str], str], *, consume: bool = False) -> FileDigest:
+        """See Store.upload. A copy is hashed while it is made; `consume` renames the file if it can.
+
+        An object of that name is replaced: where names are digests that changes nothing, or mends damage.
+        """
+        with self._explained("store", path.name):
+            staged = self.scratch() / uuid.uuid4().hex
+            try:
+                digest = self._move(path, staged) if consume else copy_durably(path, staged)
+                self._place(self._path(key_for(digest.sha256)), lambda final: os.replace(staged, final))
+                reach("file.published")
+            except BaseException:
+                if consume and staged.exists():
+                    os.replace(staged, path)  # What could not be stored stays the caller's.
+                raise
+            finally:
+                staged.unlink(missing_ok=True)
+        return digest
+
+    def download(self, key: str, expected: FileDigest) -> Path:
+        """See Store.download. The store's own file is handed out."""
+        path = self._path(key)
+        with self._explained("read", key):
+            try:
+                found = digest_of_file(path)
+            except FileNotFoundError as error:
+                raise LostInvariantError(f"{self.uri}/{key} is missing from the store") from error
+        if found != expected:
+            raise LostInvariantError(
+                f"{path} is damaged: {found.size_bytes:,} bytes with digest {found.sha256}, expected"
+                f" {expected.size_bytes:,} bytes with {expected.sha256}"
+            )
+        return path
+
+    def verify(self, key: str, expected: FileDigest) -> None:
+        """See Store.verify."""
+        self.download(key, expected)
+
+    def scratch(self) -> Path:
+        """See Store.scratch: on the store's own file system, so that a file can be renamed into place."""
+        folder = self.root / SCRATCH
+        with self._explained("write", SCRATCH):
+            folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def check_writable(self) -> None:
+        """See Store.check_writable."""
+        with self._explained("write", SCRATCH):
+            probe = self.scratch() / uuid.uuid4().hex
+            probe.write_bytes(b"probe")
+            probe.unlink()
+
+    def free_bytes(self) -> int | None:
+        """See Store.free_bytes."""
+        folder = self.root
+        while not folder.exists():
+            folder = folder.parent
+        return shutil.disk_usage(folder).free
+
+    def sweep(self, before: datetime) -> int:
+        """See Store.sweep."""
+        return sweep_folder(self.scratch(), before)
+
+    def now(self) -> datetime:
+        """See Store.now: the clock of the file server, read off a file just written."""
+        with self._explained("write", SCRATCH):
+            probe = self.scratch() / uuid.uuid4().hex
+            probe.write_bytes(b"clock")
+            stamp = probe.stat().st_mtime
+            probe.unlink()
+        return datetime.fromtimestamp(stamp, UTC)
+
+    def _path(self, key: str) -> Path:
+        return self.root / checked_key(key)
+
+    def _keys_under(self, folder: Path) -> Iterator[str]:
+        for parent, folders, names in os.walk(folder, onerror=_raise_unless_gone):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            for name in names:
+                if not name.startswith("."):
+                    yield Path(parent, name).relative_to(self.root).as_posix()
+
+    def _make_folder(self, folder: Path) -> None:
+        """Create a folder and make every new name on the way to it durable."""
+        if folder.is_dir():
+            return
+        self._make_folder(folder.parent)
+        with suppress(FileExistsError):
+            folder.mkdir()
+        _sync_folder(folder.parent)
+
+    def _move(self, source: Path, staged: Path) -> FileDigest:
+        try:
+            os.rename(source, staged)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            digest = copy_durably(source, staged)
+            source.unlink()
+            return digest
+        staged.chmod(_FILE_MODE)  # Whoever may read the manifest may read this: safetensors makes it private.
+        os.utime(staged)  # Its age counts from now: garbage collection spares what is young.
+        with open(staged, "rb") as file, ThreadPoolExecutor(1) as pool:
+            on_disk = pool.submit(os.fsync, file.fileno())  # The disk and the cores work at the same time.
+            digest = digest_of_descriptor(file.fileno())
+            on_disk.result()
+        return digest
+
+    @contextmanager
+    def _staged(self, data: bytes) -> Iterator[Path]:
+        """Give a temporary file whose contents are on disk."""
+        staged = self.scratch() / uuid.uuid4().hex
+        try:
+            with open(staged, "xb") as file:
+                file.write(data)
+                file.flush()
+                reach("object.written")
+                os.fsync(file.fileno())
+            reach("object.synced")
+            yield staged
+        finally:
+            staged.unlink(missing_ok=True)
+
+    def _place(self, path: Path, name_it: Callable[[Path], None]) -> None:
+        """Give staged contents their name, durably.
+
+        A concurrent `delete` may sweep the folder away between its creation and its use: then again.
+        """
+        for attempts_left in reversed(range(_PLACE_ATTEMPTS)):
+            try:
+                self._make_folder(path.parent)
+                name_it(path)
+                break
+            except FileNotFoundError:
+                if not attempts_left:
+                    raise
+        with suppress(FileNotFoundError):  # Named, and removed with its folder since.
+            _sync_folder(path.parent)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        with self._explained("lock", LOCK):
+            self._make_folder(self.root)
+            with open(self.root / LOCK, "ab") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                yield
+
+    @contextmanager
+    def _explained(self, action: str, name: str) -> Iterator[None]:
+        """Turn the operating system's errors into ours."""
+        try:
+            yield
+        except OSError as error:
+            cause = f"cannot {action} {name} in store {self.uri}: {error.strerror}"
+            if error.errno in FULL_DISK:
+                hint = "free some space (`progdistill checkpoints gc`) or choose another --store"
+                raise UsageError(f"{cause}; {hint}") from error
+            if error.errno in FORBIDDEN:
+                raise UsageError(f"{cause}; mend its permissions or choose another --store") from error
+            if error.errno == errno.ELOOP:
+                raise LostInvariantError(f"{cause}; a store holds no symbolic links") from error
+            raise TransientError(cause) from error
+
+
+def _raise_unless_gone(error: OSError) -> None:
+    """A folder that cannot be read must not look empty: garbage collection would act on that."""
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise error
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,236 @@
+"""A store in an S3 bucket, on AWS or any compatible server that `AWS_ENDPOINT_URL_S3` names."""
+
+import base64
+import hashlib
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any, Final, Self
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError
+
+from progdistill.errors import LostInvariantError, TransientError, UsageError
+from progdistill.store.base import StoredObject, Versioned, checked_key, is_key
+from progdistill.store.cache import FileCache, default_cache
+from progdistill.store.digest import FileDigest, combine, part_digests_of
+from progdistill.store.failpoints import reach
+from progdistill.store.s3_transfer import (
+    ABSENT,
+    ATTEMPTS,
+    CONFLICT,
+    TRANSFERS,
+    Target,
+    abort_uploads,
+    code_of,
+    download_file,
+    explained,
+    resent_if_damaged,
+    upload_file,
+)
+from progdistill.store.scratch import sweep_folder
+
+CONFLICT_ATTEMPTS: Final = 5
+
+
+class S3Store:
+    """Objects under a prefix of a bucket. Credentials, region and endpoint come from the usual AWS settings.
+
+    Conditional requests (`If-None-Match`, `If-Match`) decide every race; the server verifies every checksum.
+    """
+
+    def __init__(self, client: Any, bucket: str, prefix: str, cache: FileCache) -> None:
+        self._client, self._bucket, self._prefix, self._cache = client, bucket, prefix, cache
+
+    @classmethod
+    def at(cls, uri: str) -> Self:
+        """Open `s3://bucket/prefix`; UsageError for another form or settings that botocore refuses."""
+        bucket, _, prefix = uri.removeprefix("s3://").rstrip("/").partition("/")
+        if not bucket:
+            raise UsageError(f"store {uri!r}: give it as s3://bucket/prefix")
+        if prefix:
+            checked_key(prefix)
+        settings = Config(
+            retries={"mode": "standard", "total_max_attempts": _most_attempts()},
+            connect_timeout=10,
+            read_timeout=60,
+            max_pool_connections=TRANSFERS + 2,
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+        )
+        try:
+            client = boto3.session.Session().client("s3", config=settings)
+        except (BotoCoreError, ValueError) as error:
+            raise UsageError(f"store {uri}: {error}") from error
+        return cls(client, bucket, prefix, default_cache())
+
+    @property
+    def uri(self) -> str:
+        """`s3://bucket/prefix`."""
+        return f"s3://{self._bucket}/{self._prefix}".rstrip("/")
+
+    def read(self, key: str) -> bytes | None:
+        """See Store.read."""
+        found = self.read_versioned(key)
+        return None if found is None else found.data
+
+    def read_versioned(self, key: str) -> Versioned | None:
+        """See Store.read_versioned. The version is the ETag. A reply that breaks off is asked for again."""
+        with explained(self.uri, f"read {key}"):
+            attempts = 0
+            while True:
+                attempts += 1
+                try:
+                    reply = self._client.get_object(**self._target(key).place)
+                    return Versioned(reply["Body"].read(), reply["ETag"])
+                except ClientError as error:
+                    if code_of(error) in ABSENT:
+                        return None
+                    raise
+                except (HTTPClientError, IncompleteReadError):
+                    if attempts == ATTEMPTS:
+                        raise
+
+    def write(self, key: str, data: bytes) -> None:
+        """See Store.write."""
+        with explained(self.uri, f"write {key}"):
+            self._put(key, data)
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        """See Store.put_if_absent."""
+        return self._put_on_condition(key, data, IfNoneMatch="*")
+
+    def compare_and_swap(self, key: str, data: bytes, version: str) -> bool:
+        """See Store.compare_and_swap."""
+        return self._put_on_condition(key, data, IfMatch=version)
+
+    def list(self, prefix: str) -> Iterator[StoredObject]:
+        """See Store.list."""
+        start = self._start
+        paginator = self._client.get_paginator("list_objects_v2")
+        pages = paginator.paginate(Bucket=self._bucket, Prefix=start + prefix)
+        with explained(self.uri, f"list {prefix or 'objects'}"):
+            for page in pages:
+                for item in page.get("Contents", []):
+                    key = item["Key"].removeprefix(start)
+                    if is_key(key):
+                        yield StoredObject(key, item["Size"], item["LastModified"])
+
+    def delete(self, key: str) -> None:
+        """See Store.delete."""
+        with explained(self.uri, f"remove {key}"):
+            self._client.delete_object(**self._target(key).place)
+
+    def upload(self, path: Path, key_for: Callable[[str], str], *, consume: bool = False) -> FileDigest:
+        """See Store.upload. The file is read once for its name, then again part by part."""
+        with open(path, "rb") as file:
+            digests = part_digests_of(file.fileno())
+        digest = FileDigest(combine(digests), path.stat().st_size)
+        with explained(self.uri, f"store {path.name}"):
+            upload_file(self._target(key_for(digest.sha256)), path, digests)
+        if consume:
+            path.unlink()
+        return digest
+
+    def download(self, key: str, expected: FileDigest) -> Path:
+        """See Store.download. The file lies in the local cache and is verified anew each time."""
+        with self._cache.explained():
+            cached = self._cache.find(expected)
+            if cached is not None:
+                return cached
+            return self._cache.adopt(self._fetch(key, expected), expected)
+
+    def verify(self, key: str, expected: FileDigest) -> None:
+        """See Store.verify."""
+        with self._cache.explained():
+            self._fetch(key, expected).unlink()
+
+    def scratch(self) -> Path:
+        """See Store.scratch."""
+        with self._cache.explained():
+            return self._cache.scratch()
+
+    def check_writable(self) -> None:
+        """See Store.check_writable."""
+        probe = f"probe/{uuid.uuid4().hex}"
+        self.write(probe, b"probe")
+        self.delete(probe)
+
+    def free_bytes(self) -> int | None:
+        """See Store.free_bytes: a bucket has no limit."""
+        return None
+
+    def sweep(self, before: datetime) -> int:
+        """See Store.sweep: aborts multipart uploads, for which S3 charges until then."""
+        with explained(self.uri, "remove unfinished uploads"):
+            aborted = abort_uploads(self._client, self._bucket, self._start, before)
+        return aborted + sweep_folder(self.scratch(), before)
+
+    def now(self) -> datetime:
+        """See Store.now: the date of a reply."""
+        with explained(self.uri, "read the clock"):
+            reply = self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._start, MaxKeys=1)
+        return parsedate_to_datetime(reply["ResponseMetadata"]["HTTPHeaders"]["date"])
+
+    def _fetch(self, key: str, expected: FileDigest) -> Path:
+        """Download to a verified file of our own; twice, since damage may have come on the way."""
+        for _ in range(2):
+            staged = self._cache.stage()
+            try:
+                with explained(self.uri, f"read {key}"):
+                    found = download_file(self._target(key), staged, expected)
+            except BaseException:
+                staged.unlink(missing_ok=True)
+                raise
+            if found == expected:
+                return staged
+            staged.unlink()
+        raise LostInvariantError(
+            f"{self.uri}/{key} is damaged: digest {found.sha256}, expected {expected.sha256}"
+        )
+
+    @property
+    def _start(self) -> str:
+        """What the names of all our objects in the bucket start with."""
+        return f"{self._prefix}/" if self._prefix else ""
+
+    def _target(self, key: str) -> Target:
+        return Target(self._client, self._bucket, self._start + checked_key(key))
+
+    def _put(self, key: str, data: bytes, **condition: str) -> None:
+        checksum = base64.b64encode(hashlib.sha256(data).digest()).decode()
+        facts = {**self._target(key).place, "ChecksumSHA256": checksum, **condition}
+        resent_if_damaged(lambda: self._client.put_object(**facts, Body=data))
+        reach("object.put")
+
+    def _put_on_condition(self, key: str, data: bytes, **condition: str) -> bool:
+        """Put if the condition holds.
+
+        A request whose reply was lost is sent again and then fails against itself: after such a retry, whose
+        bytes are there is what counts. If nothing is there, it is just being removed: put again.
+        """
+        with explained(self.uri, f"write {key}"):
+            for _ in range(CONFLICT_ATTEMPTS):
+                try:
+                    self._put(key, data, **condition)
+                    return True
+                except ClientError as error:
+                    if code_of(error) not in CONFLICT | ABSENT:
+                        raise
+                    resent = bool(error.response["ResponseMetadata"].get("RetryAttempts"))
+                there = self.read(key)
+                if there is not None or "IfMatch" in condition:
+                    return resent and there == data
+        raise TransientError(f"{self.uri}/{key} is written and removed by others at the same time; try again")
+
+
+def _most_attempts() -> int:
+    """How often botocore tries a request."""
+    text = os.environ.get("AWS_MAX_ATTEMPTS", "8")
+    if not (text.isdecimal() and int(text) > 0):
+        raise UsageError(f"AWS_MAX_ATTEMPTS is {text!r}: give a whole number from 1, such as 8")
+    return int(text)

@@ -1,0 +1,67 @@
+"""When, where and with what code a checkpoint is made."""
+
+import importlib.metadata
+import platform
+import resource
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import JsonValue
+
+from progdistill.registry.checkpoint import Circumstances, TrainingFigures
+from progdistill.version import __version__
+
+RECORDED_PACKAGES = ("torch", "numpy", "safetensors", "metaflow")
+
+
+def code_version() -> tuple[str, bool | None]:
+    """The package version with the commit it runs from, and whether that checkout has uncommitted changes."""
+    root = Path(__file__).resolve().parents[2]
+    try:
+        commit = _git(root, "rev-parse", "--short=12", "HEAD")
+        dirty = bool(_git(root, "status", "--porcelain", "--untracked-files=no"))
+    except (OSError, subprocess.CalledProcessError):
+        return __version__, None
+    return f"{__version__}+{commit}", dirty
+
+
+def _git(root: Path, *arguments: str) -> str:
+    if not (root / ".git").exists():
+        raise FileNotFoundError(root / ".git")
+    done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def peak_memory_bytes(on_gpu: bool) -> int:
+    """The most this process has held so far: allocated on its GPU, else resident."""
+    if on_gpu:
+        import torch
+
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def circumstances(
+    *,
+    device: str,
+    creator_run: str,
+    configuration: dict[str, JsonValue],
+    dataset_name: str,
+    figures: TrainingFigures,
+) -> Circumstances:
+    """Gather what stands beside a checkpoint's identity."""
+    version, dirty = code_version()
+    return Circumstances(
+        created_at=datetime.now(UTC),
+        code_version=version,
+        code_dirty=dirty,
+        packages={name: importlib.metadata.version(name) for name in RECORDED_PACKAGES},
+        device=device,
+        host=platform.node(),
+        creator_run=creator_run,
+        configuration=configuration,
+        dataset_name=dataset_name,
+        figures=figures,
+    )

@@ -1,0 +1,138 @@
+"""How a snapshot lies in a store: per rank one safetensors shard and, written after it, one sealed document.
+
+A snapshot exists when the documents of all its ranks do: no rank waits for another.
+"""
+
+import re
+from datetime import datetime
+from typing import Final, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, JsonValue, NonNegativeInt, PositiveInt
+
+from progdistill.store.base import Store
+from progdistill.store.digest import FileDigest, Sha256
+
+FOLDER: Final = "snapshots/"
+
+_DOCUMENT: Final = re.compile(r"(\d{12})-([A-Za-z0-9]+)/(\d{5})-of-(\d{5})\.json")
+_PIECE: Final = re.compile(r"(\d{12})-[A-Za-z0-9]+/\d{5}-of-\d{5}\.(json|safetensors)")
+
+
+class SliceFacts(BaseModel):
+    """Where a rank's piece lies in a flat tensor: first element, elements held, elements in all."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    offset: NonNegativeInt
+    length: NonNegativeInt
+    full_length: NonNegativeInt
+
+
+class ShardFacts(BaseModel):
+    """The document that completes one rank's shard."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal[1] = 1
+    job_id: str
+    update: NonNegativeInt
+    attempt: str
+    rank: NonNegativeInt
+    ranks: PositiveInt
+    tensors_sha256: Sha256
+    tensors_bytes: NonNegativeInt
+    slices: dict[str, SliceFacts]
+    facts: dict[str, JsonValue]
+
+    @property
+    def tensors(self) -> FileDigest:
+        """Digest and size of the shard's safetensors file."""
+        return FileDigest(self.tensors_sha256, self.tensors_bytes)
+
+
+class SnapshotPlace(NamedTuple):
+    """One snapshot's folder: the update it was taken after, the attempt that took it, its world size."""
+
+    job_id: str
+    update: int
+    attempt: str
+    ranks: int
+
+    @property
+    def name(self) -> str:
+        """What tells this snapshot from the job's others."""
+        return f"{self.update}-{self.attempt}-{self.ranks}"
+
+    @staticmethod
+    def named(job_id: str, name: str) -> "SnapshotPlace":
+        """The place that has this name."""
+        update, attempt, ranks = name.split("-")
+        return SnapshotPlace(job_id, int(update), attempt, int(ranks))
+
+    def document_key(self, rank: int) -> str:
+        """Key of a rank's document."""
+        return f"{self._stem(rank)}.json"
+
+    def tensors_key(self, rank: int) -> str:
+        """Key of a rank's safetensors shard."""
+        return f"{self._stem(rank)}.safetensors"
+
+    def _stem(self, rank: int) -> str:
+        return f"{self.folder}{rank:05d}-of-{self.ranks:05d}"
+
+    @property
+    def folder(self) -> str:
+        """Prefix of all its keys."""
+        return f"{job_folder(self.job_id)}{self.update:012d}-{self.attempt}/"
+
+
+def job_folder(job_id: str) -> str:
+    """Prefix of all snapshots of a job."""
+    return f"{FOLDER}{job_id}/"
+
+
+def complete_snapshots(store: Store, job_id: str) -> list[SnapshotPlace]:
+    """Return the snapshots of a job whose every rank has finished, those of most updates first."""
+    finished_at = _complete_since(store, job_id)
+    return sorted(finished_at, key=lambda place: (place.update, finished_at[place]), reverse=True)
+
+
+def _complete_since(store: Store, job_id: str) -> dict[SnapshotPlace, datetime]:
+    """The complete snapshots of a job, and when the last rank of each had finished."""
+    written: dict[SnapshotPlace, int] = {}
+    finished_at: dict[SnapshotPlace, datetime] = {}
+    folder = job_folder(job_id)
+    for item in store.list(folder):
+        if found := _DOCUMENT.fullmatch(item.key.removeprefix(folder)):
+            place = SnapshotPlace(job_id, int(found[1]), found[2], int(found[4]))
+            written[place] = written.get(place, 0) + 1
+            finished_at[place] = max(item.modified_at, finished_at.get(place, item.modified_at))
+    return {place: finished_at[place] for place, documents in written.items() if documents == place.ranks}
+
+
+def prune_snapshots(store: Store, place: SnapshotPlace, *, keep: int) -> None:
+    """Remove all but the `keep` complete snapshots of a job that were finished last, `place` among them.
+
+    They need not be those of most updates: damaged ones are passed over, and training goes on from before
+    them. What unfinished ones left behind before the kept ones goes too. Documents go before their tensors,
+    so that a snapshot vanishes at once for every reader.
+    """
+    finished_at = _complete_since(store, place.job_id)
+    newest_first = sorted(
+        finished_at, key=lambda one: (one == place, finished_at[one], one.update), reverse=True
+    )
+    kept = {one.folder for one in newest_first[:keep]}
+    gone = {one.folder for one in newest_first[keep:]} - kept
+    oldest = min((one.update for one in newest_first[:keep] if one.update <= place.update), default=-1)
+    keys = [item.key for item in store.list(job_folder(place.job_id))]
+    for key in sorted(keys, key=lambda key: key.endswith(".safetensors")):
+        folder = f"{key.rpartition('/')[0]}/"
+        piece = _PIECE.fullmatch(key.removeprefix(job_folder(place.job_id)))
+        if piece and (folder in gone or (folder not in kept and int(piece[1]) <= oldest)):
+            store.delete(key)
+
+
+def delete_snapshots(store: Store, job_id: str) -> None:
+    """Remove all snapshots of a job: its result is published."""
+    for item in list(store.list(job_folder(job_id))):
+        store.delete(item.key)

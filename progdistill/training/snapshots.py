@@ -1,0 +1,279 @@
+"""Snapshots: mid-stage training state, sharded over ranks, written beside the training loop.
+
+Plain safetensors with sealed JSON: torch.distributed.checkpoint checks no digest and unpickles its metadata.
+"""
+
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Shaped
+from pydantic import JsonValue
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from progdistill.errors import LostInvariantError, TransientError
+from progdistill.store.base import Store
+from progdistill.store.documents import encode, read_record
+from progdistill.training.snapshot_format import (
+    ShardFacts,
+    SliceFacts,
+    SnapshotPlace,
+    complete_snapshots,
+    delete_snapshots,
+    prune_snapshots,
+)
+
+__all__ = ["FlatSlice", "Snapshot", "SnapshotWriter", "delete_snapshots", "latest_snapshot", "snapshot_named"]
+
+
+class FlatSlice(NamedTuple):
+    """This rank's piece of a tensor that is flattened and split over ranks; all in elements."""
+
+    tensor: Shaped[Tensor, " elements"]
+    offset: int
+    full_length: int
+
+
+class SnapshotWriter:
+    """Writes a job's snapshots from one rank. `save` copies and returns; a thread does the rest.
+
+    Training waits only if the previous snapshot is still being written: memory stays at one copy of the
+    state. All ranks of one launch share `attempt`, so that pieces of different launches never mix.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        job_id: str,
+        *,
+        keep: int = 2,
+        rank: int = 0,
+        ranks: int = 1,
+        attempt: str = "alone",
+    ) -> None:
+        self._store, self._job_id, self._keep = store, job_id, keep
+        self._rank, self._ranks = rank, ranks
+        self._attempt = attempt
+        self._buffers: dict[str, Tensor] = {}
+        self._thread: threading.Thread | None = None
+        self._error: Exception | None = None
+        self.stalled_seconds = 0.0
+        """How long all calls of `save` together have kept their caller."""
+
+    def save(
+        self,
+        update: int,
+        tensors: Mapping[str, Tensor],
+        facts: Mapping[str, JsonValue],
+        flat: Mapping[str, FlatSlice] | None = None,
+    ) -> None:
+        """Take a snapshot after `update` updates; the tensors may change as soon as this returns.
+
+        `tensors` are equal on all ranks (each writes its share), `flat` holds this rank's pieces of split
+        ones. A write that fails is reported on standard error and by `wait`; training goes on without it.
+        """
+        began = time.perf_counter()
+        self.join()
+        pieces = flat or {}
+        shared = {name: tensors[name] for name in _share_of(tensors, self._rank, self._ranks)}
+        copies = self._copied({**shared, **{name: piece.tensor for name, piece in pieces.items()}})
+        slices = {
+            name: SliceFacts(offset=p.offset, length=p.tensor.numel(), full_length=p.full_length)
+            for name, p in pieces.items()
+        }
+        place = SnapshotPlace(self._job_id, update, self._attempt, self._ranks)
+        self._thread = threading.Thread(
+            target=self._write, args=(place, copies, slices, dict(facts)), name=f"snapshot-{update}"
+        )
+        self._thread.start()
+        self.stalled_seconds += time.perf_counter() - began
+
+    def wait(self) -> None:
+        """Return when the last snapshot is in the store; raise what kept it out."""
+        self.join()
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def join(self) -> None:
+        """Return when nothing is being written any more; what went wrong has been reported."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def _copied(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Copy to buffers in main memory, kept from one snapshot to the next (page-locked for a GPU)."""
+        self._buffers = {name: self._buffer_for(name, tensor) for name, tensor in tensors.items()}
+        for name, tensor in tensors.items():
+            self._buffers[name].copy_(tensor.detach(), non_blocking=True)
+        if any(tensor.is_cuda for tensor in tensors.values()):
+            torch.cuda.synchronize()
+        return self._buffers
+
+    def _buffer_for(self, name: str, tensor: Tensor) -> Tensor:
+        buffer = self._buffers.get(name)
+        if buffer is not None and buffer.shape == tensor.shape and buffer.dtype == tensor.dtype:
+            return buffer
+        return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+
+    def _write(
+        self,
+        place: SnapshotPlace,
+        tensors: dict[str, Tensor],
+        slices: dict[str, SliceFacts],
+        facts: dict[str, JsonValue],
+    ) -> None:
+        try:
+            self._error = None
+            file = self._store.scratch() / f"{uuid.uuid4().hex}.safetensors"
+            try:
+                save_file(tensors, file)
+                digest = self._store.upload(file, lambda _: place.tensors_key(self._rank), consume=True)
+            finally:
+                file.unlink(missing_ok=True)
+            document = ShardFacts(
+                job_id=place.job_id,
+                update=place.update,
+                attempt=place.attempt,
+                rank=self._rank,
+                ranks=place.ranks,
+                tensors_sha256=digest.sha256,
+                tensors_bytes=digest.size_bytes,
+                slices=slices,
+                facts=facts,
+            )
+            self._store.write(place.document_key(self._rank), encode(document))
+            if self._rank == 0:
+                prune_snapshots(self._store, place, keep=self._keep)
+        except Exception as error:  # Whatever it is: training goes on, and `wait` says so.
+            self._error = error
+            print(
+                f"snapshot after update {place.update} was not written: {error}", file=sys.stderr, flush=True
+            )
+
+
+class Snapshot:
+    """A complete snapshot whose shards have all been verified."""
+
+    def __init__(self, place: SnapshotPlace, shards: list[tuple[ShardFacts, Path]]) -> None:
+        self.name = place.name
+        """By which another process finds the very same one."""
+        self._shards = shards
+        self.update = shards[0][0].update
+        """The number of updates done when it was taken."""
+        self.facts = shards[0][0].facts
+        """What rank 0 recorded beside the tensors."""
+
+    def load(self) -> dict[str, Tensor]:
+        """Return every tensor whole, in main memory, however many ranks had written it."""
+        tensors: dict[str, Tensor] = {}
+        lengths: dict[str, int] = {}
+        for shard, path in self._shards:
+            lengths |= {name: piece.full_length for name, piece in shard.slices.items()}
+            with self._reading(path) as file:
+                whole = set(file.keys()) - set(shard.slices)
+                tensors |= {name: file.get_tensor(name) for name in whole}
+        return tensors | {name: self.load_flat(name, 0, length) for name, length in lengths.items()}
+
+    def read_flat(self, name: str, offset: int, length: int) -> Shaped[Tensor, " length"]:
+        """Return `length` elements from `offset` of any tensor, flattened; split or whole when written."""
+        path = self._files_of_whole.get(name)
+        if path is None:
+            return self.load_flat(name, offset, length)
+        with self._reading(path) as file:
+            stored: Tensor = file.get_tensor(name).flatten()
+        return stored[offset : offset + length]
+
+    @contextmanager
+    def _reading(self, path: Path) -> Iterator[Any]:
+        try:
+            with safe_open(path, framework="pt") as file:
+                yield file
+        except (OSError, RuntimeError) as error:
+            if path.exists():
+                raise
+            raise TransientError(
+                f"the snapshot after update {self.update} was removed while it was read: another worker of"
+                " this job went on or finished; try again"
+            ) from error
+
+    @cached_property
+    def _files_of_whole(self) -> dict[str, Path]:
+        found: dict[str, Path] = {}
+        for shard, path in self._shards:
+            with self._reading(path) as file:
+                found |= dict.fromkeys(set(file.keys()) - set(shard.slices), path)
+        return found
+
+    def load_flat(self, name: str, offset: int, length: int) -> Shaped[Tensor, " length"]:
+        """Return `length` elements from `offset` of a split tensor, for a rank of any world size."""
+        pieces: list[tuple[int, Tensor]] = []
+        for shard, path in self._shards:
+            piece = shard.slices.get(name)
+            if piece is None:
+                continue
+            start, end = max(offset, piece.offset), min(offset + length, piece.offset + piece.length)
+            if start < end:
+                with self._reading(path) as file:
+                    stored = file.get_slice(name)
+                    pieces.append((start, stored[start - piece.offset : end - piece.offset]))
+        whole = torch.cat([tensor for _, tensor in sorted(pieces, key=lambda each: each[0])])
+        if whole.numel() != length:
+            raise LostInvariantError(
+                f"snapshot after update {self.update}: {name} has {whole.numel()} of"
+                f" the {length} elements from {offset}"
+            )
+        return whole
+
+
+def latest_snapshot(store: Store, job_id: str) -> Snapshot | None:
+    """Return a job's newest intact snapshot, None when it has none.
+
+    Every shard is verified; a damaged snapshot is reported on standard error and the one before it is taken.
+    """
+    for place in complete_snapshots(store, job_id):
+        try:
+            return _opened(store, place)
+        except LostInvariantError as error:
+            print(
+                f"snapshot after update {place.update} is passed over: {error}", file=sys.stderr, flush=True
+            )
+    return None
+
+
+def snapshot_named(store: Store, job_id: str, name: str) -> Snapshot:
+    """Return the job's snapshot of that name; LostInvariantError when it is damaged or gone."""
+    return _opened(store, SnapshotPlace.named(job_id, name))
+
+
+def _opened(store: Store, place: SnapshotPlace) -> Snapshot:
+    return Snapshot(place, [_verified(store, place, rank) for rank in range(place.ranks)])
+
+
+def _verified(store: Store, place: SnapshotPlace, rank: int) -> tuple[ShardFacts, Path]:
+    key = place.document_key(rank)
+    shard = read_record(store, key, ShardFacts)
+    if shard is None or (shard.rank, shard.update, shard.job_id) != (rank, place.update, place.job_id):
+        raise LostInvariantError(f"{store.uri}/{key} is missing or in the wrong place")
+    return shard, store.download(place.tensors_key(rank), shard.tensors)
+
+
+def _share_of(tensors: Mapping[str, Tensor], rank: int, ranks: int) -> list[str]:
+    """Names of the replicated tensors that this rank writes: about equal bytes for each rank."""
+    loads = [0] * ranks
+    mine = []
+    for name in sorted(tensors, key=lambda name: (-tensors[name].nbytes, name)):
+        lightest = loads.index(min(loads))
+        loads[lightest] += tensors[name].nbytes
+        if lightest == rank:
+            mine.append(name)
+    return mine
