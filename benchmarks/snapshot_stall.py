@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from progdistill.store.base import open_store
+from progdistill.store.open import open_store
 from progdistill.training.snapshots import SnapshotWriter
 
 

@@ -23,8 +23,8 @@ import boto3
 from boto3.s3.transfer import TransferConfig
 
 from progdistill.registry.checkpoint import blob_key
-from progdistill.store.base import open_store
 from progdistill.store.digest import digest_of_file
+from progdistill.store.open import open_store
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.artifacts.s3_server import ENVIRONMENT, running_server

@@ -50,7 +50,7 @@ def store_of(args: argparse.Namespace, *, may_be_new: bool = False) -> "Store":
 
     Raises UsageError where the one that was named is not there, unless it may be new.
     """
-    from progdistill.store.base import open_store
+    from progdistill.store.open import open_store
 
     uri = store_uri(args)
     return open_store(uri or DEFAULT_STORE, must_exist=uri is not None and not may_be_new)

@@ -22,8 +22,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 def _compare(args: argparse.Namespace) -> int:
     from progdistill.report.build import read_input
     from progdistill.report.comparison import build_comparison, compare_runs
-    from progdistill.report.figures import counts_text
-    from progdistill.report.tables import number
+    from progdistill.report.input import counts_text, number
 
     runs = [read_input(report_folder(run_id)) for run_id in args.run_ids]
     comparison = compare_runs(runs)

@@ -21,9 +21,10 @@ from progdistill.registry.checkpoint import (
     publish_checkpoint,
 )
 from progdistill.registry.resolve import resolve_reference
-from progdistill.store.base import Store, open_store
+from progdistill.store.base import Store
 from progdistill.store.digest import digest_of_file
 from progdistill.store.documents import decode
+from progdistill.store.open import open_store
 from progdistill.training.provenance import RECORDED_PACKAGES, code_version
 from progdistill.version import NUMERICS_VERSION
 

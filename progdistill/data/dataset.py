@@ -12,7 +12,7 @@ from progdistill.data.image_names import is_image_name
 from progdistill.data.manifest import DatasetManifest, read_manifest
 from progdistill.errors import LostInvariantError, UsageError
 from progdistill.registry.checkpoint import UNKNOWN_DATASET
-from progdistill.store.base import open_store
+from progdistill.store.open import open_store
 
 
 class DatasetInfo(BaseModel):

@@ -18,7 +18,8 @@ from progdistill.data.reading import read_split, shards_of
 from progdistill.data.shards import ShardEntry, ShardFiles
 from progdistill.diffusion.noise import seed_for
 from progdistill.errors import LostInvariantError, UsageError
-from progdistill.store.base import Store, open_store
+from progdistill.store.base import Store
+from progdistill.store.open import open_store
 
 Item = TypeVar("Item")
 

@@ -21,9 +21,10 @@ from progdistill.data.staging import PreparationState, StagingFolder, exclusivel
 from progdistill.data.statistics import SplitStatistics
 from progdistill.errors import LostInvariantError, UsageError, WorkInterrupted
 from progdistill.progress import Progress
-from progdistill.store.base import Store, open_store
+from progdistill.store.base import Store
 from progdistill.store.digest import FileDigest
 from progdistill.store.local import LocalStore
+from progdistill.store.open import open_store
 
 UPLOADS: Final = 4
 """Shards on their way at a time."""

@@ -9,7 +9,7 @@ from progdistill.data.dataset import DatasetInfo, manifest_of
 from progdistill.data.shards import ShardEntry, ShardFiles, read_rows
 from progdistill.errors import LostInvariantError, UsageError
 from progdistill.progress import Progress
-from progdistill.store.base import open_store
+from progdistill.store.open import open_store
 
 
 def iterate_images(

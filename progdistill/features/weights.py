@@ -12,7 +12,8 @@ from progdistill.data.dataset import DatasetInfo
 from progdistill.errors import LostInvariantError, UsageError
 from progdistill.evaluation.config import EvaluationSettings
 from progdistill.features.manifest import list_recipes
-from progdistill.store.base import Store, open_store
+from progdistill.store.base import Store
+from progdistill.store.open import open_store
 
 INCEPTION_VARIABLE = "PROGDISTILL_INCEPTION"
 FEATURES_VARIABLE = "PROGDISTILL_FEATURES"

@@ -24,8 +24,9 @@ from progdistill.jobs.spec import (
     TrainingSpec,
     result_key,
 )
-from progdistill.store.base import Store, open_store
+from progdistill.store.base import Store
 from progdistill.store.documents import publish_record
+from progdistill.store.open import open_store
 from progdistill.training.devices import Rank
 from progdistill.training.rendezvous import is_loss_of_a_peer
 

@@ -9,9 +9,10 @@ from typing import Final, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from progdistill.errors import TransientError, UsageError
-from progdistill.store.base import Store, mark_layout
+from progdistill.store.base import Store
 from progdistill.store.digest import Sha256
 from progdistill.store.documents import decode, encode, list_records
+from progdistill.store.open import mark_layout
 
 FOLDER: Final = "aliases/"
 

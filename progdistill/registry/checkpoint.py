@@ -11,9 +11,10 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, JsonValue, PositiveInt, model_validator
 
 from progdistill.errors import LostInvariantError, ProgdistillError, UsageError
-from progdistill.store.base import Store, mark_layout
+from progdistill.store.base import Store
 from progdistill.store.digest import FileDigest, Sha256
 from progdistill.store.documents import canonical_json, noting, publish_record, read_record
+from progdistill.store.open import mark_layout
 
 FOLDER = "checkpoints/"
 UNKNOWN_DATASET = "unknown"

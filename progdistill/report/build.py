@@ -8,8 +8,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from progdistill.errors import UsageError
-from progdistill.report.figures import counts_text, curves_of, distance_name_of, draw_distance_chart, png
-from progdistill.report.input import INPUT_FILE, ReportInput
+from progdistill.report.figures import curves_of, draw_distance_chart, png
+from progdistill.report.input import INPUT_FILE, ReportInput, counts_text, distance_name_of
 from progdistill.report.page import report_page
 from progdistill.report.samples import draw_samples
 

@@ -12,8 +12,8 @@ from metaflow.cards import Image, Markdown, ProgressBar, Table, VegaChart
 from progdistill.images import encode_png
 from progdistill.progress import format_duration
 from progdistill.report import figures as theme
-from progdistill.report.figures import counts_text, curves_of, distance_name_of, draw_distance_chart
-from progdistill.report.input import LossPoint, ReportInput
+from progdistill.report.figures import curves_of, draw_distance_chart
+from progdistill.report.input import LossPoint, ReportInput, counts_text, distance_name_of
 from progdistill.report.samples import draw_samples
 from progdistill.report.tables import TextTable, cost_table, headline, quality_table
 

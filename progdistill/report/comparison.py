@@ -12,17 +12,16 @@ from progdistill.progress import format_duration
 from progdistill.report import figures as theme
 from progdistill.report import page as html
 from progdistill.report.build import write_whole
-from progdistill.report.figures import (
-    Curve,
+from progdistill.report.figures import Curve, curves_of, draw_distance_chart
+from progdistill.report.input import (
+    ReportInput,
     counts_text,
-    curves_of,
     distance_label,
     distance_name_of,
-    draw_distance_chart,
+    number,
+    steps_text,
 )
-from progdistill.report.input import ReportInput
 from progdistill.report.page import distance_svg, page
-from progdistill.report.tables import number, steps_text
 
 
 class Difference(BaseModel):

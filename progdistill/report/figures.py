@@ -9,7 +9,6 @@ if TYPE_CHECKING:
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from progdistill.report import figures as theme
 from progdistill.report.input import ReportInput
 
 if TYPE_CHECKING:
@@ -17,8 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 from typing import TYPE_CHECKING
 
-from progdistill.report.input import StageEntry
-from progdistill.report.tables import steps_text
+from progdistill.report.input import StageEntry, steps_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -190,32 +188,22 @@ class Curve(NamedTuple):
     dash: str = "-"
 
 
-def distance_label(distance_name: str | None) -> str:
-    """The true name of a distance as an axis is labelled: `frechet_digits_classifier` is no FID."""
-    name = distance_name or "distance"
-    if name.startswith("frechet_"):
-        return f"Fréchet distance ({name.removeprefix('frechet_').replace('_', ' ')} features)"
-    if name.startswith("fid_"):
-        return f"FID ({name.removeprefix('fid_').replace('_', ' ')})"
-    return name.replace("_", " ")
-
-
 def curves_of(run: ReportInput) -> list[Curve]:
     """The curves of a run, and the paper's published one where there is one in the same distance."""
     stages = run.checkpoints
     curves = [
-        Curve("Distilled", _points((s.num_steps, s.distance) for s in stages), theme.DISTILLED, "o"),
-        Curve("Undistilled, DDIM", _points((s.num_steps, s.baseline_ddim) for s in stages), theme.DDIM, "s"),
+        Curve("Distilled", _points((s.num_steps, s.distance) for s in stages), DISTILLED, "o"),
+        Curve("Undistilled, DDIM", _points((s.num_steps, s.baseline_ddim) for s in stages), DDIM, "s"),
         Curve(
             "Undistilled, ancestral",
             _points((s.num_steps, s.baseline_ancestral) for s in stages),
-            theme.ANCESTRAL,
+            ANCESTRAL,
             "^",
         ),
         Curve(
             "Distilled, ancestral",
             _points((s.num_steps, s.distilled_ancestral) for s in stages),
-            theme.DISTILLED,
+            DISTILLED,
             "v",
             "--",
         ),
@@ -223,24 +211,8 @@ def curves_of(run: ReportInput) -> list[Curve]:
     published = published_for(run.dataset, distance_name_of(run))
     if published is not None:
         points = tuple(sorted(published.distances.items()))
-        curves.append(Curve(f"Published: {published.source}", points, theme.PUBLISHED, "D", ":"))
+        curves.append(Curve(f"Published: {published.source}", points, PUBLISHED, "D", ":"))
     return [curve for curve in curves if curve.points]
-
-
-def distance_name_of(run: ReportInput) -> str | None:
-    """The name of the distance that the run's checkpoints were measured in."""
-    return next((stage.distance_name for stage in run.checkpoints if stage.distance_name), None)
-
-
-def counts_text(run: ReportInput) -> str:
-    """How many samples stand behind each of the run's distances, and how they are guided; else empty.
-
-    Such as `1,000 samples`, or `1,000 samples guided with w = 2`.
-    """
-    counts = sorted({stage.evaluated_samples for stage in run.checkpoints if stage.evaluated_samples})
-    weights = sorted({stage.guidance for stage in run.checkpoints if stage.guidance})
-    guided = f" guided with w = {' or '.join(f'{weight:g}' for weight in weights)}" if weights else ""
-    return " or ".join(f"{count:,}" for count in counts) + f" samples{guided}" if counts else ""
 
 
 def draw_distance_chart(
@@ -254,7 +226,7 @@ def draw_distance_chart(
 
     `note` goes below the title. `size` is the figure's width and height in inches.
     """
-    figure = theme.new_figure(*size)
+    figure = new_figure(*size)
     axes = figure.subplots()
     for order, curve in enumerate(curves):
         steps, distances = zip(*curve.points, strict=True)
@@ -265,7 +237,7 @@ def draw_distance_chart(
             color=curve.colour,
             marker=curve.marker,
             markersize=6.5,
-            markeredgecolor=theme.PAPER,
+            markeredgecolor=PAPER,
             markeredgewidth=1.0,
             linewidth=2.4 if order == 0 else 1.8,
             label=curve.label,
@@ -274,14 +246,14 @@ def draw_distance_chart(
         )
     if title:
         axes.set_title(title, pad=30 if note else None)
-        axes.text(0, 1.03, note, transform=axes.transAxes, color=theme.MUTED, va="bottom")
+        axes.text(0, 1.03, note, transform=axes.transAxes, color=MUTED, va="bottom")
     axes.set_xlabel("Sampling steps")
     axes.set_ylabel(distance_label(distance_name))
     _log_axes(axes, [steps for curve in curves for steps, _ in curve.points])
     if curves:
         axes.legend(loc="upper right", fontsize=11, handlelength=2.4)
     else:
-        axes.text(0.5, 0.5, "nothing was evaluated", ha="center", transform=axes.transAxes, color=theme.MUTED)
+        axes.text(0.5, 0.5, "nothing was evaluated", ha="center", transform=axes.transAxes, color=MUTED)
     return figure
 
 
@@ -289,7 +261,7 @@ def _log_axes(axes: "Axes", steps: Sequence[int]) -> None:
     from matplotlib.ticker import NullLocator
 
     axes.set_xscale("log", base=2)
-    theme.log_scale(axes)
+    log_scale(axes)
     ticks = sorted(set(steps)) or [1]
     axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     axes.xaxis.set_minor_locator(NullLocator())
@@ -312,13 +284,13 @@ def _name(stage: StageEntry) -> str:
 
 
 def _panel(stage: StageEntry) -> "Figure":
-    figure = theme.new_figure(2.7, 1.9)
+    figure = new_figure(2.7, 1.9)
     axes = figure.subplots()
     updates = [point.update for point in stage.loss_curve]
-    axes.plot(updates, [point.loss for point in stage.loss_curve], color=theme.DISTILLED, linewidth=1.6)
+    axes.plot(updates, [point.loss for point in stage.loss_curve], color=DISTILLED, linewidth=1.6)
     axes.set_title(_name(stage), fontsize=11, pad=6)
     axes.set_xlabel("updates", fontsize=9.5)
-    theme.log_scale(axes, most_ticks=5)
+    log_scale(axes, most_ticks=5)
     axes.grid(axis="y")
     axes.locator_params(axis="x", nbins=4)
     axes.tick_params(labelsize=9.5, length=0, pad=4)

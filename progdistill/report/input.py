@@ -194,3 +194,41 @@ def _neighbours(store: Store, found: Neighbours | None) -> NeighbourImages | Non
     return NeighbourImages(
         png=path.read_bytes(), samples=found.samples, nearest=found.nearest, mirrored=found.mirrored
     )
+
+
+def steps_text(num_steps: int) -> str:
+    """`1 step`, `4 steps`, `8,192 steps`."""
+    return f"{num_steps:,} {'step' if num_steps == 1 else 'steps'}"
+
+
+def number(value: float | None) -> str:
+    """Three significant digits, whole above a thousand, a dash for nothing."""
+    if value is None:
+        return "–"
+    return f"{value:,.0f}" if abs(value) >= 999.5 else f"{value:#.3g}".rstrip(".")
+
+
+def distance_label(distance_name: str | None) -> str:
+    """The true name of a distance as an axis is labelled: `frechet_digits_classifier` is no FID."""
+    name = distance_name or "distance"
+    if name.startswith("frechet_"):
+        return f"Fréchet distance ({name.removeprefix('frechet_').replace('_', ' ')} features)"
+    if name.startswith("fid_"):
+        return f"FID ({name.removeprefix('fid_').replace('_', ' ')})"
+    return name.replace("_", " ")
+
+
+def distance_name_of(run: ReportInput) -> str | None:
+    """The name of the distance that the run's checkpoints were measured in."""
+    return next((stage.distance_name for stage in run.checkpoints if stage.distance_name), None)
+
+
+def counts_text(run: ReportInput) -> str:
+    """How many samples stand behind each of the run's distances, and how they are guided; else empty.
+
+    Such as `1,000 samples`, or `1,000 samples guided with w = 2`.
+    """
+    counts = sorted({stage.evaluated_samples for stage in run.checkpoints if stage.evaluated_samples})
+    weights = sorted({stage.guidance for stage in run.checkpoints if stage.guidance})
+    guided = f" guided with w = {' or '.join(f'{weight:g}' for weight in weights)}" if weights else ""
+    return " or ".join(f"{count:,}" for count in counts) + f" samples{guided}" if counts else ""

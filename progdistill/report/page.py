@@ -16,15 +16,12 @@ from progdistill.report.figures import (
     NARROW,
     WIDE,
     Curve,
-    counts_text,
     curves_of,
-    distance_label,
-    distance_name_of,
     draw_distance_chart,
     loss_panels,
     page_svg,
 )
-from progdistill.report.input import ReportInput
+from progdistill.report.input import ReportInput, counts_text, distance_label, distance_name_of
 from progdistill.report.tables import (
     cost_note,
     cost_table,

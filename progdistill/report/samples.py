@@ -16,8 +16,7 @@ from html import escape
 
 from progdistill.images import enlarge
 from progdistill.report import page as html
-from progdistill.report.input import NeighbourImages
-from progdistill.report.tables import steps_text
+from progdistill.report.input import NeighbourImages, steps_text
 
 COLUMNS = 10
 """Samples shown of each stage; the same column starts from the same noise everywhere."""

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from progdistill.progress import format_duration
-from progdistill.report.figures import counts_text, distance_label, distance_name_of
-from progdistill.report.input import ReportInput, StageEntry
+from progdistill.report.input import ReportInput, StageEntry, counts_text, distance_label, distance_name_of
 
 
 class Fact(NamedTuple):
@@ -13,18 +12,6 @@ class Fact(NamedTuple):
 
     value: str
     meaning: str
-
-
-def steps_text(num_steps: int) -> str:
-    """`1 step`, `4 steps`, `8,192 steps`."""
-    return f"{num_steps:,} {'step' if num_steps == 1 else 'steps'}"
-
-
-def number(value: float | None) -> str:
-    """Three significant digits, whole above a thousand, a dash for nothing."""
-    if value is None:
-        return "–"
-    return f"{value:,.0f}" if abs(value) >= 999.5 else f"{value:#.3g}".rstrip(".")
 
 
 def headline(run: ReportInput) -> str:

@@ -12,7 +12,7 @@ from progdistill.registry.checkpoint import TrainingFigures, load_manifest
 from progdistill.run.prepare import PreparedRun
 from progdistill.run.rates import Kind, Rate
 from progdistill.run.steps import RunSteps
-from progdistill.store.base import open_store
+from progdistill.store.open import open_store
 
 WARM_UP = 3
 """Updates of the shorter training of two, whose difference is free of what happens once."""

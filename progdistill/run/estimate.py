@@ -10,7 +10,7 @@ from progdistill.config.options import DEFAULTS_FILE, PRICES_TABLE, read_default
 from progdistill.errors import UsageError
 from progdistill.run.prepare import PreparedRun
 from progdistill.run.rates import Kind, Rate, Work, newest_manifests, rates_from, work_of
-from progdistill.store.base import open_store
+from progdistill.store.open import open_store
 
 
 class Prices(BaseModel):

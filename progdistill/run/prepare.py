@@ -19,7 +19,8 @@ from progdistill.models.size import parameter_count
 from progdistill.registry.checkpoint import UNKNOWN_DATASET, CheckpointKind, CheckpointManifest
 from progdistill.registry.resolve import resolve_reference
 from progdistill.run.reproduce import like_another
-from progdistill.store.base import Store, open_store
+from progdistill.store.base import Store
+from progdistill.store.open import open_store
 from progdistill.training.accelerators import DeviceKind, accelerators_here, kind_for
 from progdistill.training.config import ComputeSettings, TrainingSettings
 from progdistill.training.guidance import LABEL_DROPOUT, GuidanceRange, can_be_guided, range_of

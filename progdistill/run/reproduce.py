@@ -9,7 +9,7 @@ from progdistill.config.settings import Settings
 from progdistill.errors import UsageError
 from progdistill.registry.checkpoint import CheckpointManifest
 from progdistill.registry.resolve import resolve_reference
-from progdistill.store.base import open_store
+from progdistill.store.open import open_store
 
 DECIDED_BY_LIKE = ("from_", "preset", "guidance")
 """Options that say where a run starts, as `--like` does."""

@@ -25,7 +25,7 @@ from progdistill.registry.checkpoint import CheckpointRef, load_manifest
 from progdistill.registry.lineage import lineage_tree
 from progdistill.registry.runs import record_run_checkpoint, report_key
 from progdistill.run.prepare import PreparedRun, device_of, ranks_of, runs_folder
-from progdistill.store.base import open_store
+from progdistill.store.open import open_store
 from progdistill.training.accelerators import precision_for
 
 Interval = tuple[float, float]

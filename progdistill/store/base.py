@@ -1,18 +1,13 @@
-"""What a store of artifacts promises, and how one is opened: a local folder or `s3://bucket/prefix`."""
+"""What a store of artifacts promises."""
 
 import re
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Final, Literal, NamedTuple, Protocol
-
-from pydantic import BaseModel, ConfigDict
+from typing import Final, NamedTuple, Protocol
 
 from progdistill.errors import UsageError
 from progdistill.store.digest import FileDigest
-from progdistill.store.documents import decode, encode
-
-LAYOUT_KEY: Final = "store.json"
 
 _SEGMENT: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._=+-]{0,199}")
 
@@ -94,13 +89,6 @@ class Store(Protocol):
         """Return the time (UTC) on the clock that stamps `modified_at`: never this machine's guess."""
 
 
-class StoreLayout(BaseModel):
-    """The document at the root of a store: which layout its objects follow."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    schema_version: Literal[1] = 1
-
-
 def is_key(key: str) -> bool:
     """Whether each segment is a plain name, so that the key leads nowhere outside its store."""
     return all(_SEGMENT.fullmatch(segment) for segment in key.split("/"))
@@ -113,45 +101,3 @@ def checked_key(key: str) -> str:
     raise UsageError(
         f"{key!r} cannot name an object in a store: use letters, digits and ._=+- between slashes"
     )
-
-
-def open_store(uri: str, *, must_exist: bool = False) -> Store:
-    """Open the store at a local path, `file://` or `s3://bucket/prefix`; nothing is created before a write.
-
-    Raises UsageError for another scheme, a store whose layout this version does not know, or with
-    `must_exist` where there is neither a folder nor any object: a mistyped address.
-    """
-    scheme, separator, rest = uri.partition("://")
-    if not separator or scheme == "file":
-        from progdistill.store.local import LocalStore
-
-        store: Store = LocalStore(Path(rest if separator else uri))
-    elif scheme == "s3":
-        from progdistill.store.s3 import S3Store
-
-        store = S3Store.at(uri)
-    else:
-        raise UsageError(
-            f"store {uri!r}: unknown scheme {scheme!r}; give a folder, file://… or s3://bucket/prefix"
-        )
-    layout = store.read(LAYOUT_KEY)
-    if layout is not None:
-        decode(StoreLayout, layout, where=f"{store.uri}/{LAYOUT_KEY}")
-    elif must_exist and not _is_there(store):
-        raise UsageError(f"no store at {store.uri}; mend --store, PROGDISTILL_STORE or progdistill.toml")
-    return store
-
-
-def _is_there(store: Store) -> bool:
-    """Whether there is a folder, or in a bucket any object: a store that is in use has either."""
-    from progdistill.store.local import LocalStore
-
-    if isinstance(store, LocalStore):
-        return store.root.is_dir()
-    return next(iter(store.list("")), None) is not None
-
-
-def mark_layout(store: Store) -> None:
-    """Write the layout document into a store that has none yet."""
-    if store.read(LAYOUT_KEY) is None:
-        store.put_if_absent(LAYOUT_KEY, encode(StoreLayout()))

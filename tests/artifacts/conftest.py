@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from progdistill.store.base import Store, open_store
+from progdistill.store.base import Store
+from progdistill.store.open import open_store
 from tests.artifacts.s3_server import s3_endpoint, s3_uri
 
 __all__ = ["local_store", "s3_endpoint", "s3_uri", "store"]

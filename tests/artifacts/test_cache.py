@@ -8,9 +8,9 @@ import pytest
 
 from progdistill.data.shard_cache import default_shard_cache
 from progdistill.errors import UsageError
-from progdistill.store.base import open_store
 from progdistill.store.cache import RECENT_SECONDS, FileCache, default_cache
 from progdistill.store.digest import FileDigest, digest_of_file
+from progdistill.store.open import open_store
 from tests.artifacts.s3_server import ENVIRONMENT
 
 

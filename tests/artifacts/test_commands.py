@@ -12,8 +12,9 @@ from progdistill.cli.main import checkpoints, lineage, main
 from progdistill.errors import UsageError
 from progdistill.registry.checkpoint import CheckpointManifest, blob_key, manifest_key
 from progdistill.registry.runs import record_run_checkpoint
-from progdistill.store.base import Store, mark_layout, open_store
+from progdistill.store.base import Store
 from progdistill.store.documents import encode
+from progdistill.store.open import mark_layout, open_store
 from tests.artifacts.samples import measure, publish_base, publish_student
 
 

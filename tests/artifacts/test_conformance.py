@@ -10,8 +10,9 @@ import pytest
 
 from progdistill.errors import LostInvariantError, UsageError
 from progdistill.registry.checkpoint import blob_key
-from progdistill.store.base import Store, open_store
+from progdistill.store.base import Store
 from progdistill.store.digest import PART_BYTES, FileDigest, digest_of_bytes
+from progdistill.store.open import open_store
 from progdistill.store.s3 import S3Store
 
 

@@ -17,7 +17,7 @@ from progdistill.data.prepare import prepare
 from progdistill.data.preprocess import ImageRule
 from progdistill.data.source import SourceFacts, SourceImage, UnreadableImageError
 from progdistill.errors import UsageError, WorkInterrupted
-from progdistill.store.base import open_store
+from progdistill.store.open import open_store
 from tests.data.preparing import prepared, rows, stored
 from tests.data.published import encoded, random_images
 

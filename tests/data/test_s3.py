@@ -12,7 +12,7 @@ from progdistill.data.loader import TrainingLoader
 from progdistill.data.prepare import UPLOADING_KEY
 from progdistill.data.reading import read_split
 from progdistill.errors import LostInvariantError, UsageError, WorkInterrupted
-from progdistill.store.base import open_store
+from progdistill.store.open import open_store
 from tests.data.numbered import loaded, numbered_dataset, streaming
 from tests.data.published import encoded, random_images
 

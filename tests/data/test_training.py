@@ -16,7 +16,7 @@ from progdistill.data.preprocess import ImageRule
 from progdistill.diffusion.names import LossWeight, PredictionType
 from progdistill.models.config import DenoiserConfig, UNetConfig
 from progdistill.models.denoiser import Denoiser, build_denoiser
-from progdistill.store.base import open_store
+from progdistill.store.open import open_store
 from progdistill.training.config import TrainingSettings
 from progdistill.training.loop import Trained, TrainingTask, train
 from progdistill.training.objective import BaseObjective

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from progdistill.registry.runs import run_checkpoints
-from progdistill.store.base import open_store
+from progdistill.store.open import open_store
 from tests.end_to_end.running import SMALL, command, environment, ids_of, report_of, run_flow
 
 SNAPSHOTS = ("--set", "snapshots.interval_updates=2")

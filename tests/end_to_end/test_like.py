@@ -11,7 +11,7 @@ from progdistill.data.dataset import find_dataset
 from progdistill.data.importers.arrays import ArraysSource
 from progdistill.data.reading import read_split
 from progdistill.registry.aliases import move_alias
-from progdistill.store.base import open_store
+from progdistill.store.open import open_store
 from progdistill.version import NUMERICS_VERSION
 from tests.data.preparing import prepared
 from tests.end_to_end.running import ids_of, report_of, run_flow

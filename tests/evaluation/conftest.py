@@ -19,7 +19,8 @@ from progdistill.registry.checkpoint import (
     Circumstances,
     publish_checkpoint,
 )
-from progdistill.store.base import Store, open_store
+from progdistill.store.base import Store
+from progdistill.store.open import open_store
 
 # Annotations of progdistill.evaluation are checked while tests run, with isinstance.
 runtime_checkable(Store)

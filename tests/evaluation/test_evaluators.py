@@ -9,7 +9,8 @@ from progdistill.evaluation.config import EvaluationSettings
 from progdistill.evaluation.evaluate import prepare_evaluator
 from progdistill.features.registry import find_or_publish_evaluator, open_evaluator
 from progdistill.registry.checkpoint import blob_key
-from progdistill.store.base import Store, open_store
+from progdistill.store.base import Store
+from progdistill.store.open import open_store
 
 
 def test_the_classifier_reads_unseen_digits(evaluated_store: Store, digits: DatasetInfo) -> None:

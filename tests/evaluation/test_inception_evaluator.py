@@ -14,7 +14,8 @@ from progdistill.evaluation.metrics import frechet_distance, inception_score, mo
 from progdistill.features.base import Evaluator
 from progdistill.features.registry import find_or_publish_evaluator, open_evaluator
 from progdistill.features.weights import sha256_of
-from progdistill.store.base import Store, open_store
+from progdistill.store.base import Store
+from progdistill.store.open import open_store
 from tests.evaluation.inception_file import write_small_inception
 
 MODES = ["legacy_tensorflow", "clean"]

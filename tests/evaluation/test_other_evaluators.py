@@ -15,7 +15,8 @@ from progdistill.evaluation.config import EvaluationSettings
 from progdistill.features.base import Evaluator
 from progdistill.features.registry import find_or_publish_evaluator, open_evaluator
 from progdistill.features.weights import pinned, sha256_of
-from progdistill.store.base import Store, open_store
+from progdistill.store.base import Store
+from progdistill.store.open import open_store
 
 
 @pytest.fixture

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from progdistill.store.base import Store, open_store
+from progdistill.store.base import Store
+from progdistill.store.open import open_store
 from tests.artifacts.s3_server import s3_endpoint, s3_uri
 from tests.faults.proxy import FaultyProxy
 

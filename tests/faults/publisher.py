@@ -35,7 +35,7 @@ def main() -> int:
     """Publish and print the id."""
     from progdistill.errors import ProgdistillError
     from progdistill.registry.checkpoint import publish_checkpoint
-    from progdistill.store.base import open_store
+    from progdistill.store.open import open_store
     from tests.artifacts.samples import circumstances, description
 
     store, weights, host = sys.argv[1:]

@@ -10,7 +10,7 @@ import pytest
 
 from progdistill.registry.checkpoint import list_ids
 from progdistill.registry.gc import find_garbage
-from progdistill.store.base import open_store
+from progdistill.store.open import open_store
 from tests.artifacts.samples import publish_base, weights_file
 from tests.faults.publisher import REPOSITORY, publish
 

@@ -19,9 +19,10 @@ from progdistill.registry.checkpoint import (
     manifest_key,
     publish_checkpoint,
 )
-from progdistill.store.base import Store, open_store
+from progdistill.store.base import Store
 from progdistill.store.documents import SEAL, canonical_json
 from progdistill.store.failpoints import VARIABLE
+from progdistill.store.open import open_store
 from tests.artifacts.samples import circumstances, description, publish_base, weights_file
 from tests.faults.publisher import start
 

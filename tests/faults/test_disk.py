@@ -11,7 +11,7 @@ import pytest
 
 from progdistill.errors import UsageError
 from progdistill.registry.checkpoint import blob_key, fetch_weights, publish_checkpoint, verify_weights
-from progdistill.store.base import open_store
+from progdistill.store.open import open_store
 from tests.artifacts.samples import circumstances, description, publish_base, weights_file
 from tests.faults.publisher import REPOSITORY, publish
 

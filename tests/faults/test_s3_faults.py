@@ -16,9 +16,10 @@ from progdistill.registry.checkpoint import (
     load_manifest,
     publish_checkpoint,
 )
-from progdistill.store.base import Store, mark_layout, open_store
+from progdistill.store.base import Store
 from progdistill.store.digest import PART_BYTES
 from progdistill.store.failpoints import VARIABLE
+from progdistill.store.open import mark_layout, open_store
 from progdistill.store.s3 import S3Store
 from tests.artifacts.samples import circumstances, description, weights_file
 from tests.faults.proxy import Fault, FaultyProxy, error_answer

@@ -8,7 +8,7 @@ from pathlib import Path
 import boto3
 import pytest
 
-from progdistill.store.base import mark_layout, open_store
+from progdistill.store.open import mark_layout, open_store
 from tests.artifacts.s3_server import ENVIRONMENT, s3_endpoint
 from tests.infra.tools import of_kind
 

@@ -9,7 +9,8 @@ from progdistill.data.dataset import DatasetInfo, find_dataset
 from progdistill.models.config import DenoiserConfig
 from progdistill.models.denoiser import build_denoiser, save_weights, weights_of
 from progdistill.registry.checkpoint import CheckpointKind, CheckpointManifest, publish_checkpoint
-from progdistill.store.base import Store, open_store
+from progdistill.store.base import Store
+from progdistill.store.open import open_store
 from tests.artifacts.samples import circumstances, description
 
 # Annotations of progdistill.evaluation are checked while tests run, with isinstance.

@@ -9,7 +9,7 @@ from progdistill.errors import ProgdistillError
 from progdistill.jobs.kubernetes.launcher import KubernetesLauncher
 from progdistill.jobs.result_cache import complete
 from progdistill.jobs.spec import JobRequest
-from progdistill.store.base import open_store
+from progdistill.store.open import open_store
 
 
 def main(path: str) -> int:

@@ -18,7 +18,8 @@ from progdistill.jobs.kubernetes.manifest import Submission, submission_for
 from progdistill.jobs.local import LocalLauncher
 from progdistill.jobs.result_cache import complete
 from progdistill.jobs.spec import JobRequest
-from progdistill.store.base import Store, open_store
+from progdistill.store.base import Store
+from progdistill.store.open import open_store
 from tests.jobs.asking import base_of_two_ranks
 from tests.kubernetes_api import Cluster, Node, running_cluster
 

@@ -13,8 +13,9 @@ from progdistill.data.dataset import DatasetInfo
 from progdistill.errors import PeerLostError
 from progdistill.jobs.ranks import RanksHere, free_port
 from progdistill.jobs.spec import JobRequest, JobResult, result_key
-from progdistill.store.base import Store, open_store
+from progdistill.store.base import Store
 from progdistill.store.documents import read_record
+from progdistill.store.open import open_store
 from tests.jobs.asking import base_of_two_ranks
 
 PEER_LOST = PeerLostError.exit_status

@@ -15,7 +15,7 @@ from progdistill.models.config import DenoiserConfig
 from progdistill.models.denoiser import Denoiser, load_denoiser
 from progdistill.registry.checkpoint import fetch_weights
 from progdistill.registry.resolve import resolve_reference
-from progdistill.store.base import open_store
+from progdistill.store.open import open_store
 from tests.end_to_end.running import environment, report_of, run_flow
 
 diffusers: Any = pytest.importorskip("diffusers")

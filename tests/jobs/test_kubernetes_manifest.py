@@ -16,7 +16,7 @@ from progdistill.jobs.kubernetes.manifest import (
     service_manifest,
     submission_for,
 )
-from progdistill.store.base import open_store
+from progdistill.store.open import open_store
 from tests.jobs.on_a_cluster import IMAGE, cluster_digits, small_job
 
 __all__ = ["cluster_digits"]

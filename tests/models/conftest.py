@@ -10,7 +10,8 @@ import torch
 from progdistill.diffusion.names import PredictionType
 from progdistill.models.config import ARCHITECTURES, CosineTime, DenoiserConfig, TimeInput
 from progdistill.models.denoiser import Denoiser, build_denoiser
-from progdistill.store.base import Store, open_store
+from progdistill.store.base import Store
+from progdistill.store.open import open_store
 
 MakeDenoiser = Callable[..., Denoiser]
 

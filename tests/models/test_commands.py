@@ -23,7 +23,8 @@ from progdistill.registry.checkpoint import (
     load_manifest,
 )
 from progdistill.registry.resolve import resolve_reference
-from progdistill.store.base import Store, open_store
+from progdistill.store.base import Store
+from progdistill.store.open import open_store
 from tests.models.command_line import follow_card, publish, run
 from tests.models.conftest import MakeDenoiser
 

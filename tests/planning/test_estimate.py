@@ -15,7 +15,8 @@ from progdistill.models.denoiser import build_denoiser
 from progdistill.registry.checkpoint import CheckpointKind, TrainingFigures, manifest_key, publish_checkpoint
 from progdistill.run.estimate import estimate, read_prices
 from progdistill.run.prepare import PreparedRun, prepare_run
-from progdistill.store.base import Store, open_store
+from progdistill.store.base import Store
+from progdistill.store.open import open_store
 from progdistill.training.config import DistillationSettings
 from progdistill.training.state import TrainingState
 from tests.artifacts.samples import circumstances, description, weights_file

@@ -2,7 +2,8 @@
 
 import pytest
 
-from progdistill.report.figures import curves_of, distance_label, published_for
+from progdistill.report.figures import curves_of, published_for
+from progdistill.report.input import distance_label
 from tests.report.runs import example_run
 
 

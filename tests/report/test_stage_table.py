@@ -2,8 +2,8 @@
 
 import pytest
 
-from progdistill.report.input import ReportInput
-from progdistill.report.tables import cost_note, cost_table, number
+from progdistill.report.input import ReportInput, number
+from progdistill.report.tables import cost_note, cost_table
 from tests.report.runs import STEPS, example_run
 
 

@@ -10,7 +10,8 @@ import pytest
 
 from progdistill.registry.aliases import move_alias
 from progdistill.registry.runs import run_checkpoints
-from progdistill.store.base import Store, open_store
+from progdistill.store.base import Store
+from progdistill.store.open import open_store
 from tests.artifacts.s3_server import BUCKET
 from tests.end_to_end.running import SMALL, command, ids_of, run_flow
 from tests.schedules.argo import PodFailed, Workflow, can_run_pods

@@ -11,7 +11,8 @@ from progdistill.data.dataset import DatasetInfo, find_dataset
 from progdistill.data.loader import TrainingLoader
 from progdistill.diffusion.names import LossWeight, PredictionType
 from progdistill.models.config import DenoiserConfig, UNetConfig
-from progdistill.store.base import Store, open_store
+from progdistill.store.base import Store
+from progdistill.store.open import open_store
 from progdistill.training.config import TrainingSettings
 from progdistill.training.loop import TrainingTask
 from progdistill.training.objective import Objective

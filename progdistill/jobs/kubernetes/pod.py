@@ -14,8 +14,9 @@ from types import FrameType
 from progdistill.errors import ProgdistillError, UsageError, WorkInterrupted
 from progdistill.jobs.ranks import RanksHere, run_ranks
 from progdistill.jobs.spec import JobRequest, JobResult, request_key, result_key
-from progdistill.store.base import Store, open_store
+from progdistill.store.base import Store
 from progdistill.store.documents import read_record
+from progdistill.store.open import open_store
 
 
 def main(arguments: list[str]) -> int:

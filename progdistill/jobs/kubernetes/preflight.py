@@ -14,7 +14,7 @@ from progdistill.jobs.kubernetes.api import (
     connect,
     rules,
 )
-from progdistill.store.base import open_store
+from progdistill.store.open import open_store
 
 PATIENCE_SECONDS = 20.0
 """How long a cluster may take to answer before a run; while it runs, cluster.api_patience_seconds counts."""
