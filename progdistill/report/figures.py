@@ -9,14 +9,18 @@ if TYPE_CHECKING:
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from progdistill.report.input import ReportInput
+from progdistill.report.input import (
+    ReportInput,
+    StageEntry,
+    distance_label,
+    distance_name_of,
+    steps_text,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 from typing import TYPE_CHECKING
-
-from progdistill.report.input import StageEntry, steps_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -4,7 +4,15 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from progdistill.progress import format_duration
-from progdistill.report.input import ReportInput, StageEntry, counts_text, distance_label, distance_name_of
+from progdistill.report.input import (
+    ReportInput,
+    StageEntry,
+    counts_text,
+    distance_label,
+    distance_name_of,
+    number,
+    steps_text,
+)
 
 
 class Fact(NamedTuple):
