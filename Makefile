@@ -11,7 +11,7 @@ $(SETUP): requirements.lock pyproject.toml
 	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
-# From nothing to a report: train a small model on the embedded digits, distil it from 64 steps to 1, evaluate.
+# From nothing to a report: train a small model on the embedded digits, distill it from 64 steps to 1, evaluate.
 demo: setup
 	.venv/bin/python flows/distill_flow.py run
 	@echo "report: runs/latest/report/report.html"

@@ -45,11 +45,11 @@ class InceptionLayers(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         network = torchvision.models.inception_v3(weights=None, init_weights=False)
-        left_out = ("AuxLogits", "fc", "dropout")
-        self.layers = nn.Sequential(*(m for name, m in network.named_children() if name not in left_out))
+        omissions = ("AuxLogits", "fc", "dropout")
+        self.layers = nn.Sequential(*(m for name, m in network.named_children() if name not in omissions))
 
     def forward(self, x: Tensor) -> Tensor:
-        """2048 features of normalised images of 299 × 299 pixels."""
+        """2048 features of normalized images of 299 × 299 pixels."""
         features: Tensor = self.layers(x)
         return features.flatten(1)
 

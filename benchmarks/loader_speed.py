@@ -6,7 +6,7 @@ Speed: each round times our loader on shards of a disk and then `torch.utils.dat
 workers over PNGs of the same kind of images, with the same result (float32 in [-1, 1], half of them
 mirrored); the ratio is the median over rounds. "Per core": images per second of processor time of the whole
 process, which other programs disturb least. Memory and start-up: a dataset of 64×64 images and one of a
-tenth of its size are synthesised on disk (15.7 GB at a time), opened by fresh processes, and removed.
+tenth of its size are synthesized on disk (15.7 GB at a time), opened by fresh processes, and removed.
 "Cold": the shards were dropped from the page cache just before.
 """
 
@@ -84,13 +84,13 @@ def photographs(count: int, size: int, seed: int) -> np.ndarray[tuple[int, ...],
     return noisy.clip(0, 255).astype(np.uint8)
 
 
-def synthesise(folder: Path, count: int, size: int) -> DatasetInfo:
+def synthesize(folder: Path, count: int, size: int) -> DatasetInfo:
     """Write a prepared dataset, shard by shard; pixels repeat from shard to shard with an offset."""
     shape, full = (size, size, 3), rows_per_shard(size * size * 3)
     folder.mkdir(parents=True)
     pixels = photographs(min(full, count), size, seed=0)
     starts = range(0, count, full)
-    with Progress(f"synthesising {count:,} images", total=len(starts), unit="shards") as progress:
+    with Progress(f"synthesizing {count:,} images", total=len(starts), unit="shards") as progress:
         for shard, start in enumerate(starts):
             rows = min(full, count - start)
             path = folder / f"train-{shard:05d}.arrow"
@@ -131,7 +131,7 @@ def write_pngs(folder: Path, size: int) -> int:
 
 def speed(folder: Path, size: int, rounds: int) -> str:
     """One line of the table: medians over rounds."""
-    info = synthesise(folder / f"stored{size}", STORED_IMAGES[size], size)
+    info = synthesize(folder / f"stored{size}", STORED_IMAGES[size], size)
     png_bytes = write_pngs(folder / f"png{size}", size)
     ours = TrainingLoader(info, batch_size=BATCH, seed=0, flip=True)
     theirs = DataLoader(
@@ -219,7 +219,7 @@ def large(folder: Path, count: int, rounds: int) -> list[str]:
     lines = []
     for images in (count // 10, count):
         place = folder / f"large{images}"
-        synthesise(place, images, 64)
+        synthesize(place, images, 64)
         os.sync()
         for cold in (True, False):
             found = [open_in_fresh_process(place, cold) for _ in range(rounds)]

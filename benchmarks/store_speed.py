@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.artifacts.s3_server import ENVIRONMENT, running_server
 
 Contender = tuple[str, Callable[[], object], Callable[[], object]]
-"""A name, what is timed, and what puts things back afterwards."""
+"""A name, what is timed, and what puts things back afterward."""
 
 
 def main() -> None:

@@ -33,7 +33,7 @@ from progdistill.training.execution import Execution, check_precision, place, se
 from progdistill.training.gradients import accumulate, clip_gradients
 from progdistill.training.loop import ema_decay_at
 from progdistill.training.objective import BaseObjective, DistillationObjective, Objective
-from progdistill.training.random import Draws
+from progdistill.training.random import BatchRandom
 from progdistill.training.state import TrainingState
 
 Update = Callable[[], None]
@@ -76,7 +76,7 @@ def main() -> None:
     rates = [args.batch / seconds(plain, device) for _ in range(WARM_UP + args.updates)][WARM_UP:]
     print_row("base, plain loop over diffusers, float32", statistics.median(rates), 1.0, device)
     for case in cases(device, args.batch, args.micro_batch):
-        for kind in ("base", "distil"):
+        for kind in ("base", "distill"):
             update = our_update(kind, preset, case, batch)
             found = [(seconds(update, device), seconds(plain, device)) for _ in range(WARM_UP + args.updates)]
             ours = args.batch / statistics.median(first for first, _ in found[WARM_UP:])
@@ -123,7 +123,7 @@ def our_update(kind: str, preset: Preset, case: Case, batch: Batch) -> Update:
     state = TrainingState(model.train(), settings)
 
     def update() -> None:
-        draws = Draws(torch.Generator(device).manual_seed(state.update), len(batch.images))
+        draws = BatchRandom(torch.Generator(device).manual_seed(state.update), len(batch.images))
         state.optimizer.zero_grad(set_to_none=True)
         size = case.execution.micro_batch_size
         accumulate(objective, model, model, batch.images, batch.labels, draws, size)

@@ -14,7 +14,7 @@ from progdistill.training.accelerators import accelerators_here
 
 if os.environ.get("USER", "root") == "root":
     os.environ.setdefault("METAFLOW_USER", "progdistill")  # Metaflow refuses root
-os.environ.setdefault("METAFLOW_DATASTORE_SYSROOT_LOCAL", os.getcwd())  # else it is searched upwards
+os.environ.setdefault("METAFLOW_DATASTORE_SYSROOT_LOCAL", os.getcwd())  # else it is searched upward
 
 # The headers hold the metadata service's key; pods have that from a Secret, not from the readable workflow.
 os.environ.setdefault("METAFLOW_ARGO_WORKFLOWS_ENV_VARS_TO_SKIP", "METAFLOW_SERVICE_HEADERS")
@@ -155,9 +155,9 @@ class DistillFlow(FlowSpec):
         self.merge_artifacts(
             inputs, include=["run_facts", "started_at", "checkpoints", "intervals", "checkpoint"]
         )
-        self.evaluations = [i.evaluation for i in sorted(inputs, key=lambda i: i.evaluation["num_steps"])][
-            ::-1
-        ]
+        self.evaluations = [
+            i.evaluation for i in sorted(inputs, key=lambda i: i.evaluation["sampling_steps"])
+        ][::-1]
         self.intervals = [*self.intervals, *(one for i in inputs for one in i.intervals_here)]
         self.next(self.report)
 

@@ -13,13 +13,13 @@ Pixels = NDArray[np.uint8]
 """[count, height, width, channels], 1 or 3 channels."""
 
 
-def encode_strip(images: Pixels) -> bytes:
+def encode_contact_sheet(images: Pixels) -> bytes:
     """Losslessly encode images as one PNG, one below the other; equal images give equal bytes."""
     count, height, width, channels = images.shape
     return encode_png(images.reshape(count * height, width, channels))
 
 
-def decode_strip(png: bytes, count: int) -> Pixels:
+def decode_contact_sheet(png: bytes, count: int) -> Pixels:
     """Cut a strip back into its `count` images."""
     with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
         pixels = np.asarray(image)
@@ -62,7 +62,7 @@ def grid(images: Pixels, columns: int | None = None, *, scale: int = 1, gap: int
 
 
 def readable_scale(image_size: int, wanted_pixels: int = 48) -> int:
-    """The whole factor at which an image is about `wanted_pixels` high, so that a person recognises it."""
+    """The whole factor at which an image is about `wanted_pixels` high, so that a person recognizes it."""
     return max(1, round(wanted_pixels / image_size))
 
 

@@ -18,7 +18,7 @@ def format_duration(seconds: float) -> str:
 
 
 class Progress:
-    """Counts work done towards `total` and prints a line to standard error once per tick.
+    """Counts work done toward `total` and prints a line to standard error once per tick.
 
     The first line appears only after one tick, so that short work stays silent. `start` is the count already
     done by an earlier process: it moves the percentage, not the rate.

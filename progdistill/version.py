@@ -1,4 +1,4 @@
-"""Versions that results depend on or are labelled with."""
+"""Versions that results depend on or are labeled with."""
 
 __version__ = "0.1.0"
 

@@ -104,7 +104,7 @@ def test_a_file_that_is_no_archive_is_refused(inception: str, tmp_path: Path) ->
 
 def test_a_batch_that_ranks_cannot_share_evenly_is_refused() -> None:
     with pytest.raises(UsageError, match=r"distill\.batch_size = 64 .* by 3 ranks"):
-        prepared("compute.ranks=3", "base.batch_size=63")
+        prepared("compute.world_size=3", "base.batch_size=63")
 
 
 def test_a_secret_has_no_place_among_the_variables_of_pods() -> None:

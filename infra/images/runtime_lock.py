@@ -13,19 +13,19 @@ from pathlib import Path
 
 
 def entries(lock: str) -> Iterator[tuple[str, str]]:
-    """Each package's normalised name with its lines: the requirement and its hashes."""
+    """Each package's normalized name with its lines: the requirement and its hashes."""
     for entry in re.findall(r"^[A-Za-z0-9].*(?:\n[ \t].*)*", lock, re.MULTILINE):
-        yield normalised(re.split(r"[=\[ ;]", entry, maxsplit=1)[0]), entry
+        yield normalized(re.split(r"[=\[ ;]", entry, maxsplit=1)[0]), entry
 
 
-def normalised(name: str) -> str:
+def normalized(name: str) -> str:
     """A package's name as an index compares it."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def names_in(text: str) -> set[str]:
     """The names that a file lists, one a line; `#` starts a comment."""
-    return {normalised(line) for line in text.splitlines() if line.strip() and not line.startswith("#")}
+    return {normalized(line) for line in text.splitlines() if line.strip() and not line.startswith("#")}
 
 
 def part_of(lock: str, *, without: set[str] | None = None, only: set[str] | None = None) -> str:
@@ -45,9 +45,9 @@ def main() -> None:
     parser.add_argument("without", type=Path, nargs="*")
     parser.add_argument("--only", action="append")
     args = parser.parse_args()
-    left_out = set[str]().union(*(names_in(path.read_text()) for path in args.without))
-    only = None if args.only is None else {normalised(name) for name in args.only}
-    print(part_of(args.lock.read_text(), without=left_out, only=only), end="")
+    omissions = set[str]().union(*(names_in(path.read_text()) for path in args.without))
+    only = None if args.only is None else {normalized(name) for name in args.only}
+    print(part_of(args.lock.read_text(), without=omissions, only=only), end="")
 
 
 if __name__ == "__main__":

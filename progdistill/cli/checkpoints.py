@@ -93,7 +93,7 @@ def _verb(
 def _list(args: argparse.Namespace) -> int:
     store = store_of(args)
     unreadable: list[ProgdistillError] = []
-    found = sorted(_selected(store, args, unreadable), key=lambda one: one.circumstances.created_at)
+    found = sorted(_selected(store, args, unreadable), key=lambda one: one.provenance.created_at)
     names = _names(store)
     rows = [_facts(one, evaluations_of(store, one.id, unreadable), names.get(one.id, [])) for one in found]
     if args.max_distance is not None:
@@ -122,7 +122,7 @@ def _selected(
 ) -> Iterable[CheckpointManifest]:
     held = None if args.run_name is None else _held_by(store, args.run_name)
     for manifest in list_manifests(store, unreadable):
-        if args.dataset is not None and manifest.circumstances.dataset_name != args.dataset:
+        if args.dataset is not None and manifest.provenance.dataset_name != args.dataset:
             continue
         if args.steps is not None and manifest.identity.sampling_steps != args.steps:
             continue
@@ -150,16 +150,16 @@ def _names(store: Store) -> dict[str, list[str]]:
 def _facts(
     manifest: CheckpointManifest, evaluations: list[dict[str, Any]], names: list[str]
 ) -> dict[str, Any]:
-    identity, circumstances = manifest.identity, manifest.circumstances
+    identity, provenance = manifest.identity, manifest.provenance
     record = headline(manifest, evaluations)
     return {
         "id": manifest.id,
         "kind": identity.kind,
         "steps": identity.sampling_steps,
-        "dataset": circumstances.dataset_name,
+        "dataset": provenance.dataset_name,
         "parent": identity.parent,
-        "run": circumstances.creator_run,
-        "created": circumstances.created_at.isoformat(timespec="seconds"),
+        "run": provenance.created_by,
+        "created": provenance.created_at.isoformat(timespec="seconds"),
         "bytes": identity.weights_bytes,
         "distance": record["distance"] if record else None,
         "distance_name": record.get("distance_name") if record else None,

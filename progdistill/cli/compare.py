@@ -36,6 +36,6 @@ def _compare(args: argparse.Namespace) -> int:
     width = max(12, *map(len, comparison.run_ids))
     print("  ".join(["steps".rjust(8), *(run_id.rjust(width) for run_id in comparison.run_ids)]))
     for row in comparison.rows:
-        print("  ".join([f"{row.num_steps:8,}", *(number(d).rjust(width) for d in row.distances)]))
+        print("  ".join([f"{row.sampling_steps:8,}", *(number(d).rjust(width) for d in row.distances)]))
     print(page)
     return 0

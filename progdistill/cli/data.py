@@ -38,9 +38,9 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     own.add_argument(
         "--image-size", type=int, metavar="N", help="bring all images to N×N (default: as they are)"
     )
-    own.add_argument("--crop", choices=("centre", "stretch"), help="(default: centre)")
+    own.add_argument("--crop", choices=("center", "stretch"), help="(default: center)")
     own.add_argument("--resize", choices=("area", "bilinear", "lanczos"), help="(default: area)")
-    own.add_argument("--grey", action="store_true", help="one channel instead of three")
+    own.add_argument("--gray", action="store_true", help="one channel instead of three")
     own.add_argument(
         "--no-flip", action="store_true", help="a mirrored image would be wrong (letters, digits)"
     )
@@ -103,13 +103,13 @@ def _prepare(args: argparse.Namespace) -> int:
 
 
 def _rule(args: argparse.Namespace) -> "ImageRule":
-    from progdistill.data.catalog import KNOWN
+    from progdistill.data.catalog import CATALOG
     from progdistill.data.preprocess import Crop, ImageRule, Resize
 
     fitting = {"--image-size": args.image_size, "--crop": args.crop, "--resize": args.resize}
-    own = fitting | {"--grey": args.grey, "--no-flip": args.no_flip}
+    own = fitting | {"--gray": args.gray, "--no-flip": args.no_flip}
     given = [option for option, value in own.items() if value]
-    if given and args.name in KNOWN:
+    if given and args.name in CATALOG:
         raise UsageError(f"{args.name} has its own form: choose another NAME to use {', '.join(given)}")
     if args.image_size is None and (args.crop or args.resize):
         raise UsageError("--crop and --resize need --image-size N: without it images are used as they are")
@@ -117,25 +117,25 @@ def _rule(args: argparse.Namespace) -> "ImageRule":
         raise UsageError(f"--image-size {args.image_size}: give a number of pixels from 1 on")
     return ImageRule(
         image_size=args.image_size,
-        crop=Crop(args.crop or Crop.CENTRE),
+        crop=Crop(args.crop or Crop.CENTER),
         resize=Resize(args.resize or Resize.AREA),
-        channels=1 if args.grey else 3,
+        channels=1 if args.gray else 3,
         upright=True,
     )
 
 
 def _list(args: argparse.Namespace) -> int:
-    from progdistill.data.catalog import KNOWN, prepare_line
+    from progdistill.data.catalog import CATALOG, prepare_line
     from progdistill.data.dataset import default_data_root, known_datasets
 
     root = default_data_root()
     # By folder: that is what --dataset finds, whatever name it was prepared under.
     prepared = {Path(info.location).name: info for info in known_datasets(root)}
-    missing = [name for name in KNOWN if name not in prepared]
+    missing = [name for name in CATALOG if name not in prepared]
     if args.json:
         facts = [info.model_dump(mode="json") | {"prepared": True} for info in prepared.values()]
         facts += [
-            {"name": name, "prepared": False, "title": KNOWN[name].title, "command": prepare_line(name)}
+            {"name": name, "prepared": False, "title": CATALOG[name].title, "command": prepare_line(name)}
             for name in missing
         ]
         print_json(facts)
@@ -145,7 +145,7 @@ def _list(args: argparse.Namespace) -> int:
         print(f"  {name:<14} {_shape(info)}, {_counts(info)}, {_classes(info)}")
     print("can be prepared:")
     for name in missing:
-        print(f"  {name:<14} {KNOWN[name].title}\n{'':17}{prepare_line(name)}")
+        print(f"  {name:<14} {CATALOG[name].title}\n{'':17}{prepare_line(name)}")
     return 0
 
 
@@ -222,7 +222,7 @@ def _histogram(info: "DatasetInfo", class_counts: tuple[int, ...]) -> list[str]:
 
 
 def _shape(info: "DatasetInfo") -> str:
-    return f"{info.image_size}×{info.image_size} {'grey' if info.channels == 1 else 'RGB'}"
+    return f"{info.image_size}×{info.image_size} {'gray' if info.channels == 1 else 'RGB'}"
 
 
 def _counts(info: "DatasetInfo") -> str:

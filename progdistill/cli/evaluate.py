@@ -68,7 +68,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     require_between("--samples", args.samples, 2, MOST_IMAGES)
     store = store_of(args)
     manifest = resolve_reference(store, args.reference)
-    name = args.dataset or manifest.circumstances.dataset_name
+    name = args.dataset or manifest.provenance.dataset_name
     if name == UNKNOWN_DATASET:
         raise UsageError(
             f"{args.reference}: it is not known what this imported model was trained on: say with --dataset"
@@ -119,7 +119,7 @@ def settings_for(
     from progdistill.config.presets import PRESETS, preset_name_for
     from progdistill.evaluation.config import EvaluationSettings
 
-    recorded = manifest.circumstances.configuration.get("evaluation")
+    recorded = manifest.provenance.configuration.get("evaluation")
     if isinstance(recorded, dict):
         fields = dict(recorded)
     else:
@@ -140,7 +140,7 @@ def _described(record: "EvaluationRecord") -> str:
         ("undistilled, ancestral", record.baseline_ancestral),
         ("this one, ancestral", record.distilled_ancestral),
     )
-    lines = [f"{record.checkpoint_id[:12]} at {record.num_steps} sampling steps"]
+    lines = [f"{record.checkpoint_id[:12]} at {record.sampling_steps} sampling steps"]
     lines += [f"  {name:<23}{_figures(found)}" for name, found in rows if found is not None]
     return "\n".join(lines)
 

@@ -24,7 +24,7 @@ from progdistill.models.model_card import (
     safetensors_usage,
 )
 from progdistill.registry.checkpoint import CheckpointManifest, fetch_weights, list_ids, load_manifest
-from progdistill.registry.evaluations import evaluations_of, without_trials
+from progdistill.registry.evaluations import evaluations_of, reported_only
 from progdistill.registry.resolve import resolve_reference
 from progdistill.store.base import Store
 from progdistill.store.documents import encode
@@ -107,7 +107,7 @@ def _model_facts(
     return ModelFacts(
         checkpoint_id=manifest.id,
         kind=str(manifest.identity.kind),
-        dataset_name=manifest.circumstances.dataset_name,
+        dataset_name=manifest.provenance.dataset_name,
         config=DenoiserConfig.model_validate(manifest.identity.architecture),
         sampling_steps=manifest.identity.sampling_steps,
         guidance=guidance,
@@ -127,19 +127,19 @@ def _ancestry(store: Store, manifest: CheckpointManifest) -> Iterator[Checkpoint
 
 
 def _generation(manifest: CheckpointManifest) -> str:
-    identity, figures = manifest.identity, manifest.circumstances.figures
+    identity, figures = manifest.identity, manifest.provenance.figures
     steps = f"{identity.sampling_steps} steps" if identity.sampling_steps else "any number of steps"
     training = f", {figures.updates:,} updates on {figures.images:,} images" if figures else ""
     return f"`{manifest.id[:12]}` {identity.kind}, {steps}, predicts {identity.prediction}{training}"
 
 
 def _figures(store: Store, manifest: CheckpointManifest) -> Iterator[str]:
-    for record in without_trials(evaluations_of(store, manifest.id)):
+    for record in reported_only(evaluations_of(store, manifest.id)):
         distance = record.get("distance")
         if isinstance(distance, int | float):
             name = record.get("distance_name", "distance")
             yield f"{name} {distance:.4g}: {_asked(record.get('question', {}))}"
-    if figures := manifest.circumstances.figures:
+    if figures := manifest.provenance.figures:
         loss = "" if figures.final_loss is None else f", final loss {figures.final_loss:.4g}"
         yield f"trained for {figures.updates:,} updates in {figures.seconds:,.0f} s{loss}"
 

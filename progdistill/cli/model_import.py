@@ -16,7 +16,7 @@ from progdistill.registry.checkpoint import (
     CheckpointIdentity,
     CheckpointKind,
     CheckpointManifest,
-    Circumstances,
+    Provenance,
     fetch_weights,
     publish_checkpoint,
 )
@@ -73,7 +73,7 @@ def _import(args: argparse.Namespace) -> int:
 
 def _require_dataset(manifest: CheckpointManifest, asked: str | None) -> None:
     """Refuse a --dataset that goes nowhere: the first manifest of a checkpoint stays, with what it says."""
-    known = manifest.circumstances.dataset_name
+    known = manifest.provenance.dataset_name
     if asked not in (None, known):
         raise UsageError(
             f"--dataset {asked}: checkpoint {manifest.id[:12]} was made or imported before with dataset"
@@ -100,7 +100,7 @@ def _publish_own(store: Store, manifest: CheckpointManifest, weights: Path) -> C
         raise LostInvariantError(f"{weights} is not the weights of {manifest.id}: fetch both files again")
     added = CheckpointIdentity.model_fields.keys() - CheckpointDescription.model_fields.keys()
     description = CheckpointDescription(**manifest.identity.model_dump(exclude=set(added)))
-    return publish_checkpoint(store, weights, description, manifest.circumstances)
+    return publish_checkpoint(store, weights, description, manifest.provenance)
 
 
 def _import_diffusers(store: Store, folder: Path, args: argparse.Namespace) -> CheckpointManifest:
@@ -140,16 +140,16 @@ def _description(config: DenoiserConfig) -> CheckpointDescription:
     )
 
 
-def _circumstances(store: Store, folder: Path, dataset_name: str) -> Circumstances:
+def _circumstances(store: Store, folder: Path, dataset_name: str) -> Provenance:
     code, dirty = code_version()
-    return Circumstances(
+    return Provenance(
         created_at=store.now(),
         code_version=code,
         code_dirty=dirty,
         packages={name: version(name) for name in RECORDED_PACKAGES},
         device="cpu",
         host=socket.gethostname(),
-        creator_run=None,
+        created_by=None,
         configuration={"imported_from": str(folder.resolve())},
         dataset_name=dataset_name,
     )

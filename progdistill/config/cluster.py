@@ -88,7 +88,7 @@ class StepResources(BaseModel):
         return math.prod(map(int, self.tpu_topology.split("x"))) // self.accelerators_per_host
 
     @property
-    def ranks(self) -> int:
+    def world_size(self) -> int:
         """Processes of the job."""
         return self.host_count * self.processes_per_host
 

@@ -13,7 +13,7 @@ class KnownDataset(NamedTuple):
     """What `--source` may be; None: nothing is needed."""
 
 
-KNOWN: Final = {
+CATALOG: Final = {
     "digits": KnownDataset("1,797 handwritten digits of 8×8 pixels", "none: scikit-learn carries them", None),
     "cifar10": KnownDataset(
         "CIFAR-10: 60,000 photographs of 32×32 pixels in 10 classes",
@@ -46,5 +46,5 @@ KNOWN: Final = {
 
 def prepare_line(name: str) -> str:
     """The command that prepares a known dataset."""
-    source = KNOWN[name].example_source
+    source = CATALOG[name].example_source
     return f"progdistill data prepare {name}" + (f" --source {source}" if source else "")

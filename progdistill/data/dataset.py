@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from progdistill.data.catalog import KNOWN, prepare_line
+from progdistill.data.catalog import CATALOG, prepare_line
 from progdistill.data.image_names import is_image_name
 from progdistill.data.manifest import DatasetManifest, read_manifest
 from progdistill.errors import LostInvariantError, UsageError
@@ -147,7 +147,7 @@ def _not_found(name_or_location: str, data_root: Path) -> UsageError:
             f" `progdistill data prepare NAME --source PATH --out {name_or_location}`"
         )
     path = Path(name_or_location).expanduser()
-    if name_or_location in KNOWN or not (path.exists() or "/" in name_or_location):
+    if name_or_location in CATALOG or not (path.exists() or "/" in name_or_location):
         return _unknown(name_or_location, data_root)
     if not path.exists():
         return UsageError(f"there is no {path}: name a prepared dataset's folder")
@@ -169,14 +169,14 @@ def _has_images(folder: Path) -> bool:
 
 
 def _unknown(name: str, data_root: Path) -> UsageError:
-    if name in KNOWN:
-        known = KNOWN[name]
+    if name in CATALOG:
+        known = CATALOG[name]
         return UsageError(
             f"dataset {name} ({known.title}) is not prepared in {data_root}.\n"
             f"Get {known.files}.\nThen run: {prepare_line(name)}"
         )
     prepared = [info.name for info in known_datasets(data_root)]
-    names = sorted({*KNOWN, *prepared})
+    names = sorted({*CATALOG, *prepared})
     near = difflib.get_close_matches(name, names, n=1)
     suggestion = f"; did you mean {near[0]}?" if near else ""
     return UsageError(

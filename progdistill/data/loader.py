@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from progdistill.data.dataset import DatasetInfo
-from progdistill.data.order import Places, TrainingOrder, random_bits
+from progdistill.data.order import Positions, TrainingOrder, random_bits
 from progdistill.data.reading import read_split, shards_of
 from progdistill.data.shards import ShardEntry, ShardFiles
 from progdistill.diffusion.noise import seed_for
@@ -24,7 +24,7 @@ from progdistill.store.open import open_store
 Item = TypeVar("Item")
 
 
-class Ahead(Generic[Item]):
+class Prefetcher(Generic[Item]):
     """Items by number from `make`, which runs in a thread of its own, up to `depth` numbers ahead."""
 
     def __init__(self, make: Callable[[int], Item], depth: int) -> None:
@@ -55,7 +55,7 @@ Rows = tuple[UInt8[Tensor, "batch channels height width"], Int64[Tensor, " batch
 class RowReader(Protocol):
     """Stored images by place."""
 
-    def gather(self, places: Places) -> Rows:
+    def gather(self, places: Positions) -> Rows:
         """Return the images at `places`, in that order."""
 
     def expect(self, shards: Sequence[int]) -> None:
@@ -75,7 +75,7 @@ class MemoryRows:
         rows = np.array([entry.rows for entry in entries])
         self._first_of_shard = np.cumsum(rows) - rows
 
-    def gather(self, places: Places) -> Rows:
+    def gather(self, places: Positions) -> Rows:
         """See RowReader."""
         index = torch.from_numpy(self._first_of_shard[places.shards] + places.rows)
         return self._images[index], self._labels[index]
@@ -99,7 +99,7 @@ class ShardRows:
         self._files, self._entries = ShardFiles(store, entries), entries
         self._shape, self._pinned = shape, pinned
 
-    def gather(self, places: Places) -> Rows:
+    def gather(self, places: Positions) -> Rows:
         """See RowReader. Raises LostInvariantError for a shard that is damaged, missing or cut short."""
         images = torch.empty((len(places.rows), *self._shape), dtype=torch.uint8, pin_memory=self._pinned)
         labels = torch.empty(len(places.rows), dtype=torch.int64, pin_memory=self._pinned)
@@ -173,7 +173,7 @@ class TrainingLoader:
         batch_size: int,
         seed: int,
         rank: int = 0,
-        ranks: int = 1,
+        world_size: int = 1,
         flip: bool,
         split: str = "train",
         device: torch.device | str = "cpu",
@@ -182,12 +182,12 @@ class TrainingLoader:
 
         Raises UsageError for settings that do not fit together or the dataset, LostInvariantError for damage.
         """
-        _check(info, batch_size, rank, ranks, flip)
+        _check(info, batch_size, rank, world_size, flip)
         entries, shape = shards_of(info, split)
         self._device = torch.device(device)
         self._order = TrainingOrder([entry.rows for entry in entries], seed)
         self._flip_key = seed_for(seed, "data flips") if flip else None
-        self._batch_size, self._rank, self._share = batch_size, rank, batch_size // ranks
+        self._batch_size, self._rank, self._share = batch_size, rank, batch_size // world_size
         pinned = self._device.type == "cuda"
         self._streams = info.splits[split] * math.prod(shape) > IN_MEMORY_BYTES
         self._rows: RowReader = (
@@ -195,7 +195,7 @@ class TrainingLoader:
             if self._streams
             else MemoryRows(info, split, entries)
         )
-        self._ahead = Ahead(self._made, UPDATES_AHEAD) if self._streams or pinned else None
+        self._ahead = Prefetcher(self._made, UPDATES_AHEAD) if self._streams or pinned else None
 
     def sample_indices(self, update: int) -> range:
         """The global sample indices of this rank's part of an update, which counts from 0."""
@@ -233,12 +233,12 @@ class TrainingLoader:
         return batch
 
 
-def _check(info: DatasetInfo, batch_size: int, rank: int, ranks: int, flip: bool) -> None:
-    if ranks < 1 or not 0 <= rank < ranks:
-        raise UsageError(f"rank {rank} of {ranks}: ranks count from 0 to one less than their number")
+def _check(info: DatasetInfo, batch_size: int, rank: int, world_size: int, flip: bool) -> None:
+    if world_size < 1 or not 0 <= rank < world_size:
+        raise UsageError(f"rank {rank} of {world_size}: ranks count from 0 to one less than their number")
     # Equal parts: the mean of the ranks' gradients is then the gradient of the whole batch.
-    if batch_size < 1 or batch_size % ranks:
-        raise UsageError(f"batch size {batch_size} is not a positive multiple of the {ranks} ranks")
+    if batch_size < 1 or batch_size % world_size:
+        raise UsageError(f"batch size {batch_size} is not a positive multiple of the {world_size} ranks")
     if flip and not info.horizontal_flip_safe:
         raise UsageError(f"images of {info.name} change meaning when mirrored: switch horizontal flips off")
 

@@ -24,7 +24,7 @@ class PreparedFrom(BaseModel):
     importer: str
     source: str
     description: str
-    """How pixels were derived, such as "centre crop, area resize to 64×64"."""
+    """How pixels were derived, such as "center crop, area resize to 64×64"."""
     identity: dict[str, JsonValue]
     """What told this source and these options from others."""
     unreadable: tuple[str, ...] = ()

@@ -41,7 +41,7 @@ WINDOW_SHARDS: Final = 32
 _WINDOWS_KEPT: Final = 4
 
 
-class Places(NamedTuple):
+class Positions(NamedTuple):
     """Where images are stored: for each its shard and its row there."""
 
     shards: NDArray[np.int64]
@@ -64,19 +64,19 @@ class TrainingOrder:
         self.images = int(self._rows.sum())
         """Images of an epoch."""
         self._epochs: dict[int, _Epoch] = {}
-        self._windows: dict[tuple[int, int], Places] = {}
+        self._windows: dict[tuple[int, int], Positions] = {}
 
-    def places(self, start: int, count: int) -> Places:
+    def places(self, start: int, count: int) -> Positions:
         """Where the images of global sample indices start..start+count-1 are stored."""
         parts = []
         while count:
             epoch, window, first, end = self._window_at(start)
             places = self._window(epoch, window)
             taken = slice(start - first, min(start + count, end) - first)
-            parts.append(Places(places.shards[taken], places.rows[taken]))
+            parts.append(Positions(places.shards[taken], places.rows[taken]))
             count -= taken.stop - taken.start
             start += taken.stop - taken.start
-        return Places(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+        return Positions(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
     def shards_after(self, index: int) -> list[int]:
         """The shards of the window that follows the one of a global sample index."""
@@ -103,16 +103,16 @@ class TrainingOrder:
     def _shards_of(self, epoch: int, window: int) -> NDArray[np.int64]:
         return self._epoch(epoch).shards[window * WINDOW_SHARDS : (window + 1) * WINDOW_SHARDS]
 
-    def _window(self, epoch: int, window: int) -> Places:
+    def _window(self, epoch: int, window: int) -> Positions:
         key = (epoch, window)
         if key not in self._windows:
             self._windows = dict(list(self._windows.items())[1 - _WINDOWS_KEPT :])
             self._windows[key] = self._permuted(epoch, window)
         return self._windows[key]
 
-    def _permuted(self, epoch: int, window: int) -> Places:
+    def _permuted(self, epoch: int, window: int) -> Positions:
         shards = self._shards_of(epoch, window)
         rows = self._rows[shards]
         order = random_order(seed_for(self._seed, "data images", epoch, window), int(rows.sum()))
         row_in_shard = np.arange(rows.sum()) - np.repeat(np.cumsum(rows) - rows, rows)
-        return Places(np.repeat(shards, rows)[order], row_in_shard[order])
+        return Positions(np.repeat(shards, rows)[order], row_in_shard[order])

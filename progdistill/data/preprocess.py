@@ -15,7 +15,7 @@ from progdistill.data.source import Pixels, UnreadableImageError
 class Crop(StrEnum):
     """What of an image that is not square is kept."""
 
-    CENTRE = "centre"
+    CENTER = "center"
     """The largest square in the middle."""
     STRETCH = "stretch"
     """All of it, squeezed into the square."""
@@ -43,19 +43,19 @@ class ImageRule(BaseModel):
 
     image_size: PositiveInt | None
     """Height and width in pixels. None: every image is used as it is, and all must have one square size."""
-    crop: Crop = Crop.CENTRE
+    crop: Crop = Crop.CENTER
     resize: Resize = Resize.AREA
     channels: Literal[1, 3] = 3
     upright: bool = False
     """Whether to turn photographs as their camera's orientation tag says."""
 
     def describe(self) -> str:
-        """The rule for people, such as `centre crop, area resize to 64×64`."""
-        colours = "" if self.channels == 3 else ", greyscale"
+        """The rule for people, such as `center crop, area resize to 64×64`."""
+        colors = "" if self.channels == 3 else ", grayscale"
         if self.image_size is None:
-            return f"as they are{colours}"
-        cut = "centre crop" if self.crop is Crop.CENTRE else "stretched"
-        return f"{cut}, {self.resize} resize to {self.image_size}×{self.image_size}{colours}"
+            return f"as they are{colors}"
+        cut = "center crop" if self.crop is Crop.CENTER else "stretched"
+        return f"{cut}, {self.resize} resize to {self.image_size}×{self.image_size}{colors}"
 
 
 def decode_image(data: bytes, rule: ImageRule) -> Pixels:
@@ -79,7 +79,7 @@ def decode_image(data: bytes, rule: ImageRule) -> Pixels:
 
 
 def _in_bytes(image: Image.Image) -> Image.Image:
-    """16-bit greyscale as 8-bit (65535 becomes 255), which Pillow would cut off at 255 instead."""
+    """16-bit grayscale as 8-bit (65535 becomes 255), which Pillow would cut off at 255 instead."""
     if image.mode == "F":
         raise UnreadableImageError("its pixels are floating-point numbers, of which no range is known")
     if image.mode != "I" and not image.mode.startswith("I;16"):
@@ -91,7 +91,7 @@ def _in_bytes(image: Image.Image) -> Image.Image:
 
 
 def _opaque(image: Image.Image) -> Image.Image:
-    """The image over white: the colour that a file keeps under transparent pixels is arbitrary."""
+    """The image over white: the color that a file keeps under transparent pixels is arbitrary."""
     if not image.has_transparency_data:
         return image
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
@@ -99,13 +99,13 @@ def _opaque(image: Image.Image) -> Image.Image:
 
 def _fitted(band: Image.Image, rule: ImageRule, size: int) -> NDArray[np.uint8]:
     """One channel, cropped and resized; in floating point, since Pillow would round bytes twice."""
-    box = _centre_square(*band.size) if rule.crop is Crop.CENTRE else (0, 0, *band.size)
+    box = _center_square(*band.size) if rule.crop is Crop.CENTER else (0, 0, *band.size)
     resized = band.convert("F").resize((size, size), _FILTERS[rule.resize], box=box)
     rounded: NDArray[np.float32] = np.rint(np.asarray(resized, np.float32))
     return rounded.clip(0, 255).astype(np.uint8)
 
 
-def _centre_square(width: int, height: int) -> tuple[int, int, int, int]:
+def _center_square(width: int, height: int) -> tuple[int, int, int, int]:
     """Left, top, right, bottom of the middle square; odd margins fall as in the paper's published code."""
     side = min(width, height)
     left, top = width // 2 - side // 2, height // 2 - side // 2

@@ -113,7 +113,7 @@ def dpm_solver(
     clip: bool = False,
     gamma: float = 0.0,
 ) -> Images:
-    """A second-order multistep method at one evaluation a step: DDIM towards an extrapolated x̂.
+    """A second-order multistep method at one evaluation a step: DDIM toward an extrapolated x̂.
 
     x̂ is extrapolated linearly in the log-SNR from this step and the one before. The log-SNR is −∞ at t = 1
     and +∞ at t = 0: so the first two steps and the last are plain DDIM.

@@ -15,7 +15,7 @@ from progdistill.store.documents import read_record
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def kept_record(
+def load_valid_record(
     store: Store, key: str, kind: type[Model], files: Callable[[Model], Iterable[FileDigest]]
 ) -> Model | None:
     """The record under a key; None where there is none with all its files, and it is to be made.

@@ -71,7 +71,7 @@ class EvaluationSettings(BaseModel):
     shown_samples: int = Field(
         default=20, ge=0, description="images kept for the report, the first of those measured"
     )
-    neighbours_at_steps: tuple[PositiveInt, ...] = Field(
+    neighbors_at_steps: tuple[PositiveInt, ...] = Field(
         default=(4, 1), description="checkpoints whose samples are shown beside their nearest training images"
     )
 

@@ -6,9 +6,9 @@ from progdistill.data.dataset import DatasetInfo
 from progdistill.diffusion.names import SamplerName
 from progdistill.evaluation.config import EvaluationSettings
 from progdistill.evaluation.measurement import EvaluationRecord
-from progdistill.evaluation.nearest import neighbours_of
-from progdistill.evaluation.plan import Asked, ddim_asked, guided_as, sampled_ancestrally
-from progdistill.evaluation.runner import Examiner
+from progdistill.evaluation.nearest import neighbors_of
+from progdistill.evaluation.plan import PlannedMeasurement, ddim_plan, guided_as, sampled_ancestrally
+from progdistill.evaluation.runner import MeasurementRunner
 from progdistill.features.manifest import EvaluatorManifest
 from progdistill.registry.checkpoint import CheckpointManifest
 from progdistill.store.base import Store
@@ -49,7 +49,7 @@ def best_gamma(
     trials = settings_of_trials(settings, steps)
     if trials is None:
         return settings.ancestral_gamma
-    examiner = Examiner(store, trials, info, device)
+    examiner = MeasurementRunner(store, trials, info, device)
     distances = {
         gamma: examiner.answer(checkpoint, SamplerName.ANCESTRAL, steps, gamma).distance
         for gamma in gamma_grid(settings.tuned_gammas)
@@ -64,7 +64,7 @@ def prepare_evaluator(
 
     Worth doing once before stages are evaluated side by side, which would each do it otherwise.
     """
-    examiner = Examiner(store, settings, info, device)
+    examiner = MeasurementRunner(store, settings, info, device)
     examiner.load()
     return examiner.evaluator_manifest
 
@@ -73,46 +73,48 @@ def evaluate_checkpoint(
     store: Store,
     manifest: CheckpointManifest,
     baseline: CheckpointManifest | None,
-    num_steps: int,
+    sampling_steps: int,
     settings: EvaluationSettings,
     info: DatasetInfo,
     *,
     device: str = "cpu",
 ) -> EvaluationRecord:
-    """Measure a checkpoint at `num_steps`, and the undistilled `baseline` with DDIM and ancestral sampling.
+    """Measure a checkpoint at `sampling_steps`, and the undistilled `baseline`, with DDIM and ancestrally.
 
     Where the checkpoint is guided, a baseline that can be is guided alike. Every measurement is published
     under `evaluations/<checkpoint id>/` and never repeated: whoever asks the same later, in another run too,
     gets the first answer. A checkpoint that takes more than `settings.max_sampling_steps` is left out, and
     the record says so.
     """
-    record = EvaluationRecord(checkpoint_id=manifest.id, kind=manifest.identity.kind, num_steps=num_steps)
-    if num_steps > settings.max_sampling_steps:
+    record = EvaluationRecord(
+        checkpoint_id=manifest.id, kind=manifest.identity.kind, sampling_steps=sampling_steps
+    )
+    if sampling_steps > settings.max_sampling_steps:
         limit = f"evaluation.max_sampling_steps = {settings.max_sampling_steps}"
         return record.model_copy(
-            update={"not_evaluated_reason": f"{num_steps} sampling steps are more than {limit}"}
+            update={"not_evaluated_reason": f"{sampling_steps} sampling steps are more than {limit}"}
         )
     settings = guided_as(manifest, settings)
-    examiner = Examiner(store, settings, info, device)
-    asked = ddim_asked(manifest, baseline)
+    examiner = MeasurementRunner(store, settings, info, device)
+    asked = ddim_plan(manifest, baseline)
     for field, checkpoint in sampled_ancestrally(manifest, baseline, settings):
-        gamma = best_gamma(store, settings, info, checkpoint, num_steps, device=device)
-        asked.append(Asked(field, checkpoint, SamplerName.ANCESTRAL, gamma))
-    answers = {a.field: examiner.answer(a.checkpoint, a.sampler, num_steps, a.gamma) for a in asked}
+        gamma = best_gamma(store, settings, info, checkpoint, sampling_steps, device=device)
+        asked.append(PlannedMeasurement(field, checkpoint, SamplerName.ANCESTRAL, gamma))
+    answers = {a.field: examiner.answer(a.checkpoint, a.sampler, sampling_steps, a.gamma) for a in asked}
     shown = answers["distilled"].shown
-    if shown is None or num_steps not in settings.neighbours_at_steps:
+    if shown is None or sampling_steps not in settings.neighbors_at_steps:
         return record.model_copy(update=answers)
-    return record.model_copy(update={**answers, "neighbours": neighbours_of(store, shown, info)})
+    return record.model_copy(update={**answers, "neighbors": neighbors_of(store, shown, info)})
 
 
 Meet = Callable[[], None]
 
 
-class Deal:
+class RoundRobin:
     """Hands out shards in turn, going on where it stopped: so a few shards of many questions are even too."""
 
-    def __init__(self, rank: int, ranks: int) -> None:
-        self._rank, self._ranks, self._dealt = rank, ranks, 0
+    def __init__(self, rank: int, world_size: int) -> None:
+        self._rank, self._ranks, self._dealt = rank, world_size, 0
 
     def mine(self, shards: Sequence[range]) -> list[range]:
         """This rank's part of some shards."""
@@ -121,52 +123,52 @@ class Deal:
         return list(shards[first :: self._ranks])
 
 
-def draw_together(
+def sample_distributed(
     store: Store,
     manifest: CheckpointManifest,
     baseline: CheckpointManifest | None,
-    num_steps: int,
+    sampling_steps: int,
     settings: EvaluationSettings,
     info: DatasetInfo,
     *,
     rank: int,
-    ranks: int,
+    world_size: int,
     meet: Meet,
     device: str = "cpu",
 ) -> None:
     """Draw this rank's share of what `evaluate_checkpoint` needs; all ranks call it with equal arguments.
 
     `meet` returns when every rank has called it. Shards do not depend on the number of ranks, so neither do
-    the figures of whoever adds up afterwards. A finished shard is kept in the store: an attempt that was cut
+    the figures of whoever adds up afterward. A finished shard is kept in the store: an attempt that was cut
     off goes on behind it.
     """
-    if num_steps > settings.max_sampling_steps:
+    if sampling_steps > settings.max_sampling_steps:
         return
     settings = guided_as(manifest, settings)
     if rank == 0:
-        Examiner(store, settings, info, device).load()
+        MeasurementRunner(store, settings, info, device).load()
     meet()
-    deal, examiner = Deal(rank, ranks), Examiner(store, settings, info, device)
+    deal, examiner = RoundRobin(rank, world_size), MeasurementRunner(store, settings, info, device)
 
-    def draw(by: Examiner, asked: Asked) -> None:
-        by.draw(asked.checkpoint, asked.sampler, num_steps, asked.gamma, deal.mine)
+    def draw(by: MeasurementRunner, asked: PlannedMeasurement) -> None:
+        by.draw(asked.checkpoint, asked.sampler, sampling_steps, asked.gamma, deal.mine)
 
     # A base model is its own baseline: one question.
-    for asked in {a.checkpoint.id: a for a in ddim_asked(manifest, baseline)}.values():
+    for asked in {a.checkpoint.id: a for a in ddim_plan(manifest, baseline)}.values():
         draw(examiner, asked)
     ancestral = sampled_ancestrally(manifest, baseline, settings)
-    trials = settings_of_trials(settings, num_steps)
+    trials = settings_of_trials(settings, sampling_steps)
     if trials is not None:
-        tuner = Examiner(store, trials, info, device)
+        tuner = MeasurementRunner(store, trials, info, device)
         for field, checkpoint in ancestral:
             for gamma in gamma_grid(settings.tuned_gammas):
-                draw(tuner, Asked(field, checkpoint, SamplerName.ANCESTRAL, gamma))
+                draw(tuner, PlannedMeasurement(field, checkpoint, SamplerName.ANCESTRAL, gamma))
         meet()
         if rank == 0:
             for _, checkpoint in ancestral:
-                best_gamma(store, settings, info, checkpoint, num_steps, device=device)
+                best_gamma(store, settings, info, checkpoint, sampling_steps, device=device)
         meet()
     for field, checkpoint in ancestral:
-        gamma = best_gamma(store, settings, info, checkpoint, num_steps, device=device)
-        draw(examiner, Asked(field, checkpoint, SamplerName.ANCESTRAL, gamma))
+        gamma = best_gamma(store, settings, info, checkpoint, sampling_steps, device=device)
+        draw(examiner, PlannedMeasurement(field, checkpoint, SamplerName.ANCESTRAL, gamma))
     meet()

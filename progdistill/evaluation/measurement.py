@@ -14,7 +14,7 @@ from progdistill.store.documents import canonical_json
 FOLDER = "evaluations/"
 
 
-class Question(BaseModel):
+class MeasurementSpec(BaseModel):
     """Everything that decides a measurement's figures: equal questions have one answer."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -53,7 +53,7 @@ class Question(BaseModel):
         return f"{FOLDER}{self.checkpoint_id}/{self.id}.json"
 
 
-class SampleStrip(BaseModel):
+class ContactSheet(BaseModel):
     """A PNG in the store with the first samples one below the other, and what it takes to cut them apart."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -69,14 +69,14 @@ class SampleStrip(BaseModel):
         return FileDigest(self.sha256, self.size_bytes)
 
 
-class Neighbours(BaseModel):
+class Neighbors(BaseModel):
     """A PNG in the store: each of some samples, then its nearest training images, the nearest first."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: Literal[1] = 1
-    strip_sha256: Sha256
-    strip_bytes: int
+    sheet_sha256: Sha256
+    sheet_bytes: int
     samples: int
     nearest: int
     mirrored: bool = Field(
@@ -88,7 +88,7 @@ class Neighbours(BaseModel):
     @property
     def file(self) -> FileDigest:
         """The digest and size of the picture."""
-        return FileDigest(self.strip_sha256, self.strip_bytes)
+        return FileDigest(self.sheet_sha256, self.sheet_bytes)
 
 
 class Measurement(BaseModel):
@@ -97,7 +97,7 @@ class Measurement(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: Literal[1] = 1
-    question: Question
+    question: MeasurementSpec
     distance: float
     distance_name: str
     kernel_distance: float | None = Field(
@@ -110,7 +110,7 @@ class Measurement(BaseModel):
     evaluation_seconds: float
     device: str
     created_at: datetime
-    shown: SampleStrip | None
+    shown: ContactSheet | None
 
     @property
     def seconds(self) -> float:
@@ -124,7 +124,7 @@ class Measurement(BaseModel):
 
 
 class EvaluationRecord(BaseModel):
-    """A checkpoint at `num_steps`, beside the undistilled model at equally many steps.
+    """A checkpoint at `sampling_steps`, beside the undistilled model at equally many steps.
 
     A student may be sampled stochastically too (Figure 6). Where nothing was measured, `not_evaluated_reason`
     says why. Baselines are None where there is no undistilled model to compare with.
@@ -135,12 +135,12 @@ class EvaluationRecord(BaseModel):
     schema_version: Literal[1] = 1
     checkpoint_id: Sha256
     kind: CheckpointKind
-    num_steps: int
+    sampling_steps: int
     distilled: Measurement | None = None
     baseline_ddim: Measurement | None = None
     baseline_ancestral: Measurement | None = None
     distilled_ancestral: Measurement | None = None
-    neighbours: Neighbours | None = None
+    neighbors: Neighbors | None = None
     not_evaluated_reason: str | None = None
 
     @property
@@ -152,5 +152,5 @@ class EvaluationRecord(BaseModel):
     @property
     def files(self) -> tuple[FileDigest, ...]:
         """The pictures that it mentions."""
-        neighbours = () if self.neighbours is None else (self.neighbours.file,)
-        return (*(file for measurement in self.measurements for file in measurement.files), *neighbours)
+        neighbors = () if self.neighbors is None else (self.neighbors.file,)
+        return (*(file for measurement in self.measurements for file in measurement.files), *neighbors)

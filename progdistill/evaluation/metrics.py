@@ -16,7 +16,7 @@ BLOCK = 1024
 class Moments(NamedTuple):
     """Number, mean and scatter S = Σ (f − mean)(f − mean)ᵀ of the feature vectors seen so far.
 
-    The scatter is kept centred: sums of raw squares would lose the digits that the covariance consists of.
+    The scatter is kept centered: sums of raw squares would lose the digits that the covariance consists of.
     """
 
     vectors: int
@@ -52,11 +52,11 @@ def moments_of(features: Float[Tensor, "count dimensions"]) -> Moments:
     return Moments(len(wide), mean.cpu(), _gram(wide - mean))
 
 
-def _gram(centred: Float64[Tensor, "count dimensions"]) -> Float64[Tensor, "dimensions dimensions"]:
+def _gram(centered: Float64[Tensor, "count dimensions"]) -> Float64[Tensor, "dimensions dimensions"]:
     """XᵀX on the CPU; NumPy computes half of it, because it is symmetric."""
-    if centred.device.type != "cpu":
-        return (centred.T @ centred).cpu()
-    rows = centred.numpy()
+    if centered.device.type != "cpu":
+        return (centered.T @ centered).cpu()
+    rows = centered.numpy()
     return torch.from_numpy(rows.T @ rows)
 
 
@@ -71,7 +71,7 @@ class MomentStream:
         self._waiting: list[Tensor] = []
 
     def add(self, features: Float[Tensor, "count dimensions"]) -> None:
-        """Take a batch of vectors, which must not change afterwards."""
+        """Take a batch of vectors, which must not change afterward."""
         self._waiting.append(features)
         if sum(map(len, self._waiting)) >= BLOCK:
             self._merge()
@@ -181,8 +181,8 @@ def _diagonal_sum(features: First) -> float:
 Samples = Float[Tensor, "samples dimensions"]
 Real = Float[Tensor, "real dimensions"]
 
-NEIGHBOURS = 3
-"""k of the paper: a vector's ball reaches its third nearest neighbour."""
+NEIGHBORS = 3
+"""k of the paper: a vector's ball reaches its third nearest neighbor."""
 
 
 class PrecisionRecall(NamedTuple):
@@ -192,31 +192,31 @@ class PrecisionRecall(NamedTuple):
     recall: float
 
 
-def precision_recall(samples: Samples, real: Real, neighbours: int = NEIGHBOURS) -> PrecisionRecall:
+def precision_recall(samples: Samples, real: Real, neighbors: int = NEIGHBORS) -> PrecisionRecall:
     """Precision: the share of samples in a real vector's ball. Recall: of real ones in a sample's ball.
 
-    Raises ValueError where a set has no `neighbours` other vectors.
+    Raises ValueError where a set has no `neighbors` other vectors.
     """
-    precision = _covered(samples, real, _radii(real, neighbours))
-    recall = _covered(real, samples, _radii(samples, neighbours))
+    precision = _covered(samples, real, _radii(real, neighbors))
+    recall = _covered(real, samples, _radii(samples, neighbors))
     return PrecisionRecall(float(precision.double().mean()), float(recall.double().mean()))
 
 
-def _radii(features: Real, neighbours: int) -> Float[Tensor, " real"]:
+def _radii(features: Real, neighbors: int) -> Float[Tensor, " real"]:
     """The distance of each vector to its k-th nearest other vector."""
-    if len(features) <= neighbours:
-        raise ValueError(f"{len(features)} vectors have no {neighbours} neighbours each")
+    if len(features) <= neighbors:
+        raise ValueError(f"{len(features)} vectors have no {neighbors} neighbors each")
     wide = features.double()
     nearest = [
-        torch.cdist(rows, wide, compute_mode="use_mm_for_euclid_dist").kthvalue(neighbours + 1, dim=1)[0]
+        torch.cdist(rows, wide, compute_mode="use_mm_for_euclid_dist").kthvalue(neighbors + 1, dim=1)[0]
         for rows in torch.split(wide, _ROWS)
     ]
     return torch.cat(nearest)
 
 
-def _covered(queries: Samples, centres: Real, radii: Float[Tensor, " real"]) -> Bool[Tensor, " samples"]:
-    """Whether each query lies within the ball of at least one centre."""
-    wide = centres.double()
+def _covered(queries: Samples, centers: Real, radii: Float[Tensor, " real"]) -> Bool[Tensor, " samples"]:
+    """Whether each query lies within the ball of at least one center."""
+    wide = centers.double()
     within = [
         (torch.cdist(rows.double(), wide, compute_mode="use_mm_for_euclid_dist") <= radii).any(dim=1)
         for rows in torch.split(queries, _ROWS)

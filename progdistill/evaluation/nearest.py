@@ -8,38 +8,38 @@ from numpy.typing import NDArray
 
 from progdistill.data.dataset import DatasetInfo
 from progdistill.data.reading import iterate_images
-from progdistill.evaluation.cached import kept_record
-from progdistill.evaluation.measurement import Neighbours, SampleStrip
-from progdistill.images import Pixels, decode_strip, encode_strip
+from progdistill.evaluation.cached import load_valid_record
+from progdistill.evaluation.measurement import ContactSheet, Neighbors
+from progdistill.images import Pixels, decode_contact_sheet, encode_contact_sheet
 from progdistill.progress import Progress
 from progdistill.registry.checkpoint import blob_key
 from progdistill.store.base import Store
 from progdistill.store.documents import publish_record
 
-FOLDER = "evaluation_neighbours/"
+FOLDER = "evaluation_neighbors/"
 READ_IMAGES = 1024
 SAMPLES = 8
 NEAREST = 3
 
 
-def neighbours_of(store: Store, shown: SampleStrip, info: DatasetInfo) -> Neighbours:
-    """Find the neighbours of a strip's first samples once a store; later calls read them back."""
+def neighbors_of(store: Store, shown: ContactSheet, info: DatasetInfo) -> Neighbors:
+    """Find the neighbors of a strip's first samples once a store; later calls read them back."""
     orientations = "-mirrored" if info.horizontal_flip_safe else ""
     key = f"{FOLDER}{shown.sha256}/{info.fingerprint}-{SAMPLES}-{NEAREST}{orientations}.json"
-    known = kept_record(store, key, Neighbours, lambda known: [known.file])
+    known = load_valid_record(store, key, Neighbors, lambda known: [known.file])
     if known is not None:
         return known
     path = store.download(blob_key(shown.sha256), shown.file)
-    drawn = decode_strip(path.read_bytes(), shown.images)[:SAMPLES]
+    drawn = decode_contact_sheet(path.read_bytes(), shown.images)[:SAMPLES]
     found = nearest_images(drawn, info, "train", NEAREST)
     strip = np.concatenate([np.concatenate((drawn[i : i + 1], found[i])) for i in range(len(drawn))])
     with tempfile.TemporaryDirectory() as folder:
-        picture = Path(folder) / "neighbours.png"
-        picture.write_bytes(encode_strip(strip))
+        picture = Path(folder) / "neighbors.png"
+        picture.write_bytes(encode_contact_sheet(strip))
         blob = store.upload(picture, blob_key)
-    made = Neighbours(
-        strip_sha256=blob.sha256,
-        strip_bytes=blob.size_bytes,
+    made = Neighbors(
+        sheet_sha256=blob.sha256,
+        sheet_bytes=blob.size_bytes,
         samples=len(drawn),
         nearest=found.shape[1],
         mirrored=info.horizontal_flip_safe,

@@ -10,7 +10,7 @@ from progdistill.store.documents import read_record
 from progdistill.training.guidance import weight_for
 
 
-class Asked(NamedTuple):
+class PlannedMeasurement(NamedTuple):
     """One measurement of a record: the record's field, and what to sample how."""
 
     field: str
@@ -27,11 +27,11 @@ def guided_as(manifest: CheckpointManifest, settings: EvaluationSettings) -> Eva
     return settings.model_copy(update={"guidance": weight_for(manifest, settings.guidance) or None})
 
 
-def ddim_asked(manifest: CheckpointManifest, baseline: CheckpointManifest | None) -> list[Asked]:
+def ddim_plan(manifest: CheckpointManifest, baseline: CheckpointManifest | None) -> list[PlannedMeasurement]:
     """The measurements with DDIM."""
-    asked = [Asked("distilled", manifest, SamplerName.DDIM)]
+    asked = [PlannedMeasurement("distilled", manifest, SamplerName.DDIM)]
     if baseline is not None:
-        asked.append(Asked("baseline_ddim", baseline, SamplerName.DDIM))
+        asked.append(PlannedMeasurement("baseline_ddim", baseline, SamplerName.DDIM))
     return asked
 
 

@@ -24,9 +24,9 @@ from torch import Tensor
 
 from progdistill.data.dataset import DatasetInfo
 from progdistill.data.reading import iterate_images
-from progdistill.evaluation.cached import kept_record
+from progdistill.evaluation.cached import load_valid_record
 from progdistill.evaluation.metrics import MomentStream
-from progdistill.features.base import Evaluator
+from progdistill.features.base import FeatureExtractor
 from progdistill.progress import Progress
 from progdistill.registry.checkpoint import blob_key
 from progdistill.store.digest import FileDigest, Sha256
@@ -133,10 +133,12 @@ class ReferenceStatistics(BaseModel):
         return FileDigest(self.statistics_sha256, self.statistics_bytes)
 
 
-def reference_of(store: Store, evaluator: Evaluator, info: DatasetInfo, split: str, device: str) -> Reference:
+def reference_of(
+    store: Store, evaluator: FeatureExtractor, info: DatasetInfo, split: str, device: str
+) -> Reference:
     """A split's statistics, from the store or computed and published now."""
     key = f"evaluators/{evaluator.manifest.id}/reference/{info.fingerprint}-{split}.json"
-    record = kept_record(store, key, ReferenceStatistics, lambda known: [known.file])
+    record = load_valid_record(store, key, ReferenceStatistics, lambda known: [known.file])
     if record is None:
         record = publish_record(store, key, _compute(store, evaluator, info, split, device))
     tensors = load_file(store.download(blob_key(record.statistics_sha256), record.file))
@@ -144,7 +146,7 @@ def reference_of(store: Store, evaluator: Evaluator, info: DatasetInfo, split: s
 
 
 def published_reference(
-    store: Store, settings: EvaluationSettings, evaluator: Evaluator, info: DatasetInfo, device: str
+    store: Store, settings: EvaluationSettings, evaluator: FeatureExtractor, info: DatasetInfo, device: str
 ) -> Reference:
     """Statistics that others computed; UsageError unless they are about the evaluator's features."""
     mean, covariance = map(torch.from_numpy, published_statistics(store, settings))
@@ -160,7 +162,7 @@ def published_reference(
 
 
 def _compute(
-    store: Store, evaluator: Evaluator, info: DatasetInfo, split: str, device: str
+    store: Store, evaluator: FeatureExtractor, info: DatasetInfo, split: str, device: str
 ) -> ReferenceStatistics:
     total, seen = info.splits[split], 0
     stream, kept = MomentStream(), []
@@ -192,6 +194,6 @@ def _compute(
 
 
 def _evenly_spaced(start: int, count: int, total: int) -> list[int]:
-    """Places within a batch of those images that are kept, so that KEPT_FEATURES of `total` are."""
+    """Positions within a batch of those images that are kept, so that KEPT_FEATURES of `total` are."""
     wanted = min(KEPT_FEATURES, total)
     return [i for i in range(count) if (start + i + 1) * wanted // total > (start + i) * wanted // total]

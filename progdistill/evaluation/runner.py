@@ -12,23 +12,23 @@ import torch
 
 from progdistill.data.dataset import DatasetInfo
 from progdistill.diffusion.names import SamplerName
-from progdistill.evaluation.cached import kept_record
+from progdistill.evaluation.cached import load_valid_record
 from progdistill.evaluation.config import EvaluationSettings
-from progdistill.evaluation.measurement import Measurement, Question, SampleStrip
+from progdistill.evaluation.measurement import ContactSheet, Measurement, MeasurementSpec
 from progdistill.evaluation.reference import Reference, pinned_statistics, published_reference, reference_of
 from progdistill.evaluation.sampling import labels_of
 from progdistill.evaluation.shards import (
     ShardResult,
-    forget_shards,
-    keep_shard,
+    delete_shards,
     kept_shard,
     measure_shard,
+    save_shard,
     shards_of,
 )
 from progdistill.evaluation.statistics import compare, merge_statistics
-from progdistill.features.base import Evaluator
+from progdistill.features.base import FeatureExtractor
 from progdistill.features.registry import find_or_publish_evaluator, open_evaluator
-from progdistill.images import Pixels, encode_strip
+from progdistill.images import Pixels, encode_contact_sheet
 from progdistill.models.config import DenoiserConfig
 from progdistill.models.denoiser import Denoiser, build_denoiser, load_weights
 from progdistill.progress import Progress
@@ -53,9 +53,9 @@ def load_denoiser(store: Store, manifest: CheckpointManifest, device: str = "cpu
 
 def measure(
     store: Store,
-    question: Question,
+    question: MeasurementSpec,
     denoiser: Denoiser,
-    evaluator: Evaluator,
+    evaluator: FeatureExtractor,
     reference: Reference,
     *,
     batch_size: int,
@@ -95,9 +95,9 @@ def measure(
 
 def draw_shards(
     store: Store,
-    question: Question,
+    question: MeasurementSpec,
     denoiser: Denoiser,
-    evaluator: Evaluator,
+    evaluator: FeatureExtractor,
     shards: Sequence[range],
     *,
     keep: bool,
@@ -126,20 +126,22 @@ def draw_shards(
                     progress=progress,
                 )
                 if keep:
-                    keep_shard(store, question, indices, result)
+                    save_shard(store, question, indices, result)
             results.append(result)
     return results
 
 
-def _publish_strip(store: Store, shown: Pixels, question: Question, num_classes: int) -> SampleStrip | None:
+def _publish_strip(
+    store: Store, shown: Pixels, question: MeasurementSpec, num_classes: int
+) -> ContactSheet | None:
     if len(shown) == 0:
         return None
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "samples.png"
-        path.write_bytes(encode_strip(shown))
+        path.write_bytes(encode_contact_sheet(shown))
         blob = store.upload(path, blob_key)
     labels = labels_of(range(len(shown)), num_classes, class_counts=question.class_counts)
-    return SampleStrip(
+    return ContactSheet(
         sha256=blob.sha256,
         size_bytes=blob.size_bytes,
         images=len(shown),
@@ -150,7 +152,7 @@ def _publish_strip(store: Store, shown: Pixels, question: Question, num_classes:
 REFERENCE_SPLIT = "train"
 
 
-class Examiner:
+class MeasurementRunner:
     """Measures checkpoints with one evaluator against one dataset; networks are loaded only when needed."""
 
     def __init__(
@@ -161,7 +163,7 @@ class Examiner:
         self.evaluator_manifest = find_or_publish_evaluator(store, settings, info)
 
     @cached_property
-    def evaluator(self) -> Evaluator:
+    def evaluator(self) -> FeatureExtractor:
         """The evaluator, ready for use in float32."""
         set_float32_products(Precision.FLOAT32, torch.device(self._device))
         return open_evaluator(self._store, self.evaluator_manifest, self._device)
@@ -182,7 +184,7 @@ class Examiner:
     ) -> Measurement:
         """The store's answer to a question, measured and published now if it has none."""
         question = self.question(checkpoint, sampler, steps, gamma)
-        known = kept_record(self._store, question.key, Measurement, lambda known: known.files)
+        known = load_valid_record(self._store, question.key, Measurement, lambda known: known.files)
         if known is not None:
             return known
         measured = measure(
@@ -195,7 +197,7 @@ class Examiner:
             device=self._device,
         )
         answer = publish_record(self._store, question.key, measured)
-        forget_shards(self._store, question)
+        delete_shards(self._store, question)
         return answer
 
     def draw(
@@ -224,10 +226,10 @@ class Examiner:
 
     def question(
         self, checkpoint: CheckpointManifest, sampler: SamplerName, steps: int, gamma: float | None = None
-    ) -> Question:
+    ) -> MeasurementSpec:
         """Put all that decides the figures into words."""
         settings = self._settings
-        return Question(
+        return MeasurementSpec(
             checkpoint_id=checkpoint.id,
             sampler=sampler,
             gamma=gamma,

@@ -14,12 +14,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from progdistill.errors import LostInvariantError
-from progdistill.evaluation.measurement import Question
+from progdistill.evaluation.measurement import MeasurementSpec
 from progdistill.evaluation.metrics import Moments, ScoreSums
 from progdistill.evaluation.reference import KEPT_FEATURES
 from progdistill.evaluation.sampling import generate
 from progdistill.evaluation.statistics import SampleStatistics, StatisticsStream
-from progdistill.features.base import Evaluator
+from progdistill.features.base import FeatureExtractor
 from progdistill.images import Pixels
 from progdistill.models.denoiser import Denoiser
 from progdistill.progress import Progress
@@ -27,7 +27,7 @@ from progdistill.registry.checkpoint import blob_key
 from progdistill.store.base import Store
 from progdistill.store.digest import FileDigest, Sha256
 from progdistill.store.documents import publish_record, read_record
-from progdistill.store.failpoints import reach
+from progdistill.store.failpoints import failpoint
 
 SHARD_SAMPLES = 5000
 """Samples of a shard. Fixed, so that sums are added in one order whatever the number of ranks."""
@@ -48,10 +48,10 @@ def shards_of(samples: int) -> list[range]:
 
 
 def measure_shard(
-    question: Question,
+    question: MeasurementSpec,
     indices: range,
     denoiser: Denoiser,
-    evaluator: Evaluator,
+    evaluator: FeatureExtractor,
     *,
     batch_size: int,
     device: str,
@@ -70,7 +70,7 @@ def measure_shard(
         shown.append(images[: max(question.shown_samples - index, 0)].permute(0, 2, 3, 1).cpu().numpy())
         index += len(images)
         progress.advance(len(images))
-        reach("evaluation.batch")
+        failpoint("evaluation.batch")
     began = time.monotonic()
     statistics = stream.statistics()
     watch.evaluation_seconds += time.monotonic() - began
@@ -96,7 +96,7 @@ class _Watch:
 
 
 def _samples(
-    question: Question, indices: range, denoiser: Denoiser, batch_size: int, device: str
+    question: MeasurementSpec, indices: range, denoiser: Denoiser, batch_size: int, device: str
 ) -> Iterator[Tensor]:
     return generate(
         denoiser,
@@ -134,7 +134,7 @@ class ShardRecord(BaseModel):
     tensors_bytes: int
 
 
-def keep_shard(store: Store, question: Question, indices: range, result: ShardResult) -> None:
+def save_shard(store: Store, question: MeasurementSpec, indices: range, result: ShardResult) -> None:
     """Publish a finished shard, for a later attempt or for the rank that adds up."""
     statistics = result.statistics
     tensors = {
@@ -163,7 +163,7 @@ def keep_shard(store: Store, question: Question, indices: range, result: ShardRe
     publish_record(store, _key(question, indices), record)
 
 
-def kept_shard(store: Store, question: Question, indices: range) -> ShardResult | None:
+def kept_shard(store: Store, question: MeasurementSpec, indices: range) -> ShardResult | None:
     """A shard that was finished before, None where it was not; a damaged one is forgotten and drawn again."""
     key = _key(question, indices)
     try:
@@ -189,11 +189,11 @@ def kept_shard(store: Store, question: Question, indices: range) -> ShardResult 
     return ShardResult(statistics, shown, record.sampling_seconds, record.evaluation_seconds)
 
 
-def forget_shards(store: Store, question: Question) -> None:
+def delete_shards(store: Store, question: MeasurementSpec) -> None:
     """Remove a question's shards, once it has its answer; their blobs go with the next garbage collection."""
     for item in list(store.list(f"{FOLDER}{question.id}/")):
         store.delete(item.key)
 
 
-def _key(question: Question, indices: range) -> str:
+def _key(question: MeasurementSpec, indices: range) -> str:
     return f"{FOLDER}{question.id}/{indices.start}-{indices.stop}.json"

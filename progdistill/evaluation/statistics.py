@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from progdistill.evaluation.metrics import (
-    NEIGHBOURS,
+    NEIGHBORS,
     Moments,
     MomentStream,
     ScoreSums,
@@ -20,7 +20,7 @@ from progdistill.evaluation.metrics import (
     score_sums,
 )
 from progdistill.evaluation.reference import Reference
-from progdistill.features.base import Observation
+from progdistill.features.base import Features
 
 
 class SampleStatistics(NamedTuple):
@@ -49,7 +49,7 @@ class StatisticsStream:
         self._score: ScoreSums | None = None
         self._keep, self._kept = keep, list[Tensor]()
 
-    def add(self, seen: Observation) -> None:
+    def add(self, seen: Features) -> None:
         """Take what was seen in a batch."""
         self._moments.add(seen.features)
         self._kept.append(seen.features[: max(self._keep, 0)].float().cpu())
@@ -78,7 +78,7 @@ def compare(samples: SampleStatistics, reference: Reference) -> Figures:
     kernel, covered = None, None
     if reference.features is not None:
         kernel = kernel_distance(samples.features, reference.features)
-        if min(len(samples.features), len(reference.features)) > NEIGHBOURS:
+        if min(len(samples.features), len(reference.features)) > NEIGHBORS:
             covered = precision_recall(samples.features, reference.features)
     return Figures(
         distance=frechet_distance(

@@ -13,17 +13,17 @@ from progdistill.evaluation.config import EvaluationSettings
 from progdistill.features.manifest import EvaluatorManifest
 
 
-class Observation(NamedTuple):
+class Features(NamedTuple):
     """What an evaluator sees in a batch of images."""
 
     features: Float[Tensor, "batch dimensions"]
     probabilities: Float[Tensor, "batch classes"] | None
 
 
-Observe = Callable[[UInt8[Tensor, "batch channels height width"]], Observation]
+Observe = Callable[[UInt8[Tensor, "batch channels height width"]], Features]
 
 
-class Evaluator(NamedTuple):
+class FeatureExtractor(NamedTuple):
     """An evaluator ready for use on a device."""
 
     manifest: EvaluatorManifest

@@ -16,7 +16,7 @@ from progdistill.data.dataset import DatasetInfo
 from progdistill.data.reading import iterate_images
 from progdistill.diffusion.noise import generator, seed_for
 from progdistill.evaluation.config import EvaluationSettings
-from progdistill.features.base import Observation, Observe, ObtainedWeights
+from progdistill.features.base import Features, Observe, ObtainedWeights
 from progdistill.features.weights import check_fit
 
 FEATURES = 64
@@ -98,7 +98,7 @@ def accuracy(
 
 
 def _initialized(seed: int) -> DigitsClassifier:
-    """PyTorch's own initialisation from `seed`, leaving the global generator as it was."""
+    """PyTorch's own initialization from `seed`, leaving the global generator as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(seed, "digits classifier weights"))
         return DigitsClassifier()
@@ -136,9 +136,9 @@ class DigitsEvaluator:
         network.load_state_dict(load_file(weights))
         network = network.to(device).eval().requires_grad_(False)
 
-        def observe(images: UInt8[Tensor, "batch 1 8 8"]) -> Observation:
+        def observe(images: UInt8[Tensor, "batch 1 8 8"]) -> Features:
             features = network.features(images)
-            return Observation(features, network.logits(features).softmax(dim=1))
+            return Features(features, network.logits(features).softmax(dim=1))
 
         return observe
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from progdistill.data.dataset import DatasetInfo
 from progdistill.errors import UsageError
 from progdistill.evaluation.config import EvaluationSettings
-from progdistill.features.base import Observation, Observe, ObtainedWeights
+from progdistill.features.base import Features, Observe, ObtainedWeights
 from progdistill.features.inception import resize_bicubic
 from progdistill.features.weights import EFFICIENTNET_ADVICE, check_fit
 
@@ -52,10 +52,10 @@ class EfficientNetEvaluator:
         network = network.to(device).eval().requires_grad_(False)
         size = int(str(recipe["input_size"]))
 
-        def observe(images: UInt8[Tensor, "batch channels height width"]) -> Observation:
+        def observe(images: UInt8[Tensor, "batch channels height width"]) -> Features:
             pixels = images.to(device).float().expand(-1, 3, -1, -1)
             maps = network.extract_features((resize_bicubic(pixels, size) - 127) / 128)
             features = maps.mean(dim=(2, 3))
-            return Observation(features, network._fc(features).softmax(dim=1))
+            return Features(features, network._fc(features).softmax(dim=1))
 
         return observe

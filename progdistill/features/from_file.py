@@ -11,7 +11,7 @@ from torch import Tensor
 
 from progdistill.data.dataset import DatasetInfo
 from progdistill.evaluation.config import EvaluationSettings
-from progdistill.features.base import Observation, Observe, ObtainedWeights
+from progdistill.features.base import Features, Observe, ObtainedWeights
 from progdistill.features.inception import load_torchscript
 from progdistill.features.weights import FEATURES_ADVICE, FEATURES_VARIABLE, check_digest, given_file, pinned
 
@@ -40,8 +40,8 @@ class FeaturesFileEvaluator:
         """See EvaluatorKind.load."""
         network = _onnx(weights) if recipe["format"] == "onnx" else load_torchscript(weights, device)
 
-        def observe(images: UInt8[Tensor, "batch channels height width"]) -> Observation:
-            return Observation(network(images.to(device).float()).reshape(len(images), -1).float(), None)
+        def observe(images: UInt8[Tensor, "batch channels height width"]) -> Features:
+            return Features(network(images.to(device).float()).reshape(len(images), -1).float(), None)
 
         return observe
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from progdistill.data.dataset import DatasetInfo
 from progdistill.evaluation.config import EvaluationSettings
-from progdistill.features.base import Observation, Observe, ObtainedWeights
+from progdistill.features.base import Features, Observe, ObtainedWeights
 from progdistill.features.weights import (
     INCEPTION_ADVICE,
     INCEPTION_SHA256,
@@ -100,11 +100,11 @@ class InceptionEvaluator:
         network = load_torchscript(weights, device)
         output = network.state_dict().get("output.weight")
         clean = recipe["mode"] == "clean"
-        # Freezing folds batch normalisation into the convolutions, and a CPU's convolutions want the channels
+        # Freezing folds batch normalization into the convolutions, and a CPU's convolutions want the channels
         # last: 1.4 times as fast together, equal up to rounding.
         look = frozen(network.layers if clean else network)
 
-        def observe(images: UInt8[Tensor, "batch channels height width"]) -> Observation:
+        def observe(images: UInt8[Tensor, "batch channels height width"]) -> Features:
             pixels = images.to(device).float().expand(-1, 3, -1, -1)
             if clean:
                 resized = (resize_bicubic(pixels, INPUT_SIZE) - 128) / 128
@@ -114,6 +114,6 @@ class InceptionEvaluator:
             features = found.reshape(len(images), -1).float()
             # The score's original implementation leaves out the bias of the softmax layer.
             probabilities = None if output is None else (features @ output.float().T).softmax(dim=1)
-            return Observation(features, probabilities)
+            return Features(features, probabilities)
 
         return observe

@@ -7,9 +7,9 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from progdistill.data.dataset import DatasetInfo
-from progdistill.evaluation.cached import kept_record
+from progdistill.evaluation.cached import load_valid_record
 from progdistill.evaluation.config import EvaluationSettings
-from progdistill.features.base import Evaluator, EvaluatorKind
+from progdistill.features.base import EvaluatorKind, FeatureExtractor
 from progdistill.features.digits import DigitsEvaluator
 from progdistill.features.efficientnet import EfficientNetEvaluator
 from progdistill.features.from_file import FeaturesFileEvaluator
@@ -56,16 +56,16 @@ def find_or_publish_evaluator(
 
 
 def _kept(store: Store, evaluator_id: str) -> EvaluatorManifest | None:
-    return kept_record(
+    return load_valid_record(
         store, manifest_key(evaluator_id), EvaluatorManifest, lambda known: [known.identity.weights]
     )
 
 
-def open_evaluator(store: Store, manifest: EvaluatorManifest, device: str = "cpu") -> Evaluator:
+def open_evaluator(store: Store, manifest: EvaluatorManifest, device: str = "cpu") -> FeatureExtractor:
     """Load an evaluator's weights, verified against their digest, onto a device."""
     identity = manifest.identity
     weights = store.download(blob_key(identity.weights_sha256), identity.weights)
-    return Evaluator(manifest, KINDS[identity.name].load(weights, identity.recipe, device))
+    return FeatureExtractor(manifest, KINDS[identity.name].load(weights, identity.recipe, device))
 
 
 def _publish(

@@ -61,7 +61,7 @@ def check_fit(settings: EvaluationSettings, info: DatasetInfo) -> None:
             )
     elif settings.evaluator != "features_file" and info.channels not in (1, 3):
         raise UsageError(
-            f"the evaluator {settings.evaluator} reads grey or RGB images, but {shape}: {advice}"
+            f"the evaluator {settings.evaluator} reads gray or RGB images, but {shape}: {advice}"
         )
 
 

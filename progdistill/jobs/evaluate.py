@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import torch
 
-from progdistill.evaluation.evaluate import draw_together, evaluate_checkpoint, prepare_evaluator
+from progdistill.evaluation.evaluate import evaluate_checkpoint, prepare_evaluator, sample_distributed
 from progdistill.jobs.spec import EvaluateSpec, JobRequest, PrepareEvaluatorSpec
 from progdistill.registry.checkpoint import load_manifest
 from progdistill.store.base import Store
@@ -25,10 +25,10 @@ def run_measuring(request: JobRequest, store: Store, rank: Rank) -> str:
     assert isinstance(spec, EvaluateSpec)
     manifest = load_manifest(store, spec.checkpoint)
     baseline = None if spec.baseline is None else load_manifest(store, spec.baseline)
-    question = (store, manifest, baseline, spec.num_steps, spec.evaluation, request.dataset)
-    if rank.ranks > 1:
+    question = (store, manifest, baseline, spec.sampling_steps, spec.evaluation, request.dataset)
+    if rank.world_size > 1:
         meet = _meeting()
-        draw_together(*question, rank=rank.rank, ranks=rank.ranks, meet=meet, device=device)
+        sample_distributed(*question, rank=rank.rank, world_size=rank.world_size, meet=meet, device=device)
     if rank.rank != 0:
         return ""
     return evaluate_checkpoint(*question, device=device).model_dump_json()

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from progdistill.jobs.ranks import environment_alone
+from progdistill.jobs.ranks import env_without_rank_vars
 
 VARIABLE = "PROGDISTILL_NURSERY"
 """Environment variable with the path of the nursery's Unix socket."""
@@ -112,7 +112,7 @@ def hatch(arguments: list[str]) -> HatchedWorker | None:
     address = os.environ.get(VARIABLE)
     if address is None:
         return None
-    order = {"arguments": arguments, "folder": os.getcwd(), "environment": environment_alone()}
+    order = {"arguments": arguments, "folder": os.getcwd(), "environment": env_without_rank_vars()}
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     reading, writing = os.pipe()
     try:

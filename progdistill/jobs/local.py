@@ -11,7 +11,7 @@ from types import FrameType
 from progdistill.errors import ProgdistillError, UsageError, WorkInterrupted
 from progdistill.jobs.events import Listener, deliver, ignore
 from progdistill.jobs.forkserver import HatchedWorker, hatch
-from progdistill.jobs.ranks import environment_alone
+from progdistill.jobs.ranks import env_without_rank_vars
 from progdistill.jobs.spec import JobRequest
 
 
@@ -77,15 +77,15 @@ class LocalLauncher:
 
     def _start(self, request: JobRequest, path: Path) -> Worker:
         worker = ["-m", "progdistill.jobs.worker", str(path)]
-        if request.spec.ranks == 1:
+        if request.spec.world_size == 1:
             hatched = hatch([str(path)])
             if hatched is not None:
                 return hatched
         else:
-            worker = ["-m", "progdistill.jobs.ranks", str(request.spec.ranks), str(path)]
+            worker = ["-m", "progdistill.jobs.ranks", str(request.spec.world_size), str(path)]
         return subprocess.Popen(
             [sys.executable, *worker],
-            env=environment_alone(),
+            env=env_without_rank_vars(),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

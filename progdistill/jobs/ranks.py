@@ -30,17 +30,17 @@ RANK_VARIABLES: Final = (
 """What tells a process that it is one of several: torchrun's, and the name of our pods' gang."""
 
 
-def environment_alone() -> dict[str, str]:
+def env_without_rank_vars() -> dict[str, str]:
     """This process's environment without what makes it one of several ranks: a job's ranks are its own."""
     return {name: value for name, value in os.environ.items() if name not in RANK_VARIABLES}
 
 
-class RanksHere(NamedTuple):
+class LocalRanks(NamedTuple):
     """Which of a job's ranks run on this host, and where rank 0 is to be met."""
 
     first: int
     here: int
-    ranks: int
+    world_size: int
     address: str
     port: int
 
@@ -49,7 +49,7 @@ class RanksHere(NamedTuple):
         return {
             "RANK": str(self.first + local_rank),
             "LOCAL_RANK": str(local_rank),
-            "WORLD_SIZE": str(self.ranks),
+            "WORLD_SIZE": str(self.world_size),
             "MASTER_ADDR": self.address,
             "MASTER_PORT": str(self.port),
             # Below errors, torch reports every connection that ends.
@@ -57,7 +57,7 @@ class RanksHere(NamedTuple):
         }
 
 
-def run_ranks(which: RanksHere, arguments: Sequence[str]) -> int:
+def run_ranks(which: LocalRanks, arguments: Sequence[str]) -> int:
     """Run `python ARGUMENTS` once a rank until all have ended; return the exit status for all of them.
 
     Lines of ranks other than 0 begin with `[rank n]`. SIGINT and SIGTERM go on to every rank.
@@ -125,7 +125,7 @@ def _follow(child: "subprocess.Popen[str]", rank: int, index: int, ended: "queue
 def _status_of_next(
     ended: "queue.SimpleQueue[int]",
     children: "Sequence[subprocess.Popen[str]]",
-    which: RanksHere,
+    which: LocalRanks,
     stopping: Sequence[int],
 ) -> int:
     """Wait for the next rank to end; when it failed, give the others a while, then end them."""
@@ -156,9 +156,9 @@ def _signal(children: "Sequence[subprocess.Popen[str]]", number: int) -> None:
             child.send_signal(number)
 
 
-def main(ranks: str, request: str) -> int:
+def main(world_size: str, request: str) -> int:
     """Run all ranks of a job on this machine."""
-    which = RanksHere(0, int(ranks), int(ranks), "127.0.0.1", free_port())
+    which = LocalRanks(0, int(world_size), int(world_size), "127.0.0.1", free_port())
     return run_ranks(which, ["-m", "progdistill.jobs.worker", request])
 
 

@@ -22,7 +22,7 @@ from progdistill.store.base import Store
 from progdistill.store.documents import publish_record, read_record
 
 
-def finished_result(store: Store, spec: JobSpec) -> JobResult | None:
+def cached_result(store: Store, spec: JobSpec) -> JobResult | None:
     """The result of a job that is done; None where it is to be run, for the first time or again.
 
     A result that is damaged, or that has lost what it stands for, is removed: reused, it would keep the job
@@ -79,7 +79,7 @@ def complete(
         on_event(JobEvent(at=datetime.now(UTC), job_id=spec.id, label=spec.label, state=state))
 
     key = result_key(request.spec.id)
-    known = finished_result(store, request.spec)
+    known = cached_result(store, request.spec)
     if known is not None:
         tell("found")
         return JobOutcome(known, reused=True)

@@ -27,7 +27,7 @@ class _Spec(BaseModel):
 
     dataset_fingerprint: str
     seed: int
-    ranks: int = Field(1, gt=0)
+    world_size: int = Field(1, gt=0)
     numerics_version: int = NUMERICS_VERSION
 
     @property
@@ -88,7 +88,7 @@ class _StudentSpec(_TrainingSpec):
 
 
 class DistillSpec(_StudentSpec):
-    """Distil a teacher into a student of `student_steps` sampling steps (Algorithm 2)."""
+    """Distill a teacher into a student of `student_steps` sampling steps (Algorithm 2)."""
 
     kind: Literal["distill"] = "distill"
     guidance: GuidanceRange | None = Field(
@@ -109,7 +109,7 @@ class DistillSpec(_StudentSpec):
 
 
 class GuideSpec(_StudentSpec):
-    """Distil guidance: a student of as many steps that has the weight as an input (Meng et al. 2023)."""
+    """Distill guidance: a student of as many steps that has the weight as an input (Meng et al. 2023)."""
 
     kind: Literal["guide"] = "guide"
     guidance: GuidanceRange
@@ -140,7 +140,7 @@ class _MeasuringSpec(_Spec):
     @property
     def id(self) -> str:
         """That of the job on one rank: no figure depends on how many share the work."""
-        return super().id if self.ranks == 1 else self.model_copy(update={"ranks": 1}).id
+        return super().id if self.world_size == 1 else self.model_copy(update={"world_size": 1}).id
 
 
 class PrepareEvaluatorSpec(_MeasuringSpec):
@@ -160,12 +160,12 @@ class EvaluateSpec(_MeasuringSpec):
     kind: Literal["evaluate"] = "evaluate"
     checkpoint: str
     baseline: str | None
-    num_steps: int
+    sampling_steps: int
 
     @property
     def label(self) -> str:
         """What people call this job."""
-        return f"evaluation at {self.num_steps} steps"
+        return f"evaluation at {self.sampling_steps} steps"
 
 
 JobSpec = Annotated[
@@ -175,7 +175,7 @@ JobSpec = Annotated[
 
 
 class JobRequest(BaseModel):
-    """A job and the circumstances it runs in; the circumstances are no part of its identity."""
+    """A job and the provenance it runs in; the provenance are no part of its identity."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -184,7 +184,7 @@ class JobRequest(BaseModel):
     dataset: DatasetInfo
     snapshots: SnapshotSettings
     compute: ComputeSettings
-    creator_run: str
+    created_by: str
     configuration: dict[str, JsonValue]
     driver_process_id: int | None = Field(None, description="the worker stops when that process is gone")
     live: LiveSettings | None = Field(

@@ -26,7 +26,7 @@ from progdistill.training.execution import Execution, decide, place
 from progdistill.training.guidance import GUIDANCE_WEIGHT
 from progdistill.training.loop import Trained, TrainingTask, train
 from progdistill.training.objective import BaseObjective, DistillationObjective, GuidanceObjective, Objective
-from progdistill.training.provenance import circumstances, peak_memory_bytes
+from progdistill.training.provenance import peak_memory_bytes, provenance
 from progdistill.training.snapshots import (
     Snapshot,
     SnapshotWriter,
@@ -75,7 +75,7 @@ def _train(
             # An order of its own for each training: those shorter than an epoch would meet the same images.
             seed=seed_for(spec.seed, f"{spec.purpose}, data"),
             rank=rank.rank,
-            ranks=rank.ranks,
+            world_size=rank.world_size,
             flip=spec.training.horizontal_flip,
             device=rank.device,
         ),
@@ -83,13 +83,13 @@ def _train(
         purpose=spec.purpose,
         device=rank.device,
         rank=rank.rank,
-        ranks=rank.ranks,
+        world_size=rank.world_size,
         snapshots=SnapshotWriter(
             store,
             spec.id,
             keep=request.snapshots.keep,
             rank=rank.rank,
-            ranks=rank.ranks,
+            world_size=rank.world_size,
             attempt=rank.attempt,
         ),
         snapshot_interval_updates=request.snapshots.interval_updates,
@@ -117,7 +117,7 @@ def _prepared(
     """What to train for, the network as it begins, on its device, and how both are to run there."""
     teacher, model = _teacher_and_model(spec, store)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    execution = decide(request.compute, spec.precision, rank.device, rank.ranks, parameters)
+    execution = decide(request.compute, spec.precision, rank.device, rank.world_size, parameters)
     if teacher is not None:
         place(teacher.eval().requires_grad_(False), execution, rank.device)
     return _objective(spec, teacher), place(model, execution, rank.device), execution
@@ -157,7 +157,7 @@ def _publish(spec: TrainingSpec, request: JobRequest, store: Store, rank: Rank, 
         images_per_second=images / max(trained.seconds, 1e-9),
         final_loss=trained.loss_curve[-1][1] if trained.loss_curve else None,
         job=spec.kind,
-        ranks=rank.ranks,
+        world_size=rank.world_size,
         peak_memory_bytes=peak_memory_bytes(on_gpu=rank.device.type == "cuda"),
     )
     if isinstance(spec, TrainBaseSpec):
@@ -186,9 +186,9 @@ def _publish(spec: TrainingSpec, request: JobRequest, store: Store, rank: Rank, 
             store,
             path,
             description,
-            circumstances(
+            provenance(
                 device=rank.device_name,
-                creator_run=request.creator_run,
+                created_by=request.created_by,
                 configuration=request.configuration,
                 dataset_name=request.dataset.name,
                 figures=figures,

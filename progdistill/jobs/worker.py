@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 
 from progdistill.errors import PeerLostError, ProgdistillError, UsageError, WorkInterrupted
-from progdistill.jobs.result_cache import finished_result
+from progdistill.jobs.result_cache import cached_result
 from progdistill.jobs.spec import (
     EvaluateSpec,
     JobRequest,
@@ -94,7 +94,7 @@ def _answer_signals(handler: Callable[[int, FrameType | None], None] | signal.Ha
 def run_job(request: JobRequest, rank: Rank, should_stop: Callable[[], bool]) -> None:
     """Do a job unless its result is there, and publish the result from rank 0."""
     store, spec = open_store(request.store), request.spec
-    if finished_result(store, spec) is not None:
+    if cached_result(store, spec) is not None:
         return
     started_at = datetime.now(UTC)
     output, loss_curve = _work(request, store, rank, should_stop)
@@ -151,7 +151,7 @@ def work(request: JobRequest) -> int:
 
 def _check_ranks(request: JobRequest) -> None:
     """Raise UsageError where the environment tells of other ranks than the job's: they would never meet."""
-    found, wanted = os.environ.get("WORLD_SIZE", "1"), request.spec.ranks
+    found, wanted = os.environ.get("WORLD_SIZE", "1"), request.spec.world_size
     if found != str(wanted):
         raise UsageError(
             f"WORLD_SIZE is {found}, but this job is for {wanted} rank{'s' * (wanted > 1)}: unset RANK,"

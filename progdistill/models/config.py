@@ -80,7 +80,7 @@ class UNetConfig(BaseModel):
         default=False, description="the guidance weight is an input (Meng et al. 2023)"
     )
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    groups: int = Field(default=32, gt=0, description="of each group normalisation")
+    groups: int = Field(default=32, gt=0, description="of each group normalization")
     condition_channels: int | None = Field(
         default=None, gt=0, description="width of the embedding of time and label; None: 4·base_channels"
     )
@@ -88,7 +88,7 @@ class UNetConfig(BaseModel):
     resampling: Literal["residual", "convolution"] = "residual"
     conditioning: Literal["scale_shift", "shift"] = "scale_shift"
     middle_attention: Literal["normed", "plain", "none"] = Field(
-        default="normed", description="plain: attention in the middle without its group normalisation"
+        default="normed", description="plain: attention in the middle without its group normalization"
     )
     group_epsilon: float = Field(default=1e-5, gt=0)
     time_features: Literal["sin_cos", "cos_sin"] = "sin_cos"
@@ -136,7 +136,7 @@ class UNetConfig(BaseModel):
         if self.label_dropout and not self.num_classes:
             raise ValueError("label_dropout needs num_classes > 0: there are no labels to drop")
         if self.guidance_input and not self.num_classes:
-            raise ValueError("guidance_input needs num_classes > 0: guidance is towards a class")
+            raise ValueError("guidance_input needs num_classes > 0: guidance is toward a class")
         if self.base_channels % 2:
             raise ValueError(
                 f"base_channels {self.base_channels} is odd; half are sines, half cosines of the time"

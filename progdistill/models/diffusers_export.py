@@ -17,7 +17,7 @@ from progdistill.models.diffusers_format import diffusers_config, weights_to_dif
 from progdistill.models.unet import guidance_features, time_features
 
 _PREDICTION_NAMES = {PredictionType.X: "sample", PredictionType.V: "v_prediction"}
-_CONVERT = "distil it into one with prediction=v first (one stage is enough), or export safetensors or onnx"
+_CONVERT = "distill it into one with prediction=v first (one stage is enough), or export safetensors or onnx"
 _REFUSALS = {
     PredictionType.X_EPS: f"predicts x and ε together, but a stock scheduler takes one of them; {_CONVERT}",
     PredictionType.EPS: f"predicts ε, from which nothing can be drawn at t = 1, where α = 0; {_CONVERT}",

@@ -48,14 +48,14 @@ def render_card(facts: ModelFacts, usage: str) -> str:
     if facts.guidance is not None:
         weight = f"w = {facts.guidance:g} is built in"
         if not facts.guidance_built_in:
-            weight = f"w is an input, the least it has learnt is {facts.guidance:g}"
+            weight = f"w is an input, the least it has learned is {facts.guidance:g}"
         about.append(f"guidance weight {weight}: (1 + w)·conditional − w·unconditional")
     return f"""---
 tags: [diffusion, progressive-distillation]
 ---
 # Diffusion model ({facts.dataset_name}, {steps})
 
-Written by progdistill, which distils diffusion models progressively after Salimans & Ho (ICLR 2022).
+Written by progdistill, which distills diffusion models progressively after Salimans & Ho (ICLR 2022).
 
 {_bullets(about)}
 
@@ -73,7 +73,7 @@ Written by progdistill, which distils diffusion models progressively after Salim
 
 ## Before you publish it
 
-The licence of the weights depends on the images they were trained on: this card cannot know it.
+The license of the weights depends on the images they were trained on: this card cannot know it.
 """
 
 

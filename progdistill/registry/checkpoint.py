@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue, PositiveInt, model_valida
 from progdistill.errors import LostInvariantError, ProgdistillError, UsageError
 from progdistill.store.base import Store
 from progdistill.store.digest import FileDigest, Sha256
-from progdistill.store.documents import canonical_json, noting, publish_record, read_record
+from progdistill.store.documents import canonical_json, collect_errors, publish_record, read_record
 from progdistill.store.open import mark_layout
 
 FOLDER = "checkpoints/"
@@ -91,12 +91,12 @@ class TrainingFigures(BaseModel):
     final_loss: float | None
     job: str | None = None
     """The kind of job: train_base, guide or distill."""
-    ranks: int | None = None
+    world_size: int | None = None
     peak_memory_bytes: int | None = None
     """Of the first rank: allocated on its GPU, else resident in its process."""
 
 
-class Circumstances(BaseModel):
+class Provenance(BaseModel):
     """When, where and with what a checkpoint was made: beside its identity, no part of it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -108,7 +108,7 @@ class Circumstances(BaseModel):
     packages: dict[str, str]
     device: str
     host: str
-    creator_run: str | None
+    created_by: str | None
     """`Flow/run id` of the run that trained it."""
     configuration: dict[str, JsonValue]
     """The run's whole resolved configuration."""
@@ -137,7 +137,7 @@ class CheckpointManifest(BaseModel):
     schema_version: Literal[1] = 1
     id: Sha256
     identity: CheckpointIdentity
-    circumstances: Circumstances
+    provenance: Provenance
 
     @model_validator(mode="after")
     def _id_is_that_of_the_identity(self) -> Self:
@@ -152,7 +152,7 @@ class CheckpointManifest(BaseModel):
             id=self.id,
             kind=self.identity.kind,
             sampling_steps=self.identity.sampling_steps,
-            dataset_name=self.circumstances.dataset_name,
+            dataset_name=self.provenance.dataset_name,
             parent=self.identity.parent,
         )
 
@@ -183,7 +183,7 @@ def publish_checkpoint(
     store: Store,
     weights_path: Path,
     description: CheckpointDescription,
-    circumstances: Circumstances,
+    provenance: Provenance,
     *,
     consume: bool = False,
 ) -> CheckpointManifest:
@@ -197,7 +197,7 @@ def publish_checkpoint(
     identity = CheckpointIdentity(
         **dict(description), weights_sha256=weights.sha256, weights_bytes=weights.size_bytes
     )
-    manifest = CheckpointManifest(id=identity.id, identity=identity, circumstances=circumstances)
+    manifest = CheckpointManifest(id=identity.id, identity=identity, provenance=provenance)
     published = publish_record(store, manifest_key(manifest.id), manifest)
     if published.id != manifest.id:
         raise _misplaced(store, manifest.id, published)
@@ -282,7 +282,7 @@ def load_manifests(
     One that is damaged or of a newer schema is raised, or with `unreadable` noted there and passed over.
     """
     for checkpoint_id in checkpoint_ids:
-        with noting(unreadable):
+        with collect_errors(unreadable):
             manifest = _read_manifest(store, checkpoint_id)
             if manifest is not None:
                 yield manifest

@@ -20,7 +20,7 @@ def evaluations_of(
     return list(list_facts(store, f"{FOLDER}{checkpoint_id}/", unreadable))
 
 
-def without_trials(evaluations: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def reported_only(evaluations: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Leave out the measurements by which a γ was chosen.
 
     A reported one stands beside the one with DDIM that was asked alike in all but the sampler: on the same

@@ -18,7 +18,7 @@ DEFAULT_GRACE: Final = timedelta(days=7)
 DEFAULT_PATIENCE: Final = timedelta(days=30)
 """How long an unfinished job may rest before its snapshots are garbage."""
 
-_NEIGHBOURS: Final = "evaluation_neighbours/"
+_NEIGHBORS: Final = "evaluation_neighbors/"
 """Records under the digest of a picture, of which they tell more."""
 
 _SHARDS: Final = "evaluation_shards/"
@@ -29,7 +29,7 @@ _TELLING: Final = ("evaluations/", "jobs/")
 
 _DESCRIBING: Final = (*_TELLING, checkpoint.FOLDER)
 
-_COLLECTED: Final = ("probe/", _SHARDS, _NEIGHBOURS, *_DESCRIBING, "blobs/")
+_COLLECTED: Final = ("probe/", _SHARDS, _NEIGHBORS, *_DESCRIBING, "blobs/")
 """Where garbage can be, in the order of removal: what refers goes before what it refers to."""
 
 _RESULT: Final = re.compile(r"jobs/[^/]+/result\.json")
@@ -47,7 +47,7 @@ class Garbage(NamedTuple):
     objects: list[StoredObject]
     before: datetime
     """Everything in it is older than this, by the store's clock."""
-    find_again: Callable[[], "Garbage"]
+    rescan: Callable[[], "Garbage"]
     """Finds garbage anew: without what is referred to by now."""
 
     @property
@@ -103,7 +103,7 @@ def remove_garbage(store: Store, garbage: Garbage) -> int:
     """
     removed = 0
     for _, folder in groupby(garbage.objects, key=lambda item: item.key.partition("/")[0]):
-        still = set(garbage.find_again().objects)
+        still = set(garbage.rescan().objects)
         for item in folder:
             if item in still and next(store.list(item.key), None) == item:
                 store.delete(item.key)
@@ -175,8 +175,8 @@ class _References:
             if self._is_young(key) or self._survives(key, kept):
                 survivors.add(key)
                 needed |= self._mentioned_in(key)
-        for key in self._documents(_NEIGHBOURS, _SHARDS):
-            if self._is_young(key) or (key.startswith(_NEIGHBOURS) and key.split("/")[1] in needed):
+        for key in self._documents(_NEIGHBORS, _SHARDS):
+            if self._is_young(key) or (key.startswith(_NEIGHBORS) and key.split("/")[1] in needed):
                 survivors.add(key)
                 needed |= self._mentioned_in(key)
         doomed = [
@@ -246,7 +246,7 @@ BLOBS: Final = "blobs/sha256/"
 _DOCUMENTS: Final = (
     "aliases/",
     "checkpoints/",
-    "evaluation_neighbours/",
+    "evaluation_neighbors/",
     "evaluation_shards/",
     "evaluations/",
     "evaluators/",

@@ -51,7 +51,7 @@ def lineage_tree(
         for manifest in list_manifests(store, unreadable)
     }
     roots: list[LineageNode] = []
-    for node in sorted(nodes.values(), key=lambda node: node.manifest.circumstances.created_at):
+    for node in sorted(nodes.values(), key=lambda node: node.manifest.provenance.created_at):
         parent = nodes.get(node.manifest.identity.parent or "")
         (parent.children if parent else roots).append(node)
     if reference is None:
@@ -80,9 +80,9 @@ def _draw(node: LineageNode, head: str, indent: str, highlighted: str | None) ->
 
 def describe(node: LineageNode) -> str:
     """One line on a checkpoint: id, kind, steps, dataset, aliases, runs, distance."""
-    identity, circumstances = node.manifest.identity, node.manifest.circumstances
+    identity, provenance = node.manifest.identity, node.manifest.provenance
     steps = f"{identity.sampling_steps} steps" if identity.sampling_steps else "any steps"
-    parts = [node.manifest.id[:12], str(identity.kind), steps, circumstances.dataset_name]
+    parts = [node.manifest.id[:12], str(identity.kind), steps, provenance.dataset_name]
     parts += [f"[{alias}]" for alias in node.aliases]
     parts += [", ".join(node.runs)] if node.runs else []
     if record := headline(node.manifest, node.evaluations):

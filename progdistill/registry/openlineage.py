@@ -38,8 +38,8 @@ def run_events(store: Store, run: str) -> list[dict[str, Any]]:
 def _start_and_end(
     store: Store, flow: str, run_id: str, steps: int, manifest: CheckpointManifest
 ) -> list[dict[str, Any]]:
-    parent, circumstances = manifest.identity.parent, manifest.circumstances
-    seconds = 0.0 if circumstances.figures is None else circumstances.figures.seconds
+    parent, provenance = manifest.identity.parent, manifest.provenance
+    seconds = 0.0 if provenance.figures is None else provenance.figures.seconds
     shared = {
         "producer": PRODUCER,
         "schemaURL": f"{SPECIFICATION}/2-0-2/OpenLineage.json#/$defs/RunEvent",
@@ -47,13 +47,13 @@ def _start_and_end(
         "job": {"namespace": "progdistill", "name": f"{flow}.{steps}_steps", "facets": {}},
         "inputs": [_dataset(manifest), *([_checkpoint(store, parent, {})] if parent else [])],
     }
-    started_at = circumstances.created_at - timedelta(seconds=seconds)
+    started_at = provenance.created_at - timedelta(seconds=seconds)
     output = _checkpoint(store, manifest.id, {"progdistill_checkpoint": _manifest_facet(manifest)})
     return [
         {"eventType": "START", "eventTime": started_at.isoformat(), **shared, "outputs": []},
         {
             "eventType": "COMPLETE",
-            "eventTime": circumstances.created_at.isoformat(),
+            "eventTime": provenance.created_at.isoformat(),
             **shared,
             "outputs": [output],
         },
@@ -70,7 +70,7 @@ def _run_facet(flow: str, run_id: str) -> dict[str, Any]:
 
 
 def _dataset(manifest: CheckpointManifest) -> dict[str, Any]:
-    name, version = manifest.circumstances.dataset_name, manifest.identity.dataset_fingerprint
+    name, version = manifest.provenance.dataset_name, manifest.identity.dataset_fingerprint
     return {"namespace": "progdistill-datasets", "name": name, "facets": {"version": _version(version)}}
 
 

@@ -28,14 +28,14 @@ def resolve_reference(store: Store, text: str) -> CheckpointManifest:
     return load_manifest(store, _of_alias(store, text))
 
 
-def _of_run(store: Store, flow: str, run_id: str, num_steps: int) -> str:
+def _of_run(store: Store, flow: str, run_id: str, sampling_steps: int) -> str:
     held = run_checkpoints(store, flow, run_id)
-    if num_steps in held:
-        return held[num_steps]
+    if sampling_steps in held:
+        return held[sampling_steps]
     if held:
         steps = ", ".join(str(steps) for steps in held)
         raise UsageError(
-            f"run {flow}/{run_id} has no checkpoint at {num_steps} steps; it has them at {steps}"
+            f"run {flow}/{run_id} has no checkpoint at {sampling_steps} steps; it has them at {steps}"
         )
     runs = sorted({f"{entry.flow}/{entry.run_id}" for entry in list_run_checkpoints(store)})
     raise UsageError(
@@ -75,5 +75,5 @@ def _nearest(name: str, known: list[str]) -> str:
 
 def _line(manifest: CheckpointManifest) -> str:
     steps = manifest.identity.sampling_steps
-    made = f"{manifest.circumstances.created_at:%Y-%m-%d %H:%M}"
+    made = f"{manifest.provenance.created_at:%Y-%m-%d %H:%M}"
     return f"{manifest.id[:16]}  {manifest.identity.kind}  {steps or 'any'} steps  {made}"

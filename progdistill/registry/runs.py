@@ -14,14 +14,14 @@ REPORTS_FOLDER = "reports/"
 
 
 class RunCheckpoint(BaseModel):
-    """A run's checkpoint at `num_steps`: the student of that many steps, or the first teacher."""
+    """A run's checkpoint at `sampling_steps`: the student of that many steps, or the first teacher."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: Literal[1] = 1
     flow: str
     run_id: str
-    num_steps: PositiveInt
+    sampling_steps: PositiveInt
     checkpoint_id: Sha256
 
 
@@ -31,15 +31,17 @@ def report_key(flow: str, run_id: str) -> str:
 
 
 def record_run_checkpoint(
-    store: Store, flow: str, run_id: str, num_steps: int, checkpoint_id: str
+    store: Store, flow: str, run_id: str, sampling_steps: int, checkpoint_id: str
 ) -> RunCheckpoint:
-    """Record, once, what a run holds at `num_steps`. LostInvariantError if it holds another one."""
-    entry = RunCheckpoint(flow=flow, run_id=run_id, num_steps=num_steps, checkpoint_id=checkpoint_id)
-    held = publish_record(store, f"{FOLDER}{flow}/{run_id}/{num_steps}.json", entry)
+    """Record, once, what a run holds at `sampling_steps`. LostInvariantError if it holds another one."""
+    entry = RunCheckpoint(
+        flow=flow, run_id=run_id, sampling_steps=sampling_steps, checkpoint_id=checkpoint_id
+    )
+    held = publish_record(store, f"{FOLDER}{flow}/{run_id}/{sampling_steps}.json", entry)
     if held.checkpoint_id != checkpoint_id:
         raise LostInvariantError(
-            f"run {flow}/{run_id} already holds checkpoint {held.checkpoint_id} at {num_steps} steps, not"
-            f" {checkpoint_id}: a run's stages are made once"
+            f"run {flow}/{run_id} already holds checkpoint {held.checkpoint_id} at {sampling_steps} steps,"
+            f" not {checkpoint_id}: a run's stages are made once"
         )
     return held
 
@@ -47,10 +49,13 @@ def record_run_checkpoint(
 def run_checkpoints(store: Store, flow: str, run_id: str) -> dict[int, str]:
     """Return a run's checkpoint ids by number of steps, most steps first; empty for an unknown run."""
     entries = list_records(store, f"{FOLDER}{flow}/{run_id}/", RunCheckpoint)
-    return {entry.num_steps: entry.checkpoint_id for entry in sorted(entries, key=lambda e: -e.num_steps)}
+    return {
+        entry.sampling_steps: entry.checkpoint_id
+        for entry in sorted(entries, key=lambda e: -e.sampling_steps)
+    }
 
 
 def list_run_checkpoints(store: Store) -> list[RunCheckpoint]:
     """Return the entries of all runs, by flow, run and falling number of steps."""
     entries = list_records(store, FOLDER, RunCheckpoint)
-    return sorted(entries, key=lambda entry: (entry.flow, entry.run_id, -entry.num_steps))
+    return sorted(entries, key=lambda entry: (entry.flow, entry.run_id, -entry.sampling_steps))

@@ -23,7 +23,7 @@ def write_whole(path: Path, data: bytes) -> None:
 
 SCHEMA_VERSION = 1
 
-_KEPT_IN_INPUT = {"samples", "baseline_ddim_samples", "neighbours", "loss_curve"}
+_KEPT_IN_INPUT = {"samples", "baseline_ddim_samples", "neighbors", "loss_curve"}
 
 
 def report_json(run: ReportInput) -> dict[str, Any]:

@@ -38,7 +38,7 @@ class Row(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    num_steps: int
+    sampling_steps: int
     distances: tuple[float | None, ...]
 
 
@@ -62,8 +62,8 @@ def compare_runs(runs: Sequence[ReportInput]) -> Comparison:
     if len(runs) < 2:
         raise UsageError("a comparison needs at least two runs: progdistill compare RUN RUN …")
     distance_name = _measured_alike(runs)
-    steps = sorted({stage.num_steps for run in runs for stage in run.checkpoints}, reverse=True)
-    rows = [Row(num_steps=n, distances=tuple(_distance_at(run, n) for run in runs)) for n in steps]
+    steps = sorted({stage.sampling_steps for run in runs for stage in run.checkpoints}, reverse=True)
+    rows = [Row(sampling_steps=n, distances=tuple(_distance_at(run, n) for run in runs)) for n in steps]
     return Comparison(
         run_ids=tuple(run.run_id for run in runs),
         distance_name=distance_name,
@@ -103,8 +103,8 @@ def _given_reference(run: ReportInput) -> JsonValue:
     return settings.get("reference_statistics_sha256") if isinstance(settings, dict) else None
 
 
-def _distance_at(run: ReportInput, num_steps: int) -> float | None:
-    return next((stage.distance for stage in run.checkpoints if stage.num_steps == num_steps), None)
+def _distance_at(run: ReportInput, sampling_steps: int) -> float | None:
+    return next((stage.distance for stage in run.checkpoints if stage.sampling_steps == sampling_steps), None)
 
 
 def _differences(configurations: Sequence[dict[str, JsonValue]]) -> tuple[Difference, ...]:
@@ -148,12 +148,12 @@ def comparison_curves(runs: Sequence[ReportInput]) -> list[Curve]:
     for place, run in enumerate(runs):
         own = next((curve for curve in curves_of(run) if curve.label == "Distilled"), None)
         if own is not None:
-            colour = theme.RUNS[place % len(theme.RUNS)]
+            color = theme.RUNS[place % len(theme.RUNS)]
             marker = _MARKERS[place % len(_MARKERS)]
-            curves.append(own._replace(label=f"Run {run.run_id}", colour=colour, marker=marker))
+            curves.append(own._replace(label=f"Run {run.run_id}", color=color, marker=marker))
     baseline = [c for c in curves_of(runs[0]) if c.label == "Undistilled, DDIM"]
     return curves + [
-        c._replace(label=f"Undistilled, DDIM (run {runs[0].run_id})", colour=theme.MUTED, dash=":")
+        c._replace(label=f"Undistilled, DDIM (run {runs[0].run_id})", color=theme.MUTED, dash=":")
         for c in baseline
     ]
 
@@ -163,17 +163,17 @@ def _page(comparison: Comparison, curves: Sequence[Curve], run: ReportInput) -> 
     described = "; ".join(f"{c.label}: " + ", ".join(f"{d:.3g} at {s}" for s, d in c.points) for c in curves)
     counts = counts_text(run)
     svg = distance_svg(curves, comparison.distance_name, f"{name}. {described}")
-    rows = [[f"{r.num_steps:,}", *(number(d) for d in r.distances)] for r in comparison.rows]
+    rows = [[f"{r.sampling_steps:,}", *(number(d) for d in r.distances)] for r in comparison.rows]
     rows.append(
         ["Training time of all checkpoints", *(format_duration(s) for s in comparison.training_seconds)]
     )
     changed = [[d.path, *(json.dumps(value) for value in d.values)] for d in comparison.differences]
     columns = frozenset(range(1 + len(comparison.run_ids)))
     title = f"Comparison of {len(comparison.run_ids)} runs"
-    fewest = comparison.rows[-1].num_steps
+    fewest = comparison.rows[-1].sampling_steps
     lead = (
-        f"{name} of {counts}, from {steps_text(comparison.rows[0].num_steps)} to {steps_text(fewest)}: lower"
-        " is nearer to the real images."
+        f"{name} of {counts}, from {steps_text(comparison.rows[0].sampling_steps)} to {steps_text(fewest)}:"
+        " lower is nearer to the real images."
     )
     return page(
         title,

@@ -36,7 +36,7 @@ ANCESTRAL: Final = "#6b7a2f"
 PUBLISHED: Final = "#8a4fb5"
 
 RUNS: Final = (DISTILLED, DDIM, ANCESTRAL, PUBLISHED, "#b8336a", "#0e8a8a")
-"""One colour a run, where several stand side by side."""
+"""One color a run, where several stand side by side."""
 
 CSS_VARIABLES: Final = {
     INK: "--ink",
@@ -48,7 +48,7 @@ CSS_VARIABLES: Final = {
     ANCESTRAL: "--ancestral",
     PUBLISHED: "--published",
 }
-"""A figure that stands inside the page takes its colours from there, so that it follows light and dark."""
+"""A figure that stands inside the page takes its colors from there, so that it follows light and dark."""
 
 DOTS_PER_INCH: Final = 160
 
@@ -130,7 +130,7 @@ def png(figure: "Figure") -> bytes:
 
 
 def page_svg(figure: "Figure", description: str) -> str:
-    """An inline SVG of a figure in the page's colours, width and font; `description` is its alt text.
+    """An inline SVG of a figure in the page's colors, width and font; `description` is its alt text.
 
     Its ids are its own, so that several stand in one page.
     """
@@ -149,8 +149,8 @@ def page_svg(figure: "Figure", description: str) -> str:
     svg = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{mark}-", svg)
     label = html.escape(description, quote=True)
     svg = svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
-    for colour, variable in CSS_VARIABLES.items():
-        svg = svg.replace(colour, f"var({variable})")
+    for color, variable in CSS_VARIABLES.items():
+        svg = svg.replace(color, f"var({variable})")
     return svg.replace("'DejaVu Sans'", "var(--sans)")
 
 
@@ -187,7 +187,7 @@ class Curve(NamedTuple):
 
     label: str
     points: tuple[tuple[int, float], ...]
-    colour: str
+    color: str
     marker: str
     dash: str = "-"
 
@@ -196,17 +196,17 @@ def curves_of(run: ReportInput) -> list[Curve]:
     """The curves of a run, and the paper's published one where there is one in the same distance."""
     stages = run.checkpoints
     curves = [
-        Curve("Distilled", _points((s.num_steps, s.distance) for s in stages), DISTILLED, "o"),
-        Curve("Undistilled, DDIM", _points((s.num_steps, s.baseline_ddim) for s in stages), DDIM, "s"),
+        Curve("Distilled", _points((s.sampling_steps, s.distance) for s in stages), DISTILLED, "o"),
+        Curve("Undistilled, DDIM", _points((s.sampling_steps, s.baseline_ddim) for s in stages), DDIM, "s"),
         Curve(
             "Undistilled, ancestral",
-            _points((s.num_steps, s.baseline_ancestral) for s in stages),
+            _points((s.sampling_steps, s.baseline_ancestral) for s in stages),
             ANCESTRAL,
             "^",
         ),
         Curve(
             "Distilled, ancestral",
-            _points((s.num_steps, s.distilled_ancestral) for s in stages),
+            _points((s.sampling_steps, s.distilled_ancestral) for s in stages),
             DISTILLED,
             "v",
             "--",
@@ -238,7 +238,7 @@ def draw_distance_chart(
             steps,
             distances,
             curve.dash,
-            color=curve.colour,
+            color=curve.color,
             marker=curve.marker,
             markersize=6.5,
             markeredgecolor=PAPER,
@@ -284,7 +284,7 @@ def loss_panels(stages: Sequence[StageEntry]) -> list[tuple[str, "Figure"]]:
 
 
 def _name(stage: StageEntry) -> str:
-    return "base model" if stage.kind == "base" else steps_text(stage.num_steps)
+    return "base model" if stage.kind == "base" else steps_text(stage.sampling_steps)
 
 
 def _panel(stage: StageEntry) -> "Figure":

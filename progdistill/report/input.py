@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from progdistill.evaluation.measurement import EvaluationRecord, Measurement, Neighbours
+from progdistill.evaluation.measurement import EvaluationRecord, Measurement, Neighbors
 from progdistill.registry.checkpoint import CheckpointManifest, blob_key
 from progdistill.store.base import Store
 
@@ -23,7 +23,7 @@ class SampleImages(BaseModel):
     labels: tuple[int, ...] | None = None
 
 
-class NeighbourImages(BaseModel):
+class NeighborImages(BaseModel):
     """Samples as one PNG, each followed by its nearest training images."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_bytes="base64", val_json_bytes="base64")
@@ -48,7 +48,7 @@ class StageEntry(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_bytes="base64", val_json_bytes="base64")
 
-    num_steps: int
+    sampling_steps: int
     id: str
     parent: str | None
     kind: str
@@ -82,12 +82,12 @@ class StageEntry(BaseModel):
         default=None, description="features and statistics of those samples"
     )
     device: str | None = None
-    creator_run: str | None = Field(
+    created_by: str | None = Field(
         default=None, description="run that trained it, which may be an earlier one"
     )
     samples: SampleImages | None = None
     baseline_ddim_samples: SampleImages | None = None
-    neighbours: NeighbourImages | None = None
+    neighbors: NeighborImages | None = None
     loss_curve: tuple[LossPoint, ...] = ()
 
 
@@ -143,10 +143,10 @@ def stage_entry(
     loss_curve: Sequence[LossPoint] = (),
 ) -> StageEntry:
     """What the report says of one checkpoint, with its sample images fetched from the store."""
-    figures, own = manifest.circumstances.figures, record.distilled
+    figures, own = manifest.provenance.figures, record.distilled
     ancestral = record.baseline_ancestral
     return StageEntry(
-        num_steps=record.num_steps,
+        sampling_steps=record.sampling_steps,
         id=manifest.id,
         parent=manifest.identity.parent,
         kind=manifest.identity.kind,
@@ -165,11 +165,11 @@ def stage_entry(
         not_evaluated_reason=record.not_evaluated_reason,
         sampling_seconds=sum(m.sampling_seconds for m in record.measurements),
         evaluation_seconds=sum(m.evaluation_seconds for m in record.measurements),
-        device=manifest.circumstances.device,
-        creator_run=manifest.circumstances.creator_run,
+        device=manifest.provenance.device,
+        created_by=manifest.provenance.created_by,
         samples=_samples(store, own),
         baseline_ddim_samples=_samples(store, record.baseline_ddim),
-        neighbours=_neighbours(store, record.neighbours),
+        neighbors=_neighbors(store, record.neighbors),
         loss_curve=tuple(loss_curve),
         **({} if figures is None else figures.model_dump(include=SHOWN_FIGURES)),
     )
@@ -187,18 +187,18 @@ def _samples(store: Store, measurement: Measurement | None) -> SampleImages | No
     return SampleImages(png=path.read_bytes(), images=shown.images, labels=shown.labels)
 
 
-def _neighbours(store: Store, found: Neighbours | None) -> NeighbourImages | None:
+def _neighbors(store: Store, found: Neighbors | None) -> NeighborImages | None:
     if found is None:
         return None
-    path = store.download(blob_key(found.strip_sha256), found.file)
-    return NeighbourImages(
+    path = store.download(blob_key(found.sheet_sha256), found.file)
+    return NeighborImages(
         png=path.read_bytes(), samples=found.samples, nearest=found.nearest, mirrored=found.mirrored
     )
 
 
-def steps_text(num_steps: int) -> str:
+def steps_text(sampling_steps: int) -> str:
     """`1 step`, `4 steps`, `8,192 steps`."""
-    return f"{num_steps:,} {'step' if num_steps == 1 else 'steps'}"
+    return f"{sampling_steps:,} {'step' if sampling_steps == 1 else 'steps'}"
 
 
 def number(value: float | None) -> str:
@@ -209,7 +209,7 @@ def number(value: float | None) -> str:
 
 
 def distance_label(distance_name: str | None) -> str:
-    """The true name of a distance as an axis is labelled: `frechet_digits_classifier` is no FID."""
+    """The true name of a distance as an axis is labeled: `frechet_digits_classifier` is no FID."""
     name = distance_name or "distance"
     if name.startswith("frechet_"):
         return f"Fréchet distance ({name.removeprefix('frechet_').replace('_', ' ')} features)"

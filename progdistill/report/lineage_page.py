@@ -34,7 +34,7 @@ def _facts(store: Store, node: LineageNode) -> dict[str, Any]:
         "id": node.manifest.id,
         "kind": node.manifest.identity.kind,
         "steps": node.manifest.identity.sampling_steps,
-        "dataset": node.manifest.circumstances.dataset_name,
+        "dataset": node.manifest.provenance.dataset_name,
         "aliases": node.aliases,
         "runs": node.runs,
         "distance": record["distance"] if record else None,

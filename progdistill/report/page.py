@@ -27,7 +27,7 @@ from progdistill.report.tables import (
     cost_table,
     facts,
     headline,
-    left_out,
+    omissions,
     quality_note,
     quality_table,
 )
@@ -118,7 +118,7 @@ def distance_svg(curves: Sequence[Curve], distance_name: str | None, description
 
 def not_evaluated(run: ReportInput) -> str:
     """What was not measured, with reasons."""
-    reasons = "".join(f"<li>{escape(reason)}</li>" for reason in left_out(run))
+    reasons = "".join(f"<li>{escape(reason)}</li>" for reason in omissions(run))
     return html.section(
         "What was not evaluated", "left-out", f'<ul class="reasons">{reasons}</ul>' if reasons else ""
     )
@@ -147,13 +147,13 @@ def time(run: ReportInput) -> str:
         ("Evaluation", t.evaluation_seconds, "--ancestral"),
     )
     keys = "".join(
-        f'<li><span class="key" style="background:var({colour})"></span>{name} {format_duration(spent)}</li>'
-        for name, spent, colour in parts
+        f'<li><span class="key" style="background:var({color})"></span>{name} {format_duration(spent)}</li>'
+        for name, spent, color in parts
     )
     busy = sum(seconds for _, seconds, _ in parts)
     bar = "".join(
-        f'<span style="width:{100 * s / max(busy, 1e-9):.2f}%;background:var({colour})"></span>'
-        for _, s, colour in parts
+        f'<span style="width:{100 * s / max(busy, 1e-9):.2f}%;background:var({color})"></span>'
+        for _, s, color in parts
     )
     text = (
         f"{format_duration(t.total_seconds)} from start to report. Stages are evaluated side by side where"
@@ -197,7 +197,7 @@ def provenance(run: ReportInput) -> str:
     """What it takes to make the run again, and to trust its figures."""
     pairs = (
         ("Dataset", f"{run.dataset}, fingerprint {run.dataset_fingerprint}"),
-        ("Evaluator", f"{run.evaluator}" + (f", {run.evaluator_id}" if run.evaluator_id else "")),
+        ("FeatureExtractor", f"{run.evaluator}" + (f", {run.evaluator_id}" if run.evaluator_id else "")),
         ("Seed", str(run.seed)),
         ("Code", run.code_version),
         ("Store", run.store),
@@ -216,7 +216,7 @@ _LINKS = (
     ("distance", "Distance"),
     ("samples", "Samples"),
     ("classes", "Class by class"),
-    ("neighbours", "Neighbours"),
+    ("neighbors", "Neighbors"),
     ("stages", "Stages"),
     ("left-out", "Not evaluated"),
     ("time", "Time"),
@@ -232,7 +232,7 @@ def report_page(run: ReportInput) -> str:
         sections.distances(run),
         sample_sections.samples(run),
         sample_sections.classes(run),
-        sample_sections.neighbours(run),
+        sample_sections.neighbors(run),
         sections.stages(run),
         sections.not_evaluated(run),
         sections.time(run),

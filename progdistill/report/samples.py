@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from progdistill.images import Pixels, decode_strip, grid, readable_scale
+from progdistill.images import Pixels, decode_contact_sheet, grid, readable_scale
 from progdistill.report import figures as theme
 from progdistill.report.input import ReportInput, SampleImages, StageEntry
 
@@ -16,7 +16,7 @@ from html import escape
 
 from progdistill.images import enlarge
 from progdistill.report import page as html
-from progdistill.report.input import NeighbourImages, steps_text
+from progdistill.report.input import NeighborImages, steps_text
 
 COLUMNS = 10
 """Samples shown of each stage; the same column starts from the same noise everywhere."""
@@ -28,7 +28,7 @@ _LONGEST_NAME = 9
 
 def sample_row(samples: SampleImages, columns: int = COLUMNS) -> Pixels:
     """The first `columns` samples next to each other, enlarged smoothly."""
-    images = decode_strip(samples.png, samples.images)[:columns]
+    images = decode_contact_sheet(samples.png, samples.images)[:columns]
     return grid(images, columns=len(images), scale=readable_scale(images.shape[1]))
 
 
@@ -87,7 +87,7 @@ def by_class(samples: SampleImages) -> tuple[Pixels, list[int]] | None:
     if not classes:
         return None
     rows = min(len(places[label]) for label in classes)
-    images = decode_strip(samples.png, samples.images)
+    images = decode_contact_sheet(samples.png, samples.images)
     chosen = images[[places[label][row] for row in range(rows) for label in classes]]
     return grid(chosen, columns=len(classes), scale=readable_scale(images.shape[1])), classes
 
@@ -105,9 +105,9 @@ def _show(axes: "Axes", samples: SampleImages | None) -> None:
 
 
 def _label(axes: "Axes", stage: StageEntry) -> None:
-    unit = "step" if stage.num_steps == 1 else "steps"
+    unit = "step" if stage.sampling_steps == 1 else "steps"
     axes.set_ylabel(
-        f"{stage.num_steps:,} {unit}", rotation=0, ha="right", va="center", labelpad=8, fontsize=12
+        f"{stage.sampling_steps:,} {unit}", rotation=0, ha="right", va="center", labelpad=8, fontsize=12
     )
 
 
@@ -144,9 +144,10 @@ def _sample_rows(rows: list[_Row], title: str, caption: str, what: str, class_na
     if not rows:
         return ""
     body = "".join(
-        f"<span>{escape(steps_text(stage.num_steps))}</span>"
+        f"<span>{escape(steps_text(stage.sampling_steps))}</span>"
         + html.image(
-            sample_row(found), f"{min(found.images, COLUMNS)} {what} samples at {steps_text(stage.num_steps)}"
+            sample_row(found),
+            f"{min(found.images, COLUMNS)} {what} samples at {steps_text(stage.sampling_steps)}",
         )
         for stage, found in rows
     )
@@ -168,10 +169,10 @@ def classes(run: ReportInput) -> str:
         found = by_class(stage.samples) if stage.samples is not None else None
         if found is not None:
             picture, labels = found
-            alt = f"Distilled samples at {steps_text(stage.num_steps)}, a column for each class"
+            alt = f"Distilled samples at {steps_text(stage.sampling_steps)}, a column for each class"
             inner = f'<div class="classes">{_names(names_of(labels, run.class_names))}'
             figures.append(
-                html.figure(f"{inner}{html.image(picture, alt)}</div>", steps_text(stage.num_steps))
+                html.figure(f"{inner}{html.image(picture, alt)}</div>", steps_text(stage.sampling_steps))
             )
     if not figures:
         return ""
@@ -181,31 +182,31 @@ def classes(run: ReportInput) -> str:
     )
 
 
-def neighbours(run: ReportInput) -> str:
+def neighbors(run: ReportInput) -> str:
     """Samples of the model with fewest steps beside the training images nearest to them."""
-    stage = next((stage for stage in reversed(run.checkpoints) if stage.neighbours is not None), None)
-    if stage is None or stage.neighbours is None:
+    stage = next((stage for stage in reversed(run.checkpoints) if stage.neighbors is not None), None)
+    if stage is None or stage.neighbors is None:
         return ""
-    groups = "".join(_group(images, place) for place, images in enumerate(_groups_of(stage.neighbours)))
-    orientation = ", each as stored or mirrored, whichever is nearer" if stage.neighbours.mirrored else ""
+    groups = "".join(_group(images, place) for place, images in enumerate(_groups_of(stage.neighbors)))
+    orientation = ", each as stored or mirrored, whichever is nearer" if stage.neighbors.mirrored else ""
     caption = (
-        f"Outlined, samples at {steps_text(stage.num_steps)}; beside each, the training images nearest to it"
-        f" in pixels, the nearest first{orientation}. A model that had memorised its data would show the same"
+        f"Outlined, samples at {steps_text(stage.sampling_steps)}; beside each, the training images nearest to"
+        f" it in pixels, the nearest first{orientation}. A model that had memorized its data would show the same"
         " image twice."
     )
     return html.section(
-        "Nearest training images", "neighbours", html.figure(f'<div class="groups">{groups}</div>', caption)
+        "Nearest training images", "neighbors", html.figure(f'<div class="groups">{groups}</div>', caption)
     )
 
 
-def _groups_of(found: NeighbourImages) -> list[Pixels]:
+def _groups_of(found: NeighborImages) -> list[Pixels]:
     columns = 1 + found.nearest
-    images = decode_strip(found.png, found.samples * columns)
+    images = decode_contact_sheet(found.png, found.samples * columns)
     return [images[place * columns : (place + 1) * columns] for place in range(found.samples)]
 
 
 def _group(images: Pixels, place: int) -> str:
-    """A sample and its neighbours, one picture each."""
+    """A sample and its neighbors, one picture each."""
     scale = readable_scale(images.shape[1])
     alts = [f"Sample {place + 1}"]
     alts += [f"Training image {rank} nearest to sample {place + 1}" for rank in range(1, len(images))]

@@ -28,7 +28,7 @@ def headline(run: ReportInput) -> str:
     if student is None or student.distance is None:
         return "No distilled model was evaluated in this run."
     words = (
-        f"With {steps_text(student.num_steps)} the distilled model's samples are at distance"
+        f"With {steps_text(student.sampling_steps)} the distilled model's samples are at distance"
         f" {number(student.distance)}"
     )
     if student.baseline_ddim and student.distance:
@@ -39,7 +39,7 @@ def headline(run: ReportInput) -> str:
             "student" if teacher.kind == "student" else "teacher",
         )
         at = f"{number(teacher.distance)} ({share:.2f} ×)"
-        words += f"; the {who} with {steps_text(teacher.num_steps)} is at {at}"
+        words += f"; the {who} with {steps_text(teacher.sampling_steps)} is at {at}"
     name = distance_label(distance_name_of(run))
     return f"{words}. Distances are {name} of {counts_text(run)}: the lower, the nearer to real images."
 
@@ -48,10 +48,15 @@ def facts(run: ReportInput) -> list[Fact]:
     """A handful of figures for the top of the page."""
     found = []
     for stage in run.checkpoints:
-        if stage.num_steps in (1, 2, 4) and stage.distance and stage.baseline_ddim and stage.kind != "base":
+        if (
+            stage.sampling_steps in (1, 2, 4)
+            and stage.distance
+            and stage.baseline_ddim
+            and stage.kind != "base"
+        ):
             gain = stage.baseline_ddim / stage.distance
             found.append(
-                Fact(f"{gain:.3g} ×", f"nearer than undistilled DDIM at {steps_text(stage.num_steps)}")
+                Fact(f"{gain:.3g} ×", f"nearer than undistilled DDIM at {steps_text(stage.sampling_steps)}")
             )
     return found[-3:]
 
@@ -66,7 +71,7 @@ def _last_student(run: ReportInput) -> StageEntry | None:
     return measured[-1] if measured else None
 
 
-def left_out(run: ReportInput) -> list[str]:
+def omissions(run: ReportInput) -> list[str]:
     """A sentence for each thing that was not measured in this run, with its reason."""
     found = _unmeasured(run)
     measured = [stage for stage in run.checkpoints if stage.distance is not None]
@@ -100,15 +105,15 @@ def _unmeasured(run: ReportInput) -> list[str]:
     """Checkpoints that were not measured; those that take too many steps all in one sentence."""
     limit = _evaluation_settings(run).get("max_sampling_steps")
     silent = [stage for stage in run.checkpoints if stage.not_evaluated_reason]
-    slow = [stage.num_steps for stage in silent if limit is not None and stage.num_steps > limit]
+    slow = [stage.sampling_steps for stage in silent if limit is not None and stage.sampling_steps > limit]
     others = [
-        f"{steps_text(stage.num_steps)}: {stage.not_evaluated_reason}"
+        f"{steps_text(stage.sampling_steps)}: {stage.not_evaluated_reason}"
         for stage in silent
-        if stage.num_steps not in slow
+        if stage.sampling_steps not in slow
     ]
     if not slow:
         return others
-    steps = ", ".join(f"{num_steps:,}" for num_steps in slow)
+    steps = ", ".join(f"{sampling_steps:,}" for sampling_steps in slow)
     return [f"{steps} steps: more than evaluation.max_sampling_steps = {limit}", *others]
 
 
@@ -143,7 +148,7 @@ def quality_table(stages: Sequence[StageEntry]) -> TextTable:
     )  # fmt: skip
     rows = [
         [
-            f"{s.num_steps:,}",
+            f"{s.sampling_steps:,}",
             s.kind,
             number(s.distance),
             number(s.baseline_ddim),
@@ -174,7 +179,7 @@ def cost_table(run: ReportInput) -> TextTable:
     )
     rows = [
         [
-            f"{s.num_steps:,}",
+            f"{s.sampling_steps:,}",
             s.id[:12],
             _count(s.updates),
             _count(s.images),
@@ -213,9 +218,9 @@ def cost_note(run: ReportInput) -> str:
         note += f"Cost: training and evaluation at {run.price_per_hour:g} an hour of one machine."
     else:
         note += "Machine time: training and evaluation together, as if one after the other."
-    earlier = [s for s in run.checkpoints if s.creator_run not in (None, f"{run.flow}/{run.run_id}")]
+    earlier = [s for s in run.checkpoints if s.created_by not in (None, f"{run.flow}/{run.run_id}")]
     if earlier:
-        steps = ", ".join(steps_text(s.num_steps) for s in earlier)
+        steps = ", ".join(steps_text(s.sampling_steps) for s in earlier)
         note += f" Trained by an earlier run and taken from the store: {steps}."
     return note
 

@@ -31,7 +31,7 @@ def measure_here(run: PreparedRun, updates: int) -> list[Rate]:
 def _rate(kind: Kind, few: Measured, more: Measured) -> Rate:
     device, figures = more
     seconds = figures.seconds - few[1].seconds
-    if seconds <= 0 or figures.ranks is None:
+    if seconds <= 0 or figures.world_size is None:
         raise LostInvariantError(
             f"{figures.updates - few[1].updates} updates more took no longer ({kind} on {device}):"
             " measure with more updates, --measure 100"
@@ -39,7 +39,7 @@ def _rate(kind: Kind, few: Measured, more: Measured) -> Rate:
     return Rate(
         kind=kind,
         device=device,
-        ranks=figures.ranks,
+        world_size=figures.world_size,
         images_per_second=(figures.images - few[1].images) / seconds,
         checkpoints=0,
         peak_memory_bytes=figures.peak_memory_bytes,
@@ -57,8 +57,8 @@ def _train(run: PreparedRun, updates: int) -> dict[Kind, Measured]:
         found: dict[Kind, Measured] = {}
         while ids:
             manifest = load_manifest(store, ids.pop())
-            figures: Any = manifest.circumstances.figures
-            found[figures.job] = (manifest.circumstances.device, figures)
+            figures: Any = manifest.provenance.figures
+            found[figures.job] = (manifest.provenance.device, figures)
             if manifest.identity.parent is not None:
                 ids.append(manifest.identity.parent)
         return found

@@ -43,7 +43,7 @@ class TimeEstimate(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     device: str
-    ranks: int
+    world_size: int
     """Of the stages of the ladder."""
     base_ranks: int | None = None
     """Of the base model's training, where that has another number."""
@@ -94,17 +94,17 @@ def estimate(run: PreparedRun, extra: Sequence[Rate] = ()) -> Estimate:
     manifests = newest_manifests(open_store(run.settings.store))
     compute = run.settings.compute
     found = [one for w in work for one in rates_from(manifests, model, w, compute)]
-    rates = {(one.kind, one.device, one.ranks): one for one in found}
-    rates |= {(one.kind, one.device, one.ranks): one for one in extra}
+    rates = {(one.kind, one.device, one.world_size): one for one in found}
+    rates |= {(one.kind, one.device, one.world_size): one for one in extra}
     peaks: dict[str, int] = {}
     for rate in rates.values():
         if rate.peak_memory_bytes is not None:
             peaks[rate.device] = max(peaks.get(rate.device, 0), rate.peak_memory_bytes)
-    evenly = [(device, [ranks] * len(work)) for device, ranks in {(d, r) for _, d, r in rates}]
-    as_set = [(device, [one.ranks for one in work]) for device in {d for _, d, _ in rates}]
+    evenly = [(device, [world_size] * len(work)) for device, world_size in {(d, r) for _, d, r in rates}]
+    as_set = [(device, [one.world_size for one in work]) for device in {d for _, d, _ in rates}]
     machines = sorted(evenly + [one for one in as_set if one not in evenly])
     prices = read_prices()
-    times = [_time(work, rates, device, ranks, prices) for device, ranks in machines]
+    times = [_time(work, rates, device, world_size, prices) for device, world_size in machines]
     return Estimate(
         state_bytes=max(one.state_bytes for one in work),
         peak_memory_bytes=peaks,
@@ -116,21 +116,21 @@ def _time(
     work: list[Work],
     rates: dict[tuple[Kind, str, int], Rate],
     device: str,
-    ranks: list[int],
+    world_size: list[int],
     prices: Prices,
 ) -> TimeEstimate | None:
     """On so many ranks for each kind of the work; None where one kind was never measured on as many."""
-    used = [rates.get((one.kind, device, number)) for one, number in zip(work, ranks, strict=True)]
+    used = [rates.get((one.kind, device, number)) for one, number in zip(work, world_size, strict=True)]
     known = [rate for rate in used if rate is not None]
     if len(known) < len(work):
         return None
     seconds = [one.images / rate.images_per_second for one, rate in zip(work, known, strict=True)]
-    hours = sum(number * each for number, each in zip(ranks, seconds, strict=True)) / 3600
+    hours = sum(number * each for number, each in zip(world_size, seconds, strict=True)) / 3600
     price = prices.per_device_hour.get(device)
     return TimeEstimate(
         device=device,
-        ranks=ranks[-1],
-        base_ranks=ranks[0] if ranks[0] != ranks[-1] else None,
+        world_size=world_size[-1],
+        base_ranks=world_size[0] if world_size[0] != world_size[-1] else None,
         seconds=sum(seconds),
         device_hours=hours,
         cost=None if price is None else hours * price,
@@ -144,7 +144,7 @@ def _time_line(time: TimeEstimate) -> str:
     cost = "" if time.cost is None else f", {time.cost:,.2f} {time.currency}".rstrip()
     base = "" if time.base_ranks is None else f"{time.base_ranks} (base model) and "
     return (
-        f"  training on {base}{time.ranks} × {time.device}: {_duration(time.seconds)},"
+        f"  training on {base}{time.world_size} × {time.device}: {_duration(time.seconds)},"
         f" {time.device_hours:,.2g} device hours{cost} ({basis}; evaluation comes on top)"
     )
 

@@ -18,7 +18,7 @@ from progdistill.models.config import DenoiserConfig
 from progdistill.models.size import parameter_count
 from progdistill.registry.checkpoint import UNKNOWN_DATASET, CheckpointKind, CheckpointManifest
 from progdistill.registry.resolve import resolve_reference
-from progdistill.run.reproduce import like_another
+from progdistill.run.reproduce import reproduce
 from progdistill.store.base import Store
 from progdistill.store.open import open_store
 from progdistill.training.accelerators import DeviceKind, accelerators_here, kind_for
@@ -26,11 +26,11 @@ from progdistill.training.config import ComputeSettings, TrainingSettings
 from progdistill.training.guidance import LABEL_DROPOUT, GuidanceRange, can_be_guided, range_of
 
 
-def ranks_of(settings: Settings, kind: str) -> int:
+def world_size_of(settings: Settings, kind: str) -> int:
     """The number of ranks of a job of that kind."""
     if settings.launcher is LauncherName.LOCAL:
-        return ranks_here(settings.compute)
-    return settings.cluster.for_kind(kind)[1].ranks
+        return world_size_here(settings.compute)
+    return settings.cluster.for_kind(kind)[1].world_size
 
 
 def device_of(settings: Settings, kind: str) -> DeviceKind:
@@ -40,10 +40,10 @@ def device_of(settings: Settings, kind: str) -> DeviceKind:
     return settings.cluster.for_kind(kind)[1].device_kind
 
 
-def ranks_here(compute: ComputeSettings) -> int:
+def world_size_here(compute: ComputeSettings) -> int:
     """The number of ranks of a job here: as asked for, else one per accelerator that it uses, else one."""
-    if compute.ranks is not None:
-        return compute.ranks
+    if compute.world_size is not None:
+        return compute.world_size
     found = accelerators_here()
     return max(1, found.number) if compute.device in ("auto", found.kind) else 1
 
@@ -68,7 +68,7 @@ class PreparedRun(BaseModel):
     """What `--like` said, and the id of the checkpoint that it meant."""
     other_data: bool = False
     """Whether students learn from a dataset, named by `--dataset`, that their teacher was not trained on."""
-    without_effect: tuple[str, ...] = ()
+    ignored_overrides: tuple[str, ...] = ()
     """Paths of `--set` that say of the model what the teacher of `--from` is not."""
 
     @property
@@ -92,7 +92,7 @@ class PreparedRun(BaseModel):
         settings = self.settings
         stages = [settings.distill.for_stage(steps) for steps in settings.ladder[1:]]
         if settings.has_guided_stage:
-            stages.insert(0, settings.distill.for_guidance())
+            stages.insert(0, settings.distill.guidance_settings())
         base_updates = 0 if settings.first_teacher else settings.base.updates
         distill_images = sum(stage.updates * stage.batch_size for stage in stages)
         return {
@@ -124,12 +124,12 @@ class PreparedRun(BaseModel):
         weights = settings.guidance
         guided = "" if weights is None else f", guided with weights {weights}"
         like = "" if self.like is None else f", like {self.like[0]} ({self.like[1][:12]})"
-        ignored = ", ".join(self.without_effect)
+        ignored = ", ".join(self.ignored_overrides)
         return "\n".join(
             [
                 f"Plan: {self.dataset.name} ({self.parameters:,} parameters), store {settings.store}{like}",
                 f"  {start}",
-                f"  distil {format_ladder(settings.ladder)} in {facts['stages']} stages{guided},"
+                f"  distill {format_ladder(settings.ladder)} in {facts['stages']} stages{guided},"
                 f" {facts['distillation_updates']:,} updates",
                 f"  {facts['training_images']:,} training images,"
                 f" at most {self.disk_bytes / 1e6:,.1f} MB in the store",
@@ -140,7 +140,7 @@ class PreparedRun(BaseModel):
 
 def prepare_run(options: RunOptions) -> PreparedRun:
     """Resolve and check everything a run needs; UsageError names the first thing that is wrong."""
-    like = like_another(options)
+    like = reproduce(options)
     reference, options = options.like, options if like is None else like.options
     store = open_store(options.store or DEFAULT_STORE)
     store.check_writable()
@@ -156,7 +156,7 @@ def prepare_run(options: RunOptions) -> PreparedRun:
     if settings.launcher is LauncherName.KUBERNETES:
         from progdistill.jobs.kubernetes.preflight import dataset_for_pods, require_reachable
 
-        require_reachable(settings.cluster, settings.store, settings.compute.ranks)
+        require_reachable(settings.cluster, settings.store, settings.compute.world_size)
         dataset = dataset_for_pods(settings.cluster, named, settings.store, default_data_root())
     elif "ARGO_WORKFLOW_TEMPLATE" not in os.environ:  # there, later steps have pods with other devices
         _check_device(settings)
@@ -174,7 +174,7 @@ def prepare_run(options: RunOptions) -> PreparedRun:
         parameters=parameter_count(settings.model.network, settings.model.out_channels),
         like=None if like is None else (str(reference), like.checkpoint_id),
         other_data=teacher is not None and not is_data_of(dataset, teacher.identity.dataset_fingerprint),
-        without_effect=_without_effect(options, asked, settings),
+        ignored_overrides=_without_effect(options, asked, settings),
     )
     _check_ranks(settings)
     _check_disk(run, store)
@@ -182,7 +182,7 @@ def prepare_run(options: RunOptions) -> PreparedRun:
 
 
 def _dataset_of(teacher: CheckpointManifest, options: RunOptions) -> str:
-    name = teacher.circumstances.dataset_name
+    name = teacher.provenance.dataset_name
     if name == UNKNOWN_DATASET:
         raise UsageError(
             f"--from {options.from_}: it is not known what this imported model was trained on: say with"
@@ -204,7 +204,7 @@ def _branched(settings: Settings, options: RunOptions, teacher: CheckpointManife
             )
         if steps <= ladder[-1]:
             raise UsageError(
-                f"--from {options.from_} takes {steps} sampling steps already; there is nothing to distil"
+                f"--from {options.from_} takes {steps} sampling steps already; there is nothing to distill"
                 f" down to {ladder[-1]}: choose a checkpoint of more steps"
             )
         ladder = (steps, *(rung for rung in ladder if rung < steps))
@@ -238,7 +238,7 @@ def _guidance(settings: Settings, teacher: CheckpointManifest, model: DenoiserCo
         return None
     if not model.network.num_classes:
         raise UsageError(
-            f"--guidance {asked} is towards a class, and --from {teacher.id[:12]} has none: leave it out"
+            f"--guidance {asked} is toward a class, and --from {teacher.id[:12]} has none: leave it out"
         )
     if not can_be_guided(teacher):
         raise UsageError(
@@ -286,7 +286,7 @@ def _check_guidance(settings: Settings) -> None:
     if settings.evaluation.guidance is not None and settings.guidance is None:
         raise UsageError(
             f"evaluation.guidance = {settings.evaluation.guidance:g}, but students of this run learn no"
-            " guidance: leave it out, or distil with --guidance LOWEST:HIGHEST"
+            " guidance: leave it out, or distill with --guidance LOWEST:HIGHEST"
         )
 
 
@@ -302,11 +302,11 @@ def _check_ranks(settings: Settings) -> None:
     """Equal parts of a batch for every rank, said before the first job starts."""
     for name, kind in (("base", "train_base"), ("distill", "distill")):
         size = getattr(settings, name).batch_size
-        ranks = ranks_of(settings, kind)
-        if size % ranks:
+        world_size = world_size_of(settings, kind)
+        if size % world_size:
             raise UsageError(
-                f"{name}.batch_size = {size} cannot be shared evenly by {ranks} ranks: choose a multiple of"
-                f" {ranks}, or another number of ranks"
+                f"{name}.batch_size = {size} cannot be shared evenly by {world_size} ranks: choose a multiple"
+                f" of {world_size}, or another number of ranks"
             )
 
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 from progdistill.config.settings import Settings
 from progdistill.models.config import DenoiserConfig
 from progdistill.registry.checkpoint import FOLDER, CheckpointManifest, load_manifests
-from progdistill.run.prepare import ranks_of
+from progdistill.run.prepare import world_size_of
 from progdistill.store.base import Store
 from progdistill.training.config import ComputeSettings, TrainingSettings
 
@@ -25,7 +25,7 @@ class Work(NamedTuple):
     kind: Kind
     images: int
     batch_size: int
-    ranks: int
+    world_size: int
     """As the run's settings have it, on this machine or in the cluster."""
     state_bytes: int
     """A rank's weights, gradients, the optimizer's two moments, the moving average and the teacher,
@@ -39,15 +39,15 @@ def work_of(settings: Settings, parameters: int) -> list[Work]:
 
     def add(kind: Kind, training: TrainingSettings, updates: int) -> None:
         copies = 4 + (training.ema_decay is not None) + (kind != "train_base")
-        ranks = ranks_of(settings, kind)
-        sharing = ranks if settings.compute.parallelism == "fsdp" else 1
+        world_size = world_size_of(settings, kind)
+        sharing = world_size if settings.compute.parallelism == "fsdp" else 1
         state_bytes = copies * FLOAT_BYTES * parameters // sharing
-        found.append(Work(kind, updates * training.batch_size, training.batch_size, ranks, state_bytes))
+        found.append(Work(kind, updates * training.batch_size, training.batch_size, world_size, state_bytes))
 
     if settings.first_teacher is None:
         add("train_base", base, base.updates)
     if settings.has_guided_stage:
-        add("guide", distill, distill.for_guidance().updates)
+        add("guide", distill, distill.guidance_settings().updates)
     add("distill", distill, sum(distill.for_stage(steps).updates for steps in settings.ladder[1:]))
     return found
 
@@ -59,7 +59,7 @@ ALIKE = {"dropout", "label_dropout", "guidance_input", "num_classes"}
 """Fields of a network that hardly change how long it takes."""
 
 
-_HOW = ComputeSettings().model_dump(mode="json", exclude={"device", "ranks"})
+_HOW = ComputeSettings().model_dump(mode="json", exclude={"device", "world_size"})
 """Compute settings as they are by default, for checkpoints that were made before there were some of them."""
 
 
@@ -70,7 +70,7 @@ class Rate(BaseModel):
 
     kind: Kind
     device: str
-    ranks: int
+    world_size: int
     images_per_second: float
     checkpoints: int
     peak_memory_bytes: int | None
@@ -93,24 +93,26 @@ def rates_from(
     """
     groups: dict[tuple[str, int], list[CheckpointManifest]] = {}
     for manifest in manifests:
-        figures = manifest.circumstances.figures
-        if figures is None or figures.ranks is None or figures.job != work.kind:
+        figures = manifest.provenance.figures
+        if figures is None or figures.world_size is None or figures.job != work.kind:
             continue
         same_batch = manifest.identity.training.get("batch_size") == work.batch_size
-        if _how(manifest.circumstances.configuration.get("compute")) != _how(compute.model_dump(mode="json")):
+        if _how(manifest.provenance.configuration.get("compute")) != _how(compute.model_dump(mode="json")):
             continue
         if same_batch and _shape(manifest.identity.architecture) == _shape(model.model_dump(mode="json")):
-            groups.setdefault((manifest.circumstances.device, figures.ranks), []).append(manifest)
-    return [_rate(work.kind, device, ranks, alike) for (device, ranks), alike in sorted(groups.items())]
+            groups.setdefault((manifest.provenance.device, figures.world_size), []).append(manifest)
+    return [
+        _rate(work.kind, device, world_size, alike) for (device, world_size), alike in sorted(groups.items())
+    ]
 
 
-def _rate(kind: Kind, device: str, ranks: int, alike: list[CheckpointManifest]) -> Rate:
-    figures = [one.circumstances.figures for one in alike if one.circumstances.figures is not None]
+def _rate(kind: Kind, device: str, world_size: int, alike: list[CheckpointManifest]) -> Rate:
+    figures = [one.provenance.figures for one in alike if one.provenance.figures is not None]
     peaks = [one.peak_memory_bytes for one in figures if one.peak_memory_bytes is not None]
     return Rate(
         kind=kind,
         device=device,
-        ranks=ranks,
+        world_size=world_size,
         images_per_second=median(one.images_per_second for one in figures),
         checkpoints=len(figures),
         peak_memory_bytes=max(peaks, default=None),

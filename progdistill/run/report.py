@@ -85,9 +85,9 @@ def timings_of(
     total = (datetime.now(UTC) - started_at).total_seconds()
     overhead = max(0.0, total - covered_seconds(intervals))
     training = sampling = evaluating = stored = 0.0
-    for made in (manifest.circumstances for manifest in checkpoints):
+    for made in (manifest.provenance for manifest in checkpoints):
         seconds = 0.0 if made.figures is None else made.figures.seconds
-        if made.creator_run == run or within(made.created_at):
+        if made.created_by == run or within(made.created_at):
             training += seconds
         else:
             stored += seconds

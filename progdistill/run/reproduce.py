@@ -34,7 +34,7 @@ class Like(NamedTuple):
     options: RunOptions
 
 
-def like_another(options: RunOptions) -> Like | None:
+def reproduce(options: RunOptions) -> Like | None:
     """What `--like` names; None without it.
 
     A run that branched from a checkpoint starts from that checkpoint again. Raises UsageError for an unknown
@@ -56,7 +56,7 @@ def like_another(options: RunOptions) -> Like | None:
 
 def _configuration_of(manifest: CheckpointManifest, reference: str) -> Settings:
     try:
-        return Settings.model_validate(manifest.circumstances.configuration)
+        return Settings.model_validate(manifest.provenance.configuration)
     except ValidationError:
         raise UsageError(
             f"--like {reference}: checkpoint {manifest.id[:12]} ({manifest.identity.kind}) does not come with"

@@ -24,7 +24,7 @@ from progdistill.jobs.spec import (
 from progdistill.registry.checkpoint import CheckpointRef, load_manifest
 from progdistill.registry.lineage import lineage_tree
 from progdistill.registry.runs import record_run_checkpoint, report_key
-from progdistill.run.prepare import PreparedRun, device_of, ranks_of, runs_folder
+from progdistill.run.prepare import PreparedRun, device_of, runs_folder, world_size_of
 from progdistill.store.open import open_store
 from progdistill.training.accelerators import precision_for
 
@@ -69,7 +69,7 @@ class RunSteps:
             record_run_checkpoint(self._store, self._flow, self._run_id, steps, checkpoint["id"])
 
     def first_teacher(self) -> dict[str, Any]:
-        """Train the base model, unless the run starts from a checkpoint, and distil guidance if asked for.
+        """Train the base model, unless the run starts from a checkpoint, and distill guidance if asked for.
 
         Return the reference of what the ladder starts with: the base model, or its guided student.
         """
@@ -79,7 +79,7 @@ class RunSteps:
             spec = TrainBaseSpec(
                 **self._trained("train_base"),
                 model=self._settings.model,
-                training=self._settings.base.of_the_loop(),
+                training=self._settings.base.loop_settings(),
                 label_dropout=self._settings.label_dropout,
             )
             result = self._complete(spec)
@@ -97,7 +97,7 @@ class RunSteps:
             teacher=teacher_id,
             student_steps=self._settings.ladder[0],
             prediction=self._settings.student_prediction,
-            training=self._settings.distill.for_guidance(),
+            training=self._settings.distill.guidance_settings(),
             guidance=guidance,
         )
 
@@ -106,7 +106,7 @@ class RunSteps:
         return stage_index < len(self._settings.ladder)
 
     def distill(self, teacher: dict[str, Any], stage_index: int) -> dict[str, Any]:
-        """Distil the teacher into the student of rung `stage_index`; return its reference."""
+        """Distill the teacher into the student of rung `stage_index`; return its reference."""
         steps = self._settings.ladder[stage_index]
         spec = DistillSpec(
             **self._trained("distill"),
@@ -135,10 +135,10 @@ class RunSteps:
         baseline = baseline_of(self._store, load_manifest(self._store, checkpoint["id"]))
         spec = EvaluateSpec(
             **self._shared,
-            ranks=ranks_of(self._settings, "evaluate"),
+            world_size=world_size_of(self._settings, "evaluate"),
             checkpoint=checkpoint["id"],
             baseline=None if baseline is None else baseline.id,
-            num_steps=self._settings.ladder[rung],
+            sampling_steps=self._settings.ladder[rung],
             evaluation=self._evaluation,
         )
         record = EvaluationRecord.model_validate_json(self._complete(spec).output)
@@ -147,10 +147,10 @@ class RunSteps:
     @property
     def _evaluation(self) -> EvaluationSettings:
         """As set; in a guided run all rungs are guided with the lowest weight that its students learn."""
-        evaluation, learnt = self._settings.evaluation, self._settings.guidance
-        if evaluation.guidance is not None or learnt is None or learnt.lowest == 0:
+        evaluation, learned = self._settings.evaluation, self._settings.guidance
+        if evaluation.guidance is not None or learned is None or learned.lowest == 0:
             return evaluation
-        return evaluation.model_copy(update={"guidance": learnt.lowest})
+        return evaluation.model_copy(update={"guidance": learned.lowest})
 
     def report(
         self,
@@ -197,7 +197,7 @@ class RunSteps:
         """What every training's description has: the device decides the precision where nobody else does."""
         return {
             **self._shared,
-            "ranks": ranks_of(self._settings, kind),
+            "world_size": world_size_of(self._settings, kind),
             "precision": precision_for(self._settings.compute, device_of(self._settings, kind)),
         }
 
@@ -210,7 +210,7 @@ class RunSteps:
             dataset=self._dataset,
             snapshots=self._settings.snapshots,
             compute=self._settings.compute,
-            creator_run=f"{self._flow}/{self._run_id}",
+            created_by=f"{self._flow}/{self._run_id}",
             configuration=self._settings.model_dump(mode="json"),
             driver_process_id=os.getpid(),
             live=self._settings.live,

@@ -116,12 +116,12 @@ def list_facts(
     for item in store.list(prefix):
         data = store.read(item.key)
         if data is not None:
-            with noting(unreadable):
+            with collect_errors(unreadable):
                 yield unseal(data, where=f"{store.uri}/{item.key}")
 
 
 @contextmanager
-def noting(unreadable: list[ProgdistillError] | None) -> Iterator[None]:
+def collect_errors(unreadable: list[ProgdistillError] | None) -> Iterator[None]:
     """Note damage or a newer schema in `unreadable` and go on behind the block; without a list, raise it."""
     try:
         yield

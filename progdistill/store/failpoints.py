@@ -30,7 +30,7 @@ HOLD_SECONDS: Final = 300.0
 _passages: Counter[str] = Counter()
 
 
-def reach(point: str) -> None:
+def failpoint(point: str) -> None:
     """Pass the named point; die or wait here if the environment asks for it."""
     wanted = os.environ.get(VARIABLE)
     if wanted is None:

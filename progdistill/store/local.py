@@ -17,7 +17,7 @@ from typing import Final, Self
 from progdistill.errors import LostInvariantError, TransientError, UsageError
 from progdistill.store.base import StoredObject, Versioned, checked_key, is_key
 from progdistill.store.digest import FileDigest, digest_of_descriptor, digest_of_file
-from progdistill.store.failpoints import reach
+from progdistill.store.failpoints import failpoint
 from progdistill.store.scratch import sweep_folder
 
 BLOCK_BYTES: Final = 4096
@@ -42,13 +42,13 @@ def copy_durably(source: Path, target: Path) -> FileDigest:
         size_bytes = os.fstat(reader.fileno()).st_size
         with _Target(target) as writer:
             writer.reserve(size_bytes)
-            reach("file.copying")
+            failpoint("file.copying")
             digest = digest_of_descriptor(reader.fileno(), into=writer.write)
             if not size_bytes == digest.size_bytes == os.fstat(reader.fileno()).st_size:
                 raise LostInvariantError(f"{source} changed its length while it was copied")
-            reach("file.copied")
+            failpoint("file.copied")
             writer.sync()
-            reach("file.synced")
+            failpoint("file.synced")
     return digest
 
 
@@ -151,7 +151,7 @@ class LocalStore:
         """See Store.write."""
         with self._explained("write", key), self._staged(data) as staged:
             self._place(self._path(key), lambda path: os.replace(staged, path))
-            reach("object.published")
+            failpoint("object.published")
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         """See Store.put_if_absent: a hard link fails if the name exists, whatever the file system."""
@@ -162,7 +162,7 @@ class LocalStore:
                 self._place(self._path(key), lambda path: os.link(staged, path))
             except FileExistsError:
                 return False
-            reach("object.published")
+            failpoint("object.published")
         return True
 
     def compare_and_swap(self, key: str, data: bytes, version: str) -> bool:
@@ -207,7 +207,7 @@ class LocalStore:
             try:
                 digest = self._move(path, staged) if consume else copy_durably(path, staged)
                 self._place(self._path(key_for(digest.sha256)), lambda final: os.replace(staged, final))
-                reach("file.published")
+                failpoint("file.published")
             except BaseException:
                 if consume and staged.exists():
                     os.replace(staged, path)  # What could not be stored stays the caller's.
@@ -313,9 +313,9 @@ class LocalStore:
             with open(staged, "xb") as file:
                 file.write(data)
                 file.flush()
-                reach("object.written")
+                failpoint("object.written")
                 os.fsync(file.fileno())
-            reach("object.synced")
+            failpoint("object.synced")
             yield staged
         finally:
             staged.unlink(missing_ok=True)

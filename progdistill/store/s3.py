@@ -18,7 +18,7 @@ from progdistill.errors import LostInvariantError, TransientError, UsageError
 from progdistill.store.base import StoredObject, Versioned, checked_key, is_key
 from progdistill.store.cache import FileCache, default_cache
 from progdistill.store.digest import FileDigest, combine, part_digests_of
-from progdistill.store.failpoints import reach
+from progdistill.store.failpoints import failpoint
 from progdistill.store.s3_transfer import (
     ABSENT,
     ATTEMPTS,
@@ -205,7 +205,7 @@ class S3Store:
         checksum = base64.b64encode(hashlib.sha256(data).digest()).decode()
         facts = {**self._target(key).place, "ChecksumSHA256": checksum, **condition}
         resent_if_damaged(lambda: self._client.put_object(**facts, Body=data))
-        reach("object.put")
+        failpoint("object.put")
 
     def _put_on_condition(self, key: str, data: bytes, **condition: str) -> bool:
         """Put if the condition holds.

@@ -24,7 +24,7 @@ from botocore.exceptions import (
 
 from progdistill.errors import LostInvariantError, ProgdistillError, TransientError, UsageError
 from progdistill.store.digest import PART_BYTES, PIECE_BYTES, FileDigest, combine, parts_of
-from progdistill.store.failpoints import reach
+from progdistill.store.failpoints import failpoint
 
 ABSENT: Final = {"404", "NoSuchKey", "NotFound"}
 CONFLICT: Final = {"412", "PreconditionFailed", "409", "ConditionalRequestConflict"}
@@ -130,7 +130,7 @@ def upload_file(target: Target, path: Path, digests: Sequence[bytes]) -> None:
             resent_if_damaged(
                 lambda: target.client.put_object(**target.place, Body=body, ChecksumSHA256=checksum)
             )
-            reach("upload.completed")
+            failpoint("upload.completed")
             return
         try:
             _upload_parts(target, file.fileno(), digests)
@@ -179,7 +179,7 @@ def _upload_parts(target: Target, descriptor: int, digests: Sequence[bytes]) -> 
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    reach("upload.parts")
+    failpoint("upload.parts")
     target.client.complete_multipart_upload(
         **target.place,
         UploadId=upload_id,
@@ -187,7 +187,7 @@ def _upload_parts(target: Target, descriptor: int, digests: Sequence[bytes]) -> 
         ChecksumSHA256=_checksum(digests),
         ChecksumType="COMPOSITE",
     )
-    reach("upload.completed")
+    failpoint("upload.completed")
 
 
 class _Parts(NamedTuple):
@@ -210,7 +210,7 @@ class _Parts(NamedTuple):
             place = self.target.place | {"UploadId": self.upload_id}
             sent = resent_if_damaged(lambda: self.target.client.upload_part(**place, **part, Body=body))
             etag = sent["ETag"]
-            reach("upload.part")
+            failpoint("upload.part")
         return part | {"ETag": etag}
 
 
@@ -223,7 +223,7 @@ def _open_upload(target: Target) -> str:
     created = target.client.create_multipart_upload(
         **target.place, ChecksumAlgorithm="SHA256", ChecksumType="COMPOSITE"
     )
-    reach("upload.created")
+    failpoint("upload.created")
     return str(created["UploadId"])
 
 

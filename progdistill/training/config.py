@@ -45,7 +45,7 @@ class BaseTrainingSettings(TrainingSettings):
         " whether the run is guided",
     )
 
-    def of_the_loop(self) -> TrainingSettings:
+    def loop_settings(self) -> TrainingSettings:
         """Those settings that every training has."""
         return TrainingSettings(**self.model_dump(exclude={"label_dropout"}))
 
@@ -60,14 +60,14 @@ class DistillationSettings(TrainingSettings):
         default_factory=dict, description="updates of the stages whose student has that many sampling steps"
     )
     guidance_updates: int | None = Field(
-        None, gt=0, description="updates of the stage that distils guidance; None: as many as others"
+        None, gt=0, description="updates of the stage that distills guidance; None: as many as others"
     )
 
     def for_stage(self, student_steps: int) -> TrainingSettings:
         """The settings of the stage whose student takes `student_steps` sampling steps."""
         return self._with_updates(self.updates_at_steps.get(student_steps, self.updates))
 
-    def for_guidance(self) -> TrainingSettings:
+    def guidance_settings(self) -> TrainingSettings:
         """The settings of the stage that makes guidance an input."""
         return self._with_updates(self.guidance_updates or self.updates)
 
@@ -115,7 +115,7 @@ class ComputeSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     device: str = Field("auto", pattern="^(auto|cpu|cuda|tpu)$", description="cuda is AMD's GPUs too")
-    ranks: int | None = Field(
+    world_size: int | None = Field(
         None, gt=0, description="processes of a job; None: one per accelerator, else one"
     )
     threads_per_rank: int | None = Field(

@@ -23,7 +23,7 @@ def choose_device(wanted: str, local_rank: int) -> torch.device:
         if local_rank >= torch.cuda.device_count():
             raise UsageError(
                 f"rank {local_rank} of this host has no GPU: there are {torch.cuda.device_count()};"
-                " set compute.ranks to that, or compute.device=cpu"
+                " set compute.world_size to that, or compute.device=cpu"
             )
         device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
@@ -78,17 +78,17 @@ class Rank:
 
     def __init__(self, device: str, threads: int | None) -> None:
         self.rank = int(os.environ.get("RANK", "0"))
-        self.ranks = int(os.environ.get("WORLD_SIZE", "1"))
+        self.world_size = int(os.environ.get("WORLD_SIZE", "1"))
         local_rank = int(os.environ.get("LOCAL_RANK", "0"))
         self.device = choose_device(device, local_rank)
-        torch.set_num_threads(threads or max(1, (os.cpu_count() or 1) // self.ranks))
-        self._gang = self._met() if self.ranks > 1 else None
+        torch.set_num_threads(threads or max(1, (os.cpu_count() or 1) // self.world_size))
+        self._gang = self._met() if self.world_size > 1 else None
         if self._gang is not None:
             torch.distributed.init_process_group(
                 collectives_of(self.device),
                 store=self._gang.store,
                 rank=self.rank,
-                world_size=self.ranks,
+                world_size=self.world_size,
             )
 
     @property
@@ -111,7 +111,7 @@ class Rank:
 
     def any_rank(self, here: bool) -> bool:
         """Whether it holds on any rank: all get the same answer, and stop at the same update."""
-        if self.ranks == 1:
+        if self.world_size == 1:
             return here
         flag = torch.tensor([int(here)], device=self.device)
         torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
@@ -125,4 +125,4 @@ class Rank:
 
     def _met(self) -> Gang:
         address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        return Gang(self.rank, self.ranks, address, port, os.environ.get("PROGDISTILL_GANG", ""))
+        return Gang(self.rank, self.world_size, address, port, os.environ.get("PROGDISTILL_GANG", ""))

@@ -28,7 +28,7 @@ class Execution(NamedTuple):
 
 
 def decide(
-    compute: ComputeSettings, precision: Precision, device: torch.device, ranks: int, parameters: int
+    compute: ComputeSettings, precision: Precision, device: torch.device, world_size: int, parameters: int
 ) -> Execution:
     """Decide for a network of so many parameters; `precision` is the job's.
 
@@ -37,12 +37,12 @@ def decide(
     """
     check_precision(precision, device)
     sharded = compute.parallelism == "fsdp" or (
-        compute.parallelism == "auto" and ranks > 1 and not _fits(parameters, device)
+        compute.parallelism == "auto" and world_size > 1 and not _fits(parameters, device)
     )
-    if sharded and ranks == 1:
+    if sharded and world_size == 1:
         raise UsageError(
             "compute.parallelism=fsdp shares weights among ranks, and this job has one: leave it out, or set"
-            " compute.ranks to the number of devices"
+            " compute.world_size to the number of devices"
         )
     if sharded and compute.compile == "on":
         raise UsageError(

@@ -10,7 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from progdistill.models.denoiser import Denoiser
 from progdistill.training.objective import Images, Labels, Objective
-from progdistill.training.random import Draws
+from progdistill.training.random import BatchRandom
 from progdistill.training.state import whole
 
 
@@ -20,7 +20,7 @@ def accumulate(
     network: nn.Module,
     x: Images,
     labels: Labels | None,
-    draws: Draws,
+    draws: BatchRandom,
     micro_batch_size: int | None,
 ) -> Float[Tensor, ""]:
     """Add the gradient of the mean loss over this rank's images, and return that mean, detached.
@@ -44,11 +44,11 @@ def accumulate(
     return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
 
-def mean_over_ranks(loss: Float[Tensor, ""], ranks: int) -> float:
+def mean_over_ranks(loss: Float[Tensor, ""], world_size: int) -> float:
     """The loss of the whole batch, the same on every rank: not finite on all if it is on one."""
-    if ranks > 1:
+    if world_size > 1:
         torch.distributed.all_reduce(loss)
-        loss = loss / ranks
+        loss = loss / world_size
     return float(loss)
 
 

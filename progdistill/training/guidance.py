@@ -16,7 +16,7 @@ GUIDANCE_WEIGHT = "network.time_embedding.guidance_proj.weight"
 
 
 class GuidanceRange(BaseModel):
-    """The guidance weights w that a student has learnt to take as an input; 0 is no guidance."""
+    """The guidance weights w that a student has learned to take as an input; 0 is no guidance."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -76,21 +76,21 @@ def takes_guidance(manifest: CheckpointManifest) -> bool:
 def weight_for(manifest: CheckpointManifest, asked: float | None) -> float | None:
     """The weight to sample a checkpoint with: as asked, else the lowest that a guided student knows.
 
-    A weight that a student has not learnt is taken with a note on standard error. Raises UsageError for a
+    A weight that a student has not learned is taken with a note on standard error. Raises UsageError for a
     negative weight, and for a model that cannot be guided.
     """
     if asked is not None and not 0 <= asked < float("inf"):
-        raise UsageError(f"guidance {asked:g}: give a weight from 0 (no guidance) upwards")
+        raise UsageError(f"guidance {asked:g}: give a weight from 0 (no guidance) upward")
     known = range_of(manifest)
     if known is None:
         if asked is not None and not can_be_guided(manifest):
             raise UsageError(
-                f"{manifest.id[:12]} cannot be guided: leave the guidance out, or distil a model with"
+                f"{manifest.id[:12]} cannot be guided: leave the guidance out, or distill a model with"
                 " --guidance LOWEST:HIGHEST and sample that"
             )
         return asked
     if asked is None:
         return known.lowest
     if asked not in known:
-        print(f"note: {manifest.id[:12]} learnt guidance {known}, not {asked:g}", file=sys.stderr)
+        print(f"note: {manifest.id[:12]} learned guidance {known}, not {asked:g}", file=sys.stderr)
     return asked

@@ -13,12 +13,12 @@ from progdistill.diffusion.noise import generator, seed_for
 from progdistill.errors import LostInvariantError, UsageError, WorkInterrupted
 from progdistill.models.denoiser import Denoiser
 from progdistill.progress import Progress
-from progdistill.store.failpoints import reach
+from progdistill.store.failpoints import failpoint
 from progdistill.training.config import LearningRateSchedule, TrainingSettings
 from progdistill.training.devices import device_of_draws
 from progdistill.training.gradients import accumulate, clip_gradients, mean_over_ranks
 from progdistill.training.objective import Objective
-from progdistill.training.random import Draws
+from progdistill.training.random import BatchRandom
 from progdistill.training.snapshots import Snapshot, SnapshotWriter
 from progdistill.training.state import TrainingState
 
@@ -37,7 +37,7 @@ class TrainingTask(NamedTuple):
     purpose: str
     device: torch.device
     rank: int
-    ranks: int
+    world_size: int
     snapshots: SnapshotWriter
     snapshot_interval_updates: int
     snapshot_facts: dict[str, JsonValue]
@@ -87,7 +87,7 @@ def train(task: TrainingTask, model: Denoiser, start: Snapshot | None) -> Traine
     if start is not None:
         state.restore(start)
     network: nn.Module = model
-    if task.ranks > 1 and not task.sharded:
+    if task.world_size > 1 and not task.sharded:
         network = nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True)
     total = task.settings.updates
     with Progress(task.label, total=total, unit="updates", start=state.update) as progress:
@@ -97,7 +97,7 @@ def train(task: TrainingTask, model: Denoiser, start: Snapshot | None) -> Traine
             progress.advance(loss=loss)
             if task.watch is not None:
                 task.watch(state, loss)
-            reach("training.update")
+            failpoint("training.update")
             if task.should_stop():
                 _save(task, state)
                 task.snapshots.wait()
@@ -136,7 +136,7 @@ def _gradient(task: TrainingTask, state: TrainingState, network: nn.Module) -> t
     labels = batch.labels.to(task.device, non_blocking=True) if has_classes else None
     # Rank 0's generator, on every rank.
     random = generator(task.seed, task.purpose, update, 0, device=device_of_draws(task.device))
-    draws = Draws(random, settings.batch_size, task.rank, task.ranks, task.device)
+    draws = BatchRandom(random, settings.batch_size, task.rank, task.world_size, task.device)
     # Dropout draws from the global generator, on each rank something else, and nowhere the times and noise.
     torch.manual_seed(seed_for(task.seed, f"{task.purpose}, dropout", update, task.rank))
     state.optimizer.zero_grad(set_to_none=True)
@@ -150,7 +150,7 @@ def _gradient(task: TrainingTask, state: TrainingState, network: nn.Module) -> t
             " compute.activation_checkpointing=true; training goes on from its last snapshot"
         ) from None
     norm = clip_gradients(state.parameters, settings.gradient_clip_norm)
-    return mean_over_ranks(loss, task.ranks), norm
+    return mean_over_ranks(loss, task.world_size), norm
 
 
 def _record_loss(state: TrainingState, loss: float, total: int) -> None:

@@ -14,7 +14,7 @@ from progdistill.diffusion.schedule import diffuse
 from progdistill.diffusion.target import distillation_target
 from progdistill.models.denoiser import Denoiser
 from progdistill.training.guidance import GuidanceRange
-from progdistill.training.random import Draws
+from progdistill.training.random import BatchRandom
 
 Images = Float[Tensor, "batch channels height width"]
 Labels = Int64[Tensor, " batch"]
@@ -25,7 +25,7 @@ class Objective(Protocol):
     """The mean loss of a model on a batch; `network` is the model, wrapped for several ranks or not."""
 
     def __call__(
-        self, model: Denoiser, network: nn.Module, x: Images, labels: Labels | None, draws: Draws
+        self, model: Denoiser, network: nn.Module, x: Images, labels: Labels | None, draws: BatchRandom
     ) -> Float[Tensor, ""]:
         """All that is random comes from `draws`."""
 
@@ -41,7 +41,7 @@ class BaseObjective:
         self._weight, self._label_dropout = weight, label_dropout
 
     def __call__(
-        self, model: Denoiser, network: nn.Module, x: Images, labels: Labels | None, draws: Draws
+        self, model: Denoiser, network: nn.Module, x: Images, labels: Labels | None, draws: BatchRandom
     ) -> Float[Tensor, ""]:
         """See Objective."""
         t = draws.uniform()
@@ -74,7 +74,7 @@ class DistillationObjective:
         self._guidance = guidance
 
     def __call__(
-        self, model: Denoiser, network: nn.Module, x: Images, labels: Labels | None, draws: Draws
+        self, model: Denoiser, network: nn.Module, x: Images, labels: Labels | None, draws: BatchRandom
     ) -> Float[Tensor, ""]:
         """See Objective."""
         t = draws.integers(1, self._steps).to(x.dtype) / self._steps
@@ -99,11 +99,11 @@ class GuidanceObjective:
         self._guidance = guidance
 
     def __call__(
-        self, model: Denoiser, network: nn.Module, x: Images, labels: Labels | None, draws: Draws
+        self, model: Denoiser, network: nn.Module, x: Images, labels: Labels | None, draws: BatchRandom
     ) -> Float[Tensor, ""]:
         """See Objective."""
         if labels is None:
-            raise ValueError("guidance is towards a class: a batch without labels has none")
+            raise ValueError("guidance is toward a class: a batch without labels has none")
         t = draws.integers(1, self._steps).to(x.dtype) / self._steps
         z = diffuse(x, draws.noise_like(x), t)
         w = weights_from(self._guidance, draws)
@@ -113,7 +113,7 @@ class GuidanceObjective:
         return weighted_loss(output, target, z, t, model.config.prediction, self._weight).mean()
 
 
-def weights_from(guidance: GuidanceRange, draws: Draws) -> Each:
+def weights_from(guidance: GuidanceRange, draws: BatchRandom) -> Each:
     """Guidance weights, uniform on the range, one a sample."""
     return guidance.lowest + (guidance.highest - guidance.lowest) * draws.uniform()
 

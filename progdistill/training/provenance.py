@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from progdistill.registry.checkpoint import Circumstances, TrainingFigures
+from progdistill.registry.checkpoint import Provenance, TrainingFigures
 from progdistill.version import __version__
 
 RECORDED_PACKAGES = ("torch", "numpy", "safetensors", "metaflow")
@@ -43,24 +43,24 @@ def peak_memory_bytes(on_gpu: bool) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def circumstances(
+def provenance(
     *,
     device: str,
-    creator_run: str,
+    created_by: str,
     configuration: dict[str, JsonValue],
     dataset_name: str,
     figures: TrainingFigures,
-) -> Circumstances:
+) -> Provenance:
     """Gather what stands beside a checkpoint's identity."""
     version, dirty = code_version()
-    return Circumstances(
+    return Provenance(
         created_at=datetime.now(UTC),
         code_version=version,
         code_dirty=dirty,
         packages={name: importlib.metadata.version(name) for name in RECORDED_PACKAGES},
         device=device,
         host=platform.node(),
-        creator_run=creator_run,
+        created_by=created_by,
         configuration=configuration,
         dataset_name=dataset_name,
         figures=figures,

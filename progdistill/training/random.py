@@ -7,8 +7,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 
-class Draws:
-    """Draws for the whole batch of an update, of which this rank takes its rows.
+class BatchRandom:
+    """BatchRandom for the whole batch of an update, of which this rank takes its rows.
 
     So a sample meets the same times and noise whatever the number of ranks: several ranks differ from one in
     the order of sums alone. Micro-batches take rows of the rank's (`of_rows`), to the same end.
@@ -19,7 +19,7 @@ class Draws:
         random: torch.Generator,
         batch_size: int,
         rank: int = 0,
-        ranks: int = 1,
+        world_size: int = 1,
         device: torch.device | str | None = None,
     ) -> None:
         """`batch_size` is the global one; `random` is in the same state on every rank.
@@ -28,14 +28,14 @@ class Draws:
         """
         self._random, self._batch_size = random, batch_size
         self._device = random.device if device is None else device
-        share = batch_size // ranks
+        share = batch_size // world_size
         self._of_rank = slice(rank * share, (rank + 1) * share)
         self._drawn: list[Tensor] = []
         self._rows, self._asked = slice(None), 0
 
-    def of_rows(self, rows: slice) -> "Draws":
-        """Draws of some of this rank's rows; each such part, asked in the same order, gets its own rows."""
-        part = object.__new__(Draws)
+    def of_rows(self, rows: slice) -> "BatchRandom":
+        """The part for some of this rank's rows: parts asked in the same order get the rows of the whole."""
+        part = object.__new__(BatchRandom)
         part.__dict__.update(self.__dict__, _rows=rows, _asked=0)
         return part
 

@@ -34,12 +34,12 @@ _SHORT: Final = timedelta(seconds=30)
 class Gang:
     """One rank's place in a generation; `token` names the generation, `store` is for its process group."""
 
-    def __init__(self, rank: int, ranks: int, address: str, port: int, group: str = "") -> None:
+    def __init__(self, rank: int, world_size: int, address: str, port: int, group: str = "") -> None:
         """Meet the other ranks at rank 0's `address`; returns when all are there, however long that takes.
 
         Only ranks that name the same `group` meet: pods of a deleted Job may linger under the same names.
         """
-        self._rank, self._ranks, self._token_key = rank, ranks, f"{group}/token"
+        self._rank, self._ranks, self._token_key = rank, world_size, f"{group}/token"
         # A lookup of its own name can fail as long as rank 0 is not ready.
         self._address, self._port = ("127.0.0.1" if rank == 0 else address), port
         self._began = self._said_at = time.monotonic()
@@ -52,7 +52,7 @@ class Gang:
         threading.Thread(target=self._watch, name="gang", daemon=True).start()
         try:
             # Not `wait`, in which no signal would be heard.
-            while not self.store.check([f"joined/{other}" for other in range(ranks)]):
+            while not self.store.check([f"joined/{other}" for other in range(world_size)]):
                 self._wait_for(self._missing)
         except DistError as error:
             raise PeerLostError(f"rank 0 is gone: {error}") from error

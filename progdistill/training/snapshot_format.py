@@ -38,7 +38,7 @@ class ShardFacts(BaseModel):
     update: NonNegativeInt
     attempt: str
     rank: NonNegativeInt
-    ranks: PositiveInt
+    world_size: PositiveInt
     tensors_sha256: Sha256
     tensors_bytes: NonNegativeInt
     slices: dict[str, SliceFacts]
@@ -50,24 +50,24 @@ class ShardFacts(BaseModel):
         return FileDigest(self.tensors_sha256, self.tensors_bytes)
 
 
-class SnapshotPlace(NamedTuple):
+class SnapshotKey(NamedTuple):
     """One snapshot's folder: the update it was taken after, the attempt that took it, its world size."""
 
     job_id: str
     update: int
     attempt: str
-    ranks: int
+    world_size: int
 
     @property
     def name(self) -> str:
         """What tells this snapshot from the job's others."""
-        return f"{self.update}-{self.attempt}-{self.ranks}"
+        return f"{self.update}-{self.attempt}-{self.world_size}"
 
     @staticmethod
-    def named(job_id: str, name: str) -> "SnapshotPlace":
+    def named(job_id: str, name: str) -> "SnapshotKey":
         """The place that has this name."""
-        update, attempt, ranks = name.split("-")
-        return SnapshotPlace(job_id, int(update), attempt, int(ranks))
+        update, attempt, world_size = name.split("-")
+        return SnapshotKey(job_id, int(update), attempt, int(world_size))
 
     def document_key(self, rank: int) -> str:
         """Key of a rank's document."""
@@ -78,7 +78,7 @@ class SnapshotPlace(NamedTuple):
         return f"{self._stem(rank)}.safetensors"
 
     def _stem(self, rank: int) -> str:
-        return f"{self.folder}{rank:05d}-of-{self.ranks:05d}"
+        return f"{self.folder}{rank:05d}-of-{self.world_size:05d}"
 
     @property
     def folder(self) -> str:
@@ -91,26 +91,28 @@ def job_folder(job_id: str) -> str:
     return f"{FOLDER}{job_id}/"
 
 
-def complete_snapshots(store: Store, job_id: str) -> list[SnapshotPlace]:
+def complete_snapshots(store: Store, job_id: str) -> list[SnapshotKey]:
     """Return the snapshots of a job whose every rank has finished, those of most updates first."""
     finished_at = _complete_since(store, job_id)
     return sorted(finished_at, key=lambda place: (place.update, finished_at[place]), reverse=True)
 
 
-def _complete_since(store: Store, job_id: str) -> dict[SnapshotPlace, datetime]:
+def _complete_since(store: Store, job_id: str) -> dict[SnapshotKey, datetime]:
     """The complete snapshots of a job, and when the last rank of each had finished."""
-    written: dict[SnapshotPlace, int] = {}
-    finished_at: dict[SnapshotPlace, datetime] = {}
+    written: dict[SnapshotKey, int] = {}
+    finished_at: dict[SnapshotKey, datetime] = {}
     folder = job_folder(job_id)
     for item in store.list(folder):
         if found := _DOCUMENT.fullmatch(item.key.removeprefix(folder)):
-            place = SnapshotPlace(job_id, int(found[1]), found[2], int(found[4]))
+            place = SnapshotKey(job_id, int(found[1]), found[2], int(found[4]))
             written[place] = written.get(place, 0) + 1
             finished_at[place] = max(item.modified_at, finished_at.get(place, item.modified_at))
-    return {place: finished_at[place] for place, documents in written.items() if documents == place.ranks}
+    return {
+        place: finished_at[place] for place, documents in written.items() if documents == place.world_size
+    }
 
 
-def prune_snapshots(store: Store, place: SnapshotPlace, *, keep: int) -> None:
+def prune_snapshots(store: Store, place: SnapshotKey, *, keep: int) -> None:
     """Remove all but the `keep` complete snapshots of a job that were finished last, `place` among them.
 
     They need not be those of most updates: damaged ones are passed over, and training goes on from before

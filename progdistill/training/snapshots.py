@@ -26,7 +26,7 @@ from progdistill.store.documents import encode, read_record
 from progdistill.training.snapshot_format import (
     ShardFacts,
     SliceFacts,
-    SnapshotPlace,
+    SnapshotKey,
     complete_snapshots,
     delete_snapshots,
     prune_snapshots,
@@ -57,11 +57,11 @@ class SnapshotWriter:
         *,
         keep: int = 2,
         rank: int = 0,
-        ranks: int = 1,
+        world_size: int = 1,
         attempt: str = "alone",
     ) -> None:
         self._store, self._job_id, self._keep = store, job_id, keep
-        self._rank, self._ranks = rank, ranks
+        self._rank, self._ranks = rank, world_size
         self._attempt = attempt
         self._buffers: dict[str, Tensor] = {}
         self._thread: threading.Thread | None = None
@@ -90,7 +90,7 @@ class SnapshotWriter:
             name: SliceFacts(offset=p.offset, length=p.tensor.numel(), full_length=p.full_length)
             for name, p in pieces.items()
         }
-        place = SnapshotPlace(self._job_id, update, self._attempt, self._ranks)
+        place = SnapshotKey(self._job_id, update, self._attempt, self._ranks)
         self._thread = threading.Thread(
             target=self._write, args=(place, copies, slices, dict(facts)), name=f"snapshot-{update}"
         )
@@ -127,7 +127,7 @@ class SnapshotWriter:
 
     def _write(
         self,
-        place: SnapshotPlace,
+        place: SnapshotKey,
         tensors: dict[str, Tensor],
         slices: dict[str, SliceFacts],
         facts: dict[str, JsonValue],
@@ -145,7 +145,7 @@ class SnapshotWriter:
                 update=place.update,
                 attempt=place.attempt,
                 rank=self._rank,
-                ranks=place.ranks,
+                world_size=place.world_size,
                 tensors_sha256=digest.sha256,
                 tensors_bytes=digest.size_bytes,
                 slices=slices,
@@ -164,7 +164,7 @@ class SnapshotWriter:
 class Snapshot:
     """A complete snapshot whose shards have all been verified."""
 
-    def __init__(self, place: SnapshotPlace, shards: list[tuple[ShardFacts, Path]]) -> None:
+    def __init__(self, place: SnapshotKey, shards: list[tuple[ShardFacts, Path]]) -> None:
         self.name = place.name
         """By which another process finds the very same one."""
         self._shards = shards
@@ -252,14 +252,14 @@ def latest_snapshot(store: Store, job_id: str) -> Snapshot | None:
 
 def snapshot_named(store: Store, job_id: str, name: str) -> Snapshot:
     """Return the job's snapshot of that name; LostInvariantError when it is damaged or gone."""
-    return _opened(store, SnapshotPlace.named(job_id, name))
+    return _opened(store, SnapshotKey.named(job_id, name))
 
 
-def _opened(store: Store, place: SnapshotPlace) -> Snapshot:
-    return Snapshot(place, [_verified(store, place, rank) for rank in range(place.ranks)])
+def _opened(store: Store, place: SnapshotKey) -> Snapshot:
+    return Snapshot(place, [_verified(store, place, rank) for rank in range(place.world_size)])
 
 
-def _verified(store: Store, place: SnapshotPlace, rank: int) -> tuple[ShardFacts, Path]:
+def _verified(store: Store, place: SnapshotKey, rank: int) -> tuple[ShardFacts, Path]:
     key = place.document_key(rank)
     shard = read_record(store, key, ShardFacts)
     if shard is None or (shard.rank, shard.update, shard.job_id) != (rank, place.update, place.job_id):
@@ -267,9 +267,9 @@ def _verified(store: Store, place: SnapshotPlace, rank: int) -> tuple[ShardFacts
     return shard, store.download(place.tensors_key(rank), shard.tensors)
 
 
-def _share_of(tensors: Mapping[str, Tensor], rank: int, ranks: int) -> list[str]:
+def _share_of(tensors: Mapping[str, Tensor], rank: int, world_size: int) -> list[str]:
     """Names of the replicated tensors that this rank writes: about equal bytes for each rank."""
-    loads = [0] * ranks
+    loads = [0] * world_size
     mine = []
     for name in sorted(tensors, key=lambda name: (-tensors[name].nbytes, name)):
         lightest = loads.index(min(loads))

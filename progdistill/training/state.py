@@ -42,7 +42,7 @@ def flat_slice(tensor: Tensor) -> FlatSlice:
     return FlatSlice(rows.flatten(), first * math.prod(tensor.shape[1:]), tensor.numel())
 
 
-def put_back(snapshot: Snapshot, name: str, tensor: Tensor) -> None:
+def load_shard(snapshot: Snapshot, name: str, tensor: Tensor) -> None:
     """Fill a tensor of any kind in place from a snapshot that ranks of any number and kind have written."""
     piece = flat_slice(tensor)
     if piece.tensor.numel() == 0:
@@ -128,7 +128,7 @@ class TrainingState:
             }
         with torch.no_grad():
             for name, tensor in self.tensors().items():
-                put_back(snapshot, name, tensor)
+                load_shard(snapshot, name, tensor)
         self.update = snapshot.update
         facts = StateFacts.model_validate(snapshot.facts)
         self.loss_curve, self.recent = list(facts.loss_curve), list(facts.recent)

@@ -13,7 +13,7 @@ from progdistill.registry.checkpoint import (
     CheckpointDescription,
     CheckpointKind,
     CheckpointManifest,
-    Circumstances,
+    Provenance,
     publish_checkpoint,
 )
 from progdistill.store.base import Store
@@ -47,8 +47,8 @@ def description(**changes: Any) -> CheckpointDescription:
     return CheckpointDescription(**(facts | changes))
 
 
-def circumstances(minutes: int = 0, **changes: Any) -> Circumstances:
-    """Circumstances of a training that ended `minutes` after a fixed beginning."""
+def provenance(minutes: int = 0, **changes: Any) -> Provenance:
+    """Provenance of a training that ended `minutes` after a fixed beginning."""
     facts: dict[str, Any] = {
         "created_at": BEGINNING + timedelta(minutes=minutes),
         "code_version": "0.1.0",
@@ -56,16 +56,16 @@ def circumstances(minutes: int = 0, **changes: Any) -> Circumstances:
         "packages": {"torch": "2.14.1"},
         "device": "cpu",
         "host": "here",
-        "creator_run": "DistillFlow/1",
+        "created_by": "DistillFlow/1",
         "configuration": {"seed": 1},
         "dataset_name": "digits",
     }
-    return Circumstances(**(facts | changes))
+    return Provenance(**(facts | changes))
 
 
 def publish_base(store: Store, folder: Path, seed: int = 0) -> CheckpointManifest:
     """Publish a base checkpoint with weights drawn from `seed`."""
-    return publish_checkpoint(store, weights_file(folder, seed), description(), circumstances())
+    return publish_checkpoint(store, weights_file(folder, seed), description(), provenance())
 
 
 def publish_student(
@@ -73,7 +73,7 @@ def publish_student(
 ) -> CheckpointManifest:
     """Publish a student of `parent`."""
     identity = description(kind=CheckpointKind.STUDENT, sampling_steps=steps, parent=parent.id, seed=seed)
-    later = circumstances(minutes=8192 // steps + seed)
+    later = provenance(minutes=8192 // steps + seed)
     return publish_checkpoint(store, weights_file(folder, 1000 * seed + steps), identity, later)
 
 

@@ -16,7 +16,7 @@ from progdistill.registry.checkpoint import (
     publish_checkpoint,
 )
 from progdistill.store.base import Store
-from tests.artifacts.samples import circumstances, description, publish_base, publish_student, weights_file
+from tests.artifacts.samples import description, provenance, publish_base, publish_student, weights_file
 
 
 def test_a_published_checkpoint_is_read_back_whole(store: Store, tmp_path: Path) -> None:
@@ -29,10 +29,10 @@ def test_the_id_does_not_depend_on_circumstances_and_the_first_manifest_stays(
     local_store: Store, tmp_path: Path
 ) -> None:
     weights = weights_file(tmp_path)
-    first = publish_checkpoint(local_store, weights, description(), circumstances(host="one"))
-    second = publish_checkpoint(local_store, weights, description(), circumstances(minutes=5, host="two"))
+    first = publish_checkpoint(local_store, weights, description(), provenance(host="one"))
+    second = publish_checkpoint(local_store, weights, description(), provenance(minutes=5, host="two"))
     assert second == first
-    assert [manifest.circumstances.host for manifest in list_manifests(local_store)] == ["one"]
+    assert [manifest.provenance.host for manifest in list_manifests(local_store)] == ["one"]
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_the_id_depends_on_everything_the_checkpoint_is(
     local_store: Store, tmp_path: Path, change: dict[str, object]
 ) -> None:
     base = publish_base(local_store, tmp_path)
-    other = publish_checkpoint(local_store, weights_file(tmp_path), description(**change), circumstances())
+    other = publish_checkpoint(local_store, weights_file(tmp_path), description(**change), provenance())
     assert other.id != base.id
     assert other.identity.weights == base.identity.weights
 

@@ -94,7 +94,7 @@ def test_an_abandoned_job_keeps_nothing(store: Store, tmp_path: Path) -> None:
 
 def entry(run_id: str, checkpoint_id: str) -> RunCheckpoint:
     """Any small document that mentions a checkpoint."""
-    return RunCheckpoint(flow="F", run_id=run_id, num_steps=1, checkpoint_id=checkpoint_id)
+    return RunCheckpoint(flow="F", run_id=run_id, sampling_steps=1, checkpoint_id=checkpoint_id)
 
 
 def test_evaluations_and_job_results_go_with_their_checkpoint(local_store: Store, tmp_path: Path) -> None:
@@ -256,10 +256,10 @@ def test_what_tells_more_of_a_picture_lives_as_long_as_the_picture(
     pictures = [store.upload(weights_file(tmp_path, seed=seed), blob_key).sha256 for seed in (70, 71, 72, 73)]
     for manifest, picture, strip in ((ladder[2], *pictures[:2]), (ladder[3], *pictures[2:])):
         measure(store, manifest, 5.0, steps=2, shown={"sha256": picture})
-        store.write(f"evaluation_neighbours/{picture}/all.json", f'{{"strip_sha256": "{strip}"}}'.encode())
+        store.write(f"evaluation_neighbors/{picture}/all.json", f'{{"sheet_sha256": "{strip}"}}'.encode())
     collect(store)
     left = [item.key for item in store.list("")]
-    assert [f"evaluation_neighbours/{picture}/all.json" in left for picture in pictures[::2]] == [True, False]
+    assert [f"evaluation_neighbors/{picture}/all.json" in left for picture in pictures[::2]] == [True, False]
     assert [blob_key(picture) in left for picture in pictures] == [True, True, False, False]
 
 

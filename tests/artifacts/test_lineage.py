@@ -20,9 +20,9 @@ from progdistill.registry.runs import record_run_checkpoint
 from progdistill.report.lineage_page import render_html
 from progdistill.store.base import Store
 from tests.artifacts.samples import (
-    circumstances,
     description,
     measure,
+    provenance,
     publish_base,
     publish_student,
     weights_file,
@@ -168,9 +168,7 @@ def test_in_a_browser_the_page_zooms_and_shows_a_checkpoints_manifest_on_a_click
 
 def test_no_fact_can_break_out_of_the_page(local_store: Store, tmp_path: Path) -> None:
     hostile = "</script><script>alert(1)</script>"
-    publish_checkpoint(
-        local_store, weights_file(tmp_path), description(), circumstances(dataset_name=hostile)
-    )
+    publish_checkpoint(local_store, weights_file(tmp_path), description(), provenance(dataset_name=hostile))
     page = render_html(local_store, lineage_tree(local_store))
     assert hostile not in page
     assert hostile in json.dumps(facts_in(page))
@@ -221,7 +219,7 @@ def test_events_have_every_field_that_openlineage_requires(
 
 def test_a_training_started_as_long_before_its_end_as_it_took(local_store: Store, tmp_path: Path) -> None:
     figures = TrainingFigures(updates=9, images=90, seconds=90, images_per_second=1, final_loss=None)
-    made = circumstances(figures=figures)
+    made = provenance(figures=figures)
     model = publish_checkpoint(local_store, weights_file(tmp_path), description(), made)
     record_run_checkpoint(local_store, "DistillFlow", "1", 64, model.id)
     start, end = (datetime.fromisoformat(e["eventTime"]) for e in run_events(local_store, "DistillFlow/1"))

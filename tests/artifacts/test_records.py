@@ -11,7 +11,7 @@ KEY = "runs/F/1/4.json"
 
 def entry(checkpoint: str) -> RunCheckpoint:
     """A small record."""
-    return RunCheckpoint(flow="F", run_id="1", num_steps=4, checkpoint_id=checkpoint * 64)
+    return RunCheckpoint(flow="F", run_id="1", sampling_steps=4, checkpoint_id=checkpoint * 64)
 
 
 def test_the_first_record_stays(store: Store) -> None:

@@ -12,7 +12,7 @@ from progdistill.registry.resolve import resolve_reference
 from progdistill.registry.runs import record_run_checkpoint, run_checkpoints
 from progdistill.store.base import Store
 from progdistill.store.digest import digest_of_file
-from tests.artifacts.samples import circumstances, description, publish_base, publish_student, weights_file
+from tests.artifacts.samples import description, provenance, publish_base, publish_student, weights_file
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_an_ambiguous_prefix_lists_the_candidates(local_store: Store, tmp_path: 
         if other != seed:
             break
     pair = [
-        publish_checkpoint(local_store, weights, description(seed=each), circumstances())
+        publish_checkpoint(local_store, weights, description(seed=each), provenance())
         for each in (seed, other)
     ]
     with pytest.raises(UsageError, match="ambiguous") as caught:

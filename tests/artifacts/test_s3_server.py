@@ -11,7 +11,7 @@ from tests.artifacts.s3_server import PARTS, ports_for_a_server, running_server,
 
 
 class Drawing:
-    """Draws these numbers in a row."""
+    """BatchRandom these numbers in a row."""
 
     def __init__(self, *numbers: int) -> None:
         self._numbers = iter(numbers)

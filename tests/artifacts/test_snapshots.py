@@ -89,31 +89,31 @@ def test_a_damaged_newest_snapshot_gives_way_to_the_one_before(
     assert "passed over" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("world_size", [1, 2])
 @pytest.mark.parametrize("keep", [1, 2])
 def test_training_that_resumed_before_damaged_snapshots_keeps_its_own_and_loses_those(
-    local_store: Store, keep: int, ranks: int
+    local_store: Store, keep: int, world_size: int
 ) -> None:
-    save_each(local_store, (80, 90, 100), ranks=ranks, keep=keep, attempt="a")
+    save_each(local_store, (80, 90, 100), world_size=world_size, keep=keep, attempt="a")
     for path in Path(local_store.uri, "snapshots").rglob("*.safetensors"):
         path.write_bytes(b"damaged")
     assert latest_snapshot(local_store, JOB) is None
     for update in (10, 20, 30):
-        save_each(local_store, (update,), ranks=ranks, keep=keep, attempt="b")
+        save_each(local_store, (update,), world_size=world_size, keep=keep, attempt="b")
         found = latest_snapshot(local_store, JOB)
         assert found is not None and found.update == update
     left = {item.key.split("/")[2] for item in local_store.list("snapshots/")}
     assert left == {f"{update:012d}-b" for update in (20, 30)[-keep:]}
 
 
-def save_each(store: Store, updates: tuple[int, ...], *, ranks: int, keep: int, attempt: str) -> None:
+def save_each(store: Store, updates: tuple[int, ...], *, world_size: int, keep: int, attempt: str) -> None:
     """Save snapshots after these updates, the first rank's piece first."""
     for update in updates:
-        for rank in range(ranks):
-            writer = SnapshotWriter(store, JOB, keep=keep, rank=rank, ranks=ranks, attempt=attempt)
+        for rank in range(world_size):
+            writer = SnapshotWriter(store, JOB, keep=keep, rank=rank, world_size=world_size, attempt=attempt)
             writer.save(update, state(update), {})
             writer.wait()
-    first = SnapshotWriter(store, JOB, keep=keep, ranks=ranks, attempt=attempt)
+    first = SnapshotWriter(store, JOB, keep=keep, world_size=world_size, attempt=attempt)
     first.save(updates[-1], state(updates[-1]), {})  # Only the first rank prunes.
     first.wait()
 
@@ -121,14 +121,14 @@ def save_each(store: Store, updates: tuple[int, ...], *, ranks: int, keep: int, 
 def test_what_others_put_beside_snapshots_stays_and_disturbs_nothing(local_store: Store) -> None:
     for name in ("README", "notes/to-self.json", "000000000001-a/README"):
         local_store.write(f"snapshots/{JOB}/{name}", b"notes")
-    save_each(local_store, (10, 20, 30), ranks=1, keep=1, attempt="a")
+    save_each(local_store, (10, 20, 30), world_size=1, keep=1, attempt="a")
     names = {item.key.split("/")[2] for item in local_store.list("snapshots/")}
     assert names == {"README", "notes", "000000000001-a", "000000000030-a"}
 
 
 def test_a_snapshot_that_one_rank_has_not_finished_does_not_exist(local_store: Store) -> None:
-    save_on(local_store, ranks=2, update=10, attempt="a")
-    first = SnapshotWriter(local_store, JOB, rank=0, ranks=2, attempt="a")
+    save_on(local_store, world_size=2, update=10, attempt="a")
+    first = SnapshotWriter(local_store, JOB, rank=0, world_size=2, attempt="a")
     first.save(20, state(20), {})
     first.wait()
     found = latest_snapshot(local_store, JOB)
@@ -138,30 +138,30 @@ def test_a_snapshot_that_one_rank_has_not_finished_does_not_exist(local_store: S
 
 def test_pieces_of_different_launches_never_mix(local_store: Store) -> None:
     for rank, attempt in ((0, "a"), (1, "b")):
-        writer = SnapshotWriter(local_store, JOB, rank=rank, ranks=2, attempt=attempt)
+        writer = SnapshotWriter(local_store, JOB, rank=rank, world_size=2, attempt=attempt)
         writer.save(10, state(10), {})
         writer.wait()
     assert latest_snapshot(local_store, JOB) is None
 
 
-def save_on(store: Store, *, ranks: int, update: int, attempt: str) -> Tensor:
+def save_on(store: Store, *, world_size: int, update: int, attempt: str) -> Tensor:
     """Save replicated state and one flat tensor of 1,000 elements split over `ranks`; return the flat one."""
     flat = torch.arange(1000, dtype=torch.float32) * update
-    bounds = [1000 * rank // ranks for rank in range(ranks + 1)]
-    for rank in range(ranks):
-        writer = SnapshotWriter(store, JOB, rank=rank, ranks=ranks, attempt=attempt)
+    bounds = [1000 * rank // world_size for rank in range(world_size + 1)]
+    for rank in range(world_size):
+        writer = SnapshotWriter(store, JOB, rank=rank, world_size=world_size, attempt=attempt)
         piece = FlatSlice(flat[bounds[rank] : bounds[rank + 1]], bounds[rank], 1000)
         writer.save(update, state(update), {}, flat={"flat": piece})
         writer.wait()
     return flat
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 3])
+@pytest.mark.parametrize("world_size", [1, 2, 3])
 @pytest.mark.parametrize("resumed_on", [1, 2, 4])
 def test_a_snapshot_of_any_world_resumes_on_any_other(
-    local_store: Store, ranks: int, resumed_on: int
+    local_store: Store, world_size: int, resumed_on: int
 ) -> None:
-    flat = save_on(local_store, ranks=ranks, update=10, attempt="a")
+    flat = save_on(local_store, world_size=world_size, update=10, attempt="a")
     found = latest_snapshot(local_store, JOB)
     assert found is not None
     assert_equal(found.load(), state(10) | {"flat": flat})
@@ -171,7 +171,7 @@ def test_a_snapshot_of_any_world_resumes_on_any_other(
 
 
 def test_each_replicated_tensor_is_written_once(local_store: Store) -> None:
-    save_on(local_store, ranks=3, update=10, attempt="a")
+    save_on(local_store, world_size=3, update=10, attempt="a")
     shards = [item.size_bytes for item in local_store.list("snapshots/") if item.key.endswith(".safetensors")]
     whole = sum(tensor.nbytes for tensor in state(10).values()) + 4000
     assert whole < sum(shards) < whole + 3 * 500

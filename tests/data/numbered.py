@@ -49,11 +49,11 @@ def streaming(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loader, "IN_MEMORY_BYTES", 0)
 
 
-def loaded(info: DatasetInfo, updates: range, ranks: int = 1, flip: bool = True) -> list[list[int]]:
+def loaded(info: DatasetInfo, updates: range, world_size: int = 1, flip: bool = True) -> list[list[int]]:
     """What each update of a loader opened for these updates holds, all ranks together."""
     loaders = [
-        TrainingLoader(info, batch_size=64, seed=3, rank=rank, ranks=ranks, flip=flip)
-        for rank in range(ranks)
+        TrainingLoader(info, batch_size=64, seed=3, rank=rank, world_size=world_size, flip=flip)
+        for rank in range(world_size)
     ]
     try:
         return [[number for one in loaders for number in numbers(one.batch(update))] for update in updates]

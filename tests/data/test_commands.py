@@ -66,10 +66,10 @@ def test_a_folder_of_images_is_prepared_in_one_line(pets: Path, capsys: pytest.C
 def test_every_option_for_own_images_reaches_the_pixels(
     pets: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ("--image-size", "6", "--crop", "stretch", "--resize", "lanczos", "--grey", "--no-flip")
+    options = ("--image-size", "6", "--crop", "stretch", "--resize", "lanczos", "--gray", "--no-flip")
     info = facts(capsys, "prepare", "small", "--source", pets, *options)
     assert (info["image_size"], info["channels"], info["horizontal_flip_safe"]) == (6, 1, False)
-    assert info["prepared_from"]["description"] == "stretched, lanczos resize to 6×6, greyscale"
+    assert info["prepared_from"]["description"] == "stretched, lanczos resize to 6×6, grayscale"
 
 
 def test_info_draws_a_grid_and_a_histogram(pets: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -137,8 +137,8 @@ def test_known_datasets_are_prepared_by_name(capsys: pytest.CaptureFixture[str])
             ("prepare", "pets", "--source", "pets", "--max-unreadable", "-1"),
             "--max-unreadable -1: give a number",
         ),
-        (("prepare", "pets", "--source", "pets", "--crop", "centre"), "need --image-size N"),
-        (("prepare", "cifar10", "--source", "pets", "--grey"), "choose another NAME to use --grey"),
+        (("prepare", "pets", "--source", "pets", "--crop", "center"), "need --image-size N"),
+        (("prepare", "cifar10", "--source", "pets", "--gray"), "choose another NAME to use --gray"),
         (("prepare", "cifar10", "--source", "pets"), "no CIFAR-10 in pets"),
         (("prepare", "imagenet64", "--source", "pets"), "published are 1,281,167"),
         (

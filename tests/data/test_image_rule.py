@@ -20,7 +20,7 @@ def ramp(height: int, width: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uin
 
 
 @pytest.mark.parametrize(("height", "width"), [(10, 15), (15, 10), (9, 9), (10, 13), (13, 10)])
-def test_the_centre_square_is_cut_as_in_the_papers_code(height: int, width: int) -> None:
+def test_the_center_square_is_cut_as_in_the_papers_code(height: int, width: int) -> None:
     side = min(height, width)
     image = decode_image(encoded(ramp(height, width)), ImageRule(image_size=side))
     top, left = height // 2 - side // 2, width // 2 - side // 2
@@ -48,10 +48,10 @@ def test_stretching_keeps_all_of_the_image() -> None:
     assert (image[0, 0, 0] < 8) and (image[0, 7, 0] > 55)
 
 
-def test_other_modes_become_rgb_or_grey() -> None:
-    grey = np.arange(64, dtype=np.uint8).reshape(8, 8, 1)
-    assert np.array_equal(decode_image(encoded(grey), ImageRule(image_size=None)), grey.repeat(3, axis=2))
-    assert np.array_equal(decode_image(encoded(grey), ImageRule(image_size=None, channels=1)), grey)
+def test_other_modes_become_rgb_or_gray() -> None:
+    gray = np.arange(64, dtype=np.uint8).reshape(8, 8, 1)
+    assert np.array_equal(decode_image(encoded(gray), ImageRule(image_size=None)), gray.repeat(3, axis=2))
+    assert np.array_equal(decode_image(encoded(gray), ImageRule(image_size=None, channels=1)), gray)
     file = io.BytesIO()
     Image.fromarray(ramp(8, 8)).convert("CMYK").save(file, format="TIFF")
     assert decode_image(file.getvalue(), ImageRule(image_size=8)).shape == (8, 8, 3)

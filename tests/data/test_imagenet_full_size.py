@@ -31,7 +31,7 @@ TRUTH = [3, 1, 2, 1, 3]
 
 
 def area_resized(image: Images) -> Images:
-    """Centre square crop, then the mean of each block: what area resizing by a whole factor is."""
+    """Center square crop, then the mean of each block: what area resizing by a whole factor is."""
     height, width, _ = image.shape
     side = min(height, width)
     top, left = height // 2 - side // 2, width // 2 - side // 2

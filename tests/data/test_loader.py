@@ -11,9 +11,11 @@ from progdistill.errors import UsageError
 
 
 def loader(
-    info: DatasetInfo, batch_size: int = 128, seed: int = 0, rank: int = 0, ranks: int = 1
+    info: DatasetInfo, batch_size: int = 128, seed: int = 0, rank: int = 0, world_size: int = 1
 ) -> TrainingLoader:
-    return TrainingLoader(info, batch_size=batch_size, seed=seed, rank=rank, ranks=ranks, flip=False)
+    return TrainingLoader(
+        info, batch_size=batch_size, seed=seed, rank=rank, world_size=world_size, flip=False
+    )
 
 
 def test_a_batch_is_the_same_in_any_order_and_in_another_loader(digits: DatasetInfo) -> None:
@@ -35,9 +37,11 @@ def test_images_are_floats_from_minus_one_to_one_in_channels_first_order(digits:
     assert (images.min().item(), images.max().item()) == (-1, 1)
 
 
-@pytest.mark.parametrize("ranks", [2, 4, 8])
-def test_the_ranks_parts_together_are_the_one_rank_batch_in_order(digits: DatasetInfo, ranks: int) -> None:
-    parts = [loader(digits, rank=rank, ranks=ranks) for rank in range(ranks)]
+@pytest.mark.parametrize("world_size", [2, 4, 8])
+def test_the_ranks_parts_together_are_the_one_rank_batch_in_order(
+    digits: DatasetInfo, world_size: int
+) -> None:
+    parts = [loader(digits, rank=rank, world_size=world_size) for rank in range(world_size)]
     for update in (0, 11, 1000):  # Update 11 of 128 crosses an epoch's end.
         whole = loader(digits).batch(update)
         split = [part.batch(update) for part in parts]
@@ -70,7 +74,7 @@ def test_half_the_samples_are_mirrored_and_only_those(digits: DatasetInfo) -> No
     plain = TrainingLoader(safe, batch_size=256, seed=5, flip=False).batch(3)
     mixed = TrainingLoader(safe, batch_size=256, seed=5, flip=True).batch(3)
     halves = [
-        TrainingLoader(safe, batch_size=256, seed=5, flip=True, rank=rank, ranks=2).batch(3)
+        TrainingLoader(safe, batch_size=256, seed=5, flip=True, rank=rank, world_size=2).batch(3)
         for rank in (0, 1)
     ]
     same = (mixed.images == plain.images).flatten(1).all(dim=1)
@@ -82,7 +86,7 @@ def test_half_the_samples_are_mirrored_and_only_those(digits: DatasetInfo) -> No
 
 def test_flips_are_fair_and_independent_coins() -> None:
     coins = flipped(12345, range(100_000)).astype(np.float64) - 0.5
-    # Five standard deviations of the mean, and of the correlation of neighbours, at 100,000 fair coins.
+    # Five standard deviations of the mean, and of the correlation of neighbors, at 100,000 fair coins.
     assert abs(coins.mean()) < 0.008
     assert abs((coins[1:] * coins[:-1]).mean()) * 4 < 0.016
     assert np.array_equal(flipped(7, range(50, 60)), flipped(7, range(100))[50:60])
@@ -90,9 +94,9 @@ def test_flips_are_fair_and_independent_coins() -> None:
 
 def test_settings_that_do_not_fit_are_usage_errors(digits: DatasetInfo) -> None:
     with pytest.raises(UsageError, match="batch size 100 is not a positive multiple of the 3 ranks"):
-        loader(digits, batch_size=100, ranks=3)
+        loader(digits, batch_size=100, world_size=3)
     with pytest.raises(UsageError, match="rank 2 of 2"):
-        loader(digits, rank=2, ranks=2)
+        loader(digits, rank=2, world_size=2)
     with pytest.raises(UsageError, match="mirrored"):
         TrainingLoader(digits, batch_size=8, seed=0, flip=True)
     with pytest.raises(UsageError, match="validation"):

@@ -46,10 +46,10 @@ def test_a_window_reads_thirty_two_shards_and_announces_the_next() -> None:
     assert seen <= set(following)
 
 
-def test_inside_a_window_neighbours_in_storage_are_no_neighbours_in_training() -> None:
+def test_inside_a_window_neighbors_in_storage_are_no_neighbors_in_training() -> None:
     order = epoch(TrainingOrder(ROWS, 0), 0)[: WINDOW_SHARDS * 50]
     same_shard = (order[1:] // 50 == order[:-1] // 50).mean()
-    # Chance is 49/1599 = 0.031, with a standard deviation of 0.0043 over 1,599 neighbours.
+    # Chance is 49/1599 = 0.031, with a standard deviation of 0.0043 over 1,599 neighbors.
     assert same_shard == pytest.approx(49 / 1599, abs=5 * 0.0043)
     following = (order[1:] - order[:-1] == 1).sum()
     assert following <= 8  # About one is expected.

@@ -100,7 +100,7 @@ def classes_called(*names: str) -> str:
     return json.dumps({"info": {"features": {"label": {"_type": "ClassLabel", "names": names}}}})
 
 
-LABELLED = table(label=[0, 1] * 3)
+LABELED = table(label=[0, 1] * 3)
 
 
 @pytest.mark.parametrize(
@@ -111,17 +111,17 @@ LABELLED = table(label=[0, 1] * 3)
             table(),
             "test-0.parquet has no column label, which .*train-0.parquet has: add it, or move",
         ),
-        ("test-0", LABELLED.rename_columns(["img", "label"]), "test-0.parquet has no column image, which"),
+        ("test-0", LABELED.rename_columns(["img", "label"]), "test-0.parquet has no column image, which"),
         (
             "train-1",
             table(label=["cat"] * 6),
             "train-1.parquet: column label holds string, not class numbers",
         ),
         ("train-1", pa.table({"image": ["a"], "label": [0]}), "column image holds string, not images"),
-        ("train-1", described(LABELLED, classes_called("b", "a")), "has 'b' as class 0, which is 'a' in"),
+        ("train-1", described(LABELED, classes_called("b", "a")), "has 'b' as class 0, which is 'a' in"),
         (
             "test-0",
-            pa.Table.from_arrays([*LABELLED, LABELLED["label"]], ["image", "label", "label"]),
+            pa.Table.from_arrays([*LABELED, LABELED["label"]], ["image", "label", "label"]),
             "has 2",
         ),
     ],
@@ -129,7 +129,7 @@ LABELLED = table(label=[0, 1] * 3)
 def test_a_file_whose_columns_differ_from_the_first_is_named(
     tmp_path: Path, name: str, other: pa.Table, words: str
 ) -> None:
-    pq.write_table(described(LABELLED, classes_called("a", "b")), tmp_path / "train-0.parquet")
+    pq.write_table(described(LABELED, classes_called("a", "b")), tmp_path / "train-0.parquet")
     pq.write_table(other, tmp_path / f"{name}.parquet")
     with pytest.raises(UsageError, match=words):
         parquet(tmp_path)
@@ -156,7 +156,7 @@ def test_images_may_be_stored_as_plain_bytes(tmp_path: Path) -> None:
     ],
 )
 def test_metadata_that_tell_nothing_are_as_good_as_none(tmp_path: Path, metadata: str) -> None:
-    pq.write_table(described(LABELLED, metadata), tmp_path / "x.parquet")
+    pq.write_table(described(LABELED, metadata), tmp_path / "x.parquet")
     assert parquet(tmp_path).facts.class_names == ("0", "1")
 
 
@@ -169,7 +169,7 @@ def test_ids_are_no_classes(tmp_path: Path, number: int) -> None:
 
 
 def test_a_file_whose_name_is_not_utf8_is_named(tmp_path: Path) -> None:
-    pq.write_table(LABELLED, tmp_path / "x.parquet")
+    pq.write_table(LABELED, tmp_path / "x.parquet")
     (tmp_path / "x.parquet").rename(tmp_path / "x\udcff.parquet")
     with pytest.raises(UsageError, match=r"x\udcff.parquet cannot be opened, .* not UTF-8: rename it"):
         parquet(tmp_path)

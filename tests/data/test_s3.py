@@ -66,7 +66,7 @@ def test_training_reads_from_a_bucket_what_it_reads_from_a_folder(
     expected = loaded(local, UPDATES)
     assert loaded(remote, UPDATES) == expected
     streaming(monkeypatch)
-    assert loaded(remote, UPDATES, ranks=2) == expected
+    assert loaded(remote, UPDATES, world_size=2) == expected
 
 
 def test_the_cache_stays_within_its_bound_while_training_streams_through_it(
@@ -97,7 +97,7 @@ def test_the_ranks_of_a_host_share_one_copy(
     store = open_store(remote.location)
     for entry in manifest_of(remote).splits["train"][:4]:
         store.delete(entry.file)
-    assert loaded(remote, UPDATES, ranks=2) == first
+    assert loaded(remote, UPDATES, world_size=2) == first
 
 
 def test_a_damaged_copy_is_fetched_again(remote: DatasetInfo, tmp_path: Path) -> None:

@@ -45,9 +45,9 @@ def test_going_on_with_two_ranks_and_then_one_keeps_the_global_order(
     if from_disk:
         streaming(monkeypatch)
     stages = [
-        loaded(numbered, range(0, 35), ranks=1),
-        loaded(numbered, range(35, 80), ranks=2),
-        loaded(numbered, range(80, 100), ranks=1),
+        loaded(numbered, range(0, 35), world_size=1),
+        loaded(numbered, range(35, 80), world_size=2),
+        loaded(numbered, range(80, 100), world_size=1),
     ]
     assert [update for stage in stages for update in stage] == expected
 

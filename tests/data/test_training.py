@@ -186,7 +186,7 @@ def a_few_updates(info: DatasetInfo, model: Denoiser, folder: Path) -> Trained:
         purpose="test",
         device=torch.device("cpu"),
         rank=0,
-        ranks=1,
+        world_size=1,
         snapshots=SnapshotWriter(open_store(str(folder / "store")), "0" * 64),
         snapshot_interval_updates=100,
         snapshot_facts={},

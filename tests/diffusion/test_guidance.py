@@ -55,7 +55,7 @@ def test_the_target_of_guided_distillation_is_the_guided_velocity_outside_of_aut
     assert torch.equal(target, guided(conditional, TWO_MODES.velocity, WEIGHTS)(Z, T).detach())
 
 
-def test_a_guided_teacher_distils_like_any_other() -> None:
+def test_a_guided_teacher_distills_like_any_other() -> None:
     teacher = guided(ONE_MODE.velocity, TWO_MODES.velocity, WEIGHTS)
 
     def student(z: Tensor, t: Tensor) -> Tensor:

@@ -50,7 +50,7 @@ class Student(nn.Module):
         return velocity_from_output(self(z, t), z, t, self.prediction)
 
 
-def distil(
+def distill(
     student: Student, teacher: Velocity, steps: int, weight: LossWeight, updates: int, seed: int
 ) -> None:
     """The inner loop of Algorithm 2, with the learning rate annealed linearly to zero (App. E)."""
@@ -80,12 +80,12 @@ def test_students_reach_the_map_of_a_teacher_with_twice_and_four_times_their_ste
     """8 → 4 → 2. The teacher itself, run with 4 and 2 steps, misses its 8-step map by 0.170 and 0.390."""
     torch.manual_seed(0)
     student = Student(PredictionType.V)
-    distil(student, teacher, 4, LossWeight.SNR_PLUS_ONE, updates=800, seed=1)
+    distill(student, teacher, 4, LossWeight.SNR_PLUS_ONE, updates=800, seed=1)
     assert distance(teacher, 4, teacher, 8) == pytest.approx(0.170, abs=1e-3)
     assert distance(student.velocity, 4, teacher, 8) < 0.06
 
     following = copy.deepcopy(student)
-    distil(following, student.velocity, 2, LossWeight.SNR_PLUS_ONE, updates=300, seed=2)
+    distill(following, student.velocity, 2, LossWeight.SNR_PLUS_ONE, updates=300, seed=2)
     assert distance(teacher, 2, teacher, 8) == pytest.approx(0.390, abs=1e-3)
     assert distance(following.velocity, 2, student.velocity, 4) < 0.03
     assert distance(following.velocity, 2, teacher, 8) < 0.07
@@ -97,5 +97,5 @@ def test_students_that_predict_otherwise_than_their_teacher_come_nearer_too(
 ) -> None:
     torch.manual_seed(0)
     student = Student(prediction)
-    distil(student, teacher, 4, LossWeight.TRUNCATED_SNR, updates=400, seed=1)
+    distill(student, teacher, 4, LossWeight.TRUNCATED_SNR, updates=400, seed=1)
     assert distance(student.velocity, 4, teacher, 8) < 0.6 * distance(teacher, 4, teacher, 8)

@@ -12,7 +12,7 @@ from tests.end_to_end.running import report_of, run_flow
 def test_students_of_few_steps_do_what_the_undistilled_model_needs_many_for(tmp_path: Path) -> None:
     done = run_flow(tmp_path, "run")
     assert done.returncode == 0, done.stderr[-2000:]
-    at = {c["num_steps"]: c for c in report_of(tmp_path)["checkpoints"]}
+    at = {c["sampling_steps"]: c for c in report_of(tmp_path)["checkpoints"]}
     teacher = at[64]["distance"]
     # Undistilled sampling gets worse with fewer steps, stochastic sampling soonest; students hardly do.
     for few, many in ((1, 2), (2, 4), (4, 8), (8, 16), (16, 32)):

@@ -19,7 +19,7 @@ def copy(finished: Path, tmp_path: Path) -> Path:
 def test_a_run_reports_every_rung_with_its_baselines(finished: Path) -> None:
     report = report_of(finished)
     checkpoints = report["checkpoints"]
-    assert [c["num_steps"] for c in checkpoints] == [4, 2, 1]
+    assert [c["sampling_steps"] for c in checkpoints] == [4, 2, 1]
     assert [c["kind"] for c in checkpoints] == ["base", "student", "student"]
     assert all(c["distance"] > 0 and c["baseline_ddim"] > 0 for c in checkpoints)
     assert "fid" not in checkpoints[0]["distance_name"]
@@ -67,7 +67,7 @@ def test_a_branch_starts_at_its_teachers_steps_and_names_it_as_parent(copy: Path
     done = run_flow(copy, "run", "--from", reference, *SMALL, "--set", "distill.learning_rate=0.0005")
     assert done.returncode == 0, done.stderr[-2000:]
     branch = report_of(copy)["checkpoints"]
-    assert [c["num_steps"] for c in branch] == [2, 1]
+    assert [c["sampling_steps"] for c in branch] == [2, 1]
     assert branch[0]["id"] == teacher and branch[1]["parent"] == teacher
 
 

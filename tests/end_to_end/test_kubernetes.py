@@ -82,7 +82,7 @@ def test_killed_and_resumed_it_gives_the_checkpoints_of_two_local_ranks(
     resumed = run_flow(here, "--datastore", "s3", "resume", "--origin-run-id", run_id, **access)
     assert resumed.returncode == 0, resumed.stdout[-3000:] + resumed.stderr[-3000:]
 
-    alone = run_flow(local, "run", *RUN, "--set", "compute.ranks=2")
+    alone = run_flow(local, "run", *RUN, "--set", "compute.world_size=2")
     assert alone.returncode == 0, alone.stdout[-2000:] + alone.stderr[-2000:]
     assert ids_of(here) == ids_of(local)
     left = [job["status"]["conditions"][-1]["type"] for job in cluster.objects("jobs")]

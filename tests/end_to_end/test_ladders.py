@@ -19,6 +19,6 @@ def test_a_ladder_may_skip_rungs(ladder: str, rungs: list[int], tmp_path: Path) 
     done = run_flow(tmp_path, "run", "--ladder", ladder, *SMALL)
     assert done.returncode == 0, done.stderr[-2000:]
     checkpoints = report_of(tmp_path)["checkpoints"]
-    assert [c["num_steps"] for c in checkpoints] == rungs
+    assert [c["sampling_steps"] for c in checkpoints] == rungs
     assert [c["parent"] for c in checkpoints[1:]] == [c["id"] for c in checkpoints[:-1]]
     assert all(c["distance"] > 0 for c in checkpoints)

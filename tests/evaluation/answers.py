@@ -3,10 +3,10 @@
 from datetime import UTC, datetime
 
 from progdistill.diffusion.names import SamplerName
-from progdistill.evaluation.measurement import Measurement, Question
+from progdistill.evaluation.measurement import Measurement, MeasurementSpec
 
 
-def question(**changes: object) -> Question:
+def question(**changes: object) -> MeasurementSpec:
     """Any question, or one that is asked so."""
     facts: dict[str, object] = {
         "checkpoint_id": "a" * 64,
@@ -22,10 +22,10 @@ def question(**changes: object) -> Question:
         "reference_split": "train",
         "numerics_version": 1,
     }
-    return Question.model_validate(facts | changes)
+    return MeasurementSpec.model_validate(facts | changes)
 
 
-def measurement(asked: Question, **changes: object) -> Measurement:
+def measurement(asked: MeasurementSpec, **changes: object) -> Measurement:
     """Any answer, or one that says so."""
     facts: dict[str, object] = {
         "question": asked,

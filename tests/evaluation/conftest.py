@@ -16,7 +16,7 @@ from progdistill.registry.checkpoint import (
     CheckpointDescription,
     CheckpointKind,
     CheckpointManifest,
-    Circumstances,
+    Provenance,
     publish_checkpoint,
 )
 from progdistill.store.base import Store
@@ -108,15 +108,15 @@ def publish(
         seed=seed,
         numerics_version=1,
     )
-    circumstances = Circumstances(
+    provenance = Provenance(
         created_at=datetime(2026, 1, 1, tzinfo=UTC),
         code_version="0",
         code_dirty=None,
         packages={},
         device="cpu",
         host="here",
-        creator_run="DistillFlow/1",
+        created_by="DistillFlow/1",
         configuration={},
         dataset_name=info.name,
     )
-    return publish_checkpoint(store, folder / "weights.safetensors", description, circumstances)
+    return publish_checkpoint(store, folder / "weights.safetensors", description, provenance)

@@ -14,7 +14,7 @@ from progdistill.data.dataset import DatasetInfo
 from progdistill.errors import UsageError
 from progdistill.evaluation.config import EvaluationSettings
 from progdistill.evaluation.reference import pinned_statistics
-from progdistill.evaluation.runner import Examiner
+from progdistill.evaluation.runner import MeasurementRunner
 from progdistill.features.weights import sha256_of
 from progdistill.registry.checkpoint import CheckpointManifest
 from progdistill.store.base import Store
@@ -81,15 +81,15 @@ def test_evaluate_compares_with_the_statistics_that_are_named(
     old: EvaluationSettings,
     tmp_path: Path,
 ) -> None:
-    circumstances = student.circumstances.model_copy(
+    provenance = student.provenance.model_copy(
         update={"configuration": {"evaluation": old.model_dump(mode="json")}}
     )
-    manifest = student.model_copy(update={"circumstances": circumstances})
+    manifest = student.model_copy(update={"provenance": provenance})
     new = published(tmp_path, "new", 50.0)
     named: dict[str, JsonValue] = {"reference_statistics": str(new)}
     for changes, mean in (({}, 0.0), (named, 50.0)):
         settings = settings_for(manifest, digits, steps=2, changes=changes)
-        reference = Examiner(evaluated_store, settings, digits).reference
+        reference = MeasurementRunner(evaluated_store, settings, digits).reference
         assert reference.mean.tolist() == [mean] * 64
 
 

@@ -8,8 +8,8 @@ from progdistill.evaluation.config import EvaluationSettings
 from progdistill.evaluation.evaluate import evaluate_checkpoint
 from progdistill.evaluation.measurement import EvaluationRecord, Measurement
 from progdistill.evaluation.plan import baseline_of
-from progdistill.evaluation.runner import Examiner
-from progdistill.images import decode_strip
+from progdistill.evaluation.runner import MeasurementRunner
+from progdistill.images import decode_contact_sheet
 from progdistill.registry.checkpoint import CheckpointManifest
 from progdistill.report.input import stage_entry
 from progdistill.store.base import Store
@@ -95,7 +95,7 @@ def test_the_same_noise_is_shown_class_by_class(
     entry = stage_entry(evaluated_store, student, record)
     assert entry.samples is not None and entry.baseline_ddim_samples is not None
     assert entry.samples.labels == (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1)
-    assert decode_strip(entry.samples.png, 12).shape == (12, 8, 8, 1)
+    assert decode_contact_sheet(entry.samples.png, 12).shape == (12, 8, 8, 1)
 
 
 def test_samples_have_the_classes_in_the_shares_of_the_data(
@@ -105,7 +105,9 @@ def test_samples_have_the_classes_in_the_shares_of_the_data(
     uneven = digits.model_copy(update={"class_counts": (90, *(10,) * 9)})
     even = digits.model_copy(update={"class_counts": (10,) * 10})
     asked = {
-        info.class_counts: Examiner(evaluated_store, SETTINGS, info).question(base, SamplerName.DDIM, 2)
+        info.class_counts: MeasurementRunner(evaluated_store, SETTINGS, info).question(
+            base, SamplerName.DDIM, 2
+        )
         for info in (digits, uneven, even)
     }
     assert sum(digits.class_counts) == digits.splits["train"]

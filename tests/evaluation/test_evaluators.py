@@ -19,7 +19,7 @@ def test_the_classifier_reads_unseen_digits(evaluated_store: Store, digits: Data
     assert manifest.test_accuracy >= 0.97
 
 
-def test_it_is_trained_once_and_found_afterwards(evaluated_store: Store, digits: DatasetInfo) -> None:
+def test_it_is_trained_once_and_found_afterward(evaluated_store: Store, digits: DatasetInfo) -> None:
     first = prepare_evaluator(evaluated_store, EvaluationSettings(), digits)
     keys = [item.key for item in evaluated_store.list("")]
     again = prepare_evaluator(evaluated_store, EvaluationSettings(samples=5), digits)
@@ -47,6 +47,6 @@ def test_damaged_weights_are_refused(tmp_path_factory: pytest.TempPathFactory, d
 
 
 def test_images_it_cannot_read_are_refused_by_name(evaluated_store: Store, digits: DatasetInfo) -> None:
-    colour = digits.model_copy(update={"name": "cifar10", "channels": 3, "image_size": 32})
+    color = digits.model_copy(update={"name": "cifar10", "channels": 3, "image_size": 32})
     with pytest.raises(UsageError, match="cifar10"):
-        find_or_publish_evaluator(evaluated_store, EvaluationSettings(), colour)
+        find_or_publish_evaluator(evaluated_store, EvaluationSettings(), color)

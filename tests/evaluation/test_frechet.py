@@ -73,11 +73,11 @@ def test_fewer_samples_than_dimensions_give_a_finite_distance() -> None:
     assert 0 < distance < 100
 
 
-@pytest.mark.parametrize("ranks", [(16, 16), (16, 5), (5, 16), (5, 3)])
-def test_either_or_both_may_be_singular(ranks: tuple[int, int]) -> None:
+@pytest.mark.parametrize("world_size", [(16, 16), (16, 5), (5, 16), (5, 3)])
+def test_either_or_both_may_be_singular(world_size: tuple[int, int]) -> None:
     """Against the singular values of the factors: tr (AAᵀBBᵀ)^½ = ‖AᵀB‖ in the nuclear norm."""
     random = torch.Generator().manual_seed(11)
-    factors = [torch.randn(16, rank, dtype=torch.float64, generator=random) for rank in ranks]
+    factors = [torch.randn(16, rank, dtype=torch.float64, generator=random) for rank in world_size]
     first, second = (factor @ factor.T for factor in factors)
     mean = torch.zeros(16).double()
     cross = torch.linalg.matrix_norm(factors[0].T @ factors[1], "nuc")

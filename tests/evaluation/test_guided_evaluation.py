@@ -1,4 +1,4 @@
-"""A guided student is measured with a weight that it has learnt."""
+"""A guided student is measured with a weight that it has learned."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from progdistill.data.dataset import DatasetInfo
 from progdistill.errors import UsageError
 from progdistill.evaluation.config import EvaluationSettings
 from progdistill.evaluation.evaluate import evaluate_checkpoint
-from progdistill.evaluation.measurement import Question
+from progdistill.evaluation.measurement import MeasurementSpec
 from progdistill.report.input import stage_entry
 from progdistill.store.base import Store
 from tests.evaluation.conftest import publish
@@ -17,11 +17,11 @@ SETTINGS = EvaluationSettings(samples=20, batch_size=20, shown_samples=4)
 
 
 @pytest.mark.parametrize(
-    ("learnt", "asked", "weight"),
+    ("learned", "asked", "weight"),
     [((2.0, 4.0), None, 2.0), ((0.0, 4.0), None, None), ((0.0, 4.0), 3.0, 3.0), ((2.0, 4.0), 0.0, None)],
 )
-def test_the_weight_is_the_lowest_learnt_or_the_one_asked_for(
-    learnt: tuple[float, float],
+def test_the_weight_is_the_lowest_learned_or_the_one_asked_for(
+    learned: tuple[float, float],
     asked: float | None,
     weight: float | None,
     evaluated_store: Store,
@@ -32,7 +32,7 @@ def test_the_weight_is_the_lowest_learnt_or_the_one_asked_for(
     teacher = publish(evaluated_store, tmp_path, digits, seed=20, label_dropout=True)
     plain = publish(evaluated_store, tmp_path, digits, seed=21)
     student = publish(
-        evaluated_store, tmp_path, digits, seed=22, parent=teacher.id, sampling_steps=2, guidance=learnt
+        evaluated_store, tmp_path, digits, seed=22, parent=teacher.id, sampling_steps=2, guidance=learned
     )
     settings = SETTINGS.model_copy(update={"guidance": asked})
     for baseline, guided_too in ((teacher, True), (plain, False)):
@@ -68,7 +68,7 @@ def test_a_model_that_cannot_be_guided_is_not(
 
 
 def test_a_question_without_guidance_has_the_id_that_it_always_had() -> None:
-    asked = Question(
+    asked = MeasurementSpec(
         checkpoint_id="a" * 64,
         sampler="ddim",
         gamma=None,

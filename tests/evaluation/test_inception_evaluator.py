@@ -11,7 +11,7 @@ from progdistill.data.dataset import DatasetInfo
 from progdistill.errors import LostInvariantError, UsageError
 from progdistill.evaluation.config import EvaluationSettings
 from progdistill.evaluation.metrics import frechet_distance, inception_score, moments_of, score_sums
-from progdistill.features.base import Evaluator
+from progdistill.features.base import FeatureExtractor
 from progdistill.features.registry import find_or_publish_evaluator, open_evaluator
 from progdistill.features.weights import sha256_of
 from progdistill.store.base import Store
@@ -42,7 +42,7 @@ def _settings(mode: str, weights: Path | None, sha256: str | None) -> Evaluation
     )
 
 
-def _open(store: Store, mode: str, weights: Path, digits: DatasetInfo) -> Evaluator:
+def _open(store: Store, mode: str, weights: Path, digits: DatasetInfo) -> FeatureExtractor:
     settings = _settings(mode, weights, sha256_of(weights))
     return open_evaluator(store, find_or_publish_evaluator(store, settings, digits))
 

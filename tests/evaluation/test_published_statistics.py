@@ -11,7 +11,7 @@ from progdistill.evaluation.config import EvaluationSettings
 from progdistill.evaluation.evaluate import evaluate_checkpoint
 from progdistill.evaluation.measurement import Measurement
 from progdistill.evaluation.reference import pinned_statistics
-from progdistill.evaluation.runner import Examiner
+from progdistill.evaluation.runner import MeasurementRunner
 from progdistill.registry.checkpoint import CheckpointManifest
 from progdistill.store.base import Store
 
@@ -33,7 +33,7 @@ def measured(
 @pytest.fixture
 def statistics(evaluated_store: Store, digits: DatasetInfo, tmp_path: Path) -> Path:
     """Those of the dataset itself, as somebody else would publish them."""
-    real = Examiner(evaluated_store, SETTINGS, digits).reference
+    real = MeasurementRunner(evaluated_store, SETTINGS, digits).reference
     np.savez(tmp_path / "published.npz", mu=real.mean.numpy(), sigma=real.covariance.numpy())
     return tmp_path / "published.npz"
 

@@ -17,7 +17,7 @@ def test_it_equals_clean_fids_resizer(height: int, width: int) -> None:
     np.testing.assert_allclose(resized.numpy(), expected, atol=2e-3)
 
 
-def test_grey_levels_stay_within_those_of_an_image() -> None:
+def test_gray_levels_stay_within_those_of_an_image() -> None:
     edge = torch.tensor([0.0, 255.0]).repeat(1, 1, 8, 4)
     resized = resize_bicubic(edge, 40)
     assert float(resized.min()) >= 0 and float(resized.max()) <= 255

@@ -29,15 +29,15 @@ def _draw(denoiser: Denoiser, indices: range, batch_size: int, **options: object
 
 
 def test_batch_size_changes_no_sample(denoiser: Denoiser) -> None:
-    """Up to one grey level, for floating-point order may differ."""
+    """Up to one gray level, for floating-point order may differ."""
     whole, parts = _draw(denoiser, range(12), 12), _draw(denoiser, range(12), 5)
     assert (whole.int() - parts.int()).abs().max() <= 1
 
 
 def test_ranks_that_split_the_indices_draw_the_same_images(denoiser: Denoiser) -> None:
     whole = _draw(denoiser, range(12), 4)
-    ranks = [_draw(denoiser, range(rank * 4, rank * 4 + 4), 4) for rank in range(3)]
-    assert torch.equal(torch.cat(ranks), whole)
+    world_size = [_draw(denoiser, range(rank * 4, rank * 4 + 4), 4) for rank in range(3)]
+    assert torch.equal(torch.cat(world_size), whole)
 
 
 def test_another_seed_or_index_gives_another_image(denoiser: Denoiser) -> None:

@@ -11,7 +11,7 @@ import pytest
 from progdistill.data.dataset import DatasetInfo
 from progdistill.evaluation import shards as shard
 from progdistill.evaluation.config import EvaluationSettings
-from progdistill.evaluation.evaluate import Deal, draw_together, evaluate_checkpoint
+from progdistill.evaluation.evaluate import RoundRobin, evaluate_checkpoint, sample_distributed
 from progdistill.evaluation.measurement import EvaluationRecord, Measurement
 from progdistill.registry.checkpoint import CheckpointManifest
 from progdistill.store.base import Store
@@ -38,13 +38,13 @@ def _shards_in(store: Store) -> list[str]:
     return [item.key.rpartition("/")[2] for item in store.list("evaluation_shards/")]
 
 
-def _draw_on_ranks(ranks: int, *arguments: Any) -> None:
+def _draw_on_ranks(world_size: int, *arguments: Any) -> None:
     """Each rank in a thread, so that they truly wait for one another."""
-    barrier = threading.Barrier(ranks, timeout=120)
-    with ThreadPoolExecutor(ranks) as pool:
+    barrier = threading.Barrier(world_size, timeout=120)
+    with ThreadPoolExecutor(world_size) as pool:
         drawing = [
-            pool.submit(draw_together, *arguments, rank=rank, ranks=ranks, meet=barrier.wait)
-            for rank in range(ranks)
+            pool.submit(sample_distributed, *arguments, rank=rank, world_size=world_size, meet=barrier.wait)
+            for rank in range(world_size)
         ]
         for one in drawing:
             one.result()
@@ -61,9 +61,9 @@ def test_ranks_that_share_the_work_get_the_figures_of_one(
     assert _figures(evaluate_checkpoint(*arguments)) == _figures(shared)
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 3])
+@pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_whatever_is_asked_is_drawn_before_it_is_added_up(
-    ranks: int,
+    world_size: int,
     evaluated_store: Store,
     student: CheckpointManifest,
     base: CheckpointManifest,
@@ -75,7 +75,7 @@ def test_whatever_is_asked_is_drawn_before_it_is_added_up(
     changes = {"tuned_gammas": 3, "tuning_seed": settings.seed + 1, "stochastic_students": True}
     chosen = settings.model_copy(update=changes)
     drawn = _count_calls(monkeypatch)
-    _draw_on_ranks(ranks, evaluated_store, student, base, 2, chosen, digits)
+    _draw_on_ranks(world_size, evaluated_store, student, base, 2, chosen, digits)
     assert len(drawn) == 3 * (4 + 2 * 3)
     record = evaluate_checkpoint(evaluated_store, student, base, 2, chosen, digits)
     assert len(drawn) == 3 * (4 + 2 * 3)
@@ -84,8 +84,8 @@ def test_whatever_is_asked_is_drawn_before_it_is_added_up(
 
 def test_shards_of_many_questions_are_dealt_evenly() -> None:
     shards = [range(0, 10), range(10, 20), range(20, 25)]
-    for ranks in (1, 2, 3, 4, 8):
-        deals = [Deal(rank, ranks) for rank in range(ranks)]
+    for world_size in (1, 2, 3, 4, 8):
+        deals = [RoundRobin(rank, world_size) for rank in range(world_size)]
         hands = [[deal.mine(shards) for _ in range(5)] for deal in deals]
         for place in range(5):
             assert sorted((one for hand in hands for one in hand[place]), key=lambda r: r.start) == shards

@@ -36,18 +36,16 @@ def main() -> int:
     from progdistill.errors import ProgdistillError
     from progdistill.registry.checkpoint import publish_checkpoint
     from progdistill.store.open import open_store
-    from tests.artifacts.samples import circumstances, description
+    from tests.artifacts.samples import description, provenance
 
     store, weights, host = sys.argv[1:]
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # A file-size limit then reads as a full disk.
     try:
-        manifest = publish_checkpoint(
-            open_store(store), Path(weights), description(), circumstances(host=host)
-        )
+        manifest = publish_checkpoint(open_store(store), Path(weights), description(), provenance(host=host))
     except ProgdistillError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status
-    print(manifest.id, manifest.circumstances.host)
+    print(manifest.id, manifest.provenance.host)
     return 0
 
 

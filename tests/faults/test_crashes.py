@@ -58,7 +58,7 @@ def test_two_publishers_at_once_give_one_checkpoint(
     results = [process.communicate() for process in processes]
     assert [process.returncode for process in processes] == [0, 0], results
     (manifest,) = list_manifests(open_store(uri))
-    assert {printed.strip() for printed, _ in results} == {f"{manifest.id} {manifest.circumstances.host}"}
+    assert {printed.strip() for printed, _ in results} == {f"{manifest.id} {manifest.provenance.host}"}
     assert_whole(open_store(uri), weights)
 
 

@@ -23,7 +23,7 @@ from progdistill.store.base import Store
 from progdistill.store.documents import SEAL, canonical_json
 from progdistill.store.failpoints import VARIABLE
 from progdistill.store.open import open_store
-from tests.artifacts.samples import circumstances, description, publish_base, weights_file
+from tests.artifacts.samples import description, provenance, publish_base, weights_file
 from tests.faults.publisher import start
 
 
@@ -62,7 +62,7 @@ def test_publishing_the_same_weights_again_mends_them(
     store: Store, published: CheckpointManifest, tmp_path: Path
 ) -> None:
     flip(store, blob_key(published.identity.weights_sha256), 0.5)
-    publish_checkpoint(store, weights_file(tmp_path), description(), circumstances())
+    publish_checkpoint(store, weights_file(tmp_path), description(), provenance())
     assert fetch_weights(store, published).read_bytes() == weights_file(tmp_path).read_bytes()
 
 

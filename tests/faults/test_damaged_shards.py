@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from progdistill.evaluation.metrics import Moments
-from progdistill.evaluation.shards import ShardResult, keep_shard, kept_shard
+from progdistill.evaluation.shards import ShardResult, kept_shard, save_shard
 from progdistill.evaluation.statistics import SampleStatistics
 from progdistill.store.base import Store
 from tests.evaluation.answers import question
@@ -29,7 +29,7 @@ def shard() -> ShardResult:
 def test_a_damaged_shard_is_drawn_again(
     local_store: Store, folder: str, harm: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    keep_shard(local_store, QUESTION, INDICES, shard())
+    save_shard(local_store, QUESTION, INDICES, shard())
     (item,) = local_store.list(folder)
     path = Path(local_store.uri, item.key)
     data = path.read_bytes()
@@ -40,15 +40,15 @@ def test_a_damaged_shard_is_drawn_again(
     assert kept_shard(local_store, QUESTION, INDICES) is None
     told = "samples 0 to 2 are drawn again" in capsys.readouterr().err
     assert told == ((folder, harm) != ("evaluation_shards/", "gone"))
-    keep_shard(local_store, QUESTION, INDICES, shard())
+    save_shard(local_store, QUESTION, INDICES, shard())
     again = kept_shard(local_store, QUESTION, INDICES)
     assert again is not None
     assert torch.equal(again.statistics.features, shard().statistics.features)
 
 
 def test_a_damaged_record_is_no_obstacle_to_keeping_the_shard(local_store: Store) -> None:
-    keep_shard(local_store, QUESTION, INDICES, shard())
+    save_shard(local_store, QUESTION, INDICES, shard())
     (item,) = local_store.list("evaluation_shards/")
     local_store.write(item.key, b"{")
-    keep_shard(local_store, QUESTION, INDICES, shard())
+    save_shard(local_store, QUESTION, INDICES, shard())
     assert kept_shard(local_store, QUESTION, INDICES) is not None

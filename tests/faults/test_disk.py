@@ -12,7 +12,7 @@ import pytest
 from progdistill.errors import UsageError
 from progdistill.registry.checkpoint import blob_key, fetch_weights, publish_checkpoint, verify_weights
 from progdistill.store.open import open_store
-from tests.artifacts.samples import circumstances, description, publish_base, weights_file
+from tests.artifacts.samples import description, provenance, publish_base, weights_file
 from tests.faults.publisher import REPOSITORY, publish
 
 
@@ -50,7 +50,7 @@ def test_a_full_disk_under_the_cache_is_a_clear_refusal(
 ) -> None:
     store = open_store(s3_uri)
     weights = weights_file(tmp_path, megabytes=2)
-    published = publish_checkpoint(store, weights, description(), circumstances())
+    published = publish_checkpoint(store, weights, description(), provenance())
     monkeypatch.setenv("PROGDISTILL_CACHE", str(small_disk))
     small = open_store(s3_uri)
     for read in (fetch_weights, verify_weights):

@@ -21,7 +21,7 @@ from progdistill.store.digest import PART_BYTES
 from progdistill.store.failpoints import VARIABLE
 from progdistill.store.open import mark_layout, open_store
 from progdistill.store.s3 import S3Store
-from tests.artifacts.samples import circumstances, description, weights_file
+from tests.artifacts.samples import description, provenance, weights_file
 from tests.faults.proxy import Fault, FaultyProxy, error_answer
 from tests.faults.publisher import publish
 
@@ -37,7 +37,7 @@ def weights(tmp_path: Path) -> Path:
 
 def put(store: Store, weights: Path) -> CheckpointManifest:
     """Publish the weights as a checkpoint."""
-    return publish_checkpoint(store, weights, description(), circumstances())
+    return publish_checkpoint(store, weights, description(), provenance())
 
 
 @pytest.mark.parametrize(("status", "code"), [(503, "SlowDown"), (500, "InternalError")])

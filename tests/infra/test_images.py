@@ -31,8 +31,8 @@ def _runtime_lock() -> ModuleType:
 
 def _part(*lists: str) -> dict[str, str]:
     module = _runtime_lock()
-    left_out = set[str]().union(*(module.names_in((IMAGES / name).read_text()) for name in lists))
-    return dict(module.entries(module.part_of(LOCK, without=left_out)))
+    omissions = set[str]().union(*(module.names_in((IMAGES / name).read_text()) for name in lists))
+    return dict(module.entries(module.part_of(LOCK, without=omissions)))
 
 
 def _needed(*roots: str) -> set[str]:
@@ -42,7 +42,7 @@ def _needed(*roots: str) -> set[str]:
     while waiting:
         one = waiting.pop()
         extras = one.extras or {""}
-        name = _runtime_lock().normalised(one.name)
+        name = _runtime_lock().normalized(one.name)
         if (key := f"{name}{sorted(extras)}") in found:
             continue
         found |= {key, name}
@@ -108,7 +108,7 @@ def test_every_entry_is_the_locks_own_with_its_hashes() -> None:
 def test_images_hold_no_development_tool() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     named = project["optional-dependencies"]["dev"]
-    development = {_runtime_lock().normalised(Requirement(one).name) for one in named}
+    development = {_runtime_lock().normalized(Requirement(one).name) for one in named}
     assert len(development) > 10
     assert not (development - _needed(*_dependencies())) & set(_part("not_in_images.txt"))
 

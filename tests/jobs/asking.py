@@ -15,7 +15,7 @@ def request_for(spec: JobSpec, store: Store, digits: DatasetInfo, **changes: Any
         "store": store.uri,
         "snapshots": SnapshotSettings(),
         "compute": ComputeSettings(device="cpu", threads_per_rank=1),
-        "creator_run": "DistillFlow/7",
+        "created_by": "DistillFlow/7",
         "configuration": {},
     }
     return JobRequest(spec=spec, dataset=digits, **{**facts, **changes})
@@ -26,7 +26,7 @@ def base_of_two_ranks(store: Store, digits: DatasetInfo, seed: int, **training: 
     spec = TrainBaseSpec(
         dataset_fingerprint=digits.fingerprint,
         seed=seed,
-        ranks=2,
+        world_size=2,
         model=tiny(),
         training=settings(8, **training),
     )

@@ -11,7 +11,7 @@ from progdistill.models.denoiser import build_denoiser, save_weights, weights_of
 from progdistill.registry.checkpoint import CheckpointKind, CheckpointManifest, publish_checkpoint
 from progdistill.store.base import Store
 from progdistill.store.open import open_store
-from tests.artifacts.samples import circumstances, description
+from tests.artifacts.samples import description, provenance
 
 # Annotations of progdistill.evaluation are checked while tests run, with isinstance.
 runtime_checkable(Store)
@@ -41,4 +41,4 @@ def publish(
     facts = {"architecture": config.model_dump(mode="json"), "kind": kind} | changes
     if kind is CheckpointKind.STUDENT:
         facts["parent"] = "b" * 64
-    return publish_checkpoint(store, weights, description(**facts), circumstances())
+    return publish_checkpoint(store, weights, description(**facts), provenance())

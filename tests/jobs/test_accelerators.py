@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from progdistill.cli.doctor import accelerators_facts
-from progdistill.run.prepare import ranks_here
+from progdistill.run.prepare import world_size_here
 from progdistill.training.accelerators import Accelerators, DeviceKind, accelerators_here, precision_for
 from progdistill.training.config import ComputeSettings, Precision
 
@@ -99,8 +99,8 @@ def test_precision_is_what_the_kind_of_device_is_good_at(
 
 
 def test_a_job_on_the_cpu_has_one_rank_whatever_accelerators_there_are() -> None:
-    assert ranks_here(ComputeSettings(device="cpu")) == 1
-    assert ranks_here(ComputeSettings(device="cpu", ranks=3)) == 3
+    assert world_size_here(ComputeSettings(device="cpu")) == 1
+    assert world_size_here(ComputeSettings(device="cpu", world_size=3)) == 3
 
 
 @pytest.mark.parametrize(

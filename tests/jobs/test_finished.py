@@ -97,12 +97,12 @@ def test_weights_with_a_flipped_bit_are_mended_once_they_are_removed(
 
 
 def test_whatever_an_evaluation_has_lost_is_made_again(store: Store, digits: DatasetInfo) -> None:
-    asked = EvaluationSettings(samples=20, batch_size=10, shown_samples=4, neighbours_at_steps=(2,))
+    asked = EvaluationSettings(samples=20, batch_size=10, shown_samples=4, neighbors_at_steps=(2,))
     facts = {"dataset_fingerprint": digits.fingerprint, "seed": 0, "evaluation": asked}
     student = publish(store, tiny(), CheckpointKind.STUDENT, sampling_steps=2).id
     specs = (
         PrepareEvaluatorSpec(**facts),
-        EvaluateSpec(**facts, checkpoint=student, baseline=None, num_steps=2),
+        EvaluateSpec(**facts, checkpoint=student, baseline=None, sampling_steps=2),
     )
 
     def evaluated() -> EvaluationRecord:
@@ -113,13 +113,13 @@ def test_whatever_an_evaluation_has_lost_is_made_again(store: Store, digits: Dat
     record = evaluated()
     evaluator = load_evaluator_manifest(store, record.measurements[0].question.evaluator_id)
     weights = blob_key(evaluator.identity.weights_sha256)
-    strip, neighbours = (blob_key(file.sha256) for file in record.files)
+    strip, neighbors = (blob_key(file.sha256) for file in record.files)
     made = {item.key: store.read(item.key) for item in store.list("blobs/")}
     of_student = blob_key(load_manifest(store, student).identity.weights_sha256)
-    (statistics,) = made.keys() - {strip, neighbours, weights, of_student}
+    (statistics,) = made.keys() - {strip, neighbors, weights, of_student}
     for harm, lost in (
         ("removed", (strip,)),
-        ("cut short", (neighbours,)),
+        ("cut short", (neighbors,)),
         ("cut short", (weights,)),
         ("removed", (evaluator_manifest_key(evaluator.id),)),
         ("removed", (statistics, strip)),  # what real images look like is missed by those only who measure
@@ -140,7 +140,7 @@ def test_a_lost_measurement_is_published_again_from_its_jobs_result(
 ) -> None:
     measured = measurement(question())
     record = EvaluationRecord(
-        checkpoint_id="a" * 64, kind=CheckpointKind.BASE, num_steps=4, distilled=measured
+        checkpoint_id="a" * 64, kind=CheckpointKind.BASE, sampling_steps=4, distilled=measured
     )
     spec = EvaluateSpec(
         dataset_fingerprint=digits.fingerprint,
@@ -148,7 +148,7 @@ def test_a_lost_measurement_is_published_again_from_its_jobs_result(
         evaluation=EvaluationSettings(),
         checkpoint="a" * 64,
         baseline=None,
-        num_steps=4,
+        sampling_steps=4,
     )
     now = datetime.now(UTC)
     result = JobResult(

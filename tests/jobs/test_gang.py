@@ -11,7 +11,7 @@ import pytest
 
 from progdistill.data.dataset import DatasetInfo
 from progdistill.errors import PeerLostError
-from progdistill.jobs.ranks import RanksHere, free_port
+from progdistill.jobs.ranks import LocalRanks, free_port
 from progdistill.jobs.spec import JobRequest, JobResult, result_key
 from progdistill.store.base import Store
 from progdistill.store.documents import read_record
@@ -23,7 +23,7 @@ PEER_LOST = PeerLostError.exit_status
 
 def start(job: JobRequest, folder: Path, *faults: str) -> "list[subprocess.Popen[str]]":
     """Start both ranks, as a cluster does: nobody looks after both."""
-    path, which = folder / "request.json", RanksHere(0, 2, 2, "localhost", free_port())
+    path, which = folder / "request.json", LocalRanks(0, 2, 2, "localhost", free_port())
     path.write_text(job.model_dump_json())
     return [
         subprocess.Popen(
@@ -37,10 +37,10 @@ def start(job: JobRequest, folder: Path, *faults: str) -> "list[subprocess.Popen
     ]
 
 
-def statuses(ranks: "list[subprocess.Popen[str]]") -> tuple[list[int], str]:
+def statuses(world_size: "list[subprocess.Popen[str]]") -> tuple[list[int], str]:
     """How the ranks ended, and what they said."""
-    errors = [rank.communicate(timeout=250)[1] for rank in ranks]
-    return [rank.returncode for rank in ranks], "\n".join(errors)
+    errors = [rank.communicate(timeout=250)[1] for rank in world_size]
+    return [rank.returncode for rank in world_size], "\n".join(errors)
 
 
 def checkpoint_of(store: Store, job: JobRequest) -> str:
@@ -76,11 +76,11 @@ def test_asked_to_stop_one_rank_takes_the_other_with_it_and_both_go_on_later(
     digits: DatasetInfo, store: Store, tmp_path: Path
 ) -> None:
     job = base_of_two_ranks(store, digits, seed=4)
-    ranks = start(job, tmp_path, "", f"hold:training.update@3:{tmp_path}/go")
-    assert ranks[1].stdout is not None and "reached" in ranks[1].stdout.readline()
-    ranks[1].send_signal(signal.SIGTERM)
+    world_size = start(job, tmp_path, "", f"hold:training.update@3:{tmp_path}/go")
+    assert world_size[1].stdout is not None and "reached" in world_size[1].stdout.readline()
+    world_size[1].send_signal(signal.SIGTERM)
     (tmp_path / "go").touch()
-    ended, said = statuses(ranks)
+    ended, said = statuses(world_size)
     assert ended == [130, 130], said
     assert statuses(start(job, tmp_path, "", ""))[0] == [0, 0]
     assert checkpoint_of(store, job)
@@ -89,7 +89,7 @@ def test_asked_to_stop_one_rank_takes_the_other_with_it_and_both_go_on_later(
 def test_a_rank_that_waits_for_the_other_leaves_when_asked_to(
     digits: DatasetInfo, store: Store, tmp_path: Path
 ) -> None:
-    path, which = tmp_path / "request.json", RanksHere(0, 2, 2, "localhost", free_port())
+    path, which = tmp_path / "request.json", LocalRanks(0, 2, 2, "localhost", free_port())
     path.write_text(base_of_two_ranks(store, digits, seed=4).model_dump_json())
     alone = subprocess.Popen(
         [sys.executable, "-m", "progdistill.jobs.worker", str(path)],

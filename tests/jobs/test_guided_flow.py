@@ -62,7 +62,7 @@ def drawn(denoiser: Denoiser, steps: int, weight: float) -> torch.Tensor:
 
 def test_the_ladder_starts_with_the_guided_student_of_the_base_model(folder: Path) -> None:
     checkpoints = report_of(folder)["checkpoints"]
-    assert [(c["num_steps"], c["kind"]) for c in checkpoints] == [(4, "student"), (2, "student")]
+    assert [(c["sampling_steps"], c["kind"]) for c in checkpoints] == [(4, "student"), (2, "student")]
     base, guided = checkpoint(folder, checkpoints[0]["id"])
     assert guided.config.network.guidance_input and checkpoints[1]["parent"] == checkpoints[0]["id"]
     assert base is not None and not checkpoint(folder, base)[1].config.network.guidance_input

@@ -18,7 +18,7 @@ from progdistill.training.guidance import GuidanceRange
 from tests.jobs.conftest import publish
 
 DIGITS = PRESETS["digits"].model
-LEARNT = {"guidance": {"lowest": 0.0, "highest": 2.0}}
+LEARNED = {"guidance": {"lowest": 0.0, "highest": 2.0}}
 
 
 def with_network(**changes: object) -> DenoiserConfig:
@@ -64,7 +64,7 @@ def test_the_guided_stage_can_have_updates_of_its_own(store: Store) -> None:
 
 def test_students_of_a_guided_model_keep_its_range(store: Store) -> None:
     config = with_network(label_dropout=True, guidance_input=True)
-    teacher = publish(store, config, CheckpointKind.STUDENT, sampling_steps=8, training=LEARNT)
+    teacher = publish(store, config, CheckpointKind.STUDENT, sampling_steps=8, training=LEARNED)
     run = plan(store, from_=teacher.id)
     assert run.settings.guidance == GuidanceRange(lowest=0, highest=2)
     assert not run.settings.has_guided_stage and run.settings.ladder == (8, 4, 2, 1)
@@ -73,7 +73,7 @@ def test_students_of_a_guided_model_keep_its_range(store: Store) -> None:
         plan(store, from_=teacher.id, guidance="0:4")
 
 
-def test_a_run_from_a_base_model_with_dropped_labels_distils_guidance_first(store: Store) -> None:
+def test_a_run_from_a_base_model_with_dropped_labels_distills_guidance_first(store: Store) -> None:
     teacher = publish(store, with_network(label_dropout=True))
     assert plan(store, from_=teacher.id, guidance="1:3").settings.has_guided_stage
 
@@ -120,7 +120,7 @@ def test_sampling_says_which_weight_and_refuses_what_cannot_be(
     store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     guided = with_network(label_dropout=True, guidance_input=True)
-    student = publish(store, guided, CheckpointKind.STUDENT, sampling_steps=1, training=LEARNT)
+    student = publish(store, guided, CheckpointKind.STUDENT, sampling_steps=1, training=LEARNED)
     plain = publish(store, with_network(label_dropout=True), CheckpointKind.STUDENT, sampling_steps=1)
     base = publish(store, with_network(label_dropout=True))
 
@@ -130,7 +130,7 @@ def test_sampling_says_which_weight_and_refuses_what_cannot_be(
 
     assert sample(student.id) == 0 and '"guidance": 0' in capsys.readouterr().out
     assert sample(student.id, "--guidance", "1.5") == 0 and '"guidance": 1.5' in capsys.readouterr().out
-    assert sample(student.id, "--guidance", "3") == 0 and "learnt guidance 0:2" in capsys.readouterr().err
+    assert sample(student.id, "--guidance", "3") == 0 and "learned guidance 0:2" in capsys.readouterr().err
     assert sample(base.id, "--guidance", "3") == 0
     assert sample(plain.id, "--guidance", "3") == 2 and "cannot be guided" in capsys.readouterr().err
     assert sample(base.id, "--guidance", "-1") == 2 and "guidance -1" in capsys.readouterr().err

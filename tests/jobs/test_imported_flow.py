@@ -62,7 +62,7 @@ def test_distilling_an_imported_eps_model_improves_its_samples_of_4_steps(tmp_pa
     done = run_flow(tmp_path, "run", "--from", "pretrained", "--ladder", "32:4")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     checkpoints = report_of(tmp_path)["checkpoints"]
-    assert [(c["num_steps"], c["kind"]) for c in checkpoints][:2] == [(32, "imported"), (16, "student")]
+    assert [(c["sampling_steps"], c["kind"]) for c in checkpoints][:2] == [(32, "imported"), (16, "student")]
     last = checkpoints[-1]
-    assert last["num_steps"] == 4
+    assert last["sampling_steps"] == 4
     assert last["distance"] < 0.8 * last["baseline_ddim"]

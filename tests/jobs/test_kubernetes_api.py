@@ -9,7 +9,7 @@ import pytest
 
 from progdistill.config.cluster import ClusterSettings
 from progdistill.errors import TransientError, UsageError
-from progdistill.jobs.kubernetes.api import ClusterApi, RetryLaterError, connect, patiently
+from progdistill.jobs.kubernetes.api import ClusterApi, RetryLaterError, connect, retry
 from tests.kubernetes_api import Cluster, running_cluster
 
 
@@ -52,7 +52,7 @@ def test_a_pause_that_is_asked_for_is_kept() -> None:
             raise fault
         return time.monotonic() - began
 
-    assert patiently(call, threading.Event(), 5.0) >= 0.6
+    assert retry(call, threading.Event(), 5.0) >= 0.6
 
 
 def test_a_token_that_expires_is_read_anew(cluster: Cluster, api: ClusterApi) -> None:

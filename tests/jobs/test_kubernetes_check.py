@@ -63,7 +63,7 @@ def test_an_image_is_required(s3_uri: str) -> None:
 
 def test_ranks_come_from_hosts(s3_uri: str) -> None:
     with pytest.raises(UsageError, match="cluster.train.hosts"):
-        prepared(s3_uri, "compute.ranks=2")
+        prepared(s3_uri, "compute.world_size=2")
 
 
 def test_without_any_cluster_both_ways_to_one_are_said(

@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 from kubernetes import client
 
 from progdistill.jobs.events import ignore
-from progdistill.jobs.kubernetes.api import ClusterApi, Watched
+from progdistill.jobs.kubernetes.api import ClusterApi, WatchCache
 from progdistill.jobs.kubernetes.log import JobLog, PodLog
 
 LINES = b"""\
@@ -133,7 +133,7 @@ def test_a_watch_cut_within_a_character_is_begun_anew() -> None:
     cut = event[: event.index("Ω".encode()) + 1]
     changed = threading.Event()
     with answering([listing], [cut], [listing], [event + b"\n"]) as (api, _):
-        watched = Watched(api, "/pods", "x=y", changed)
+        watched = WatchCache(api, "/pods", "x=y", changed)
         while not watched.present():
             assert watched.error is None and changed.wait(200)
             changed.clear()
@@ -142,6 +142,6 @@ def test_a_watch_cut_within_a_character_is_begun_anew() -> None:
 def test_a_watch_that_breaks_unforeseen_ends_the_wait_with_a_message() -> None:
     changed = threading.Event()
     with answering([b'{"metadata": {}}']) as (api, _):
-        watched = Watched(api, "/pods", "x=y", changed)
+        watched = WatchCache(api, "/pods", "x=y", changed)
         assert changed.wait(200)
     assert "watching /pods ended by KeyError" in str(watched.error)

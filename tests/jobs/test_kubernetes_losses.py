@@ -67,7 +67,7 @@ def test_progress_is_the_newest_snapshot_that_every_rank_has_finished(
 ) -> None:
     spec = base_of_two_ranks(store, digits, seed=4).spec
     assert progress_of(spec, store) == (0, 0)
-    writers = [SnapshotWriter(store, spec.id, rank=rank, ranks=2, attempt="one") for rank in (0, 1)]
+    writers = [SnapshotWriter(store, spec.id, rank=rank, world_size=2, attempt="one") for rank in (0, 1)]
     for update, here in [(10, writers), (20, writers[:1])]:
         for writer in here:
             writer.save(update, {"step": torch.tensor([update])}, {})

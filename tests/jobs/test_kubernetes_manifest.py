@@ -32,7 +32,7 @@ def submit(tmp_path: Path, cluster_digits: DatasetInfo) -> Any:
     def made(**settings: Any) -> Submission:
         cluster = ClusterSettings.model_validate({"image": IMAGE, **settings})
         request = small_job(store, cluster_digits)
-        spec = request.spec.model_copy(update={"ranks": cluster.train.ranks})
+        spec = request.spec.model_copy(update={"world_size": cluster.train.world_size})
         return submission_for(request.model_copy(update={"spec": spec}), cluster, store)
 
     return made
@@ -146,7 +146,7 @@ def test_a_tpu_slice_has_as_many_pods_as_its_topology_has_hosts(
         "cloud.google.com/gke-tpu-topology": topology,
     }
     assert pod["containers"][0]["resources"]["limits"]["google.com/tpu"] == str(per_host)
-    assert submission.resources.ranks == hosts * per_host
+    assert submission.resources.world_size == hosts * per_host
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from progdistill.registry.aliases import move_alias
 from progdistill.registry.checkpoint import CheckpointKind, CheckpointManifest, publish_checkpoint
 from progdistill.run.prepare import PreparedRun, prepare_run
 from progdistill.store.base import Store
-from tests.artifacts.samples import circumstances, description
+from tests.artifacts.samples import description, provenance
 from tests.jobs.conftest import publish
 
 DIGITS = PRESETS["digits"].model
@@ -39,7 +39,7 @@ def made_by(store: Store, run: PreparedRun, steps: int = 1) -> CheckpointManifes
         architecture=run.settings.model.model_dump(mode="json"),
     )
     manifest = publish_checkpoint(
-        store, weights, identity, circumstances(configuration=run.settings.model_dump(mode="json"))
+        store, weights, identity, provenance(configuration=run.settings.model_dump(mode="json"))
     )
     move_alias(store, "production", manifest.id, "tester")
     return manifest

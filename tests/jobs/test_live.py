@@ -45,7 +45,7 @@ class Hours:
         return self.seconds
 
 
-class Watched:
+class WatchCache:
     """A training that takes half a second an update, and all that it told."""
 
     def __init__(self, store: Store, **live: float) -> None:
@@ -67,7 +67,7 @@ class Watched:
 
 
 def test_events_are_as_far_apart_as_asked_and_one_says_that_it_is_done(store: Store) -> None:
-    training = Watched(store, interval_seconds=20)
+    training = WatchCache(store, interval_seconds=20)
     training.go_on_to(100)
     assert [event.update for event in training.events] == [40, 80, 100]
     first, _, last = training.events
@@ -77,7 +77,7 @@ def test_events_are_as_far_apart_as_asked_and_one_says_that_it_is_done(store: St
 
 
 def test_samples_are_a_picture_in_the_store_that_the_event_names(store: Store) -> None:
-    training = Watched(store, interval_seconds=10, samples_interval_seconds=15, samples=6)
+    training = WatchCache(store, interval_seconds=10, samples_interval_seconds=15, samples=6)
     training.go_on_to(50)
     assert [event.samples_key for event in training.events] == [None, samples_key(SPEC.id)]
     data = store.read(samples_key(SPEC.id))
@@ -88,13 +88,13 @@ def test_samples_are_a_picture_in_the_store_that_the_event_names(store: Store) -
 
 
 def test_a_short_training_draws_nothing(store: Store) -> None:
-    training = Watched(store)
+    training = WatchCache(store)
     training.go_on_to(59)
     assert not list(store.list("live/"))
 
 
 def test_the_model_stays_in_training_with_the_weights_it_had(store: Store) -> None:
-    training = Watched(store, samples_interval_seconds=0)
+    training = WatchCache(store, samples_interval_seconds=0)
     before = {name: tensor.clone() for name, tensor in training.state.model.state_dict().items()}
     training.go_on_to(2)
     assert list(store.list("live/"))
@@ -103,7 +103,7 @@ def test_the_model_stays_in_training_with_the_weights_it_had(store: Store) -> No
 
 
 def test_slow_drawing_takes_a_twentieth_of_the_time(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    training, drawn = Watched(store, samples_interval_seconds=0), []
+    training, drawn = WatchCache(store, samples_interval_seconds=0), []
 
     def slow(self: LiveTraining, model: Denoiser) -> np.ndarray:
         drawn.append(training.state.update)
@@ -120,7 +120,7 @@ def test_training_goes_on_without_a_store_that_answers(store: Store, monkeypatch
         raise TransientError("the store does not answer")
 
     monkeypatch.setattr(store, "write", broken)
-    training = Watched(store, interval_seconds=0, samples_interval_seconds=0)
+    training = WatchCache(store, interval_seconds=0, samples_interval_seconds=0)
     training.go_on_to(2)
     assert [event.samples_key for event in training.events] == [None, None]
 

@@ -32,7 +32,7 @@ def spec(store: Store, digits: DatasetInfo) -> EvaluateSpec:
         seed=0,
         checkpoint=base,
         baseline=base,
-        num_steps=2,
+        sampling_steps=2,
         evaluation=EvaluationSettings(samples=5200, tuned_gammas=2, tuning_samples=500, batch_size=500),
     )
 
@@ -77,9 +77,9 @@ def test_a_record_of_two_ranks_is_that_of_one(
     spec: EvaluateSpec, store: Store, digits: DatasetInfo, tmp_path: Path
 ) -> None:
     records = []
-    for ranks in (2, 1):
-        request = request_for(spec.model_copy(update={"ranks": ranks}), store, digits)
-        result = complete(store, LocalLauncher(tmp_path / str(ranks)), request).result
+    for world_size in (2, 1):
+        request = request_for(spec.model_copy(update={"world_size": world_size}), store, digits)
+        result = complete(store, LocalLauncher(tmp_path / str(world_size)), request).result
         records.append(EvaluationRecord.model_validate_json(result.output))
         answers = [item.key for item in store.list(f"{FOLDER}{spec.checkpoint}/")]
         assert len(answers) == 2 + 2  # DDIM, ancestral, and a trial of each γ
@@ -93,5 +93,5 @@ def test_a_record_of_two_ranks_is_that_of_one(
 
 
 def test_the_number_of_ranks_is_no_part_of_a_measurement(spec: EvaluateSpec) -> None:
-    assert spec.model_copy(update={"ranks": 8}).id == spec.id
-    assert spec.model_copy(update={"num_steps": 4}).id != spec.id
+    assert spec.model_copy(update={"world_size": 8}).id == spec.id
+    assert spec.model_copy(update={"sampling_steps": 4}).id != spec.id

@@ -37,11 +37,11 @@ def test_two_ranks_train_what_one_trains(
     config = tiny(label_dropout=True)
     teacher = publish(store, config, CheckpointKind.BASE).id
     weights = []
-    for ranks in (1, 2):
+    for world_size in (1, 2):
         shared: dict[str, Any] = {
             "dataset_fingerprint": digits.fingerprint,
             "seed": 4,
-            "ranks": ranks,
+            "world_size": world_size,
             "training": settings(4, ema_decay=0.9),
         }
         base = TrainBaseSpec(**shared, model=config, label_dropout=0.2)

@@ -10,7 +10,7 @@ from progdistill.jobs.ranks import overall
 
 RUN = (
     "import sys; from progdistill.jobs.ranks import *;"
-    "sys.exit(run_ranks(RanksHere(2, 2, 4, 'host', 1), sys.argv[1:]))"
+    "sys.exit(run_ranks(LocalRanks(2, 2, 4, 'host', 1), sys.argv[1:]))"
 )
 
 

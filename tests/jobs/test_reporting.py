@@ -11,7 +11,7 @@ from progdistill.registry.checkpoint import CheckpointManifest, TrainingFigures,
 from progdistill.report.input import Timings
 from progdistill.run.report import point_latest_to, timings_of
 from progdistill.store.base import Store
-from tests.artifacts.samples import BEGINNING, circumstances, description, weights_file
+from tests.artifacts.samples import BEGINNING, description, provenance, weights_file
 from tests.evaluation.answers import measurement, question
 
 RUN = "DistillFlow/7"
@@ -25,7 +25,7 @@ def checkpoint(
     figures = None
     if seconds is not None:
         figures = TrainingFigures(updates=1, images=1, seconds=seconds, images_per_second=1, final_loss=None)
-    made = circumstances(minutes, creator_run=run, figures=figures)
+    made = provenance(minutes, created_by=run, figures=figures)
     return publish_checkpoint(store, weights_file(folder), description(), made)
 
 
@@ -36,7 +36,7 @@ def measured(of: CheckpointManifest, minutes: float, sampler: SamplerName = Samp
 
 
 def record(of: CheckpointManifest, **answers: Measurement) -> EvaluationRecord:
-    return EvaluationRecord(checkpoint_id=of.id, kind=of.identity.kind, num_steps=1, **answers)
+    return EvaluationRecord(checkpoint_id=of.id, kind=of.identity.kind, sampling_steps=1, **answers)
 
 
 def parts(timings: Timings) -> tuple[float, float, float, float]:

@@ -23,7 +23,7 @@ from tests.training.conftest import settings, tiny
 def request_(store: Store, digits: DatasetInfo) -> JobRequest:
     """Ask for a base model of six updates, with a snapshot after the fourth."""
     spec = TrainBaseSpec(
-        dataset_fingerprint=digits.fingerprint, seed=2, model=tiny(), training=settings(6), ranks=1
+        dataset_fingerprint=digits.fingerprint, seed=2, model=tiny(), training=settings(6), world_size=1
     )
     return request_for(spec, store, digits, snapshots=SnapshotSettings(interval_updates=4))
 

@@ -73,7 +73,7 @@ def test_guidance_makes_another_measurement_and_none_says_nothing_of_itself() ->
             seed=0,
             checkpoint="a" * 64,
             baseline=None,
-            num_steps=4,
+            sampling_steps=4,
             evaluation=EvaluationSettings(guidance=guidance),
             numerics_version=1,
         )

@@ -13,7 +13,7 @@ from progdistill.models.denoiser import build_denoiser, save_weights, weights_of
 from progdistill.registry.checkpoint import UNKNOWN_DATASET, CheckpointKind, publish_checkpoint
 from progdistill.run.prepare import PreparedRun, prepare_run
 from progdistill.store.base import Store
-from tests.artifacts.samples import circumstances, description
+from tests.artifacts.samples import description, provenance
 from tests.jobs.conftest import publish
 
 DIGITS = PRESETS["digits"].model
@@ -88,6 +88,6 @@ def test_a_model_of_unknown_data_is_measured_against_what_is_named(
     weights = store.scratch() / "weights.safetensors"
     save_weights(weights_of(build_denoiser(DIGITS, seed=0)), weights)
     identity = description(kind=CheckpointKind.IMPORTED, dataset_fingerprint=UNKNOWN_DATASET)
-    teacher = publish_checkpoint(store, weights, identity, circumstances(dataset_name=UNKNOWN_DATASET))
+    teacher = publish_checkpoint(store, weights, identity, provenance(dataset_name=UNKNOWN_DATASET))
     assert main(["evaluate", teacher.id, "--store", store.uri, "--steps", "2"]) == 2
     assert "say with --dataset which images" in capsys.readouterr().err

@@ -9,7 +9,7 @@ from typing import Any
 
 from tests.kubernetes_api import defaults, patches, validation
 from tests.kubernetes_api.access import Access
-from tests.kubernetes_api.errors import ApiError, bad_request, conflict, invalid, left_out, not_found
+from tests.kubernetes_api.errors import ApiError, bad_request, conflict, invalid, not_found, omissions
 from tests.kubernetes_api.resources import JOBS, NAMESPACES, NODES, PODS, Resource
 from tests.kubernetes_api.routes import Route
 from tests.kubernetes_api.selectors import Matches, field_selector, label_selector
@@ -55,7 +55,7 @@ class Api:
         """SelfSubjectAccessReview."""
         asked = (body.get("spec") or {}).get("resourceAttributes")
         if asked is None:
-            raise left_out("SelfSubjectAccessReview without resourceAttributes")
+            raise omissions("SelfSubjectAccessReview without resourceAttributes")
         allowed = self.access.allows(
             asked.get("verb", ""),
             asked.get("resource", ""),
@@ -76,7 +76,7 @@ class Api:
 
     def _list(self, route: Route, body: Any, content_type: str) -> Answer:
         if "continue" in route.query:
-            raise left_out("continue tokens: a list is always whole")
+            raise omissions("continue tokens: a list is always whole")
         matches = self.selected(route)
         with self.storage.changed:
             asked = int(route.query.get("resourceVersion") or 0)
@@ -94,12 +94,12 @@ class Api:
                     },
                 )
             if route.query.get("resourceVersionMatch") == "Exact":
-                raise left_out("resourceVersionMatch=Exact")
+                raise omissions("resourceVersionMatch=Exact")
             items = [i for i in self.storage.list(route.resource, route.namespace or None) if matches(i)]
             version = str(self.storage.version)
         limit = route.number("limit")
         if limit and len(items) > limit:
-            raise left_out("lists in parts: leave out limit")
+            raise omissions("lists in parts: leave out limit")
         resource = route.resource
         listed = {"kind": f"{resource.kind}List", "apiVersion": resource.api_version}
         return Answer(200, {**listed, "metadata": {"resourceVersion": version}, "items": items})
@@ -237,7 +237,7 @@ class Api:
     def _policy(route: Route, options: dict[str, Any]) -> tuple[str, list[str]]:
         policy = options.get("propagationPolicy") or route.query.get("propagationPolicy")
         if options.get("orphanDependents") is not None or "orphanDependents" in route.query:
-            raise left_out("orphanDependents, which propagationPolicy has replaced")
+            raise omissions("orphanDependents, which propagationPolicy has replaced")
         if policy not in (None, "Background", "Foreground", "Orphan"):
             causes = [
                 validation.wrong(
@@ -281,7 +281,7 @@ def _check_immutable(resource: Resource, before: Object, new: Object) -> None:
         message = "Forbidden: pod updates may not change fields other than `spec.containers[*].image`,..."
         raise invalid(resource, new["metadata"]["name"], [("FieldValueForbidden", message, "spec")])
     elif resource is NODES:
-        raise left_out("changes of nodes through the API")
+        raise omissions("changes of nodes through the API")
     causes = [
         validation.forbidden_change(f"spec.{name}", new_spec.get(name))
         for name in fields

@@ -49,7 +49,7 @@ def no_such_path() -> ApiError:
     return ApiError(404, "NotFound", "the server could not find the requested resource", {})
 
 
-def left_out(what: str) -> ApiError:
+def omissions(what: str) -> ApiError:
     """501: the real server does this, this one does not, and says so."""
     return ApiError(501, "NotImplemented", f"tests.kubernetes_api does not implement {what}")
 

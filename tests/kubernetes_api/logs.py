@@ -4,7 +4,7 @@ import datetime
 from collections.abc import Iterator
 
 from tests.kubernetes_api import clock
-from tests.kubernetes_api.errors import bad_request, left_out
+from tests.kubernetes_api.errors import bad_request, omissions
 from tests.kubernetes_api.kubelet import Kubelet
 from tests.kubernetes_api.resources import PODS
 from tests.kubernetes_api.routes import Route
@@ -33,9 +33,9 @@ class LogReader:
             message = f'previous terminated container "{name}" in pod "{route.name}" not found'
             raise bad_request(message)
         if route.query.get("stream", "All") != "All":
-            raise left_out("separate log streams")
+            raise omissions("separate log streams")
         if route.flag("follow") and "limitBytes" in route.query:
-            raise left_out("limitBytes with follow")
+            raise omissions("limitBytes with follow")
         if not pod["spec"].get("nodeName"):
             return iter(())
         state = (pod["status"].get("containerStatuses") or [{}])[0].get("state") or {}

@@ -3,7 +3,7 @@
 import copy
 from typing import Any
 
-from tests.kubernetes_api.errors import ApiError, left_out
+from tests.kubernetes_api.errors import ApiError, omissions
 
 _MERGE_KEYS = {
     "containers": "name", "env": "name", "volumes": "name", "volumeMounts": "mountPath", "conditions": "type",
@@ -19,7 +19,7 @@ def apply(item: dict[str, Any], patch: Any, content_type: str) -> dict[str, Any]
     if content_type == "application/strategic-merge-patch+json":
         return dict(_merge(item, patch, strategic=True))
     if content_type in ("application/json-patch+json", "application/apply-patch+yaml"):
-        raise left_out(f"patches of type {content_type}")
+        raise omissions(f"patches of type {content_type}")
     raise ApiError(
         415, "UnsupportedMediaType", f"the body of the request was in an unknown format - {content_type}"
     )
@@ -28,7 +28,7 @@ def apply(item: dict[str, Any], patch: Any, content_type: str) -> dict[str, Any]
 def _merge(value: Any, patch: Any, *, strategic: bool, field: str = "") -> Any:
     if isinstance(patch, dict):
         if strategic and any(key.startswith("$") for key in patch):
-            raise left_out("directives ($patch, $setElementOrder, ...) in strategic merge patches")
+            raise omissions("directives ($patch, $setElementOrder, ...) in strategic merge patches")
         merged = copy.deepcopy(value) if isinstance(value, dict) else {}
         for key, part in patch.items():
             if part is None:

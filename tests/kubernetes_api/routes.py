@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from tests.kubernetes_api.errors import ApiError, left_out, no_such_path
+from tests.kubernetes_api.errors import ApiError, no_such_path, omissions
 from tests.kubernetes_api.resources import RESOURCES, Resource
 
 _PATH = re.compile(
@@ -61,7 +61,7 @@ def find(method: str, target: str) -> Route:
     resource = _resource(plural, group, version, namespace)
     if sub and sub not in resource.subresources:
         if resource.plural == "pods" and sub in ("exec", "attach", "portforward", "binding", "proxy"):
-            raise left_out(f"pods/{sub}")
+            raise omissions(f"pods/{sub}")
         raise no_such_path()
     return Route(resource, _verb(method, name, sub, query), unquote(namespace), unquote(name), sub, query)
 
@@ -73,7 +73,7 @@ def _resource(plural: str, group: str, version: str, namespace: str) -> Resource
                 break
             return resource
     if group in _ELSEWHERE_GROUPS or (not group and plural in _ELSEWHERE):
-        raise left_out(f"{plural} in API group {group!r}")
+        raise omissions(f"{plural} in API group {group!r}")
     raise no_such_path()
 
 

@@ -63,9 +63,9 @@ def test_a_merge_patch_changes_what_it_names_and_removes_nulls(client: Client) -
 def test_only_a_change_of_the_spec_raises_the_generation(client: Client) -> None:
     """API conventions: generation is "a specific generation of the desired state"."""
     client.batch.create_namespaced_job("default", job("x", "true", suspend=True))
-    labelled = client.batch.patch_namespaced_job("x", "default", {"metadata": {"labels": {"a": "1"}}})
+    labeled = client.batch.patch_namespaced_job("x", "default", {"metadata": {"labels": {"a": "1"}}})
     resized = client.batch.patch_namespaced_job("x", "default", {"spec": {"parallelism": 2}})
-    assert (labelled.metadata.generation, resized.metadata.generation) == (1, 2)
+    assert (labeled.metadata.generation, resized.metadata.generation) == (1, 2)
 
 
 def test_the_status_subresource_changes_nothing_but_the_status(client: Client) -> None:

@@ -8,7 +8,7 @@ from tests.kubernetes_api.refusals import refusal
 
 
 @pytest.fixture
-def labelled(client: Client) -> Client:
+def labeled(client: Client) -> Client:
     for name, labels in {
         "web": {"app": "web", "tier": "front"},
         "api": {"app": "api", "tier": "back"},
@@ -33,27 +33,27 @@ def labelled(client: Client) -> Client:
         ("", {"web", "api", "bare"}),
     ],
 )
-def test_a_label_selector_selects(labelled: Client, selector: str, names: set[str]) -> None:
+def test_a_label_selector_selects(labeled: Client, selector: str, names: set[str]) -> None:
     """Of objects without the label, != and notin select all ("Set-based requirement")."""
-    found = labelled.core.list_namespaced_config_map("default", label_selector=selector).items
+    found = labeled.core.list_namespaced_config_map("default", label_selector=selector).items
     assert {item.metadata.name for item in found} == names
 
 
-def test_a_field_selector_selects(labelled: Client) -> None:
-    found = labelled.core.list_namespaced_config_map("default", field_selector="metadata.name=api").items
+def test_a_field_selector_selects(labeled: Client) -> None:
+    found = labeled.core.list_namespaced_config_map("default", field_selector="metadata.name=api").items
     assert [item.metadata.name for item in found] == ["api"]
-    found = labelled.core.list_namespaced_config_map("default", field_selector="metadata.name!=api").items
+    found = labeled.core.list_namespaced_config_map("default", field_selector="metadata.name!=api").items
     assert {item.metadata.name for item in found} == {"web", "bare"}
 
 
-def test_other_fields_cannot_be_selected_by(labelled: Client) -> None:
+def test_other_fields_cannot_be_selected_by(labeled: Client) -> None:
     """ "Using unsupported field selectors produces an error"."""
-    status = refusal(lambda: labelled.core.list_namespaced_config_map("default", field_selector="data.key=x"))
+    status = refusal(lambda: labeled.core.list_namespaced_config_map("default", field_selector="data.key=x"))
     assert (status["code"], status["reason"]) == (400, "BadRequest")
     assert status["message"].endswith("field label not supported: data.key")
 
 
-def test_deletecollection_deletes_what_is_selected(labelled: Client) -> None:
-    labelled.core.delete_collection_namespaced_config_map("default", label_selector="app")
-    left = labelled.core.list_namespaced_config_map("default").items
+def test_deletecollection_deletes_what_is_selected(labeled: Client) -> None:
+    labeled.core.delete_collection_namespaced_config_map("default", label_selector="app")
+    left = labeled.core.list_namespaced_config_map("default").items
     assert [item.metadata.name for item in left] == ["bare"]

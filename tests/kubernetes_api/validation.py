@@ -9,7 +9,7 @@ from typing import Any
 import kubernetes_validate  # type: ignore[import-untyped]
 
 from tests.kubernetes_api import quantity
-from tests.kubernetes_api.errors import ApiError, bad_request, invalid, left_out
+from tests.kubernetes_api.errors import ApiError, bad_request, invalid, omissions
 from tests.kubernetes_api.job_set_failures import ACTIONS
 from tests.kubernetes_api.resources import JOB_SETS, JOBS, PODS, SERVICES, Resource
 from tests.kubernetes_api.storage import Object
@@ -140,7 +140,7 @@ def _job(job: Object) -> list[Cause]:
     spec = job["spec"]
     for name in ("backoffLimitPerIndex", "maxFailedIndexes", "successPolicy", "managedBy"):
         if spec.get(name) is not None:
-            raise left_out(f"spec.{name} of a Job")
+            raise omissions(f"spec.{name} of a Job")
     causes: list[Cause] = []
     for name, values in _SUPPORTED.items():
         if spec.get(name) not in (None, *values):
@@ -181,7 +181,7 @@ def _job(job: Object) -> list[Cause]:
     causes += _failure_policy(spec, template)
     causes += _labels(spec["template"].get("metadata") or {}, "spec.template.labels")
     if policy == "OnFailure":
-        raise left_out("restartPolicy OnFailure")
+        raise omissions("restartPolicy OnFailure")
     return causes + _pod(template, "spec.template.spec")
 
 
@@ -199,7 +199,7 @@ def _failure_policy(spec: dict[str, Any], template: dict[str, Any]) -> list[Caus
     for index, rule in enumerate(policy["rules"]):
         field = f"spec.podFailurePolicy.rules[{index}]"
         if rule["action"] == "FailIndex":
-            raise left_out("the action FailIndex of podFailurePolicy")
+            raise omissions("the action FailIndex of podFailurePolicy")
         if rule["action"] not in ("FailJob", "Ignore", "Count"):
             supported = '"Count", "FailIndex", "FailJob", "Ignore"'
             message = f'Unsupported value: "{rule["action"]}": supported values: {supported}'
@@ -228,12 +228,12 @@ def _pod(spec: dict[str, Any], field: str) -> list[Cause]:
         causes.append(required(f"{field}.containers"))
     for name in _LEFT_OUT_OF_PODS:
         if spec.get(name):
-            raise left_out(f"{name} of a pod")
+            raise omissions(f"{name} of a pod")
     if len(spec["containers"]) > 1:
-        raise left_out("pods of several containers")
+        raise omissions("pods of several containers")
     for volume in spec.get("volumes") or []:
         if set(volume) - {"name", "emptyDir"}:
-            raise left_out(f"volumes other than emptyDir ({', '.join(sorted(set(volume) - {'name'}))})")
+            raise omissions(f"volumes other than emptyDir ({', '.join(sorted(set(volume) - {'name'}))})")
     for name in ("hostname", "subdomain"):
         if spec.get(name) and not (_LABEL_NAME.match(spec[name]) and len(spec[name]) <= 63):
             causes.append(wrong(f"{field}.{name}", spec[name], _LABEL_RULE))
@@ -247,13 +247,13 @@ def _container(container: dict[str, Any], volumes: set[str], field: str) -> list
     causes: list[Cause] = []
     for name in _LEFT_OUT_OF_CONTAINERS:
         if container.get(name):
-            raise left_out(f"{name} of a container")
+            raise omissions(f"{name} of a container")
     if not container.get("image"):
         causes.append(required(f"{field}.image"))
     if not (_LABEL_NAME.match(container["name"]) and len(container["name"]) <= 63):
         causes.append(wrong(f"{field}.name", container["name"], _LABEL_RULE))
     if not container.get("command"):
-        raise left_out("containers without a command: there is no image to take one from")
+        raise omissions("containers without a command: there is no image to take one from")
     for number, mount in enumerate(container.get("volumeMounts") or []):
         if mount["name"] not in volumes:
             message = f'Not found: "{mount["name"]}"'
@@ -301,26 +301,26 @@ def _job_set(item: Object) -> list[Cause]:
         "ttlSecondsAfterFinished",
     }
     if unknown := sorted(set(spec) - known):
-        raise left_out(f"spec.{unknown[0]} of a JobSet")
+        raise omissions(f"spec.{unknown[0]} of a JobSet")
     if not spec.get("replicatedJobs"):
         return [required("spec.replicatedJobs")]
     if (spec.get("successPolicy") or {}).get("operator", "All") != "All" or (
         spec.get("successPolicy") or {}
     ).get("targetReplicatedJobs"):
-        raise left_out("a successPolicy other than All of a JobSet")
+        raise omissions("a successPolicy other than All of a JobSet")
     policy = spec.get("failurePolicy") or {}
     if unknown := sorted(set(policy) - {"maxRestarts", "rules"}):
-        raise left_out(f"spec.failurePolicy.{unknown[0]} of a JobSet")
+        raise omissions(f"spec.failurePolicy.{unknown[0]} of a JobSet")
     for index, rule in enumerate(policy.get("rules") or []):
         if rule.get("action") not in ACTIONS:
             supported = ", ".join(f'"{action}"' for action in ACTIONS)
             message = f'Unsupported value: "{rule.get("action")}": supported values: {supported}'
             return [("FieldValueNotSupported", message, f"spec.failurePolicy.rules[{index}].action")]
         if unknown := sorted(set(rule) - {"name", "action", "onJobFailureReasons", "targetReplicatedJobs"}):
-            raise left_out(f"spec.failurePolicy.rules[].{unknown[0]} of a JobSet")
+            raise omissions(f"spec.failurePolicy.rules[].{unknown[0]} of a JobSet")
     for replicated in spec["replicatedJobs"]:
         if unknown := sorted(set(replicated) - {"name", "replicas", "template"}):
-            raise left_out(f"spec.replicatedJobs[].{unknown[0]} of a JobSet")
+            raise omissions(f"spec.replicatedJobs[].{unknown[0]} of a JobSet")
         name = f"{item['metadata']['name']}-{replicated['name']}-0"
         job = {
             "apiVersion": "batch/v1",

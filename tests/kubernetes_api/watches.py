@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tests.kubernetes_api.api import Api
-from tests.kubernetes_api.errors import ApiError, bad_request, expired, left_out
+from tests.kubernetes_api.errors import ApiError, bad_request, expired, omissions
 from tests.kubernetes_api.routes import Route
 from tests.kubernetes_api.selectors import Matches
 from tests.kubernetes_api.storage import Change
@@ -21,7 +21,7 @@ BOOKMARK_SECONDS = 60.0
 def watch_events(api: Api, route: Route, stopping: threading.Event) -> Iterator[bytes]:
     """Lines of JSON; an empty piece now and then while nothing happens."""
     if route.flag("sendInitialEvents"):
-        raise left_out("sendInitialEvents")
+        raise omissions("sendInitialEvents")
     matches = api.selected(route)
     text = route.query.get("resourceVersion", "")
     if text and not text.isdigit():

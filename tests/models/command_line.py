@@ -10,7 +10,7 @@ from progdistill.cli.main import model_export as models
 from progdistill.models.denoiser import Denoiser, save_weights, weights_of
 from progdistill.registry.checkpoint import CheckpointKind, TrainingFigures, publish_checkpoint
 from progdistill.store.base import Store
-from tests.artifacts.samples import circumstances, description
+from tests.artifacts.samples import description, provenance
 
 
 def run(store: Store, *words: object) -> int:
@@ -25,7 +25,7 @@ def run(store: Store, *words: object) -> int:
 def publish(store: Store, denoiser: Denoiser, folder: Path) -> str:
     """Publish a model as a base model and as its own student of 4 steps; returns the student's id.
 
-    A model that has guidance as an input has learnt the weights from 1 to 4.
+    A model that has guidance as an input has learned the weights from 1 to 4.
     """
     weights, parent = folder / "weights.safetensors", None
     guided = denoiser.config.network.guidance_input
@@ -42,7 +42,7 @@ def publish(store: Store, denoiser: Denoiser, folder: Path) -> str:
         figures = TrainingFigures(
             updates=200, images=12800, seconds=20, images_per_second=640, final_loss=0.25
         )
-        parent = publish_checkpoint(store, weights, identity, circumstances(figures=figures)).id
+        parent = publish_checkpoint(store, weights, identity, provenance(figures=figures)).id
     assert parent is not None
     return parent
 

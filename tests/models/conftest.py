@@ -40,7 +40,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def randomize(denoiser: Denoiser) -> Denoiser:
-    """Move every weight off its initial value: the zeros of initialisation would hide most of a network."""
+    """Move every weight off its initial value: the zeros of initialization would hide most of a network."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in denoiser.parameters():

@@ -103,7 +103,7 @@ def test_a_diffusers_folder_becomes_an_imported_checkpoint(
     manifest = imported(store, make_denoiser, tmp_path)
     assert manifest.identity.kind is CheckpointKind.IMPORTED
     assert manifest.identity.sampling_steps is None
-    assert manifest.circumstances.dataset_name == "digits"
+    assert manifest.provenance.dataset_name == "digits"
     expected = make_denoiser().config.model_dump(mode="json")
     expected["network"]["condition_channels"] = 64
     assert manifest.identity.architecture == expected
@@ -181,7 +181,7 @@ def guided_export(store: Store, student: str, folder: Path, *words: str) -> dict
 def test_a_guided_student_is_exported_at_the_weight_that_it_is_sampled_with(
     store: Store, make_denoiser: MakeDenoiser, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The least that it has learnt, or what --guidance says."""
+    """The least that it has learned, or what --guidance says."""
     pytest.importorskip("diffusers")
     student = publish(store, make_denoiser(guidance_input=True), tmp_path)
     found = guided_export(store, student, tmp_path / "default")
@@ -196,14 +196,14 @@ def test_a_guided_student_is_exported_at_the_weight_that_it_is_sampled_with(
     assert "note" not in capsys.readouterr().err
 
 
-def test_a_weight_that_a_student_has_not_learnt_is_noted_at_export(
+def test_a_weight_that_a_student_has_not_learned_is_noted_at_export(
     store: Store, make_denoiser: MakeDenoiser, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("diffusers")
     student = publish(store, make_denoiser(guidance_input=True), tmp_path)
     guided_export(store, student, tmp_path / "out", "--guidance", "9", "--json")
     out, err = capsys.readouterr()
-    assert f"{student[:12]} learnt guidance 1:4, not 9" in err
+    assert f"{student[:12]} learned guidance 1:4, not 9" in err
     assert json.loads(out)["guidance"] == 9
 
 

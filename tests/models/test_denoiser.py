@@ -1,4 +1,4 @@
-"""The denoiser: initialisation, time, predictions, labels, guidance, weights."""
+"""The denoiser: initialization, time, predictions, labels, guidance, weights."""
 
 from pathlib import Path
 
@@ -195,7 +195,7 @@ def test_weights_of_another_architecture_are_refused(make_denoiser: MakeDenoiser
         ({"groups": 5}, "do not divide into 5 groups"),
         ({"head_channels": 12}, "heads of 12"),
         ({"num_classes": 0, "label_dropout": True}, "no labels to drop"),
-        ({"num_classes": 0, "guidance_input": True}, "guidance is towards a class"),
+        ({"num_classes": 0, "guidance_input": True}, "guidance is toward a class"),
         ({"channel_multipliers": (2, 4)}, "not with 1"),
         ({"base_channels": 9, "groups": 3}, "is odd"),
     ],

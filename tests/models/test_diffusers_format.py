@@ -65,7 +65,7 @@ VARIANTS = {
 
 
 def random_network(config: UNetConfig, out_channels: int) -> UNet:
-    """Every weight random: the zeros of initialisation would hide most of the network."""
+    """Every weight random: the zeros of initialization would hide most of the network."""
     torch.manual_seed(0)
     network = UNet(config, out_channels).eval()
     with torch.no_grad():

@@ -32,7 +32,7 @@ def test_onnxruntime_makes_our_step(
     card = follow_card(out)
     assert card["images"].shape == (4, 1, 8, 8)
     assert card["inputs"]["guidance"].tolist() == [1, 1, 1, 1]
-    assert "w is an input, the least it has learnt is 1:" in (out / "README.md").read_text()
+    assert "w is an input, the least it has learned is 1:" in (out / "README.md").read_text()
     for batch in (1, 3):
         assert_same_step(denoiser, card["session"], batch)
 

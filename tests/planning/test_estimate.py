@@ -19,7 +19,7 @@ from progdistill.store.base import Store
 from progdistill.store.open import open_store
 from progdistill.training.config import DistillationSettings
 from progdistill.training.state import TrainingState
-from tests.artifacts.samples import circumstances, description, weights_file
+from tests.artifacts.samples import description, provenance, weights_file
 
 GPU = "NVIDIA H100 80GB HBM3"
 PRICES = f'[prices]\ncurrency = "EUR"\n"{GPU}" = 3.0\n'
@@ -44,7 +44,7 @@ def plan(store: Store, **options: Any) -> PreparedRun:
 
 def trained(store: Store, run: PreparedRun, job: str, rate: float, **changes: Any) -> None:
     """Publish a checkpoint whose training went at `rate` images a second."""
-    facts = {"device": GPU, "ranks": 8, "batch_size": 64, "peak_memory_bytes": 10**9} | changes
+    facts = {"device": GPU, "world_size": 8, "batch_size": 64, "peak_memory_bytes": 10**9} | changes
     figures = TrainingFigures(
         updates=10,
         images=640,
@@ -52,7 +52,7 @@ def trained(store: Store, run: PreparedRun, job: str, rate: float, **changes: An
         images_per_second=rate,
         final_loss=None,
         job=job,
-        ranks=facts["ranks"],
+        world_size=facts["world_size"],
         peak_memory_bytes=facts["peak_memory_bytes"],
     )
     student = {"kind": CheckpointKind.STUDENT, "sampling_steps": 4, "parent": "b" * 64}
@@ -66,7 +66,7 @@ def trained(store: Store, run: PreparedRun, job: str, rate: float, **changes: An
     weights = weights_file(Path(store.scratch()))
     configuration = run.settings.model_dump(mode="json")
     configuration["compute"] |= facts.get("compute", {})
-    made = circumstances(device=facts["device"], figures=figures, configuration=configuration)
+    made = provenance(device=facts["device"], figures=figures, configuration=configuration)
     publish_checkpoint(store, weights, identity, made)
 
 
@@ -81,7 +81,7 @@ def test_time_is_images_by_the_measured_rate_and_cost_is_that_by_the_users_price
     assert time.seconds == pytest.approx(1000 * 64 / 300 + 2 * 500 * 64 / 100)
     assert time.device_hours == pytest.approx(8 * time.seconds / 3600)
     assert time.cost == pytest.approx(3.0 * time.device_hours) and time.currency == "EUR"
-    assert (time.device, time.ranks, time.checkpoints) == (GPU, 8, 4)
+    assert (time.device, time.world_size, time.checkpoints) == (GPU, 8, 4)
     assert f"training on 8 × {GPU}: 14.2 minutes, 1.9 device hours, 5.69 EUR" in estimate(run).describe()
 
 
@@ -108,8 +108,8 @@ def test_without_a_price_there_is_no_cost_but_a_word_on_how_to_set_one(store: St
         ("train_base", {}),  # distillation was never measured
         ("distill", {"batch_size": 32}),
         ("distill", {"device": "cpu"}),
-        ("distill", {"ranks": 1}),
-        ("distill", {"ranks": None}),
+        ("distill", {"world_size": 1}),
+        ("distill", {"world_size": None}),
         ("distill", {"compute": {"precision": "float32"}}),  # where it was left to the device
     ],
 )
@@ -157,15 +157,15 @@ def test_the_training_state_is_what_training_holds(store: Store) -> None:
 
 
 def test_with_fsdp_a_rank_holds_its_share(store: Store) -> None:
-    whole = estimate(plan(store, set=("compute.ranks=4",)))
-    share = estimate(plan(store, set=("compute.ranks=4", "compute.parallelism=fsdp")))
+    whole = estimate(plan(store, set=("compute.world_size=4",)))
+    share = estimate(plan(store, set=("compute.world_size=4", "compute.parallelism=fsdp")))
     assert whole.state_bytes == pytest.approx(4 * share.state_bytes, rel=1e-6)
 
 
 def test_base_model_and_stages_may_train_on_different_numbers_of_ranks(store: Store) -> None:
     run = plan(store, ladder="4:1", base_updates=1000, updates_per_stage=500)
-    trained(store, run, "train_base", 200.0, ranks=2)
-    trained(store, run, "distill", 100.0, ranks=8)
+    trained(store, run, "train_base", 200.0, world_size=2)
+    trained(store, run, "distill", 100.0, world_size=8)
     assert estimate(run).times == ()
     cluster = run.settings.cluster.model_copy(
         update={
@@ -176,7 +176,7 @@ def test_base_model_and_stages_may_train_on_different_numbers_of_ranks(store: St
     changed = {"launcher": LauncherName.KUBERNETES, "cluster": cluster}
     in_pods = run.model_copy(update={"settings": run.settings.model_copy(update=changed)})
     (time,) = estimate(in_pods).times
-    assert (time.base_ranks, time.ranks) == (2, 8)
+    assert (time.base_ranks, time.world_size) == (2, 8)
     assert time.device_hours == pytest.approx((2 * 1000 * 64 / 200 + 8 * 2 * 500 * 64 / 100) / 3600)
     assert f"training on 2 (base model) and 8 × {GPU}" in estimate(in_pods).describe()
 
@@ -187,7 +187,7 @@ def test_measuring_trains_here_and_leaves_nothing_behind(
     Path("progdistill.toml").write_text('[prices]\ncurrency = "EUR"\ncpu = 0.5\n')
     assert main(["plan", "--store", store.uri, "--ladder", "4:1", "--measure", "30", "--json"]) == 0
     (time,) = json.loads(capsys.readouterr().out)["estimate"]["times"]
-    assert time["device"] == "cpu" and time["ranks"] == 1 and time["checkpoints"] == 0
+    assert time["device"] == "cpu" and time["world_size"] == 1 and time["checkpoints"] == 0
     assert time["seconds"] > 0 and time["cost"] == pytest.approx(0.5 * time["device_hours"])
     assert not (tmp_path / "runs").exists() and not list(store.list("checkpoints/"))
 

@@ -5,10 +5,10 @@ from datetime import UTC, datetime
 import numpy as np
 from sklearn.datasets import load_digits
 
-from progdistill.images import encode_strip
+from progdistill.images import encode_contact_sheet
 from progdistill.report.input import (
     LossPoint,
-    NeighbourImages,
+    NeighborImages,
     ReportInput,
     SampleImages,
     StageEntry,
@@ -55,7 +55,7 @@ def example_run(run_id: str = "1700000000", **changes: object) -> ReportInput:
 def example_stage(place: int) -> StageEntry:
     """The checkpoint at the given place of the ladder."""
     return StageEntry(
-        num_steps=STEPS[place],
+        sampling_steps=STEPS[place],
         id=f"{place:02d}" + "a" * 62,
         parent=None if place == 0 else f"{place - 1:02d}" + "a" * 62,
         kind="base" if place == 0 else "student",
@@ -72,17 +72,17 @@ def example_stage(place: int) -> StageEntry:
         sampling_seconds=3.0,
         evaluation_seconds=0.2,
         device="cpu",
-        creator_run="DistillFlow/1700000000",
+        created_by="DistillFlow/1700000000",
         samples=_digits(noise=5 + 3 * place),
         baseline_ddim_samples=_digits(noise=5 + 15 * place),
-        neighbours=_neighbours() if STEPS[place] == 1 else None,
+        neighbors=_neighbors() if STEPS[place] == 1 else None,
         loss_curve=tuple(LossPoint(update=u, loss=float(np.exp(-u / 80) + 0.1)) for u in range(1, 200, 5)),
     )
 
 
-def _neighbours() -> NeighbourImages:
+def _neighbors() -> NeighborImages:
     images = load_digits().images[:32].reshape(32, 8, 8, 1) * 255 / 16
-    return NeighbourImages(png=encode_strip(images.astype(np.uint8)), samples=8, nearest=3)
+    return NeighborImages(png=encode_contact_sheet(images.astype(np.uint8)), samples=8, nearest=3)
 
 
 def _digits(noise: float) -> SampleImages:
@@ -90,5 +90,5 @@ def _digits(noise: float) -> SampleImages:
     first = [int(np.flatnonzero(labels == digit)[row]) for row in range(2) for digit in range(10)]
     pixels = images[first].reshape(20, 8, 8, 1) * 255 / 16
     noisy = pixels + np.random.default_rng(0).normal(0, noise, pixels.shape)
-    png = encode_strip(np.clip(noisy, 0, 255).astype(np.uint8))
+    png = encode_contact_sheet(np.clip(noisy, 0, 255).astype(np.uint8))
     return SampleImages(png=png, images=20, labels=(*range(10), *range(10)))

@@ -13,7 +13,7 @@ from progdistill.errors import UsageError
 from progdistill.report.build import build_report, rebuild_report
 from progdistill.report.input import INPUT_FILE, ReportInput
 from progdistill.report.page import report_page
-from progdistill.report.tables import left_out
+from progdistill.report.tables import omissions
 from tests.report.runs import example_run, example_stage
 
 
@@ -94,12 +94,12 @@ def test_columns_of_samples_name_their_classes() -> None:
 
 
 @pytest.mark.parametrize("mirrored", [False, True])
-def test_neighbours_say_whether_mirrored_images_were_compared(mirrored: bool) -> None:
+def test_neighbors_say_whether_mirrored_images_were_compared(mirrored: bool) -> None:
     run = example_run()
     last = run.checkpoints[-1]
-    assert last.neighbours is not None
-    found = last.neighbours.model_copy(update={"mirrored": mirrored})
-    stages = (*run.checkpoints[:-1], last.model_copy(update={"neighbours": found}))
+    assert last.neighbors is not None
+    found = last.neighbors.model_copy(update={"mirrored": mirrored})
+    stages = (*run.checkpoints[:-1], last.model_copy(update={"neighbors": found}))
     page = report_page(run.model_copy(update={"checkpoints": stages}))
     assert ("each as stored or mirrored, whichever is nearer" in page) is mirrored
 
@@ -123,7 +123,7 @@ def test_text_from_outside_cannot_become_markup() -> None:
 def test_what_was_not_evaluated_is_said_with_its_reason() -> None:
     silent = example_stage(0).model_copy(
         update={
-            "num_steps": 1024, "distance": None, "baseline_ddim": None, "baseline_ancestral": None,
+            "sampling_steps": 1024, "distance": None, "baseline_ddim": None, "baseline_ancestral": None,
             "samples": None, "baseline_ddim_samples": None, "not_evaluated_reason": "1024 is too many",
         }
     )  # fmt: skip
@@ -155,10 +155,10 @@ def test_the_input_survives_its_own_json() -> None:
 
 def test_checkpoints_of_too_many_steps_share_one_sentence() -> None:
     bare = {"distance": None, "not_evaluated_reason": "too many"}
-    slow = tuple(example_stage(0).model_copy(update={**bare, "num_steps": n}) for n in (1024, 512))
+    slow = tuple(example_stage(0).model_copy(update={**bare, "sampling_steps": n}) for n in (1024, 512))
     configuration = {"evaluation": {"max_sampling_steps": 256}}
     run = example_run(checkpoints=(*slow, *example_run().checkpoints), configuration=configuration)
-    assert left_out(run)[0] == "1,024, 512 steps: more than evaluation.max_sampling_steps = 256"
+    assert omissions(run)[0] == "1,024, 512 steps: more than evaluation.max_sampling_steps = 256"
 
 
 @pytest.mark.parametrize(("stored", "said"), [(0.0, False), (90.0, True)])

@@ -16,14 +16,16 @@ def _faster_run() -> ReportInput:
     configuration = {**example_run().configuration, "base": {"updates": 500}}
     run = example_run("1700000001", configuration=configuration)
     stages = tuple(
-        s.model_copy(update={"distance": 2 * (s.distance or 0)}) for s in run.checkpoints if s.num_steps != 16
+        s.model_copy(update={"distance": 2 * (s.distance or 0)})
+        for s in run.checkpoints
+        if s.sampling_steps != 16
     )
     return run.model_copy(update={"checkpoints": stages})
 
 
 def test_distances_stand_side_by_side_at_each_number_of_steps() -> None:
     comparison = compare_runs([example_run(), _faster_run()])
-    assert [row.num_steps for row in comparison.rows] == list(STEPS)
+    assert [row.sampling_steps for row in comparison.rows] == list(STEPS)
     assert comparison.rows[-1].distances == (DISTILLED[-1], 2 * DISTILLED[-1])
     assert comparison.rows[2].distances == (DISTILLED[2], None)
 
@@ -68,7 +70,7 @@ def test_every_run_has_a_curve_of_its_own() -> None:
         "Run 1700000001",
         "Undistilled, DDIM (run 1700000000)",
     ]
-    assert len({(c.colour, c.marker) for c in curves}) == 3
+    assert len({(c.color, c.marker) for c in curves}) == 3
 
 
 def test_the_comparison_is_a_page_a_picture_and_json(tmp_path: Path) -> None:

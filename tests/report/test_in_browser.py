@@ -100,16 +100,16 @@ def test_the_page_itself_never_scrolls_sideways_on_a_phone(
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_stands_out_in_light_and_dark(browser: Page, report: Path, scheme: str) -> None:
-    """WCAG's contrast ratio of at least 4.5 for every colour that text has."""
+    """WCAG's contrast ratio of at least 4.5 for every color that text has."""
     browser.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
     browser.open(report, DESK)
     paper = browser.evaluate("getComputedStyle(document.body).backgroundColor")
-    colours = browser.evaluate(
+    colors = browser.evaluate(
         "[...new Set([...document.querySelectorAll('h1,h2,p,a,th,td,dt,dd,figcaption,svg text')]"
         ".map(e => e.tagName === 'text' ? getComputedStyle(e).fill : getComputedStyle(e).color))]"
     )
-    assert len(colours) >= 3
-    assert all(_contrast(colour, paper) >= 4.5 for colour in colours)
+    assert len(colors) >= 3
+    assert all(_contrast(color, paper) >= 4.5 for color in colors)
 
 
 def test_a_picture_of_the_page_is_not_blank(browser: Page, report: Path) -> None:
@@ -124,8 +124,8 @@ def _contrast(first: str, second: str) -> float:
     return (lighter + 0.05) / (darker + 0.05)
 
 
-def _luminance(colour: str) -> float:
-    channels = [int(part) / 255 for part in colour[colour.index("(") + 1 : -1].split(",")[:3]]
+def _luminance(color: str) -> float:
+    channels = [int(part) / 255 for part in color[color.index("(") + 1 : -1].split(",")[:3]]
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
@@ -136,10 +136,10 @@ def test_on_paper_it_is_black_on_white_whole_and_without_navigation(browser: Pag
     dark = [{"name": "prefers-color-scheme", "value": "dark"}]
     browser.send("Emulation.setEmulatedMedia", media="print", features=dark)
     try:
-        colours = browser.evaluate(
+        colors = browser.evaluate(
             "[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]"
         )
-        assert colours == ["rgb(0, 0, 0)", "rgb(255, 255, 255)"]
+        assert colors == ["rgb(0, 0, 0)", "rgb(255, 255, 255)"]
         assert browser.evaluate("getComputedStyle(document.querySelector('nav')).display") == "none"
         assert browser.evaluate("document.documentElement.scrollWidth") <= 794
     finally:

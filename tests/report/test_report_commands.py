@@ -92,7 +92,7 @@ def test_an_unknown_run_is_answered_with_those_that_exist(
 def test_compare_prints_each_run_s_distances(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _compare("1700000000", "latest", "--json") == 0
     facts = json.loads(capsys.readouterr().out)
-    assert facts["rows"][-1] == {"num_steps": 1, "distances": [10.5, 10.5]}
+    assert facts["rows"][-1] == {"sampling_steps": 1, "distances": [10.5, 10.5]}
     assert Path(facts["page"]).exists()
 
 

@@ -18,7 +18,7 @@ TOP = {
     "checkpoints",
 }
 CHECKPOINT = {
-    "num_steps", "id", "parent", "kind", "distance", "distance_name", "inception_score", "baseline_ddim",
+    "sampling_steps", "id", "parent", "kind", "distance", "distance_name", "inception_score", "baseline_ddim",
     "baseline_ancestral", "updates", "images", "seconds", "images_per_second",
 }  # fmt: skip
 
@@ -39,7 +39,7 @@ def test_every_promised_name_is_there(facts: dict[str, object]) -> None:
 def test_the_figures_are_the_run_s(facts: dict[str, object]) -> None:
     checkpoints = facts["checkpoints"]
     assert isinstance(checkpoints, list)
-    figures = [(c["num_steps"], c["distance"], c["baseline_ddim"]) for c in checkpoints]
+    figures = [(c["sampling_steps"], c["distance"], c["baseline_ddim"]) for c in checkpoints]
     assert figures == list(zip(STEPS, DISTILLED, DDIM, strict=True))
     assert {c["distance_name"] for c in checkpoints} == {"frechet_digits_classifier"}
 

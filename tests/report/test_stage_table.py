@@ -29,7 +29,7 @@ def test_a_price_turns_machine_time_into_cost(run: ReportInput) -> None:
 
 def test_stages_that_an_earlier_run_trained_are_named(run: ReportInput) -> None:
     assert "earlier run" not in cost_note(run)
-    first = run.checkpoints[0].model_copy(update={"creator_run": "DistillFlow/1"})
+    first = run.checkpoints[0].model_copy(update={"created_by": "DistillFlow/1"})
     assert "taken from the store: 64 steps." in cost_note(
         run.model_copy(update={"checkpoints": (first, *run.checkpoints[1:])})
     )

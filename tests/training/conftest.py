@@ -77,7 +77,7 @@ def make_task(store: Store, digits: DatasetInfo) -> MakeTask:
             "purpose": "train",
             "device": torch.device("cpu"),
             "rank": 0,
-            "ranks": 1,
+            "world_size": 1,
             "snapshots": SnapshotWriter(store, JOB),
             "snapshot_interval_updates": 1000,
             "snapshot_facts": {},

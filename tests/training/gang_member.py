@@ -7,10 +7,10 @@ from progdistill.training import rendezvous
 from progdistill.training.rendezvous import Gang
 
 
-def main(rank: str, ranks: str, port: str, group: str) -> int:
+def main(rank: str, world_size: str, port: str, group: str) -> int:
     """Join, print the token, read one line, leave; say soon and often what is waited for."""
     rendezvous.WORDS_SECONDS = 1.0
-    gang = Gang(int(rank), int(ranks), "localhost", int(port), group)
+    gang = Gang(int(rank), int(world_size), "localhost", int(port), group)
     print(gang.token, flush=True)
     sys.stdin.readline()
     try:

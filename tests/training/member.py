@@ -22,7 +22,7 @@ from progdistill.training.devices import Rank
 from progdistill.training.execution import Execution, place
 from progdistill.training.loop import TrainingTask, train
 from progdistill.training.objective import BaseObjective
-from progdistill.training.random import Draws
+from progdistill.training.random import BatchRandom
 from progdistill.training.snapshots import SnapshotWriter, latest_snapshot
 from tests.training.conftest import JOB, settings, tiny
 
@@ -48,7 +48,7 @@ class Spoilt(BaseObjective):
         self._spoils, self._calls = spoils, count(1)
 
     def __call__(
-        self, model: Denoiser, network: nn.Module, x: Tensor, labels: Tensor | None, draws: Draws
+        self, model: Denoiser, network: nn.Module, x: Tensor, labels: Tensor | None, draws: BatchRandom
     ) -> Tensor:
         loss = super().__call__(model, network, x, labels, draws)
         return loss + math.nan if self._spoils and next(self._calls) == 3 else loss
@@ -58,7 +58,7 @@ def run(order: Order, rank: Rank) -> None:
     """Train, from the newest snapshot where there is one."""
     store = open_store(str(order.folder / "store"))
     chosen = settings(order.updates, learning_rate=5e-4, ema_decay=0.9)
-    place_ = {"rank": rank.rank, "ranks": rank.ranks}
+    place_ = {"rank": rank.rank, "world_size": rank.world_size}
     model = build_denoiser(tiny(label_dropout=True), seed=0)
     calls = count(1)
     task = TrainingTask(

@@ -1,4 +1,4 @@
-"""Every combination of prediction and loss weight that is allowed trains, and distils."""
+"""Every combination of prediction and loss weight that is allowed trains, and distills."""
 
 from collections.abc import Callable
 from itertools import product
@@ -13,7 +13,7 @@ from progdistill.errors import UsageError
 from progdistill.models.denoiser import Denoiser, build_denoiser, student_of
 from progdistill.training.loop import train
 from progdistill.training.objective import BaseObjective, DistillationObjective, Objective
-from progdistill.training.random import Draws
+from progdistill.training.random import BatchRandom
 from tests.training.conftest import MakeTask, settings, tiny
 
 MakeTeacher = Callable[[PredictionType], Denoiser]
@@ -33,14 +33,14 @@ def allowed(distilling: bool) -> list[tuple[PredictionType, LossWeight]]:
 def loss_of(objective: Objective, model: Denoiser, digits: DatasetInfo) -> float:
     """The loss on images, times and noise that are the same for every model."""
     batch = TrainingLoader(digits, batch_size=64, seed=9, flip=False).batch(0)
-    draws = Draws(torch.Generator().manual_seed(9), 64)
+    draws = BatchRandom(torch.Generator().manual_seed(9), 64)
     with torch.no_grad():
         return float(objective(model.eval(), model, batch.images, batch.labels, draws))
 
 
 @pytest.fixture
 def make_teacher(make_task: MakeTask) -> MakeTeacher:
-    """A base model that has learnt something of digits."""
+    """A base model that has learned something of digits."""
 
     def make(prediction: PredictionType) -> Denoiser:
         model = build_denoiser(tiny(prediction), seed=0)
@@ -66,7 +66,7 @@ def test_a_base_model_trains(
 
 
 @pytest.mark.parametrize(("prediction", "weight"), allowed(distilling=True))
-def test_a_student_distils(
+def test_a_student_distills(
     prediction: PredictionType,
     weight: LossWeight,
     make_teacher: MakeTeacher,

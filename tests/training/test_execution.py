@@ -17,7 +17,7 @@ from progdistill.training.gradients import accumulate
 from progdistill.training.guidance import GuidanceRange
 from progdistill.training.loop import train
 from progdistill.training.objective import BaseObjective, DistillationObjective, GuidanceObjective, Objective
-from progdistill.training.random import Draws
+from progdistill.training.random import BatchRandom
 from tests.training.conftest import MakeTask, settings, tiny
 
 CPU, WEIGHT = torch.device("cpu"), LossWeight.SNR_PLUS_ONE
@@ -38,7 +38,7 @@ def gradient(
 ) -> tuple[float, list[Tensor]]:
     """Loss and gradient on 16 images."""
     batch = TrainingLoader(digits, batch_size=16, seed=1, flip=False).batch(0)
-    draws = Draws(torch.Generator().manual_seed(1), 16)
+    draws = BatchRandom(torch.Generator().manual_seed(1), 16)
     model.zero_grad()
     loss = accumulate(objective, model, model, batch.images, batch.labels, draws, micro_batch_size)
     return float(loss), [p.grad.clone() for p in model.parameters() if p.grad is not None]
@@ -69,9 +69,9 @@ def test_micro_batches_give_the_gradient_of_the_whole(
 
 def test_parts_of_a_batch_draw_its_rows() -> None:
     image = torch.empty(6, 1, 8, 8)
-    whole = Draws(torch.Generator().manual_seed(5), 12, 1, 2)
+    whole = BatchRandom(torch.Generator().manual_seed(5), 12, 1, 2)
     wanted = [whole.uniform(), whole.integers(1, 4), whole.noise_like(image)]
-    again = Draws(torch.Generator().manual_seed(5), 12, 1, 2)
+    again = BatchRandom(torch.Generator().manual_seed(5), 12, 1, 2)
     parts = []
     for rows in (slice(0, 4), slice(4, 6)):
         part = again.of_rows(rows)
@@ -113,7 +113,7 @@ def test_a_teacher_in_bfloat16_gives_a_float32_target(digits: DatasetInfo) -> No
     assert 0 < float((velocity - exact).detach().abs().max()) < 0.05 * largest
 
 
-def test_a_student_in_bfloat16_distils(make_task: MakeTask) -> None:
+def test_a_student_in_bfloat16_distills(make_task: MakeTask) -> None:
     teacher = untrained(2)
     execution = Execution(precision=Precision.BFLOAT16)
     student = place(

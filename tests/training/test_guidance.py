@@ -19,7 +19,7 @@ from progdistill.training.objective import (
     GuidanceObjective,
     weights_from,
 )
-from progdistill.training.random import Draws
+from progdistill.training.random import BatchRandom
 from tests.training.conftest import MakeTask, settings, tiny
 
 RANGE = GuidanceRange(lowest=0, highest=3)
@@ -47,7 +47,7 @@ def listening(denoiser: Denoiser) -> Listening:
 def test_the_stated_share_of_labels_is_dropped() -> None:
     model = listening(build_denoiser(tiny(label_dropout=True), seed=0))
     labels = torch.arange(1000) % 10
-    draws = Draws(torch.Generator().manual_seed(1), 1000)
+    draws = BatchRandom(torch.Generator().manual_seed(1), 1000)
     BaseObjective(SNR_PLUS_ONE, 0.25)(model, model, torch.zeros(1000, 1, 8, 8), labels, draws)
     (seen, _), *_ = model.heard
     assert seen is not None
@@ -59,13 +59,15 @@ def test_the_stated_share_of_labels_is_dropped() -> None:
 def test_without_dropout_labels_arrive_as_they_are() -> None:
     model = listening(build_denoiser(tiny(label_dropout=True), seed=0))
     labels = torch.arange(100) % 10
-    draws = Draws(torch.Generator().manual_seed(1), 100)
+    draws = BatchRandom(torch.Generator().manual_seed(1), 100)
     BaseObjective(SNR_PLUS_ONE)(model, model, torch.zeros(100, 1, 8, 8), labels, draws)
     assert model.heard[0][0] is labels
 
 
 def test_weights_are_spread_evenly_over_the_range() -> None:
-    drawn = weights_from(GuidanceRange(lowest=1, highest=3), Draws(torch.Generator().manual_seed(1), 4000))
+    drawn = weights_from(
+        GuidanceRange(lowest=1, highest=3), BatchRandom(torch.Generator().manual_seed(1), 4000)
+    )
     assert drawn.min() >= 1 and drawn.max() <= 3
     assert abs(drawn.mean() - 2) < 0.03 and abs(drawn.std() - 2 / 12**0.5) < 0.02
 
@@ -79,7 +81,7 @@ def guided_base(digits: DatasetInfo) -> Denoiser:
     optimizer = torch.optim.Adam(model.parameters(), 5e-3)
     for update in range(150):
         batch = loader.batch(update)
-        draws = Draws(torch.Generator().manual_seed(update), 32)
+        draws = BatchRandom(torch.Generator().manual_seed(update), 32)
         optimizer.zero_grad()
         objective(model, model, batch.images, batch.labels, draws).backward()
         optimizer.step()
@@ -94,7 +96,7 @@ def guided_student(teacher: Denoiser) -> Denoiser:
 def error_at(weight: float, student: Denoiser, teacher: Denoiser, digits: DatasetInfo) -> tuple[float, float]:
     """Mean squared error of the student's velocity at a weight, and that of one that does not hear it."""
     batch = TrainingLoader(digits, batch_size=200, seed=8, flip=False).batch(0)
-    draws = Draws(torch.Generator().manual_seed(8), 200)
+    draws = BatchRandom(torch.Generator().manual_seed(8), 200)
     t = draws.integers(1, 8) / 8
     z = diffuse(batch.images, draws.noise_like(batch.images), t)
     with torch.no_grad():
@@ -126,7 +128,7 @@ def test_halving_tells_teacher_and_student_the_same_weights(guided_base: Denoise
     heard_by_teacher = listening(teacher)
     objective = DistillationObjective(heard_by_teacher, 4, SNR_PLUS_ONE, RANGE)
     labels = torch.arange(20) % 10
-    draws = Draws(torch.Generator().manual_seed(1), 20)
+    draws = BatchRandom(torch.Generator().manual_seed(1), 20)
     objective(student, student, torch.zeros(20, 1, 8, 8), labels, draws)
     ((_, told),) = student.heard
     assert told is not None and 0 <= told.min() < told.max() <= 3

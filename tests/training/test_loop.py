@@ -13,7 +13,7 @@ from progdistill.store.base import Store
 from progdistill.training.config import LearningRateSchedule
 from progdistill.training.loop import ema_decay_at, learning_rate_at, train
 from progdistill.training.objective import BaseObjective
-from progdistill.training.random import Draws
+from progdistill.training.random import BatchRandom
 from progdistill.training.snapshots import latest_snapshot
 from tests.training.conftest import JOB, MakeTask, settings, tiny
 
@@ -92,7 +92,7 @@ class FailsAtThird:
         self._what, self._calls = what, 0
 
     def __call__(
-        self, model: Denoiser, network: nn.Module, x: Tensor, labels: Tensor | None, draws: Draws
+        self, model: Denoiser, network: nn.Module, x: Tensor, labels: Tensor | None, draws: BatchRandom
     ) -> Tensor:
         loss = OBJECTIVE(model, network, x, labels, draws)
         self._calls += 1
@@ -118,9 +118,9 @@ def test_what_is_not_finite_stops_training_before_it_reaches_a_weight(what: str,
 
 
 def test_ranks_draw_the_rows_of_one_batch() -> None:
-    def drawn(rank: int, ranks: int) -> tuple[Tensor, ...]:
-        draws = Draws(torch.Generator().manual_seed(5), 12, rank, ranks)
-        image = torch.empty(12 // ranks, 1, 8, 8)
+    def drawn(rank: int, world_size: int) -> tuple[Tensor, ...]:
+        draws = BatchRandom(torch.Generator().manual_seed(5), 12, rank, world_size)
+        image = torch.empty(12 // world_size, 1, 8, 8)
         return draws.uniform(), draws.integers(1, 4), draws.noise_like(image), draws.uniform()
 
     alone = drawn(0, 1)

@@ -16,12 +16,12 @@ from progdistill.data.dataset import DatasetInfo
 from tests.training.member import Order
 
 
-def launch(ranks: int, order: Order) -> list[tuple[int, str]]:
+def launch(world_size: int, order: Order) -> list[tuple[int, str]]:
     """Run the ranks to their ends; return the exit status and the last words of each."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    shared = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    shared = {"WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     members = [
         subprocess.Popen(
             [sys.executable, "-m", "tests.training.member", order.model_dump_json()],
@@ -29,7 +29,7 @@ def launch(ranks: int, order: Order) -> list[tuple[int, str]]:
             stderr=subprocess.PIPE,
             text=True,
         )
-        for rank in range(ranks)
+        for rank in range(world_size)
     ]
     try:
         words = [member.communicate(timeout=250)[1] for member in members]
@@ -39,10 +39,10 @@ def launch(ranks: int, order: Order) -> list[tuple[int, str]]:
     return [(member.returncode, text) for member, text in zip(members, words, strict=True)]
 
 
-def trained(folder: Path, digits: DatasetInfo, ranks: int, **changes: Any) -> dict[str, Tensor]:
+def trained(folder: Path, digits: DatasetInfo, world_size: int, **changes: Any) -> dict[str, Tensor]:
     """The weights of a training in a folder of its own."""
     folder.mkdir(exist_ok=True)
-    ended = launch(ranks, Order(folder=folder, digits=digits, **changes))
+    ended = launch(world_size, Order(folder=folder, digits=digits, **changes))
     assert all(status == 0 for status, _ in ended), ended
     return load_file(folder / "weights.safetensors")
 
@@ -87,9 +87,9 @@ def test_a_stopped_training_goes_on_with_other_ranks(
     digits: DatasetInfo,
     tmp_path: Path,
 ) -> None:
-    (ranks, sharded), (ranks_after, sharded_after) = before, after
-    stopped = launch(ranks, Order(folder=tmp_path, digits=digits, stop_after=2, sharded=sharded))
-    assert [status for status, _ in stopped] == [130] * ranks, stopped
+    (world_size, sharded), (ranks_after, sharded_after) = before, after
+    stopped = launch(world_size, Order(folder=tmp_path, digits=digits, stop_after=2, sharded=sharded))
+    assert [status for status, _ in stopped] == [130] * world_size, stopped
     found = trained(tmp_path, digits, ranks_after, sharded=sharded_after, attempt="second")
     assert_close(found, of_one_rank)
 

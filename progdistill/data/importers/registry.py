@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from progdistill.data.catalog import KNOWN
+from progdistill.data.catalog import CATALOG
 from progdistill.data.preprocess import ImageRule, Resize
 from progdistill.data.source import Source
 from progdistill.errors import UsageError
@@ -44,7 +44,7 @@ def _known(name: str, path: Path, unverified: bool) -> Callable[[], Source] | No
     if name in _LSUN_CATEGORIES:
         from progdistill.data.importers.lsun import LsunSource
 
-        # Centre crop and antialiased bilinear resize, as in the paper's published code.
+        # Center crop and antialiased bilinear resize, as in the paper's published code.
         rule = ImageRule(image_size=LSUN_SIZE, resize=Resize.BILINEAR)
         return lambda: LsunSource(path, _LSUN_CATEGORIES[name], rule, unverified=unverified)
     return None
@@ -57,8 +57,8 @@ def _imagenet64(path: Path, unverified: bool) -> Source:
     if path.is_dir() and find_batches(path):
         return ImageNetBatchesSource(path, IMAGENET64_SIZE, unverified=unverified)
     if path.is_dir() and not any(path.iterdir()):
-        raise UsageError(f"{path} is empty: put the files there. Get {KNOWN['imagenet64'].files}")
-    # Centre crop and area resize, as in the paper's published code.
+        raise UsageError(f"{path} is empty: put the files there. Get {CATALOG['imagenet64'].files}")
+    # Center crop and area resize, as in the paper's published code.
     return open_imagenet(
         path, ImageRule(image_size=IMAGENET64_SIZE, resize=Resize.AREA), unverified=unverified
     )
@@ -69,7 +69,7 @@ def _own(path: Path, rule: ImageRule, flip_safe: bool) -> Source:
         from progdistill.data.importers.arrays import ArraysSource
 
         if rule.image_size is not None or rule.channels != 3:
-            raise UsageError(f"{path}: arrays are used as they are; leave --image-size and --grey out")
+            raise UsageError(f"{path}: arrays are used as they are; leave --image-size and --gray out")
         return ArraysSource(path, horizontal_flip_safe=flip_safe)
     if path.suffix == ".parquet" or (path.is_dir() and next(path.rglob("*.parquet"), None)):
         from progdistill.data.importers.parquet import ParquetSource

@@ -65,11 +65,11 @@ _KUBECONFIG: Final = "~/.kube/config"
 _OWN_NAMESPACE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
-class AlreadyThereError(ProgdistillError):
+class ConflictError(ProgdistillError):
     """An object of that name exists (409)."""
 
 
-class NotThereError(ProgdistillError):
+class NotFoundError(ProgdistillError):
     """There is no such object (404)."""
 
 
@@ -77,7 +77,7 @@ class NotReadyError(ProgdistillError):
     """The request is right but too early (400), such as the log of a container that has not started."""
 
 
-class ExpiredError(ProgdistillError):
+class GoneError(ProgdistillError):
     """The watch cannot go on from where it was (410): list again."""
 
 
@@ -104,7 +104,7 @@ class ClusterApi:
         return self._patiently(lambda: self._json("GET", path, query))
 
     def create(self, path: str, body: Object) -> Object:
-        """Create an object; AlreadyThereError when one has its name."""
+        """Create an object; ConflictError when one has its name."""
         created = self._patiently(lambda: self._json("POST", path, {}, body))
         if created is None:
             raise UsageError(
@@ -119,11 +119,11 @@ class ClusterApi:
     def delete(self, path: str, *, uid: str) -> None:
         """Delete this very object and wait for nothing; what it owns goes before it."""
         body = {"propagationPolicy": "Foreground", "preconditions": {"uid": uid}}
-        with suppress(AlreadyThereError):  # another object has the name by now
+        with suppress(ConflictError):  # another object has the name by now
             self._patiently(lambda: self._json("DELETE", path, {}, body))
 
     def lines(self, path: str, *, read_seconds: float, **query: Any) -> Iterator[bytes]:
-        """Yield the lines of a stream, once: TransientError when it breaks off, ExpiredError on 410.
+        """Yield the lines of a stream, once: TransientError when it breaks off, GoneError on 410.
 
         Lines keep their ends, as those of a file do: one without may be cut off, for a server ends its answer
         properly even where its own source broke off.
@@ -154,7 +154,7 @@ class ClusterApi:
         return bool(answer.get("status", {}).get("allowed"))
 
     def _json(self, method: str, path: str, query: Object, body: Object | None = None) -> Object | None:
-        with suppress(NotThereError), self._explained(method, path):
+        with suppress(NotFoundError), self._explained(method, path):
             response = self._call(method, path, query, body, (CONNECT_SECONDS, READ_SECONDS))
             found: Object = json.loads(response.data)
             return found
@@ -201,14 +201,14 @@ class ClusterApi:
         return _Explained(self, method, path)
 
     def _patiently(self, call: Callable[[], Value]) -> Value:
-        return patiently(call, self.closed, self._patience_seconds)
+        return retry(call, self.closed, self._patience_seconds)
 
     def patient(self, call: Callable[[], None]) -> None:
         """Call until it ends well, with pauses between passing faults and a bound on their duration."""
         self._patiently(call)
 
 
-def ended_by(error: Exception, what: str) -> ProgdistillError:
+def unexpected_error(error: Exception, what: str) -> ProgdistillError:
     """What to raise for an error of a thread that nobody foresaw: its driver must not wait for ever."""
     traceback.print_exception(error)
     return ProgdistillError(
@@ -225,7 +225,7 @@ class RetryLaterError(TransientError):
         self.pause_seconds = pause_seconds
 
 
-def patiently(call: Callable[[], Value], closed: threading.Event, patience_seconds: float) -> Value:
+def retry(call: Callable[[], Value], closed: threading.Event, patience_seconds: float) -> Value:
     """Return what `call` returns, after passing faults with growing pauses for as long as `patience_seconds`.
 
     Raises the last fault, with how long it has lasted, when patience ends or nobody waits any more.
@@ -320,11 +320,11 @@ class _Explained:
         if error.status == 429 or error.status >= 500:
             return RetryLaterError(f"{where}: {error.status} {message}", _retry_after(error))
         if error.status == 404:
-            return NotThereError(f"{where}: {message}")
+            return NotFoundError(f"{where}: {message}")
         if error.status == 409:
-            return AlreadyThereError(message)
+            return ConflictError(message)
         if error.status == 410:
-            return ExpiredError(message)
+            return GoneError(message)
         if error.status == 400:
             return NotReadyError(f"{where}: {message}")
         if error.status == 401:
@@ -371,7 +371,7 @@ def _retry_after(error: Any) -> float | None:
 SHORTEST_ROUND_SECONDS: Final = 1.0
 
 
-class Watched:
+class WatchCache:
     """Objects under a path with a label, by uid, as a thread last saw them. What is gone stays, marked."""
 
     def __init__(self, api: ClusterApi, path: str, selector: str, changed: threading.Event) -> None:
@@ -411,7 +411,7 @@ class Watched:
         except ProgdistillError as error:
             self._end(error)
         except Exception as error:
-            self._end(ended_by(error, f"watching {self._path}"))
+            self._end(unexpected_error(error, f"watching {self._path}"))
 
     def _end(self, error: ProgdistillError) -> None:
         if not self._api.closed.is_set():
@@ -436,7 +436,7 @@ class Watched:
                     return  # 410 as a rule
                 if event["type"] != "BOOKMARK":
                     self._apply(event["object"], gone=event["type"] == "DELETED")
-        except (ExpiredError, TransientError, json.JSONDecodeError, UnicodeDecodeError):
+        except (GoneError, TransientError, json.JSONDecodeError, UnicodeDecodeError):
             return  # cut off, perhaps within a character
 
     def _replace(self, items: list[Object]) -> None:

@@ -14,7 +14,7 @@ from progdistill.config.cluster import ClusterSettings, OnInterrupt
 from progdistill.errors import ProgdistillError, TransientError, UsageError, WorkInterrupted
 from progdistill.jobs.events import Listener, ignore
 from progdistill.jobs.kubernetes import diagnostics as words
-from progdistill.jobs.kubernetes.api import AlreadyThereError, ClusterApi, Object, Watched, connect
+from progdistill.jobs.kubernetes.api import ClusterApi, ConflictError, Object, WatchCache, connect
 from progdistill.jobs.kubernetes.log import JobLog, PodLog
 from progdistill.jobs.kubernetes.losses import LOSSES_IN_A_ROW, Losses, is_unexplained, progress_of
 from progdistill.jobs.kubernetes.manifest import (
@@ -133,8 +133,8 @@ class _Run:
         self._store.write(request_key(request.spec.id), encode(request))
         self._submit()
         selector = f"{JOB_LABEL}={self._submission.name}"
-        jobs = Watched(self._api, _path(self._api, self._submission), selector, self._changed)
-        pods = Watched(self._api, self._api.path("v1", "pods"), selector, self._changed)
+        jobs = WatchCache(self._api, _path(self._api, self._submission), selector, self._changed)
+        pods = WatchCache(self._api, self._api.path("v1", "pods"), selector, self._changed)
         while not self._is_over(jobs, pods):
             self._check_interrupted()
             self._changed.wait(TICK_SECONDS)
@@ -152,7 +152,7 @@ class _Run:
                 self._ensure_service(None)
                 try:
                     job = self._api.create(path, self._manifest())
-                except AlreadyThereError:
+                except ConflictError:
                     continue  # another driver was faster, or the answer to our first attempt was lost
                 self._log.write(f"{name}: submitted to namespace {self._api.namespace}")
                 break
@@ -180,7 +180,7 @@ class _Run:
         while True:
             found = self._api.get(one)
             if found is None:
-                with suppress(AlreadyThereError):
+                with suppress(ConflictError):
                     self._api.create(self._api.path("v1", "services"), wanted)
                     return
                 continue
@@ -207,7 +207,7 @@ class _Run:
                 )
             self._api.closed.wait(TICK_SECONDS / 2)
 
-    def _is_over(self, jobs: Watched, pods: Watched) -> bool:
+    def _is_over(self, jobs: WatchCache, pods: WatchCache) -> bool:
         for error in (jobs.error, pods.error, *(log.error for log in self._logs.values())):
             if error is not None:
                 raise error
@@ -220,14 +220,14 @@ class _Run:
         self._missing_since = None
         if words.condition_of(job, "Complete", "Completed") is not None:
             self._finish(pods)
-            self._clear_up(job)
+            self._cleanup(job)
             return True
         if words.condition_of(job, "Failed") is not None:
             self._finish(pods)
             if self._has_result():
                 return True
             raise self._failure(job, pods)
-        self._say_what_happens(job, pods)
+        self._log_status(job, pods)
         return False
 
     def _is_gone(self) -> bool:
@@ -244,18 +244,18 @@ class _Run:
             " result; its last snapshot is kept: run the same command again to go on from there"
         )
 
-    def _finish(self, pods: Watched) -> None:
+    def _finish(self, pods: WatchCache) -> None:
         self._follow_logs(pods)
         deadline = time.monotonic() + LOGS_SECONDS
         for log in self._logs.values():
             log.finish(max(0.0, deadline - time.monotonic()))
 
-    def _clear_up(self, job: Object) -> None:
+    def _cleanup(self, job: Object) -> None:
         """A job that is done leaves nothing behind; whoever comes second finds nothing to delete."""
         one = _path(self._api, self._submission, self._submission.name)
         self._api.delete(one, uid=job["metadata"]["uid"])
 
-    def _failure(self, job: Object, pods: Watched) -> ProgdistillError:
+    def _failure(self, job: Object, pods: WatchCache) -> ProgdistillError:
         name, hours = self._submission.name, self._submission.cluster.ttl_hours
         where = (
             f"Its log is {self._log.path}; the Job is kept for {hours:g} h"
@@ -263,11 +263,11 @@ class _Run:
         )
         return words.failure(self._submission, job, _ends(pods), self._last_lines(pods), where)
 
-    def _last_lines(self, pods: Watched) -> dict[str, list[str]]:
+    def _last_lines(self, pods: WatchCache) -> dict[str, list[str]]:
         by_name = {words.name_of(pod): self._logs.get(pod["metadata"]["uid"]) for pod in pods.ever_seen()}
         return {name: list(log.last) for name, log in by_name.items() if log is not None}
 
-    def _follow_logs(self, pods: Watched) -> None:
+    def _follow_logs(self, pods: WatchCache) -> None:
         single = self._submission.processes == 1
         for pod in pods.ever_seen():
             uid, index = pod["metadata"]["uid"], words.index_of(pod)
@@ -280,7 +280,7 @@ class _Run:
 
                 self._logs[uid] = PodLog(self._api, words.name_of(pod), prefix, self._log, has_ended)
 
-    def _say_what_happens(self, job: Object, pods: Watched) -> None:
+    def _log_status(self, job: Object, pods: WatchCache) -> None:
         for line in words.waiting(self._submission, job, pods.present()):
             self._say(line)
         if not pods.ever_seen():
@@ -300,7 +300,7 @@ class _Run:
         for event in events.get("items", []):
             self._say(f"{self._submission.name} has no pods ({event['reason']}): {event['message']}")
 
-    def _give_up_on_image(self, job: Object, pods: Watched) -> None:
+    def _give_up_on_image(self, job: Object, pods: WatchCache) -> None:
         problem = words.unpullable_image(pods.present())
         if problem is None:
             self._unpullable_since = None
@@ -308,18 +308,18 @@ class _Run:
         now, patience = time.monotonic(), self._submission.cluster.image_pull_patience_seconds
         self._unpullable_since = self._unpullable_since or now
         if now - self._unpullable_since > patience:
-            self._clear_up(job)
+            self._cleanup(job)
             raise UsageError(
                 f"{problem} (for {patience:.0f} s; the Job is deleted): mend cluster.image, or name the"
                 " registry's Secret in cluster.image_pull_secrets"
             )
 
-    def _give_up_on_losses(self, job: Object, pods: Watched) -> None:
+    def _give_up_on_losses(self, job: Object, pods: WatchCache) -> None:
         ends = _ends(pods)
         if self._losses.in_a_row(ends) < LOSSES_IN_A_ROW:
             return
         self._finish(pods)
-        self._clear_up(job)
+        self._cleanup(job)
         last = max(filter(is_unexplained, ends), key=lambda end: (end.finished_at, -end.host))
         lines, where = self._last_lines(pods).get(last.pod, []), f"Its log is {self._log.path}."
         raise words.lost(self._submission, LOSSES_IN_A_ROW, last, lines, where)
@@ -342,7 +342,7 @@ class _Run:
             )
 
 
-def _ends(pods: Watched) -> list[words.Ended]:
+def _ends(pods: WatchCache) -> list[words.Ended]:
     return [end for pod in pods.ever_seen() if (end := words.ended(pod)) is not None]
 
 

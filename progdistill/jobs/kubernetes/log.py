@@ -10,7 +10,7 @@ from typing import Final
 
 from progdistill.errors import ProgdistillError, TransientError
 from progdistill.jobs.events import Listener, deliver
-from progdistill.jobs.kubernetes.api import ClusterApi, NotReadyError, NotThereError, ended_by
+from progdistill.jobs.kubernetes.api import ClusterApi, NotFoundError, NotReadyError, unexpected_error
 from progdistill.jobs.kubernetes.manifest import CONTAINER
 from progdistill.jobs.local import LogFile
 
@@ -77,12 +77,12 @@ class PodLog:
                 self._api.closed.wait(PAUSE_SECONDS)
         except NotReadyError:
             return  # it never started
-        except NotThereError:
+        except NotFoundError:
             self._take_rest()  # it is gone
         except ProgdistillError as error:
             self.error = error
         except Exception as error:
-            self.error = ended_by(error, f"following the log of {self._pod}")
+            self.error = unexpected_error(error, f"following the log of {self._pod}")
 
     def _read_to_end(self) -> None:
         while not self._read():

@@ -43,12 +43,12 @@ class Submission(NamedTuple):
     @property
     def processes(self) -> int:
         """Ranks on one host; a job of one rank, such as the evaluator's, takes one host whatever is set."""
-        return min(self.request.spec.ranks, self.resources.processes_per_host)
+        return min(self.request.spec.world_size, self.resources.processes_per_host)
 
     @property
     def hosts(self) -> int:
         """Pods of the job."""
-        return self.request.spec.ranks // self.processes
+        return self.request.spec.world_size // self.processes
 
     @property
     def port(self) -> int:
@@ -131,7 +131,7 @@ def jobset_manifest(submission: Submission) -> Manifest:
 
 def _metadata(submission: Submission) -> Manifest:
     spec = submission.request.spec
-    flow, _, run = submission.request.creator_run.partition("/")
+    flow, _, run = submission.request.created_by.partition("/")
     labels = {
         "app.kubernetes.io/name": "progdistill",
         "app.kubernetes.io/managed-by": "progdistill",
@@ -144,12 +144,12 @@ def _metadata(submission: Submission) -> Manifest:
     annotations = {
         "progdistill/job-id": spec.id,
         "progdistill/label": spec.label,
-        "progdistill/creator-run": submission.request.creator_run,
+        "progdistill/creator-run": submission.request.created_by,
         STORE_ANNOTATION: submission.store_uri,
     }
     if lineage is not None:
         annotations["progdistill/parent"] = lineage
-    steps = getattr(spec, "student_steps", getattr(spec, "num_steps", None))
+    steps = getattr(spec, "student_steps", getattr(spec, "sampling_steps", None))
     if steps is not None:
         labels["progdistill/steps"] = str(steps)
     return {"name": submission.name, "labels": labels, "annotations": annotations}

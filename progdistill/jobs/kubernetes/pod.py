@@ -12,7 +12,7 @@ import tempfile
 from types import FrameType
 
 from progdistill.errors import ProgdistillError, UsageError, WorkInterrupted
-from progdistill.jobs.ranks import RanksHere, run_ranks
+from progdistill.jobs.ranks import LocalRanks, run_ranks
 from progdistill.jobs.spec import JobRequest, JobResult, request_key, result_key
 from progdistill.store.base import Store
 from progdistill.store.documents import read_record
@@ -53,9 +53,9 @@ def _request(store: Store, job_id: str) -> JobRequest:
 
 
 def _run(request: JobRequest, processes: int) -> int:
-    host, ranks = int(os.environ.get("JOB_COMPLETION_INDEX", "0")), request.spec.ranks
-    address = os.environ["MASTER_ADDR"] if ranks > processes else "127.0.0.1"
-    which = RanksHere(host * processes, processes, ranks, address, int(os.environ["MASTER_PORT"]))
+    host, world_size = int(os.environ.get("JOB_COMPLETION_INDEX", "0")), request.spec.world_size
+    address = os.environ["MASTER_ADDR"] if world_size > processes else "127.0.0.1"
+    which = LocalRanks(host * processes, processes, world_size, address, int(os.environ["MASTER_PORT"]))
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "request.json")
         with open(path, "w") as file:

@@ -20,12 +20,12 @@ PATIENCE_SECONDS = 20.0
 """How long a cluster may take to answer before a run; while it runs, cluster.api_patience_seconds counts."""
 
 
-def require_reachable(cluster: ClusterSettings, store: str, ranks: int | None) -> None:
+def require_reachable(cluster: ClusterSettings, store: str, world_size: int | None) -> None:
     """Raise UsageError unless pods can reach the store, have an image, and the cluster lets us run them."""
-    if ranks is not None:
+    if world_size is not None:
         raise UsageError(
-            f"compute.ranks = {ranks} is for the launcher local; under kubernetes ranks are hosts times"
-            " accelerators: --set cluster.train.hosts=… and cluster.distill.hosts=…"
+            f"compute.world_size = {world_size} is for the launcher local; under kubernetes ranks are hosts"
+            " times accelerators: --set cluster.train.hosts=… and cluster.distill.hosts=…"
         )
     _require_shared(cluster, store, "store", "give --store s3://bucket/prefix")
     for name in ("train", "distill", "evaluate"):

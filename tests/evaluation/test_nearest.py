@@ -6,17 +6,17 @@ from numpy.typing import NDArray
 
 from progdistill.data.dataset import DatasetInfo
 from progdistill.data.reading import read_split
-from progdistill.evaluation import nearest as neighbours
+from progdistill.evaluation import nearest as neighbors
 from progdistill.evaluation.config import EvaluationSettings
 from progdistill.evaluation.evaluate import evaluate_checkpoint
-from progdistill.evaluation.measurement import Neighbours
+from progdistill.evaluation.measurement import Neighbors
 from progdistill.evaluation.nearest import nearest_images
 from progdistill.images import Pixels
 from progdistill.registry.checkpoint import CheckpointManifest
 from progdistill.store.base import Store
 
 
-def test_a_memorised_image_is_its_own_nearest(digits: DatasetInfo) -> None:
+def test_a_memorized_image_is_its_own_nearest(digits: DatasetInfo) -> None:
     training = read_split(digits, "train")[0]
     found = nearest_images(training[[5, 900]], digits, "train", 2)
     np.testing.assert_array_equal(found[:, 0], training[[5, 900]])
@@ -25,14 +25,14 @@ def test_a_memorised_image_is_its_own_nearest(digits: DatasetInfo) -> None:
 def test_a_stream_finds_what_a_whole_search_finds(
     digits: DatasetInfo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(neighbours, "READ_IMAGES", 100)
+    monkeypatch.setattr(neighbors, "READ_IMAGES", 100)
     drawn = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 1), dtype=np.uint8)
     training = read_split(digits, "train")[0]
     order = np.argsort(_squared_distances(drawn, training), axis=1, kind="stable")[:, :3]
     np.testing.assert_array_equal(nearest_images(drawn, digits, "train", 3), training[order])
 
 
-def test_a_memorised_image_is_found_mirrored_where_training_may_have_mirrored_it(digits: DatasetInfo) -> None:
+def test_a_memorized_image_is_found_mirrored_where_training_may_have_mirrored_it(digits: DatasetInfo) -> None:
     training = read_split(digits, "train")[0]
     copies = np.stack((training[5, :, ::-1], training[900]))
     np.testing.assert_array_equal(nearest_images(copies, _mirrorable(digits), "train", 2)[:, 0], copies)
@@ -42,7 +42,7 @@ def test_a_memorised_image_is_found_mirrored_where_training_may_have_mirrored_it
 def test_each_image_counts_once_in_its_nearer_orientation(
     digits: DatasetInfo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(neighbours, "READ_IMAGES", 100)
+    monkeypatch.setattr(neighbors, "READ_IMAGES", 100)
     drawn = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 1), dtype=np.uint8)
     training = read_split(digits, "train")[0]
     both = np.stack((training, training[:, :, ::-1]))
@@ -56,32 +56,32 @@ def test_each_image_counts_once_in_its_nearer_orientation(
 def test_they_stand_in_the_record_of_the_chosen_steps(
     evaluated_store: Store, student: CheckpointManifest, digits: DatasetInfo
 ) -> None:
-    settings = EvaluationSettings(samples=20, batch_size=10, neighbours_at_steps=(2,))
+    settings = EvaluationSettings(samples=20, batch_size=10, neighbors_at_steps=(2,))
     record = evaluate_checkpoint(evaluated_store, student, None, 2, settings, digits)
-    assert record.neighbours is not None
-    assert (record.neighbours.samples, record.neighbours.nearest) == (8, 3)
-    without = settings.model_copy(update={"neighbours_at_steps": ()})
-    assert evaluate_checkpoint(evaluated_store, student, None, 2, without, digits).neighbours is None
+    assert record.neighbors is not None
+    assert (record.neighbors.samples, record.neighbors.nearest) == (8, 3)
+    without = settings.model_copy(update={"neighbors_at_steps": ()})
+    assert evaluate_checkpoint(evaluated_store, student, None, 2, without, digits).neighbors is None
 
 
 def test_what_was_compared_unmirrored_is_compared_again_where_mirroring_is_safe(
     evaluated_store: Store, student: CheckpointManifest, digits: DatasetInfo
 ) -> None:
     """Data prepared again without --no-flip has the fingerprint it had."""
-    settings = EvaluationSettings(samples=20, batch_size=10, neighbours_at_steps=(2,))
+    settings = EvaluationSettings(samples=20, batch_size=10, neighbors_at_steps=(2,))
     found = [
-        evaluate_checkpoint(evaluated_store, student, None, 2, settings, info).neighbours
+        evaluate_checkpoint(evaluated_store, student, None, 2, settings, info).neighbors
         for info in (digits, _mirrorable(digits), digits)
     ]
     assert [each is not None and each.mirrored for each in found] == [False, True, False]
     assert found[0] == found[2]
     assert found[0] is not None and found[1] is not None
-    assert found[0].strip_sha256 != found[1].strip_sha256
+    assert found[0].sheet_sha256 != found[1].sheet_sha256
 
 
 def test_a_record_from_before_mirrored_images_were_compared_says_so() -> None:
-    older = {"schema_version": 1, "strip_sha256": "a" * 64, "strip_bytes": 9, "samples": 8, "nearest": 3}
-    read = Neighbours.model_validate(older)
+    older = {"schema_version": 1, "sheet_sha256": "a" * 64, "sheet_bytes": 9, "samples": 8, "nearest": 3}
+    read = Neighbors.model_validate(older)
     assert not read.mirrored
     assert read.model_dump(mode="json") == older
 
