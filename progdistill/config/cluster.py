@@ -5,7 +5,9 @@ import re
 from enum import StrEnum
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
+
+from progdistill.models_base import Frozen
 
 _SECRET_NAME: Final = re.compile(r"SECRET|PASSW|TOKEN|CREDENTIAL|PRIVATE|ACCESS_?KEY|API_?KEY", re.IGNORECASE)
 
@@ -36,10 +38,8 @@ class OnInterrupt(StrEnum):
     DELETE = "delete"
 
 
-class Toleration(BaseModel):
+class Toleration(Frozen, allow_inf_nan=False):
     """A taint that pods may be scheduled in spite of; fields as in Kubernetes."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     key: str | None = None
     operator: Literal["Exists", "Equal"] = "Exists"
@@ -47,10 +47,8 @@ class Toleration(BaseModel):
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
 
 
-class StepResources(BaseModel):
+class StepResources(Frozen, allow_inf_nan=False):
     """What each pod of a kind of job gets. One pod is one host; every host is alike."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     hosts: int = Field(1, gt=0, description="pods of the job; of a TPU slice its topology decides")
     accelerator: str | None = Field(
@@ -121,10 +119,8 @@ class StepResources(BaseModel):
         return self
 
 
-class ClusterSettings(BaseModel):
+class ClusterSettings(Frozen, allow_inf_nan=False):
     """How jobs run in pods. It changes no numbers but by the ranks of `train` and `distill`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     namespace: str | None = Field(
         None, description="None: the kubeconfig context's, or the driver's own pod's"

@@ -4,11 +4,12 @@ import re
 import tomllib
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import AfterValidator, Field, JsonValue, ValidationError
 
 from progdistill.config.cluster import PlainVariables
 from progdistill.config.options import RUN_OPTIONS
 from progdistill.errors import UsageError
+from progdistill.models_base import Frozen
 
 _CRON_FIELD = re.compile(r"[0-9A-Za-z*/,\-]+")
 
@@ -30,11 +31,7 @@ def _known_options(options: dict[str, JsonValue]) -> dict[str, JsonValue]:
     return options
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class PodSettings(_Strict):
+class PodSettings(Frozen):
     """The pod of a step. It hands jobs to a launcher, and holds them itself with the local one."""
 
     cpu: float = Field(1, gt=0)
@@ -56,7 +53,7 @@ LONG_STEPS: dict[str, dict[str, JsonValue]] = {
 """Steps that wait for work of hours or weeks; the others are done in minutes."""
 
 
-class DeploymentSettings(_Strict):
+class DeploymentSettings(Frozen):
     """One deployment. The defaults redo, every Sunday, the run behind the alias `production`."""
 
     cron: Annotated[str, AfterValidator(_cron)] = Field("0 3 * * 0", description="empty: by hand only")

@@ -8,9 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict
-
 from progdistill.errors import UsageError
+from progdistill.models_base import Frozen
 
 DEFAULTS_FILE = "progdistill.toml"
 DEFAULT_STORE = ".progdistill/store"
@@ -54,10 +53,8 @@ RUN_OPTIONS = (
 )
 
 
-class RunOptions(BaseModel):
+class RunOptions(Frozen):
     """The options of one run as typed; None where the user said nothing."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     dataset: str | None = None
     ladder: str | None = None

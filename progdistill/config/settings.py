@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from progdistill.config.cluster import ClusterSettings
 from progdistill.config.ladder import parse_ladder
@@ -24,6 +24,7 @@ from progdistill.diffusion.names import PredictionType, check_combination
 from progdistill.errors import UsageError
 from progdistill.evaluation.config import EvaluationSettings
 from progdistill.models.config import DenoiserConfig
+from progdistill.models_base import Frozen
 from progdistill.training.config import (
     BaseTrainingSettings,
     ComputeSettings,
@@ -52,10 +53,8 @@ class LauncherName(StrEnum):
     KUBERNETES = "kubernetes"
 
 
-class Settings(BaseModel):
+class Settings(Frozen):
     """Everything a run does, decided before it starts."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: Literal[1] = 1
     preset: str

@@ -5,20 +5,17 @@ import itertools
 import os
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
-
 from progdistill.data.catalog import CATALOG, prepare_line
 from progdistill.data.image_names import is_image_name
 from progdistill.data.manifest import DatasetManifest, read_manifest
 from progdistill.errors import LostInvariantError, UsageError
+from progdistill.models_base import Frozen
 from progdistill.registry.checkpoint import UNKNOWN_DATASET
 from progdistill.store.open import open_store
 
 
-class DatasetInfo(BaseModel):
+class DatasetInfo(Frozen):
     """A prepared dataset: where it is and what a model needs to know of it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     location: str

@@ -1,25 +1,23 @@
 """A prepared dataset's manifest: what it holds, in which shards, and its fingerprint."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Final, Literal
 
-from pydantic import BaseModel, ConfigDict, JsonValue, PositiveInt
+from pydantic import JsonValue, PositiveInt
 
 from progdistill.data.shards import ShardEntry
 from progdistill.data.statistics import SplitStatistics
+from progdistill.models_base import Frozen, content_id
 from progdistill.store.base import Store
 from progdistill.store.digest import Sha256
-from progdistill.store.documents import canonical_json, decode, encode
+from progdistill.store.documents import decode, encode
 
 MANIFEST_KEY: Final = "manifest.json"
 
 
-class PreparedFrom(BaseModel):
+class PreparedFrom(Frozen):
     """Where the images came from: told to people, no part of the fingerprint."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     importer: str
     source: str
@@ -31,10 +29,8 @@ class PreparedFrom(BaseModel):
     """Names of images that could not be read and were left out."""
 
 
-class DatasetManifest(BaseModel):
+class DatasetManifest(Frozen):
     """The document `manifest.json` of a prepared dataset."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: Literal[1] = 1
     name: str
@@ -75,7 +71,7 @@ def fingerprint_of(
     """SHA-256 over what a model sees: shape, classes, and every split's pixels and labels in stored order."""
     content = {split: [entry.content_sha256 for entry in entries] for split, entries in splits.items()}
     facts = {"shape": list(image_shape), "classes": list(class_names), "content": content}
-    return hashlib.sha256(canonical_json(facts)).hexdigest()
+    return content_id(facts)
 
 
 def read_manifest(store: Store) -> DatasetManifest | None:

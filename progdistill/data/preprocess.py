@@ -7,9 +7,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
-from pydantic import BaseModel, ConfigDict, PositiveInt
+from pydantic import PositiveInt
 
 from progdistill.data.source import Pixels, UnreadableImageError
+from progdistill.models_base import Frozen
 
 
 class Crop(StrEnum):
@@ -36,10 +37,8 @@ _FILTERS = {
 }
 
 
-class ImageRule(BaseModel):
+class ImageRule(Frozen):
     """Crop, size, filter and channels of prepared images."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     image_size: PositiveInt | None
     """Height and width in pixels. None: every image is used as it is, and all must have one square size."""

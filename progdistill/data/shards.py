@@ -11,10 +11,11 @@ from typing import Annotated, Any, Final, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, StringConstraints
+from pydantic import NonNegativeInt, PositiveInt, StringConstraints
 
 from progdistill.data.shard_cache import damage, default_shard_cache
 from progdistill.errors import LostInvariantError
+from progdistill.models_base import Frozen
 from progdistill.store.base import Store
 from progdistill.store.digest import FileDigest, Sha256, digest_of_descriptor, worker_threads
 from progdistill.store.local import LocalStore
@@ -32,10 +33,8 @@ class ShardLayout(NamedTuple):
     labels_offset: int
 
 
-class ShardEntry(BaseModel):
+class ShardEntry(Frozen):
     """What a manifest says of one shard. Offsets and sizes in bytes."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     file: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+\.arrow$")]
     """A plain name: a manifest from elsewhere cannot reach outside its folder."""

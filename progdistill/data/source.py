@@ -5,7 +5,9 @@ from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, JsonValue
+from pydantic import JsonValue
+
+from progdistill.models_base import Frozen
 
 Pixels = NDArray[np.uint8]
 """One image: uint8 [height, width, channel], 0..255, channels in the order red, green, blue."""
@@ -15,10 +17,8 @@ class UnreadableImageError(Exception):
     """One image of a source cannot be decoded: it is left out, within a bound."""
 
 
-class SourceFacts(BaseModel):
+class SourceFacts(Frozen):
     """What is known of a source before any pixel is read."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     importer: str
     location: str

@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Literal
 
-from pydantic import BaseModel, ConfigDict, JsonValue
+from pydantic import Field, JsonValue
 
 from progdistill.errors import UsageError
+from progdistill.models_base import Frozen
 from progdistill.store.documents import decode, encode
 from progdistill.store.local import LocalStore
 
@@ -20,26 +21,22 @@ SPARE_BYTES: Final = 2**26
 """Disk space asked for beyond the pixels: labels, headers, the manifest."""
 
 
-class SplitState(BaseModel):
+class SplitState(Frozen):
     """How far one split got."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     done: int = 0
     """Images of the source, in its order, that are stored or known to be unreadable."""
-    unreadable: dict[int, str] = {}
+    unreadable: dict[int, str] = Field(default={})
     """Number and name of each image that could not be read."""
     gaps_filled: bool = False
 
 
-class PreparationState(BaseModel):
+class PreparationState(Frozen):
     """How far a preparation got, and of what: it goes on only from the same source with the same options."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: Literal[1] = 1
     identity: dict[str, JsonValue]
-    splits: dict[str, SplitState] = {}
+    splits: dict[str, SplitState] = Field(default={})
 
     def split(self, name: str) -> SplitState:
         """The state of a split, fresh if it was never begun."""

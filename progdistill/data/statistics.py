@@ -4,13 +4,13 @@ from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, NonNegativeInt
+from pydantic import NonNegativeInt
+
+from progdistill.models_base import Frozen
 
 
-class SplitStatistics(BaseModel):
+class SplitStatistics(Frozen):
     """Exact figures of a split, gathered when it was prepared."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     class_counts: tuple[NonNegativeInt, ...]
     """Images of each class; empty when there are no classes."""

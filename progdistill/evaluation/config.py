@@ -2,16 +2,16 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
+
+from progdistill.models_base import Frozen
 
 EvaluatorName = Literal["digits_classifier", "inception", "efficientnet_lite0", "features_file"]
 """Whose features images are compared in. The figures of one say nothing about those of another."""
 
 
-class EvaluationSettings(BaseModel):
+class EvaluationSettings(Frozen, allow_inf_nan=False):
     """What decides the figures of an evaluation; the defaults are those of 8×8 digits on two CPU cores."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     evaluator: EvaluatorName = "digits_classifier"
     inception_mode: Literal["legacy_tensorflow", "clean"] = Field(

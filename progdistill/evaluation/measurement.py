@@ -1,23 +1,20 @@
 """What an evaluation asks and what it answers, as records of a store: no torch."""
 
-import hashlib
 from datetime import datetime
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from progdistill.diffusion.names import SamplerName
+from progdistill.models_base import Frozen, content_id
 from progdistill.registry.checkpoint import CheckpointKind
 from progdistill.store.digest import FileDigest, Sha256
-from progdistill.store.documents import canonical_json
 
 FOLDER = "evaluations/"
 
 
-class MeasurementSpec(BaseModel):
+class MeasurementSpec(Frozen):
     """Everything that decides a measurement's figures: equal questions have one answer."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     checkpoint_id: Sha256
     sampler: SamplerName
@@ -45,7 +42,7 @@ class MeasurementSpec(BaseModel):
     @property
     def id(self) -> str:
         """SHA-256 of the canonical JSON of this question."""
-        return hashlib.sha256(canonical_json(self.model_dump(mode="json"))).hexdigest()
+        return content_id(self)
 
     @property
     def key(self) -> str:
@@ -53,10 +50,8 @@ class MeasurementSpec(BaseModel):
         return f"{FOLDER}{self.checkpoint_id}/{self.id}.json"
 
 
-class ContactSheet(BaseModel):
+class ContactSheet(Frozen):
     """A PNG in the store with the first samples one below the other, and what it takes to cut them apart."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     sha256: Sha256
     size_bytes: int
@@ -69,10 +64,8 @@ class ContactSheet(BaseModel):
         return FileDigest(self.sha256, self.size_bytes)
 
 
-class Neighbors(BaseModel):
+class Neighbors(Frozen):
     """A PNG in the store: each of some samples, then its nearest training images, the nearest first."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: Literal[1] = 1
     sheet_sha256: Sha256
@@ -91,10 +84,8 @@ class Neighbors(BaseModel):
         return FileDigest(self.sheet_sha256, self.sheet_bytes)
 
 
-class Measurement(BaseModel):
+class Measurement(Frozen):
     """How far the samples of one checkpoint, drawn in one way, are from the real images."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: Literal[1] = 1
     question: MeasurementSpec
@@ -123,14 +114,12 @@ class Measurement(BaseModel):
         return () if self.shown is None else (self.shown.file,)
 
 
-class EvaluationRecord(BaseModel):
+class EvaluationRecord(Frozen):
     """A checkpoint at `sampling_steps`, beside the undistilled model at equally many steps.
 
     A student may be sampled stochastically too (Figure 6). Where nothing was measured, `not_evaluated_reason`
     says why. Baselines are None where there is no undistilled model to compare with.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: Literal[1] = 1
     checkpoint_id: Sha256

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from progdistill.errors import UsageError
 from progdistill.evaluation.config import EvaluationSettings
 from progdistill.features.weights import given_file
+from progdistill.models_base import Frozen
 from progdistill.store.base import Store
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float, Float64
-from pydantic import BaseModel, ConfigDict
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -114,10 +114,8 @@ class Reference(NamedTuple):
     features: Float[Tensor, "vectors dimensions"] | None
 
 
-class ReferenceStatistics(BaseModel):
+class ReferenceStatistics(Frozen):
     """The record of a split's statistics, which stand in a safetensors blob."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: Literal[1] = 1
     evaluator_id: Sha256

@@ -9,7 +9,6 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -22,6 +21,7 @@ from progdistill.evaluation.statistics import SampleStatistics, StatisticsStream
 from progdistill.features.base import FeatureExtractor
 from progdistill.images import Pixels
 from progdistill.models.denoiser import Denoiser
+from progdistill.models_base import Frozen
 from progdistill.progress import Progress
 from progdistill.registry.checkpoint import blob_key
 from progdistill.store.base import Store
@@ -117,10 +117,8 @@ def _samples(
 FOLDER = "evaluation_shards/"
 
 
-class ShardRecord(BaseModel):
+class ShardRecord(Frozen):
     """A finished shard; its tensors stand in a safetensors blob."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: Literal[1] = 1
     question_id: Sha256

@@ -1,25 +1,23 @@
 """What an evaluator is, as a record of a store: no torch."""
 
-import hashlib
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from progdistill.errors import LostInvariantError
+from progdistill.models_base import Frozen, content_id
 from progdistill.registry.checkpoint import require_blob
 from progdistill.store.base import Store
 from progdistill.store.digest import FileDigest, Sha256
-from progdistill.store.documents import canonical_json, list_records, read_record
+from progdistill.store.documents import list_records, read_record
 
 FOLDER = "evaluators/"
 
 
-class EvaluatorIdentity(BaseModel):
+class EvaluatorIdentity(Frozen):
     """Everything that decides which features an image gets."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     distance_name: str = Field(description="what the Fréchet distance in these features is called in print")
@@ -31,7 +29,7 @@ class EvaluatorIdentity(BaseModel):
     @property
     def id(self) -> str:
         """SHA-256 of the canonical JSON of this identity."""
-        return hashlib.sha256(canonical_json(self.model_dump(mode="json"))).hexdigest()
+        return content_id(self)
 
     @property
     def weights(self) -> FileDigest:
@@ -39,10 +37,8 @@ class EvaluatorIdentity(BaseModel):
         return FileDigest(self.weights_sha256, self.weights_bytes)
 
 
-class EvaluatorManifest(BaseModel):
+class EvaluatorManifest(Frozen):
     """The document that makes an evaluator exist."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: Literal[1] = 1
     id: Sha256
@@ -60,10 +56,8 @@ class EvaluatorManifest(BaseModel):
         return self
 
 
-class RecipeAnswer(BaseModel):
+class RecipeAnswer(Frozen):
     """Which evaluator a recipe gave in this store: training again elsewhere may round to other weights."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: Literal[1] = 1
     recipe: dict[str, JsonValue]
@@ -77,7 +71,7 @@ def manifest_key(evaluator_id: str) -> str:
 
 def recipe_key(recipe: dict[str, JsonValue]) -> str:
     """Key of the answer to a recipe."""
-    return f"{FOLDER}recipes/{hashlib.sha256(canonical_json(recipe)).hexdigest()}.json"
+    return f"{FOLDER}recipes/{content_id(recipe)}.json"
 
 
 def load_evaluator_manifest(store: Store, evaluator_id: str) -> EvaluatorManifest:

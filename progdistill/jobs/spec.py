@@ -1,16 +1,15 @@
 """What a job is, and what it gives: no torch."""
 
-import hashlib
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_serializer
+from pydantic import Field, JsonValue, field_serializer
 
 from progdistill.data.dataset import DatasetInfo
 from progdistill.diffusion.names import PredictionType
 from progdistill.evaluation.config import EvaluationSettings
 from progdistill.models.config import DenoiserConfig
-from progdistill.store.documents import canonical_json
+from progdistill.models_base import Frozen, content_id
 from progdistill.training.config import (
     ComputeSettings,
     LiveSettings,
@@ -22,9 +21,7 @@ from progdistill.training.guidance import GuidanceRange
 from progdistill.version import NUMERICS_VERSION
 
 
-class _Spec(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
+class _Spec(Frozen):
     dataset_fingerprint: str
     seed: int
     world_size: int = Field(1, gt=0)
@@ -33,7 +30,7 @@ class _Spec(BaseModel):
     @property
     def id(self) -> str:
         """SHA-256 of the canonical JSON of this description: equal jobs have one published result."""
-        return hashlib.sha256(canonical_json(self.model_dump(mode="json"))).hexdigest()
+        return content_id(self)
 
 
 class _TrainingSpec(_Spec):
@@ -174,10 +171,8 @@ JobSpec = Annotated[
 ]
 
 
-class JobRequest(BaseModel):
+class JobRequest(Frozen):
     """A job and the provenance it runs in; the provenance are no part of its identity."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     spec: JobSpec
     store: str
@@ -192,10 +187,8 @@ class JobRequest(BaseModel):
     )
 
 
-class JobResult(BaseModel):
+class JobResult(Frozen):
     """What a finished job published, and how long its computing took (start-up apart)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: Literal[1] = 1
     job_id: str

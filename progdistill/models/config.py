@@ -4,20 +4,19 @@ import math
 from itertools import pairwise
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from progdistill.diffusion.names import PredictionType
+from progdistill.models_base import Frozen
 
 
-class ForeignSchedule(BaseModel):
+class ForeignSchedule(Frozen, allow_inf_nan=False):
     """A discrete variance-preserving schedule: ᾱ_k = Π_{j≤k} (1 − β_j) for k = 0 … steps − 1.
 
     `linear`: β evenly spaced. `scaled_linear`: √β evenly spaced (latent diffusion).
     `squaredcos_cap_v2`: Nichol & Dhariwal (2021), ᾱ(u) = cos²((u + 0.008)/1.008 · π/2), β at most 0.999;
     it does not use beta_start and beta_end.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     kind: Literal["linear", "scaled_linear", "squaredcos_cap_v2"]
     steps: int = Field(default=1000, ge=2)
@@ -51,13 +50,11 @@ TIME_SCALE = 8192
 """Times are shown to networks as 8192·t − 1, the index that a stock scheduler with 8192 steps would pass."""
 
 
-class UNetConfig(BaseModel):
+class UNetConfig(Frozen, allow_inf_nan=False):
     """The shape of a U-Net after Dhariwal & Nichol (2021), "Diffusion models beat GANs on image synthesis".
 
     The fields below `condition_channels` exist for networks trained elsewhere; the defaults are that paper's.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     image_channels: int = Field(gt=0)
     image_size: int = Field(gt=0, description="height and width in pixels")
@@ -144,18 +141,14 @@ class UNetConfig(BaseModel):
         return self
 
 
-class CosineTime(BaseModel):
+class CosineTime(Frozen, allow_inf_nan=False):
     """The network reads the time as 8192·t − 1."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     kind: Literal["cosine-8192"] = "cosine-8192"
 
 
-class ForeignTime(BaseModel):
+class ForeignTime(Frozen, allow_inf_nan=False):
     """The network reads the (fractional) index at which another, discrete schedule has the log-SNR of t."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     kind: Literal["foreign"] = "foreign"
     schedule: ForeignSchedule
@@ -164,10 +157,8 @@ class ForeignTime(BaseModel):
 TimeInput = Annotated[CosineTime | ForeignTime, Field(discriminator="kind")]
 
 
-class DenoiserConfig(BaseModel):
+class DenoiserConfig(Frozen, allow_inf_nan=False):
     """A network, what its output means, and how it reads the time."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     network: UNetConfig
     prediction: PredictionType

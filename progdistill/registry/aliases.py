@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from progdistill.errors import TransientError, UsageError
+from progdistill.models_base import Frozen
 from progdistill.store.base import Store
 from progdistill.store.digest import Sha256
 from progdistill.store.documents import decode, encode, list_records
@@ -21,20 +22,16 @@ _HEX: Final = re.compile(r"[0-9a-f]{4,64}")
 _ATTEMPTS: Final = 100
 
 
-class AliasMove(BaseModel):
+class AliasMove(Frozen):
     """One move of an alias: to which checkpoint (None: removed), when, and by whom (`user@host`)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     checkpoint_id: Sha256 | None
     moved_at: datetime
     moved_by: str
 
 
-class Alias(BaseModel):
+class Alias(Frozen):
     """A name and everything it ever meant, oldest first."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: Literal[1] = 1
     name: str

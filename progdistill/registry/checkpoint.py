@@ -1,6 +1,5 @@
 """Checkpoints: immutable weights with a manifest, named by what they are."""
 
-import hashlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -8,12 +7,13 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, JsonValue, PositiveInt, model_validator
+from pydantic import JsonValue, PositiveInt, model_validator
 
 from progdistill.errors import LostInvariantError, ProgdistillError, UsageError
+from progdistill.models_base import Frozen, content_id
 from progdistill.store.base import Store
 from progdistill.store.digest import FileDigest, Sha256
-from progdistill.store.documents import canonical_json, collect_errors, publish_record, read_record
+from progdistill.store.documents import collect_errors, publish_record, read_record
 from progdistill.store.open import mark_layout
 
 FOLDER = "checkpoints/"
@@ -29,10 +29,8 @@ class CheckpointKind(StrEnum):
     IMPORTED = "imported"
 
 
-class CheckpointDescription(BaseModel):
+class CheckpointDescription(Frozen):
     """What a checkpoint is, apart from its weights: with them it makes the identity."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: CheckpointKind
     sampling_steps: PositiveInt | None
@@ -68,7 +66,7 @@ class CheckpointIdentity(CheckpointDescription):
     @property
     def id(self) -> str:
         """SHA-256 of the canonical JSON of this identity."""
-        return hashlib.sha256(canonical_json(self.model_dump(mode="json"))).hexdigest()
+        return content_id(self)
 
     @property
     def weights(self) -> FileDigest:
@@ -76,13 +74,11 @@ class CheckpointIdentity(CheckpointDescription):
         return FileDigest(self.weights_sha256, self.weights_bytes)
 
 
-class TrainingFigures(BaseModel):
+class TrainingFigures(Frozen):
     """What the training took: updates, images seen, wall-clock seconds, rate, and the last mean loss.
 
     The last three say how comparable the rate is; None where a checkpoint is older than they are.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     updates: int
     images: int
@@ -96,10 +92,8 @@ class TrainingFigures(BaseModel):
     """Of the first rank: allocated on its GPU, else resident in its process."""
 
 
-class Provenance(BaseModel):
+class Provenance(Frozen):
     """When, where and with what a checkpoint was made: beside its identity, no part of it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     created_at: datetime
     code_version: str
@@ -116,10 +110,8 @@ class Provenance(BaseModel):
     figures: TrainingFigures | None = None
 
 
-class CheckpointRef(BaseModel):
+class CheckpointRef(Frozen):
     """A pointer small enough for a Metaflow artifact or a job's description."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     store: str
     id: Sha256
@@ -129,10 +121,8 @@ class CheckpointRef(BaseModel):
     parent: Sha256 | None
 
 
-class CheckpointManifest(BaseModel):
+class CheckpointManifest(Frozen):
     """The document that makes a checkpoint exist."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: Literal[1] = 1
     id: Sha256

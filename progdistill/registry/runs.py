@@ -2,9 +2,10 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, PositiveInt
+from pydantic import PositiveInt
 
 from progdistill.errors import LostInvariantError
+from progdistill.models_base import Frozen
 from progdistill.store.base import Store
 from progdistill.store.digest import Sha256
 from progdistill.store.documents import list_records, publish_record
@@ -13,10 +14,8 @@ FOLDER = "runs/"
 REPORTS_FOLDER = "reports/"
 
 
-class RunCheckpoint(BaseModel):
+class RunCheckpoint(Frozen):
     """A run's checkpoint at `sampling_steps`: the student of that many steps, or the first teacher."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: Literal[1] = 1
     flow: str

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, JsonValue
+from pydantic import JsonValue
 
 from progdistill.errors import UsageError
+from progdistill.models_base import Frozen
 from progdistill.progress import format_duration
 from progdistill.report import figures as theme
 from progdistill.report import page as html
@@ -24,28 +25,22 @@ from progdistill.report.input import (
 from progdistill.report.page import distance_svg, page
 
 
-class Difference(BaseModel):
+class Difference(Frozen):
     """One setting that is not the same in all runs, with each run's value."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     path: str
     values: tuple[JsonValue, ...]
 
 
-class Row(BaseModel):
+class Row(Frozen):
     """Each run's distance at one number of sampling steps; None where it was not measured."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     sampling_steps: int
     distances: tuple[float | None, ...]
 
 
-class Comparison(BaseModel):
+class Comparison(Frozen):
     """Runs measured in one distance, at equal sample counts."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     run_ids: tuple[str, ...]
     distance_name: str

@@ -4,29 +4,26 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import Field, JsonValue
 
 from progdistill.evaluation.measurement import EvaluationRecord, Measurement, Neighbors
+from progdistill.models_base import Frozen
 from progdistill.registry.checkpoint import CheckpointManifest, blob_key
 from progdistill.store.base import Store
 
 INPUT_FILE = "input.json"
 
 
-class SampleImages(BaseModel):
+class SampleImages(Frozen, ser_json_bytes="base64", val_json_bytes="base64"):
     """A few samples as one PNG, one image below the other."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_bytes="base64", val_json_bytes="base64")
 
     png: bytes = Field(repr=False)
     images: int
     labels: tuple[int, ...] | None = None
 
 
-class NeighborImages(BaseModel):
+class NeighborImages(Frozen, ser_json_bytes="base64", val_json_bytes="base64"):
     """Samples as one PNG, each followed by its nearest training images."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_bytes="base64", val_json_bytes="base64")
 
     png: bytes = Field(repr=False)
     samples: int
@@ -34,19 +31,15 @@ class NeighborImages(BaseModel):
     mirrored: bool = Field(default=False, description="whether training images count in both orientations")
 
 
-class LossPoint(BaseModel):
+class LossPoint(Frozen):
     """The mean training loss around an update."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     update: int
     loss: float
 
 
-class StageEntry(BaseModel):
+class StageEntry(Frozen, ser_json_bytes="base64", val_json_bytes="base64"):
     """One checkpoint of the run: how it was trained, and how near its samples come to the real images."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_bytes="base64", val_json_bytes="base64")
 
     sampling_steps: int
     id: str
@@ -91,10 +84,8 @@ class StageEntry(BaseModel):
     loss_curve: tuple[LossPoint, ...] = ()
 
 
-class Timings(BaseModel):
+class Timings(Frozen):
     """Where a run's wall-clock time went, in seconds."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     total_seconds: float
     training_seconds: float
@@ -106,10 +97,8 @@ class Timings(BaseModel):
     )
 
 
-class ReportInput(BaseModel):
+class ReportInput(Frozen):
     """A run as its report tells it; `checkpoints` go from most sampling steps to fewest."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: Literal[1] = 1
     run_id: str

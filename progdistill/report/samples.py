@@ -190,9 +190,9 @@ def neighbors(run: ReportInput) -> str:
     groups = "".join(_group(images, place) for place, images in enumerate(_groups_of(stage.neighbors)))
     orientation = ", each as stored or mirrored, whichever is nearer" if stage.neighbors.mirrored else ""
     caption = (
-        f"Outlined, samples at {steps_text(stage.sampling_steps)}; beside each, the training images nearest to"
-        f" it in pixels, the nearest first{orientation}. A model that had memorized its data would show the same"
-        " image twice."
+        f"Outlined, samples at {steps_text(stage.sampling_steps)}; beside each, the training images"
+        f" nearest to it in pixels, the nearest first{orientation}. A model that had memorized its data would"
+        " show the same image twice."
     )
     return html.section(
         "Nearest training images", "neighbors", html.figure(f'<div class="groups">{groups}</div>', caption)

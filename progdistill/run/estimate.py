@@ -4,22 +4,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, NonNegativeFloat, ValidationError
+from pydantic import Field, NonNegativeFloat, ValidationError
 
 from progdistill.config.options import DEFAULTS_FILE, PRICES_TABLE, read_defaults_file
 from progdistill.errors import UsageError
+from progdistill.models_base import Frozen
 from progdistill.run.prepare import PreparedRun
 from progdistill.run.rates import Kind, Rate, Work, newest_manifests, rates_from, work_of
 from progdistill.store.open import open_store
 
 
-class Prices(BaseModel):
+class Prices(Frozen, allow_inf_nan=False):
     """Prices by the name of the device, as checkpoints record it; "cpu" is one process on CPU cores."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
     currency: str = ""
-    per_device_hour: dict[str, NonNegativeFloat] = {}
+    per_device_hour: dict[str, NonNegativeFloat] = Field(default={})
 
 
 def read_prices(path: Path = Path(DEFAULTS_FILE)) -> Prices:
@@ -37,10 +36,8 @@ def read_prices(path: Path = Path(DEFAULTS_FILE)) -> Prices:
         raise UsageError(f"{path}: prices: {name} = {first['input']!r}: {first['msg']}") from None
 
 
-class TimeEstimate(BaseModel):
+class TimeEstimate(Frozen):
     """How long a run's trainings take on one kind of device, and what that costs where its price is known."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     device: str
     world_size: int
@@ -55,10 +52,8 @@ class TimeEstimate(BaseModel):
     """Measured trainings that the estimate rests on."""
 
 
-class Estimate(BaseModel):
+class Estimate(Frozen):
     """What a run will take, as far as it is known; it does not look for jobs that are done already."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     state_bytes: int
     """Of the largest training, a rank: weights, gradients, optimizer, average, teacher; no activations.

@@ -4,8 +4,6 @@ import os
 from functools import reduce
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
-
 from progdistill.config.ladder import format_ladder
 from progdistill.config.options import DEFAULT_STORE, RunOptions
 from progdistill.config.settings import DEFAULT_DATASET, LauncherName, Settings, settings_from
@@ -16,6 +14,7 @@ from progdistill.evaluation.reference import pinned_statistics
 from progdistill.features.weights import check_evaluator, pinned
 from progdistill.models.config import DenoiserConfig
 from progdistill.models.size import parameter_count
+from progdistill.models_base import Frozen
 from progdistill.registry.checkpoint import UNKNOWN_DATASET, CheckpointKind, CheckpointManifest
 from progdistill.registry.resolve import resolve_reference
 from progdistill.run.reproduce import reproduce
@@ -56,10 +55,8 @@ LONG_TRAINING = 1e11
 """Images seen times parameters above which training takes minutes; the digits preset's is an eighth of it."""
 
 
-class PreparedRun(BaseModel):
+class PreparedRun(Frozen):
     """A run whose every input has been found and fits."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     settings: Settings
     dataset: DatasetInfo

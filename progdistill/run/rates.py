@@ -4,10 +4,11 @@ from collections.abc import Iterable
 from statistics import median
 from typing import Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, JsonValue
+from pydantic import JsonValue
 
 from progdistill.config.settings import Settings
 from progdistill.models.config import DenoiserConfig
+from progdistill.models_base import Frozen
 from progdistill.registry.checkpoint import FOLDER, CheckpointManifest, load_manifests
 from progdistill.run.prepare import world_size_of
 from progdistill.store.base import Store
@@ -63,10 +64,8 @@ _HOW = ComputeSettings().model_dump(mode="json", exclude={"device", "world_size"
 """Compute settings as they are by default, for checkpoints that were made before there were some of them."""
 
 
-class Rate(BaseModel):
+class Rate(Frozen):
     """Images a second in training, over all ranks; `peak_memory_bytes` of one rank, where it is known."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Kind
     device: str

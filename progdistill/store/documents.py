@@ -1,6 +1,5 @@
 """JSON documents in a store: read, published once, listed."""
 
-import hashlib
 import json
 import sys
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from typing import Any, Final, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from progdistill.errors import LostInvariantError, ProgdistillError, TransientError, UsageError
+from progdistill.models_base import content_id
 from progdistill.store.base import Store
 
 SEAL: Final = "document_sha256"
@@ -17,16 +17,10 @@ SEAL: Final = "document_sha256"
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def canonical_json(facts: Any) -> bytes:
-    """Encode JSON values so that equal facts give equal bytes (sorted keys, no spaces, no NaN)."""
-    text = json.dumps(facts, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return text.encode()
-
-
 def encode(document: BaseModel) -> bytes:
     """Encode a model as readable JSON with a seal: SHA-256 over the canonical JSON of everything else."""
     facts = document.model_dump(mode="json")
-    facts[SEAL] = hashlib.sha256(canonical_json(facts)).hexdigest()
+    facts[SEAL] = content_id(facts)
     return (json.dumps(facts, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
@@ -35,7 +29,7 @@ def unseal(data: bytes, *, where: str) -> dict[str, Any]:
     try:
         facts = json.loads(data)
         seal = facts.pop(SEAL)
-        whole = hashlib.sha256(canonical_json(facts)).hexdigest() == seal
+        whole = content_id(facts) == seal
     except (ValueError, KeyError, AttributeError, TypeError):
         whole = False
     if not whole:

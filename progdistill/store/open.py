@@ -3,19 +3,17 @@
 from pathlib import Path
 from typing import Final, Literal
 
-from pydantic import BaseModel, ConfigDict
-
 from progdistill.errors import UsageError
+from progdistill.models_base import Frozen
 from progdistill.store.base import Store
 from progdistill.store.documents import decode, encode
 
 LAYOUT_KEY: Final = "store.json"
 
 
-class StoreLayout(BaseModel):
+class StoreLayout(Frozen):
     """The document at the root of a store: which layout its objects follow."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     schema_version: Literal[1] = 1
 
 

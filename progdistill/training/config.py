@@ -3,9 +3,10 @@
 from enum import StrEnum
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import Field, PositiveInt
 
 from progdistill.diffusion.names import LossWeight, PredictionType
+from progdistill.models_base import Frozen
 
 
 class LearningRateSchedule(StrEnum):
@@ -15,10 +16,8 @@ class LearningRateSchedule(StrEnum):
     LINEAR_TO_ZERO = "linear_to_zero"
 
 
-class TrainingSettings(BaseModel):
+class TrainingSettings(Frozen, allow_inf_nan=False):
     """What decides the numbers that training gives; part of a job's identity, field by field."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     updates: int = Field(gt=0)
     batch_size: int = Field(gt=0, le=1_000_000, description="images per update over all ranks together")
@@ -76,10 +75,8 @@ class DistillationSettings(TrainingSettings):
         return TrainingSettings(updates=updates, **self.model_dump(exclude=others))
 
 
-class SnapshotSettings(BaseModel):
+class SnapshotSettings(Frozen, allow_inf_nan=False):
     """How often a stage saves where it stands. Changes no numbers, so it is part of no identity."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     interval_updates: int = Field(1000, gt=0)
     keep: int = Field(2, gt=0)
@@ -94,10 +91,8 @@ class Precision(StrEnum):
     BFLOAT16 = "bfloat16"
 
 
-class LiveSettings(BaseModel):
+class LiveSettings(Frozen, allow_inf_nan=False):
     """What a training shows of itself while it goes on. Changes no numbers, so it is part of no identity."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     interval_seconds: float = Field(10.0, ge=0, description="between two reports of loss, rate and ETA")
     samples_interval_seconds: float = Field(
@@ -109,10 +104,8 @@ class LiveSettings(BaseModel):
     )
 
 
-class ComputeSettings(BaseModel):
+class ComputeSettings(Frozen, allow_inf_nan=False):
     """Where and how arithmetic runs. Of these only ranks and precision are part of a job's identity."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     device: str = Field("auto", pattern="^(auto|cpu|cuda|tpu)$", description="cuda is AMD's GPUs too")
     world_size: int | None = Field(

@@ -2,10 +2,11 @@
 
 import sys
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from progdistill.errors import UsageError
 from progdistill.models.config import DenoiserConfig
+from progdistill.models_base import Frozen
 from progdistill.registry.checkpoint import CheckpointKind, CheckpointManifest
 
 LABEL_DROPOUT = 0.1
@@ -15,10 +16,8 @@ GUIDANCE_WEIGHT = "network.time_embedding.guidance_proj.weight"
 """The one weight that a guided student has beyond its teacher's."""
 
 
-class GuidanceRange(BaseModel):
+class GuidanceRange(Frozen):
     """The guidance weights w that a student has learned to take as an input; 0 is no guidance."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     lowest: float = Field(ge=0, allow_inf_nan=False)
     highest: float = Field(ge=0, allow_inf_nan=False)

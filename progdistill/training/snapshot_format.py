@@ -7,8 +7,9 @@ import re
 from datetime import datetime
 from typing import Final, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, JsonValue, NonNegativeInt, PositiveInt
+from pydantic import JsonValue, NonNegativeInt, PositiveInt
 
+from progdistill.models_base import Frozen
 from progdistill.store.base import Store
 from progdistill.store.digest import FileDigest, Sha256
 
@@ -18,20 +19,16 @@ _DOCUMENT: Final = re.compile(r"(\d{12})-([A-Za-z0-9]+)/(\d{5})-of-(\d{5})\.json
 _PIECE: Final = re.compile(r"(\d{12})-[A-Za-z0-9]+/\d{5}-of-\d{5}\.(json|safetensors)")
 
 
-class SliceFacts(BaseModel):
+class SliceFacts(Frozen):
     """Where a rank's piece lies in a flat tensor: first element, elements held, elements in all."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     offset: NonNegativeInt
     length: NonNegativeInt
     full_length: NonNegativeInt
 
 
-class ShardFacts(BaseModel):
+class ShardFacts(Frozen):
     """The document that completes one rank's shard."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: Literal[1] = 1
     job_id: str

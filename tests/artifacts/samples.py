@@ -1,6 +1,5 @@
 """Small real checkpoints for tests."""
 
-import hashlib
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
+from progdistill.models_base import content_id
 from progdistill.registry.checkpoint import (
     CheckpointDescription,
     CheckpointKind,
@@ -17,7 +17,7 @@ from progdistill.registry.checkpoint import (
     publish_checkpoint,
 )
 from progdistill.store.base import Store
-from progdistill.store.documents import SEAL, canonical_json
+from progdistill.store.documents import SEAL
 
 BEGINNING = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -89,5 +89,5 @@ def measure(
     """Publish an evaluation record of a kind that the artifacts know nothing about."""
     asked = {"steps": steps, **question}
     facts = {"distance": distance, "distance_name": name, "question": asked, "shown": shown}
-    sealed = facts | {SEAL: hashlib.sha256(canonical_json(facts)).hexdigest()}
+    sealed = facts | {SEAL: content_id(facts)}
     store.write(f"evaluations/{manifest.id}/{distance}.json", json.dumps(sealed).encode())

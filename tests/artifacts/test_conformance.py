@@ -9,6 +9,7 @@ import boto3
 import pytest
 
 from progdistill.errors import LostInvariantError, UsageError
+from progdistill.models_base import content_id
 from progdistill.registry.checkpoint import blob_key
 from progdistill.store.base import Store
 from progdistill.store.digest import PART_BYTES, FileDigest, digest_of_bytes
@@ -191,14 +192,11 @@ def test_an_empty_store_is_writable_and_stays_empty(store: Store) -> None:
 
 
 def test_a_store_with_an_unknown_layout_is_refused(store: Store) -> None:
-    import hashlib
     import json
 
-    from progdistill.store.documents import SEAL, canonical_json
+    from progdistill.store.documents import SEAL
 
     facts = {"schema_version": 2}
-    store.write(
-        "store.json", json.dumps(facts | {SEAL: hashlib.sha256(canonical_json(facts)).hexdigest()}).encode()
-    )
+    store.write("store.json", json.dumps(facts | {SEAL: content_id(facts)}).encode())
     with pytest.raises(UsageError, match="upgrade progdistill"):
         open_store(store.uri)

@@ -1,6 +1,5 @@
 """Bytes that change at rest, and documents that lie: found before anything is parsed, never followed."""
 
-import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from typing import Any
 import pytest
 
 from progdistill.errors import LostInvariantError, UsageError
+from progdistill.models_base import content_id
 from progdistill.registry.checkpoint import (
     CheckpointManifest,
     blob_key,
@@ -20,7 +20,7 @@ from progdistill.registry.checkpoint import (
     publish_checkpoint,
 )
 from progdistill.store.base import Store
-from progdistill.store.documents import SEAL, canonical_json
+from progdistill.store.documents import SEAL
 from progdistill.store.failpoints import VARIABLE
 from progdistill.store.open import open_store
 from tests.artifacts.samples import description, provenance, publish_base, weights_file
@@ -96,7 +96,7 @@ def forge(store: Store, published: CheckpointManifest, change: Callable[[dict[st
     """Replace a manifest by one with changed facts and a seal that fits them."""
     facts = published.model_dump(mode="json")
     change(facts)
-    facts[SEAL] = hashlib.sha256(canonical_json(facts)).hexdigest()
+    facts[SEAL] = content_id(facts)
     store.write(manifest_key(published.id), json.dumps(facts).encode())
 
 

@@ -8,8 +8,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from pydantic import BaseModel, ConfigDict
-
 from progdistill.config.cluster import ClusterSettings, OnInterrupt
 from progdistill.errors import ProgdistillError, TransientError, UsageError, WorkInterrupted
 from progdistill.jobs.events import Listener, ignore
@@ -27,6 +25,7 @@ from progdistill.jobs.kubernetes.manifest import (
     submission_for,
 )
 from progdistill.jobs.spec import JobRequest, JobResult, request_key, result_key
+from progdistill.models_base import Frozen
 from progdistill.signals import Interrupted, Interruption
 from progdistill.store.base import Store
 from progdistill.store.documents import encode, read_record
@@ -80,10 +79,8 @@ class KubernetesLauncher:
         return WorkInterrupted(f"{label}: {_goes_on(api, submission)}")
 
 
-class LeftRunning(BaseModel):
+class LeftRunning(Frozen):
     """A Job that an interrupted driver without a terminal left running."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     path: str

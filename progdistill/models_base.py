@@ -1,0 +1,26 @@
+"""What every model of facts shares: frozen, closed, and named by its content."""
+
+import hashlib
+import json
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Frozen(BaseModel):
+    """A pydantic model that cannot be changed and has no other fields than it declares."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def canonical_json(facts: Any) -> bytes:
+    """Encode JSON values so that equal facts give equal bytes (sorted keys, no spaces, no NaN)."""
+    text = json.dumps(facts, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.encode()
+
+
+def content_id(facts: Any) -> str:
+    """SHA-256, in hexadecimal, of the canonical JSON of a model or of plain facts."""
+    if isinstance(facts, BaseModel):
+        facts = facts.model_dump(mode="json")
+    return hashlib.sha256(canonical_json(facts)).hexdigest()
