@@ -81,24 +81,24 @@ def _write(store: Store, manifest: CheckpointManifest, facts: ModelFacts, form: 
         from progdistill.models.diffusers_export import check_exportable, export_diffusers
 
         check_exportable(facts.config, facts.guidance)
-        export_diffusers(_denoiser(store, manifest, facts.config), folder, facts.guidance)
+        export_diffusers(_denoiser(store, manifest), folder, facts.guidance)
         return diffusers_usage(facts)
     weights = fetch_weights(store, manifest)
     folder.mkdir(parents=True, exist_ok=True)
     if form == "onnx":
         from progdistill.models.onnx_export import export_onnx
 
-        export_onnx(_denoiser(store, manifest, facts.config), folder / ONNX_FILE)
+        export_onnx(_denoiser(store, manifest), folder / ONNX_FILE)
         return onnx_usage(facts, ONNX_FILE)
     shutil.copyfile(weights, folder / WEIGHTS_FILE)
     (folder / MANIFEST_FILE).write_bytes(encode(manifest))
     return safetensors_usage()
 
 
-def _denoiser(store: Store, manifest: CheckpointManifest, config: DenoiserConfig) -> "Denoiser":
+def _denoiser(store: Store, manifest: CheckpointManifest) -> "Denoiser":
     from progdistill.models.denoiser import load_denoiser
 
-    return load_denoiser(config, fetch_weights(store, manifest))
+    return load_denoiser(store, manifest)
 
 
 def _model_facts(

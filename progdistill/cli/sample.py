@@ -67,10 +67,14 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def _sample(args: argparse.Namespace) -> int:
-    from progdistill.evaluation.runner import load_denoiser
+    import torch
+
     from progdistill.evaluation.sampling import generate, labels_of
+    from progdistill.models.denoiser import load_denoiser
     from progdistill.registry.resolve import resolve_reference
+    from progdistill.training.config import Precision
     from progdistill.training.devices import choose_device
+    from progdistill.training.execution import set_float32_products
     from progdistill.training.guidance import weight_for
 
     _check(args)
@@ -79,6 +83,7 @@ def _sample(args: argparse.Namespace) -> int:
     steps = _steps(args.steps, manifest.identity.sampling_steps, args.reference)
     weight = weight_for(manifest, args.guidance)
     device = str(choose_device("auto", local_rank=0))
+    set_float32_products(Precision.FLOAT32, torch.device(device))
     denoiser = load_denoiser(store, manifest, device)
     classes = denoiser.config.network.num_classes
     label = _class_label(args.class_label, classes)

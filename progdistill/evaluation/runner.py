@@ -30,9 +30,9 @@ from progdistill.features.base import FeatureExtractor
 from progdistill.features.registry import find_or_publish_evaluator, open_evaluator
 from progdistill.images import Pixels, encode_contact_sheet
 from progdistill.models.config import DenoiserConfig
-from progdistill.models.denoiser import Denoiser, build_denoiser, load_weights
+from progdistill.models.denoiser import Denoiser, load_denoiser
 from progdistill.progress import Progress
-from progdistill.registry.checkpoint import CheckpointManifest, blob_key, fetch_weights
+from progdistill.registry.checkpoint import CheckpointManifest, blob_key
 from progdistill.store.base import Store
 from progdistill.store.documents import publish_record, read_record
 from progdistill.training.config import Precision
@@ -40,15 +40,6 @@ from progdistill.training.devices import device_name
 from progdistill.training.execution import set_float32_products
 from progdistill.training.guidance import takes_guidance
 from progdistill.version import NUMERICS_VERSION
-
-
-def load_denoiser(store: Store, manifest: CheckpointManifest, device: str = "cpu") -> Denoiser:
-    """A checkpoint's denoiser with its verified weights, ready to sample on a device in float32."""
-    set_float32_products(Precision.FLOAT32, torch.device(device))
-    config = DenoiserConfig.model_validate(manifest.identity.architecture)
-    denoiser = build_denoiser(config, seed=0)
-    load_weights(denoiser, fetch_weights(store, manifest))
-    return denoiser.to(device).eval().requires_grad_(False)
 
 
 def measure(
@@ -158,6 +149,7 @@ class MeasurementRunner:
     def __init__(
         self, store: Store, settings: EvaluationSettings, info: DatasetInfo, device: str = "cpu"
     ) -> None:
+        set_float32_products(Precision.FLOAT32, torch.device(device))
         self._store, self._info, self._device = store, info, device
         self._settings = pinned_statistics(store, settings)
         self.evaluator_manifest = find_or_publish_evaluator(store, settings, info)
@@ -165,7 +157,6 @@ class MeasurementRunner:
     @cached_property
     def evaluator(self) -> FeatureExtractor:
         """The evaluator, ready for use in float32."""
-        set_float32_products(Precision.FLOAT32, torch.device(self._device))
         return open_evaluator(self._store, self.evaluator_manifest, self._device)
 
     @cached_property

@@ -8,11 +8,10 @@ from pathlib import Path
 from progdistill.data.loader import TrainingLoader
 from progdistill.diffusion.noise import seed_for
 from progdistill.errors import ProgdistillError
-from progdistill.evaluation.runner import load_denoiser
 from progdistill.jobs.live import LiveTraining, forget_samples
 from progdistill.jobs.spec import DistillSpec, GuideSpec, JobRequest, TrainBaseSpec, TrainingSpec
 from progdistill.models.config import DenoiserConfig
-from progdistill.models.denoiser import Denoiser, build_denoiser, save_weights, student_of
+from progdistill.models.denoiser import Denoiser, build_denoiser, load_denoiser, save_weights, student_of
 from progdistill.registry.checkpoint import (
     CheckpointDescription,
     CheckpointKind,

@@ -11,9 +11,7 @@ import torch
 from PIL import Image
 
 from progdistill.diffusion.samplers import ddim
-from progdistill.models.config import DenoiserConfig
 from progdistill.models.denoiser import Denoiser, load_denoiser
-from progdistill.registry.checkpoint import fetch_weights
 from progdistill.registry.resolve import resolve_reference
 from progdistill.store.open import open_store
 from tests.end_to_end.running import environment, report_of, run_flow
@@ -51,8 +49,7 @@ def checkpoint(folder: Path, reference: str) -> tuple[str | None, Denoiser]:
     """A checkpoint's parent, and its denoiser."""
     store = open_store(str(folder / ".progdistill" / "store"))
     manifest = resolve_reference(store, reference)
-    config = DenoiserConfig.model_validate(manifest.identity.architecture)
-    return manifest.identity.parent, load_denoiser(config, fetch_weights(store, manifest)).eval()
+    return manifest.identity.parent, load_denoiser(store, manifest)
 
 
 def drawn(denoiser: Denoiser, steps: int, weight: float) -> torch.Tensor:

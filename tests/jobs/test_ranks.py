@@ -11,9 +11,8 @@ from progdistill.diffusion.names import PredictionType
 from progdistill.jobs.local import LocalLauncher
 from progdistill.jobs.result_cache import complete
 from progdistill.jobs.spec import GuideSpec, TrainBaseSpec, TrainingSpec
-from progdistill.models.config import DenoiserConfig
 from progdistill.models.denoiser import load_denoiser
-from progdistill.registry.checkpoint import CheckpointKind, fetch_weights, load_manifest
+from progdistill.registry.checkpoint import CheckpointKind, load_manifest
 from progdistill.store.base import Store
 from progdistill.training.guidance import GuidanceRange
 from tests.jobs.asking import request_for
@@ -25,8 +24,7 @@ def trained(spec: TrainingSpec, store: Store, digits: DatasetInfo, folder: Path)
     """The weights that a job publishes."""
     result = complete(store, LocalLauncher(folder), request_for(spec, store, digits)).result
     manifest = load_manifest(store, result.output)
-    config = DenoiserConfig.model_validate(manifest.identity.architecture)
-    return dict(load_denoiser(config, fetch_weights(store, manifest)).state_dict())
+    return dict(load_denoiser(store, manifest).state_dict())
 
 
 @pytest.mark.parametrize("kind", ["base", "guide"])

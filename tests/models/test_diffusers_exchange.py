@@ -14,7 +14,7 @@ from progdistill.diffusion.samplers import ddim
 from progdistill.diffusion.schedule import time_of_log_snr
 from progdistill.errors import UsageError
 from progdistill.models.config import CosineTime, ForeignSchedule, ForeignTime, TimeInput
-from progdistill.models.denoiser import Denoiser, load_denoiser, weights_of
+from progdistill.models.denoiser import Denoiser, denoiser_from_file, weights_of
 from progdistill.models.diffusers_export import cosine_betas, export_diffusers
 from progdistill.models.diffusers_import import read_diffusers
 from tests.models.conftest import MakeDenoiser
@@ -148,7 +148,7 @@ def denoiser_of(folder: Path, **options: Any) -> Denoiser:
     model = read_diffusers(folder, **options)
     path = folder / "imported.safetensors"
     save_file(model.weights, path)
-    return load_denoiser(model.config, path).eval()
+    return denoiser_from_file(model.config, path).eval()
 
 
 @pytest.mark.parametrize("beta_schedule", ["linear", "scaled_linear", "squaredcos_cap_v2"])
