@@ -27,7 +27,7 @@ from progdistill.store.digest import digest_of_file
 from progdistill.store.open import open_store
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from tests.artifacts.s3_server import ENVIRONMENT, running_server
+from tests.store.s3_server import ENVIRONMENT, running_server
 
 Contender = tuple[str, Callable[[], object], Callable[[], object]]
 """A name, what is timed, and what puts things back afterward."""

@@ -3,7 +3,7 @@
 import pytest
 
 from progdistill.data.dataset import DatasetInfo, find_dataset
-from tests.artifacts.s3_server import s3_endpoint, s3_uri
+from tests.store.s3_server import s3_endpoint, s3_uri
 
 __all__ = ["digits", "s3_endpoint", "s3_uri"]
 

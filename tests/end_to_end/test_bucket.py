@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.artifacts.s3_server import ENVIRONMENT, s3_endpoint, s3_uri
 from tests.end_to_end.running import SMALL, ids_of, report_of, run_flow
+from tests.store.s3_server import ENVIRONMENT, s3_endpoint, s3_uri
 
 __all__ = ["s3_endpoint", "s3_uri"]
 

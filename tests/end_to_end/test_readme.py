@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.artifacts.s3_server import ENVIRONMENT, s3_endpoint
 from tests.end_to_end.running import environment, report_of
 from tests.jobs.on_a_cluster import IMAGE, create_secret, node_environment
 from tests.kubernetes_api import running_cluster
+from tests.store.s3_server import ENVIRONMENT, s3_endpoint
 
 __all__ = ["s3_endpoint"]
 

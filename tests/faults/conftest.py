@@ -7,8 +7,8 @@ import pytest
 
 from progdistill.store.base import Store
 from progdistill.store.open import open_store
-from tests.artifacts.s3_server import s3_endpoint, s3_uri
 from tests.faults.proxy import FaultyProxy
+from tests.store.s3_server import s3_endpoint, s3_uri
 
 __all__ = ["local_store", "proxied", "proxy", "s3_endpoint", "s3_uri"]
 

@@ -36,7 +36,7 @@ def main() -> int:
     from progdistill.errors import ProgdistillError
     from progdistill.registry.checkpoint import publish_checkpoint
     from progdistill.store.open import open_store
-    from tests.artifacts.samples import description, provenance
+    from tests.registry.samples import description, provenance
 
     store, weights, host = sys.argv[1:]
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # A file-size limit then reads as a full disk.

@@ -11,8 +11,8 @@ import pytest
 from progdistill.registry.checkpoint import list_ids
 from progdistill.registry.gc import find_garbage
 from progdistill.store.open import open_store
-from tests.artifacts.samples import publish_base, weights_file
 from tests.faults.publisher import REPOSITORY, publish
+from tests.registry.samples import publish_base, weights_file
 
 
 def shifted(offset: str) -> dict[str, str]:

@@ -10,8 +10,8 @@ from progdistill.registry.checkpoint import fetch_weights, list_manifests
 from progdistill.store.base import Store
 from progdistill.store.failpoints import LOCAL_POINTS, S3_POINTS, VARIABLE
 from progdistill.store.open import open_store
-from tests.artifacts.samples import weights_file
 from tests.faults.publisher import publish, start
+from tests.registry.samples import weights_file
 
 MEGABYTES = 17
 """Enough for a second part."""

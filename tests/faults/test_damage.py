@@ -23,8 +23,8 @@ from progdistill.store.base import Store
 from progdistill.store.documents import SEAL
 from progdistill.store.failpoints import VARIABLE
 from progdistill.store.open import open_store
-from tests.artifacts.samples import description, provenance, publish_base, weights_file
 from tests.faults.publisher import start
+from tests.registry.samples import description, provenance, publish_base, weights_file
 
 
 @pytest.fixture(params=["local", "s3"])

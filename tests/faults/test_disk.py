@@ -12,8 +12,8 @@ import pytest
 from progdistill.errors import UsageError
 from progdistill.registry.checkpoint import blob_key, fetch_weights, publish_checkpoint, verify_weights
 from progdistill.store.open import open_store
-from tests.artifacts.samples import description, provenance, publish_base, weights_file
 from tests.faults.publisher import REPOSITORY, publish
+from tests.registry.samples import description, provenance, publish_base, weights_file
 
 
 @pytest.fixture

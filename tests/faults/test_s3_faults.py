@@ -21,9 +21,9 @@ from progdistill.store.digest import PART_BYTES
 from progdistill.store.failpoints import VARIABLE
 from progdistill.store.open import mark_layout, open_store
 from progdistill.store.s3 import S3Store
-from tests.artifacts.samples import description, provenance, weights_file
 from tests.faults.proxy import Fault, FaultyProxy, error_answer
 from tests.faults.publisher import publish
+from tests.registry.samples import description, provenance, weights_file
 
 PARTS = 3
 ANY_PART = r"^PUT .*partNumber="

@@ -20,9 +20,9 @@ from progdistill.registry.checkpoint import blob_key
 from progdistill.store.digest import PART_BYTES
 from progdistill.store.s3 import S3Store
 from progdistill.training import snapshot_format
-from tests.artifacts.s3_server import s3_endpoint, s3_uri
 from tests.infra.policies import BUCKET, allows, statements, template
 from tests.infra.tools import INFRA, ROOT
+from tests.store.s3_server import s3_endpoint, s3_uri
 
 __all__ = ["s3_endpoint", "s3_uri"]
 

@@ -19,8 +19,8 @@ import yaml
 from botocore.exceptions import ClientError
 
 from progdistill.store.s3 import S3Store
-from tests.artifacts.s3_server import ports_for_a_server, server_binary
 from tests.infra.tools import INFRA, ROOT, run, tool
+from tests.store.s3_server import ports_for_a_server, server_binary
 
 FOLDER = INFRA / "local"
 STACK: dict[str, Any] = yaml.safe_load((FOLDER / "compose.yaml").read_text())

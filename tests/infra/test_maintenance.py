@@ -9,8 +9,8 @@ import boto3
 import pytest
 
 from progdistill.store.open import mark_layout, open_store
-from tests.artifacts.s3_server import ENVIRONMENT, s3_endpoint
 from tests.infra.tools import of_kind
+from tests.store.s3_server import ENVIRONMENT, s3_endpoint
 
 __all__ = ["s3_endpoint"]
 

@@ -11,7 +11,7 @@ from progdistill.models.denoiser import build_denoiser, save_weights, weights_of
 from progdistill.registry.checkpoint import CheckpointKind, CheckpointManifest, publish_checkpoint
 from progdistill.store.base import Store
 from progdistill.store.open import open_store
-from tests.artifacts.samples import description, provenance
+from tests.registry.samples import description, provenance
 
 # Annotations of progdistill.evaluation are checked while tests run, with isinstance.
 runtime_checkable(Store)

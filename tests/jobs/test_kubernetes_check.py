@@ -11,9 +11,9 @@ from progdistill.data.dataset import DatasetInfo
 from progdistill.errors import UsageError
 from progdistill.jobs.kubernetes.api import REQUIRED_PERMISSIONS
 from progdistill.run.prepare import PreparedRun, prepare_run
-from tests.artifacts.s3_server import s3_endpoint, s3_uri
 from tests.jobs.on_a_cluster import IMAGE, cluster, cluster_digits
 from tests.kubernetes_api import Cluster
+from tests.store.s3_server import s3_endpoint, s3_uri
 
 __all__ = ["cluster", "cluster_digits", "s3_endpoint", "s3_uri"]
 

@@ -11,8 +11,8 @@ from progdistill.registry.checkpoint import CheckpointManifest, TrainingFigures,
 from progdistill.report.input import Timings
 from progdistill.run.report import point_latest_to, timings_of
 from progdistill.store.base import Store
-from tests.artifacts.samples import BEGINNING, description, provenance, weights_file
 from tests.evaluation.answers import measurement, question
+from tests.registry.samples import BEGINNING, description, provenance, weights_file
 
 RUN = "DistillFlow/7"
 HOUR = BEGINNING.timestamp()

@@ -13,8 +13,8 @@ from progdistill.models.denoiser import build_denoiser, save_weights, weights_of
 from progdistill.registry.checkpoint import UNKNOWN_DATASET, CheckpointKind, publish_checkpoint
 from progdistill.run.prepare import PreparedRun, prepare_run
 from progdistill.store.base import Store
-from tests.artifacts.samples import description, provenance
 from tests.jobs.conftest import publish
+from tests.registry.samples import description, provenance
 
 DIGITS = PRESETS["digits"].model
 OTHER = "f" * 64

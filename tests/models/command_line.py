@@ -10,7 +10,7 @@ from progdistill.cli.main import model_export as models
 from progdistill.models.denoiser import Denoiser, save_weights, weights_of
 from progdistill.registry.checkpoint import CheckpointKind, TrainingFigures, publish_checkpoint
 from progdistill.store.base import Store
-from tests.artifacts.samples import description, provenance
+from tests.registry.samples import description, provenance
 
 
 def run(store: Store, *words: object) -> int:

@@ -19,7 +19,7 @@ from progdistill.store.base import Store
 from progdistill.store.open import open_store
 from progdistill.training.config import DistillationSettings
 from progdistill.training.state import TrainingState
-from tests.artifacts.samples import description, provenance, weights_file
+from tests.registry.samples import description, provenance, weights_file
 
 GPU = "NVIDIA H100 80GB HBM3"
 PRICES = f'[prices]\ncurrency = "EUR"\n"{GPU}" = 3.0\n'

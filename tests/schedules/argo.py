@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.artifacts.s3_server import ENVIRONMENT
+from tests.store.s3_server import ENVIRONMENT
 
 Values = dict[str, str]
 SWITCH = re.compile(r"tasks\['([\w-]+)'\].*\['switch-step'\] : nil\) == '(\w+)'")

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.artifacts.s3_server import ENVIRONMENT, s3_endpoint
 from tests.end_to_end.running import command, environment
+from tests.store.s3_server import ENVIRONMENT, s3_endpoint
 
 __all__ = ["s3_endpoint"]
 

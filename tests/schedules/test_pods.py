@@ -12,10 +12,10 @@ from progdistill.registry.aliases import move_alias
 from progdistill.registry.runs import run_checkpoints
 from progdistill.store.base import Store
 from progdistill.store.open import open_store
-from tests.artifacts.s3_server import BUCKET
 from tests.end_to_end.running import SMALL, command, ids_of, run_flow
 from tests.schedules.argo import PodFailed, Workflow, can_run_pods
 from tests.schedules.conftest import compile_flow, datastore
+from tests.store.s3_server import BUCKET
 
 pytestmark = pytest.mark.skipif(
     not can_run_pods(),

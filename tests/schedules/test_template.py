@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from progdistill.config.options import RUN_OPTIONS
-from tests.artifacts.s3_server import ENVIRONMENT
 from tests.end_to_end.running import command
 from tests.schedules.conftest import compile_flow, datastore, parameters_of, pods_of, templates_of
+from tests.store.s3_server import ENVIRONMENT
 
 STEPS = {
     *("start", "train_base", "distill", "plan_evaluation", "evaluate_fid", "collect", "report", "end"),

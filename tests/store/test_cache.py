@@ -11,7 +11,7 @@ from progdistill.errors import UsageError
 from progdistill.store.cache import RECENT_SECONDS, FileCache, default_cache
 from progdistill.store.digest import FileDigest, digest_of_file
 from progdistill.store.open import open_store
-from tests.artifacts.s3_server import ENVIRONMENT
+from tests.store.s3_server import ENVIRONMENT
 
 
 def adopted(cache: FileCache, content: bytes, seconds_ago: float = 0) -> FileDigest:

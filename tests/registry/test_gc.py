@@ -16,7 +16,7 @@ from progdistill.store.base import Store
 from progdistill.store.documents import encode
 from progdistill.store.local import LocalStore
 from progdistill.store.scratch import sweep_folder
-from tests.artifacts.samples import measure, publish_base, publish_student, weights_file
+from tests.registry.samples import measure, publish_base, publish_student, weights_file
 
 NO_GRACE = timedelta(seconds=-5)
 """Everything is old: S3 counts whole seconds, and what was written in this one must count as before now."""

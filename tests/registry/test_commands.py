@@ -15,7 +15,7 @@ from progdistill.registry.runs import record_run_checkpoint
 from progdistill.store.base import Store
 from progdistill.store.documents import encode
 from progdistill.store.open import mark_layout, open_store
-from tests.artifacts.samples import measure, publish_base, publish_student
+from tests.registry.samples import measure, publish_base, publish_student
 
 
 class Newer(BaseModel):

@@ -16,7 +16,7 @@ from progdistill.registry.checkpoint import (
     publish_checkpoint,
 )
 from progdistill.store.base import Store
-from tests.artifacts.samples import description, provenance, publish_base, publish_student, weights_file
+from tests.registry.samples import description, provenance, publish_base, publish_student, weights_file
 
 
 def test_a_published_checkpoint_is_read_back_whole(store: Store, tmp_path: Path) -> None:

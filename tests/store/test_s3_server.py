@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.artifacts import s3_server
-from tests.artifacts.s3_server import PARTS, ports_for_a_server, running_server, sockets_of
+from tests.store import s3_server
+from tests.store.s3_server import PARTS, ports_for_a_server, running_server, sockets_of
 
 
 class Drawing:

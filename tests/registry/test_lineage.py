@@ -19,7 +19,7 @@ from progdistill.registry.openlineage import run_events
 from progdistill.registry.runs import record_run_checkpoint
 from progdistill.report.lineage_page import render_html
 from progdistill.store.base import Store
-from tests.artifacts.samples import (
+from tests.registry.samples import (
     description,
     measure,
     provenance,

@@ -12,7 +12,7 @@ from progdistill.registry.resolve import resolve_reference
 from progdistill.registry.runs import record_run_checkpoint, run_checkpoints
 from progdistill.store.base import Store
 from progdistill.store.digest import digest_of_file
-from tests.artifacts.samples import description, provenance, publish_base, publish_student, weights_file
+from tests.registry.samples import description, provenance, publish_base, publish_student, weights_file
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Stores of both kinds for the conformance suite."""
+"""Empty stores of both kinds, as fixtures."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import pytest
 
 from progdistill.store.base import Store
 from progdistill.store.open import open_store
-from tests.artifacts.s3_server import s3_endpoint, s3_uri
+from tests.store.s3_server import s3_endpoint, s3_uri
 
 __all__ = ["local_store", "s3_endpoint", "s3_uri", "store"]
 
