@@ -199,9 +199,9 @@ class DistillFlow(FlowSpec):
 
 def main() -> None:
     """Check a `run` before Metaflow starts anything; on failure say how to go on."""
-    from progdistill.errors import WorkInterrupted
+    from progdistill.errors import Interrupted
     from progdistill.jobs.forkserver import nursery
-    from progdistill.signals import interruptible
+    from progdistill.signals import StopSignals
 
     verb = next((word for word in sys.argv[1:] if word in ("run", "resume")), None)
     if verb is None or "--help" in sys.argv:
@@ -219,14 +219,15 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_status)
     # Metaflow answers Ctrl-C, and so a supervisor's SIGTERM, by ending its tasks and leaving with status 1.
-    with interruptible() as interrupted:
+    with StopSignals() as signals:
         try:
             with nursery():
                 DistillFlow()
         except (KeyboardInterrupt, SystemExit) as leaving:
+            signals.ignore()
             status = getattr(leaving, "code", 1)
-            if interrupted:
-                status = WorkInterrupted.exit_status
+            if signals.received:
+                status = Interrupted.exit_status
                 _ask_about_jobs_left()
             if status not in (0, None) and current.run_id:
                 _say_how_to_go_on()

@@ -1,6 +1,6 @@
-"""The three kinds of failure, each with its exit status.
+"""The kinds of failure, each with its exit status.
 
-Every message states what is wrong, which value, and what to do next: it is all the user sees.
+A message states what is wrong, which value, and what to do next: it is all that the user sees.
 """
 
 
@@ -11,26 +11,26 @@ class ProgdistillError(Exception):
 
 
 class UsageError(ProgdistillError):
-    """A bad setting, missing input or unknown reference: found before work starts, and the user's to mend."""
+    """A bad setting, missing input or unknown reference, found before work starts: the user has to fix it."""
 
     exit_status = 2
 
 
 class TransientError(ProgdistillError):
-    """A fault of the surroundings that may pass (network, busy store): retried, within a bound."""
+    """A failure of the environment that may pass (network, busy store): retried, within a bound."""
 
 
 class PeerLostError(TransientError):
-    """Another rank of the job is gone: no fault of this one, which can only leave for all to start again."""
+    """Another rank of the job is gone, through no fault of this one: all ranks have to restart."""
 
     exit_status = 75
 
 
 class LostInvariantError(ProgdistillError):
-    """Something that must hold does not (digest mismatch, NaN loss): the stage stops, good state is kept."""
+    """An invariant is violated (digest mismatch, NaN loss): the stage stops and keeps its last good state."""
 
 
-class WorkInterrupted(ProgdistillError):
-    """Work was asked to stop (Ctrl-C, SIGTERM) and left its state where the next run finds it."""
+class Interrupted(ProgdistillError):
+    """Work was stopped by a signal (Ctrl-C, SIGTERM) and saved its state for the next run."""
 
     exit_status = 130

@@ -18,8 +18,8 @@ from progdistill.cli import (
     report,
     sample,
 )
-from progdistill.errors import ProgdistillError
-from progdistill.signals import SIGNALS, interruptible
+from progdistill.errors import Interrupted, ProgdistillError
+from progdistill.signals import STOP_SIGNALS, StopSignals, record
 from progdistill.version import __version__
 
 VERBS = (
@@ -49,23 +49,31 @@ def main(arguments: list[str] | None = None) -> int:
     for verb in VERBS:
         verb.add_parser(subparsers)
     args = parser.parse_args(arguments)
-    # What a shell runs in the background ignores Ctrl-C, and goes on doing so.
-    heeded = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    # A shell makes background commands ignore Ctrl-C; they keep ignoring it.
+    handled = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    with StopSignals(signals=handled) as signals:  # as exceptions, so that half-written files are removed
+        try:
+            status = _run(args)
+            signals.action = record
+        except KeyboardInterrupt:
+            signals.ignore()
+            print("interrupted", file=sys.stderr)
+            status = Interrupted.exit_status
+    return status
+
+
+def _run(args: argparse.Namespace) -> int:
     try:
-        with interruptible(heeded):  # so that half-written files go
-            status: int = args.run(args)
-            sys.stdout.flush()
+        status: int = args.run(args)
+        sys.stdout.flush()
+        return status
     except ProgdistillError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status
     except BrokenPipeError:
-        # Whoever read the output has seen enough, as `| head` does; nothing more can be said to them.
+        # The reader of the output has closed it, as `| head` does.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    return status
 
 
 if __name__ == "__main__":

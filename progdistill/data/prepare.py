@@ -19,7 +19,7 @@ from progdistill.data.source import Source, SourceFacts
 from progdistill.data.split_writer import SplitWriter, store_images
 from progdistill.data.staging import PreparationState, StagingFolder, exclusively
 from progdistill.data.statistics import SplitStatistics
-from progdistill.errors import LostInvariantError, UsageError, WorkInterrupted
+from progdistill.errors import Interrupted, LostInvariantError, UsageError
 from progdistill.progress import Progress
 from progdistill.store.base import Store
 from progdistill.store.digest import FileDigest
@@ -84,7 +84,7 @@ def prepare(
     if the dataset is there already, it is returned.
 
     Raises UsageError when `out` holds another dataset, the disk is too small, an image has another shape than
-    the first, a label is out of range, or more than `max_unreadable` images cannot be read; WorkInterrupted
+    the first, a label is out of range, or more than `max_unreadable` images cannot be read; Interrupted
     on Ctrl-C.
     """
     store = open_store(out)
@@ -101,7 +101,7 @@ def prepare(
             manifest = _staged(source, name, staging, max_unreadable)
             publish(staging, manifest, store)
         except KeyboardInterrupt as error:
-            raise WorkInterrupted("interrupted: run the same command again to go on from here") from error
+            raise Interrupted("interrupted: run the same command again to go on from here") from error
     return manifest
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
-from progdistill.errors import ProgdistillError, UsageError, WorkInterrupted
+from progdistill.errors import Interrupted, ProgdistillError, UsageError
 from progdistill.jobs.events import Listener, deliver, ignore
 from progdistill.jobs.forkserver import HatchedWorker, hatch
 from progdistill.jobs.ranks import env_without_rank_vars
@@ -118,8 +118,8 @@ def _failure(request: JobRequest, status: int, last: list[str], log: Path) -> Pr
     words = "".join(last).strip()
     if status == UsageError.exit_status:
         return UsageError(words)
-    if status == WorkInterrupted.exit_status:
-        return WorkInterrupted(words)
+    if status == Interrupted.exit_status:
+        return Interrupted(words)
     how = (
         f"was killed by {signal.Signals(-status).name}" if status < 0 else f"failed with exit status {status}"
     )

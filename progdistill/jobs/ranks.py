@@ -17,7 +17,7 @@ from contextlib import suppress
 from types import FrameType
 from typing import Final, NamedTuple
 
-from progdistill.errors import PeerLostError, UsageError, WorkInterrupted
+from progdistill.errors import Interrupted, PeerLostError, UsageError
 
 SETTLE_SECONDS: Final = 20.0
 """How long the others may take to notice that a rank failed, before they are ended."""
@@ -97,9 +97,7 @@ def run_ranks(which: LocalRanks, arguments: Sequence[str]) -> int:
 def overall(statuses: Sequence[int]) -> int:
     """The exit status of ranks that ended in this order."""
     own = [
-        status
-        for status in statuses
-        if status not in (0, PeerLostError.exit_status, WorkInterrupted.exit_status)
+        status for status in statuses if status not in (0, PeerLostError.exit_status, Interrupted.exit_status)
     ]
     if UsageError.exit_status in own:
         return UsageError.exit_status
@@ -132,8 +130,8 @@ def _status_of_next(
     index = ended.get()
     status = children[index].wait()
     if -status in stopping:
-        return WorkInterrupted.exit_status  # it had not yet begun to listen
-    if status not in (0, WorkInterrupted.exit_status):
+        return Interrupted.exit_status  # it had not yet begun to listen
+    if status not in (0, Interrupted.exit_status):
         timer = threading.Timer(SETTLE_SECONDS, _signal, (children, signal.SIGKILL))
         timer.daemon = True
         timer.start()

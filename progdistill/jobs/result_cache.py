@@ -58,7 +58,7 @@ class Launcher(Protocol):
     def launch(self, request: JobRequest) -> None:
         """Run a job to its end; its result is then in the store.
 
-        Raises UsageError, WorkInterrupted or ProgdistillError with the worker's last words.
+        Raises UsageError, Interrupted or ProgdistillError with the worker's last words.
         """
 
 

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 
-from progdistill.errors import PeerLostError, ProgdistillError, UsageError, WorkInterrupted
+from progdistill.errors import Interrupted, PeerLostError, ProgdistillError, UsageError
 from progdistill.jobs.result_cache import cached_result
 from progdistill.jobs.spec import (
     EvaluateSpec,
@@ -39,7 +39,7 @@ class StopSignal:
     """Whether to stop: a signal came, or the process that asked for the work is gone."""
 
     def __init__(self, driver_process_id: int | None, at_once: str | None = None) -> None:
-        """With `at_once` either raises WorkInterrupted once with these words, wherever the work is."""
+        """With `at_once` either raises Interrupted once with these words, wherever the work is."""
         self._asked, self._driver, self._at_once = False, driver_process_id, at_once
         self._is_over = threading.Event()
         _answer_signals(self._ask)
@@ -51,7 +51,7 @@ class StopSignal:
         if self._at_once is not None:
             # Ctrl-C comes twice, to the process group and from the driver.
             _answer_signals(signal.SIG_IGN)
-            raise WorkInterrupted(self._at_once)
+            raise Interrupted(self._at_once)
 
     def _end_at_once(self, words: str) -> None:
         """For work that never asks whether to stop, even where what was raised in it got lost.
@@ -66,7 +66,7 @@ class StopSignal:
         if self._is_over.wait(_UNWIND_SECONDS):
             return
         print(words, file=sys.stderr, flush=True)
-        os._exit(WorkInterrupted.exit_status)
+        os._exit(Interrupted.exit_status)
 
     def end(self) -> None:
         """The work is over and will be told: there is nothing left to stop."""
@@ -163,7 +163,7 @@ def _leave(number: int, frame: FrameType | None) -> None:
     """Nothing has begun, so nothing is to be saved."""
     _answer_signals(signal.SIG_IGN)
     print("stopped before it began", file=sys.stderr, flush=True)
-    os._exit(WorkInterrupted.exit_status)
+    os._exit(Interrupted.exit_status)
 
 
 def _worked(request: JobRequest, rank: Rank, stop: StopSignal) -> int:
@@ -174,7 +174,7 @@ def _worked(request: JobRequest, rank: Rank, stop: StopSignal) -> int:
             run_job(request, rank, stop)
         finally:
             stop.end()
-    except WorkInterrupted as error:
+    except Interrupted as error:
         status = _told(request, error)
         if not isinstance(request.spec, TrainingSpec):
             return status  # the others go on measuring, and lose this one

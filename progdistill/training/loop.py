@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from progdistill.data.loader import TrainingLoader
 from progdistill.diffusion.noise import generator, seed_for
-from progdistill.errors import LostInvariantError, UsageError, WorkInterrupted
+from progdistill.errors import Interrupted, LostInvariantError, UsageError
 from progdistill.models.denoiser import Denoiser
 from progdistill.progress import Progress
 from progdistill.store.failpoints import failpoint
@@ -78,7 +78,7 @@ def train(task: TrainingTask, model: Denoiser, start: Snapshot | None) -> Traine
     the same number of ranks, threads and micro-batches: batches, times, noise and dropped labels are
     functions of (seed, update), dropout of (seed, update, rank, micro-batch).
 
-    Raises WorkInterrupted, after a last snapshot, when `should_stop` says so; LostInvariantError when the
+    Raises Interrupted, after a last snapshot, when `should_stop` says so; LostInvariantError when the
     loss or the gradient is not finite, on every rank alike and before it reaches a weight; UsageError when
     memory is too small.
     """
@@ -101,7 +101,7 @@ def train(task: TrainingTask, model: Denoiser, start: Snapshot | None) -> Traine
             if task.should_stop():
                 _save(task, state)
                 task.snapshots.wait()
-                raise WorkInterrupted(f"{task.label} stopped after update {state.update} of {total}; saved")
+                raise Interrupted(f"{task.label} stopped after update {state.update} of {total}; saved")
             if state.update % task.snapshot_interval_updates == 0 and state.update < total:
                 _save(task, state)
     task.snapshots.join()  # A snapshot that could not be written is no loss any more.

@@ -16,7 +16,7 @@ from progdistill.data.importers.image_folder import ImageFolderSource
 from progdistill.data.prepare import prepare
 from progdistill.data.preprocess import ImageRule
 from progdistill.data.source import SourceFacts, SourceImage, UnreadableImageError
-from progdistill.errors import UsageError, WorkInterrupted
+from progdistill.errors import Interrupted, UsageError
 from progdistill.store.open import open_store
 from tests.data.preparing import prepared, rows, stored
 from tests.data.published import encoded, random_images
@@ -72,7 +72,7 @@ def test_an_interrupted_preparation_goes_on_and_gives_the_same_dataset(
     unreadable = frozenset({3, 56, 57, 198, 199})
     whole = prepared(ArrayInMemory(unreadable=unreadable), tmp_path, "whole")
     source = ArrayInMemory(stop, unreadable)
-    with pytest.raises(WorkInterrupted, match="run the same command again"):
+    with pytest.raises(Interrupted, match="run the same command again"):
         prepared(source, tmp_path, "mine")
     assert not (tmp_path / "mine").exists()
     info = prepared(source, tmp_path, "mine")

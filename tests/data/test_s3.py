@@ -11,7 +11,7 @@ from progdistill.data.dataset import DatasetInfo, find_dataset, manifest_of
 from progdistill.data.loader import TrainingLoader
 from progdistill.data.prepare import UPLOADING_KEY
 from progdistill.data.reading import read_split
-from progdistill.errors import LostInvariantError, UsageError, WorkInterrupted
+from progdistill.errors import Interrupted, LostInvariantError, UsageError
 from progdistill.store.open import open_store
 from tests.data.numbered import loaded, numbered_dataset, streaming
 from tests.data.published import encoded, random_images
@@ -141,7 +141,7 @@ def test_a_cut_off_upload_is_invisible_and_goes_on_where_it_was(
     with monkeypatch.context() as patched:
         patched.setattr(publish, "UPLOADS", 1)
         patched.setattr(publish, "_upload_one", cut_off)
-        with pytest.raises(WorkInterrupted, match="run the same command again"):
+        with pytest.raises(Interrupted, match="run the same command again"):
             numbered_dataset(tmp_path / "staging", IMAGES, out=uri)
     with pytest.raises(UsageError, match="no prepared dataset"):
         find_dataset(uri, tmp_path)

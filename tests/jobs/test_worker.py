@@ -88,14 +88,14 @@ def test_a_measurement_that_drops_what_the_signal_raised_ends_all_the_same() -> 
     """As Python itself does while it clears an object away."""
     program = """if True:
         import signal, time
-        from progdistill.errors import WorkInterrupted
+        from progdistill.errors import Interrupted
         from progdistill.jobs import worker
 
         worker._UNWIND_SECONDS = 0.5
         worker.StopSignal(None, "stopped; what is measured is kept")
         try:
             signal.raise_signal(signal.SIGTERM)
-        except WorkInterrupted:
+        except Interrupted:
             print("dropped", flush=True)
         time.sleep(1000)
     """

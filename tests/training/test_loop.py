@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from progdistill.diffusion.names import LossWeight
-from progdistill.errors import LostInvariantError, WorkInterrupted
+from progdistill.errors import Interrupted, LostInvariantError
 from progdistill.models.denoiser import Denoiser, build_denoiser
 from progdistill.store.base import Store
 from progdistill.training.config import LearningRateSchedule
@@ -71,7 +71,7 @@ def test_a_stopped_training_goes_on_to_the_very_same_weights(
     chosen = settings(8, ema_decay=ema_decay, warmup_updates=2)
     unbroken = train(make_task(OBJECTIVE, chosen), build_denoiser(CONFIG, seed=0), None)
     calls = iter(range(1, 100))
-    with pytest.raises(WorkInterrupted, match=f"after update {stop_after} of 8"):
+    with pytest.raises(Interrupted, match=f"after update {stop_after} of 8"):
         train(
             make_task(OBJECTIVE, chosen, should_stop=lambda: next(calls) == stop_after),
             build_denoiser(CONFIG, seed=0),

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
-from progdistill.errors import PeerLostError, ProgdistillError, UsageError, WorkInterrupted
+from progdistill.errors import Interrupted, PeerLostError, ProgdistillError, UsageError
 from progdistill.jobs.kubernetes.manifest import QUEUE_LABEL, Submission
 
 Object = dict[str, Any]
@@ -13,7 +13,7 @@ KILLED: Final = 137
 EVICTED: Final = "Evicted"
 TERMINATED: Final = 143
 _PULLING: Final = ("ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull")
-_NOT_ITS_OWN: Final = (PeerLostError.exit_status, WorkInterrupted.exit_status, TERMINATED)
+_NOT_ITS_OWN: Final = (PeerLostError.exit_status, Interrupted.exit_status, TERMINATED)
 _INDEX: Final = "batch.kubernetes.io/job-completion-index"
 
 

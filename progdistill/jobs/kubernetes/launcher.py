@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from progdistill.config.cluster import ClusterSettings, OnInterrupt
-from progdistill.errors import ProgdistillError, TransientError, UsageError, WorkInterrupted
+from progdistill.errors import Interrupted, ProgdistillError, TransientError, UsageError
 from progdistill.jobs.events import Listener, ignore
 from progdistill.jobs.kubernetes import diagnostics as words
 from progdistill.jobs.kubernetes.api import ClusterApi, ConflictError, Object, WatchCache, connect
@@ -26,7 +26,7 @@ from progdistill.jobs.kubernetes.manifest import (
 )
 from progdistill.jobs.spec import JobRequest, JobResult, request_key, result_key
 from progdistill.models_base import Frozen
-from progdistill.signals import Interrupted, Interruption
+from progdistill.signals import StopSignals
 from progdistill.store.base import Store
 from progdistill.store.documents import encode, read_record
 
@@ -54,17 +54,18 @@ class KubernetesLauncher:
         submission = submission_for(request, self._settings, self._store)
         api = connect(self._settings)
         try:
-            with Interruption() as interruption:
-                log = JobLog(self._folder / f"{submission.name}.log", self._on_event)
-                _Run(api, submission, self._store, log, interruption.check).to_its_end()
-        except Interrupted:
-            raise self._interrupted(api, submission) from None
+            with StopSignals(once=True) as signals:
+                try:
+                    log = JobLog(self._folder / f"{submission.name}.log", self._on_event)
+                    _Run(api, submission, self._store, log, signals.check).to_its_end()
+                except KeyboardInterrupt:
+                    raise self._interrupted(api, submission) from None
         except TransientError as error:
             raise TransientError(f"{error}. {_goes_on(api, submission)}") from error
         finally:
             api.closed.set()
 
-    def _interrupted(self, api: ClusterApi, submission: Submission) -> WorkInterrupted:
+    def _interrupted(self, api: ClusterApi, submission: Submission) -> Interrupted:
         choice, label = self._settings.on_interrupt, submission.request.spec.label
         if choice is OnInterrupt.ASK:
             # A step under Metaflow has no terminal; whoever started it may have one, and asks there.
@@ -72,11 +73,11 @@ class KubernetesLauncher:
         path = _path(api, submission, submission.name)
         if choice is OnInterrupt.DELETE:
             _delete_now(api, path)
-            return WorkInterrupted(f"{label}: Job {submission.name} is deleted")
+            return Interrupted(f"{label}: Job {submission.name} is deleted")
         if self._settings.on_interrupt is OnInterrupt.ASK:
             left = LeftRunning(name=submission.name, path=path, cluster=self._settings)
             (self._folder / f"{submission.name}{_LEFT}").write_text(left.model_dump_json())
-        return WorkInterrupted(f"{label}: {_goes_on(api, submission)}")
+        return Interrupted(f"{label}: {_goes_on(api, submission)}")
 
 
 class LeftRunning(Frozen):
@@ -364,7 +365,8 @@ def _goes_on(api: ClusterApi, submission: Submission) -> str:
 def _asked(name: str) -> OnInterrupt:
     question = f"\nLeave {name} running in the cluster, or delete it? [leave/delete] "
     try:
-        answer = input(question).strip().lower()
+        with StopSignals():
+            answer = input(question).strip().lower()
     except (EOFError, KeyboardInterrupt):
         answer = ""
     return OnInterrupt.DELETE if answer.startswith("d") else OnInterrupt.LEAVE

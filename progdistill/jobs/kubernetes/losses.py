@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from progdistill.errors import PeerLostError, WorkInterrupted
+from progdistill.errors import Interrupted, PeerLostError
 from progdistill.jobs.kubernetes.diagnostics import EVICTED, Ended
 from progdistill.jobs.spec import JobSpec
 from progdistill.store.base import Store
@@ -57,7 +57,7 @@ def is_unexplained(end: Ended) -> bool:
     if end.disruption is not None:
         return False
     # One that broke a limit of its own is stopped as if it were taken away, and may save its snapshot.
-    stopped = end.reason == EVICTED and end.exit_code == WorkInterrupted.exit_status
+    stopped = end.reason == EVICTED and end.exit_code == Interrupted.exit_status
     return end.exit_code == PeerLostError.exit_status or stopped
 
 

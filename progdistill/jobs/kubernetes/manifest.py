@@ -4,7 +4,7 @@ import re
 from typing import Any, Final, NamedTuple
 
 from progdistill.config.cluster import ClusterSettings, StepResources
-from progdistill.errors import PeerLostError, UsageError, WorkInterrupted
+from progdistill.errors import Interrupted, PeerLostError, UsageError
 from progdistill.jobs.spec import JobRequest
 from progdistill.store.base import Store
 
@@ -185,7 +185,7 @@ _FAILURE_RULES: Final[list[Manifest]] = [
     # whose own end counts.
     {
         "action": "Ignore",
-        "onExitCodes": {"operator": "In", "values": [PeerLostError.exit_status, WorkInterrupted.exit_status]},
+        "onExitCodes": {"operator": "In", "values": [PeerLostError.exit_status, Interrupted.exit_status]},
     },
     # A bad setting stays bad.
     {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [UsageError.exit_status]}},

@@ -11,7 +11,7 @@ import sys
 import tempfile
 from types import FrameType
 
-from progdistill.errors import ProgdistillError, UsageError, WorkInterrupted
+from progdistill.errors import Interrupted, ProgdistillError, UsageError
 from progdistill.jobs.ranks import LocalRanks, run_ranks
 from progdistill.jobs.spec import JobRequest, JobResult, request_key, result_key
 from progdistill.store.base import Store
@@ -70,7 +70,7 @@ def _run(request: JobRequest, processes: int) -> int:
 
 def _leave(number: int, frame: FrameType | None) -> None:
     """Nothing has begun: leave at once."""
-    os._exit(WorkInterrupted.exit_status)
+    os._exit(Interrupted.exit_status)
 
 
 if __name__ == "__main__":
