@@ -30,7 +30,7 @@ from progdistill.registry.checkpoint import (
     verify_weights,
 )
 from progdistill.registry.evaluations import FOLDER as EVALUATIONS
-from progdistill.registry.evaluations import evaluations_of, headline
+from progdistill.registry.evaluations import Measurement, best_record, evaluations_of
 from progdistill.registry.gc import (
     DEFAULT_GRACE,
     DEFAULT_PATIENCE,
@@ -147,11 +147,9 @@ def _names(store: Store) -> dict[str, list[str]]:
     return names
 
 
-def _facts(
-    manifest: CheckpointManifest, evaluations: list[dict[str, Any]], names: list[str]
-) -> dict[str, Any]:
+def _facts(manifest: CheckpointManifest, evaluations: list[Measurement], names: list[str]) -> dict[str, Any]:
     identity, provenance = manifest.identity, manifest.provenance
-    record = headline(manifest, evaluations)
+    record = best_record(manifest, evaluations)
     return {
         "id": manifest.id,
         "kind": identity.kind,
@@ -161,8 +159,8 @@ def _facts(
         "run": provenance.created_by,
         "created": provenance.created_at.isoformat(timespec="seconds"),
         "bytes": identity.weights_bytes,
-        "distance": record["distance"] if record else None,
-        "distance_name": record.get("distance_name") if record else None,
+        "distance": record.distance if record else None,
+        "distance_name": record.distance_name if record else None,
         "aliases": names,
     }
 

@@ -19,8 +19,9 @@ from progdistill.errors import UsageError
 if TYPE_CHECKING:
     from progdistill.data.dataset import DatasetInfo
     from progdistill.evaluation.config import EvaluationSettings
-    from progdistill.evaluation.measurement import EvaluationRecord, Measurement
+    from progdistill.evaluation.measurement import EvaluationRecord
     from progdistill.registry.checkpoint import CheckpointManifest
+    from progdistill.registry.evaluations import Measurement
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -155,6 +156,6 @@ def _figures(measurement: "Measurement") -> str:
     )
     shown = [f"{m.distance_name} {m.distance:.4g}"]
     shown += [f"{name} {value:.3g}" for name, value in extras if value is not None]
-    weight = m.question.guidance
+    weight = m.spec.guidance_scale
     guided = "" if weight is None else f" guided with w = {weight:g}"
-    return " · ".join([*shown, f"{m.question.samples:,} samples{guided}"])
+    return " · ".join([*shown, f"{m.spec.samples:,} samples{guided}"])

@@ -67,6 +67,6 @@ def _facts(node: LineageNode) -> dict[str, Any]:
         "manifest": node.manifest.model_dump(mode="json"),
         "aliases": node.aliases,
         "runs": node.runs,
-        "evaluations": node.evaluations,
+        "evaluations": [record.model_dump(mode="json") for record in node.evaluations],
         "children": [_facts(child) for child in node.children],
     }

@@ -4,7 +4,7 @@ import argparse
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from progdistill.cli.common import (
     add_json_argument,
@@ -24,7 +24,7 @@ from progdistill.models.model_card import (
     safetensors_usage,
 )
 from progdistill.registry.checkpoint import CheckpointManifest, fetch_weights, list_ids, load_manifest
-from progdistill.registry.evaluations import evaluations_of, reported_only
+from progdistill.registry.evaluations import MeasurementSpec, evaluations_of, reported_only
 from progdistill.registry.resolve import resolve_reference
 from progdistill.store.base import Store
 from progdistill.store.documents import encode
@@ -135,24 +135,21 @@ def _generation(manifest: CheckpointManifest) -> str:
 
 def _figures(store: Store, manifest: CheckpointManifest) -> Iterator[str]:
     for record in reported_only(evaluations_of(store, manifest.id)):
-        distance = record.get("distance")
-        if isinstance(distance, int | float):
-            name = record.get("distance_name", "distance")
-            yield f"{name} {distance:.4g}: {_asked(record.get('question', {}))}"
+        yield f"{record.distance_name} {record.distance:.4g}: {_sampling(record.spec)}"
     if figures := manifest.provenance.figures:
         loss = "" if figures.final_loss is None else f", final loss {figures.final_loss:.4g}"
         yield f"trained for {figures.updates:,} updates in {figures.seconds:,.0f} s{loss}"
 
 
-def _asked(question: dict[str, Any]) -> str:
-    """How the samples of a measurement were drawn, as far as it is not what `progdistill evaluate` does."""
-    words = [f"{question.get('steps')} steps of {question.get('sampler')}"]
-    if (gamma := question.get("gamma")) is not None:
-        words.append(f"γ = {gamma:g}")
-    if guidance := question.get("guidance"):
-        words.append(f"guided with w = {guidance:g}")
-    if question.get("clip") is False:
-        words.append("without clipping")
-    if seed := question.get("seed"):
-        words.append(f"seed {seed}")
-    return ", ".join([*words, f"{question.get('samples')} samples"])
+def _sampling(spec: MeasurementSpec) -> str:
+    """How the samples of a measurement were drawn, where it differs from the default of `evaluate`."""
+    parts = [f"{spec.sampling_steps} steps of {spec.sampler}"]
+    if spec.gamma is not None:
+        parts.append(f"γ = {spec.gamma:g}")
+    if spec.guidance_scale:
+        parts.append(f"guided with w = {spec.guidance_scale:g}")
+    if not spec.clip:
+        parts.append("without clipping")
+    if spec.seed:
+        parts.append(f"seed {spec.seed}")
+    return ", ".join([*parts, f"{spec.samples} samples"])

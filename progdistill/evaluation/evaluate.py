@@ -49,7 +49,7 @@ def best_gamma(
     trials = settings_of_trials(settings, steps)
     if trials is None:
         return settings.ancestral_gamma
-    examiner = MeasurementRunner(store, trials, info, device)
+    examiner = MeasurementRunner(store, trials, info, device, trial=True)
     distances = {
         gamma: examiner.answer(checkpoint, SamplerName.ANCESTRAL, steps, gamma).distance
         for gamma in gamma_grid(settings.tuned_gammas)
@@ -159,7 +159,7 @@ def sample_distributed(
     ancestral = sampled_ancestrally(manifest, baseline, settings)
     trials = settings_of_trials(settings, sampling_steps)
     if trials is not None:
-        tuner = MeasurementRunner(store, trials, info, device)
+        tuner = MeasurementRunner(store, trials, info, device, trial=True)
         for field, checkpoint in ancestral:
             for gamma in gamma_grid(settings.tuned_gammas):
                 draw(tuner, PlannedMeasurement(field, checkpoint, SamplerName.ANCESTRAL, gamma))

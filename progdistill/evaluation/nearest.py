@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 from progdistill.data.dataset import DatasetInfo
 from progdistill.data.reading import iterate_images
 from progdistill.evaluation.cached import load_valid_record
-from progdistill.evaluation.measurement import ContactSheet, Neighbors
+from progdistill.evaluation.measurement import Neighbors
 from progdistill.images import Pixels, decode_contact_sheet, encode_contact_sheet
 from progdistill.progress import Progress
 from progdistill.registry.checkpoint import blob_key
+from progdistill.registry.evaluations import ContactSheet
 from progdistill.store.base import Store
 from progdistill.store.documents import publish_record
 

@@ -14,7 +14,6 @@ from progdistill.data.dataset import DatasetInfo
 from progdistill.diffusion.names import SamplerName
 from progdistill.evaluation.cached import load_valid_record
 from progdistill.evaluation.config import EvaluationSettings
-from progdistill.evaluation.measurement import ContactSheet, Measurement, MeasurementSpec
 from progdistill.evaluation.reference import Reference, pinned_statistics, published_reference, reference_of
 from progdistill.evaluation.sampling import labels_of
 from progdistill.evaluation.shards import (
@@ -33,6 +32,7 @@ from progdistill.models.config import DenoiserConfig
 from progdistill.models.denoiser import Denoiser, load_denoiser
 from progdistill.progress import Progress
 from progdistill.registry.checkpoint import CheckpointManifest, blob_key
+from progdistill.registry.evaluations import ContactSheet, Measurement, MeasurementSpec
 from progdistill.store.base import Store
 from progdistill.store.documents import publish_record, read_record
 from progdistill.training.config import Precision
@@ -44,7 +44,7 @@ from progdistill.version import NUMERICS_VERSION
 
 def measure(
     store: Store,
-    question: MeasurementSpec,
+    spec: MeasurementSpec,
     denoiser: Denoiser,
     evaluator: FeatureExtractor,
     reference: Reference,
@@ -52,14 +52,14 @@ def measure(
     batch_size: int,
     device: str,
 ) -> Measurement:
-    """Answer a question anew, going on from shards that an earlier attempt finished or that ranks shared out.
+    """Answer a spec anew, going on from shards that an earlier attempt finished or that ranks shared out.
 
     Progress goes to standard error. The answer is returned, not yet published.
     """
-    shards = shards_of(question.samples)
+    shards = shards_of(spec.samples)
     results = draw_shards(
         store,
-        question,
+        spec,
         denoiser,
         evaluator,
         shards,
@@ -73,20 +73,20 @@ def measure(
     comparing_seconds = time.monotonic() - began
     shown = np.concatenate([result.shown for result in results])
     return Measurement(
-        question=question,
+        spec=spec,
         distance_name=evaluator.manifest.identity.distance_name,
         sampling_seconds=sum(result.sampling_seconds for result in results),
         evaluation_seconds=sum(result.evaluation_seconds for result in results) + comparing_seconds,
         device=device_name(torch.device(device)),
         created_at=datetime.now(UTC),
-        shown=_publish_strip(store, shown, question, denoiser.config.network.num_classes),
+        shown=_publish_strip(store, shown, spec, denoiser.config.network.num_classes),
         **figures._asdict(),
     )
 
 
 def draw_shards(
     store: Store,
-    question: MeasurementSpec,
+    spec: MeasurementSpec,
     denoiser: Denoiser,
     evaluator: FeatureExtractor,
     shards: Sequence[range],
@@ -100,15 +100,15 @@ def draw_shards(
     With `keep` each goes to the store as soon as it is finished.
     """
     results = []
-    label = f"{question.sampler} × {question.steps}"
+    label = f"{spec.sampler} × {spec.sampling_steps}"
     with Progress(label, total=sum(map(len, shards)), unit="images") as progress:
         for indices in shards:
-            result = kept_shard(store, question, indices)
+            result = kept_shard(store, spec, indices)
             if result is not None:
                 progress.advance(len(indices))
             else:
                 result = measure_shard(
-                    question,
+                    spec,
                     indices,
                     denoiser,
                     evaluator,
@@ -117,13 +117,13 @@ def draw_shards(
                     progress=progress,
                 )
                 if keep:
-                    save_shard(store, question, indices, result)
+                    save_shard(store, spec, indices, result)
             results.append(result)
     return results
 
 
 def _publish_strip(
-    store: Store, shown: Pixels, question: MeasurementSpec, num_classes: int
+    store: Store, shown: Pixels, spec: MeasurementSpec, num_classes: int
 ) -> ContactSheet | None:
     if len(shown) == 0:
         return None
@@ -131,7 +131,7 @@ def _publish_strip(
         path = Path(folder) / "samples.png"
         path.write_bytes(encode_contact_sheet(shown))
         blob = store.upload(path, blob_key)
-    labels = labels_of(range(len(shown)), num_classes, class_counts=question.class_counts)
+    labels = labels_of(range(len(shown)), num_classes, class_counts=spec.class_counts)
     return ContactSheet(
         sha256=blob.sha256,
         size_bytes=blob.size_bytes,
@@ -147,10 +147,16 @@ class MeasurementRunner:
     """Measures checkpoints with one evaluator against one dataset; networks are loaded only when needed."""
 
     def __init__(
-        self, store: Store, settings: EvaluationSettings, info: DatasetInfo, device: str = "cpu"
+        self,
+        store: Store,
+        settings: EvaluationSettings,
+        info: DatasetInfo,
+        device: str = "cpu",
+        *,
+        trial: bool = False,
     ) -> None:
         set_float32_products(Precision.FLOAT32, torch.device(device))
-        self._store, self._info, self._device = store, info, device
+        self._store, self._info, self._device, self._trial = store, info, device, trial
         self._settings = pinned_statistics(store, settings)
         self.evaluator_manifest = find_or_publish_evaluator(store, settings, info)
 
@@ -173,22 +179,22 @@ class MeasurementRunner:
     def answer(
         self, checkpoint: CheckpointManifest, sampler: SamplerName, steps: int, gamma: float | None = None
     ) -> Measurement:
-        """The store's answer to a question, measured and published now if it has none."""
-        question = self.question(checkpoint, sampler, steps, gamma)
-        known = load_valid_record(self._store, question.key, Measurement, lambda known: known.files)
+        """The store's answer to a spec, measured and published now if it has none."""
+        spec = self.spec(checkpoint, sampler, steps, gamma)
+        known = load_valid_record(self._store, spec.key, Measurement, lambda known: known.files)
         if known is not None:
             return known
         measured = measure(
             self._store,
-            question,
+            spec,
             load_denoiser(self._store, checkpoint, self._device),
             self.evaluator,
             self.reference,
             batch_size=self._settings.batch_size,
             device=self._device,
         )
-        answer = publish_record(self._store, question.key, measured)
-        delete_shards(self._store, question)
+        answer = publish_record(self._store, spec.key, measured)
+        delete_shards(self._store, spec)
         return answer
 
     def draw(
@@ -199,14 +205,14 @@ class MeasurementRunner:
         gamma: float | None,
         choose: Callable[[Sequence[range]], Sequence[range]],
     ) -> None:
-        """Draw chosen shards of a question, for whoever answers it once all are drawn."""
-        question = self.question(checkpoint, sampler, steps, gamma)
-        chosen = choose(shards_of(question.samples))
-        if not chosen or read_record(self._store, question.key, Measurement) is not None:
+        """Draw chosen shards of a spec, for whoever answers it once all are drawn."""
+        spec = self.spec(checkpoint, sampler, steps, gamma)
+        chosen = choose(shards_of(spec.samples))
+        if not chosen or read_record(self._store, spec.key, Measurement) is not None:
             return
         draw_shards(
             self._store,
-            question,
+            spec,
             load_denoiser(self._store, checkpoint, self._device),
             self.evaluator,
             chosen,
@@ -215,7 +221,7 @@ class MeasurementRunner:
             device=self._device,
         )
 
-    def question(
+    def spec(
         self, checkpoint: CheckpointManifest, sampler: SamplerName, steps: int, gamma: float | None = None
     ) -> MeasurementSpec:
         """Put all that decides the figures into words."""
@@ -223,14 +229,15 @@ class MeasurementRunner:
         return MeasurementSpec(
             checkpoint_id=checkpoint.id,
             sampler=sampler,
+            sampling_steps=steps,
             gamma=gamma,
-            guidance=settings.guidance if takes_guidance(checkpoint) else None,
+            guidance_scale=settings.guidance if takes_guidance(checkpoint) else None,
             class_counts=_class_counts(self._info, checkpoint),
             clip=settings.clip,
-            steps=steps,
             samples=settings.samples,
             seed=settings.seed,
             shown_samples=settings.shown_samples,
+            trial=self._trial,
             evaluator_id=self.evaluator_manifest.id,
             reference_fingerprint=self._reference_fingerprint,
             reference_split=REFERENCE_SPLIT,

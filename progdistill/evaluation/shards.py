@@ -13,7 +13,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from progdistill.errors import LostInvariantError
-from progdistill.evaluation.measurement import MeasurementSpec
 from progdistill.evaluation.metrics import Moments, ScoreSums
 from progdistill.evaluation.reference import KEPT_FEATURES
 from progdistill.evaluation.sampling import generate
@@ -24,6 +23,7 @@ from progdistill.models.denoiser import Denoiser
 from progdistill.models_base import Frozen
 from progdistill.progress import Progress
 from progdistill.registry.checkpoint import blob_key
+from progdistill.registry.evaluations import MeasurementSpec
 from progdistill.store.base import Store
 from progdistill.store.digest import FileDigest, Sha256
 from progdistill.store.documents import publish_record, read_record
@@ -48,7 +48,7 @@ def shards_of(samples: int) -> list[range]:
 
 
 def measure_shard(
-    question: MeasurementSpec,
+    spec: MeasurementSpec,
     indices: range,
     denoiser: Denoiser,
     evaluator: FeatureExtractor,
@@ -62,12 +62,12 @@ def measure_shard(
     shown: list[Pixels] = []
     watch = _Watch()
     index = indices.start
-    for images in watch.sampling(_samples(question, indices, denoiser, batch_size, device)):
+    for images in watch.sampling(_samples(spec, indices, denoiser, batch_size, device)):
         began = time.monotonic()
         with torch.inference_mode():
             stream.add(evaluator.observe(images))
         watch.evaluation_seconds += time.monotonic() - began
-        shown.append(images[: max(question.shown_samples - index, 0)].permute(0, 2, 3, 1).cpu().numpy())
+        shown.append(images[: max(spec.shown_samples - index, 0)].permute(0, 2, 3, 1).cpu().numpy())
         index += len(images)
         progress.advance(len(images))
         failpoint("evaluation.batch")
@@ -96,21 +96,21 @@ class _Watch:
 
 
 def _samples(
-    question: MeasurementSpec, indices: range, denoiser: Denoiser, batch_size: int, device: str
+    spec: MeasurementSpec, indices: range, denoiser: Denoiser, batch_size: int, device: str
 ) -> Iterator[Tensor]:
     return generate(
         denoiser,
-        question.sampler,
-        question.steps,
+        spec.sampler,
+        spec.sampling_steps,
         indices=indices,
-        seed=question.seed,
+        seed=spec.seed,
         batch_size=batch_size,
-        gamma=question.gamma,
-        guidance=question.guidance,
-        clip=question.clip,
-        class_counts=question.class_counts,
+        gamma=spec.gamma,
+        guidance=spec.guidance_scale,
+        clip=spec.clip,
+        class_counts=spec.class_counts,
         device=device,
-        name=f"checkpoint {question.checkpoint_id[:12]}",
+        name=f"checkpoint {spec.checkpoint_id[:12]}",
     )
 
 
@@ -132,7 +132,7 @@ class ShardRecord(Frozen):
     tensors_bytes: int
 
 
-def save_shard(store: Store, question: MeasurementSpec, indices: range, result: ShardResult) -> None:
+def save_shard(store: Store, spec: MeasurementSpec, indices: range, result: ShardResult) -> None:
     """Publish a finished shard, for a later attempt or for the rank that adds up."""
     statistics = result.statistics
     tensors = {
@@ -148,7 +148,7 @@ def save_shard(store: Store, question: MeasurementSpec, indices: range, result: 
         save_file(tensors, path)
         blob = store.upload(path, blob_key)
     record = ShardRecord(
-        question_id=question.id,
+        question_id=spec.id,
         start=indices.start,
         stop=indices.stop,
         vectors=statistics.moments.vectors,
@@ -158,12 +158,12 @@ def save_shard(store: Store, question: MeasurementSpec, indices: range, result: 
         tensors_sha256=blob.sha256,
         tensors_bytes=blob.size_bytes,
     )
-    publish_record(store, _key(question, indices), record)
+    publish_record(store, _key(spec, indices), record)
 
 
-def kept_shard(store: Store, question: MeasurementSpec, indices: range) -> ShardResult | None:
+def kept_shard(store: Store, spec: MeasurementSpec, indices: range) -> ShardResult | None:
     """A shard that was finished before, None where it was not; a damaged one is forgotten and drawn again."""
-    key = _key(question, indices)
+    key = _key(spec, indices)
     try:
         record = read_record(store, key, ShardRecord)
         if record is None:
@@ -187,11 +187,11 @@ def kept_shard(store: Store, question: MeasurementSpec, indices: range) -> Shard
     return ShardResult(statistics, shown, record.sampling_seconds, record.evaluation_seconds)
 
 
-def delete_shards(store: Store, question: MeasurementSpec) -> None:
-    """Remove a question's shards, once it has its answer; their blobs go with the next garbage collection."""
-    for item in list(store.list(f"{FOLDER}{question.id}/")):
+def delete_shards(store: Store, spec: MeasurementSpec) -> None:
+    """Remove a spec's shards, once it has its answer; their blobs go with the next garbage collection."""
+    for item in list(store.list(f"{FOLDER}{spec.id}/")):
         store.delete(item.key)
 
 
-def _key(question: MeasurementSpec, indices: range) -> str:
-    return f"{FOLDER}{question.id}/{indices.start}-{indices.stop}.json"
+def _key(spec: MeasurementSpec, indices: range) -> str:
+    return f"{FOLDER}{spec.id}/{indices.start}-{indices.stop}.json"

@@ -48,7 +48,7 @@ def cached_result(store: Store, spec: JobSpec) -> JobResult | None:
         return None
     if isinstance(spec, EvaluateSpec):
         for measurement in EvaluationRecord.model_validate_json(result.output).measurements:
-            publish_record(store, measurement.question.key, measurement)
+            publish_record(store, measurement.spec.key, measurement)
     return result
 
 

@@ -1,69 +1,127 @@
-"""What has been measured of a checkpoint: records of any kind that stand under its id, read as facts."""
+"""Measurements of a checkpoint: what decides one, its record in a store, and the one that stands for it."""
 
-from typing import Any
+from datetime import datetime
+from typing import Final, Literal
 
+from pydantic import Field
+
+from progdistill.diffusion.names import SamplerName
 from progdistill.errors import ProgdistillError
+from progdistill.models_base import Frozen, content_id
 from progdistill.registry.checkpoint import CheckpointManifest
 from progdistill.store.base import Store
-from progdistill.store.documents import list_facts
+from progdistill.store.digest import FileDigest, Sha256
+from progdistill.store.documents import list_records
 
-FOLDER = "evaluations/"
+FOLDER: Final = "evaluations/"
+
+
+class MeasurementSpec(Frozen):
+    """Everything that decides the figures of a measurement: equal specs give equal figures."""
+
+    checkpoint_id: Sha256
+    sampler: SamplerName
+    sampling_steps: int
+    gamma: float | None = Field(
+        description="log-scale position of a stochastic sampler's variance; None for DDIM"
+    )
+    guidance_scale: float | None = Field(default=None, description="None: sampled without guidance")
+    class_counts: tuple[int, ...] | None = Field(
+        default=None,
+        description="classes are sampled in these proportions; None: all equally often, or there are none",
+    )
+    clip: bool
+    samples: int
+    seed: int
+    shown_samples: int
+    trial: bool = Field(default=False, description="made to choose gamma, not to be reported")
+    evaluator_id: Sha256
+    reference_fingerprint: str
+    reference_split: str
+    numerics_version: int
+
+    @property
+    def id(self) -> str:
+        """SHA-256 of the canonical JSON of this spec."""
+        return content_id(self)
+
+    @property
+    def key(self) -> str:
+        """Key of the measurement in a store."""
+        return f"{FOLDER}{self.checkpoint_id}/{self.id}.json"
+
+
+class ContactSheet(Frozen):
+    """A PNG in the store: images one below the other, with what it takes to cut them apart."""
+
+    sha256: Sha256
+    size_bytes: int
+    images: int
+    labels: tuple[int, ...] | None = Field(description="class of each image; None without classes")
+
+    @property
+    def file(self) -> FileDigest:
+        """Digest and size of the PNG."""
+        return FileDigest(self.sha256, self.size_bytes)
+
+
+class Measurement(Frozen):
+    """How far the samples of one checkpoint, drawn in one way, are from the real images."""
+
+    schema_version: Literal[1] = 1
+    spec: MeasurementSpec
+    distance: float
+    distance_name: str
+    kernel_distance: float | None = Field(
+        default=None, description="squared maximum mean discrepancy; KID for Inception"
+    )
+    precision: float | None = None
+    recall: float | None = None
+    inception_score: float | None = Field(description="None where the evaluator gives no class probabilities")
+    sampling_seconds: float
+    evaluation_seconds: float
+    device: str
+    created_at: datetime
+    shown: ContactSheet | None
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock seconds of sampling and evaluation together."""
+        return self.sampling_seconds + self.evaluation_seconds
+
+    @property
+    def files(self) -> tuple[FileDigest, ...]:
+        """The blobs that this record refers to."""
+        return () if self.shown is None else (self.shown.file,)
 
 
 def evaluations_of(
     store: Store, checkpoint_id: str, unreadable: list[ProgdistillError] | None = None
-) -> list[dict[str, Any]]:
-    """Return the records under `evaluations/<checkpoint id>/`.
+) -> list[Measurement]:
+    """Read all measurements of a checkpoint, trials included.
 
-    A damaged one is a LostInvariantError, or with `unreadable` noted there and passed over.
+    A damaged record raises LostInvariantError; with `unreadable` the error is appended there instead.
     """
-    return list(list_facts(store, f"{FOLDER}{checkpoint_id}/", unreadable))
+    return list(list_records(store, f"{FOLDER}{checkpoint_id}/", Measurement, unreadable))
 
 
-def reported_only(evaluations: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Leave out the measurements by which a γ was chosen.
+def reported_only(measurements: list[Measurement]) -> list[Measurement]:
+    """Leave out the trials by which γ was chosen."""
+    return [measurement for measurement in measurements if not measurement.spec.trial]
 
-    A reported one stands beside the one with DDIM that was asked alike in all but the sampler: on the same
-    noise, of as many samples. Trials have noise of their own, which nothing else is drawn from.
+
+def best_record(manifest: CheckpointManifest, measurements: list[Measurement]) -> Measurement | None:
+    """Choose the measurement that stands for a checkpoint; None if there is none.
+
+    A student counts at the number of steps it was distilled to, any other model at the most steps measured.
+    DDIM comes before other samplers, then the lowest guidance scale, the most samples, the newest.
     """
-    with_ddim = [_asked_alike(record) for record in evaluations if _question(record).get("sampler") == "ddim"]
-    return [
-        record
-        for record in evaluations
-        if _question(record).get("gamma") is None or _asked_alike(record) in with_ddim
-    ]
-
-
-def _question(record: dict[str, Any]) -> dict[str, Any]:
-    question: dict[str, Any] = record.get("question", {})
-    return question
-
-
-def _asked_alike(record: dict[str, Any]) -> dict[str, Any]:
-    """The question without its sampler."""
-    return {name: value for name, value in _question(record).items() if name not in ("sampler", "gamma")}
-
-
-def headline(manifest: CheckpointManifest, evaluations: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """Return the record that says how good the checkpoint is, None when none has a distance.
-
-    A student is judged at the number of steps it was distilled to, others at the most steps measured; as in
-    reports with DDIM where that was asked, and least guided. Of several such records the one with the most
-    samples counts, then the newest.
-    """
-    measured = [record for record in evaluations if isinstance(record.get("distance"), int | float)]
     steps = manifest.identity.sampling_steps
-    if steps is not None:
-        measured = [record for record in measured if record.get("question", {}).get("steps", steps) == steps]
-    return max(measured, key=_standing, default=None)
+    eligible = [m for m in reported_only(measurements) if steps in (None, m.spec.sampling_steps)]
+    return max(eligible, key=_precedence, default=None)
 
 
-def _standing(record: dict[str, Any]) -> tuple[int, bool, float, int, str]:
-    question = record.get("question", {})
-    return (
-        question.get("steps", 0),
-        question.get("sampler") == "ddim",
-        -(question.get("guidance") or 0.0),
-        question.get("samples", 0),
-        str(record.get("created_at", "")),
-    )
+def _precedence(measurement: Measurement) -> tuple[int, bool, float, int, datetime]:
+    spec = measurement.spec
+    ddim = spec.sampler is SamplerName.DDIM
+    return spec.sampling_steps, ddim, -(spec.guidance_scale or 0.0), spec.samples, measurement.created_at

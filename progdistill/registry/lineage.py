@@ -1,12 +1,12 @@
 """The tree of teachers and students across all runs of a store."""
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from progdistill.errors import ProgdistillError
 from progdistill.registry.aliases import list_aliases
 from progdistill.registry.checkpoint import CheckpointManifest, list_manifests
-from progdistill.registry.evaluations import evaluations_of, headline
+from progdistill.registry.evaluations import Measurement, best_record, evaluations_of
 from progdistill.registry.resolve import resolve_reference
 from progdistill.registry.runs import list_run_checkpoints
 from progdistill.store.base import Store
@@ -19,8 +19,7 @@ class LineageNode(NamedTuple):
     aliases: list[str]
     runs: list[str]
     """`Flow/run id` of every run that holds it."""
-    evaluations: list[dict[str, Any]]
-    """Its evaluation records as JSON facts."""
+    evaluations: list[Measurement]
     children: "list[LineageNode]"
 
     def walk(self) -> "Iterator[LineageNode]":
@@ -85,6 +84,6 @@ def describe(node: LineageNode) -> str:
     parts = [node.manifest.id[:12], str(identity.kind), steps, provenance.dataset_name]
     parts += [f"[{alias}]" for alias in node.aliases]
     parts += [", ".join(node.runs)] if node.runs else []
-    if record := headline(node.manifest, node.evaluations):
-        parts.append(f"{record.get('distance_name', 'distance')} {record['distance']:.3g}")
+    if record := best_record(node.manifest, node.evaluations):
+        parts.append(f"{record.distance_name} {record.distance:.3g}")
     return "  ".join(parts)

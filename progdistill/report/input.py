@@ -6,9 +6,10 @@ from typing import Literal
 
 from pydantic import Field, JsonValue
 
-from progdistill.evaluation.measurement import EvaluationRecord, Measurement, Neighbors
+from progdistill.evaluation.measurement import EvaluationRecord, Neighbors
 from progdistill.models_base import Frozen
 from progdistill.registry.checkpoint import CheckpointManifest, blob_key
+from progdistill.registry.evaluations import Measurement
 from progdistill.store.base import Store
 
 INPUT_FILE = "input.json"
@@ -145,11 +146,11 @@ def stage_entry(
         kernel_distance=None if own is None else own.kernel_distance,
         precision=None if own is None else own.precision,
         recall=None if own is None else own.recall,
-        evaluated_samples=None if own is None else own.question.samples,
-        guidance=None if own is None else own.question.guidance,
+        evaluated_samples=None if own is None else own.spec.samples,
+        guidance=None if own is None else own.spec.guidance_scale,
         baseline_ddim=_distance(record.baseline_ddim),
         baseline_ancestral=_distance(record.baseline_ancestral),
-        baseline_ancestral_gamma=None if ancestral is None else ancestral.question.gamma,
+        baseline_ancestral_gamma=None if ancestral is None else ancestral.spec.gamma,
         distilled_ancestral=_distance(record.distilled_ancestral),
         not_evaluated_reason=record.not_evaluated_reason,
         sampling_seconds=sum(m.sampling_seconds for m in record.measurements),

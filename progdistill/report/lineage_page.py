@@ -7,10 +7,9 @@ from typing import Any, Final
 
 from progdistill.errors import LostInvariantError
 from progdistill.registry.checkpoint import blob_key
-from progdistill.registry.evaluations import headline
+from progdistill.registry.evaluations import ContactSheet, best_record
 from progdistill.registry.lineage import LineageNode
 from progdistill.store.base import Store
-from progdistill.store.digest import FileDigest
 
 LARGEST_THUMBNAIL_BYTES: Final = 400_000
 
@@ -29,7 +28,7 @@ def render_html(store: Store, roots: list[LineageNode], highlighted: str | None 
 
 
 def _facts(store: Store, node: LineageNode) -> dict[str, Any]:
-    record = headline(node.manifest, node.evaluations)
+    record = best_record(node.manifest, node.evaluations)
     return {
         "id": node.manifest.id,
         "kind": node.manifest.identity.kind,
@@ -37,25 +36,24 @@ def _facts(store: Store, node: LineageNode) -> dict[str, Any]:
         "dataset": node.manifest.provenance.dataset_name,
         "aliases": node.aliases,
         "runs": node.runs,
-        "distance": record["distance"] if record else None,
-        "distance_name": record.get("distance_name", "distance") if record else None,
-        "thumbnail": _thumbnail(store, record),
+        "distance": record.distance if record else None,
+        "distance_name": record.distance_name if record else None,
+        "thumbnail": _thumbnail(store, record.shown if record else None),
         "manifest": node.manifest.model_dump(mode="json"),
-        "evaluations": node.evaluations,
+        "evaluations": [record.model_dump(mode="json") for record in node.evaluations],
         "children": [_facts(store, child) for child in node.children],
     }
 
 
-def _thumbnail(store: Store, record: dict[str, Any] | None) -> dict[str, Any] | None:
-    """The samples shown with an evaluation: a PNG strip as data URI, and how many images it has."""
-    shown = (record or {}).get("shown")
-    if not shown or shown["size_bytes"] > LARGEST_THUMBNAIL_BYTES:
+def _thumbnail(store: Store, shown: ContactSheet | None) -> dict[str, Any] | None:
+    """The samples shown with an evaluation: a contact sheet as data URI, and how many images it has."""
+    if shown is None or shown.size_bytes > LARGEST_THUMBNAIL_BYTES:
         return None
     try:
-        path = store.download(blob_key(shown["sha256"]), FileDigest(shown["sha256"], shown["size_bytes"]))
+        path = store.download(blob_key(shown.sha256), shown.file)
     except LostInvariantError:
         return None  # A picture that is gone is no reason to show no lineage.
     return {
         "uri": f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}",
-        "images": shown["images"],
+        "images": shown.images,
     }

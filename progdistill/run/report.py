@@ -51,7 +51,7 @@ def write_report(
         dataset_fingerprint=dataset.fingerprint,
         class_names=tuple(dataset.class_names),
         evaluator=str(settings.evaluation.evaluator),
-        evaluator_id=None if measured is None else measured.question.evaluator_id,
+        evaluator_id=None if measured is None else measured.spec.evaluator_id,
         seed=settings.seed,
         code_version=code_version()[0],
         store=store.uri,

@@ -92,26 +92,18 @@ def read_record(store: Store, key: str, kind: type[Model]) -> Model | None:
     return None if data is None else decode(kind, data, where=f"{store.uri}/{key}")
 
 
-def list_records(store: Store, prefix: str, kind: type[Model]) -> Iterator[Model]:
-    """Yield the records under a prefix in key order."""
-    for item in store.list(prefix):
-        record = read_record(store, item.key, kind)
-        if record is not None:
-            yield record
+def list_records(
+    store: Store, prefix: str, kind: type[Model], unreadable: list[ProgdistillError] | None = None
+) -> Iterator[Model]:
+    """Yield the records under a prefix in key order.
 
-
-def list_facts(
-    store: Store, prefix: str, unreadable: list[ProgdistillError] | None = None
-) -> Iterator[dict[str, Any]]:
-    """Yield the records under a prefix as JSON facts, for readers that show records of any kind.
-
-    A damaged one is raised, or with `unreadable` noted there and passed over.
+    A damaged one raises; with `unreadable` the error is appended there instead and the record skipped.
     """
     for item in store.list(prefix):
-        data = store.read(item.key)
-        if data is not None:
-            with collect_errors(unreadable):
-                yield unseal(data, where=f"{store.uri}/{item.key}")
+        with collect_errors(unreadable):
+            record = read_record(store, item.key, kind)
+            if record is not None:
+                yield record
 
 
 @contextmanager

@@ -6,11 +6,12 @@ from progdistill.data.dataset import DatasetInfo
 from progdistill.diffusion.names import SamplerName
 from progdistill.evaluation.config import EvaluationSettings
 from progdistill.evaluation.evaluate import evaluate_checkpoint
-from progdistill.evaluation.measurement import EvaluationRecord, Measurement
+from progdistill.evaluation.measurement import EvaluationRecord
 from progdistill.evaluation.plan import baseline_of
 from progdistill.evaluation.runner import MeasurementRunner
 from progdistill.images import decode_contact_sheet
 from progdistill.registry.checkpoint import CheckpointManifest
+from progdistill.registry.evaluations import Measurement
 from progdistill.report.input import stage_entry
 from progdistill.store.base import Store
 from progdistill.store.documents import list_records
@@ -29,7 +30,7 @@ def test_a_student_stands_beside_both_baselines_at_its_own_steps(
     record: EvaluationRecord, student: CheckpointManifest, base: CheckpointManifest
 ) -> None:
     asked = [
-        (m.question.checkpoint_id, m.question.sampler, m.question.steps, m.question.samples, m.question.seed)
+        (m.spec.checkpoint_id, m.spec.sampler, m.spec.sampling_steps, m.spec.samples, m.spec.seed)
         for m in record.measurements
     ]
     assert asked == [
@@ -61,7 +62,7 @@ def test_more_samples_are_another_question(
     more = SETTINGS.model_copy(update={"samples": 41})
     again = evaluate_checkpoint(evaluated_store, student, None, 2, more, digits)
     assert again.distilled is not None and record.distilled is not None
-    assert again.distilled.question.id != record.distilled.question.id
+    assert again.distilled.spec.id != record.distilled.spec.id
     assert again.baseline_ddim is None
 
 
@@ -85,7 +86,7 @@ def test_each_answer_is_one_record_of_its_checkpoint(
     record: EvaluationRecord, evaluated_store: Store, student: CheckpointManifest
 ) -> None:
     assert record.distilled is not None
-    key = f"evaluations/{student.id}/{record.distilled.question.id}.json"
+    key = f"evaluations/{student.id}/{record.distilled.spec.id}.json"
     assert key in [item.key for item in evaluated_store.list(f"evaluations/{student.id}/")]
 
 
@@ -105,18 +106,15 @@ def test_samples_have_the_classes_in_the_shares_of_the_data(
     uneven = digits.model_copy(update={"class_counts": (90, *(10,) * 9)})
     even = digits.model_copy(update={"class_counts": (10,) * 10})
     asked = {
-        info.class_counts: MeasurementRunner(evaluated_store, SETTINGS, info).question(
-            base, SamplerName.DDIM, 2
-        )
+        info.class_counts: MeasurementRunner(evaluated_store, SETTINGS, info).spec(base, SamplerName.DDIM, 2)
         for info in (digits, uneven, even)
     }
     assert sum(digits.class_counts) == digits.splits["train"]
     assert asked[digits.class_counts].class_counts == digits.class_counts
     assert asked[even.class_counts].class_counts is None
-    assert "class_counts" not in asked[even.class_counts].model_dump()
     record = evaluate_checkpoint(evaluated_store, base, None, 2, SETTINGS, uneven)
     assert record.distilled is not None and record.distilled.shown is not None
-    assert record.distilled.question == asked[uneven.class_counts]
+    assert record.distilled.spec == asked[uneven.class_counts]
     assert record.distilled.shown.labels is not None
     assert record.distilled.shown.labels[:10].count(0) == 5
 
@@ -139,11 +137,11 @@ def test_gamma_is_tuned_on_other_noise_than_it_is_reported_on(
     settings = SETTINGS.model_copy(update={"tuned_gammas": 3, "tuning_samples": 30, "seed": 7})
     found = evaluate_checkpoint(evaluated_store, student, base, 2, settings, digits).baseline_ancestral
     records = list_records(evaluated_store, f"evaluations/{base.id}/", Measurement)
-    trials = [r for r in records if r.question.samples == 30 and r.question.seed == settings.tuning_seed]
-    assert sorted(trial.question.gamma or 0.0 for trial in trials) == [0.0, 0.5, 1.0]
+    trials = [r for r in records if r.spec.samples == 30 and r.spec.seed == settings.tuning_seed]
+    assert sorted(trial.spec.gamma or 0.0 for trial in trials) == [0.0, 0.5, 1.0]
     assert found is not None
-    assert found.question.gamma == min(trials, key=lambda trial: trial.distance).question.gamma
-    assert found.question.seed == 7
+    assert found.spec.gamma == min(trials, key=lambda trial: trial.distance).spec.gamma
+    assert found.spec.seed == 7
 
 
 def test_students_are_sampled_stochastically_on_request(
@@ -152,7 +150,7 @@ def test_students_are_sampled_stochastically_on_request(
     settings = SETTINGS.model_copy(update={"stochastic_students": True})
     found = evaluate_checkpoint(evaluated_store, student, base, 2, settings, digits).distilled_ancestral
     assert found is not None
-    assert (found.question.checkpoint_id, found.question.sampler) == (student.id, SamplerName.ANCESTRAL)
+    assert (found.spec.checkpoint_id, found.spec.sampler) == (student.id, SamplerName.ANCESTRAL)
     assert evaluate_checkpoint(evaluated_store, base, base, 2, settings, digits).distilled_ancestral is None
 
 

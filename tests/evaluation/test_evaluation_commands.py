@@ -217,7 +217,7 @@ def test_evaluate_prints_the_record(
 ) -> None:
     assert main(["evaluate", student.id, "--samples", "30", "--store", store, "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
-    assert record["distilled"]["question"]["samples"] == 30
+    assert record["distilled"]["spec"]["samples"] == 30
     assert record["distilled"]["distance_name"] == "frechet_digits_classifier"
     assert record["baseline_ddim"]["distance"] > 0
 

@@ -8,7 +8,6 @@ from progdistill.data.dataset import DatasetInfo
 from progdistill.errors import UsageError
 from progdistill.evaluation.config import EvaluationSettings
 from progdistill.evaluation.evaluate import evaluate_checkpoint
-from progdistill.evaluation.measurement import MeasurementSpec
 from progdistill.report.input import stage_entry
 from progdistill.store.base import Store
 from tests.evaluation.conftest import publish
@@ -28,7 +27,7 @@ def test_the_weight_is_the_lowest_learned_or_the_one_asked_for(
     digits: DatasetInfo,
     tmp_path: Path,
 ) -> None:
-    """The undistilled model is guided alike where it can be; no guidance is no part of a question."""
+    """The undistilled model is guided alike where it can be."""
     teacher = publish(evaluated_store, tmp_path, digits, seed=20, label_dropout=True)
     plain = publish(evaluated_store, tmp_path, digits, seed=21)
     student = publish(
@@ -39,9 +38,8 @@ def test_the_weight_is_the_lowest_learned_or_the_one_asked_for(
         record = evaluate_checkpoint(evaluated_store, student, baseline, 2, settings, digits)
         own, other = record.distilled, record.baseline_ddim
         assert own is not None and other is not None
-        assert own.question.guidance == weight
-        assert other.question.guidance == (weight if guided_too else None)
-        assert ("guidance" in own.question.model_dump()) == (weight is not None)
+        assert own.spec.guidance_scale == weight
+        assert other.spec.guidance_scale == (weight if guided_too else None)
         assert stage_entry(evaluated_store, student, record).guidance == weight
 
 
@@ -65,21 +63,3 @@ def test_a_model_that_cannot_be_guided_is_not(
     settings = SETTINGS.model_copy(update={"guidance": 2.0})
     with pytest.raises(UsageError, match="cannot be guided"):
         evaluate_checkpoint(evaluated_store, plain, plain, 2, settings, digits)
-
-
-def test_a_question_without_guidance_has_the_id_that_it_always_had() -> None:
-    asked = MeasurementSpec(
-        checkpoint_id="a" * 64,
-        sampler="ddim",
-        gamma=None,
-        clip=True,
-        steps=4,
-        samples=1000,
-        seed=0,
-        shown_samples=20,
-        evaluator_id="b" * 64,
-        reference_fingerprint="c" * 64,
-        reference_split="train",
-        numerics_version=1,
-    )
-    assert asked.id == "2d406e6d5669c8719ee1980ec0c9f3a18375cdd9bedbc9422739488489d63a80"

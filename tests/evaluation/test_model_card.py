@@ -34,7 +34,7 @@ def test_a_card_names_guidance_gamma_and_clipping_and_leaves_trials_of_gamma_out
         settings = SETTINGS.model_copy(update=changes)
         found = evaluate_checkpoint(evaluated_store, student, base, 2, settings, digits).baseline_ancestral
         assert found is not None
-        gammas.append(found.question.gamma)
+        gammas.append(found.spec.gamma)
     ways = (", 20 samples", ", guided with w = 3, 20 samples", ", without clipping, seed 5, 20 samples")
     with_ddim = [f"2 steps of ddim{way}" for way in ways]
     ancestral = [f"2 steps of ancestral, γ = {gamma:g}{way}" for gamma, way in zip(gammas, ways, strict=True)]

@@ -9,7 +9,6 @@ from progdistill.data.reading import read_split
 from progdistill.evaluation import nearest as neighbors
 from progdistill.evaluation.config import EvaluationSettings
 from progdistill.evaluation.evaluate import evaluate_checkpoint
-from progdistill.evaluation.measurement import Neighbors
 from progdistill.evaluation.nearest import nearest_images
 from progdistill.images import Pixels
 from progdistill.registry.checkpoint import CheckpointManifest
@@ -77,13 +76,6 @@ def test_what_was_compared_unmirrored_is_compared_again_where_mirroring_is_safe(
     assert found[0] == found[2]
     assert found[0] is not None and found[1] is not None
     assert found[0].sheet_sha256 != found[1].sheet_sha256
-
-
-def test_a_record_from_before_mirrored_images_were_compared_says_so() -> None:
-    older = {"schema_version": 1, "sheet_sha256": "a" * 64, "sheet_bytes": 9, "samples": 8, "nearest": 3}
-    read = Neighbors.model_validate(older)
-    assert not read.mirrored
-    assert read.model_dump(mode="json") == older
 
 
 def _mirrorable(info: DatasetInfo) -> DatasetInfo:

@@ -9,10 +9,10 @@ from progdistill.data.dataset import DatasetInfo
 from progdistill.errors import UsageError
 from progdistill.evaluation.config import EvaluationSettings
 from progdistill.evaluation.evaluate import evaluate_checkpoint
-from progdistill.evaluation.measurement import Measurement
 from progdistill.evaluation.reference import pinned_statistics
 from progdistill.evaluation.runner import MeasurementRunner
 from progdistill.registry.checkpoint import CheckpointManifest
+from progdistill.registry.evaluations import Measurement
 from progdistill.store.base import Store
 
 SETTINGS = EvaluationSettings(samples=40, batch_size=20, shown_samples=0)
@@ -43,7 +43,7 @@ def test_statistics_of_the_same_images_give_the_same_distance(
 ) -> None:
     own = measured(evaluated_store, student, SETTINGS, digits)
     found = measured(evaluated_store, student, named(statistics), digits)
-    assert found.question.reference_fingerprint.startswith("file:")
+    assert found.spec.reference_fingerprint.startswith("file:")
     assert found.distance == pytest.approx(own.distance, rel=1e-9)
     assert own.kernel_distance is not None and found.kernel_distance is None
 

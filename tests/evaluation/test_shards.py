@@ -12,8 +12,9 @@ from progdistill.data.dataset import DatasetInfo
 from progdistill.evaluation import shards as shard
 from progdistill.evaluation.config import EvaluationSettings
 from progdistill.evaluation.evaluate import RoundRobin, evaluate_checkpoint, sample_distributed
-from progdistill.evaluation.measurement import EvaluationRecord, Measurement
+from progdistill.evaluation.measurement import EvaluationRecord
 from progdistill.registry.checkpoint import CheckpointManifest
+from progdistill.registry.evaluations import Measurement
 from progdistill.store.base import Store
 
 FIGURES = {"distance", "kernel_distance", "precision", "recall", "inception_score", "shown"}
@@ -116,7 +117,7 @@ def test_nothing_is_left_of_the_shards_of_a_whole_measurement(
 
 def _forget(store: Store, record: EvaluationRecord) -> None:
     for measurement in record.measurements:
-        store.delete(measurement.question.key)
+        store.delete(measurement.spec.key)
 
 
 def _count_calls(monkeypatch: pytest.MonkeyPatch) -> list[range]:

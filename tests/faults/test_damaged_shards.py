@@ -10,11 +10,11 @@ from progdistill.evaluation.metrics import Moments
 from progdistill.evaluation.shards import ShardResult, kept_shard, save_shard
 from progdistill.evaluation.statistics import SampleStatistics
 from progdistill.store.base import Store
-from tests.evaluation.answers import question
+from tests.evaluation.measurements import any_spec
 
 INDICES = range(2)
 
-QUESTION = question(shown_samples=1)
+SPEC = any_spec(shown_samples=1)
 
 
 def shard() -> ShardResult:
@@ -29,7 +29,7 @@ def shard() -> ShardResult:
 def test_a_damaged_shard_is_drawn_again(
     local_store: Store, folder: str, harm: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    save_shard(local_store, QUESTION, INDICES, shard())
+    save_shard(local_store, SPEC, INDICES, shard())
     (item,) = local_store.list(folder)
     path = Path(local_store.uri, item.key)
     data = path.read_bytes()
@@ -37,18 +37,18 @@ def test_a_damaged_shard_is_drawn_again(
         path.unlink()
     else:
         path.write_bytes(data[:-5] if harm == "cut short" else data[:50] + b"?" + data[51:])
-    assert kept_shard(local_store, QUESTION, INDICES) is None
+    assert kept_shard(local_store, SPEC, INDICES) is None
     told = "samples 0 to 2 are drawn again" in capsys.readouterr().err
     assert told == ((folder, harm) != ("evaluation_shards/", "gone"))
-    save_shard(local_store, QUESTION, INDICES, shard())
-    again = kept_shard(local_store, QUESTION, INDICES)
+    save_shard(local_store, SPEC, INDICES, shard())
+    again = kept_shard(local_store, SPEC, INDICES)
     assert again is not None
     assert torch.equal(again.statistics.features, shard().statistics.features)
 
 
 def test_a_damaged_record_is_no_obstacle_to_keeping_the_shard(local_store: Store) -> None:
-    save_shard(local_store, QUESTION, INDICES, shard())
+    save_shard(local_store, SPEC, INDICES, shard())
     (item,) = local_store.list("evaluation_shards/")
     local_store.write(item.key, b"{")
-    save_shard(local_store, QUESTION, INDICES, shard())
-    assert kept_shard(local_store, QUESTION, INDICES) is not None
+    save_shard(local_store, SPEC, INDICES, shard())
+    assert kept_shard(local_store, SPEC, INDICES) is not None

@@ -8,7 +8,7 @@ import pytest
 from progdistill.data.dataset import DatasetInfo
 from progdistill.errors import LostInvariantError
 from progdistill.evaluation.config import EvaluationSettings
-from progdistill.evaluation.measurement import EvaluationRecord, Measurement
+from progdistill.evaluation.measurement import EvaluationRecord
 from progdistill.features.manifest import load_evaluator_manifest
 from progdistill.features.manifest import manifest_key as evaluator_manifest_key
 from progdistill.jobs import worker
@@ -28,10 +28,11 @@ from progdistill.registry.checkpoint import (
     manifest_key,
     verify_weights,
 )
+from progdistill.registry.evaluations import Measurement
 from progdistill.store.base import Store
 from progdistill.store.documents import publish_record, read_record
 from progdistill.training.devices import Rank
-from tests.evaluation.answers import measurement, question
+from tests.evaluation.measurements import any_measurement, any_spec
 from tests.jobs.asking import request_for
 from tests.jobs.conftest import publish
 from tests.training.conftest import settings, tiny
@@ -111,7 +112,7 @@ def test_whatever_an_evaluation_has_lost_is_made_again(store: Store, digits: Dat
         return EvaluationRecord.model_validate_json(outcome.result.output)
 
     record = evaluated()
-    evaluator = load_evaluator_manifest(store, record.measurements[0].question.evaluator_id)
+    evaluator = load_evaluator_manifest(store, record.measurements[0].spec.evaluator_id)
     weights = blob_key(evaluator.identity.weights_sha256)
     strip, neighbors = (blob_key(file.sha256) for file in record.files)
     made = {item.key: store.read(item.key) for item in store.list("blobs/")}
@@ -138,7 +139,7 @@ def test_whatever_an_evaluation_has_lost_is_made_again(store: Store, digits: Dat
 def test_a_lost_measurement_is_published_again_from_its_jobs_result(
     store: Store, digits: DatasetInfo
 ) -> None:
-    measured = measurement(question())
+    measured = any_measurement(any_spec())
     record = EvaluationRecord(
         checkpoint_id="a" * 64, kind=CheckpointKind.BASE, sampling_steps=4, distilled=measured
     )
@@ -156,4 +157,4 @@ def test_a_lost_measurement_is_published_again_from_its_jobs_result(
     )
     publish_record(store, result_key(spec.id), result)
     assert complete(store, Here(), request_for(spec, store, digits)) == JobOutcome(result, reused=True)
-    assert read_record(store, measured.question.key, Measurement) == measured
+    assert read_record(store, measured.spec.key, Measurement) == measured

@@ -10,17 +10,18 @@ import pytest
 
 from progdistill.data.dataset import DatasetInfo
 from progdistill.evaluation.config import EvaluationSettings
-from progdistill.evaluation.measurement import FOLDER, EvaluationRecord
+from progdistill.evaluation.measurement import EvaluationRecord
 from progdistill.jobs.local import LocalLauncher
 from progdistill.jobs.result_cache import complete
 from progdistill.jobs.spec import EvaluateSpec, result_key
 from progdistill.registry.checkpoint import CheckpointKind
+from progdistill.registry.evaluations import FOLDER
 from progdistill.store.base import Store
 from tests.jobs.asking import request_for
 from tests.jobs.conftest import publish
 from tests.training.conftest import tiny
 
-FIGURES = {"question", "distance", "kernel_distance", "precision", "recall", "inception_score", "shown"}
+FIGURES = {"spec", "distance", "kernel_distance", "precision", "recall", "inception_score", "shown"}
 
 
 @pytest.fixture

@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 
 from progdistill.diffusion.names import SamplerName
-from progdistill.evaluation.measurement import EvaluationRecord, Measurement
+from progdistill.evaluation.measurement import EvaluationRecord
 from progdistill.registry.checkpoint import CheckpointManifest, TrainingFigures, publish_checkpoint
+from progdistill.registry.evaluations import Measurement
 from progdistill.report.input import Timings
 from progdistill.run.report import point_latest_to, timings_of
 from progdistill.store.base import Store
-from tests.evaluation.answers import measurement, question
+from tests.evaluation.measurements import any_measurement, any_spec
 from tests.registry.samples import BEGINNING, description, provenance, weights_file
 
 RUN = "DistillFlow/7"
@@ -30,9 +31,9 @@ def checkpoint(
 
 
 def measured(of: CheckpointManifest, minutes: float, sampler: SamplerName = SamplerName.DDIM) -> Measurement:
-    asked = question(checkpoint_id=of.id, sampler=sampler, steps=1)
+    asked = any_spec(checkpoint_id=of.id, sampler=sampler, sampling_steps=1)
     at = BEGINNING + timedelta(minutes=minutes)
-    return measurement(asked, sampling_seconds=3.0, evaluation_seconds=0.5, created_at=at)
+    return any_measurement(asked, sampling_seconds=3.0, evaluation_seconds=0.5, created_at=at)
 
 
 def record(of: CheckpointManifest, **answers: Measurement) -> EvaluationRecord:

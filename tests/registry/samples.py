@@ -1,6 +1,5 @@
 """Small real checkpoints for tests."""
 
-import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,6 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from progdistill.models_base import content_id
 from progdistill.registry.checkpoint import (
     CheckpointDescription,
     CheckpointKind,
@@ -16,8 +14,10 @@ from progdistill.registry.checkpoint import (
     Provenance,
     publish_checkpoint,
 )
+from progdistill.registry.evaluations import ContactSheet
 from progdistill.store.base import Store
-from progdistill.store.documents import SEAL
+from progdistill.store.documents import publish_record
+from tests.evaluation.measurements import any_measurement, any_spec
 
 BEGINNING = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -82,12 +82,10 @@ def measure(
     manifest: CheckpointManifest,
     distance: float,
     steps: int,
-    shown: object = None,
+    shown: ContactSheet | None = None,
     name: str = "fd",
-    **question: object,
+    **changes: object,
 ) -> None:
-    """Publish an evaluation record of a kind that the artifacts know nothing about."""
-    asked = {"steps": steps, **question}
-    facts = {"distance": distance, "distance_name": name, "question": asked, "shown": shown}
-    sealed = facts | {SEAL: content_id(facts)}
-    store.write(f"evaluations/{manifest.id}/{distance}.json", json.dumps(sealed).encode())
+    """Publish a measurement of a checkpoint."""
+    spec = any_spec(checkpoint_id=manifest.id, sampling_steps=steps, **changes)
+    publish_record(store, spec.key, any_measurement(spec, distance=distance, distance_name=name, shown=shown))

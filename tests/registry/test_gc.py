@@ -10,6 +10,7 @@ import pytest
 
 from progdistill.registry.aliases import move_alias
 from progdistill.registry.checkpoint import CheckpointManifest, blob_key, list_ids
+from progdistill.registry.evaluations import ContactSheet
 from progdistill.registry.gc import find_garbage, remove_garbage
 from progdistill.registry.runs import RunCheckpoint, record_run_checkpoint, report_key
 from progdistill.store.base import Store
@@ -255,7 +256,13 @@ def test_what_tells_more_of_a_picture_lives_as_long_as_the_picture(
 ) -> None:
     pictures = [store.upload(weights_file(tmp_path, seed=seed), blob_key).sha256 for seed in (70, 71, 72, 73)]
     for manifest, picture, strip in ((ladder[2], *pictures[:2]), (ladder[3], *pictures[2:])):
-        measure(store, manifest, 5.0, steps=2, shown={"sha256": picture})
+        measure(
+            store,
+            manifest,
+            5.0,
+            steps=2,
+            shown=ContactSheet(sha256=picture, size_bytes=1, images=1, labels=None),
+        )
         store.write(f"evaluation_neighbors/{picture}/all.json", f'{{"sheet_sha256": "{strip}"}}'.encode())
     collect(store)
     left = [item.key for item in store.list("")]

@@ -14,6 +14,7 @@ from PIL import Image
 from progdistill.errors import UsageError
 from progdistill.registry.aliases import move_alias
 from progdistill.registry.checkpoint import CheckpointManifest, TrainingFigures, blob_key, publish_checkpoint
+from progdistill.registry.evaluations import ContactSheet
 from progdistill.registry.lineage import draw, lineage_tree
 from progdistill.registry.openlineage import run_events
 from progdistill.registry.runs import record_run_checkpoint
@@ -82,7 +83,7 @@ def test_a_distance_is_that_of_reports_whatever_else_was_measured(
     measure(local_store, base, 6.0, steps=8, sampler="ancestral", samples=100)
     measure(local_store, base, 5.0, steps=4, sampler="ddim", samples=100)
     measure(local_store, base, 4.0, steps=8, sampler="ddim", samples=10)
-    measure(local_store, base, 3.0, steps=8, sampler="ddim", samples=100, guidance=2.0)
+    measure(local_store, base, 3.0, steps=8, sampler="ddim", samples=100, guidance_scale=2.0)
     first = next(draw(lineage_tree(local_store)))
     assert first.endswith("fd 9")
 
@@ -128,7 +129,7 @@ def test_the_page_holds_every_manifest_and_a_thumbnail(
     picture = tmp_path / "strip.png"
     Image.new("L", (8, 32), 128).save(picture)
     blob = local_store.upload(picture, blob_key)
-    shown = {"sha256": blob.sha256, "size_bytes": blob.size_bytes, "images": 4, "labels": None}
+    shown = ContactSheet(sha256=blob.sha256, size_bytes=blob.size_bytes, images=4, labels=None)
     measure(local_store, family["two"], 8.0, steps=2, shown=shown)
     page = render_html(local_store, lineage_tree(local_store), highlighted=family["two"].id)
     assert all(manifest.id in page for manifest in family.values())
@@ -142,7 +143,7 @@ def test_in_a_browser_the_page_zooms_and_shows_a_checkpoints_manifest_on_a_click
     picture = tmp_path / "strip.png"
     Image.new("L", (8, 32), 128).save(picture)
     blob = local_store.upload(picture, blob_key)
-    shown = {"sha256": blob.sha256, "size_bytes": blob.size_bytes, "images": 4, "labels": None}
+    shown = ContactSheet(sha256=blob.sha256, size_bytes=blob.size_bytes, images=4, labels=None)
     measure(local_store, family["two"], 8.0, steps=2, shown=shown)
     path = tmp_path / "lineage.html"
     path.write_text(render_html(local_store, lineage_tree(local_store)), encoding="utf-8")

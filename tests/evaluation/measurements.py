@@ -1,19 +1,19 @@
-"""Questions and answers of a measurement that nobody made, for tests of what is done with them."""
+"""Measurements that were not made, for tests of what is done with them."""
 
 from datetime import UTC, datetime
 
 from progdistill.diffusion.names import SamplerName
-from progdistill.evaluation.measurement import Measurement, MeasurementSpec
+from progdistill.registry.evaluations import Measurement, MeasurementSpec
 
 
-def question(**changes: object) -> MeasurementSpec:
-    """Any question, or one that is asked so."""
+def any_spec(**changes: object) -> MeasurementSpec:
+    """Any spec, with these changes."""
     facts: dict[str, object] = {
         "checkpoint_id": "a" * 64,
         "sampler": SamplerName.DDIM,
+        "sampling_steps": 4,
         "gamma": None,
         "clip": True,
-        "steps": 4,
         "samples": 2,
         "seed": 0,
         "shown_samples": 0,
@@ -25,10 +25,10 @@ def question(**changes: object) -> MeasurementSpec:
     return MeasurementSpec.model_validate(facts | changes)
 
 
-def measurement(asked: MeasurementSpec, **changes: object) -> Measurement:
-    """Any answer, or one that says so."""
+def any_measurement(spec: MeasurementSpec, **changes: object) -> Measurement:
+    """Any measurement of a spec, with these changes."""
     facts: dict[str, object] = {
-        "question": asked,
+        "spec": spec,
         "distance": 1.0,
         "distance_name": "fd",
         "inception_score": None,
