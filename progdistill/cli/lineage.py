@@ -18,7 +18,7 @@ from progdistill.errors import ProgdistillError
 from progdistill.registry.lineage import LineageNode, draw, lineage_tree
 from progdistill.registry.openlineage import run_events
 from progdistill.registry.resolve import resolve_reference
-from progdistill.report.lineage_page import render_html
+from progdistill.report.lineage_page import lineage_page
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -46,7 +46,7 @@ def _lineage(args: argparse.Namespace) -> int:
     unreadable: list[ProgdistillError] = []
     roots = lineage_tree(store, chosen, unreadable)
     if args.html is not None:
-        page = render_html(store, roots, chosen)
+        page = lineage_page(store, roots, chosen)
         with writing("--html", args.html):
             args.html.write_text(page, encoding="utf-8")
         if args.json:

@@ -1,4 +1,4 @@
-"""Builds the report of a run."""
+"""Writes the report of a run into a folder, and reads back what it was made from."""
 
 import json
 import os
@@ -8,51 +8,60 @@ from typing import Any
 from pydantic import ValidationError
 
 from progdistill.errors import UsageError
-from progdistill.report.figures import curves_of, draw_distance_chart, png
+from progdistill.report.figures import curves_of, draw_distance_chart, to_png
 from progdistill.report.input import INPUT_FILE, ReportInput, counts_text, distance_name_of
 from progdistill.report.page import report_page
 from progdistill.report.samples import draw_samples
 
+_ONLY_IN_INPUT = {"samples", "baseline_ddim_samples", "neighbors", "loss_curve"}
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write beside the file first, then put it in place in one step."""
+
+def atomic_write(path: Path, data: bytes) -> None:
+    """Write a file in one step: readers see the old content or the new, never a part."""
     draft = path.with_name(f".{path.name}")
     draft.write_bytes(data)
     os.replace(draft, path)
 
 
-SCHEMA_VERSION = 1
-
-_KEPT_IN_INPUT = {"samples", "baseline_ddim_samples", "neighbors", "loss_curve"}
-
-
 def report_json(run: ReportInput) -> dict[str, Any]:
-    """Every fact of the report but pictures and loss curves, as JSON values."""
-    facts = run.model_dump(mode="json", exclude={"checkpoints": {"__all__": _KEPT_IN_INPUT}})
-    return {**facts, "schema_version": SCHEMA_VERSION}
+    """Return every fact of the report except images and loss curves, as JSON values."""
+    return run.model_dump(mode="json", exclude={"checkpoints": {"__all__": _ONLY_IN_INPUT}})
 
 
 def build_report(run: ReportInput, out: Path) -> Path:
-    """Write report.html, report.json, fid_vs_steps.png and samples.png into `out`; return the HTML's path.
+    """Write a run's report: report.html, report.json, fid_vs_steps.png, samples.png and its input.
 
-    Each file is whole or absent: a reader never meets half a report.
+    Args:
+        run: Everything the report shows.
+        out: Folder to write into; created if needed. Each file is replaced in one step.
+
+    Returns:
+        The path of report.html.
     """
     out.mkdir(parents=True, exist_ok=True)
     title = f"Distance against sampling steps, {run.dataset}"
-    note = " · ".join(filter(None, (counts_text(run), "lower is nearer to the real images")))
+    note = " · ".join(filter(None, (counts_text(run), "lower is better")))
     chart = draw_distance_chart(curves_of(run), distance_name_of(run), title, note)
-    for name, figure in (("fid_vs_steps.png", chart), ("samples.png", draw_samples(run))):
-        write_whole(out / name, png(figure))
-    write_whole(out / INPUT_FILE, run.model_dump_json().encode())
-    write_whole(out / "report.json", (json.dumps(report_json(run), indent=2) + "\n").encode())
-    write_whole(out / "report.html", report_page(run).encode())
+    atomic_write(out / "fid_vs_steps.png", to_png(chart))
+    atomic_write(out / "samples.png", to_png(draw_samples(run)))
+    atomic_write(out / INPUT_FILE, run.model_dump_json().encode())
+    atomic_write(out / "report.json", (json.dumps(report_json(run), indent=2) + "\n").encode())
+    atomic_write(out / "report.html", report_page(run).encode())
     return out / "report.html"
 
 
 def rebuild_report(folder: Path, *, price_per_hour: float | None = None) -> Path:
-    """Make a report again from the input that lies beside it; UsageError where there is none.
+    """Rebuild a report from the input file beside it.
 
-    A machine's price, in any currency, is kept for the next time.
+    Args:
+        folder: The report folder of a run.
+        price_per_hour: Price of a machine-hour in any currency; stored in the input for later rebuilds.
+
+    Returns:
+        The path of report.html.
+
+    Raises:
+        UsageError: The folder holds no input, or one that this version cannot read.
     """
     run = read_input(folder)
     if price_per_hour is not None:
@@ -61,13 +70,17 @@ def rebuild_report(folder: Path, *, price_per_hour: float | None = None) -> Path
 
 
 def read_input(folder: Path) -> ReportInput:
-    """What a report was made from; UsageError where there is none, or this version cannot read it."""
+    """Read what a report was made from; UsageError if it is missing or this version cannot read it."""
     source = folder / INPUT_FILE
     if not source.exists():
-        raise UsageError(f"{folder} holds no report: {source.name} is missing, so the run did not get as far")
+        raise UsageError(
+            f"no report in {folder}: {source.name} is missing; the run did not reach its report step"
+        )
     try:
         return ReportInput.model_validate_json(source.read_bytes())
     except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
         raise UsageError(
-            f"{source} is not an input that this version reads: {error.errors()[0]['msg']}"
+            f"cannot read {source}: {field}: {first['msg']}; rebuild it with the version that wrote it"
         ) from None

@@ -1,8 +1,7 @@
-"""The report's pieces as components of a Metaflow card: the only module here that knows Metaflow."""
+"""The report as components of a Metaflow card; the only module of this room that imports Metaflow."""
 
 # metaflow.cards is neither fully typed nor explicit about what it exports.
 # mypy: disable-error-code="attr-defined,no-untyped-call,arg-type"
-import html
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,22 +10,22 @@ from metaflow.cards import Image, Markdown, ProgressBar, Table, VegaChart
 
 from progdistill.images import encode_png
 from progdistill.progress import format_duration
-from progdistill.report import figures as theme
-from progdistill.report.figures import curves_of, draw_distance_chart
+from progdistill.report.figures import DISTILLED, curves_of, draw_distance_chart, to_png
 from progdistill.report.input import LossPoint, ReportInput, counts_text, distance_name_of
+from progdistill.report.page import render
 from progdistill.report.samples import draw_samples
 from progdistill.report.tables import TextTable, cost_table, headline, quality_table
 
 
 def report_components(run: ReportInput) -> list[Any]:
-    """A finished run: result, distance against steps, samples, stages, lineage."""
+    """Return the components of a finished run: result, distances, samples, stages, lineage."""
     chart = draw_distance_chart(
         curves_of(run), distance_name_of(run), "Distance against sampling steps", counts_text(run)
     )
     parts = [
         Markdown(f"# Progressive distillation of {run.dataset}\n\n{headline(run)}"),
-        Image(theme.png(chart), label="Distance against sampling steps"),
-        Image(theme.png(draw_samples(run)), label="Samples of every stage from the same noise"),
+        Image(to_png(chart), label="Distance against sampling steps"),
+        Image(to_png(draw_samples(run)), label="Samples of every stage from the same noise"),
         Markdown("## Stages"),
         _table(quality_table(run.checkpoints)),
         _table(cost_table(run)),
@@ -37,11 +36,9 @@ def report_components(run: ReportInput) -> list[Any]:
 
 
 def embedded_page(page: str, title: str) -> Markdown:
-    """A self-contained page as a component, in a frame of its own, where its scripts run."""
+    """Return a self-contained page as a component, in a frame of its own in which its scripts run."""
     # Markdown would end the frame at an empty line.
-    source = html.escape(page).replace("\n", "&#10;")
-    style = "width: 100%; height: 75vh; border: 0"
-    return Markdown(f'<iframe title="{html.escape(title)}" style="{style}" srcdoc="{source}"></iframe>')
+    return Markdown(render("frame.html.j2", page=page, title=title).replace("\n", "&#10;"))
 
 
 def _table(table: TextTable) -> Table:
@@ -49,7 +46,7 @@ def _table(table: TextTable) -> Table:
 
 
 class LiveStage:
-    """A stage while it trains: put `components` on the card once, then `show` and refresh the card."""
+    """A stage in training: add `components` to the card once, then call `show` and refresh the card."""
 
     def __init__(self, label: str, updates: int) -> None:
         self._progress = ProgressBar(max=updates, label=f"Training the {label}", unit="updates")
@@ -68,24 +65,32 @@ class LiveStage:
         remaining_seconds: float,
         samples: bytes | None = None,
     ) -> None:
-        """Bring the components up to date; `samples`, a PNG, are left as they were where None."""
+        """Update the components.
+
+        Args:
+            update: Parameter updates done.
+            losses: The loss curve so far.
+            images_per_second: Training throughput.
+            remaining_seconds: Estimated time to the end of the stage.
+            samples: A PNG of current samples; None keeps the ones shown.
+        """
         self._progress.update(update)
         last = f"loss {losses[-1].loss:.4g} · " if losses else ""
         eta = format_duration(remaining_seconds)
-        self._rate.update(f"{last}{images_per_second:,.0f} images/s · {eta} to go")
+        self._rate.update(f"{last}{images_per_second:,.0f} images/s · ETA {eta}")
         self._loss.update(_loss_spec(losses))
         if samples is not None:
             self._samples.update(samples, label=f"Samples at update {update:,}")
 
 
 def _loss_spec(losses: Sequence[LossPoint]) -> dict[str, Any]:
-    """A Vega-Lite chart with its data inside; the address of the schema is a name, nothing is fetched."""
+    """A Vega-Lite chart with its data inline; `$schema` is only an identifier, nothing is fetched."""
     return {
         "$schema": "https://vega.github.io/schema/vega-lite/v5.json",
         "width": "container",
         "height": 180,
         "data": {"values": [point.model_dump() for point in losses]},
-        "mark": {"type": "line", "color": theme.DISTILLED},
+        "mark": {"type": "line", "color": DISTILLED},
         "encoding": {
             "x": {"field": "update", "type": "quantitative", "title": "Update"},
             "y": {"field": "loss", "type": "quantitative", "title": "Loss", "scale": {"type": "log"}},

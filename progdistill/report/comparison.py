@@ -3,30 +3,30 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from pydantic import JsonValue
 
 from progdistill.errors import UsageError
 from progdistill.models_base import Frozen
 from progdistill.progress import format_duration
-from progdistill.report import figures as theme
-from progdistill.report import page as html
-from progdistill.report.build import write_whole
-from progdistill.report.figures import Curve, curves_of, draw_distance_chart
-from progdistill.report.input import (
-    ReportInput,
-    counts_text,
-    distance_label,
-    distance_name_of,
-    number,
-    steps_text,
+from progdistill.report.build import atomic_write
+from progdistill.report.figures import (
+    MUTED,
+    RUN_COLORS,
+    Curve,
+    curves_of,
+    describe_curves,
+    draw_distance_chart,
+    to_png,
 )
-from progdistill.report.page import distance_svg, page
+from progdistill.report.input import ReportInput, counts_text, distance_label, distance_name_of, number
+from progdistill.report.page import distance_charts, render
+
+_MARKERS = "os^Dv"
 
 
 class Difference(Frozen):
-    """One setting that is not the same in all runs, with each run's value."""
+    """A setting that differs between runs, with each run's value."""
 
     path: str
     values: tuple[JsonValue, ...]
@@ -40,7 +40,7 @@ class Row(Frozen):
 
 
 class Comparison(Frozen):
-    """Runs measured in one distance, at equal sample counts."""
+    """Runs measured in the same distance at equal sample counts."""
 
     run_ids: tuple[str, ...]
     distance_name: str
@@ -50,13 +50,18 @@ class Comparison(Frozen):
 
 
 def compare_runs(runs: Sequence[ReportInput]) -> Comparison:
-    """Compare the distances and the settings of runs.
+    """Compare the distances and settings of runs.
 
-    Raises UsageError where figures say nothing about each other: other datasets, evaluators or sample counts.
+    Args:
+        runs: At least two.
+
+    Raises:
+        UsageError: The distances are not comparable (different dataset, feature extractor, reference
+            statistics, guidance or sample counts), or nothing was evaluated.
     """
     if len(runs) < 2:
         raise UsageError("a comparison needs at least two runs: progdistill compare RUN RUN …")
-    distance_name = _measured_alike(runs)
+    distance_name = _common_distance(runs)
     steps = sorted({stage.sampling_steps for run in runs for stage in run.checkpoints}, reverse=True)
     rows = [Row(sampling_steps=n, distances=tuple(_distance_at(run, n) for run in runs)) for n in steps]
     return Comparison(
@@ -68,32 +73,30 @@ def compare_runs(runs: Sequence[ReportInput]) -> Comparison:
     )
 
 
-def _measured_alike(runs: Sequence[ReportInput]) -> str:
-    facts: dict[str, set[Any]] = {
+def _common_distance(runs: Sequence[ReportInput]) -> str:
+    measured = [[stage for stage in run.checkpoints if stage.distance] for run in runs]
+    facts: dict[str, set[object]] = {
         "dataset": {run.dataset_fingerprint for run in runs},
         "distance": {distance_name_of(run) for run in runs},
-        "evaluator": {run.evaluator_id for run in runs},
-        "reference statistics": {_given_reference(run) for run in runs},
-        "guidance": {frozenset(s.guidance for s in run.checkpoints if s.distance) for run in runs},
-        "sample counts": {
-            frozenset(s.evaluated_samples for s in run.checkpoints if s.distance) for run in runs
-        },
+        "feature extractor": {run.evaluator_id for run in runs},
+        "reference statistics": {_reference_sha256(run) for run in runs},
+        "guidance scale": {frozenset(stage.guidance_scale for stage in stages) for stages in measured},
+        "sample counts": {frozenset(stage.evaluated_samples for stage in stages) for stages in measured},
     }
     for name, values in facts.items():
         if len(values) > 1:
             raise UsageError(
-                f"these runs differ in {name}, so their distances do not compare: run one again as it was,"
-                " but with the other's evaluation (run --like CHECKPOINT --set evaluation.samples=N); its"
-                " trainings are found done"
+                f"the runs differ in {name}, so their distances are not comparable; repeat one with the"
+                " other's evaluation: progdistill run --reproduce CHECKPOINT --set evaluation.samples=N"
+                " (finished training jobs are reused)"
             )
-    (distance_name,) = facts["distance"]
-    if distance_name is None:
+    if (distance_name := distance_name_of(runs[0])) is None:
         raise UsageError("none of these runs was evaluated: there is nothing to compare")
-    return str(distance_name)
+    return distance_name
 
 
-def _given_reference(run: ReportInput) -> JsonValue:
-    """The digest of published statistics that stood in for the dataset, None where none did."""
+def _reference_sha256(run: ReportInput) -> JsonValue:
+    """Digest of the published statistics used in place of the dataset, or None."""
     settings = run.configuration.get("evaluation")
     return settings.get("reference_statistics_sha256") if isinstance(settings, dict) else None
 
@@ -103,85 +106,61 @@ def _distance_at(run: ReportInput, sampling_steps: int) -> float | None:
 
 
 def _differences(configurations: Sequence[dict[str, JsonValue]]) -> tuple[Difference, ...]:
-    flat = [dict(_flattened(configuration)) for configuration in configurations]
+    flat = [dict(_leaves(configuration)) for configuration in configurations]
     paths = sorted({path for settings in flat for path in settings})
     found = (Difference(path=path, values=tuple(s.get(path) for s in flat)) for path in paths)
     return tuple(d for d in found if any(value != d.values[0] for value in d.values))
 
 
-def _flattened(value: JsonValue, path: str = "") -> list[tuple[str, JsonValue]]:
+def _leaves(value: JsonValue, path: str = "") -> list[tuple[str, JsonValue]]:
     """Every leaf of nested settings with its dotted path; a list is a leaf."""
     if not isinstance(value, dict):
         return [(path, value)]
-    return [
-        leaf for key, inner in value.items() for leaf in _flattened(inner, f"{path}.{key}" if path else key)
-    ]
-
-
-_MARKERS = "os^Dv"
+    return [leaf for key, inner in value.items() for leaf in _leaves(inner, f"{path}.{key}".lstrip("."))]
 
 
 def build_comparison(runs: Sequence[ReportInput], out: Path) -> Path:
     """Write comparison.html, comparison.json and comparison.png into `out`; return the HTML's path.
 
-    Raises UsageError where the runs do not compare.
+    Raises:
+        UsageError: The runs are not comparable.
     """
     comparison = compare_runs(runs)
     out.mkdir(parents=True, exist_ok=True)
     curves = comparison_curves(runs)
     title, note = "Distance against sampling steps", counts_text(runs[0])
     chart = draw_distance_chart(curves, comparison.distance_name, title, note)
-    write_whole(out / "comparison.png", theme.png(chart))
-    write_whole(out / "comparison.json", (comparison.model_dump_json(indent=2) + "\n").encode())
-    write_whole(out / "comparison.html", _page(comparison, curves, runs[0]).encode())
+    atomic_write(out / "comparison.png", to_png(chart))
+    atomic_write(out / "comparison.json", (comparison.model_dump_json(indent=2) + "\n").encode())
+    atomic_write(out / "comparison.html", _page(comparison, curves, note).encode())
     return out / "comparison.html"
 
 
 def comparison_curves(runs: Sequence[ReportInput]) -> list[Curve]:
-    """The distilled curve of each run, then the undistilled DDIM of the first."""
+    """Return the distilled curve of each run, then the undistilled DDIM of the first."""
     curves = []
-    for place, run in enumerate(runs):
-        own = next((curve for curve in curves_of(run) if curve.label == "Distilled"), None)
-        if own is not None:
-            color = theme.RUNS[place % len(theme.RUNS)]
-            marker = _MARKERS[place % len(_MARKERS)]
-            curves.append(own._replace(label=f"Run {run.run_id}", color=color, marker=marker))
-    baseline = [c for c in curves_of(runs[0]) if c.label == "Undistilled, DDIM"]
+    for index, run in enumerate(runs):
+        for curve in curves_of(run):
+            if curve.label == "Distilled":
+                color, marker = RUN_COLORS[index % len(RUN_COLORS)], _MARKERS[index % len(_MARKERS)]
+                curves.append(curve._replace(label=f"Run {run.run_id}", color=color, marker=marker))
     return curves + [
-        c._replace(label=f"Undistilled, DDIM (run {runs[0].run_id})", color=theme.MUTED, dash=":")
-        for c in baseline
+        curve._replace(label=f"{curve.label} (run {runs[0].run_id})", color=MUTED, line=":")
+        for curve in curves_of(runs[0])
+        if curve.label == "Undistilled, DDIM"
     ]
 
 
-def _page(comparison: Comparison, curves: Sequence[Curve], run: ReportInput) -> str:
-    name = distance_label(comparison.distance_name)
-    described = "; ".join(f"{c.label}: " + ", ".join(f"{d:.3g} at {s}" for s, d in c.points) for c in curves)
-    counts = counts_text(run)
-    svg = distance_svg(curves, comparison.distance_name, f"{name}. {described}")
-    rows = [[f"{r.sampling_steps:,}", *(number(d) for d in r.distances)] for r in comparison.rows]
-    rows.append(
-        ["Training time of all checkpoints", *(format_duration(s) for s in comparison.training_seconds)]
-    )
-    changed = [[d.path, *(json.dumps(value) for value in d.values)] for d in comparison.differences]
-    columns = frozenset(range(1 + len(comparison.run_ids)))
-    title = f"Comparison of {len(comparison.run_ids)} runs"
-    fewest = comparison.rows[-1].sampling_steps
-    lead = (
-        f"{name} of {counts}, from {steps_text(comparison.rows[0].sampling_steps)} to {steps_text(fewest)}:"
-        " lower is nearer to the real images."
-    )
-    return page(
-        title,
-        f"<header><h1>{title}</h1>{html.paragraph(lead)}</header>",
-        html.section(
-            "Distance against sampling steps",
-            "distance",
-            html.chart(svg, f"{name} of {counts}, logarithmic axes."),
-        ),
-        html.section("Distances", "distances", html.table(("Steps", *comparison.run_ids), rows)),
-        html.section(
-            "What differs in the settings",
-            "settings",
-            html.table(("Setting", *comparison.run_ids), changed, columns) if changed else "",
-        ),
+def _page(comparison: Comparison, curves: list[Curve], counts: str) -> str:
+    distance = distance_label(comparison.distance_name)
+    rows = [[f"{row.sampling_steps:,}", *map(number, row.distances)] for row in comparison.rows]
+    rows.append(["Total training time", *map(format_duration, comparison.training_seconds)])
+    return render(
+        "comparison.html.j2",
+        comparison=comparison,
+        distance=distance,
+        counts=counts,
+        charts=distance_charts(curves, comparison.distance_name, f"{distance}. {describe_curves(curves)}"),
+        rows=rows,
+        differences=[[d.path, *map(json.dumps, d.values)] for d in comparison.differences],
     )

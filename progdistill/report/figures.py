@@ -1,30 +1,20 @@
 """Charts of a report: distance against sampling steps, and loss curves."""
 
+import functools
+import io
 import math
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, ParamSpec, TypeVar
+from xml.etree import ElementTree
+
+from progdistill.report.input import ReportInput, StageEntry, distance_label, distance_name_of, steps_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
 
-from progdistill.report.input import (
-    ReportInput,
-    StageEntry,
-    distance_label,
-    distance_name_of,
-    steps_text,
-)
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
+P = ParamSpec("P")
+R = TypeVar("R")
 
 INK: Final = "#1c2430"
 MUTED: Final = "#5b6675"
@@ -35,22 +25,28 @@ DDIM: Final = "#c4501b"
 ANCESTRAL: Final = "#6b7a2f"
 PUBLISHED: Final = "#8a4fb5"
 
-RUNS: Final = (DISTILLED, DDIM, ANCESTRAL, PUBLISHED, "#b8336a", "#0e8a8a")
-"""One color a run, where several stand side by side."""
+RUN_COLORS: Final = (DISTILLED, DDIM, ANCESTRAL, PUBLISHED, "#b8336a", "#0e8a8a")
+"""One color per run in a comparison."""
 
-CSS_VARIABLES: Final = {
-    INK: "--ink",
-    MUTED: "--muted",
-    GRID: "--rule",
-    PAPER: "--paper",
-    DISTILLED: "--distilled",
-    DDIM: "--ddim",
-    ANCESTRAL: "--ancestral",
-    PUBLISHED: "--published",
+PAGE_VALUES: Final = {
+    INK: "var(--ink)",
+    MUTED: "var(--muted)",
+    GRID: "var(--rule)",
+    PAPER: "var(--paper)",
+    DISTILLED: "var(--distilled)",
+    DDIM: "var(--ddim)",
+    ANCESTRAL: "var(--ancestral)",
+    PUBLISHED: "var(--published)",
+    "'DejaVu Sans'": "var(--sans)",
 }
-"""A figure that stands inside the page takes its colors from there, so that it follows light and dark."""
+"""What colors and font become inside a page: variables that style.css sets for light, dark and print."""
 
-DOTS_PER_INCH: Final = 160
+WIDE: Final = (7.4, 4.7)
+"""Size in inches of a chart on a desktop page."""
+NARROW: Final = (4.3, 4.5)
+"""Size in inches of the same chart on a phone, with type still readable."""
+
+_DPI: Final = 160
 
 _RC: Final[Any] = {
     "font.family": "sans-serif",
@@ -80,82 +76,71 @@ _RC: Final[Any] = {
     "legend.edgecolor": "none",
     "legend.framealpha": 1.0,
     "svg.fonttype": "none",
-    "svg.hashsalt": "progdistill",
 }
+
+_SVG = "http://www.w3.org/2000/svg"
+
+
+def themed(function: Callable[P, R]) -> Callable[P, R]:
+    """Run a drawing function under the report's matplotlib settings; the caller's own stay as they are."""
+
+    @functools.wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        import matplotlib
+
+        with matplotlib.rc_context(_RC):
+            return function(*args, **kwargs)
+
+    return wrapper
 
 
 def new_figure(width_inches: float, height_inches: float) -> "Figure":
-    """An empty figure in this theme, on the Agg canvas and apart from pyplot's global state."""
-    import matplotlib
+    """Return an empty figure on the Agg canvas, independent of pyplot's global state."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    matplotlib.rcParams.update(_RC)
     figure = Figure(figsize=(width_inches, height_inches), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
-def log_scale(axes: "Axes", most_ticks: int = 7) -> None:
-    """Make the vertical axis logarithmic, with a few round ticks over what is drawn, in plain figures."""
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-
-    axes.set_yscale("log")
-    low, high = axes.dataLim.intervaly
-    axes.yaxis.set_major_locator(FixedLocator(round_ticks(float(low), float(high), most_ticks)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.3g}".replace("e-0", "e-")))
-    axes.yaxis.set_minor_locator(NullLocator())
-
-
-def round_ticks(low: float, high: float, most: int) -> list[float]:
-    """Round figures up to a little beyond both ends: two at least, as finely as `most` allows."""
-    if not 0 < low <= high < math.inf:
-        return [1.0]
-    decades = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
-    for digits in ((1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)):
-        ticks = [digit * 10.0**decade for decade in decades for digit in digits]
-        ticks = [tick for tick in ticks if low / 1.1 <= tick <= high * 1.1]
-        if 2 <= len(ticks) <= most:
-            return ticks
-    return [low, high]
-
-
-def png(figure: "Figure") -> bytes:
-    """A figure as PNG."""
-    import io
-
+@themed
+def to_png(figure: "Figure") -> bytes:
+    """Render a figure as PNG."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DOTS_PER_INCH)
+    figure.savefig(buffer, format="png", dpi=_DPI)
     return buffer.getvalue()
 
 
-def page_svg(figure: "Figure", description: str) -> str:
-    """An inline SVG of a figure in the page's colors, width and font; `description` is its alt text.
+@themed
+def to_svg(figure: "Figure", description: str, name: str) -> str:
+    """Render a figure as an SVG element that takes its colors and font from the page around it.
 
-    Its ids are its own, so that several stand in one page.
+    Args:
+        figure: A figure drawn in this module's theme.
+        description: Alternative text for screen readers.
+        name: Unique within the page; seeds the ids that the element's parts refer to each other by.
     """
-    import hashlib
-    import html
-    import io
-    import re
+    import matplotlib
 
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r' (?:width|height)="[0-9.]+pt"', "", svg, count=2)
-    mark = hashlib.sha256(svg.encode()).hexdigest()[:8]
-    svg = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{mark}-", svg)
-    label = html.escape(description, quote=True)
-    svg = svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
-    for color, variable in CSS_VARIABLES.items():
-        svg = svg.replace(color, f"var({variable})")
-    return svg.replace("'DejaVu Sans'", "var(--sans)")
+    buffer = io.BytesIO()
+    no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    with matplotlib.rc_context({"svg.hashsalt": name}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata=no_metadata)
+    root = ElementTree.fromstring(buffer.getvalue())
+    root.attrib |= {"role": "img", "aria-label": description}
+    for group in root.iter(f"{{{_SVG}}}g"):
+        group.attrib.pop("id", None)  # `axes_1` and the like repeat in every figure; nothing refers to them
+    ElementTree.register_namespace("", _SVG)
+    ElementTree.register_namespace("xlink", "http://www.w3.org/1999/xlink")
+    svg = ElementTree.tostring(root, encoding="unicode")
+    for literal, value in PAGE_VALUES.items():
+        svg = svg.replace(literal, value)
+    return svg
 
 
 class PublishedResult(NamedTuple):
-    """Distances by number of sampling steps, under the name of the distance and with their source."""
+    """Published distances by number of sampling steps, with the distance's name and the source."""
 
     distance_name: str
     source: str
@@ -167,58 +152,54 @@ PUBLISHED_RESULTS = {
         "fid_legacy_tensorflow", "Salimans & Ho 2022, Table 2", {1: 9.12, 2: 4.51, 4: 3.00, 8: 2.57}
     ),
 }
-"""By dataset name. The paper's FID is TensorFlow's: figures of clean-fid's other mode do not compare."""
+"""By dataset name. The paper uses TensorFlow's FID, which clean-fid's default mode does not compare with."""
 
 
 def published_for(dataset: str, distance_name: str | None) -> PublishedResult | None:
-    """What the paper reports for a dataset in this very distance, None where nothing compares."""
+    """Return the paper's distances for a dataset in exactly this distance, or None."""
     result = PUBLISHED_RESULTS.get(dataset)
     return result if result is not None and result.distance_name == distance_name else None
 
 
-WIDE = (7.4, 4.7)
-"""Inches of a chart across a page."""
-NARROW = (4.3, 4.5)
-"""Inches of the same chart on a phone, where type must stay readable."""
-
-
 class Curve(NamedTuple):
-    """A line of the chart: (sampling steps, distance), and how it is drawn."""
+    """A line of the chart: (sampling steps, distance) points with color, marker and line style."""
 
     label: str
     points: tuple[tuple[int, float], ...]
     color: str
     marker: str
-    dash: str = "-"
+    line: str = "-"
 
 
 def curves_of(run: ReportInput) -> list[Curve]:
-    """The curves of a run, and the paper's published one where there is one in the same distance."""
-    stages = run.checkpoints
+    """Return a run's curves, and the paper's where it published one in the same distance."""
+
+    def points(field: str) -> tuple[tuple[int, float], ...]:
+        return _positive((stage.sampling_steps, getattr(stage, field)) for stage in run.checkpoints)
+
     curves = [
-        Curve("Distilled", _points((s.sampling_steps, s.distance) for s in stages), DISTILLED, "o"),
-        Curve("Undistilled, DDIM", _points((s.sampling_steps, s.baseline_ddim) for s in stages), DDIM, "s"),
-        Curve(
-            "Undistilled, ancestral",
-            _points((s.sampling_steps, s.baseline_ancestral) for s in stages),
-            ANCESTRAL,
-            "^",
-        ),
-        Curve(
-            "Distilled, ancestral",
-            _points((s.sampling_steps, s.distilled_ancestral) for s in stages),
-            DISTILLED,
-            "v",
-            "--",
-        ),
+        Curve("Distilled", points("distance"), DISTILLED, "o"),
+        Curve("Undistilled, DDIM", points("baseline_ddim"), DDIM, "s"),
+        Curve("Undistilled, ancestral", points("baseline_ancestral"), ANCESTRAL, "^"),
+        Curve("Distilled, ancestral", points("distilled_ancestral"), DISTILLED, "v", "--"),
     ]
     published = published_for(run.dataset, distance_name_of(run))
     if published is not None:
-        points = tuple(sorted(published.distances.items()))
-        curves.append(Curve(f"Published: {published.source}", points, PUBLISHED, "D", ":"))
+        label = f"Published: {published.source}"
+        curves.append(Curve(label, _positive(published.distances.items()), PUBLISHED, "D", ":"))
     return [curve for curve in curves if curve.points]
 
 
+def describe_curves(curves: Sequence[Curve]) -> str:
+    """Return all points as text, for readers who do not see the chart."""
+    return "; ".join(f"{c.label}: " + ", ".join(f"{d:.3g} at {s}" for s, d in c.points) for c in curves)
+
+
+def _positive(pairs: Iterable[tuple[int, float | None]]) -> tuple[tuple[int, float], ...]:
+    return tuple(sorted((steps, value) for steps, value in pairs if value is not None and value > 0))
+
+
+@themed
 def draw_distance_chart(
     curves: Sequence[Curve],
     distance_name: str | None,
@@ -226,9 +207,14 @@ def draw_distance_chart(
     note: str = "",
     size: tuple[float, float] = WIDE,
 ) -> "Figure":
-    """Draw curves over log₂ of the steps; the lower, the nearer to the real images.
+    """Draw distances against sampling steps on logarithmic axes.
 
-    `note` goes below the title. `size` is the figure's width and height in inches.
+    Args:
+        curves: Drawn in order, the first on top.
+        distance_name: Labels the vertical axis, as in an evaluation record.
+        title: Above the chart.
+        note: Below the title.
+        size: Width and height in inches.
     """
     figure = new_figure(*size)
     axes = figure.subplots()
@@ -237,7 +223,7 @@ def draw_distance_chart(
         axes.plot(
             steps,
             distances,
-            curve.dash,
+            curve.line,
             color=curve.color,
             marker=curve.marker,
             markersize=6.5,
@@ -261,11 +247,33 @@ def draw_distance_chart(
     return figure
 
 
+def loss_panels(stages: Sequence[StageEntry]) -> list[tuple[str, "Figure"]]:
+    """Return a name and a chart for each stage with a loss curve, each on its own scale: targets differ."""
+    named = [("base model" if s.kind == "base" else steps_text(s.sampling_steps), s) for s in stages]
+    return [(name, _loss_panel(name, stage)) for name, stage in named if stage.loss_curve]
+
+
+@themed
+def _loss_panel(name: str, stage: StageEntry) -> "Figure":
+    figure = new_figure(2.7, 1.9)
+    axes = figure.subplots()
+    updates = [point.update for point in stage.loss_curve]
+    axes.plot(updates, [point.loss for point in stage.loss_curve], color=DISTILLED, linewidth=1.6)
+    axes.set_title(name, fontsize=11, pad=6)
+    axes.set_xlabel("updates", fontsize=9.5)
+    _log_scale(axes, most_ticks=5)
+    axes.grid(axis="y")
+    axes.locator_params(axis="x", nbins=4)
+    axes.tick_params(labelsize=9.5, length=0, pad=4)
+    axes.margins(x=0.02)
+    return figure
+
+
 def _log_axes(axes: "Axes", steps: Sequence[int]) -> None:
     from matplotlib.ticker import NullLocator
 
     axes.set_xscale("log", base=2)
-    log_scale(axes)
+    _log_scale(axes)
     ticks = sorted(set(steps)) or [1]
     axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     axes.xaxis.set_minor_locator(NullLocator())
@@ -274,29 +282,25 @@ def _log_axes(axes: "Axes", steps: Sequence[int]) -> None:
     axes.margins(x=0.05, y=0.08)
 
 
-def _points(pairs: Iterable[tuple[int, float | None]]) -> tuple[tuple[int, float], ...]:
-    return tuple(sorted((steps, value) for steps, value in pairs if value is not None and value > 0))
+def _log_scale(axes: "Axes", most_ticks: int = 7) -> None:
+    """Make the vertical axis logarithmic, with a few round ticks written without exponents."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    axes.set_yscale("log")
+    low, high = axes.dataLim.intervaly
+    axes.yaxis.set_major_locator(FixedLocator(round_ticks(float(low), float(high), most_ticks)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.3g}".replace("e-0", "e-")))
+    axes.yaxis.set_minor_locator(NullLocator())
 
 
-def loss_panels(stages: Sequence[StageEntry]) -> list[tuple[str, "Figure"]]:
-    """A name and a panel for each stage with a loss curve, each on its own scale: targets differ."""
-    return [(_name(stage), _panel(stage)) for stage in stages if stage.loss_curve]
-
-
-def _name(stage: StageEntry) -> str:
-    return "base model" if stage.kind == "base" else steps_text(stage.sampling_steps)
-
-
-def _panel(stage: StageEntry) -> "Figure":
-    figure = new_figure(2.7, 1.9)
-    axes = figure.subplots()
-    updates = [point.update for point in stage.loss_curve]
-    axes.plot(updates, [point.loss for point in stage.loss_curve], color=DISTILLED, linewidth=1.6)
-    axes.set_title(_name(stage), fontsize=11, pad=6)
-    axes.set_xlabel("updates", fontsize=9.5)
-    log_scale(axes, most_ticks=5)
-    axes.grid(axis="y")
-    axes.locator_params(axis="x", nbins=4)
-    axes.tick_params(labelsize=9.5, length=0, pad=4)
-    axes.margins(x=0.02)
-    return figure
+def round_ticks(low: float, high: float, most: int) -> list[float]:
+    """Return at least two round ticks from about `low` to about `high`, as dense as `most` allows."""
+    if not 0 < low <= high < math.inf:
+        return [1.0]
+    decades = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
+    for digits in ((1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)):
+        ticks = [digit * 10.0**decade for decade in decades for digit in digits]
+        ticks = [tick for tick in ticks if low / 1.1 <= tick <= high * 1.1]
+        if 2 <= len(ticks) <= most:
+            return ticks
+    return [low, high]

@@ -1,4 +1,4 @@
-"""Everything a report is made from, as one document that is kept beside it: no torch."""
+"""Everything a report is made from, as one JSON document beside it."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -16,7 +16,7 @@ INPUT_FILE = "input.json"
 
 
 class SampleImages(Frozen, ser_json_bytes="base64", val_json_bytes="base64"):
-    """A few samples as one PNG, one image below the other."""
+    """A contact sheet of samples as PNG."""
 
     png: bytes = Field(repr=False)
     images: int
@@ -24,7 +24,7 @@ class SampleImages(Frozen, ser_json_bytes="base64", val_json_bytes="base64"):
 
 
 class NeighborImages(Frozen, ser_json_bytes="base64", val_json_bytes="base64"):
-    """Samples as one PNG, each followed by its nearest training images."""
+    """A contact sheet as PNG: each sample, followed by its nearest training images."""
 
     png: bytes = Field(repr=False)
     samples: int
@@ -40,7 +40,7 @@ class LossPoint(Frozen):
 
 
 class StageEntry(Frozen, ser_json_bytes="base64", val_json_bytes="base64"):
-    """One checkpoint of the run: how it was trained, and how near its samples come to the real images."""
+    """One checkpoint of the run: how it was trained, and how close its samples are to the real images."""
 
     sampling_steps: int
     id: str
@@ -52,7 +52,9 @@ class StageEntry(Frozen, ser_json_bytes="base64", val_json_bytes="base64"):
     baseline_ddim: float | None = Field(
         default=None, description="distance of the undistilled model with DDIM"
     )
-    baseline_ancestral: float | None = Field(default=None, description="and with ancestral sampling")
+    baseline_ancestral: float | None = Field(
+        default=None, description="distance of the undistilled model with ancestral sampling"
+    )
     distilled_ancestral: float | None = Field(
         default=None, description="distance of this checkpoint with ancestral sampling"
     )
@@ -63,7 +65,7 @@ class StageEntry(Frozen, ser_json_bytes="base64", val_json_bytes="base64"):
         default=None, description="log-scale position of the baseline's variance between its bounds"
     )
     evaluated_samples: int | None = Field(default=None, description="images behind each distance")
-    guidance: float | None = Field(default=None, description="weight that samples were guided with")
+    guidance_scale: float | None = None
     not_evaluated_reason: str | None = None
     updates: int | None = None
     images: int | None = Field(default=None, description="training images seen")
@@ -76,9 +78,7 @@ class StageEntry(Frozen, ser_json_bytes="base64", val_json_bytes="base64"):
         default=None, description="features and statistics of those samples"
     )
     device: str | None = None
-    created_by: str | None = Field(
-        default=None, description="run that trained it, which may be an earlier one"
-    )
+    created_by: str | None = Field(default=None, description="run that trained it; may be an earlier one")
     samples: SampleImages | None = None
     baseline_ddim_samples: SampleImages | None = None
     neighbors: NeighborImages | None = None
@@ -94,14 +94,14 @@ class Timings(Frozen):
     evaluation_seconds: float
     overhead_seconds_per_stage: float = Field(description="outside training, sampling and evaluation")
     stored_seconds: float = Field(
-        default=0.0, description="training and measuring that the store held already, in none of the others"
+        default=0.0, description="training and evaluation found in the store; in none of the others"
     )
 
 
 class ReportInput(Frozen):
-    """A run as its report tells it; `checkpoints` go from most sampling steps to fewest."""
+    """A run as its report shows it; `checkpoints` go from most sampling steps to fewest."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     run_id: str
     flow: str = "DistillFlow"
     created_at: datetime
@@ -117,13 +117,15 @@ class ReportInput(Frozen):
     checkpoints: tuple[StageEntry, ...]
     timings: Timings | None = None
     price_per_hour: float | None = Field(
-        default=None, ge=0, description="of the machine, in any currency; None where nobody said"
+        default=None, ge=0, description="of one machine, in any currency; None if not given"
     )
-    lineage: str = Field(default="", description="the tree of teachers and students, drawn in text")
+    lineage: str = Field(default="", description="the tree of teachers and students as text")
 
 
-SHOWN_FIGURES = {"updates", "images", "seconds", "images_per_second"}
-"""Of what a checkpoint's training took."""
+_TRAINING_FIELDS = {"updates", "images", "seconds", "images_per_second"}
+_MEASURED_FIELDS = {
+    "distance", "distance_name", "inception_score", "kernel_distance", "precision", "recall",
+}  # fmt: skip
 
 
 def stage_entry(
@@ -132,24 +134,24 @@ def stage_entry(
     record: EvaluationRecord,
     loss_curve: Sequence[LossPoint] = (),
 ) -> StageEntry:
-    """What the report says of one checkpoint, with its sample images fetched from the store."""
-    figures, own = manifest.provenance.figures, record.distilled
-    ancestral = record.baseline_ancestral
+    """Return one checkpoint's entry in the report.
+
+    Args:
+        store: Where its sample images are read from.
+        manifest: The checkpoint.
+        record: Its evaluation.
+        loss_curve: Its training loss.
+    """
+    figures, own, ancestral = manifest.provenance.figures, record.distilled, record.baseline_ancestral
     return StageEntry(
         sampling_steps=record.sampling_steps,
         id=manifest.id,
         parent=manifest.identity.parent,
         kind=manifest.identity.kind,
-        distance=None if own is None else own.distance,
-        distance_name=None if own is None else own.distance_name,
-        inception_score=None if own is None else own.inception_score,
-        kernel_distance=None if own is None else own.kernel_distance,
-        precision=None if own is None else own.precision,
-        recall=None if own is None else own.recall,
         evaluated_samples=None if own is None else own.spec.samples,
-        guidance=None if own is None else own.spec.guidance_scale,
+        guidance_scale=None if own is None else own.spec.guidance_scale,
         baseline_ddim=_distance(record.baseline_ddim),
-        baseline_ancestral=_distance(record.baseline_ancestral),
+        baseline_ancestral=_distance(ancestral),
         baseline_ancestral_gamma=None if ancestral is None else ancestral.spec.gamma,
         distilled_ancestral=_distance(record.distilled_ancestral),
         not_evaluated_reason=record.not_evaluated_reason,
@@ -161,7 +163,8 @@ def stage_entry(
         baseline_ddim_samples=_samples(store, record.baseline_ddim),
         neighbors=_neighbors(store, record.neighbors),
         loss_curve=tuple(loss_curve),
-        **({} if figures is None else figures.model_dump(include=SHOWN_FIGURES)),
+        **({} if figures is None else figures.model_dump(include=_TRAINING_FIELDS)),
+        **({} if own is None else own.model_dump(include=_MEASURED_FIELDS)),
     )
 
 
@@ -170,9 +173,8 @@ def _distance(measurement: Measurement | None) -> float | None:
 
 
 def _samples(store: Store, measurement: Measurement | None) -> SampleImages | None:
-    if measurement is None or measurement.shown is None:
+    if measurement is None or (shown := measurement.shown) is None:
         return None
-    shown = measurement.shown
     path = store.download(blob_key(shown.sha256), shown.file)
     return SampleImages(png=path.read_bytes(), images=shown.images, labels=shown.labels)
 
@@ -187,19 +189,19 @@ def _neighbors(store: Store, found: Neighbors | None) -> NeighborImages | None:
 
 
 def steps_text(sampling_steps: int) -> str:
-    """`1 step`, `4 steps`, `8,192 steps`."""
+    """Format as `1 step`, `4 steps`, `8,192 steps`."""
     return f"{sampling_steps:,} {'step' if sampling_steps == 1 else 'steps'}"
 
 
 def number(value: float | None) -> str:
-    """Three significant digits, whole above a thousand, a dash for nothing."""
+    """Format with three significant digits, as an integer from a thousand on, None as a dash."""
     if value is None:
         return "–"
     return f"{value:,.0f}" if abs(value) >= 999.5 else f"{value:#.3g}".rstrip(".")
 
 
 def distance_label(distance_name: str | None) -> str:
-    """The true name of a distance as an axis is labeled: `frechet_digits_classifier` is no FID."""
+    """Return the axis label of a distance; only distances on Inception features are called FID."""
     name = distance_name or "distance"
     if name.startswith("frechet_"):
         return f"Fréchet distance ({name.removeprefix('frechet_').replace('_', ' ')} features)"
@@ -209,16 +211,16 @@ def distance_label(distance_name: str | None) -> str:
 
 
 def distance_name_of(run: ReportInput) -> str | None:
-    """The name of the distance that the run's checkpoints were measured in."""
+    """Return the name of the distance in which the run's checkpoints were measured, None if none was."""
     return next((stage.distance_name for stage in run.checkpoints if stage.distance_name), None)
 
 
 def counts_text(run: ReportInput) -> str:
-    """How many samples stand behind each of the run's distances, and how they are guided; else empty.
+    """Return how many samples are behind each distance, such as `1,000 samples with guidance scale 2`.
 
-    Such as `1,000 samples`, or `1,000 samples guided with w = 2`.
+    Empty if nothing was evaluated.
     """
     counts = sorted({stage.evaluated_samples for stage in run.checkpoints if stage.evaluated_samples})
-    weights = sorted({stage.guidance for stage in run.checkpoints if stage.guidance})
-    guided = f" guided with w = {' or '.join(f'{weight:g}' for weight in weights)}" if weights else ""
+    scales = sorted({stage.guidance_scale for stage in run.checkpoints if stage.guidance_scale})
+    guided = f" with guidance scale {' or '.join(f'{scale:g}' for scale in scales)}" if scales else ""
     return " or ".join(f"{count:,}" for count in counts) + f" samples{guided}" if counts else ""

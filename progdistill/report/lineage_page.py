@@ -1,30 +1,28 @@
-"""The lineage as one HTML page that needs no network: zoom, pan, click a checkpoint for all its facts."""
+"""The lineage as one self-contained HTML page: zoom, pan, click a checkpoint for all its facts."""
 
 import base64
-import json
-from importlib.resources import files
 from typing import Any, Final
 
 from progdistill.errors import LostInvariantError
 from progdistill.registry.checkpoint import blob_key
 from progdistill.registry.evaluations import ContactSheet, best_record
 from progdistill.registry.lineage import LineageNode
+from progdistill.report.page import render
 from progdistill.store.base import Store
 
 LARGEST_THUMBNAIL_BYTES: Final = 400_000
 
 
-def render_html(store: Store, roots: list[LineageNode], highlighted: str | None = None) -> str:
-    """Return the page; the checkpoint with id `highlighted` is marked."""
-    facts = {
-        "store": store.uri,
-        "highlighted": highlighted,
-        "roots": [_facts(store, root) for root in roots],
-    }
-    # "<" is escaped so that no fact can end the script it is embedded in.
-    embedded = json.dumps(facts, ensure_ascii=False, default=str).replace("<", "\\u003c")
-    template = files("progdistill.report").joinpath("lineage.html").read_text(encoding="utf-8")
-    return template.replace("__LINEAGE__", embedded)
+def lineage_page(store: Store, roots: list[LineageNode], highlighted: str | None = None) -> str:
+    """Return the page.
+
+    Args:
+        store: Where the sample images of evaluations are read from.
+        roots: Trees to draw, as from `lineage_tree`.
+        highlighted: Id of the checkpoint to mark.
+    """
+    facts = {"store": store.uri, "highlighted": highlighted, "roots": [_facts(store, root) for root in roots]}
+    return render("lineage.html.j2", lineage=facts)
 
 
 def _facts(store: Store, node: LineageNode) -> dict[str, Any]:
@@ -32,7 +30,7 @@ def _facts(store: Store, node: LineageNode) -> dict[str, Any]:
     return {
         "id": node.manifest.id,
         "kind": node.manifest.identity.kind,
-        "steps": node.manifest.identity.sampling_steps,
+        "sampling_steps": node.manifest.identity.sampling_steps,
         "dataset": node.manifest.provenance.dataset_name,
         "aliases": node.aliases,
         "runs": node.runs,
@@ -40,20 +38,18 @@ def _facts(store: Store, node: LineageNode) -> dict[str, Any]:
         "distance_name": record.distance_name if record else None,
         "thumbnail": _thumbnail(store, record.shown if record else None),
         "manifest": node.manifest.model_dump(mode="json"),
-        "evaluations": [record.model_dump(mode="json") for record in node.evaluations],
+        "evaluations": [measurement.model_dump(mode="json") for measurement in node.evaluations],
         "children": [_facts(store, child) for child in node.children],
     }
 
 
 def _thumbnail(store: Store, shown: ContactSheet | None) -> dict[str, Any] | None:
-    """The samples shown with an evaluation: a contact sheet as data URI, and how many images it has."""
+    """The contact sheet of an evaluation's samples as a data URI, and how many images it holds."""
     if shown is None or shown.size_bytes > LARGEST_THUMBNAIL_BYTES:
         return None
     try:
         path = store.download(blob_key(shown.sha256), shown.file)
     except LostInvariantError:
-        return None  # A picture that is gone is no reason to show no lineage.
-    return {
-        "uri": f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}",
-        "images": shown.images,
-    }
+        return None  # A missing picture does not keep the lineage from being shown.
+    data = base64.b64encode(path.read_bytes()).decode()
+    return {"uri": f"data:image/png;base64,{data}", "images": shown.images}

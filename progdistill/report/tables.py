@@ -1,4 +1,4 @@
-"""The table of stages, its headline, and what the report omits."""
+"""The headline, the tables of stages, and what the report omits."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -16,105 +16,98 @@ from progdistill.report.input import (
 
 
 class Fact(NamedTuple):
-    """A figure and what it is."""
+    """A number and what it means."""
 
     value: str
     meaning: str
 
 
+class TextTable(NamedTuple):
+    """A header, rows of equally many cells, and the indices of the left-aligned columns."""
+
+    header: tuple[str, ...]
+    rows: list[list[str]]
+    text_columns: frozenset[int]
+
+
 def headline(run: ReportInput) -> str:
-    """One or two sentences that say what distillation gave."""
-    teacher, student = _first_measured(run), _last_student(run)
-    if student is None or student.distance is None:
+    """Return the result of the run in one or two sentences."""
+    measured = [stage for stage in run.checkpoints if stage.distance is not None]
+    students = [stage for stage in measured if stage.kind == "student"]
+    if not students:
         return "No distilled model was evaluated in this run."
-    words = (
-        f"With {steps_text(student.sampling_steps)} the distilled model's samples are at distance"
-        f" {number(student.distance)}"
+    teacher, student = measured[0], students[-1]
+    compared = []
+    if student.baseline_ddim:
+        compared.append(f"undistilled model with DDIM: {number(student.baseline_ddim)}")
+    if teacher.distance and teacher is not student:
+        role = "student" if teacher.kind == "student" else "teacher"
+        compared.append(f"{role} with {steps_text(teacher.sampling_steps)}: {number(teacher.distance)}")
+    aside = f" ({'; '.join(compared)})" if compared else ""
+    return (
+        f"With {steps_text(student.sampling_steps)}, the distilled model reaches a distance of"
+        f" {number(student.distance)}{aside}. Distances are {distance_label(distance_name_of(run))} of"
+        f" {counts_text(run)}; lower is better."
     )
-    if student.baseline_ddim and student.distance:
-        words += f", where the undistilled model with DDIM is at {number(student.baseline_ddim)}"
-    if teacher is not None and teacher.distance:
-        share, who = (
-            student.distance / teacher.distance,
-            "student" if teacher.kind == "student" else "teacher",
-        )
-        at = f"{number(teacher.distance)} ({share:.2f} ×)"
-        words += f"; the {who} with {steps_text(teacher.sampling_steps)} is at {at}"
-    name = distance_label(distance_name_of(run))
-    return f"{words}. Distances are {name} of {counts_text(run)}: the lower, the nearer to real images."
 
 
 def facts(run: ReportInput) -> list[Fact]:
-    """A handful of figures for the top of the page."""
-    found = []
-    for stage in run.checkpoints:
-        if (
-            stage.sampling_steps in (1, 2, 4)
-            and stage.distance
-            and stage.baseline_ddim
-            and stage.kind != "base"
-        ):
-            gain = stage.baseline_ddim / stage.distance
-            found.append(
-                Fact(f"{gain:.3g} ×", f"nearer than undistilled DDIM at {steps_text(stage.sampling_steps)}")
-            )
-    return found[-3:]
-
-
-def _first_measured(run: ReportInput) -> StageEntry | None:
-    """The measured model with most steps."""
-    return next((stage for stage in run.checkpoints if stage.distance is not None), None)
-
-
-def _last_student(run: ReportInput) -> StageEntry | None:
-    measured = [stage for stage in run.checkpoints if stage.kind == "student" and stage.distance is not None]
-    return measured[-1] if measured else None
+    """Return a few numbers for the top of the page."""
+    return [
+        Fact(
+            f"{stage.baseline_ddim / stage.distance:.3g} ×",
+            f"closer than undistilled DDIM at {steps_text(stage.sampling_steps)}",
+        )
+        for stage in run.checkpoints
+        if stage.sampling_steps in (1, 2, 4) and stage.kind != "base"
+        if stage.distance and stage.baseline_ddim
+    ][-3:]
 
 
 def omissions(run: ReportInput) -> list[str]:
-    """A sentence for each thing that was not measured in this run, with its reason."""
+    """Return a sentence for each thing that was not measured in this run, with its reason."""
     found = _unmeasured(run)
     measured = [stage for stage in run.checkpoints if stage.distance is not None]
+    if not measured:
+        return found
     settings = _evaluation_settings(run)
-    if measured and run.evaluator != "inception":
+    if run.evaluator != "inception":
         found.append(
-            f"FID and KID: they are defined on Inception's features, these figures are on the"
-            f" {run.evaluator.replace('_', ' ')}'s (evaluation.evaluator = {run.evaluator})"
+            "FID and KID: they are defined on Inception features; these distances use those of the"
+            f" {run.evaluator.replace('_', ' ')} (evaluation.evaluator = {run.evaluator})"
         )
-    if measured and not any(stage.baseline_ddim for stage in measured):
-        found.append("the undistilled model: the store has none that these checkpoints descend from")
-    if measured and settings.get("tuned_gammas") == 0:
+    if not any(stage.baseline_ddim for stage in measured):
+        found.append("the undistilled model: the store does not hold the one these checkpoints descend from")
+    if settings.get("tuned_gammas") == 0:
         found.append(
-            "ancestral sampling at its best: the variance was not tuned for each number of steps"
-            f" (evaluation.tuned_gammas = 0), γ is {settings.get('ancestral_gamma')} throughout"
+            "ancestral sampling at its best: the variance was not tuned per number of steps"
+            f" (evaluation.tuned_gammas = 0); γ is {settings.get('ancestral_gamma')} throughout"
         )
-    if measured and settings.get("stochastic_students") is False:
+    if settings.get("stochastic_students") is False:
         found.append(
-            "stochastic sampling of the distilled models: not asked for"
-            " (evaluation.stochastic_students = false)"
+            "stochastic sampling of the distilled models: off (evaluation.stochastic_students = false)"
         )
-    if measured and all(stage.kernel_distance is None for stage in measured):
+    if all(stage.kernel_distance is None for stage in measured):
         found.append(
-            "kernel distance, precision and recall: they need the real images' features one by one,"
-            " and the reference statistics that were given hold their mean and covariance alone"
+            "kernel distance, precision and recall: they need the features of each real image, but the given"
+            " reference statistics hold only mean and covariance"
         )
     return found
 
 
 def _unmeasured(run: ReportInput) -> list[str]:
-    """Checkpoints that were not measured; those that take too many steps all in one sentence."""
+    """Checkpoints that were not measured; those with too many steps share one sentence."""
     limit = _evaluation_settings(run).get("max_sampling_steps")
-    silent = [stage for stage in run.checkpoints if stage.not_evaluated_reason]
-    slow = [stage.sampling_steps for stage in silent if limit is not None and stage.sampling_steps > limit]
+    missing = [stage for stage in run.checkpoints if stage.not_evaluated_reason]
+    slow = [f"{s.sampling_steps:,}" for s in missing if limit is not None and s.sampling_steps > limit]
     others = [
         f"{steps_text(stage.sampling_steps)}: {stage.not_evaluated_reason}"
-        for stage in silent
-        if stage.sampling_steps not in slow
+        for stage in missing
+        if f"{stage.sampling_steps:,}" not in slow
     ]
     if not slow:
         return others
-    steps = ", ".join(f"{sampling_steps:,}" for sampling_steps in slow)
-    return [f"{steps} steps: more than evaluation.max_sampling_steps = {limit}", *others]
+    return [f"{', '.join(slow)} steps: more than evaluation.max_sampling_steps = {limit}", *others]
 
 
 def _evaluation_settings(run: ReportInput) -> dict[str, Any]:
@@ -122,61 +115,43 @@ def _evaluation_settings(run: ReportInput) -> dict[str, Any]:
     return settings if isinstance(settings, dict) else {}
 
 
-class TextTable(NamedTuple):
-    """Headings, rows of equally many cells, and which columns are words rather than figures."""
-
-    header: tuple[str, ...]
-    rows: list[list[str]]
-    text_columns: frozenset[int]
-
-
-def quality_note(run: ReportInput) -> str:
-    """What the columns of the quality table are: the distance's true name and the number of samples too."""
-    counts, name = counts_text(run), distance_label(distance_name_of(run))
-    return (
-        f"Distance: {name}{f' of {counts}' if counts else ''}, the checkpoint sampled with DDIM"
-        " at its own number of steps. DDIM and Ancestral: the undistilled model at equally"
-        " many steps. Class score: the Inception Score's formula on the evaluator's probabilities."
-    )
-
-
 def quality_table(stages: Sequence[StageEntry]) -> TextTable:
-    """One row a checkpoint: how near its samples come to the real images."""
+    """Return one row per checkpoint: how close its samples are to the real images."""
     header = (
         "Steps", "Kind", "Distance", "DDIM", "Ancestral", "Kernel distance", "Precision", "Recall",
         "Class score",
     )  # fmt: skip
     rows = [
-        [
-            f"{s.sampling_steps:,}",
-            s.kind,
-            number(s.distance),
-            number(s.baseline_ddim),
-            number(s.baseline_ancestral),
-            number(s.kernel_distance),
-            number(s.precision),
-            number(s.recall),
-            number(s.inception_score),
+        [f"{s.sampling_steps:,}", s.kind]
+        + [
+            number(value)
+            for value in (
+                s.distance, s.baseline_ddim, s.baseline_ancestral, s.kernel_distance, s.precision, s.recall,
+                s.inception_score,
+            )
         ]
         for s in stages
-    ]
+    ]  # fmt: skip
     return TextTable(header, rows, frozenset({0, 1}))
 
 
-def cost_table(run: ReportInput) -> TextTable:
-    """One row a checkpoint, then their sum: what training and measuring it took."""
-    priced = run.price_per_hour is not None
-    header = (
-        "Steps",
-        "Checkpoint",
-        "Updates",
-        "Images",
-        "Training",
-        "Images/s",
-        "Evaluation",
-        "Cost",
-        "Device",
+def quality_note(run: ReportInput) -> str:
+    """Return what the columns of the quality table mean."""
+    counts, name = counts_text(run), distance_label(distance_name_of(run))
+    return (
+        f"Distance: {name}{f' of {counts}' if counts else ''}, the checkpoint sampled with DDIM"
+        " at its own number of steps. DDIM and Ancestral: the undistilled model at equally"
+        " many steps. Class score: the Inception Score formula on the evaluator's class probabilities."
     )
+
+
+def cost_table(run: ReportInput) -> TextTable:
+    """Return one row per checkpoint, then their sum: what training and evaluating it took."""
+    cost = "Machine time" if run.price_per_hour is None else "Cost"
+    header = (
+        "Steps", "Checkpoint", "Updates", "Images", "Training", "Images/s", "Evaluation", cost, "Device",
+    )  # fmt: skip
+    stages = run.checkpoints
     rows = [
         [
             f"{s.sampling_steps:,}",
@@ -184,40 +159,34 @@ def cost_table(run: ReportInput) -> TextTable:
             _count(s.updates),
             _count(s.images),
             _duration(s.seconds),
-            "–" if s.images_per_second is None else f"{s.images_per_second:,.0f}",
+            _count(s.images_per_second),
             _duration(evaluating_seconds(s)),
             _cost(machine_seconds(s), run.price_per_hour),
             s.device or "–",
         ]
-        for s in run.checkpoints
+        for s in stages
     ]
-    stages = run.checkpoints
-    total = sum(machine_seconds(s) for s in stages)
-    rows.append(
-        [
-            "All",
-            "",
-            _count(sum(s.updates or 0 for s in stages)),
-            _count(sum(s.images or 0 for s in stages)),
-            _duration(sum(s.seconds or 0.0 for s in stages)),
-            "",
-            _duration(sum(evaluating_seconds(s) for s in stages)),
-            _cost(total, run.price_per_hour),
-            "",
-        ]
-    )
-    if priced:
-        return TextTable(header, rows, frozenset({0, 1, 8}))
-    return TextTable((*header[:7], "Machine time", *header[8:]), rows, frozenset({0, 1, 8}))
+    total = [
+        "All",
+        "",
+        _count(sum(s.updates or 0 for s in stages)),
+        _count(sum(s.images or 0 for s in stages)),
+        _duration(sum(s.seconds or 0.0 for s in stages)),
+        "",
+        _duration(sum(map(evaluating_seconds, stages))),
+        _cost(sum(map(machine_seconds, stages)), run.price_per_hour),
+        "",
+    ]
+    return TextTable(header, [*rows, total], frozenset({0, 1, 8}))
 
 
 def cost_note(run: ReportInput) -> str:
-    """What the columns of the cost table are, and which rows an earlier run paid for."""
+    """Return what the columns of the cost table mean, and which rows an earlier run paid for."""
     note = "Evaluation: sampling and measuring the stage, baselines included. "
     if run.price_per_hour is not None:
-        note += f"Cost: training and evaluation at {run.price_per_hour:g} an hour of one machine."
+        note += f"Cost: training and evaluation at {run.price_per_hour:g} per machine-hour."
     else:
-        note += "Machine time: training and evaluation together, as if one after the other."
+        note += "Machine time: the sum of training and evaluation."
     earlier = [s for s in run.checkpoints if s.created_by not in (None, f"{run.flow}/{run.run_id}")]
     if earlier:
         steps = ", ".join(steps_text(s.sampling_steps) for s in earlier)
@@ -226,12 +195,12 @@ def cost_note(run: ReportInput) -> str:
 
 
 def evaluating_seconds(stage: StageEntry) -> float:
-    """Seconds of drawing and measuring a stage's samples."""
+    """Return the seconds spent on sampling and measuring a stage."""
     return (stage.sampling_seconds or 0.0) + (stage.evaluation_seconds or 0.0)
 
 
 def machine_seconds(stage: StageEntry) -> float:
-    """Seconds of a machine that a stage took, training and evaluation."""
+    """Return the seconds spent on a stage, training and evaluation."""
     return (stage.seconds or 0.0) + evaluating_seconds(stage)
 
 
@@ -240,10 +209,8 @@ def _duration(seconds: float | None) -> str:
 
 
 def _cost(seconds: float, price_per_hour: float | None) -> str:
-    if price_per_hour is None:
-        return _duration(seconds)
-    return f"{seconds / 3600 * price_per_hour:,.2f}"
+    return _duration(seconds) if price_per_hour is None else f"{seconds / 3600 * price_per_hour:,.2f}"
 
 
-def _count(value: int | None) -> str:
-    return "–" if value is None else f"{value:,}"
+def _count(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.0f}"

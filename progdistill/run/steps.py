@@ -180,10 +180,10 @@ class RunSteps:
 
     def lineage_page(self, checkpoint_id: str) -> str:
         """The tree of teachers and students around a checkpoint, as a self-contained HTML page."""
-        from progdistill.report.lineage_page import render_html
+        from progdistill.report.lineage_page import lineage_page as render_lineage
 
         tree = lineage_tree(self._store, checkpoint_id, unreadable=[])
-        return render_html(self._store, tree, checkpoint_id)
+        return render_lineage(self._store, tree, checkpoint_id)
 
     def _chosen_launcher(self) -> Launcher:
         folder = self._folder / "jobs"

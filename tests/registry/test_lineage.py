@@ -18,7 +18,7 @@ from progdistill.registry.evaluations import ContactSheet
 from progdistill.registry.lineage import draw, lineage_tree
 from progdistill.registry.openlineage import run_events
 from progdistill.registry.runs import record_run_checkpoint
-from progdistill.report.lineage_page import render_html
+from progdistill.report.lineage_page import lineage_page
 from progdistill.store.base import Store
 from tests.registry.samples import (
     description,
@@ -107,7 +107,7 @@ class References(HTMLParser):
 
 
 def test_the_page_needs_no_network(local_store: Store, family: dict[str, CheckpointManifest]) -> None:
-    page = render_html(local_store, lineage_tree(local_store))
+    page = lineage_page(local_store, lineage_tree(local_store))
     references = References()
     references.feed(page)
     assert references.loaded == []
@@ -131,7 +131,7 @@ def test_the_page_holds_every_manifest_and_a_thumbnail(
     blob = local_store.upload(picture, blob_key)
     shown = ContactSheet(sha256=blob.sha256, size_bytes=blob.size_bytes, images=4, labels=None)
     measure(local_store, family["two"], 8.0, steps=2, shown=shown)
-    page = render_html(local_store, lineage_tree(local_store), highlighted=family["two"].id)
+    page = lineage_page(local_store, lineage_tree(local_store), highlighted=family["two"].id)
     assert all(manifest.id in page for manifest in family.values())
     assert facts_in(page)["highlighted"] == family["two"].id
     assert page.count("data:image/png;base64,") == 1
@@ -146,7 +146,7 @@ def test_in_a_browser_the_page_zooms_and_shows_a_checkpoints_manifest_on_a_click
     shown = ContactSheet(sha256=blob.sha256, size_bytes=blob.size_bytes, images=4, labels=None)
     measure(local_store, family["two"], 8.0, steps=2, shown=shown)
     path = tmp_path / "lineage.html"
-    path.write_text(render_html(local_store, lineage_tree(local_store)), encoding="utf-8")
+    path.write_text(lineage_page(local_store, lineage_tree(local_store)), encoding="utf-8")
     with chromium(tmp_path / "profile") as page:
         page.open(path, width=1200)
         assert page.evaluate("document.querySelectorAll('.node').length") == 4
@@ -161,7 +161,7 @@ def test_in_a_browser_the_page_zooms_and_shows_a_checkpoints_manifest_on_a_click
         page.evaluate(f"document.querySelector(\"{chosen}\").dispatchEvent(new MouseEvent('click'))")
         details = page.evaluate("document.getElementById('details').innerText")
         assert all(fact in details for fact in (family["two"].id, "2 steps", "8 (fd)", '"weights_sha256"'))
-        assert page.evaluate("document.querySelectorAll('#details .strip span').length") == 4
+        assert page.evaluate("document.querySelectorAll('#details .sheet span').length") == 4
         edges = ("document.querySelector('.chosen').getBoundingClientRect().right", "graph.clientWidth")
         assert page.evaluate(edges[0]) < page.evaluate(edges[1])
         assert [url for url in page.requests if not url.startswith(("file:", "data:"))] == []
@@ -170,13 +170,13 @@ def test_in_a_browser_the_page_zooms_and_shows_a_checkpoints_manifest_on_a_click
 def test_no_fact_can_break_out_of_the_page(local_store: Store, tmp_path: Path) -> None:
     hostile = "</script><script>alert(1)</script>"
     publish_checkpoint(local_store, weights_file(tmp_path), description(), provenance(dataset_name=hostile))
-    page = render_html(local_store, lineage_tree(local_store))
+    page = lineage_page(local_store, lineage_tree(local_store))
     assert hostile not in page
     assert hostile in json.dumps(facts_in(page))
 
 
 def test_an_empty_store_gives_an_empty_page(local_store: Store) -> None:
-    assert facts_in(render_html(local_store, []))["roots"] == []
+    assert facts_in(lineage_page(local_store, []))["roots"] == []
 
 
 def test_a_runs_events_name_dataset_teacher_and_student(

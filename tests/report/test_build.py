@@ -79,7 +79,7 @@ def test_links_lead_to_sections_that_exist(page: str) -> None:
 def test_the_distance_is_called_by_its_own_name(page: str) -> None:
     assert "Fréchet distance (digits classifier features)" in page
     assert "FID (" not in page
-    assert "FID and KID: they are defined on Inception" in page
+    assert "FID and KID: they are defined on Inception features" in page
 
 
 def test_the_number_of_samples_stands_beside_the_distances(page: str) -> None:

@@ -27,7 +27,7 @@ def test_a_stage_shows_where_it_is() -> None:
     live.show(50, losses, images_per_second=640.0, remaining_seconds=90, samples=png)
     progress, rate, chart, samples = live.components
     assert isinstance(progress, ProgressBar) and progress.render()["value"] == 50
-    assert rate.render()["source"].strip() == "loss 0.3333 · 640 images/s · 1m30s to go"
+    assert rate.render()["source"].strip() == "loss 0.3333 · 640 images/s · ETA 1m30s"
     assert isinstance(chart, VegaChart)
     assert len(json.dumps(chart.render())) > 200
     assert samples.render()["label"] == "Samples at update 50"

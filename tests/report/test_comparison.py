@@ -38,7 +38,7 @@ def test_only_what_differs_in_the_settings_is_listed() -> None:
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"evaluator_id": "0" * 64}, "evaluator"),
+        ({"evaluator_id": "0" * 64}, "feature extractor"),
         ({"dataset_fingerprint": "0" * 64}, "dataset"),
         (
             {"configuration": {"evaluation": {"reference_statistics_sha256": "0" * 64}}},

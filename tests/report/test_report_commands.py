@@ -52,7 +52,7 @@ def test_the_latest_run_is_meant_where_none_is_named(work: Path, capsys: pytest.
 def test_a_price_gives_each_stage_its_cost_and_is_kept(work: Path) -> None:
     assert main(["report", "1700000001", "--price-per-hour", "36"]) == 0
     page = work / "runs" / "1700000001" / "report" / "report.html"
-    assert "at 36 an hour" in page.read_text()
+    assert "at 36 per machine-hour" in page.read_text()
     assert json.loads((page.parent / "report.json").read_text())["price_per_hour"] == 36
 
 

@@ -31,6 +31,7 @@ def facts(built_report: Path) -> dict[str, object]:
 
 def test_every_promised_name_is_there(facts: dict[str, object]) -> None:
     assert set(facts) >= TOP
+    assert facts["schema_version"] == 2
     checkpoints = facts["checkpoints"]
     assert isinstance(checkpoints, list)
     assert all(set(checkpoint) >= CHECKPOINT for checkpoint in checkpoints)
