@@ -127,11 +127,11 @@ def test_the_files_settings_stay_where_no_typed_one_replaces_them(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("progdistill.toml").write_text(
-        '[set]\n"evaluation.samples" = 7\n"cluster.env" = {A = "b"}\n"cluster.use_jobset" = true\n'
+        '[set]\n"evaluation.samples" = 7\n"cluster.env" = {A = "b"}\n"cluster.run_as_user" = 7\n'
     )
     settings = settings_from(parse_run_options(["--set", "evaluation.samples=8"]))
     assert settings.evaluation.samples == 8
-    assert settings.cluster.env == {"A": "b"} and settings.cluster.use_jobset
+    assert settings.cluster.env == {"A": "b"} and settings.cluster.run_as_user == 7
 
 
 @pytest.fixture

@@ -103,8 +103,8 @@ def cluster_facts() -> dict[str, str]:
     try:
         cluster = settings_from(options_from_namespace({})).cluster
         facts["image"] = cluster.image or "not set: --set cluster.image=…, or in progdistill.toml"
-        api = connect(cluster.model_copy(update={"api_patience_seconds": 0.5}))
-        missing = missing_permissions(api, cluster)
+        api = connect(cluster.model_copy(update={"api_timeout_seconds": 0.5}))
+        missing = missing_permissions(api)
     except ProgdistillError as error:
         return {**facts, "reachable": f"no: {error}"}
     allowed = "all that a run needs" if not missing else f"missing: {', '.join(map(str, missing))}"

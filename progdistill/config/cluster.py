@@ -1,4 +1,4 @@
-"""Settings of a run on a Kubernetes cluster. No secret has a place in them."""
+"""Settings of a run on a Kubernetes cluster. They hold no secrets."""
 
 import math
 import re
@@ -16,14 +16,14 @@ def _no_secrets(variables: dict[str, str]) -> dict[str, str]:
     for name in variables:
         if _SECRET_NAME.search(name):
             raise ValueError(
-                f"{name} reads as a secret, which would stand readable in workflows and manifests: put it"
-                " into a Kubernetes Secret and name that instead"
+                f"{name} looks like a secret, which would be readable in manifests: put it into a Kubernetes"
+                " Secret and name that in cluster.env_from_secrets"
             )
     return variables
 
 
 PlainVariables = Annotated[dict[str, str], AfterValidator(_no_secrets)]
-"""Environment variables with their values, none of which may be a secret by its name."""
+"""Environment variables; names that look like secrets are refused."""
 
 
 TPU: str = "google.com/tpu"
@@ -31,7 +31,7 @@ TPU: str = "google.com/tpu"
 
 
 class OnInterrupt(StrEnum):
-    """What becomes of a running Job when its driver is interrupted."""
+    """What happens to a running Job when its driver is interrupted."""
 
     ASK = "ask"
     LEAVE = "leave"
@@ -39,7 +39,7 @@ class OnInterrupt(StrEnum):
 
 
 class Toleration(Frozen, allow_inf_nan=False):
-    """A taint that pods may be scheduled in spite of; fields as in Kubernetes."""
+    """A toleration of a taint; fields as in Kubernetes."""
 
     key: str | None = None
     operator: Literal["Exists", "Equal"] = "Exists"
@@ -48,14 +48,14 @@ class Toleration(Frozen, allow_inf_nan=False):
 
 
 class StepResources(Frozen, allow_inf_nan=False):
-    """What each pod of a kind of job gets. One pod is one host; every host is alike."""
+    """What each pod of a kind of job gets. One pod is one host, and all hosts are alike."""
 
-    hosts: int = Field(1, gt=0, description="pods of the job; of a TPU slice its topology decides")
+    hosts: int = Field(1, gt=0, description="pods of the job; for a TPU slice the topology decides")
     accelerator: str | None = Field(
         None, description="resource name: nvidia.com/gpu, amd.com/gpu, google.com/tpu"
     )
     accelerators_per_host: int = Field(
-        0, ge=0, description="as many processes run on a host; 0: one, on CPUs"
+        0, ge=0, description="also the processes per host; 0: one process, on CPUs"
     )
     tpu_type: str | None = Field(None, description="GKE's cloud.google.com/gke-tpu-accelerator")
     tpu_topology: str | None = Field(
@@ -63,36 +63,36 @@ class StepResources(Frozen, allow_inf_nan=False):
     )
     cpu: float = Field(2.0, gt=0, description="cores")
     memory_gib: float = Field(8.0, gt=0)
-    disk_gib: float = Field(20.0, gt=0, description="ephemeral storage: cache of the store, temporary files")
+    disk_gib: float = Field(20.0, gt=0, description="ephemeral storage: store cache and temporary files")
     shared_memory_gib: float = Field(1.0, gt=0, description="/dev/shm; counts as memory")
     node_selector: dict[str, str] = Field(default_factory=dict)
     tolerations: tuple[Toleration, ...] = ()
     priority_class: str | None = None
     queue: str | None = Field(None, description="Kueue local queue")
-    service_account: str | None = Field(None, description="None: the cluster's setting")
-    image: str | None = Field(None, description="None: the cluster's setting")
+    service_account: str | None = Field(None, description="None: that of cluster")
+    image: str | None = Field(None, description="None: that of cluster")
     env: PlainVariables = Field(default_factory=dict, description="plain values, no secrets")
 
     @property
     def processes_per_host(self) -> int:
-        """Ranks on one host: one per accelerator, else one."""
+        """Ranks per host: one per accelerator, or one without accelerators."""
         return max(1, self.accelerators_per_host)
 
     @property
     def host_count(self) -> int:
-        """Pods of the job: of a TPU slice its chips over those of a host."""
+        """Pods of the job; for a TPU slice, its chips divided by those of a host."""
         if self.tpu_topology is None:
             return self.hosts
         return math.prod(map(int, self.tpu_topology.split("x"))) // self.accelerators_per_host
 
     @property
     def world_size(self) -> int:
-        """Processes of the job."""
+        """The number of ranks."""
         return self.host_count * self.processes_per_host
 
     @property
     def device_kind(self) -> Literal["cuda", "tpu", "cpu"]:
-        """What networks run on."""
+        """The kind of device that networks run on."""
         if self.accelerator is None:
             return "cpu"
         return "tpu" if self.accelerator == TPU else "cuda"
@@ -109,65 +109,65 @@ class StepResources(Frozen, allow_inf_nan=False):
             chips = math.prod(map(int, self.tpu_topology.split("x")))
             if chips % self.accelerators_per_host:
                 raise ValueError(
-                    f"topology {self.tpu_topology} has {chips} chips, which hosts of"
-                    f" {self.accelerators_per_host} do not divide"
+                    f"topology {self.tpu_topology} has {chips} chips, which is not a multiple of"
+                    f" accelerators_per_host = {self.accelerators_per_host}"
                 )
             if self.hosts not in (1, self.host_count):
                 raise ValueError(
-                    f"topology {self.tpu_topology} makes {self.host_count} hosts, not {self.hosts}"
+                    f"topology {self.tpu_topology} needs {self.host_count} hosts, not {self.hosts}"
                 )
         return self
 
 
 class ClusterSettings(Frozen, allow_inf_nan=False):
-    """How jobs run in pods. It changes no numbers but by the ranks of `train` and `distill`."""
+    """How jobs run in pods. Only the world sizes of `train` and `distill` change the numbers of a run."""
 
     namespace: str | None = Field(
-        None, description="None: the kubeconfig context's, or the driver's own pod's"
+        None, description="None: that of the kubeconfig context, or of the driver's pod"
     )
-    context: str | None = Field(None, description="of the kubeconfig; None: the current one")
-    image: str | None = Field(None, description="what pods run, by digest for a repeatable run")
+    context: str | None = Field(None, description="kubeconfig context; None: the current one")
+    image: str | None = Field(None, description="the pods' image; use a digest for a reproducible run")
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
     image_pull_secrets: tuple[str, ...] = Field((), description="names of Secrets")
-    service_account: str | None = Field(None, description="of the pods; None: the namespace's default")
+    service_account: str | None = Field(
+        None, description="the pods' service account; None: the namespace's default"
+    )
     env: PlainVariables = Field(
         default_factory=dict, description="plain values, such as AWS_ENDPOINT_URL_S3 and AWS_REGION"
     )
-    env_from_secrets: tuple[str, ...] = Field((), description="names of Secrets whose keys become variables")
+    env_from_secrets: tuple[str, ...] = Field((), description="names of Secrets; their keys become variables")
     volumes: dict[str, str] = Field(
         default_factory=dict, description="persistent volume claim → mount path, for data and cache"
     )
     run_as_user: int = Field(1000, gt=0)
-    use_jobset: bool = Field(False, description="submit a JobSet (its controller must be installed)")
-    max_gang_restarts: int = Field(
-        5, ge=0, description="failures after which a job is given up; preemption and lost peers do not count"
+    backoff_limit: int = Field(
+        5, ge=0, description="the Job's backoffLimit: retries after pod failures; disruptions do not count"
     )
     deadline_hours: float | None = Field(None, gt=0, description="a job that takes longer fails")
     ttl_hours: float = Field(24.0, gt=0, description="how long a finished or failed Job is kept")
     grace_seconds: int = Field(120, gt=0, description="from SIGTERM to SIGKILL: time to save a snapshot")
     on_interrupt: OnInterrupt = Field(
-        OnInterrupt.ASK, description="the running Job on Ctrl-C; ask means leave where there is no terminal"
+        OnInterrupt.ASK,
+        description="what Ctrl-C does to the running Job; without a terminal, ask means leave",
     )
-    api_patience_seconds: float = Field(900.0, gt=0, description="how long the API server may be unreachable")
-    image_pull_patience_seconds: float = Field(
-        300.0, gt=0, description="how long an image may fail to be pulled"
-    )
+    api_timeout_seconds: float = Field(900.0, gt=0, description="how long the API server may be unreachable")
+    image_pull_timeout_seconds: float = Field(300.0, gt=0, description="how long an image pull may fail")
 
     train: StepResources = StepResources()
     distill: StepResources = StepResources()
     evaluate: StepResources = StepResources()
 
     def for_kind(self, kind: str) -> tuple[str, StepResources]:
-        """The name and the value of the setting that is for a job of that kind."""
+        """The name and the value of the resources for a kind of job."""
         name = {"train_base": "train", "guide": "distill", "distill": "distill"}.get(kind, "evaluate")
         resources: StepResources = getattr(self, name)
         return name, resources
 
     def image_of(self, resources: StepResources) -> str | None:
-        """The image of a pod, if one is set."""
+        """The image of a pod; None if none is set."""
         return resources.image or self.image
 
     def mount_of(self, path: str) -> str | None:
-        """The mount path that a path lies under, None where pods do not have it."""
+        """The mount path that contains `path`; None if pods do not mount it."""
         under = (mount for mount in self.volumes.values() if f"{path}/".startswith(f"{mount.rstrip('/')}/"))
         return next(under, None)

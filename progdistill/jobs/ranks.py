@@ -25,7 +25,7 @@ SETTLE_SECONDS: Final = 20.0
 RANK_VARIABLES: Final = (
     *("RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK"),
     *("WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE", "ROLE_WORLD_SIZE"),
-    *("MASTER_ADDR", "MASTER_PORT", "PROGDISTILL_GANG"),
+    *("MASTER_ADDR", "MASTER_PORT", "PROGDISTILL_JOB_UID"),
 )
 """What tells a process that it is one of several: torchrun's, and the name of our pods' gang."""
 

@@ -125,4 +125,4 @@ class Rank:
 
     def _met(self) -> Gang:
         address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        return Gang(self.rank, self.world_size, address, port, os.environ.get("PROGDISTILL_GANG", ""))
+        return Gang(self.rank, self.world_size, address, port, os.environ.get("PROGDISTILL_JOB_UID", ""))

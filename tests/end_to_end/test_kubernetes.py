@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.running import SMALL, command, environment, ids_of, run_flow
-from tests.jobs.on_a_cluster import IMAGE, create_secret, node_environment
+from tests.jobs.kubernetes_jobs import IMAGE, create_secret, node_environment
 from tests.kubernetes_api import Cluster, Node, running_cluster
 from tests.store.s3_server import BUCKET, ENVIRONMENT, s3_endpoint
 

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from tests.end_to_end.running import environment, report_of
-from tests.jobs.on_a_cluster import IMAGE, create_secret, node_environment
+from tests.jobs.kubernetes_jobs import IMAGE, create_secret, node_environment
 from tests.kubernetes_api import running_cluster
 from tests.store.s3_server import ENVIRONMENT, s3_endpoint
 

@@ -22,7 +22,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 @pytest.fixture
 def api(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> ClusterApi:
     monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig))
-    return connect(ClusterSettings(api_patience_seconds=2))
+    return connect(ClusterSettings(api_timeout_seconds=2))
 
 
 def test_a_server_that_asks_for_no_pause_is_not_asked_in_a_hurry(cluster: Cluster, api: ClusterApi) -> None:

@@ -12,9 +12,9 @@ import pytest
 from progdistill.data.dataset import DatasetInfo
 from progdistill.jobs.events import ignore
 from progdistill.jobs.kubernetes.api import connect
-from progdistill.jobs.kubernetes.launcher import _Run
 from progdistill.jobs.kubernetes.log import JobLog
-from tests.jobs.on_a_cluster import OneJob, cluster, cluster_digits, expected, finished, job
+from progdistill.jobs.kubernetes.submit import Submitter
+from tests.jobs.kubernetes_jobs import OneJob, cluster, cluster_digits, expected, finished, job
 
 __all__ = ["cluster", "cluster_digits", "expected", "job"]
 
@@ -54,14 +54,14 @@ def test_the_service_of_a_job_that_another_driver_has_just_created_is_left_alone
     monkeypatch.setenv("KUBECONFIG", str(job.cluster.kubeconfig))
     api = connect(job.settings)
     log = JobLog(job.folder / "job.log", ignore)
-    runs = [_Run(api, job.submission, job.store, log, check_interrupted=lambda: None) for _ in range(2)]
-    runs[0]._submit()
+    first, second = (Submitter(api, job.submission, log, check_interrupted=lambda: None) for _ in range(2))
+    first.submit(job.store)
     [service] = job.cluster.objects("services")
-    runs[1]._ensure_service(None)  # it has seen no Job a moment ago
+    second.ensure_service(None)  # it has seen no Job a moment ago
     assert job.cluster.objects("services") == [service]
     job.cluster.delete_job(job.name)
     job.cluster.wait_for(lambda: not job.cluster.objects("jobs"))
-    runs[1]._ensure_service(None)  # and now there is none
+    second.ensure_service(None)  # and now there is none
     assert [item["metadata"].get("ownerReferences") for item in job.cluster.objects("services")] == [None]
 
 
@@ -114,7 +114,7 @@ def test_a_signal_that_comes_while_an_answer_is_cleared_away_is_not_lost(job: On
     """
     driver = job.drive(("-c", program))
     status, _, said = finished(driver)
-    assert status == 130 and "goes on in namespace" in said
+    assert status == 130 and "keeps running in namespace" in said
     assert len(job.cluster.objects("jobs")) == 1
 
 
@@ -154,7 +154,7 @@ def test_a_setting_that_is_wrong_fails_at_once_with_what_the_worker_said(job: On
 def test_a_failed_job_shows_its_reason_and_is_replaced_by_the_next_attempt(
     job: OneJob, expected: str
 ) -> None:
-    job.change(max_gang_restarts=0)
+    job.change(backoff_limit=0)
     calm = job.settings
     job.change(env={**job.settings.env, "PROGDISTILL_FAULT": "kill:training.update@5"})
     status, _, said = finished(job.drive())
@@ -173,17 +173,3 @@ def creations(job: OneJob) -> int:
     """Jobs that were created."""
     posts = [request for request in job.cluster.requests if request.method == "POST"]
     return sum(request.path.endswith("/jobs") and request.status == 201 for request in posts)
-
-
-@pytest.mark.slow
-def test_a_jobset_trains_the_same_and_restarts_all_pods_as_one(job: OneJob, expected: str) -> None:
-    job.hold()
-    job.change(use_jobset=True, max_gang_restarts=1)
-    driver = job.drive()
-    job.wait_for_line(driver, "[rank 1] reached training.update")
-    job.cluster.oom_kill(job.pods()[1])
-    job.release()
-    status, checkpoint, said = finished(driver)
-    assert (status, checkpoint) == (0, expected), said
-    assert "host 1 was killed for lack of memory" in said
-    job.cluster.wait_for(lambda: not job.cluster.objects("jobsets"))

@@ -11,8 +11,9 @@ from urllib.parse import parse_qs, urlsplit
 from kubernetes import client
 
 from progdistill.jobs.events import ignore
-from progdistill.jobs.kubernetes.api import ClusterApi, WatchCache
+from progdistill.jobs.kubernetes.api import ClusterApi
 from progdistill.jobs.kubernetes.log import JobLog, PodLog
+from progdistill.jobs.kubernetes.watch import WatchCache
 
 LINES = b"""\
 2026-01-01T00:00:09.000000002Z epoch 1
@@ -113,7 +114,7 @@ def test_what_the_kubelet_says_itself_is_shown_once(tmp_path: Path) -> None:
     with answering([b"unable to retrieve container logs for containerd://1"]) as (api, asked):
         log = PodLog(api, "pod", "", JobLog(tmp_path / "job.log", ignore), lambda: len(asked) >= 2)
         log.finish(200)
-    assert log_lines(tmp_path) == ["unable to retrieve container logs for containerd://1"]
+    assert log_lines(tmp_path) == ["kubelet: unable to retrieve container logs for containerd://1"]
 
 
 def test_what_breaks_a_log_unforeseen_ends_the_wait_with_a_message(tmp_path: Path) -> None:
@@ -144,4 +145,4 @@ def test_a_watch_that_breaks_unforeseen_ends_the_wait_with_a_message() -> None:
     with answering([b'{"metadata": {}}']) as (api, _):
         watched = WatchCache(api, "/pods", "x=y", changed)
         assert changed.wait(200)
-    assert "watching /pods ended by KeyError" in str(watched.error)
+    assert "watching /pods failed with KeyError" in str(watched.error)

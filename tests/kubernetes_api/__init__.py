@@ -8,7 +8,6 @@ one in the foreground.
     routes, api, patches, validation, defaults   what a request asks for, and whether it may
     http_server, logs, access, faults, errors    how it is answered
     job_controller, job_pods, job_failures       Jobs
-    job_set_controller, job_set_failures         JobSets
     scheduler, nodes, quantity                   where pods go
     kubelet, container, environment, dns, ...    how they run: as real processes of this machine
     control_plane, cluster                       everything together, and what a test may do to it

@@ -129,6 +129,17 @@ class Cluster:
                 container.evicted = message
                 container.terminate(item["spec"]["terminationGracePeriodSeconds"])
 
+    def exceed_disk(self, pod: Object | str) -> None:
+        """The kubelet evicts a pod that exceeds its ephemeral storage: SIGTERM, 1 s, no DisruptionTarget."""
+        with self.storage.changed:
+            container = self._kubelet.container(self._pod(pod))
+            if container is None:
+                raise LookupError("the pod has no running container")
+            container.evicted = (
+                "Pod ephemeral local storage usage exceeds the total limit of containers 1Gi. "
+            )
+            container.terminate(1)
+
     def was_told_to_stop(self, pod: Object) -> bool:
         """Whether its process has got SIGTERM, or has ended."""
         with self.storage.changed:

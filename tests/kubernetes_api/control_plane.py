@@ -3,7 +3,7 @@
 import datetime
 import threading
 
-from tests.kubernetes_api import clock, job_set_controller
+from tests.kubernetes_api import clock
 from tests.kubernetes_api.job_controller import JobController
 from tests.kubernetes_api.kubelet import Kubelet
 from tests.kubernetes_api.ownership import collect_garbage
@@ -52,8 +52,7 @@ class ControlPlane:
 
     def _pass(self) -> list[datetime.datetime]:
         collect_garbage(self.storage)
-        wake = job_set_controller.sync(self.storage)
-        wake += self.jobs.sync()
+        wake = self.jobs.sync()
         schedule(self.storage)
         self.kubelet.sync()
         return wake

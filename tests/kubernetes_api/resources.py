@@ -45,9 +45,8 @@ EVENTS = Resource("events", "Event", fields=_EVENT_FIELDS)
 CONFIG_MAPS = Resource("configmaps", "ConfigMap")
 SECRETS = Resource("secrets", "Secret", fields=("type",))
 JOBS = Resource("jobs", "Job", "batch", subresources=("status",), fields=("status.successful",))
-JOB_SETS = Resource("jobsets", "JobSet", "jobset.x-k8s.io", "v1alpha2", subresources=("status",))
 
-RESOURCES = (NAMESPACES, NODES, PODS, SERVICES, EVENTS, CONFIG_MAPS, SECRETS, JOBS, JOB_SETS)
+RESOURCES = (NAMESPACES, NODES, PODS, SERVICES, EVENTS, CONFIG_MAPS, SECRETS, JOBS)
 
 
 def named(plural: str) -> Resource:

@@ -17,7 +17,7 @@ from tests.kubernetes_api.resources import PODS, Resource
 
 Object = dict[str, Any]
 
-_WITH_GENERATION = {"jobs", "jobsets", "pods"}
+_WITH_GENERATION = {"jobs", "pods"}
 _FINISHED = ("Succeeded", "Failed")
 
 

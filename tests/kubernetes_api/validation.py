@@ -9,9 +9,8 @@ from typing import Any
 import kubernetes_validate  # type: ignore[import-untyped]
 
 from tests.kubernetes_api import quantity
-from tests.kubernetes_api.errors import ApiError, bad_request, invalid, omissions
-from tests.kubernetes_api.job_set_failures import ACTIONS
-from tests.kubernetes_api.resources import JOB_SETS, JOBS, PODS, SERVICES, Resource
+from tests.kubernetes_api.errors import bad_request, invalid, omissions
+from tests.kubernetes_api.resources import JOBS, PODS, SERVICES, Resource
 from tests.kubernetes_api.storage import Object
 
 SCHEMA_VERSION = "1.33"
@@ -77,15 +76,12 @@ def forbidden_change(field: str, value: object) -> Cause:
 
 def check(resource: Resource, item: Object) -> None:
     """Raise 400 or 422, or 501 for what this server leaves out."""
-    if resource is not JOB_SETS:
-        _check_schema(resource, item)
+    _check_schema(resource, item)
     causes = list(_names(resource, item))
     if resource is JOBS:
         causes += _job(item)
     elif resource is PODS:
         causes += _pod(item["spec"], "spec")
-    elif resource is JOB_SETS:
-        causes += _job_set(item)
     if causes:
         raise invalid(resource, item["metadata"].get("name", ""), causes)
 
@@ -113,7 +109,7 @@ def _names(resource: Resource, item: Object) -> list[Cause]:
     if not name:
         return [("FieldValueRequired", "Required value: name or generateName is required", "metadata.name")]
     causes = []
-    as_label = resource in (SERVICES, JOB_SETS)
+    as_label = resource is SERVICES
     longest = 63 if as_label else 253
     if len(name) > longest:
         causes.append(wrong("metadata.name", name, f"must be no more than {longest} bytes"))
@@ -287,51 +283,3 @@ def _container(container: dict[str, Any], volumes: set[str], field: str) -> list
                 wrong(where, str(value), f"must be less than or equal to {name} limit of {limits[name]}")
             )
     return causes
-
-
-def _job_set(item: Object) -> list[Cause]:
-    """The CRD's schema as far as this server uses it; each job template is checked as a Job."""
-    spec = item.get("spec") or {}
-    known = {
-        "replicatedJobs",
-        "network",
-        "failurePolicy",
-        "successPolicy",
-        "suspend",
-        "ttlSecondsAfterFinished",
-    }
-    if unknown := sorted(set(spec) - known):
-        raise omissions(f"spec.{unknown[0]} of a JobSet")
-    if not spec.get("replicatedJobs"):
-        return [required("spec.replicatedJobs")]
-    if (spec.get("successPolicy") or {}).get("operator", "All") != "All" or (
-        spec.get("successPolicy") or {}
-    ).get("targetReplicatedJobs"):
-        raise omissions("a successPolicy other than All of a JobSet")
-    policy = spec.get("failurePolicy") or {}
-    if unknown := sorted(set(policy) - {"maxRestarts", "rules"}):
-        raise omissions(f"spec.failurePolicy.{unknown[0]} of a JobSet")
-    for index, rule in enumerate(policy.get("rules") or []):
-        if rule.get("action") not in ACTIONS:
-            supported = ", ".join(f'"{action}"' for action in ACTIONS)
-            message = f'Unsupported value: "{rule.get("action")}": supported values: {supported}'
-            return [("FieldValueNotSupported", message, f"spec.failurePolicy.rules[{index}].action")]
-        if unknown := sorted(set(rule) - {"name", "action", "onJobFailureReasons", "targetReplicatedJobs"}):
-            raise omissions(f"spec.failurePolicy.rules[].{unknown[0]} of a JobSet")
-    for replicated in spec["replicatedJobs"]:
-        if unknown := sorted(set(replicated) - {"name", "replicas", "template"}):
-            raise omissions(f"spec.replicatedJobs[].{unknown[0]} of a JobSet")
-        name = f"{item['metadata']['name']}-{replicated['name']}-0"
-        job = {
-            "apiVersion": "batch/v1",
-            "kind": "Job",
-            "metadata": {"name": name},
-            "spec": replicated["template"]["spec"],
-        }
-        try:
-            check(JOBS, job)
-        except ApiError as problem:
-            if problem.code != 422:
-                raise
-            return [wrong("spec.replicatedJobs", replicated["name"], problem.message)]
-    return []

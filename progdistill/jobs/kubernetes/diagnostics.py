@@ -1,24 +1,31 @@
-"""What the state of a job and its pods means to a person. Pure functions of the cluster's JSON."""
+"""Turns the state of a Job and its pods into messages and errors. Pure functions of the API's JSON."""
 
 import re
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 from progdistill.errors import Interrupted, PeerLostError, ProgdistillError, UsageError
-from progdistill.jobs.kubernetes.manifest import QUEUE_LABEL, Submission
+from progdistill.jobs.kubernetes.manifest import CONTAINER, QUEUE_LABEL, Submission
 
 Object = dict[str, Any]
 
-KILLED: Final = 137
 EVICTED: Final = "Evicted"
-TERMINATED: Final = 143
-_PULLING: Final = ("ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull")
-_NOT_ITS_OWN: Final = (PeerLostError.exit_status, Interrupted.exit_status, TERMINATED)
+SIGBUS_STATUS: Final = 135
+SIGKILL_STATUS: Final = 137
+SIGTERM_STATUS: Final = 143
+
+_PULL_ERRORS: Final = ("ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull")
+_START_ERRORS: Final = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
+_CAUSED_BY_OTHERS: Final = (PeerLostError.exit_status, Interrupted.exit_status, SIGTERM_STATUS)
 _INDEX: Final = "batch.kubernetes.io/job-completion-index"
 
 
-class Ended(NamedTuple):
-    """How a pod ended."""
+class PodExit(NamedTuple):
+    """How a pod ended.
+
+    `disruption` is why the cluster removed the pod, None if it ended by itself. `message` is the kubelet's,
+    such as which limit the pod exceeded.
+    """
 
     pod: str
     host: int
@@ -26,16 +33,18 @@ class Ended(NamedTuple):
     reason: str
     finished_at: str
     disruption: str | None
-    """Why the cluster took the pod away; None when it ended by itself."""
-
     message: str = ""
-    """What the kubelet says of it, such as which limit it broke."""
 
     @property
-    def is_its_own(self) -> bool:
-        """Whether it failed for a reason of its own: not taken away, and not because another was."""
-        excused = self.exit_code in _NOT_ITS_OWN and self.reason != EVICTED
+    def is_own_failure(self) -> bool:
+        """Whether the pod failed by itself: not disrupted, and not because another pod was."""
+        excused = self.exit_code in _CAUSED_BY_OTHERS and self.reason != EVICTED
         return self.disruption is None and self.exit_code != 0 and not excused
+
+    @property
+    def is_own_eviction(self) -> bool:
+        """Whether the kubelet evicted the pod because it exceeded a limit of its own."""
+        return self.disruption is None and self.reason == EVICTED
 
 
 def name_of(item: Object) -> str:
@@ -43,176 +52,180 @@ def name_of(item: Object) -> str:
     return str(item["metadata"]["name"])
 
 
-def index_of(pod: Object) -> int:
-    """Which of the job's hosts the pod is."""
+def completion_index(pod: Object) -> int:
+    """Which host of the job the pod is."""
     metadata = pod["metadata"]
     return int({**metadata.get("labels", {}), **metadata.get("annotations", {})}.get(_INDEX, 0))
 
 
-def has_begun(pod: Object) -> bool:
-    """Whether the pod's process runs or has run: there is a log."""
+def has_started(pod: Object) -> bool:
+    """Whether the pod's container runs or has run, so that it has a log."""
     state = _container_state(pod)
     return "running" in state or "terminated" in state
 
 
-def ended(pod: Object) -> Ended | None:
-    """How the pod ended, None while it has not."""
-    terminated = _container_state(pod).get("terminated")
-    status = pod.get("status", {})
-    disruption = _condition(pod, "DisruptionTarget")
-    why = None if disruption is None else disruption.get("message") or disruption.get("reason") or "evicted"
+def condition(item: Object, *types: str, status: str = "True") -> Object | None:
+    """The first condition of these types that has this status."""
+    conditions = item.get("status", {}).get("conditions") or []
+    by_type = {found["type"]: found for found in conditions if found["status"] == status}
+    return next((by_type[kind] for kind in types if kind in by_type), None)
+
+
+def pod_exit(pod: Object) -> PodExit | None:
+    """How the pod ended; None if it has not."""
+    terminated, status = _container_state(pod).get("terminated"), pod.get("status", {})
     if terminated is None and status.get("phase") != "Failed":
         return None
-    facts = terminated or {}
+    facts, target = terminated or {}, condition(pod, "DisruptionTarget") or {}
+    disruption = (target.get("message") or target.get("reason") or "evicted") if target else None
     reason, message = facts.get("reason") or status.get("reason") or "", str(status.get("message") or "")
     if status.get("reason") == EVICTED:
-        # The cause; its container says no more than that it was killed. Without DisruptionTarget it broke a
-        # limit of its own, and counts as failed.
+        # The container's own reason says only that it was killed. Without DisruptionTarget the pod exceeded
+        # a limit of its own, and counts as failed.
         reason = EVICTED
-    elif why is None and terminated is None:
-        why = message or reason
-    when = facts.get("finishedAt") or (disruption or {}).get("lastTransitionTime") or ""
-    return Ended(name_of(pod), index_of(pod), facts.get("exitCode", -1), reason, when, why, message)
+    elif disruption is None and terminated is None:
+        disruption = message or reason
+    return PodExit(
+        pod=name_of(pod),
+        host=completion_index(pod),
+        exit_code=facts.get("exitCode", -1),
+        reason=reason,
+        finished_at=facts.get("finishedAt") or target.get("lastTransitionTime") or "",
+        disruption=disruption,
+        message=message,
+    )
 
 
-def condition_of(job: Object, *types: str) -> Object | None:
-    """The job's first true condition of these types."""
-    return next((found for kind in types if (found := _condition(job, kind)) is not None), None)
+def first_failure(exits: Sequence[PodExit]) -> PodExit | None:
+    """The first pod that failed by itself: the others failed because of it."""
+    own = [pod for pod in exits if pod.is_own_failure]
+    return min(own, key=lambda pod: (pod.finished_at, pod.host), default=None)
 
 
-def first_failure(ends: Sequence[Ended]) -> Ended | None:
-    """The pod that failed first by itself; the others failed because of it."""
-    own = [end for end in ends if end.is_its_own]
-    return min(own, key=lambda end: (end.finished_at, end.host), default=None)
-
-
-def waiting(submission: Submission, job: Object, pods: Sequence[Object]) -> list[str]:
-    """Why the job does not run, a line a reason; empty when nothing holds it up."""
+def waiting_reasons(submission: Submission, job: Object, pods: Sequence[Object]) -> list[str]:
+    """Why the job does not run, one line per reason; empty if it runs."""
     if job.get("spec", {}).get("suspend"):
         queue = submission.resources.queue or job["metadata"].get("labels", {}).get(QUEUE_LABEL)
-        where = f"queued in {queue}: Kueue has not admitted it yet" if queue else "suspended"
-        return [f"{submission.name} is {where}"]
-    return list(dict.fromkeys(why for pod in pods if (why := _pod_waits(pod)) is not None))
+        state = f"queued in {queue}: Kueue has not admitted it yet" if queue else "suspended"
+        return [f"{submission.name} is {state}"]
+    reasons = (waiting_reason(pod) for pod in pods)
+    return list(dict.fromkeys(reason for reason in reasons if reason is not None))
 
 
-def unpullable_image(pods: Sequence[Object]) -> str | None:
-    """The image that a pod cannot get, with the reason; None when all is well."""
+def waiting_reason(pod: Object) -> str | None:
+    """Why the pod does not run; None if it runs, or is about to."""
+    host = f"host {completion_index(pod)}"
+    unscheduled = condition(pod, "PodScheduled", status="False")
+    if unscheduled is not None and pod.get("status", {}).get("phase") == "Pending":
+        message = unscheduled.get("message", "")
+        lacking = dict.fromkeys(re.findall(r"Insufficient ([\w./-]+)", message))
+        resources = " and ".join(lacking).rstrip(".")
+        why = f"no node has enough {resources} free ({message})" if lacking else message
+        return f"{host} is waiting for a node: {why}"
+    waiting = _container_state(pod).get("waiting", {})
+    if waiting.get("reason") in _PULL_ERRORS:
+        return f"{host} is waiting: {image_pull_error([pod])}"
+    if waiting.get("reason") in _START_ERRORS:
+        return f"{host} cannot start ({waiting['reason']}): {waiting.get('message', '')}"
+    return None
+
+
+def image_pull_error(pods: Sequence[Object]) -> str | None:
+    """Which image cannot be pulled, and why; None if all can."""
     for pod in pods:
-        state = _container_state(pod).get("waiting", {})
-        if state.get("reason") in _PULLING:
-            image = pod["spec"]["containers"][0]["image"]
-            return f"image {image} cannot be pulled ({state['reason']}): {state.get('message', '')}"
+        waiting = _container_state(pod).get("waiting", {})
+        if waiting.get("reason") in _PULL_ERRORS:
+            containers = pod["spec"]["containers"]
+            image = next(item["image"] for item in containers if item["name"] == CONTAINER)
+            return f"image {image} cannot be pulled ({waiting['reason']}): {waiting.get('message', '')}"
     return None
 
 
-def restart(end: Ended) -> str | None:
-    """What to say of a pod that ended so that all start again; None where that is no news."""
-    if end.disruption is not None:
-        return f"host {end.host} was taken away ({end.disruption}): all start again, at no cost of a retry"
-    if end.is_its_own and end.exit_code != UsageError.exit_status:
-        return f"host {end.host} {_how(end)}: all start again if retries are left"
+def restart_message(pod: PodExit) -> str | None:
+    """What to log about a pod that ended and is replaced; None if that is not worth a line."""
+    if pod.disruption is not None:
+        return f"host {pod.host} was disrupted ({pod.disruption}): its pod is replaced, at no cost of a retry"
+    if pod.is_own_failure and pod.exit_code != UsageError.exit_status:
+        return f"host {pod.host} {_outcome(pod)}: its pod is replaced if retries are left"
     return None
 
 
-def failure(
-    submission: Submission, job: Object, ends: Sequence[Ended], last_lines: dict[str, list[str]], where: str
+def job_failure(
+    submission: Submission,
+    job: Object,
+    exits: Sequence[PodExit],
+    last_lines: dict[str, list[str]],
+    where: str,
 ) -> ProgdistillError:
-    """The error of a failed job: the interesting rank's last lines, how it ended, and what to change."""
-    label, first = submission.request.spec.label, first_failure(ends)
-    condition = condition_of(job, "Failed") or {}
-    if condition.get("reason") == "DeadlineExceeded":
+    """The error of a failed Job.
+
+    Args:
+        exits: how its pods ended.
+        last_lines: the last lines of each pod's log, by the pod's name.
+        where: a sentence that says where its log is.
+    """
+    label, first = submission.request.spec.label, first_failure(exits)
+    failed = condition(job, "Failed") or {}
+    if failed.get("reason") == "DeadlineExceeded":
+        hours = submission.cluster.deadline_hours
         return ProgdistillError(
-            f"{label} took longer than cluster.deadline_hours = {submission.cluster.deadline_hours}; its last"
-            f" snapshot is kept. {where}"
+            f"{label} exceeded cluster.deadline_hours = {hours}; its last snapshot is kept. {where}"
         )
     if first is None:
-        return ProgdistillError(f"{label} failed: {condition.get('message', 'no reason given')}. {where}")
-    words = "\n".join(last_lines.get(first.pod, []))
+        return ProgdistillError(f"{label} failed: {failed.get('message', 'no reason given')}. {where}")
+    lines = "\n".join(last_lines.get(first.pod, []))
     if first.exit_code == UsageError.exit_status:
-        return UsageError(words or f"{label}: {_how(first)}. {where}")
-    many = submission.hosts > 1
-    lines = f"Last lines{f' of host {first.host}' if many else ''}:\n{words}"
-    bound = submission.cluster.max_gang_restarts
-    tries = (
-        f" (after {bound} restarts)" if condition.get("reason") == "BackoffLimitExceeded" and bound else ""
-    )
-    who = f"host {first.host} {_how(first)}" if many else _how(first)
-    return ProgdistillError(f"{label} failed{tries}: {who}{_advice(submission, first)}. {where} {lines}")
-
-
-def lost(
-    submission: Submission, times: int, last: Ended, lines: Sequence[str], where: str
-) -> ProgdistillError:
-    """The error of a job whose ranks lose one another again and again, with the last words of one of them."""
-    label, words = submission.request.spec.label, "\n".join(lines)
-    if last.reason == EVICTED:
-        return ProgdistillError(
-            f"{label} got nowhere: {times} times in a row host {last.host} {_how(last)}"
-            f"{_advice(submission, last)}. The Job is deleted, its last snapshot is kept. {where}"
-        )
+        return UsageError(lines or f"{label}: {_outcome(first)}. {where}")
+    retries = submission.cluster.backoff_limit if failed.get("reason") == "BackoffLimitExceeded" else 0
+    after, host, of_host = f" after {retries} retries" if retries else "", "", ""
+    if submission.hosts > 1:
+        host, of_host = f"host {first.host} ", f" of host {first.host}"
     return ProgdistillError(
-        f"{label} got nowhere: {times} times in a row its ranks lost one another and all started again, no"
-        " pod failed by itself or was taken away, and no newer snapshot was saved. The Job is deleted, its"
-        " last snapshot is kept. As a rule pods do not reach one another: allow all TCP ports between them"
-        f" (NetworkPolicy; rank 0 is met at {submission.port}, gloo and NCCL choose theirs), or name the"
-        " network interface, as in --set cluster.env="
-        """'{"GLOO_SOCKET_IFNAME": "eth0", "NCCL_SOCKET_IFNAME": "eth0"}'"""
-        f". {where} Last lines of host {last.host}:\n{words}"
+        f"{label} failed{after}: {host}{_outcome(first)}{_advice(submission, first)}. {where}"
+        f" Last lines{of_host}:\n{lines}"
     )
 
 
-def _how(end: Ended) -> str:
-    if end.reason == "OOMKilled":
-        return "was killed for lack of memory"
-    if end.reason == EVICTED:
-        return f"was evicted ({end.message.strip().rstrip('.') or 'no reason given'})"
-    if end.exit_code == KILLED:
-        return "was killed (SIGKILL), as a rule for lack of memory"
-    return f"ended with exit status {end.exit_code}" + (f" ({end.reason})" if end.reason else "")
+def eviction_failure(submission: Submission, evicted: Sequence[PodExit], where: str) -> ProgdistillError:
+    """The error of a job whose pods were evicted too often for exceeding their own limits."""
+    label, last = submission.request.spec.label, max(evicted, key=lambda pod: pod.finished_at)
+    return ProgdistillError(
+        f"{label} failed: pods were evicted {len(evicted)} times; host {last.host} {_outcome(last)}"
+        f"{_advice(submission, last)}. The Job is deleted, its last snapshot is kept. {where}"
+    )
 
 
-def _advice(submission: Submission, end: Ended) -> str:
-    resources = submission.resources
-    if end.reason == EVICTED:
-        if "shared-memory" in end.message:
-            return _raised(submission, "shared_memory_gib", resources.shared_memory_gib)
-        if re.search("ephemeral|emptydir|disk", end.message, re.IGNORECASE):
-            return _raised(submission, "disk_gib", resources.disk_gib)
-    if end.reason == "OOMKilled" or (end.reason != EVICTED and end.exit_code == KILLED):
-        memory = _raised(submission, "memory_gib", resources.memory_gib)
-        return f"{memory} or spread the batch over more hosts"
-    return ""
+def _outcome(pod: PodExit) -> str:
+    if pod.reason == "OOMKilled":
+        return "ran out of memory (OOMKilled)"
+    if pod.reason == EVICTED:
+        return f"was evicted ({pod.message.strip().rstrip('.') or 'no reason given'})"
+    if pod.exit_code == SIGKILL_STATUS:
+        return "was killed (SIGKILL), most likely for lack of memory"
+    if pod.exit_code == SIGBUS_STATUS:
+        return "was killed (SIGBUS), most likely for lack of shared memory"
+    return f"failed with exit status {pod.exit_code}" + (f" ({pod.reason})" if pod.reason else "")
 
 
-def _raised(submission: Submission, setting: str, gib: float) -> str:
-    return f": its limit is {gib:g} GiB, raise it with --set {submission.setting}.{setting}={2 * gib:g}"
+def _advice(submission: Submission, pod: PodExit) -> str:
+    """Which limit to raise, if it was one."""
+    if pod.reason == EVICTED:
+        if "shared-memory" in pod.message:
+            return _raise_limit(submission, "shared_memory_gib")
+        is_disk = re.search("ephemeral|emptydir|disk", pod.message, re.IGNORECASE)
+        return _raise_limit(submission, "disk_gib") if is_disk else ""
+    if pod.reason == "OOMKilled" or pod.exit_code == SIGKILL_STATUS:
+        return f"{_raise_limit(submission, 'memory_gib')} or spread the batch over more hosts"
+    return _raise_limit(submission, "shared_memory_gib") if pod.exit_code == SIGBUS_STATUS else ""
 
 
-def _pod_waits(pod: Object) -> str | None:
-    scheduled = _condition(pod, "PodScheduled", status="False")
-    if scheduled is not None and pod.get("status", {}).get("phase") == "Pending":
-        return f"host {index_of(pod)} waits for a node: {_resources_lacking(scheduled.get('message', ''))}"
-    state = _container_state(pod).get("waiting", {})
-    reason = state.get("reason")
-    if reason in _PULLING:
-        return f"host {index_of(pod)} waits: {unpullable_image([pod])}"
-    if reason in ("CreateContainerConfigError", "CreateContainerError", "RunContainerError"):
-        return f"host {index_of(pod)} cannot start ({reason}): {state.get('message', '')}"
-    return None
-
-
-def _resources_lacking(message: str) -> str:
-    lacking = re.findall(r"Insufficient ([\w./-]+)", message)
-    said = f"no node has enough {' and '.join(dict.fromkeys(lacking)).rstrip('.')} free" if lacking else ""
-    return f"{said} ({message})" if said else message
-
-
-def _condition(item: Object, kind: str, status: str = "True") -> Object | None:
-    conditions = item.get("status", {}).get("conditions") or []
-    return next((c for c in conditions if c["type"] == kind and c["status"] == status), None)
+def _raise_limit(submission: Submission, name: str) -> str:
+    gib: float = getattr(submission.resources, name)
+    return f": its limit is {gib:g} GiB, raise it with --set {submission.setting}.{name}={2 * gib:g}"
 
 
 def _container_state(pod: Object) -> Object:
-    statuses = pod.get("status", {}).get("containerStatuses") or [{}]
-    state: Object = statuses[0].get("state") or {}
-    return state
+    """The state of the worker's container: others may have been injected beside it."""
+    statuses = pod.get("status", {}).get("containerStatuses") or []
+    states: list[Object] = [status["state"] for status in statuses if status["name"] == CONTAINER]
+    return states[0] if states else {}

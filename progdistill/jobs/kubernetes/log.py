@@ -1,4 +1,4 @@
-"""Follows the logs of a job's pods: the first rank's lines as they are, the others' with their rank."""
+"""Follows the logs of a job's pods. Lines of rank 0 are shown as they are, the others' with their rank."""
 
 import threading
 from array import array
@@ -6,23 +6,32 @@ from collections import Counter, deque
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from time import monotonic
 from typing import Final
 
 from progdistill.errors import ProgdistillError, TransientError
 from progdistill.jobs.events import Listener, deliver
-from progdistill.jobs.kubernetes.api import ClusterApi, NotFoundError, NotReadyError, unexpected_error
+from progdistill.jobs.kubernetes.api import ClusterApi, NotFoundError, NotReadyError, retry, unexpected_error
+from progdistill.jobs.kubernetes.diagnostics import completion_index, has_started, name_of, pod_exit
 from progdistill.jobs.kubernetes.manifest import CONTAINER
+from progdistill.jobs.kubernetes.watch import WatchCache
 from progdistill.jobs.local import LogFile
 
 LAST_LINES: Final = 15
 READ_SECONDS: Final = 300.0
 PAUSE_SECONDS: Final = 0.5
+FINISH_SECONDS: Final = 15.0
+"""How long the end of a job waits for the last lines of its pods."""
+
+NODE_SECONDS: Final = 60.0
+"""How long the log of a pod that has ended is asked for: its node may be gone."""
+
 OVERLAP_SECONDS: Final = 5
 """How far a new connection goes back: standard error may be dated before the standard output it follows."""
 
 
 class JobLog:
-    """What the driver writes of a job: lines to a file and to standard error, events to a listener."""
+    """A job's log: lines go to a file and to standard error, events to a listener. Thread-safe."""
 
     def __init__(self, path: Path, on_event: Listener) -> None:
         self._on_event = on_event
@@ -30,8 +39,8 @@ class JobLog:
         self.path = self._file.path
         self._lock = threading.Lock()
 
-    def hear(self, line: str) -> bool:
-        """Whether a line of a pod was an event, which the listener has then got."""
+    def feed(self, line: str) -> bool:
+        """Deliver the event in a line of a pod; False if the line is no event."""
         with self._lock:
             return deliver(line, self._on_event)
 
@@ -41,100 +50,150 @@ class JobLog:
             self._file.write(line)
 
 
+class PodLogs:
+    """The logs of all pods of a job.
+
+    Args:
+        prefix_ranks: begin each line with its rank; False where the pod itself does.
+    """
+
+    def __init__(self, api: ClusterApi, log: JobLog, pods: WatchCache, prefix_ranks: bool) -> None:
+        self._api, self._log, self._pods, self._prefix_ranks = api, log, pods, prefix_ranks
+        self._logs: dict[str, PodLog] = {}
+
+    def follow(self) -> None:
+        """Begin to follow the pods that have started since the last call."""
+        for pod in self._pods.ever_seen():
+            uid, rank = pod["metadata"]["uid"], completion_index(pod)
+            if uid not in self._logs and has_started(pod):
+                prefix = f"[rank {rank}] " if self._prefix_ranks and rank else ""
+
+                def has_ended(uid: str = uid) -> bool:
+                    latest = self._pods.find(uid)
+                    return latest is None or pod_exit(latest) is not None
+
+                self._logs[uid] = PodLog(self._api, name_of(pod), prefix, self._log, has_ended)
+
+    def finish(self) -> None:
+        """Wait for the last lines, FINISH_SECONDS at most."""
+        self.follow()
+        deadline = monotonic() + FINISH_SECONDS
+        for log in self._logs.values():
+            log.finish(max(0.0, deadline - monotonic()))
+
+    def errors(self) -> list[ProgdistillError | None]:
+        """What ended the following of each log, if not its end."""
+        return [log.error for log in self._logs.values()]
+
+    def last_lines(self) -> dict[str, list[str]]:
+        """The last lines of each pod, by the pod's name."""
+        return {log.pod: list(log.last) for log in self._logs.values()}
+
+
 class PodLog:
-    """A thread that follows a pod's log to its end, across broken connections, without gap or repetition."""
+    """A thread that follows one pod's log to its end, across broken connections, each line once."""
 
     def __init__(
         self, api: ClusterApi, pod: str, prefix: str, log: JobLog, has_ended: Callable[[], bool]
     ) -> None:
-        self._api, self._pod, self._prefix, self._log = api, pod, prefix, log
+        self._api, self.pod, self._prefix, self._log = api, pod, prefix, log
         self._has_ended = has_ended
-        self._seen = _Seen()
-        self._rest = b""
-        self._said: set[str] = set()
+        self._seen = _SeenLines()
+        self._partial = b""
+        self._kubelet_messages: set[str] = set()
         self.last: deque[str] = deque(maxlen=LAST_LINES)
         self.error: ProgdistillError | None = None
         self._thread = threading.Thread(target=self._run, name=f"log {pod}", daemon=True)
         self._thread.start()
 
     def finish(self, seconds: float) -> None:
-        """Wait until the log is read to its end, but no longer than that."""
+        """Wait for the end of the log, `seconds` at most."""
         self._thread.join(seconds)
 
     def _run(self) -> None:
         try:
-            while not self._api.closed.is_set():
-                ended = self._has_ended()
-                try:
-                    if self._read() and ended:
-                        self._take_rest()
-                        return
-                except (TransientError, NotReadyError):
-                    if ended:
-                        # What a dead node held is lost; a busy server is asked again by `patient`.
-                        self._api.patient(self._read_to_end)
-                        return
-                self._api.closed.wait(PAUSE_SECONDS)
+            self._follow()
+        except NotFoundError:
+            self._take_partial()  # the pod is deleted
         except NotReadyError:
             return  # it never started
-        except NotFoundError:
-            self._take_rest()  # it is gone
         except ProgdistillError as error:
             self.error = error
         except Exception as error:
-            self.error = unexpected_error(error, f"following the log of {self._pod}")
+            self.error = unexpected_error(error, f"following the log of {self.pod}")
 
-    def _read_to_end(self) -> None:
-        while not self._read():
+    def _follow(self) -> None:
+        while not self._api.closed.is_set():
+            ended = self._has_ended()
+            try:
+                if self._read() and ended:
+                    self._take_partial()
+                    return
+            except (TransientError, NotReadyError):
+                if ended:
+                    self._read_rest()
+                    return
             self._api.closed.wait(PAUSE_SECONDS)
-        self._take_rest()
+
+    def _read_rest(self) -> None:
+        """Read the log of a pod that has ended. What a lost node held is lost, which fails no job."""
+
+        def read_to_end() -> None:
+            while not self._read():
+                self._api.closed.wait(PAUSE_SECONDS)
+
+        try:
+            retry(read_to_end, self._api.closed, NODE_SECONDS)
+        except TransientError as error:
+            self._log.write(f"{self._prefix}the rest of the log of {self.pod} is lost: {error}")
+        self._take_partial()
 
     def _read(self) -> bool:
-        """Read on; whether that brought nothing new, as it does at the end of a container that has ended.
+        """Read on. True if there was nothing new, as at the end of a container that has ended.
 
-        An answer that ends is no such end: it may have been cut off anywhere.
+        A response that ends is not the end of the log: it may have been cut off anywhere.
         """
         query = {"container": CONTAINER, "follow": "true", "timestamps": "true"}
-        again, before = self._seen.again(), (len(self._seen), self._rest)
+        repeated, before = self._seen.repeated(), (len(self._seen), self._partial)
         if (since := self._seen.since) is not None:
             query["sinceTime"] = f"{datetime.fromtimestamp(since, UTC):%Y-%m-%dT%H:%M:%S}Z"
-        path, rest = self._api.path("v1", "pods", self._pod, "log"), b""
+        path, partial = self._api.path("v1", "pods", self.pod, "log"), b""
         for line in self._api.lines(path, read_seconds=READ_SECONDS, **query):
             if not line.endswith(b"\n"):
-                rest = line
-            elif again[hash(line)] > 0:
-                again[hash(line)] -= 1
+                partial = line
+            elif repeated[hash(line)] > 0:
+                repeated[hash(line)] -= 1
             else:
                 self._take(line)
-        self._rest = rest
-        if rest and not rest[:1].isdigit():
-            self._take(rest)  # no line that is cut off, but the kubelet's own word
-        return before == (len(self._seen), rest)
+        self._partial = partial
+        if partial and not partial[:1].isdigit():
+            self._take(partial)  # a message of the kubelet, which has no line end
+        return before == (len(self._seen), partial)
 
-    def _take_rest(self) -> None:
-        """A last line without an end; nothing can follow it any more."""
-        if self._rest:
-            self._take(self._rest)
+    def _take_partial(self) -> None:
+        """Take a last line without a line end: nothing can follow it."""
+        if self._partial:
+            self._take(self._partial)
 
     def _take(self, line: bytes) -> None:
-        moment, _, text = line.decode(errors="replace").rstrip("\n").partition(" ")
+        timestamp, _, text = line.decode(errors="replace").rstrip("\n").partition(" ")
         try:
-            second = int(datetime.fromisoformat(moment).timestamp())
+            second = int(datetime.fromisoformat(timestamp).timestamp())
         except ValueError:
-            word = f"{moment} {text}".strip()  # the kubelet's own, at each attempt
-            if word not in self._said:
-                self._said.add(word)
-                self._log.write(f"{self._prefix}{word}")
+            message = f"{timestamp} {text}".strip()
+            if message not in self._kubelet_messages:  # it comes with each request
+                self._kubelet_messages.add(message)
+                self._log.write(f"{self._prefix}kubelet: {message}")
             return
         self._seen.add(second, line)
-        if self._log.hear(text):
+        if self._log.feed(text):
             return
         self.last.append(text)
         self._log.write(f"{self._prefix}{text}")
 
 
-class _Seen:
-    """The lines of a log that were read, each as its second and its hash: 16 bytes a line."""
+class _SeenLines:
+    """The lines of a log that were read, each as its second and its hash: 16 bytes per line."""
 
     def __init__(self) -> None:
         self._seconds, self._hashes = array("q"), array("q")
@@ -143,17 +202,17 @@ class _Seen:
         return len(self._seconds)
 
     def add(self, second: int, line: bytes) -> None:
-        """One more; whole with its time stamp, as a server sends it each time."""
+        """Add a line, with its time stamp."""
         self._seconds.append(second)
         self._hashes.append(hash(line))
 
     @property
     def since(self) -> int | None:
-        """The second from which on what is not read yet is dated; None before the first line."""
+        """The second from which the next request reads; None before the first line."""
         return self._seconds[-1] - OVERLAP_SECONDS if self._seconds else None
 
-    def again(self) -> Counter[int]:
-        """How often a server that is asked from there on will send each line again."""
+    def repeated(self) -> Counter[int]:
+        """How often the next response will repeat each line, by the line's hash."""
         since = self.since
         dated = zip(self._seconds, self._hashes, strict=True)
-        return Counter() if since is None else Counter(one for second, one in dated if second >= since)
+        return Counter() if since is None else Counter(line for second, line in dated if second >= since)

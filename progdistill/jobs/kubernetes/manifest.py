@@ -1,4 +1,4 @@
-"""What is sent to a cluster for a job: an Indexed Job and a headless Service, or a JobSet. Plain JSON."""
+"""The manifests of a job: an Indexed Job, one pod per host, and the headless Service that names the pods."""
 
 import re
 from typing import Any, Final, NamedTuple
@@ -12,13 +12,12 @@ JOB_LABEL: Final = "progdistill/job"
 STORE_ANNOTATION: Final = "progdistill/store"
 QUEUE_LABEL: Final = "kueue.x-k8s.io/queue-name"
 CONTAINER: Final = "worker"
-_JOBSET_GROUP: Final = "workers"
 
 Manifest = dict[str, Any]
 
 
 class Submission(NamedTuple):
-    """A job's request with the settings that its pods get."""
+    """A job's request, and the cluster settings that its pods get."""
 
     request: JobRequest
     cluster: ClusterSettings
@@ -26,38 +25,38 @@ class Submission(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Of the Job and all that is its own: the same whoever submits it, so that none runs twice."""
+        """The name of the Job and its Service: derived from the job's id, so that no job runs twice."""
         spec = self.request.spec
         return f"progdistill-{spec.kind.replace('_', '-')}-{spec.id[:12]}"
 
     @property
     def setting(self) -> str:
-        """Where the configuration says what these pods get."""
+        """The path of the pods' settings."""
         return f"cluster.{self.cluster.for_kind(self.request.spec.kind)[0]}"
 
     @property
     def resources(self) -> StepResources:
-        """What each of the pods gets."""
+        """What each pod gets."""
         return self.cluster.for_kind(self.request.spec.kind)[1]
 
     @property
     def processes(self) -> int:
-        """Ranks on one host; a job of one rank, such as the evaluator's, takes one host whatever is set."""
+        """Ranks per host; a job of one rank runs on one host, whatever is set."""
         return min(self.request.spec.world_size, self.resources.processes_per_host)
 
     @property
     def hosts(self) -> int:
-        """Pods of the job."""
+        """The number of pods."""
         return self.request.spec.world_size // self.processes
 
     @property
     def port(self) -> int:
-        """Where rank 0 is met: outside the ephemeral ports, and another one for another job on one host."""
+        """The rendezvous port: derived from the id, since jobs may share a host; not ephemeral."""
         return 20_000 + int(self.request.spec.id[:8], 16) % 10_000
 
 
 def submission_for(request: JobRequest, cluster: ClusterSettings, store: Store) -> Submission:
-    """Bind a request to a cluster: no driver for workers to watch, and as many threads as pods have cores."""
+    """Adapt a request to pods: no driver process to watch, and as many threads as a pod has cores."""
     resources = cluster.for_kind(request.spec.kind)[1]
     threads = request.compute.threads_per_rank or max(1, int(resources.cpu / resources.processes_per_host))
     compute = request.compute.model_copy(update={"threads_per_rank": threads})
@@ -66,23 +65,29 @@ def submission_for(request: JobRequest, cluster: ClusterSettings, store: Store) 
 
 
 def job_manifest(submission: Submission) -> Manifest:
-    """The Indexed Job: one pod a host; what a pod's end means to the gang is in its podFailurePolicy."""
-    address = f"{submission.name}-0.{submission.name}"
-    manifest: Manifest = {
-        "apiVersion": "batch/v1",
-        "kind": "Job",
-        "metadata": _metadata(submission),
-        "spec": _job_spec(submission, address, submission.cluster.max_gang_restarts),
+    """The Indexed Job. Its podFailurePolicy decides what the end of a pod means."""
+    cluster, hosts, metadata = submission.cluster, submission.hosts, _metadata(submission)
+    pod_metadata = {key: dict(value) for key, value in metadata.items() if key != "name"}
+    spec: Manifest = {
+        "completionMode": "Indexed",
+        "completions": hosts,
+        "parallelism": hosts,
+        "backoffLimit": cluster.backoff_limit,
+        "podReplacementPolicy": "Failed",
+        "podFailurePolicy": {"rules": _FAILURE_RULES},
+        "ttlSecondsAfterFinished": round(cluster.ttl_hours * 3600),
+        "template": {"metadata": pod_metadata, "spec": _pod_spec(submission)},
     }
+    if cluster.deadline_hours is not None:
+        spec["activeDeadlineSeconds"] = round(cluster.deadline_hours * 3600)
     if submission.resources.queue is not None:
-        manifest["metadata"]["labels"][QUEUE_LABEL] = submission.resources.queue
-        manifest["spec"]["suspend"] = True  # until Kueue admits it
-    manifest["spec"]["ttlSecondsAfterFinished"] = round(submission.cluster.ttl_hours * 3600)
-    return manifest
+        metadata["labels"][QUEUE_LABEL] = submission.resources.queue
+        spec["suspend"] = True  # until Kueue admits it
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": spec}
 
 
 def service_manifest(submission: Submission, job_uid: str | None) -> Manifest:
-    """The headless Service that gives pods their names, ready or not; it goes when the Job goes."""
+    """The headless Service that gives pods their DNS names, ready or not; owned by the Job."""
     metadata = _metadata(submission)
     if job_uid is not None:
         owner = {"apiVersion": "batch/v1", "kind": "Job", "name": submission.name, "uid": job_uid}
@@ -100,35 +105,6 @@ def service_manifest(submission: Submission, job_uid: str | None) -> Manifest:
     }
 
 
-def jobset_manifest(submission: Submission) -> Manifest:
-    """The same as a JobSet, whose controller makes the Job and the Service, and restarts all pods as one."""
-    address = f"{submission.name}-{_JOBSET_GROUP}-0-0.{submission.name}"
-    job = _job_spec(submission, address, backoff_limit=0)
-    manifest: Manifest = {
-        "apiVersion": "jobset.x-k8s.io/v1alpha2",
-        "kind": "JobSet",
-        "metadata": _metadata(submission),
-        "spec": {
-            "ttlSecondsAfterFinished": round(submission.cluster.ttl_hours * 3600),
-            "network": {
-                "enableDNSHostnames": True,
-                "subdomain": submission.name,
-                "publishNotReadyAddresses": True,
-            },
-            "failurePolicy": {
-                "maxRestarts": submission.cluster.max_gang_restarts,
-                "rules": [{"action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}],
-            },
-            "replicatedJobs": [{"name": _JOBSET_GROUP, "replicas": 1, "template": {"spec": job}}],
-        },
-    }
-    del job["template"]["spec"]["subdomain"]
-    if submission.resources.queue is not None:
-        manifest["metadata"]["labels"][QUEUE_LABEL] = submission.resources.queue
-        manifest["spec"]["suspend"] = True
-    return manifest
-
-
 def _metadata(submission: Submission) -> Manifest:
     spec = submission.request.spec
     flow, _, run = submission.request.created_by.partition("/")
@@ -144,56 +120,40 @@ def _metadata(submission: Submission) -> Manifest:
     annotations = {
         "progdistill/job-id": spec.id,
         "progdistill/label": spec.label,
-        "progdistill/creator-run": submission.request.created_by,
+        "progdistill/created-by": submission.request.created_by,
         STORE_ANNOTATION: submission.store_uri,
     }
     if lineage is not None:
         annotations["progdistill/parent"] = lineage
-    steps = getattr(spec, "student_steps", getattr(spec, "sampling_steps", None))
-    if steps is not None:
-        labels["progdistill/steps"] = str(steps)
+    sampling_steps = getattr(spec, "student_steps", getattr(spec, "sampling_steps", None))
+    if sampling_steps is not None:
+        labels["progdistill/sampling-steps"] = str(sampling_steps)
     return {"name": submission.name, "labels": labels, "annotations": annotations}
 
 
 def _label(text: str) -> str:
-    """The text as a label's value can hold it."""
+    """The text as a valid label value."""
     return re.sub(r"[^A-Za-z0-9._-]", "-", text)[:63].strip("-_.")
 
 
-def _job_spec(submission: Submission, address: str, backoff_limit: int) -> Manifest:
-    hosts, cluster = submission.hosts, submission.cluster
-    metadata = _metadata(submission)
-    del metadata["name"]
-    spec: Manifest = {
-        "completionMode": "Indexed",
-        "completions": hosts,
-        "parallelism": hosts,
-        "backoffLimit": backoff_limit,
-        "podReplacementPolicy": "Failed",
-        "podFailurePolicy": {"rules": _FAILURE_RULES},
-        "template": {"metadata": metadata, "spec": _pod_spec(submission, address)},
-    }
-    if cluster.deadline_hours is not None:
-        spec["activeDeadlineSeconds"] = round(cluster.deadline_hours * 3600)
-    return spec
+def _on_exit_codes(action: str, *values: int) -> Manifest:
+    # By name, since other containers may be injected into the pod.
+    codes = {"containerName": CONTAINER, "operator": "In", "values": list(values)}
+    return {"action": action, "onExitCodes": codes}
 
 
 _FAILURE_RULES: Final[list[Manifest]] = [
     # Evicted, preempted, drained: nobody's fault.
     {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
-    # Stopped with a snapshot, as all ranks are when one of them is evicted; or a rank that lost another,
-    # whose own end counts.
-    {
-        "action": "Ignore",
-        "onExitCodes": {"operator": "In", "values": [PeerLostError.exit_status, Interrupted.exit_status]},
-    },
-    # A bad setting stays bad.
-    {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [UsageError.exit_status]}},
+    # Stopped with a snapshot, or lost the rendezvous with a pod whose own end counts.
+    _on_exit_codes("Ignore", PeerLostError.exit_status, Interrupted.exit_status),
+    # A wrong setting stays wrong.
+    _on_exit_codes("FailJob", UsageError.exit_status),
 ]
-"""The first rule that fits decides; what none fits counts against backoffLimit."""
+"""The first rule that matches decides; a failure that none matches counts against backoffLimit."""
 
 
-def _pod_spec(submission: Submission, address: str) -> Manifest:
+def _pod_spec(submission: Submission) -> Manifest:
     cluster, resources = submission.cluster, submission.resources
     spec: Manifest = {
         "restartPolicy": "Never",
@@ -209,7 +169,7 @@ def _pod_spec(submission: Submission, address: str) -> Manifest:
             "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "containers": [_container(submission, address)],
+        "containers": [_container(submission)],
         "volumes": _volumes(submission),
     }
     optional: Manifest = {
@@ -232,7 +192,7 @@ def _node_selector(resources: StepResources) -> dict[str, str]:
     }
 
 
-def _container(submission: Submission, address: str) -> Manifest:
+def _container(submission: Submission) -> Manifest:
     cluster, resources, spec = submission.cluster, submission.resources, submission.request.spec
     values = {
         "HOME": "/tmp",
@@ -240,7 +200,7 @@ def _container(submission: Submission, address: str) -> Manifest:
         "PROGDISTILL_CACHE": "/cache/store",
         **cluster.env,
         **resources.env,
-        "MASTER_ADDR": address,
+        "MASTER_ADDR": f"{submission.name}-0.{submission.name}",
         "MASTER_PORT": str(submission.port),
         "PYTHONUNBUFFERED": "1",
     }
@@ -254,7 +214,7 @@ def _container(submission: Submission, address: str) -> Manifest:
             f"--job={spec.id}",
             f"--processes={submission.processes}",
         ],
-        "env": [*({"name": name, "value": value} for name, value in values.items()), _GANG],
+        "env": [*({"name": name, "value": value} for name, value in values.items()), _JOB_UID],
         "resources": _resource_quantities(resources),
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": {
@@ -275,15 +235,15 @@ def _container(submission: Submission, address: str) -> Manifest:
     return container
 
 
-_GANG: Final[Manifest] = {
-    "name": "PROGDISTILL_GANG",
+_JOB_UID: Final[Manifest] = {
+    "name": "PROGDISTILL_JOB_UID",
     "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['batch.kubernetes.io/controller-uid']"}},
 }
-"""The Job's uid: its pods meet no pod of an earlier Job of the same name."""
+"""Tells the pods of this Job from those of an earlier Job of the same name."""
 
 
 def _resource_quantities(resources: StepResources) -> Manifest:
-    """Memory is limited to what is requested, as is what accelerators demand; CPU is not throttled."""
+    """Limits equal requests, except for CPU, which is not throttled."""
     memory = {"memory": _mebibytes(resources.memory_gib), "ephemeral-storage": _mebibytes(resources.disk_gib)}
     chips = {}
     if resources.accelerator is not None:

@@ -100,10 +100,11 @@ class OneJob:
         )
         return self._drivers[-1]
 
-    def pods(self) -> list[dict[str, Any]]:
-        """Pods that exist, by index."""
+    def pods(self, phase: str | None = None) -> list[dict[str, Any]]:
+        """Pods that exist, in a phase if one is given, by index."""
         index = "batch.kubernetes.io/job-completion-index"
-        return sorted(self.cluster.objects("pods"), key=lambda pod: int(pod["metadata"]["labels"][index]))
+        pods = [pod for pod in self.cluster.objects("pods") if phase in (None, pod["status"]["phase"])]
+        return sorted(pods, key=lambda pod: int(pod["metadata"]["labels"][index]))
 
     def hold(self, update: int = 5) -> None:
         """Every pod says in its log that it is in that update, and stays there until `release`."""

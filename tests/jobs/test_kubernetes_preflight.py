@@ -11,7 +11,7 @@ from progdistill.data.dataset import DatasetInfo
 from progdistill.errors import UsageError
 from progdistill.jobs.kubernetes.api import REQUIRED_PERMISSIONS
 from progdistill.run.prepare import PreparedRun, prepare_run
-from tests.jobs.on_a_cluster import IMAGE, cluster, cluster_digits
+from tests.jobs.kubernetes_jobs import IMAGE, cluster, cluster_digits
 from tests.kubernetes_api import Cluster
 from tests.store.s3_server import s3_endpoint, s3_uri
 
