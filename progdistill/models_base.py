@@ -4,7 +4,7 @@ import hashlib
 import json
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 
 class Frozen(BaseModel):
@@ -24,3 +24,11 @@ def content_id(facts: Any) -> str:
     if isinstance(facts, BaseModel):
         facts = facts.model_dump(mode="json")
     return hashlib.sha256(canonical_json(facts)).hexdigest()
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first problem that pydantic found, as `path.of.field = value: what is wrong`."""
+    first = error.errors()[0]
+    where, value = ".".join(map(str, first["loc"])), first.get("input")
+    given = "" if isinstance(value, (dict, list, tuple)) else f" = {value!r}"
+    return f"{where}{given}: {first['msg'].removeprefix('Value error, ')}"

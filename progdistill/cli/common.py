@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from progdistill.config.options import DEFAULT_STORE, options_from_namespace
+from progdistill.config.options import DEFAULT_STORE, resolve_options
 from progdistill.errors import UsageError
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def store_uri(args: argparse.Namespace) -> str | None:
     """The store that `--store`, the environment or `progdistill.toml` names; None where none of them does."""
     if args.store == "":
         raise UsageError("--store is empty: give a folder or s3://bucket/prefix, or leave the option out")
-    return options_from_namespace({"store": args.store}).store
+    return resolve_options({"store": args.store}).store
 
 
 def store_of(args: argparse.Namespace, *, may_be_new: bool = False) -> "Store":

@@ -94,14 +94,14 @@ def _store(args: argparse.Namespace) -> dict[str, Any]:
 
 def cluster_facts() -> dict[str, str]:
     """Whether jobs could run in a cluster, by the defaults of `progdistill.toml`."""
-    from progdistill.config.options import options_from_namespace
+    from progdistill.config.options import resolve_options
     from progdistill.config.settings import settings_from
     from progdistill.jobs.kubernetes.api import connect
     from progdistill.jobs.kubernetes.preflight import missing_permissions
 
     facts = {}
     try:
-        cluster = settings_from(options_from_namespace({})).cluster
+        cluster = settings_from(resolve_options({})).cluster
         facts["image"] = cluster.image or "not set: --set cluster.image=…, or in progdistill.toml"
         api = connect(cluster.model_copy(update={"api_timeout_seconds": 0.5}))
         missing = missing_permissions(api)

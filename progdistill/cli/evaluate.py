@@ -116,7 +116,7 @@ def settings_for(
     changes: dict[str, JsonValue],
 ) -> "EvaluationSettings":
     """The settings of the checkpoint's own run, else its dataset's preset, with what the user changed."""
-    from progdistill.config.overrides import changed, check_named_files
+    from progdistill.config.overrides import apply_overrides, check_named_files
     from progdistill.config.presets import PRESETS, preset_name_for
     from progdistill.evaluation.config import EvaluationSettings
 
@@ -125,7 +125,7 @@ def settings_for(
         fields = dict(recorded)
     else:
         fields = PRESETS[preset_name_for(info)].evaluation.model_dump(mode="json")
-    fields = changed(fields, {"max_sampling_steps": steps, **changes})
+    fields = apply_overrides(fields, {"max_sampling_steps": steps, **changes})
     check_named_files(fields, changes)
     try:
         return EvaluationSettings.model_validate(fields)

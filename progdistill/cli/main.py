@@ -1,4 +1,4 @@
-"""`progdistill`: plan runs, look at checkpoints and lineage, draw samples, evaluate, report."""
+"""Progressive distillation: plan and start runs, inspect checkpoints, sample, evaluate, report."""
 
 import argparse
 import os
@@ -16,13 +16,16 @@ from progdistill.cli import (
     model_import,
     plan,
     report,
+    run,
     sample,
 )
+from progdistill.config.options import refuse_renamed
 from progdistill.errors import Interrupted, ProgdistillError
 from progdistill.signals import STOP_SIGNALS, StopSignals, record
 from progdistill.version import __version__
 
 VERBS = (
+    run,
     plan,
     data,
     checkpoints,
@@ -39,21 +42,16 @@ VERBS = (
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one verb; return its exit status: 0 done, 1 failed, 2 usage error, 130 interrupted."""
-    parser = argparse.ArgumentParser(
-        prog="progdistill",
-        description=__doc__,
-        epilog="Training runs are started with: python flows/distill_flow.py run --help",
-    )
+    parser = argparse.ArgumentParser(prog="progdistill", description=__doc__)
     parser.add_argument("--version", action="version", version=f"progdistill {__version__}")
     subparsers = parser.add_subparsers(required=True, metavar="VERB")
     for verb in VERBS:
         verb.add_parser(subparsers)
-    args = parser.parse_args(arguments)
     # A shell makes background commands ignore Ctrl-C; they keep ignoring it.
     handled = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     with StopSignals(signals=handled) as signals:  # as exceptions, so that half-written files are removed
         try:
-            status = _run(args)
+            status = _run(parser, sys.argv[1:] if arguments is None else arguments)
             signals.action = record
         except KeyboardInterrupt:
             signals.ignore()
@@ -62,8 +60,12 @@ def main(arguments: list[str] | None = None) -> int:
     return status
 
 
-def _run(args: argparse.Namespace) -> int:
+def _run(parser: argparse.ArgumentParser, arguments: list[str]) -> int:
     try:
+        refuse_renamed(arguments)
+        args, args.unknown = parser.parse_known_args(arguments, argparse.Namespace(takes_unknown=False))
+        if args.unknown and not args.takes_unknown:
+            parser.error(f"unrecognized arguments: {' '.join(args.unknown)}")
         status: int = args.run(args)
         sys.stdout.flush()
         return status
@@ -71,7 +73,11 @@ def _run(args: argparse.Namespace) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status
     except BrokenPipeError:
+<<<<<<< HEAD
         # The reader of the output has closed it, as `| head` does.
+=======
+        # The reader of standard output has closed it, as `| head` does.
+>>>>>>> 7b329b2 (config: parse options once; the flow moves into the package)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 

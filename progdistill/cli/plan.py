@@ -3,7 +3,7 @@
 import argparse
 
 from progdistill.cli.common import add_json_argument, print_json
-from progdistill.config.options import add_run_options, options_from_namespace
+from progdistill.config.options import add_run_options, resolve_options
 from progdistill.errors import UsageError
 
 MEASURED_UPDATES = 20
@@ -33,7 +33,7 @@ def _plan(args: argparse.Namespace) -> int:
 
     if args.measure is not None and args.measure < 1:
         raise UsageError(f"--measure {args.measure}: give 1 or more updates")
-    prepared = prepare_run(options_from_namespace(vars(args)))
+    prepared = prepare_run(resolve_options(vars(args)))
     rates = [] if args.measure is None else measure_here(prepared, args.measure)
     takes = estimate(prepared, rates)
     if args.json:

@@ -1,4 +1,4 @@
-"""What a scheduled deployment of the flow needs beside the flow: when, with which options, in what pods."""
+"""A scheduled deployment of the flow: schedule, options and pods."""
 
 import re
 import tomllib
@@ -7,9 +7,9 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, JsonValue, ValidationError
 
 from progdistill.config.cluster import PlainVariables
-from progdistill.config.options import RUN_OPTIONS
+from progdistill.config.options import RunOptions, options_of_table
 from progdistill.errors import UsageError
-from progdistill.models_base import Frozen
+from progdistill.models_base import Frozen, first_problem
 
 _CRON_FIELD = re.compile(r"[0-9A-Za-z*/,\-]+")
 
@@ -22,24 +22,19 @@ def _cron(text: str) -> str:
 
 
 def _known_options(options: dict[str, JsonValue]) -> dict[str, JsonValue]:
-    known = {option.name: option for option in RUN_OPTIONS}
-    for name, value in options.items():
-        if name not in known:
-            raise ValueError(f"{name} is no option of a run; known are {', '.join(sorted(known))}")
-        if type(value) is not (dict if known[name].repeatable else known[name].type):
-            raise ValueError(f"{name} = {value!r} is not what --{name} takes")
+    options_of_table(options, "deployment: options")
     return options
 
 
 class PodSettings(Frozen):
-    """The pod of a step. It hands jobs to a launcher, and holds them itself with the local one."""
+    """The pod of a step. It submits jobs to a launcher; with the local launcher they run in it."""
 
     cpu: float = Field(1, gt=0)
     memory_mib: int = Field(4096, gt=0)
     disk_mib: int = Field(10240, gt=0)
     gpus: int | None = Field(None, gt=0, description="only where the local launcher trains in the pod itself")
     timeout_minutes: int = Field(60, gt=0, description="of one attempt, after which its pod is stopped")
-    retries: int = Field(3, ge=0, description="a new attempt goes on with the job of the one before")
+    retries: int = Field(3, ge=0, description="a new attempt continues the job of the one before")
     minutes_between_retries: int = Field(2, ge=0)
 
 
@@ -50,16 +45,16 @@ LONG_STEPS: dict[str, dict[str, JsonValue]] = {
     "plan_evaluation": {"timeout_minutes": 24 * 60},
     "evaluate_fid": {"timeout_minutes": 2 * 24 * 60},
 }
-"""Steps that wait for work of hours or weeks; the others are done in minutes."""
+"""Steps that wait for jobs of hours or weeks; the others take minutes."""
 
 
 class DeploymentSettings(Frozen):
-    """One deployment. The defaults redo, every Sunday, the run behind the alias `production`."""
+    """One deployment. By default the run of the alias `production` is reproduced every Sunday."""
 
     cron: Annotated[str, AfterValidator(_cron)] = Field("0 3 * * 0", description="empty: by hand only")
     timezone: str | None = Field(None, description="IANA name such as Europe/Vienna; None: UTC")
     options: Annotated[dict[str, JsonValue], AfterValidator(_known_options)] = Field(
-        default={"like": "production"}, description="what `run` would be given, `set` as a table"
+        default={"reproduce": "production"}, description="options of `run`, with `set` as a table"
     )
     image: str | None = Field(None, description="of the steps; None: METAFLOW_KUBERNETES_CONTAINER_IMAGE")
     image_pull_policy: str | None = Field(None, pattern="^(Always|IfNotPresent|Never)$")
@@ -68,9 +63,7 @@ class DeploymentSettings(Frozen):
         None, description="of the steps; None: METAFLOW_KUBERNETES_SERVICE_ACCOUNT"
     )
     secrets: tuple[str, ...] = Field((), description="names of Kubernetes Secrets, read as variables")
-    environment: PlainVariables = Field(
-        default={}, description="plain variables of the steps; secrets have no place here"
-    )
+    environment: PlainVariables = Field(default={}, description="plain variables of the steps, no secrets")
     node_selector: dict[str, str] = {}
     tolerations: tuple[dict[str, JsonValue], ...] = ()
     labels: dict[str, str] = {}
@@ -81,8 +74,13 @@ class DeploymentSettings(Frozen):
         default={}, description="fields of PodSettings by step, over those of `pod` and of LONG_STEPS"
     )
 
+    @property
+    def run_options(self) -> RunOptions:
+        """The options as a run takes them."""
+        return RunOptions(**options_of_table(self.options, "deployment: options"))
+
     def pod_of(self, step: str) -> PodSettings:
-        """The pod of a step."""
+        """The pod of a step: defaults, then LONG_STEPS, then `steps`."""
         fields = {**self.pod, **LONG_STEPS.get(step, {}), **self.steps.get(step, {})}
         return PodSettings.model_validate(fields)
 
@@ -100,6 +98,4 @@ def parse_deployment(text: str) -> DeploymentSettings:
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"the deployment is not valid TOML: {error}") from None
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise UsageError(f"deployment: {where} = {first['input']!r}: {first['msg']}") from None
+        raise UsageError(f"deployment: {first_problem(error)}") from None

@@ -61,9 +61,7 @@ def _descend(start: int, end: int, factor: int, text: str) -> tuple[int, ...]:
     while rungs[-1] > end:
         rungs.append(rungs[-1] // factor)
     if rungs[-1] != end:
-        raise UsageError(
-            f"ladder {text!r}: dividing {start} by {factor} again and again never meets {end}; {_SYNTAX}"
-        )
+        raise UsageError(f"ladder {text!r}: {start} is not {end} times a power of {factor}; {_SYNTAX}")
     return tuple(rungs)
 
 

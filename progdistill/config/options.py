@@ -1,29 +1,45 @@
-"""What a user can type after `run` and `progdistill plan`: declared once, parsed alike everywhere."""
+"""The options of a run, from which argparse, Metaflow's parameters, TOML files and deployments derive."""
 
 import argparse
-import json
 import os
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
+from pydantic import BeforeValidator
+
+from progdistill.config.overrides import Override, overrides_of, read_override
 from progdistill.errors import UsageError
 from progdistill.models_base import Frozen
 
 DEFAULTS_FILE = "progdistill.toml"
 DEFAULT_STORE = ".progdistill/store"
 PRICES_TABLE = "prices"
-"""A table of that file that is no option: see `planning/prices.py`."""
+"""A table of `progdistill.toml` that is not an option (see `run/estimate.py`)."""
+
+RENAMED_OPTIONS = {"like": "reproduce"}
+"""Former names of options of any command."""
 
 
 class RunOption(NamedTuple):
-    """One option: its name without dashes, its type, its help, and whether it may repeat."""
+    """One option of `run`, `plan`, `progdistill.toml` and deployments."""
 
     name: str
+    """What users write: `--NAME`, or `NAME = …` in TOML."""
     type: type
     help: str
     repeatable: bool = False
+
+    @property
+    def field(self) -> str:
+        """The field of `RunOptions`; `from` is a keyword of Python."""
+        return "start_from" if self.name == "from" else self.name.replace("-", "_")
+
+    @property
+    def parameter(self) -> str:
+        """The name of the flow's Metaflow parameter."""
+        return self.field.replace("_", "-")
 
 
 RUN_OPTIONS = (
@@ -35,32 +51,30 @@ RUN_OPTIONS = (
     ),
     RunOption("target-steps", int, "stop distilling at this many sampling steps (default: the ladder's end)"),
     RunOption("from", str, "start from this checkpoint: id, unique prefix, alias, or DistillFlow/RUN/STEPS"),
-    RunOption("like", str, "the dataset and every setting of the run that made this checkpoint, done anew"),
+    RunOption("reproduce", str, "re-run with the settings of this checkpoint's run"),
     RunOption("preset", str, "settings to start from (default: the dataset's own)"),
     RunOption(
-        "store", str, "where checkpoints live: folder or s3://bucket/prefix (default: .progdistill/store)"
+        "store", str, f"where checkpoints live: folder or s3://bucket/prefix (default: {DEFAULT_STORE})"
     ),
     RunOption("launcher", str, "where jobs run: local or kubernetes (default: local)"),
     RunOption("seed", int, "seed of every random choice (default: 0)"),
     RunOption("base-updates", int, "parameter updates of the base model (default: preset)"),
     RunOption("updates-per-stage", int, "parameter updates of every distillation stage (default: preset)"),
     RunOption(
-        "guidance",
-        str,
-        "weights that class-conditional students learn to be guided with, LOWEST:HIGHEST such as 0:4",
+        "guidance", str, "guidance scales that class-conditional students learn, LOWEST:HIGHEST such as 0:4"
     ),
-    RunOption("set", str, "KEY.PATH=VALUE reaches any field of the configuration; may be given again", True),
+    RunOption("set", str, "KEY.PATH=VALUE sets any field of the configuration; may be repeated", True),
 )
 
 
 class RunOptions(Frozen):
-    """The options of one run as typed; None where the user said nothing."""
+    """The options of one run; None where the user gave none."""
 
     dataset: str | None = None
     ladder: str | None = None
     target_steps: int | None = None
-    from_: str | None = None
-    like: str | None = None
+    start_from: str | None = None
+    reproduce: str | None = None
     preset: str | None = None
     store: str | None = None
     launcher: str | None = None
@@ -68,22 +82,17 @@ class RunOptions(Frozen):
     base_updates: int | None = None
     updates_per_stage: int | None = None
     guidance: str | None = None
-    set: tuple[str, ...] = ()
+    set: tuple[Annotated[Override, BeforeValidator(read_override)], ...] = ()
     defaults: frozenset[str] = frozenset()
-    """Fields that nobody typed: they come from `progdistill.toml`."""
-
-
-def field_name(option_name: str) -> str:
-    """The RunOptions field of an option: dashes become underscores, and `from` is a Python keyword."""
-    return "from_" if option_name == "from" else option_name.replace("-", "_")
+    """Fields whose value comes from `progdistill.toml`."""
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     """Add every run option to an argparse parser."""
     for option in RUN_OPTIONS:
         parser.add_argument(
-            f"--{option.name}",
-            dest=field_name(option.name),
+            *dict.fromkeys((f"--{option.name}", f"--{option.parameter}")),
+            dest=option.field,
             type=option.type,
             help=option.help,
             metavar="KEY=VALUE" if option.repeatable else option.name.upper().replace("-", "_"),
@@ -91,54 +100,73 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         )
 
 
-def options_from_namespace(values: Mapping[str, Any]) -> RunOptions:
-    """Collect parsed values (None: not given); fill gaps from the environment and `progdistill.toml`.
+def refuse_renamed(arguments: Iterable[str]) -> None:
+    """Raise UsageError for a command-line option that has another name now."""
+    for argument in arguments:
+        name = argument.partition("=")[0].removeprefix("--")
+        if argument.startswith("--") and name in RENAMED_OPTIONS:
+            raise UsageError(f"--{name} was renamed: use --{RENAMED_OPTIONS[name]}")
 
-    To a `like` that was typed the file adds nothing but where runs work: all else is as it was.
 
-    Raises UsageError for an empty text: in a script that is a variable without a value, which must not start
-    a run with defaults.
+def option_named(name: str, where: str) -> RunOption:
+    """The run option that a file names; UsageError if there is none."""
+    known = {option.name: option for option in RUN_OPTIONS}
+    if name in RENAMED_OPTIONS:
+        raise UsageError(f"{where}: {name} was renamed: use {RENAMED_OPTIONS[name]}")
+    if name not in known:
+        raise UsageError(f"{where}: unknown option {name!r}; valid options: {', '.join(sorted(known))}")
+    return known[name]
+
+
+def resolve_options(typed: Mapping[str, Any]) -> RunOptions:
+    """Complete typed options with those of the environment and of `progdistill.toml`.
+
+    With a typed `reproduce` the file adds only where the run works (store, launcher, cluster).
+
+    Args:
+        typed: values by field of RunOptions, as argparse or Metaflow give them; None or empty: not given.
+
+    Raises:
+        UsageError: for a blank value (in a script, a variable that is not set), and for a bad file.
     """
-    typed = {}
+    given: dict[str, Any] = {}
     for option in RUN_OPTIONS:
-        value = values.get(field_name(option.name))
-        _refuse_empty(value, f"--{option.name}")
+        value = typed.get(option.field)
+        _refuse_blank(value, f"--{option.name}")
         if value not in (None, (), []):
-            typed[field_name(option.name)] = value
+            given[option.field] = value
     defaults = _file_defaults(Path(DEFAULTS_FILE))
-    if "like" in typed:
-        defaults = _of_place(defaults)
-    # Assignments add up, in an order in which what was typed comes last and wins.
-    typed["set"] = (*defaults.get("set", ()), *typed.get("set", ()))
-    decided = {**_environment_defaults(), **typed}
-    return RunOptions(**{**defaults, **decided}, defaults=frozenset(defaults.keys() - decided.keys()))
+    if "reproduce" in given:
+        defaults = {name: value for name, value in defaults.items() if name in ("store", "launcher", "set")}
+        defaults["set"] = [one for one in defaults.get("set", ()) if one.section == "cluster"]
+    # Overrides add up; the typed ones come last and win.
+    given["set"] = (*defaults.get("set", ()), *given.get("set", ()))
+    given = {**_environment_defaults(), **given}
+    return RunOptions(**{**defaults, **given}, defaults=frozenset(defaults.keys() - given.keys()))
 
 
-def _of_place(defaults: dict[str, Any]) -> dict[str, Any]:
-    """Those of a file's defaults that say where runs work and keep their results."""
-    place = {name: value for name, value in defaults.items() if name in ("store", "launcher")}
-    of_cluster = (one for one in defaults.get("set", ()) if one.startswith("cluster"))
-    return {**place, "set": tuple(of_cluster)}
+def as_arguments(typed: Mapping[str, Any]) -> list[str]:
+    """The command line that says `typed`: values by field of RunOptions, None where not given."""
+    words = []
+    for option in RUN_OPTIONS:
+        value = typed.get(option.field)
+        values = value or () if option.repeatable else () if value is None else (value,)
+        words += [word for one in values for word in (f"--{option.parameter}", str(one))]
+    return words
 
 
-def assignments(table: Mapping[str, Any]) -> tuple[str, ...]:
-    """Write a table of configuration paths as what `--set` takes, each without a space of its own.
+def parse_known_options(
+    add_options: Callable[[argparse.ArgumentParser], None], arguments: Sequence[str]
+) -> tuple[dict[str, Any], list[str]]:
+    """Parse options among those of another program; UsageError when a value is not of its option's type.
 
-    Raises TypeError for a value that JSON does not know, such as a date.
-    """
-    texts = {k: v if isinstance(v, str) else json.dumps(v, separators=(",", ":")) for k, v in table.items()}
-    return tuple(f"{key}={text}" for key, text in texts.items())
-
-
-def parse_run_options(arguments: Sequence[str]) -> RunOptions:
-    """Read the run options out of a command line that may hold others' options too; those are left alone.
-
-    Raises UsageError when an option's text is not of its type.
+    Returns:
+        The values by field, and the arguments that are not among the options that `add_options` adds.
     """
     parser = _RaisingParser(add_help=False, allow_abbrev=False)
-    add_run_options(parser)
-    namespace, _ = parser.parse_known_args(list(arguments))
-    return options_from_namespace(vars(namespace))
+    add_options(parser)
+    namespace, rest = parser.parse_known_args(list(arguments))
+    return vars(namespace), rest
 
 
 class _RaisingParser(argparse.ArgumentParser):
@@ -151,13 +179,13 @@ def _environment_defaults() -> dict[str, Any]:
     return {field: os.environ[name] for field, name in names.items() if os.environ.get(name)}
 
 
-def _refuse_empty(value: Any, where: str) -> None:
+def _refuse_blank(value: Any, where: str) -> None:
     if isinstance(value, str) and not value.strip():
         raise UsageError(f"{where} is empty: give it a value, or leave it out")
 
 
 def read_defaults_file(path: Path) -> dict[str, Any]:
-    """What stands in a `progdistill.toml`, nothing where there is none; UsageError if it cannot be read."""
+    """The content of a `progdistill.toml`, empty where there is none; UsageError if it cannot be read."""
     if not path.exists():
         return {}
     try:
@@ -169,32 +197,22 @@ def read_defaults_file(path: Path) -> dict[str, Any]:
 
 
 def _file_defaults(path: Path) -> dict[str, Any]:
-    """Defaults of a `progdistill.toml`: option names as keys, and a table `[set]` of configuration paths."""
+    """The defaults of a `progdistill.toml` by field: options as keys, and a table `[set]` of settings."""
     table = read_defaults_file(path)
-    known = {option.name: option for option in RUN_OPTIONS}
-    defaults: dict[str, Any] = {}
     table.pop(PRICES_TABLE, None)
+    return options_of_table(table, str(path))
+
+
+def options_of_table(table: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Options written in TOML or JSON, by field of RunOptions; UsageError names the bad key in `where`."""
+    found: dict[str, Any] = {}
     for name, value in table.items():
-        if name not in known:
-            raise UsageError(
-                f"{path} sets {name!r}, which is no option; known are {', '.join(sorted(known))}"
-            )
-        if name == "set":
-            if not isinstance(value, dict):
-                raise UsageError(f"{path}: `set` must be a table of configuration paths, such as [set]")
-            value = _assignments_of_file(path, value)
-        elif type(value) is not known[name].type:  # isinstance would take true for the number 1
-            raise UsageError(f"{path}: {name} = {value!r} is not of type {known[name].type.__name__}")
-        _refuse_empty(value, f"{path}: {name}")
-        defaults[field_name(name)] = value
-    return defaults
-
-
-def _assignments_of_file(path: Path, table: Mapping[str, Any]) -> tuple[str, ...]:
-    found: tuple[str, ...] = ()
-    for key, value in table.items():
-        try:
-            found += assignments({key: value})
-        except TypeError:
-            raise UsageError(f"{path}: [set] {key}: dates and times are values of no setting") from None
+        option = option_named(name, where)
+        if option.repeatable:
+            found[option.field] = overrides_of(value, f"{where}: [{name}]")
+            continue
+        if type(value) is not option.type:  # isinstance would accept true as the number 1
+            raise UsageError(f"{where}: {name} = {value!r} is not of type {option.type.__name__}")
+        _refuse_blank(value, f"{where}: {name}")
+        found[option.field] = value
     return found

@@ -1,19 +1,131 @@
-"""Recorded evaluation settings with what a user changes: files that are named anew count as they are now."""
+"""Overrides of settings: `--set KEY.PATH=VALUE`, and evaluation settings whose files change with them."""
 
-from collections.abc import Mapping
-from typing import Any
+import difflib
+import json
+from collections.abc import Iterable, Mapping
+from datetime import date, time
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel, JsonValue
 
 from progdistill.errors import UsageError
 from progdistill.features.weights import INCEPTION_SHA256, local_path, sha256_of
 
+RENAMED_SETTINGS = {"compute.ranks": "compute.world_size"}
+"""Former paths of settings."""
+
 FILES = ("weights", "reference_statistics")
+"""Evaluation settings that name a file, whose digest is NAME_sha256."""
 
 
-def changed(recorded: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """`recorded` with `changes`, less what it says of files that the changes replace.
+class Override(NamedTuple):
+    """A setting's path and its new value; a table for a section sets only what it names."""
 
-    A file that is named loses its recorded digest. Another evaluator loses the files themselves: they are
-    another network's, and statistics of another network's features. What a change gives stays.
+    path: str
+    value: JsonValue
+
+    @property
+    def section(self) -> str:
+        """The first part of the path."""
+        return self.path.partition(".")[0]
+
+    def __str__(self) -> str:
+        """As `--set` takes it, without spaces of its own."""
+        text = self.value if isinstance(self.value, str) else json.dumps(self.value, separators=(",", ":"))
+        return f"{self.path}={text}"
+
+
+def read_override(given: object) -> object:
+    """Parse the text of a `--set`; what is not a text stays as it is.
+
+    The value is JSON, else a string. Raises UsageError where it is missing.
+    """
+    if not isinstance(given, str):
+        return given
+    path, _, text = given.partition("=")
+    if not text.strip():
+        raise UsageError(f"--set {given!r} has no value: write --set KEY.PATH=VALUE")
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = text
+    return Override(path.strip(), value)
+
+
+def overrides_of(table: object, where: str) -> list[Override]:
+    """The overrides in a `[set]` table of TOML or JSON, whose keys are paths."""
+    if not isinstance(table, dict):
+        raise UsageError(f"{where} must be a table of settings' paths and values")
+    for path, value in table.items():
+        if _holds_date(value):
+            raise UsageError(f"{where} {path}: dates and times are values of no setting")
+    return [Override(path, value) for path, value in table.items()]
+
+
+def _holds_date(value: object) -> bool:
+    if isinstance(value, (dict, list)):
+        return any(map(_holds_date, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, (date, time))
+
+
+def set_field(fields: dict[str, Any], override: Override, model: type[BaseModel]) -> None:
+    """Set one field of nested settings in place.
+
+    Args:
+        fields: JSON values of a `model`.
+        override: path and value; UsageError if there is no such setting.
+        model: says which tables are sections, whose other fields stay.
+    """
+    path, value = override
+    *parents, leaf = path.split(".")
+    place: Any = fields
+    for part in parents:
+        place = place.get(part) if isinstance(place, dict) else None
+    if not isinstance(place, dict) or leaf not in place:
+        if path in RENAMED_SETTINGS:
+            raise UsageError(f"--set {path} was renamed: use {RENAMED_SETTINGS[path]}")
+        near = difflib.get_close_matches(path, _paths(fields), n=1, cutoff=0.0)
+        raise UsageError(f"--set {path}: unknown setting; did you mean {near[0]}?")
+    if isinstance(value, dict) and _is_section(path, model):
+        for name, inner in value.items():
+            set_field(fields, Override(f"{path}.{name}", inner), model)
+    else:
+        place[leaf] = value
+
+
+def _is_section(path: str, model: Any) -> bool:
+    for part in path.split("."):
+        fields = model.model_fields if _is_model(model) else {}
+        model = fields[part].annotation if part in fields else None
+    return _is_model(model)
+
+
+def _is_model(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+def _paths(fields: Mapping[str, Any], prefix: str = "") -> list[str]:
+    found: list[str] = []
+    for name, value in fields.items():
+        found += _paths(value, f"{prefix}{name}.") if isinstance(value, dict) and value else [prefix + name]
+    return found
+
+
+def overridden(overrides: Iterable[Override], section: str) -> set[str]:
+    """The fields of a section that overrides set."""
+    found: set[str] = set()
+    for path, value in overrides:
+        first, _, name = path.partition(".")
+        if first == section:
+            found |= {name.partition(".")[0]} if name else set(value) if isinstance(value, dict) else set()
+    return found
+
+
+def apply_overrides(recorded: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Recorded evaluation settings with `changes`, without outdated digests.
+
+    A file that is named anew loses its recorded digest. Another evaluator loses the recorded files too: they
+    belong to another network. Values in `changes` stay.
     """
     outdated = {f"{name}_sha256" for name in FILES if name in changes}
     if "evaluator" in changes and changes["evaluator"] != recorded.get("evaluator"):
@@ -22,9 +134,9 @@ def changed(recorded: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str
 
 
 def check_named_files(fields: Mapping[str, Any], changes: Mapping[str, Any]) -> None:
-    """Raise UsageError where a change names a file of this machine that has not the expected digest.
+    """Raise UsageError where a change names a local file that does not have the expected digest.
 
-    A store that has the expected one would otherwise answer with that, and the named file be ignored.
+    Otherwise a store that has a file of the expected digest would use that, and ignore the named one.
     """
     official = INCEPTION_SHA256 if fields.get("evaluator") == "inception" else None
     for name, default in zip(FILES, (official, None), strict=True):
@@ -37,5 +149,5 @@ def check_named_files(fields: Mapping[str, Any], changes: Mapping[str, Any]) -> 
             option = ", or --inception-sha256 in `evaluate`" if name == "weights" else ""
             raise UsageError(
                 f"evaluation.{name} = {location} has SHA-256 {found}, but {expected} is expected: name the"
-                f" file that is meant, or state this one's digest (evaluation.{name}_sha256{option})"
+                f" right file, or give this one's digest (evaluation.{name}_sha256{option})"
             )

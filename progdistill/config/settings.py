@@ -1,30 +1,23 @@
-"""The resolved configuration of a run: preset, options, then every --set."""
+"""The settings of a run: a preset's, or those of another run, changed by options and then by every --set."""
 
-import difflib
 import json
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from progdistill.config.cluster import ClusterSettings
 from progdistill.config.ladder import parse_ladder
 from progdistill.config.options import DEFAULT_STORE, DEFAULTS_FILE, RunOptions
-from progdistill.config.overrides import changed, check_named_files
-from progdistill.config.presets import (
-    PRESETS,
-    Preset,
-    fitted,
-    mirroring_only_where_safe,
-    preset_name_for,
-)
+from progdistill.config.overrides import Override, apply_overrides, check_named_files, overridden, set_field
+from progdistill.config.presets import PRESETS, Preset, fitted, mirroring_only_where_safe, preset_name_for
 from progdistill.data.dataset import DatasetInfo
 from progdistill.diffusion.names import PredictionType, check_combination
 from progdistill.errors import UsageError
 from progdistill.evaluation.config import EvaluationSettings
 from progdistill.models.config import DenoiserConfig
-from progdistill.models_base import Frozen
+from progdistill.models_base import Frozen, first_problem
 from progdistill.training.config import (
     BaseTrainingSettings,
     ComputeSettings,
@@ -43,7 +36,7 @@ OPTION_OF = {
     "preset": "preset",
     "store": "store",
 }
-"""Settings that are decided before any `--set` is read, and the option that decides each."""
+"""Settings that an option of their own decides, before any `--set` is read."""
 
 
 class LauncherName(StrEnum):
@@ -98,59 +91,64 @@ class Settings(Frozen):
 
 
 def settings_from(
-    options: RunOptions, dataset: DatasetInfo | None = None, like: Settings | None = None
+    options: RunOptions, dataset: DatasetInfo | None = None, recorded: Settings | None = None
 ) -> Settings:
-    """Resolve options into settings; `dataset` is the one they name, None for the embedded digits.
+    """Resolve options into settings.
 
-    They start from those of `like`, another run, else from a preset's. Where no preset is named, it is the
-    dataset's own, or one that is made to fit the dataset.
+    Args:
+        options: what the user chose.
+        dataset: the dataset that they name; None: the embedded digits.
+        recorded: settings of another run to start from. None: those of a preset, which is the named one, the
+            dataset's own, or the one for images of that size, made to fit the dataset.
 
-    Raises UsageError for an unknown preset, a bad ladder, a --set path that is unknown or decided by an
-    option of its own, a value out of range, guidance of a model that will not know what to be guided away
-    from, and a combination of prediction and loss weight that the paper found not to work.
+    Raises:
+        UsageError: for an unknown preset, a bad ladder, a --set path that is unknown or has an option of its
+            own, a value out of range, guidance of a model that cannot be guided, and a combination of
+            prediction and loss weight that the paper found not to work.
     """
-    fields = _preset_fields(options, dataset) if like is None else like.model_dump(mode="json")
-    fields |= {**_place(options), "ladder": list(_ladder(options, fields["ladder"]))}
-    if options.dataset is not None:
-        fields["dataset"] = options.dataset
-    if options.seed is not None:
-        fields["seed"] = options.seed
+    fields = _preset_fields(options, dataset) if recorded is None else recorded.model_dump(mode="json")
+    fields |= {
+        **_place(options),
+        **{name: value for name in ("dataset", "seed") if (value := getattr(options, name)) is not None},
+        "ladder": _ladder(options, fields["ladder"]),
+    }
     if options.base_updates is not None:
         fields["base"]["updates"] = options.base_updates
     if options.updates_per_stage is not None:
-        fields["distill"] |= {
-            "updates": options.updates_per_stage,
-            "updates_at_steps": {},
-            "guidance_updates": None,
-        }
+        same = {"updates": options.updates_per_stage, "updates_at_steps": {}, "guidance_updates": None}
+        fields["distill"] |= same
     known_stages = fields["distill"]["updates_at_steps"]
-    for assignment in options.set:
-        _assign(fields, assignment)
-    fields["evaluation"] = _evaluation(fields["evaluation"], options.set, like)
+    for override in options.set:
+        _set(fields, override)
+    if isinstance(fields["evaluation"], dict):  # validation refuses what is not
+        changes = {name: fields["evaluation"][name] for name in overridden(options.set, "evaluation")}
+        if recorded is not None:
+            fields["evaluation"] = apply_overrides(recorded.evaluation.model_dump(mode="json"), changes)
+        check_named_files(fields["evaluation"], changes)
     settings = _validated(fields)
     _check_stages(settings, known_stages)
     check_combination(settings.model.prediction, settings.base.loss_weight, distilling=False)
-    return settings if options.from_ else _with_label_dropout(settings)
+    return settings if options.start_from else _with_label_dropout(settings)
 
 
-def check_paths(assignments: Sequence[str]) -> None:
-    """Raise UsageError for a `--set` of no value or of no setting; what values fit is the preset's to say."""
+def check_paths(overrides: Sequence[Override]) -> None:
+    """Raise UsageError for an override of no setting; whether its value fits depends on the preset."""
     fields = _preset_fields(RunOptions(), None) | _place(RunOptions())
-    for assignment in assignments:
-        _assign(fields, assignment)
+    for override in overrides:
+        _set(fields, override)
 
 
 def _with_label_dropout(settings: Settings) -> Settings:
-    """The base model has a label for "no class" where its training drops labels, and no weight as input."""
+    """Give the base model a label for "no class" if its training drops labels."""
     network = settings.model.network
     if network.guidance_input:
         raise UsageError(
-            "model.network.guidance_input is true, but a base model learns no weights: leave it out; students"
-            " have that input with --guidance LOWEST:HIGHEST"
+            "model.network.guidance_input is true, but a base model does not take a guidance scale: leave it"
+            " out; with --guidance LOWEST:HIGHEST students have that input"
         )
     if settings.guidance is not None and settings.label_dropout == 0:
         raise UsageError(
-            f"--guidance {settings.guidance} needs a base model that was trained with dropped labels, but"
+            f"--guidance {settings.guidance} needs a base model trained with label dropout, but"
             f" base.label_dropout is 0: leave it out, or set it to {LABEL_DROPOUT}"
         )
     if not settings.label_dropout and network.label_dropout:
@@ -181,13 +179,13 @@ def _preset_fields(options: RunOptions, dataset: DatasetInfo | None) -> dict[str
         "dataset": DEFAULT_DATASET,
         "seed": 0,
         "ladder": parse_ladder(preset.ladder),
-        "guidance": parse_guidance(options.guidance).model_dump() if options.guidance else None,
-        "live": LiveSettings().model_dump(),
+        "guidance": parse_guidance(options.guidance).model_dump(mode="json") if options.guidance else None,
+        "live": LiveSettings().model_dump(mode="json"),
     }
 
 
 def _place(options: RunOptions) -> dict[str, Any]:
-    """Where a run works and keeps its results; that is never taken over from another."""
+    """Where a run works and keeps its results; never taken over from another run."""
     return {
         "cluster": ClusterSettings().model_dump(mode="json"),
         "store": options.store or DEFAULT_STORE,
@@ -198,7 +196,7 @@ def _place(options: RunOptions) -> dict[str, Any]:
 def _preset(options: RunOptions, dataset: DatasetInfo | None) -> tuple[str, Preset]:
     if options.preset is not None:
         if options.preset not in PRESETS:
-            raise UsageError(f"unknown preset {options.preset!r}; known are {', '.join(PRESETS)}")
+            raise UsageError(f"unknown preset {options.preset!r}; valid presets: {', '.join(PRESETS)}")
         return options.preset, PRESETS[options.preset]
     if dataset is None:
         return DEFAULT_DATASET, PRESETS[DEFAULT_DATASET]
@@ -207,66 +205,28 @@ def _preset(options: RunOptions, dataset: DatasetInfo | None) -> tuple[str, Pres
     return name, preset if name == dataset.name else fitted(preset, dataset)
 
 
-def _ladder(options: RunOptions, otherwise: Sequence[int]) -> tuple[int, ...]:
-    rungs = parse_ladder(options.ladder) if options.ladder else tuple(otherwise)
+def _ladder(options: RunOptions, default: Sequence[int]) -> tuple[int, ...]:
+    rungs = parse_ladder(options.ladder) if options.ladder else tuple(default)
     if options.target_steps is None:
         return rungs
     if options.target_steps not in rungs:
         raise UsageError(
-            f"--target-steps {options.target_steps} is no rung of the ladder {', '.join(map(str, rungs))}"
+            f"--target-steps {options.target_steps} is not in the ladder {', '.join(map(str, rungs))}"
         )
     return rungs[: rungs.index(options.target_steps) + 1]
 
 
-def _assign(fields: dict[str, Any], assignment: str) -> None:
-    path, _, text = assignment.partition("=")
-    path = path.strip()
-    if not text.strip():
-        raise UsageError(f"--set {assignment!r} has no value: write --set KEY.PATH=VALUE")
-    try:
-        value = json.loads(text)
-    except ValueError:
-        value = text
-    _put(fields, path, value)
-
-
-def _put(fields: dict[str, Any], path: str, value: Any) -> None:
-    """Set the field at `path`; a table for a section, as of `[set.distill]`, sets only what it names."""
-    if path in OPTION_OF:
-        option = OPTION_OF[path]
+def _set(fields: dict[str, Any], override: Override) -> None:
+    if option := OPTION_OF.get(override.path):
         raise UsageError(
-            f"--set {path}: this is decided before any --set: give it as --{option}, or as `{option} = …`"
-            f" above [set] in {DEFAULTS_FILE}"
+            f"--set {override.path}: this has an option of its own: give it as --{option}, or as"
+            f" `{option} = …` above [set] in {DEFAULTS_FILE}"
         )
-    *parents, leaf = path.split(".")
-    place: Any = fields
-    for part in parents:
-        place = place.get(part) if isinstance(place, dict) else None
-    if not isinstance(place, dict) or leaf not in place:
-        near = difflib.get_close_matches(path, list(_paths(fields)), n=1, cutoff=0.0)
-        raise UsageError(f"--set {path}: there is no such setting; did you mean {near[0]}?")
-    if isinstance(value, dict) and _is_section(path):
-        for name, inner in value.items():
-            _put(fields, f"{path}.{name}", inner)
-    else:
-        place[leaf] = value
-
-
-def _is_section(path: str) -> bool:
-    """Whether a path leads to settings of their own, and not to one whose value is a table."""
-    kind: Any = Settings
-    for part in path.split("."):
-        fields = kind.model_fields if _is_model(kind) else {}
-        kind = fields[part].annotation if part in fields else None
-    return _is_model(kind)
-
-
-def _is_model(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, BaseModel)
+    set_field(fields, override, Settings)
 
 
 def _check_stages(settings: Settings, known: Mapping[str, int]) -> None:
-    """Refuse updates for stages that the ladder cannot have; `known` came with the preset or --like."""
+    """Refuse updates for stages that the ladder cannot have; `known` came with the preset or --reproduce."""
     first = settings.ladder[0]
     for steps in settings.distill.updates_at_steps:
         if str(steps) not in known and not (0 < steps <= first and steps & (steps - 1) == 0):
@@ -277,46 +237,9 @@ def _check_stages(settings: Settings, known: Mapping[str, int]) -> None:
             )
 
 
-def _evaluation(assigned: Any, assignments: Sequence[str], like: Settings | None) -> Any:
-    """Evaluation settings after every --set, without what `like` records of files that were named anew."""
-    if not isinstance(assigned, dict):
-        return assigned  # and told so by their validation
-    named: set[str] = set()
-    for path, _, text in (assignment.partition("=") for assignment in assignments):
-        section, _, name = path.strip().partition(".")
-        if section == "evaluation":
-            named |= {name} if name else set(json.loads(text))
-    changes = {name: value for name, value in assigned.items() if name in named}
-    fields: dict[str, Any] = assigned if like is None else changed(like.evaluation.model_dump(), changes)
-    check_named_files(fields, changes)
-    return fields
-
-
-def _paths(fields: dict[str, Any], prefix: str = "") -> list[str]:
-    found: list[str] = []
-    for name, value in fields.items():
-        found += _paths(value, f"{prefix}{name}.") if isinstance(value, dict) and value else [prefix + name]
-    return found
-
-
 def _validated(fields: dict[str, Any]) -> Settings:
     try:
-        settings = Settings.model_validate(fields)
+        # From JSON, in which strict validation still reads names as enums and lists as tuples.
+        return Settings.model_validate_json(json.dumps(fields), strict=True)
     except ValidationError as error:
-        first = error.errors()[0]
-        where, value = ".".join(map(str, first["loc"])), first.get("input")
-        given = "" if isinstance(value, (dict, list, tuple)) else f" = {value!r}"
-        raise UsageError(f"{where}{given}: {first['msg'].removeprefix('Value error, ')}") from None
-    _refuse_booleans(fields, settings.model_dump(mode="json"))
-    return settings
-
-
-def _refuse_booleans(given: Any, read: Any, path: str = "") -> None:
-    """Refuse true and false where a number is wanted: they would be read as 1 and 0."""
-    if isinstance(given, bool) and not isinstance(read, bool):
-        raise UsageError(f"{path} = {json.dumps(given)}: give a number")
-    if isinstance(given, (dict, list)):
-        parts = given.items() if isinstance(given, dict) else enumerate(given)
-        inside = read if isinstance(given, dict) else dict(enumerate(read))
-        for name, part in parts:
-            _refuse_booleans(part, inside.get(name), f"{path}.{name}" if path else str(name))
+        raise UsageError(first_problem(error)) from None

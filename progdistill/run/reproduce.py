@@ -1,4 +1,4 @@
-"""`--like REF`: a run with the configuration of the one that made a checkpoint, on the data as it is now."""
+"""`--reproduce REF`: run again with the settings of a checkpoint's run, on the dataset as it is now."""
 
 from typing import NamedTuple
 
@@ -11,43 +11,44 @@ from progdistill.registry.checkpoint import CheckpointManifest
 from progdistill.registry.resolve import resolve_reference
 from progdistill.store.open import open_store
 
-DECIDED_BY_LIKE = ("from_", "preset", "guidance")
-"""Options that say where a run starts, as `--like` does."""
+DECIDED = {"start_from": "from", "preset": "preset", "guidance": "guidance"}
+"""Options that the recorded settings decide: field and name."""
 
 
-def check_like(options: RunOptions) -> None:
-    """Raise UsageError where `--like` meets an option that would contradict it."""
-    for name in DECIDED_BY_LIKE:
-        if options.like is not None and getattr(options, name) is not None:
-            option = name.rstrip("_")
+def check_reproduce(options: RunOptions) -> None:
+    """Raise UsageError where `--reproduce` meets an option that would contradict it."""
+    for field, name in DECIDED.items():
+        if options.reproduce is not None and getattr(options, field) is not None:
             raise UsageError(
-                f"--like {options.like} decides what --{option} {getattr(options, name)} would: give one of"
-                " them"
+                f"--reproduce {options.reproduce} decides what --{name} {getattr(options, field)} would: give"
+                " one of them"
             )
 
 
-class Like(NamedTuple):
-    """A checkpoint, the settings of the run that made it, and the options with what follows from both."""
+class Reproduced(NamedTuple):
+    """A checkpoint, the settings of its run, and the options with what follows from both."""
 
     checkpoint_id: str
     settings: Settings
     options: RunOptions
 
 
-def reproduce(options: RunOptions) -> Like | None:
-    """What `--like` names; None without it.
+def reproduce(options: RunOptions) -> Reproduced | None:
+    """What `--reproduce` names; None without it.
 
-    A run that branched from a checkpoint starts from that checkpoint again. Raises UsageError for an unknown
-    reference, and for a checkpoint that no run of ours made.
+    A run that started from a checkpoint starts from that checkpoint again.
+
+    Raises:
+        UsageError: for an unknown reference, and for a checkpoint without a run's settings.
     """
-    if options.like is None:
+    if options.reproduce is None:
         return None
-    check_like(options)
+    check_reproduce(options)
     store = open_store(options.store or DEFAULT_STORE)
-    manifest = resolve_reference(store, options.like)
-    settings = _configuration_of(manifest, options.like)
-    follows = {"from_": settings.first_teacher, "dataset": options.dataset or settings.dataset}
-    return Like(
+    manifest = resolve_reference(store, options.reproduce)
+    settings = _configuration_of(manifest, options.reproduce)
+    follows = {"start_from": settings.first_teacher, "dataset": options.dataset or settings.dataset}
+    return Reproduced(
         manifest.id,
         settings.model_copy(update={"first_teacher": None}),
         options.model_copy(update=follows),
@@ -59,7 +60,7 @@ def _configuration_of(manifest: CheckpointManifest, reference: str) -> Settings:
         return Settings.model_validate(manifest.provenance.configuration)
     except ValidationError:
         raise UsageError(
-            f"--like {reference}: checkpoint {manifest.id[:12]} ({manifest.identity.kind}) does not come with"
-            " the configuration of a run of this version; name --dataset, --ladder and other settings, or"
-            f" start from it with --from {reference}"
+            f"--reproduce {reference}: checkpoint {manifest.id[:12]} ({manifest.identity.kind}) does not have"
+            " the settings of a run of this version; give --dataset, --ladder and other settings, or start"
+            f" from it with --from {reference}"
         ) from None

@@ -59,7 +59,7 @@ class RunSteps:
 
         self._on_event = Harmless(LiveCard(card, self._store))
 
-    def hold(self, checkpoints: list[dict[str, Any]]) -> None:
+    def record(self, checkpoints: list[dict[str, Any]]) -> None:
         """Record that the run has these, from the ladder's top down, whoever made them.
 
         Metaflow clones the finished steps of a resumed run instead of executing them, and what they made has

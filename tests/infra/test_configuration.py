@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from progdistill.config.deployment import parse_deployment
-from progdistill.config.options import options_from_namespace
+from progdistill.config.options import resolve_options
 from progdistill.config.settings import Settings, settings_from
 from progdistill.run.estimate import read_prices
 from tests.infra.tools import INFRA, ROOT, of_kind
@@ -25,7 +25,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PROGDISTILL_STORE", raising=False)
     monkeypatch.delenv("PROGDISTILL_LAUNCHER", raising=False)
-    settings = settings_from(options_from_namespace({}))
+    settings = settings_from(resolve_options({}))
     assert settings.store == "s3://BUCKET/models"
     return settings.cluster  # type: ignore[attr-defined,unused-ignore]
 
@@ -89,7 +89,7 @@ def test_the_configuration_that_the_guide_to_tpus_shows_is_a_slice_of_four_hosts
     (shown,) = re.findall(r"^```toml\n(.*?)^```$", (ROOT / "docs" / "tpu.md").read_text(), re.M | re.S)
     (tmp_path / "progdistill.toml").write_text(shown)
     monkeypatch.chdir(tmp_path)
-    cluster: Any = settings_from(options_from_namespace({})).cluster  # type: ignore[attr-defined,unused-ignore]
+    cluster: Any = settings_from(resolve_options({})).cluster  # type: ignore[attr-defined,unused-ignore]
     (flavor,) = [one for one in of_kind("overlays/tpu", "ResourceFlavor") if "tpu" in one["metadata"]["name"]]
     for resources in (cluster.train, cluster.distill):
         assert resources.host_count == 4

@@ -40,7 +40,7 @@ def test_a_guided_run_drops_labels_and_has_one_stage_more(store: Store) -> None:
     assert guided.settings.label_dropout == 0.1 and plain.settings.label_dropout == 0
     assert guided.settings.model.network.label_dropout and not plain.settings.model.network.label_dropout
     assert (plain.facts()["stages"], guided.facts()["stages"]) == (6, 7)
-    assert "guided with weights 0:4" in guided.describe() and "weights" not in plain.describe()
+    assert "with guidance scales 0:4" in guided.describe() and "guidance" not in plain.describe()
 
 
 def test_labels_are_dropped_on_request_without_guidance_too() -> None:
@@ -51,7 +51,7 @@ def test_labels_are_dropped_on_request_without_guidance_too() -> None:
 
 def test_a_weight_to_measure_with_needs_students_that_learn_one(store: Store) -> None:
     assert plan(store, guidance="0:4", set=("evaluation.guidance=2",)).settings.evaluation.guidance == 2
-    with pytest.raises(UsageError, match="students of this run learn no guidance"):
+    with pytest.raises(UsageError, match="students of this run are not guided"):
         plan(store, set=("evaluation.guidance=2",))
 
 
@@ -65,23 +65,23 @@ def test_the_guided_stage_can_have_updates_of_its_own(store: Store) -> None:
 def test_students_of_a_guided_model_keep_its_range(store: Store) -> None:
     config = with_network(label_dropout=True, guidance_input=True)
     teacher = publish(store, config, CheckpointKind.STUDENT, sampling_steps=8, training=LEARNED)
-    run = plan(store, from_=teacher.id)
+    run = plan(store, start_from=teacher.id)
     assert run.settings.guidance == GuidanceRange(lowest=0, highest=2)
     assert not run.settings.has_guided_stage and run.settings.ladder == (8, 4, 2, 1)
-    assert plan(store, from_=teacher.id, guidance="0:2").settings.guidance == run.settings.guidance
+    assert plan(store, start_from=teacher.id, guidance="0:2").settings.guidance == run.settings.guidance
     with pytest.raises(UsageError, match="with guidance 0:2, which its students keep"):
-        plan(store, from_=teacher.id, guidance="0:4")
+        plan(store, start_from=teacher.id, guidance="0:4")
 
 
 def test_a_run_from_a_base_model_with_dropped_labels_distills_guidance_first(store: Store) -> None:
     teacher = publish(store, with_network(label_dropout=True))
-    assert plan(store, from_=teacher.id, guidance="1:3").settings.has_guided_stage
+    assert plan(store, start_from=teacher.id, guidance="1:3").settings.has_guided_stage
 
 
 @pytest.mark.parametrize(
     ("config", "kind", "words"),
     [
-        (with_network(), CheckpointKind.BASE, "trained with dropped labels"),
+        (with_network(), CheckpointKind.BASE, "trained with label dropout"),
         (with_network(label_dropout=True), CheckpointKind.STUDENT, "undistilled teacher"),
         (with_network(num_classes=0), CheckpointKind.BASE, "has none"),
     ],
@@ -92,7 +92,7 @@ def test_a_teacher_that_cannot_be_guided_is_refused(
     steps = 64 if kind is CheckpointKind.STUDENT else None
     teacher = publish(store, config, kind, sampling_steps=steps)
     with pytest.raises(UsageError, match=words):
-        plan(store, from_=teacher.id, guidance="0:4")
+        plan(store, start_from=teacher.id, guidance="0:4")
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_a_teacher_that_cannot_be_guided_is_refused(
         ({"guidance": "0:4", "preset": "cifar10"}, "preset cifar10 has none"),
         ({"preset": "cifar10", "set": ("base.label_dropout=0.1",)}, "base.label_dropout is for models"),
         ({"set": ("base.label_dropout=1",)}, "base.label_dropout = 1"),
-        ({"set": ("model.network.guidance_input=true",)}, "a base model learns no weights"),
+        ({"set": ("model.network.guidance_input=true",)}, "a base model does not take a guidance scale"),
         ({"set": ("model.network.label_dropout=true",)}, "training drops no label"),
     ],
 )

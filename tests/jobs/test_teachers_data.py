@@ -29,7 +29,7 @@ def branch(store: Store, fingerprint: str, **options: object) -> PreparedRun:
     """The plan of a run from a teacher that was trained on `digits` with that fingerprint."""
     kind = CheckpointKind.IMPORTED if fingerprint == UNKNOWN_DATASET else CheckpointKind.BASE
     teacher = publish(store, DIGITS, kind, dataset_fingerprint=fingerprint)
-    return prepare_run(RunOptions.model_validate({"store": store.uri, "from_": teacher.id, **options}))
+    return prepare_run(RunOptions.model_validate({"store": store.uri, "start_from": teacher.id, **options}))
 
 
 def test_data_that_has_become_another_is_refused_with_both_fingerprints(
@@ -68,7 +68,7 @@ def test_the_ladder_of_a_file_begins_where_a_student_is_and_a_typed_one_must(
 ) -> None:
     data = digits.fingerprint
     teacher = publish(store, DIGITS, CheckpointKind.STUDENT, sampling_steps=4, dataset_fingerprint=data)
-    asked = RunOptions(store=store.uri, from_=teacher.id, ladder="16:2")
+    asked = RunOptions(store=store.uri, start_from=teacher.id, ladder="16:2")
     of_file = asked.model_copy(update={"defaults": frozenset({"ladder"})})
     assert prepare_run(of_file).settings.ladder == (4, 2)
     with pytest.raises(UsageError, match="--ladder 16:2 starts at 16: write --ladder 4:2, or leave it out"):
@@ -79,7 +79,7 @@ def test_a_teacher_whose_last_class_means_none_is_told_from_one_of_more_classes(
     more = DIGITS.model_copy(update={"network": DIGITS.network.model_copy(update={"num_classes": 11})})
     teacher = publish(store, more, CheckpointKind.IMPORTED, dataset_fingerprint=UNKNOWN_DATASET)
     with pytest.raises(UsageError, match=r"^the network of teacher .* of 11 classes.*with --label-dropout$"):
-        prepare_run(RunOptions(store=store.uri, from_=teacher.id, dataset="digits"))
+        prepare_run(RunOptions(store=store.uri, start_from=teacher.id, dataset="digits"))
 
 
 def test_a_model_of_unknown_data_is_measured_against_what_is_named(

@@ -136,7 +136,7 @@ def test_a_run_from_a_checkpoint_needs_no_time_for_a_base_model(store: Store) ->
     trained(store, run, "train_base", 200.0)
     trained(store, run, "distill", 100.0)
     teacher = next(iter(store.list("checkpoints/"))).key.split("/")[1]
-    branch = plan(store, ladder="4:1", from_=teacher)
+    branch = plan(store, ladder="4:1", start_from=teacher)
     (whole,), (rest,) = estimate(run).times, estimate(branch).times
     assert whole.seconds - rest.seconds == pytest.approx(run.settings.base.updates * 64 / 200)
 

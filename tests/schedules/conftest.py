@@ -27,7 +27,7 @@ pod = { cpu = 0.5, memory_mib = 2048 }
 steps.report = { memory_mib = 8192, retries = 0, timeout_minutes = 90 }
 
 [options]
-like = "production"
+reproduce = "production"
 updates-per-stage = 7
 set = { "distill.learning_rate" = 0.0005, "snapshots.keep" = 1 }
 """

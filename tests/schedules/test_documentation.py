@@ -28,7 +28,9 @@ COMMANDS = re.findall(r"(?m)^    (\S.*)$", TEXT)
 FILES = re.findall(r"```toml\n(.*?)```", TEXT, flags=re.S)
 
 ELSEWHERE = {
-    "python flows/distill_flow.py run --like production --updates-per-stage 1000": "end_to_end/test_like.py",
+    "python flows/distill_flow.py run --reproduce production --updates-per-stage 1000": (
+        "end_to_end/test_reproduce.py"
+    ),
     "python flows/distill_flow.py --datastore s3 resume --origin-run-id RUN": "schedules/test_pods.py",
 }
 """Commands that take minutes, and the tests that run them."""
@@ -36,7 +38,7 @@ ELSEWHERE = {
 
 def test_the_deployment_shown_is_understood_and_its_defaults_are_those_said() -> None:
     shown, default = parse_deployment(FILES[0]), DeploymentSettings()
-    assert (shown.cron, shown.options["like"]) == (default.cron, default.options["like"])
+    assert (shown.cron, shown.options["reproduce"]) == (default.cron, default.options["reproduce"])
     assert shown.pod_of("start") == PodSettings()
     assert shown.pod_of("distill").timeout_minutes == default.pod_of("distill").timeout_minutes
     days = {step: default.pod_of(step).timeout_minutes / 60 / 24 for step in LONG_STEPS}
@@ -81,7 +83,7 @@ def test_the_commands_for_the_store_work_in_their_order(folder: Path) -> None:
         )
         assert done.returncode == 0, f"{line}: {done.stderr[-1000:]}"
         if "plan" in words:
-            assert "like production" in done.stdout and "training on 1 × cpu" in done.stdout
+            assert "reproduces production" in done.stdout and "training on 1 × cpu" in done.stdout
 
 
 def test_runs_are_triggered_with_options_that_argo_is_told_of(flows_bucket: str, tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def test_with_nothing_changed_a_scheduled_run_trains_nothing_and_a_laptop_can_ta
         *("start", "train-base", "recursive-distill", "recursive-distill", "plan-evaluation"),
         *("evaluate-fid", "evaluate-fid", "evaluate-fid", "collect", "report", "end"),
     ]
-    assert "like production" in workflow.output_of("start")
+    assert "reproduces production" in workflow.output_of("start")
     assert sum(output.count(FOUND) for _, output in workflow.pods) == 7
     assert list(run_checkpoints(store, "DistillFlow", workflow.run_id).values()) == production
 

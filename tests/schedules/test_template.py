@@ -64,9 +64,9 @@ def test_secrets_are_named_and_their_values_stand_nowhere(compiled: dict[str, An
 
 def test_every_option_of_a_run_is_a_parameter_with_the_deployments_default(compiled: dict[str, Any]) -> None:
     given = {key: value for key, value in parameters_of(compiled).items() if value is not None}
-    assert parameters_of(compiled).keys() == {option.name for option in RUN_OPTIONS}
+    assert parameters_of(compiled).keys() == {option.parameter for option in RUN_OPTIONS}
     assert given == {
-        "like": "production",
+        "reproduce": "production",
         "updates-per-stage": 7,
         "store": "s3://models/team",
         "set": "distill.learning_rate=0.0005 snapshots.keep=1",
@@ -109,7 +109,7 @@ def default(flows_bucket: str, tmp_path_factory: pytest.TempPathFactory) -> dict
 def test_by_default_every_sunday_the_run_of_production_is_done_anew(default: dict[str, Any]) -> None:
     assert json.loads(default["metadata"]["annotations"]["metaflow/cron"])["schedule"] == "0 3 * * 0"
     given = {key: value for key, value in parameters_of(default).items() if value is not None}
-    assert given == {"like": "production", "store": "s3://flows/metaflow/progdistill"}
+    assert given == {"reproduce": "production", "store": "s3://flows/metaflow/progdistill"}
     requests = pods_of(default)["distill"]["container"]["resources"]["requests"]
     assert requests == {"cpu": "1", "memory": "4096M", "ephemeral-storage": "10240M"}
 
@@ -121,14 +121,14 @@ def test_a_run_triggered_by_hand_is_told_only_what_was_typed(flows_bucket: str, 
     done = subprocess.run(
         line, cwd=tmp_path, env=datastore(flows_bucket, **typed), capture_output=True, text=True
     )
-    assert done.returncode == 0 and all(f"--{option.name} " in done.stdout for option in RUN_OPTIONS)
+    assert done.returncode == 0 and all(f"--{option.parameter} " in done.stdout for option in RUN_OPTIONS)
     assert "[default" not in done.stdout
 
 
 def test_a_deployment_without_an_image_is_looked_at_but_not_made(flows_bucket: str, tmp_path: Path) -> None:
     line = command("--datastore", "s3", "argo-workflows", "create")
     done = subprocess.run(line, cwd=tmp_path, env=datastore(flows_bucket), capture_output=True, text=True)
-    assert done.returncode != 0 and "no image is named" in done.stderr
+    assert done.returncode != 0 and "no image is set" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -136,12 +136,15 @@ def test_a_deployment_without_an_image_is_looked_at_but_not_made(flows_bucket: s
     [
         ('cron = "weekly"', "five cron fields"),
         ("crom = 1", "crom"),
-        ('[options]\nladdder = "8:1"', "laddder is no option"),
-        ('[options]\nlike = "production"\npreset = "digits"', "--like production decides what --preset"),
+        ('[options]\nladdder = "8:1"', "unknown option 'laddder'"),
+        (
+            '[options]\nreproduce = "production"\npreset = "digits"',
+            "production decides what --preset",
+        ),
         ("[options.set]\n'distill.updates' = 1", "did you mean distill.updates?"),
         ("[options.set]\nladder = [8, 4]", "give it as --ladder"),
         ('[options]\nstore = "/disk"', "store is /disk, but a pod's disk is gone"),
-        ("steps.distill = { retries = 1 }", "there is no step distill;"),
+        ("steps.distil = { retries = 1 }", "unknown step distil;"),
         ("steps.distill = { memory = 1 }", "memory"),
         ('{"pod": {"memory": 1}}', "memory"),
         ('environment = { AWS_SECRET_ACCESS_KEY = "x" }', "AWS_SECRET_ACCESS_KEY reads as a secret"),

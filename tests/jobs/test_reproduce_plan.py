@@ -1,4 +1,4 @@
-"""`--like` from option to settings, and what is refused before anything starts."""
+"""`--reproduce` from option to settings, and what is refused before anything starts."""
 
 from pathlib import Path
 
@@ -48,13 +48,13 @@ def made_by(store: Store, run: PreparedRun, steps: int = 1) -> CheckpointManifes
 def test_a_run_like_another_has_its_settings(store: Store) -> None:
     first = plan(store, ladder="16:2", seed=7, guidance="0:4", set=("distill.learning_rate=0.5",))
     made_by(store, first)
-    assert plan(store, like="production").settings == first.settings
+    assert plan(store, reproduce="production").settings == first.settings
 
 
 def test_options_change_what_they_name(store: Store) -> None:
     first = plan(store, ladder="16:2", seed=7)
     made_by(store, first)
-    again = plan(store, like="production", ladder="8:1", base_updates=3, set=("evaluation.samples=9",))
+    again = plan(store, reproduce="production", ladder="8:1", base_updates=3, set=("evaluation.samples=9",))
     assert again.settings.ladder == (8, 4, 2, 1) and again.settings.seed == 7
     assert (again.settings.base.updates, again.settings.evaluation.samples) == (3, 9)
     assert again.settings.distill == first.settings.distill
@@ -63,33 +63,42 @@ def test_options_change_what_they_name(store: Store) -> None:
 def test_where_a_run_works_is_not_taken_over(store: Store, tmp_path: Path) -> None:
     elsewhere = plan(store).settings.model_copy(update={"store": "s3://another/place"})
     made_by(store, plan(store).model_copy(update={"settings": elsewhere}))
-    assert plan(store, like="production").settings.store == store.uri
+    assert plan(store, reproduce="production").settings.store == store.uri
 
 
 def test_a_branch_starts_again_from_its_own_teacher(store: Store, digits: DatasetInfo) -> None:
     own = {"sampling_steps": 8, "dataset_fingerprint": digits.fingerprint}
     teacher = publish(store, DIGITS, CheckpointKind.STUDENT, **own)
-    branch = plan(store, from_=teacher.id, set=("distill.learning_rate=0.5",))
+    branch = plan(store, start_from=teacher.id, set=("distill.learning_rate=0.5",))
     made_by(store, branch)
-    again = plan(store, like="production")
+    again = plan(store, reproduce="production")
     assert again.settings == branch.settings and again.settings.first_teacher == teacher.id
 
 
 def test_the_plan_says_which_checkpoint_it_is_like(store: Store) -> None:
     manifest = made_by(store, plan(store))
-    assert f"like production ({manifest.id[:12]})" in plan(store, like="production").describe()
-    assert "like" not in plan(store).describe()
-    assert plan(store, like="production").facts()["like"] == manifest.id
+    assert f"reproduces production ({manifest.id[:12]})" in plan(store, reproduce="production").describe()
+    assert "reproduces" not in plan(store).describe()
+    assert plan(store, reproduce="production").facts()["reproduces"] == manifest.id
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"like": "nobody"}, "'nobody' is no checkpoint id"),
-        ({"like": "imported"}, "does not come with the configuration of a run"),
-        ({"like": "imported", "from_": "abcd"}, "--like imported decides what --from abcd would"),
-        ({"like": "imported", "preset": "digits"}, "--like imported decides what --preset digits would"),
-        ({"like": "imported", "guidance": "0:4"}, "--like imported decides what --guidance 0:4 would"),
+        ({"reproduce": "nobody"}, "'nobody' is no checkpoint id"),
+        ({"reproduce": "imported"}, "does not have the settings of a run"),
+        (
+            {"reproduce": "imported", "start_from": "abcd"},
+            "decides what --from abcd would",
+        ),
+        (
+            {"reproduce": "imported", "preset": "digits"},
+            "decides what --preset digits would",
+        ),
+        (
+            {"reproduce": "imported", "guidance": "0:4"},
+            "decides what --guidance 0:4 would",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_by_name(store: Store, options: dict[str, object], words: str) -> None:

@@ -1,4 +1,4 @@
-"""What a scheduled flow has and a local one has not: a schedule, and pods with retries and deadlines."""
+"""The parameters of the flow; where it is deployed to Argo, its schedule and its pods too."""
 
 import os
 import sys
@@ -8,27 +8,21 @@ from metaflow import FlowMutator, Parameter
 from metaflow.exception import MetaflowException
 from metaflow.metaflow_config import DATASTORE_SYSROOT_S3, KUBERNETES_CONTAINER_IMAGE
 
-from progdistill.config.options import (
-    RUN_OPTIONS,
-    RunOptions,
-    assignments,
-    field_name,
-    options_from_namespace,
-)
+from progdistill.config.options import RUN_OPTIONS, RunOption, RunOptions, resolve_options
 from progdistill.errors import UsageError
 
 if TYPE_CHECKING:
-    # Imported where a deployment is at hand: every task of a local run imports this file too.
+    # Imported late: every task of a local run imports this file too.
     from progdistill.config.deployment import DeploymentSettings, PodSettings
 
 DEFAULTS = "{}"
 
 STORE_IN_DATASTORE = "progdistill"
-"""Where the store is, below Metaflow's datastore, when nobody says where."""
+"""The default store, below Metaflow's datastore."""
 
 
 def read_deployment(text: str) -> dict[str, Any]:
-    """Parse and check a deployment; Metaflow keeps it with the flow as plain values."""
+    """Parse and check a deployment; Metaflow stores it with the flow as plain values."""
     if text == DEFAULTS:
         return {}
     from progdistill.config.deployment import parse_deployment
@@ -39,35 +33,52 @@ def read_deployment(text: str) -> dict[str, Any]:
         raise MetaflowException(str(error)) from None
 
 
-class OnArgo(FlowMutator):
-    """Applies the deployment where Argo is concerned; `run` and `resume` on this machine have none of it."""
+class RunParameters(FlowMutator):
+    """Adds the run options as parameters; for Argo also what the deployment says."""
 
-    def pre_mutate(self, mutable_flow):
-        """Give the steps their pods; where the flow is deployed, also its schedule and its options."""
-        telling_argo, in_pod = "argo-workflows" in sys.argv, "ARGO_WORKFLOW_TEMPLATE" in os.environ
-        if not (telling_argo or in_pod):
+    def pre_mutate(self, mutable_flow: Any) -> None:
+        """Add parameters; in `argo-workflows` commands and their pods, schedule, options and pods."""
+        for_argo, in_pod = "argo-workflows" in sys.argv, "ARGO_WORKFLOW_TEMPLATE" in os.environ
+        if not for_argo:
+            for option in RUN_OPTIONS:
+                repeat = {"multiple": True, "default": ()} if option.repeatable else {"default": None}
+                _add_parameter(mutable_flow, option, **repeat)
+        if not (for_argo or in_pod):
             return
         from progdistill.config.deployment import DeploymentSettings
 
         deployment = DeploymentSettings.model_validate(dict(mutable_flow.configs)["deployment"].to_dict())
-        if telling_argo and "create" in sys.argv:
+        if for_argo and "create" in sys.argv:
             _require_image(deployment)
             _add_schedule(mutable_flow, deployment)
-            _set_parameters(mutable_flow, deployed_options(deployment))
-        elif telling_argo:
-            _set_parameters(mutable_flow, RunOptions())  # `trigger` sends what is typed, Argo has the rest
+            _add_parameters(mutable_flow, deployed_options(deployment))
+        elif for_argo:
+            _add_parameters(mutable_flow, RunOptions())  # `trigger` sends what is typed; Argo has the rest
         steps = dict(mutable_flow.steps)
         if unknown := sorted(deployment.steps.keys() - steps.keys()):
             known = ", ".join(steps)
-            raise MetaflowException(f"deployment: there is no step {unknown[0]}; steps are {known}")
+            raise MetaflowException(f"deployment: unknown step {unknown[0]}; steps are {known}")
         for name, step in steps.items():
             _add_pod(step, deployment, deployment.pod_of(name))
+
+
+def _add_parameter(mutable_flow: Any, option: RunOption, **settings: Any) -> None:
+    parameter = Parameter(option.parameter, type=option.type, help=option.help, **settings)
+    mutable_flow.add_parameter(option.field, parameter, overwrite=True)
+
+
+def _add_parameters(mutable_flow: Any, options: RunOptions) -> None:
+    for option in RUN_OPTIONS:
+        value = getattr(options, option.field)
+        # Argo passes a list as text that no command line reads; a pod splits text at its spaces.
+        default = (" ".join(map(str, value)) or None) if option.repeatable else value
+        _add_parameter(mutable_flow, option, default=default)
 
 
 def _require_image(deployment: "DeploymentSettings") -> None:
     if "--only-json" not in sys.argv and not (deployment.image or KUBERNETES_CONTAINER_IMAGE):
         raise MetaflowException(
-            "deployment: no image is named, and Metaflow's own lacks what this package needs: set `image`, or"
+            "deployment: no image is set, and Metaflow's default image lacks this package: set `image`, or"
             " METAFLOW_KUBERNETES_CONTAINER_IMAGE in your Metaflow profile"
         )
 
@@ -75,19 +86,16 @@ def _require_image(deployment: "DeploymentSettings") -> None:
 def deployed_options(deployment: "DeploymentSettings") -> RunOptions:
     """The options of scheduled runs: the deployment's, then those of the environment and progdistill.toml."""
     from progdistill.config.settings import check_paths
-    from progdistill.run.reproduce import check_like
+    from progdistill.run.reproduce import check_reproduce
 
-    given = {field_name(name): value for name, value in deployment.options.items()}
-    if isinstance(changes := given.get("set"), dict):
-        given["set"] = assignments(changes)
     try:
-        options = options_from_namespace(given)
-        check_like(options)
+        options = resolve_options(dict(deployment.run_options))
+        check_reproduce(options)
         check_paths(options.set)
     except UsageError as error:
         raise MetaflowException(str(error)) from None
-    if any(" " in assignment for assignment in options.set):
-        raise MetaflowException("deployment: values in options.set hold no spaces: Argo hands on one text")
+    if any(" " in str(override) for override in options.set):
+        raise MetaflowException("deployment: values in options.set must not contain spaces")
     if options.store is None and DATASTORE_SYSROOT_S3:
         beside = f"{DATASTORE_SYSROOT_S3.rstrip('/')}/{STORE_IN_DATASTORE}"
         options = options.model_copy(update={"store": beside})
@@ -99,22 +107,13 @@ def deployed_options(deployment: "DeploymentSettings") -> RunOptions:
     return options
 
 
-def _add_schedule(mutable_flow, deployment: "DeploymentSettings") -> None:
+def _add_schedule(mutable_flow: Any, deployment: "DeploymentSettings") -> None:
     if deployment.cron:
         schedule = {"cron": deployment.cron, "timezone": deployment.timezone}
         mutable_flow.add_decorator("schedule", deco_kwargs=schedule)
 
 
-def _set_parameters(mutable_flow, options: RunOptions) -> None:
-    for option in RUN_OPTIONS:
-        name, value = field_name(option.name), getattr(options, field_name(option.name))
-        # Argo hands a list on as text that no command line reads; a pod parts text at its spaces.
-        default = (" ".join(value) or None) if option.repeatable else value
-        parameter = Parameter(option.name, type=option.type, help=option.help, default=default)
-        mutable_flow.add_parameter(name, parameter, overwrite=True)
-
-
-def _add_pod(step, deployment: "DeploymentSettings", pod: "PodSettings") -> None:
+def _add_pod(step: Any, deployment: "DeploymentSettings", pod: "PodSettings") -> None:
     kubernetes = {
         "cpu": pod.cpu,
         "memory": pod.memory_mib,

@@ -1,4 +1,4 @@
-"""`--like REF`, which scheduled runs use: what has not changed is found, what has changed is trained."""
+"""`--reproduce REF`, which scheduled runs use: what has not changed is found, what has changed is trained."""
 
 import re
 import shutil
@@ -36,7 +36,7 @@ def production(folder: Path) -> list[str]:
 
 
 def test_with_nothing_changed_no_job_is_started(folder: Path, production: list[str]) -> None:
-    done = run_flow(folder, "run", "--like", "production")
+    done = run_flow(folder, "run", "--reproduce", "production")
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert ids_of(folder) == production
     assert done.stdout.count(FOUND) == 7
@@ -45,7 +45,7 @@ def test_with_nothing_changed_no_job_is_started(folder: Path, production: list[s
 
 @pytest.mark.slow
 def test_what_an_option_changes_is_trained_and_the_rest_is_found(folder: Path, production: list[str]) -> None:
-    done = run_flow(folder, "run", "--like", "production", "--updates-per-stage", "5")
+    done = run_flow(folder, "run", "--reproduce", "production", "--updates-per-stage", "5")
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     ids = ids_of(folder)
     assert ids[0] == production[0] and ids[1] != production[1] and ids[2] != production[2]
@@ -66,7 +66,7 @@ def test_other_data_under_the_same_name_is_trained_on(
         y_test=test[1],
     )
     after = prepared(ArraysSource(tmp_path / "grown.npz", horizontal_flip_safe=False), tmp_path, "digits")
-    done = run_flow(folder, "run", "--like", "production", PROGDISTILL_DATA=str(tmp_path))
+    done = run_flow(folder, "run", "--reproduce", "production", PROGDISTILL_DATA=str(tmp_path))
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert FOUND not in done.stdout
     assert not set(ids_of(folder)) & set(production)
@@ -83,7 +83,7 @@ def test_code_with_other_numerics_trains_everything_anew(
     raised = re.sub(r"(NUMERICS_VERSION = )\d+", rf"\g<1>{NUMERICS_VERSION + 1}", version.read_text())
     version.write_text(raised)
     done = run_flow(
-        *(folder, "run", "--like", "production"),
+        *(folder, "run", "--reproduce", "production"),
         flow=tmp_path / "flows" / "distill_flow.py",
         PYTHONPATH=str(tmp_path),
     )

@@ -1,0 +1,183 @@
+"""`progdistill run` and `progdistill resume`; flows/distill_flow.py starts here too."""
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from progdistill.cli.common import writing
+from progdistill.config.options import (
+    add_run_options,
+    as_arguments,
+    parse_known_options,
+    refuse_renamed,
+    resolve_options,
+)
+from progdistill.errors import Interrupted, ProgdistillError, UsageError
+
+VERBS = {
+    "run": "train, distill, evaluate and report, with any option of Metaflow's `run` (such as --tag NAME)",
+    "resume": "resume an interrupted or failed run, with any option of Metaflow's `resume`",
+}
+ENTRYPOINT = [sys.executable, "-P", "-m", "progdistill.cli.run"]
+"""How tasks of a run start that `progdistill run` has started."""
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add both verbs. What their parsers do not know is for Metaflow."""
+    for verb, text in VERBS.items():
+        parser = subparsers.add_parser(verb, help=text, description=text, allow_abbrev=False)
+        _add_arguments(parser, verb)
+        parser.set_defaults(run=_from_cli, verb=verb, takes_unknown=True)
+
+
+def _add_arguments(parser: argparse.ArgumentParser, verb: str) -> None:
+    if verb == "run":
+        add_run_options(parser)
+    else:
+        parser.add_argument(
+            "--origin-run-id", metavar="RUN", help="run to resume (default: the last one of this folder)"
+        )
+
+
+def _from_cli(args: argparse.Namespace) -> int:
+    from progdistill.flow import DistillFlow
+
+    return _start(DistillFlow, [], args.verb, vars(args), args.unknown, ENTRYPOINT)
+
+
+def main(flow: Any = None) -> None:
+    """Run a flow's script with the arguments of the process, and exit: any command of Metaflow.
+
+    Args:
+        flow: the script's class. None: `progdistill run` has started this process for a task.
+    """
+    arguments, entrypoint = sys.argv[1:], None
+    if flow is None:
+        from progdistill.flow import DistillFlow as flow
+
+        entrypoint = ENTRYPOINT
+    verb = next((word for word in arguments if word in VERBS), None)
+    try:
+        refuse_renamed(arguments)
+        if verb is None or "--help" in arguments:
+            sys.exit(_metaflow(flow, arguments, entrypoint))
+        position = arguments.index(verb)
+        typed, rest = parse_known_options(
+            lambda parser: _add_arguments(parser, verb), arguments[position + 1 :]
+        )
+        sys.exit(_start(flow, arguments[:position], verb, typed, rest, entrypoint))
+    except ProgdistillError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_status)
+
+
+def _start(
+    flow: Any,
+    before: Sequence[str],
+    verb: str,
+    typed: Mapping[str, Any],
+    rest: Sequence[str],
+    entrypoint: Sequence[str] | None,
+) -> int:
+    """Check everything before Metaflow starts anything, then run or resume; return the exit status.
+
+    Args:
+        flow: class of the flow.
+        before: Metaflow's options that precede the verb.
+        verb: "run" or "resume".
+        typed: values of this package's options.
+        rest: Metaflow's options of the verb.
+        entrypoint: command that starts a task; None: the script.
+    """
+    with tempfile.TemporaryDirectory(prefix="progdistill-run-") as folder:
+        if verb == "run":
+            _hand_over(typed, Path(folder) / "prepared.json")
+            arguments = [*before, verb, *as_arguments(typed), *rest]
+        else:
+            origin = typed["origin_run_id"]
+            _check_origin(origin, before)
+            arguments = [*before, verb, *rest, *(() if origin is None else ("--origin-run-id", origin))]
+        return _supervise(flow, arguments, entrypoint)
+
+
+def _hand_over(typed: Mapping[str, Any], path: Path) -> None:
+    """Prepare the run, once, and leave it for the step `start` to read."""
+    from progdistill.flow import LIVE_CARDS, PREPARED_RUN
+    from progdistill.run.prepare import prepare_run
+
+    with writing("results in", Path.cwd()), tempfile.TemporaryFile(dir="."):
+        pass
+    prepared = prepare_run(resolve_options(typed))
+    path.write_text(prepared.model_dump_json())
+    os.environ[PREPARED_RUN] = str(path)
+    os.environ.setdefault(LIVE_CARDS, "1" if prepared.trains_long else "0")
+
+
+def _check_origin(origin: str | None, before: Sequence[str]) -> None:
+    """Refuse to resume a run that is not in this folder; Metaflow would end in a traceback."""
+    from metaflow.metaflow_config import DEFAULT_DATASTORE
+
+    if origin is None or "--datastore" in before or DEFAULT_DATASTORE != "local":
+        return
+    folder = Path(os.environ["METAFLOW_DATASTORE_SYSROOT_LOCAL"], ".metaflow", "DistillFlow")
+    known = sorted(found.name for found in folder.glob("[0-9]*"))
+    if origin not in known:
+        there_is = f"there are {', '.join(known)}" if known else "there is none: resume where it ran"
+        raise UsageError(f"no run {origin!r} in {folder.parents[1].absolute()}; {there_is}")
+
+
+def _supervise(flow: Any, arguments: Sequence[str], entrypoint: Sequence[str] | None) -> int:
+    """Run Metaflow; when it fails, print how to resume."""
+    from metaflow import current
+
+    from progdistill.jobs.forkserver import nursery
+    from progdistill.signals import StopSignals
+
+    # Metaflow ends its tasks on SIGINT, and here on SIGTERM, and exits with status 1.
+    with StopSignals() as signals:
+        try:
+            with nursery():
+                status = _metaflow(flow, arguments, entrypoint)
+        except (KeyboardInterrupt, SystemExit) as leaving:
+            signals.ignore()
+            code = getattr(leaving, "code", 1)
+            status = code if isinstance(code, int) else int(code is not None)
+        if signals.received:
+            status = Interrupted.exit_status
+            _ask_about_jobs_left(str(current.run_id))
+        if status != 0 and current.run_id:
+            # Not Metaflow's `latest_run`: all runs of a folder share it, and `resume` does not write it.
+            program = "progdistill" if entrypoint else f"python {sys.argv[0]}"
+            print(f"To resume: {program} resume --origin-run-id {current.run_id}", file=sys.stderr)
+        return status
+
+
+def _metaflow(flow: Any, arguments: Sequence[str], entrypoint: Sequence[str] | None) -> int:
+    from metaflow.parameters import flow_context
+
+    with flow_context(flow):
+        from metaflow import cli  # on import it declares the options of the flow in context
+
+        return cli.main(flow(use_cli=False), args=list(arguments), entrypoint=entrypoint) or 0
+
+
+def _ask_about_jobs_left(run_id: str) -> None:
+    """Ask what becomes of cluster jobs that outlive the run: its steps have no terminal, this process may."""
+    from progdistill.run.prepare import runs_folder
+
+    jobs = runs_folder() / run_id / "jobs"
+    if list(jobs.glob("*.left.json")):
+        from progdistill.jobs.kubernetes.launcher import ask_about_left
+
+        try:
+            ask_about_left(jobs)
+        except ProgdistillError as error:
+            print(f"error: {error}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
