@@ -108,7 +108,7 @@ def test_a_batch_that_ranks_cannot_share_evenly_is_refused() -> None:
 
 
 def test_a_secret_has_no_place_among_the_variables_of_pods() -> None:
-    with pytest.raises(UsageError, match="AWS_SECRET_ACCESS_KEY reads as a secret"):
+    with pytest.raises(UsageError, match="AWS_SECRET_ACCESS_KEY looks like a secret"):
         prepared('cluster.env={"AWS_SECRET_ACCESS_KEY": "x"}')
 
 

@@ -63,9 +63,10 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(parser: argparse.ArgumentParser, arguments: list[str]) -> int:
     try:
         refuse_renamed(arguments)
-        args, args.unknown = parser.parse_known_args(arguments, argparse.Namespace(takes_unknown=False))
-        if args.unknown and not args.takes_unknown:
-            parser.error(f"unrecognized arguments: {' '.join(args.unknown)}")
+        args, unknown = parser.parse_known_args(arguments)
+        if unknown and not getattr(args, "takes_unknown", False):
+            parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+        args.unknown = unknown
         status: int = args.run(args)
         sys.stdout.flush()
         return status
@@ -73,11 +74,7 @@ def _run(parser: argparse.ArgumentParser, arguments: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status
     except BrokenPipeError:
-<<<<<<< HEAD
         # The reader of the output has closed it, as `| head` does.
-=======
-        # The reader of standard output has closed it, as `| head` does.
->>>>>>> 7b329b2 (config: parse options once; the flow moves into the package)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 

@@ -147,7 +147,7 @@ def test_a_deployment_without_an_image_is_looked_at_but_not_made(flows_bucket: s
         ("steps.distil = { retries = 1 }", "unknown step distil;"),
         ("steps.distill = { memory = 1 }", "memory"),
         ('{"pod": {"memory": 1}}', "memory"),
-        ('environment = { AWS_SECRET_ACCESS_KEY = "x" }', "AWS_SECRET_ACCESS_KEY reads as a secret"),
+        ('environment = { AWS_SECRET_ACCESS_KEY = "x" }', "AWS_SECRET_ACCESS_KEY looks like a secret"),
         ("cron = ", "not valid TOML"),
     ],
 )
