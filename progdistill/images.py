@@ -1,9 +1,10 @@
-"""Images for people: grids, contact sheets and their PNG files."""
+"""Sample images: contact sheets, grids and the files they are written to."""
 
 import io
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,13 +15,13 @@ Pixels = NDArray[np.uint8]
 
 
 def encode_contact_sheet(images: Pixels) -> bytes:
-    """Losslessly encode images as one PNG, one below the other; equal images give equal bytes."""
+    """Encode images as one PNG, one below the other; equal images give equal bytes."""
     count, height, width, channels = images.shape
     return encode_png(images.reshape(count * height, width, channels))
 
 
 def decode_contact_sheet(png: bytes, count: int) -> Pixels:
-    """Cut a strip back into its `count` images."""
+    """Cut a contact sheet back into its `count` images."""
     with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
         pixels = np.asarray(image)
     if pixels.ndim == 2:
@@ -29,14 +30,14 @@ def decode_contact_sheet(png: bytes, count: int) -> Pixels:
 
 
 def encode_png(picture: Pixels) -> bytes:
-    """Encode one picture of [height, width, channels]."""
+    """Encode an image [height, width, channels] as PNG."""
     buffer = io.BytesIO()
     Image.fromarray(picture[:, :, 0] if picture.shape[2] == 1 else picture).save(buffer, format="PNG")
     return buffer.getvalue()
 
 
 def enlarge(image: Pixels, scale: int) -> Pixels:
-    """One image [height, width, channels] at `scale` times its size, smoothly: coarse pixels hide shapes."""
+    """Enlarge an image [height, width, channels] by the factor `scale`, bicubically."""
     if scale == 1:
         return image
     height, width, channels = image.shape
@@ -46,9 +47,16 @@ def enlarge(image: Pixels, scale: int) -> Pixels:
 
 
 def grid(images: Pixels, columns: int | None = None, *, scale: int = 1, gap: int = 2) -> Pixels:
-    """Lay images out row by row on white, each enlarged smoothly by `scale`, `gap` pixels apart.
+    """Lay images out in a grid, row by row, on white.
 
-    Without `columns` the grid is as square as it can be.
+    Args:
+        images: uint8 [count, height, width, channels].
+        columns: Images per row; None makes the grid as square as possible.
+        scale: Factor by which each image is enlarged.
+        gap: Pixels between images.
+
+    Returns:
+        One image, uint8 [height, width, channels].
     """
     count, height, width, channels = images.shape
     columns = min(columns or math.ceil(math.sqrt(count)), count)
@@ -62,32 +70,38 @@ def grid(images: Pixels, columns: int | None = None, *, scale: int = 1, gap: int
 
 
 def readable_scale(image_size: int, wanted_pixels: int = 48) -> int:
-    """The whole factor at which an image is about `wanted_pixels` high, so that a person recognizes it."""
+    """Return the integer factor that makes an image about `wanted_pixels` high."""
     return max(1, round(wanted_pixels / image_size))
 
 
 def write_parquet(path: Path, batches: Iterable[Pixels], labels: Sequence[int] | None) -> int:
-    """Write a row an image as batches arrive, and return their count.
+    """Write images to a Parquet file, one row per image, as batches arrive.
 
-    Columns are `index`, `image` {bytes (PNG), path} and `label`. `labels` are those of all images, in order;
-    the column is left out where there are none. The file appears whole or not at all.
+    The columns are `index`, `image` {bytes (PNG), path} and `label`. The file appears only when complete.
+
+    Args:
+        path: The file to write.
+        batches: uint8 [count, height, width, channels] each.
+        labels: Class of every image, in order; None leaves the column out.
+
+    Returns:
+        The number of images.
     """
     import pyarrow as pa
     from pyarrow import parquet
 
-    image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    fields = [("index", pa.int64()), ("image", image)]
+    file = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    fields = [("index", pa.int64()), ("image", file)]
     schema = pa.schema(fields if labels is None else [*fields, ("label", pa.int64())])
     draft, count = path.with_name(path.name + ".part"), 0
     try:
         with parquet.ParquetWriter(draft, schema) as writer:
             for batch in batches:
-                indices = range(count, count + len(batch))
-                pictures = [
-                    {"bytes": encode_png(one), "path": f"{i:06d}.png"}
-                    for i, one in zip(indices, batch, strict=True)
-                ]
-                columns = {"index": list(indices), "image": pictures}
+                numbered = list(enumerate(batch, start=count))
+                columns: dict[str, list[Any]] = {
+                    "index": [i for i, _ in numbered],
+                    "image": [{"bytes": encode_png(image), "path": f"{i:06d}.png"} for i, image in numbered],
+                }
                 if labels is not None:
                     columns["label"] = list(labels[count : count + len(batch)])
                 writer.write_table(pa.table(columns, schema=schema))

@@ -1,4 +1,4 @@
-"""`progdistill checkpoints`: what the store holds, whether it is intact, what it is called, what can go."""
+"""`progdistill checkpoints`: list, show, verify and name checkpoints; collect garbage."""
 
 import argparse
 import getpass
@@ -19,18 +19,9 @@ from progdistill.cli.common import (
 )
 from progdistill.errors import LostInvariantError, ProgdistillError, UsageError
 from progdistill.progress import Progress
-from progdistill.registry.aliases import list_aliases, move_alias, read_alias
-from progdistill.registry.checkpoint import (
-    CheckpointManifest,
-    blob_key,
-    list_ids,
-    list_manifests,
-    load_manifest,
-    manifest_key,
-    verify_weights,
-)
+from progdistill.registry.aliases import move_alias, read_alias
+from progdistill.registry.checkpoint import blob_key, list_ids, load_manifest, manifest_key, verify_weights
 from progdistill.registry.evaluations import FOLDER as EVALUATIONS
-from progdistill.registry.evaluations import Measurement, best_record, evaluations_of
 from progdistill.registry.gc import (
     DEFAULT_GRACE,
     DEFAULT_PATIENCE,
@@ -39,41 +30,48 @@ from progdistill.registry.gc import (
     remove_garbage,
     require_safe_grace,
 )
+from progdistill.registry.listing import (
+    CheckpointSummary,
+    aliases_by_checkpoint,
+    checkpoints_of_run,
+    list_checkpoints,
+)
 from progdistill.registry.resolve import resolve_reference
-from progdistill.registry.runs import list_run_checkpoints
 from progdistill.store.base import Store
 
-SECONDS_PER_DAY: Final = 86_400
+ONE_DAY: Final = timedelta(days=1)
 MOST_DAYS: Final = 36_500
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the verb with its own verbs list, show, verify, alias, gc."""
-    parser = subparsers.add_parser("checkpoints", help="list, show, verify and name checkpoints")
+    text = "list, show, verify and name checkpoints; collect garbage"
+    parser = subparsers.add_parser("checkpoints", help=text, description=text)
     verbs = parser.add_subparsers(required=True, metavar="VERB")
-    listing = _verb(verbs, "list", _list, "one line a checkpoint, newest last")
-    listing.add_argument("--dataset", metavar="NAME", help="only those trained on this dataset")
-    listing.add_argument("--steps", type=int, metavar="N", help="only students of N sampling steps")
-    listing.add_argument("--run", dest="run_name", metavar="FLOW/RUN", help="only those that this run holds")
-    listing.add_argument("--max-distance", type=float, metavar="D", help="only those measured at D or better")
-    show = _verb(verbs, "show", _show, "everything the manifest says")
+    listing = _verb(verbs, "list", _list, "one line per checkpoint, newest last")
+    listing.add_argument("--dataset", metavar="NAME", help="only checkpoints trained on this dataset")
+    text = "only students of N sampling steps"
+    listing.add_argument("--sampling-steps", "--steps", type=int, metavar="N", help=text)
+    text = "only checkpoints that this run holds"
+    listing.add_argument("--run", dest="run_name", metavar="FLOW/RUN", help=text)
+    text = "only checkpoints with a distance of D or less"
+    listing.add_argument("--max-distance", type=float, metavar="D", help=text)
+    show = _verb(verbs, "show", _show, "print the manifest of a checkpoint")
     show.add_argument("reference", metavar="REF", help="id or prefix, alias, or Flow/run/steps")
-    verify = _verb(verbs, "verify", _verify, "read every byte and compare with its digest")
+    verify = _verb(verbs, "verify", _verify, "read everything and check it against its digests")
     verify.add_argument("reference", metavar="REF", nargs="?", help="one checkpoint (default: all)")
-    alias = _verb(verbs, "alias", _alias, "name a checkpoint, or show a name's history")
+    alias = _verb(verbs, "alias", _alias, "name a checkpoint, or show the history of a name")
     alias.add_argument("name", metavar="NAME")
-    alias.add_argument("reference", metavar="REF", nargs="?", help="what the name shall mean from now on")
-    alias.add_argument("--remove", action="store_true", help="remove the name; its history stays")
-    collect = _verb(verbs, "gc", _gc, "show what nothing refers to any more, and with --delete remove it")
-    collect.add_argument("--delete", action="store_true", help="remove it (default: only show)")
-    days = DEFAULT_GRACE.total_seconds() / SECONDS_PER_DAY
-    collect.add_argument(
-        "--grace-days", type=float, default=days, metavar="D", help="spare the young (%(default)g)"
-    )
-    days = DEFAULT_PATIENCE.total_seconds() / SECONDS_PER_DAY
-    text = "take a job for abandoned whose last snapshot is older (%(default)g)"
+    alias.add_argument("reference", metavar="REF", nargs="?", help="checkpoint the alias points to")
+    alias.add_argument("--remove", action="store_true", help="remove the alias; its history stays")
+    collect = _verb(verbs, "gc", _gc, "list (or delete) unreferenced objects")
+    collect.add_argument("--delete", action="store_true", help="delete them (default: only list)")
+    text = "keep objects newer than D days (default: %(default)g)"
+    collect.add_argument("--grace-days", type=float, default=DEFAULT_GRACE / ONE_DAY, metavar="D", help=text)
+    text = "treat unfinished jobs older than D days as abandoned (default: %(default)g)"
+    days = DEFAULT_PATIENCE / ONE_DAY
     collect.add_argument("--abandoned-days", type=float, default=days, metavar="D", help=text)
-    text = "let go of a run's checkpoints first (repeatable)"
+    text = "also delete this run's checkpoints (repeatable)"
     collect.add_argument("--forget-run", action="append", default=[], metavar="FLOW/RUN", help=text)
 
 
@@ -93,128 +91,63 @@ def _verb(
 def _list(args: argparse.Namespace) -> int:
     store = store_of(args)
     unreadable: list[ProgdistillError] = []
-    found = sorted(_selected(store, args, unreadable), key=lambda one: one.provenance.created_at)
-    names = _names(store)
-    rows = [_facts(one, evaluations_of(store, one.id, unreadable), names.get(one.id, [])) for one in found]
-    if args.max_distance is not None:
-        rows = _within(rows, args.max_distance)
+    found = list_checkpoints(
+        store,
+        dataset=args.dataset,
+        sampling_steps=args.sampling_steps,
+        run=args.run_name,
+        max_distance=args.max_distance,
+        unreadable=unreadable,
+    )
     if args.json:
-        print_json(rows)
-    elif rows:
-        _print_table(rows)
+        print_json([summary.model_dump(mode="json") for summary in found])
+    elif found:
+        _print_table(found)
     else:
         print(f"no checkpoint in {store.uri} matches", file=sys.stderr)
     return status_of(unreadable)
 
 
-def _within(rows: list[dict[str, Any]], limit: float) -> list[dict[str, Any]]:
-    measured = [row for row in rows if row["distance"] is not None]
-    names = sorted({str(row["distance_name"]) for row in measured})
-    if len(names) > 1:
-        raise UsageError(
-            f"--max-distance: {' and '.join(names)} do not compare; narrow the list with --dataset or --run"
-        )
-    return [row for row in measured if row["distance"] <= limit]
-
-
-def _selected(
-    store: Store, args: argparse.Namespace, unreadable: list[ProgdistillError]
-) -> Iterable[CheckpointManifest]:
-    held = None if args.run_name is None else _held_by(store, args.run_name)
-    for manifest in list_manifests(store, unreadable):
-        if args.dataset is not None and manifest.provenance.dataset_name != args.dataset:
-            continue
-        if args.steps is not None and manifest.identity.sampling_steps != args.steps:
-            continue
-        if held is not None and manifest.id not in held:
-            continue
-        yield manifest
-
-
-def _held_by(store: Store, run: str) -> set[str]:
-    """Ids of the checkpoints that `Flow/run id` holds; UsageError for an unknown run."""
-    held = {e.checkpoint_id for e in list_run_checkpoints(store) if f"{e.flow}/{e.run_id}" == run}
-    if not held:
-        raise UsageError(f"no run {run} in store {store.uri}; give it as Flow/run id (`progdistill lineage`)")
-    return held
-
-
-def _names(store: Store) -> dict[str, list[str]]:
-    names: dict[str, list[str]] = {}
-    for alias in list_aliases(store):
-        if alias.checkpoint_id is not None:
-            names.setdefault(alias.checkpoint_id, []).append(alias.name)
-    return names
-
-
-def _facts(manifest: CheckpointManifest, evaluations: list[Measurement], names: list[str]) -> dict[str, Any]:
-    identity, provenance = manifest.identity, manifest.provenance
-    record = best_record(manifest, evaluations)
-    return {
-        "id": manifest.id,
-        "kind": identity.kind,
-        "steps": identity.sampling_steps,
-        "dataset": provenance.dataset_name,
-        "parent": identity.parent,
-        "run": provenance.created_by,
-        "created": provenance.created_at.isoformat(timespec="seconds"),
-        "bytes": identity.weights_bytes,
-        "distance": record.distance if record else None,
-        "distance_name": record.distance_name if record else None,
-        "aliases": names,
-    }
-
-
-def _print_table(rows: list[dict[str, Any]]) -> None:
-    heads = (
-        "id",
-        "kind",
-        "steps",
-        "dataset",
-        "parent",
-        "run",
-        "created",
-        "distance",
-        "distance_name",
-        "aliases",
-    )
-    lines = [[head.replace("_", " ") for head in heads]]
-    lines += [[_shown(head, row[head]) for head in heads] for row in rows]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
+def _print_table(summaries: list[CheckpointSummary]) -> None:
+    lines = [
+        ["id", "kind", "steps", "dataset", "parent", "run", "created", "distance", "distance name", "aliases"]
+    ]
+    lines += [
+        [
+            s.id[:12],
+            s.kind,
+            str(s.sampling_steps or "any"),
+            s.dataset,
+            (s.parent or "-")[:12],
+            s.created_by or "-",
+            f"{s.created_at:%Y-%m-%d %H:%M}",
+            "-" if s.distance is None else f"{s.distance:.3g}",
+            s.distance_name or "-",
+            ", ".join(s.aliases),
+        ]
+        for s in summaries
+    ]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
-
-
-def _shown(head: str, value: Any) -> str:
-    if head in ("id", "parent"):
-        return str(value)[:12] if value else "-"
-    if head == "steps":
-        return str(value) if value else "any"
-    if head == "distance":
-        return f"{value:.3g}" if value is not None else "-"
-    if head == "created":
-        return str(value)[:16].replace("T", " ")
-    if head == "aliases":
-        return ", ".join(value)
-    return str(value) if value is not None else "-"
 
 
 def _show(args: argparse.Namespace) -> int:
     store = store_of(args)
     manifest = resolve_reference(store, args.reference)
-    facts = manifest.model_dump(mode="json") | {"aliases": _names(store).get(manifest.id, [])}
+    facts = manifest.model_dump(mode="json") | {"aliases": aliases_by_checkpoint(store).get(manifest.id, ())}
     if args.json:
         print_json(facts)
     else:
-        for name, value in _lines("", facts):
+        for name, value in _leaves("", facts):
             print(f"{name}: {value}")
     return 0
 
 
-def _lines(prefix: str, value: Any) -> Iterable[tuple[str, str]]:
+def _leaves(prefix: str, value: Any) -> Iterable[tuple[str, str]]:
     if isinstance(value, dict) and value:
         for name, inner in value.items():
-            yield from _lines(f"{prefix}.{name}" if prefix else name, inner)
+            yield from _leaves(f"{prefix}.{name}".lstrip("."), inner)
     else:
         yield prefix, value if isinstance(value, str) else json.dumps(value)
 
@@ -243,7 +176,7 @@ def _verify(args: argparse.Namespace) -> int:
 
 
 def _verified(store: Store, checkpoint_id: str, read: set[str]) -> dict[str, Any]:
-    """Whether a checkpoint is intact; the keys that say so join `read`."""
+    """Whether a checkpoint is intact; the keys that were read are added to `read`."""
     try:
         read.add(manifest_key(checkpoint_id))
         manifest = load_manifest(store, checkpoint_id)
@@ -256,26 +189,22 @@ def _verified(store: Store, checkpoint_id: str, read: set[str]) -> dict[str, Any
 
 def _alias(args: argparse.Namespace) -> int:
     if args.remove and args.reference is not None:
-        raise UsageError(f"--remove takes the name away: leave {args.reference} out, or --remove")
+        raise UsageError(f"--remove cannot be combined with {args.reference}: give one of them")
     store = store_of(args)
-    if args.remove:
-        found = read_alias(store, args.name)
-        if found is None or found.checkpoint_id is None:
-            raise UsageError(f"no alias {args.name!r} to remove in store {store.uri}")
-        alias = move_alias(store, args.name, None, _mover())
-    elif args.reference is not None:
-        alias = move_alias(store, args.name, resolve_reference(store, args.reference).id, _mover())
+    if args.remove or args.reference is None:
+        alias = read_alias(store, args.name)
+        if alias is None or (args.remove and alias.checkpoint_id is None):
+            raise UsageError(f"no alias {args.name!r} in store {store.uri}; give a REF to create it")
+        if args.remove:
+            alias = move_alias(store, args.name, None, _mover())
     else:
-        found = read_alias(store, args.name)
-        if found is None:
-            raise UsageError(f"no alias {args.name!r} in store {store.uri}; give a REF to make it")
-        alias = found
+        alias = move_alias(store, args.name, resolve_reference(store, args.reference).id, _mover())
     if args.json:
         print_json(alias.model_dump(mode="json"))
     else:
         for move in alias.history:
-            meaning = move.checkpoint_id[:12] if move.checkpoint_id else "removed"
-            print(f"{alias.name}  {meaning:12}  {move.moved_at:%Y-%m-%d %H:%M:%S}  {move.moved_by}")
+            target = move.checkpoint_id[:12] if move.checkpoint_id else "removed"
+            print(f"{alias.name}  {target:12}  {move.moved_at:%Y-%m-%d %H:%M:%S}  {move.moved_by}")
     return 0
 
 
@@ -292,11 +221,11 @@ def _gc(args: argparse.Namespace) -> int:
     require_between("--abandoned-days", args.abandoned_days, 0, MOST_DAYS)
     store = store_of(args)
     for run in args.forget_run:
-        _held_by(store, run)  # A misspelt run must not pass for one without checkpoints.
-    grace = timedelta(days=args.grace_days)
-    patience = timedelta(days=args.abandoned_days)
+        checkpoints_of_run(store, run)  # A misspelled run must not pass for one without checkpoints.
+    grace = args.grace_days * ONE_DAY
     if args.delete:
         require_safe_grace(store, grace)
+    patience = args.abandoned_days * ONE_DAY
     garbage = find_garbage(store, grace=grace, patience=patience, forget_runs=args.forget_run)
     removed = remove_garbage(store, garbage) if args.delete else 0
     if args.json:
@@ -305,9 +234,9 @@ def _gc(args: argparse.Namespace) -> int:
         return 0
     for item in garbage.objects:
         print(f"{item.size_bytes:>14,}  {item.modified_at:%Y-%m-%d %H:%M}  {item.key}")
-    print(f"{len(garbage.objects)} objects, {garbage.size_bytes:,} bytes that nothing refers to")
+    print(f"{len(garbage.objects)} unreferenced objects, {garbage.size_bytes:,} bytes")
     if args.delete:
-        print(f"removed {removed} objects, leftovers of interrupted work included")
+        print(f"deleted {removed} objects, including leftovers of interrupted work")
     elif garbage.objects:
-        print("nothing was removed; run again with --delete to remove them")
+        print("nothing was deleted; repeat with --delete to delete them")
     return 0

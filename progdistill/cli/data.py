@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from progdistill.cli.common import add_json_argument, check_output, print_json, require_between
+from progdistill.cli.common import add_json_argument, check_output, print_json, require_between, writing
 from progdistill.errors import UsageError
 
 if TYPE_CHECKING:
@@ -170,13 +170,13 @@ def _info(args: argparse.Namespace) -> int:
 
 
 def _write_grid(info: "DatasetInfo", split: str, path: Path) -> None:
-    from progdistill.data.grid import sample_grid
+    """Write the first images of a split, which stores them in random order, as one PNG."""
+    from progdistill.data.reading import iterate_images
+    from progdistill.images import encode_png, grid, readable_scale
 
-    picture = sample_grid(info, split, GRID_IMAGES)
-    try:
-        picture.save(path, format="PNG")
-    except OSError as error:
-        raise UsageError(f"cannot write --grid {path}: {error.strerror}") from error
+    images, _ = next(iterate_images(info, split, GRID_IMAGES))
+    with writing("--grid", path):
+        path.write_bytes(encode_png(grid(images, scale=readable_scale(info.image_size))))
 
 
 def _facts(info: "DatasetInfo", manifest: "DatasetManifest") -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`progdistill lineage`: the tree of teachers and students, across runs."""
+"""`progdistill lineage`: the tree of teachers and students across runs."""
 
 import argparse
 import sys
@@ -23,12 +23,12 @@ from progdistill.report.lineage_page import lineage_page
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the verb."""
-    text = "draw the tree of teachers and students, across runs"
+    text = "draw the tree of teachers and students across runs"
     parser = subparsers.add_parser("lineage", help=text, description=text)
     parser.add_argument(
-        "reference", metavar="REF", nargs="?", help="mark it, and show only the tree it is in"
+        "reference", metavar="REF", nargs="?", help="mark this checkpoint and show only its tree"
     )
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page to zoom and click in")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write an interactive HTML page")
     parser.add_argument("--openlineage", metavar="FLOW/RUN", help="print a run's OpenLineage events (JSON)")
     add_store_argument(parser)
     add_json_argument(parser)

@@ -1,4 +1,4 @@
-"""`progdistill report`: a run's report, made again from what the run left."""
+"""`progdistill report`: rebuild the report of a run from its input file."""
 
 import argparse
 import os
@@ -10,37 +10,40 @@ from progdistill.errors import UsageError
 
 RUNS_FOLDER = Path("runs")
 HIGHEST_PRICE = 1e9
-"""In any currency: what is above is no price."""
+"""In any currency."""
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the verb."""
-    text = "make a run's report again and say where it is"
+    text = "rebuild the report of a run and print its path"
     parser = subparsers.add_parser("report", help=text, description=text)
     parser.add_argument(
         "run_id",
         metavar="RUN",
         nargs="?",
         default="latest",
-        help="run id, or a run's folder (default: latest)",
+        help="run id or run folder (default: latest)",
     )
     parser.add_argument("--open", action="store_true", help="open it in a browser")
     parser.add_argument(
-        "--price-per-hour", type=float, metavar="P", help="of the machine, to show what each stage cost"
+        "--price-per-hour",
+        type=float,
+        metavar="P",
+        help="machine price per hour, to show the cost of each stage",
     )
     add_json_argument(parser)
     parser.set_defaults(run=_report)
 
 
 def report_folder(run_id: str) -> Path:
-    """The report folder of a run id, of `latest`, or of a run's folder; UsageError where there is none."""
+    """Return the report folder of a run id, `latest` or a run folder; UsageError if there is none."""
     name = run_id.removeprefix("DistillFlow/")
     for run_folder in (RUNS_FOLDER / name, Path(run_id)):
         if (run_folder / "report").is_dir():
             return run_folder / "report"
     known = sorted(path.parent.name for path in RUNS_FOLDER.glob("*/report"))
-    there_is = f"there are {', '.join(known)}" if known else f"{RUNS_FOLDER.absolute()} has no run with one"
-    raise UsageError(f"no report of run {run_id!r}; {there_is}")
+    available = f"available: {', '.join(known)}" if known else f"{RUNS_FOLDER.absolute()} holds none"
+    raise UsageError(f"no report of run {run_id!r}; {available}")
 
 
 def _report(args: argparse.Namespace) -> int:

@@ -13,7 +13,7 @@ from progdistill.store.base import Store
 
 
 class LineageNode(NamedTuple):
-    """One checkpoint with what is attached to it, and its students in order of creation."""
+    """A checkpoint, what is attached to it, and its students in order of creation."""
 
     manifest: CheckpointManifest
     aliases: list[str]
@@ -32,10 +32,15 @@ class LineageNode(NamedTuple):
 def lineage_tree(
     store: Store, reference: str | None = None, unreadable: list[ProgdistillError] | None = None
 ) -> list[LineageNode]:
-    """Return the store's trees, or with `reference` the one tree that holds that checkpoint.
+    """Return the trees of teachers and students in a store.
 
-    A checkpoint whose parent is not in the store (it was imported with its name only) is a root.
-    What can't be read is raised, or with `unreadable` noted there and left out.
+    Args:
+        store: The store to read.
+        reference: If given, only the tree that contains this checkpoint.
+        unreadable: If given, errors of damaged records are appended here instead of raised.
+
+    Returns:
+        The roots: checkpoints without a parent, or whose parent is not in the store.
     """
     aliases = {alias.name: alias.checkpoint_id for alias in list_aliases(store)}
     entries = list_run_checkpoints(store)
@@ -60,9 +65,9 @@ def lineage_tree(
 
 
 def draw(roots: list[LineageNode], highlighted: str | None = None) -> Iterator[str]:
-    """Yield the trees as lines of text; the checkpoint with id `highlighted` is marked with an arrow.
+    """Yield the trees as lines of text; an arrow marks the checkpoint with id `highlighted`.
 
-    A teacher's first student stands straight below it; later students, the branches, are drawn in between.
+    A teacher's first student is drawn straight below it, with the other students, the branches, in between.
     """
     for root in roots:
         yield from _draw(root, "", "", highlighted)
@@ -78,9 +83,10 @@ def _draw(node: LineageNode, head: str, indent: str, highlighted: str | None) ->
 
 
 def describe(node: LineageNode) -> str:
-    """One line on a checkpoint: id, kind, steps, dataset, aliases, runs, distance."""
+    """Describe a checkpoint in one line: id, kind, sampling steps, dataset, aliases, runs, distance."""
     identity, provenance = node.manifest.identity, node.manifest.provenance
-    steps = f"{identity.sampling_steps} steps" if identity.sampling_steps else "any steps"
+    count = identity.sampling_steps
+    steps = "any steps" if count is None else f"{count} step{'s' if count > 1 else ''}"
     parts = [node.manifest.id[:12], str(identity.kind), steps, provenance.dataset_name]
     parts += [f"[{alias}]" for alias in node.aliases]
     parts += [", ".join(node.runs)] if node.runs else []

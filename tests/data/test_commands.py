@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from progdistill.cli.main import main
+from progdistill.images import enlarge
 from tests.data.published import cifar10_files, encoded, lsun_database, random_images, write_tar
 
 IMAGES, LABELS = random_images(24, 12, classes=2)
@@ -78,9 +79,9 @@ def test_info_draws_a_grid_and_a_histogram(pets: Path, capsys: pytest.CaptureFix
     captured = capsys.readouterr()
     assert "cat        12 ███" in captured.out and "every shard of pets is intact" in captured.err
     with Image.open("grid.png") as grid:
-        assert grid.size == (5 * 12 * 3, 5 * 12 * 3)  # 24 images in 5 × 5, each enlarged by 3.
-        corner = np.asarray(grid)[: 12 * 3 : 3, : 12 * 3 : 3]
-    assert any(np.array_equal(corner, image) for image in IMAGES)
+        assert grid.size == (5 * 50 + 2, 5 * 50 + 2)  # 24 images in 5 × 5, enlarged by 4, 2 pixels apart.
+        corner = np.asarray(grid)[2:50, 2:50]
+    assert any(np.array_equal(corner, enlarge(image, 4)) for image in IMAGES)
 
 
 def test_list_tells_what_is_prepared_and_the_line_for_the_rest(

@@ -43,7 +43,7 @@ def run(store: Store, *words: str) -> int:
     return status
 
 
-def test_list_shows_one_line_a_checkpoint(
+def test_list_shows_one_line_per_checkpoint(
     store: Store, student: CheckpointManifest, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(store, "checkpoints", "list") == 0
@@ -56,7 +56,7 @@ def test_list_shows_one_line_a_checkpoint(
 @pytest.mark.parametrize(
     ("options", "count"),
     [
-        (["--steps", "4"], 1),
+        (["--sampling-steps", "4"], 1),
         (["--steps", "8"], 0),
         (["--dataset", "digits"], 2),
         (["--dataset", "cifar10"], 0),
@@ -83,7 +83,7 @@ def test_list_chooses_by_distance_at_the_students_own_steps(
     measure(store, two, 8.5, steps=2)
     measure(store, two, 1.0, steps=64)
     assert run(store, "checkpoints", "list", "--json", "--max-distance", limit) == 0
-    assert [row["steps"] for row in json.loads(capsys.readouterr().out)] == found
+    assert [row["sampling_steps"] for row in json.loads(capsys.readouterr().out)] == found
 
 
 def test_distances_that_do_not_compare_choose_nothing(local_store: Store, tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_distances_that_do_not_compare_choose_nothing(local_store: Store, tmp_pa
     two = publish_student(local_store, tmp_path, four, steps=2)
     measure(local_store, four, 4.0, steps=4)
     measure(local_store, two, 3.0, steps=2, name="fid")
-    with pytest.raises(UsageError, match="fd and fid do not compare"):
+    with pytest.raises(UsageError, match="fd and fid are not comparable"):
         run(local_store, "checkpoints", "list", "--max-distance", "5")
 
 
@@ -193,7 +193,7 @@ def test_gc_shows_first_and_removes_on_demand(
     for item in local_store.list(""):
         os.utime(Path(local_store.uri, item.key), (0, 0))
     assert run(local_store, "checkpoints", "gc", "--grace-days", "1") == 0
-    assert "nothing was removed" in capsys.readouterr().out
+    assert "nothing was deleted" in capsys.readouterr().out
     assert run(local_store, "checkpoints", "gc", "--grace-days", "0", "--delete", "--json") == 0
     assert len(json.loads(capsys.readouterr().out)["objects"]) == 2
     assert list(local_store.list("checkpoints/")) == []

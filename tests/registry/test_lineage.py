@@ -49,7 +49,7 @@ def test_the_tree_spans_runs_and_branches(local_store: Store, family: dict[str, 
     assert list(draw(lineage_tree(local_store), highlighted=family["four"].id)) == [
         f"● {short['base']}  base  any steps  digits",
         f"● {short['four']}  student  4 steps  digits  DistillFlow/1, DistillFlow/2  ◀",
-        f"├─● {short['branch']}  student  1 steps  digits  DistillFlow/2",
+        f"├─● {short['branch']}  student  1 step  digits  DistillFlow/2",
         f"● {short['two']}  student  2 steps  digits  [best]  DistillFlow/1",
     ]
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from progdistill.cli.main import compare, main
+from progdistill.cli import compare
+from progdistill.cli.main import main
 from progdistill.cli.report import report_folder
 from progdistill.errors import UsageError
 from progdistill.report.input import INPUT_FILE
