@@ -22,8 +22,8 @@ from typing import Any
 import boto3
 from boto3.s3.transfer import TransferConfig
 
-from progdistill.registry.checkpoint import blob_key
 from progdistill.store.digest import digest_of_file
+from progdistill.store.layout import blob_key
 from progdistill.store.open import open_store
 
 sys.path.insert(0, str(Path(__file__).parents[1]))

@@ -20,8 +20,7 @@ from progdistill.cli.common import (
 from progdistill.errors import LostInvariantError, ProgdistillError, UsageError
 from progdistill.progress import Progress
 from progdistill.registry.aliases import move_alias, read_alias
-from progdistill.registry.checkpoint import blob_key, list_ids, load_manifest, manifest_key, verify_weights
-from progdistill.registry.evaluations import FOLDER as EVALUATIONS
+from progdistill.registry.checkpoint import list_ids, load_manifest, verify_weights
 from progdistill.registry.gc import (
     DEFAULT_GRACE,
     DEFAULT_PATIENCE,
@@ -38,6 +37,7 @@ from progdistill.registry.listing import (
 )
 from progdistill.registry.resolve import resolve_reference
 from progdistill.store.base import Store
+from progdistill.store.layout import blob_key, checkpoint_key, evaluations_prefix
 
 ONE_DAY: Final = timedelta(days=1)
 MOST_DAYS: Final = 36_500
@@ -161,7 +161,7 @@ def _verify(args: argparse.Namespace) -> int:
         for checkpoint_id in ids:
             results.append(_verified(store, checkpoint_id, read))
             progress.advance()
-    prefix = f"{EVALUATIONS}{ids[0]}/" if args.reference else ""
+    prefix = evaluations_prefix(ids[0]) if args.reference else ""
     for key, error in damaged_objects(store, prefix, read):
         results.append({"key": key, "intact": False, "problem": str(error)})
     if args.json:
@@ -178,9 +178,9 @@ def _verify(args: argparse.Namespace) -> int:
 def _verified(store: Store, checkpoint_id: str, read: set[str]) -> dict[str, Any]:
     """Whether a checkpoint is intact; the keys that were read are added to `read`."""
     try:
-        read.add(manifest_key(checkpoint_id))
+        read.add(checkpoint_key(checkpoint_id))
         manifest = load_manifest(store, checkpoint_id)
-        read.add(blob_key(manifest.identity.weights_sha256))
+        read.add(blob_key(manifest.identity.weights.sha256))
         verify_weights(store, manifest)
     except (LostInvariantError, UsageError) as error:
         return {"id": checkpoint_id, "intact": False, "problem": str(error)}

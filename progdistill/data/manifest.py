@@ -11,7 +11,7 @@ from progdistill.data.statistics import SplitStatistics
 from progdistill.models_base import Frozen, content_id
 from progdistill.store.base import Store
 from progdistill.store.digest import Sha256
-from progdistill.store.documents import decode, encode
+from progdistill.store.documents import Record, decode, encode
 
 MANIFEST_KEY: Final = "manifest.json"
 
@@ -29,7 +29,7 @@ class PreparedFrom(Frozen):
     """Names of images that could not be read and were left out."""
 
 
-class DatasetManifest(Frozen):
+class DatasetManifest(Record):
     """The document `manifest.json` of a prepared dataset."""
 
     schema_version: Literal[1] = 1

@@ -12,7 +12,7 @@ from pydantic import Field, JsonValue
 
 from progdistill.errors import UsageError
 from progdistill.models_base import Frozen
-from progdistill.store.documents import decode, encode
+from progdistill.store.documents import Record, decode, encode
 from progdistill.store.local import LocalStore
 
 STATE_KEY: Final = "preparing.json"
@@ -31,7 +31,7 @@ class SplitState(Frozen):
     gaps_filled: bool = False
 
 
-class PreparationState(Frozen):
+class PreparationState(Record):
     """How far a preparation got, and of what: it goes on only from the same source with the same options."""
 
     schema_version: Literal[1] = 1

@@ -4,15 +4,13 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
-from pydantic import BaseModel
-
 from progdistill.errors import LostInvariantError
 from progdistill.registry.checkpoint import require_blob
 from progdistill.store.base import Store
 from progdistill.store.digest import FileDigest
-from progdistill.store.documents import read_record
+from progdistill.store.documents import Record, read_record
 
-Model = TypeVar("Model", bound=BaseModel)
+Model = TypeVar("Model", bound=Record)
 
 
 def load_valid_record(

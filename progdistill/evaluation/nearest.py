@@ -12,12 +12,11 @@ from progdistill.evaluation.cached import load_valid_record
 from progdistill.evaluation.measurement import Neighbors
 from progdistill.images import Pixels, decode_contact_sheet, encode_contact_sheet
 from progdistill.progress import Progress
-from progdistill.registry.checkpoint import blob_key
 from progdistill.registry.evaluations import ContactSheet
 from progdistill.store.base import Store
 from progdistill.store.documents import publish_record
+from progdistill.store.layout import blob_key, neighbors_key
 
-FOLDER = "evaluation_neighbors/"
 READ_IMAGES = 1024
 SAMPLES = 8
 NEAREST = 3
@@ -26,11 +25,11 @@ NEAREST = 3
 def neighbors_of(store: Store, shown: ContactSheet, info: DatasetInfo) -> Neighbors:
     """Find the neighbors of a strip's first samples once a store; later calls read them back."""
     orientations = "-mirrored" if info.horizontal_flip_safe else ""
-    key = f"{FOLDER}{shown.sha256}/{info.fingerprint}-{SAMPLES}-{NEAREST}{orientations}.json"
+    key = neighbors_key(shown.file.sha256, f"{info.fingerprint}-{SAMPLES}-{NEAREST}{orientations}")
     known = load_valid_record(store, key, Neighbors, lambda known: [known.file])
     if known is not None:
         return known
-    path = store.download(blob_key(shown.sha256), shown.file)
+    path = store.download(blob_key(shown.file.sha256), shown.file)
     drawn = decode_contact_sheet(path.read_bytes(), shown.images)[:SAMPLES]
     found = nearest_images(drawn, info, "train", NEAREST)
     strip = np.concatenate([np.concatenate((drawn[i : i + 1], found[i])) for i in range(len(drawn))])
@@ -39,8 +38,7 @@ def neighbors_of(store: Store, shown: ContactSheet, info: DatasetInfo) -> Neighb
         picture.write_bytes(encode_contact_sheet(strip))
         blob = store.upload(picture, blob_key)
     made = Neighbors(
-        sheet_sha256=blob.sha256,
-        sheet_bytes=blob.size_bytes,
+        file=blob,
         samples=len(drawn),
         nearest=found.shape[1],
         mirrored=info.horizontal_flip_safe,

@@ -4,9 +4,10 @@ from typing import NamedTuple
 
 from progdistill.diffusion.names import SamplerName
 from progdistill.evaluation.config import EvaluationSettings
-from progdistill.registry.checkpoint import CheckpointKind, CheckpointManifest, manifest_key
+from progdistill.registry.checkpoint import CheckpointKind, CheckpointManifest
 from progdistill.store.base import Store
 from progdistill.store.documents import read_record
+from progdistill.store.layout import checkpoint_key
 from progdistill.training.guidance import weight_for
 
 
@@ -51,7 +52,7 @@ def baseline_of(store: Store, manifest: CheckpointManifest) -> CheckpointManifes
     A base model is its own baseline. None where a teacher on the way is no longer in the store.
     """
     while manifest.identity.kind is CheckpointKind.STUDENT and manifest.identity.parent is not None:
-        teacher = read_record(store, manifest_key(manifest.identity.parent), CheckpointManifest)
+        teacher = read_record(store, checkpoint_key(manifest.identity.parent), CheckpointManifest)
         if teacher is None:
             return None
         manifest = teacher

@@ -2,13 +2,14 @@
 
 import hashlib
 import io
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 from progdistill.errors import UsageError
 from progdistill.evaluation.config import EvaluationSettings
 from progdistill.features.weights import given_file
-from progdistill.models_base import Frozen
 from progdistill.store.base import Store
+from progdistill.store.layout import blob_key, evaluator_key, reference_key, reference_statistics_key
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,9 +29,8 @@ from progdistill.evaluation.cached import load_valid_record
 from progdistill.evaluation.metrics import MomentStream
 from progdistill.features.base import FeatureExtractor
 from progdistill.progress import Progress
-from progdistill.registry.checkpoint import blob_key
 from progdistill.store.digest import FileDigest, Sha256
-from progdistill.store.documents import publish_record
+from progdistill.store.documents import Record, publish_record
 
 INCEPTION_FEATURES = 2048
 
@@ -53,7 +53,7 @@ def pinned_statistics(store: Store, settings: EvaluationSettings) -> EvaluationS
     given, expected = settings.reference_statistics, settings.reference_statistics_sha256
     if given is None:
         return settings
-    if expected is not None and store.read(_key(expected)) is not None:
+    if expected is not None and store.read(reference_statistics_key(expected)) is not None:
         return settings
     with given_file(given, "", f"{_FIELD} = {given}") as path:
         data = path.read_bytes()
@@ -63,14 +63,14 @@ def pinned_statistics(store: Store, settings: EvaluationSettings) -> EvaluationS
     features = len(_parsed(data, given).mean)
     if settings.evaluator == "inception" and features != INCEPTION_FEATURES:
         raise UsageError(f"{given} is about {features} features, Inception has {INCEPTION_FEATURES}")
-    store.put_if_absent(_key(sha256), data)
+    store.put_if_absent(reference_statistics_key(sha256), data)
     return settings.model_copy(update={"reference_statistics_sha256": sha256})
 
 
 def published_statistics(store: Store, settings: EvaluationSettings) -> PublishedStatistics:
     """What pinned settings name."""
     sha256 = settings.reference_statistics_sha256
-    data = None if sha256 is None else store.read(_key(sha256))
+    data = None if sha256 is None else store.read(reference_statistics_key(sha256))
     if data is None or hashlib.sha256(data).hexdigest() != sha256:
         raise UsageError(
             f"{store.uri} has lost the statistics {settings.reference_statistics}: name them again"
@@ -95,10 +95,6 @@ def _parsed(data: bytes, name: str) -> PublishedStatistics:
     return PublishedStatistics(mean, covariance)
 
 
-def _key(sha256: str) -> str:
-    return f"reference_statistics/{sha256}.npz"
-
-
 READ_IMAGES = 256
 """Images looked at in one go."""
 
@@ -114,32 +110,30 @@ class Reference(NamedTuple):
     features: Float[Tensor, "vectors dimensions"] | None
 
 
-class ReferenceStatistics(Frozen):
+class ReferenceStatistics(Record):
     """The record of a split's statistics, which stand in a safetensors blob."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     evaluator_id: Sha256
     dataset_fingerprint: str
     split: str
     images: int
-    statistics_sha256: Sha256
-    statistics_bytes: int
+    file: FileDigest
 
-    @property
-    def file(self) -> FileDigest:
-        """The digest and size of the statistics."""
-        return FileDigest(self.statistics_sha256, self.statistics_bytes)
+    def references(self) -> Iterable[str]:
+        """See Record.references."""
+        return (evaluator_key(self.evaluator_id), blob_key(self.file.sha256))
 
 
 def reference_of(
     store: Store, evaluator: FeatureExtractor, info: DatasetInfo, split: str, device: str
 ) -> Reference:
     """A split's statistics, from the store or computed and published now."""
-    key = f"evaluators/{evaluator.manifest.id}/reference/{info.fingerprint}-{split}.json"
+    key = reference_key(evaluator.manifest.id, info.fingerprint, split)
     record = load_valid_record(store, key, ReferenceStatistics, lambda known: [known.file])
     if record is None:
         record = publish_record(store, key, _compute(store, evaluator, info, split, device))
-    tensors = load_file(store.download(blob_key(record.statistics_sha256), record.file))
+    tensors = load_file(store.download(blob_key(record.file.sha256), record.file))
     return Reference(tensors["mean"], tensors["covariance"], tensors["features"])
 
 
@@ -186,8 +180,7 @@ def _compute(
         dataset_fingerprint=info.fingerprint,
         split=split,
         images=moments.vectors,
-        statistics_sha256=blob.sha256,
-        statistics_bytes=blob.size_bytes,
+        file=blob,
     )
 
 

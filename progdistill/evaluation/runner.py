@@ -31,10 +31,11 @@ from progdistill.images import Pixels, encode_contact_sheet
 from progdistill.models.config import DenoiserConfig
 from progdistill.models.denoiser import Denoiser, load_denoiser
 from progdistill.progress import Progress
-from progdistill.registry.checkpoint import CheckpointManifest, blob_key
+from progdistill.registry.checkpoint import CheckpointManifest
 from progdistill.registry.evaluations import ContactSheet, Measurement, MeasurementSpec
 from progdistill.store.base import Store
 from progdistill.store.documents import publish_record, read_record
+from progdistill.store.layout import blob_key
 from progdistill.training.config import Precision
 from progdistill.training.devices import device_name
 from progdistill.training.execution import set_float32_products
@@ -133,8 +134,7 @@ def _publish_strip(
         blob = store.upload(path, blob_key)
     labels = labels_of(range(len(shown)), num_classes, class_counts=spec.class_counts)
     return ContactSheet(
-        sha256=blob.sha256,
-        size_bytes=blob.size_bytes,
+        file=blob,
         images=len(shown),
         labels=None if labels is None else tuple(labels.tolist()),
     )

@@ -3,7 +3,7 @@
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -20,14 +20,13 @@ from progdistill.evaluation.statistics import SampleStatistics, StatisticsStream
 from progdistill.features.base import FeatureExtractor
 from progdistill.images import Pixels
 from progdistill.models.denoiser import Denoiser
-from progdistill.models_base import Frozen
 from progdistill.progress import Progress
-from progdistill.registry.checkpoint import blob_key
 from progdistill.registry.evaluations import MeasurementSpec
 from progdistill.store.base import Store
 from progdistill.store.digest import FileDigest, Sha256
-from progdistill.store.documents import publish_record, read_record
+from progdistill.store.documents import Record, publish_record, read_record
 from progdistill.store.failpoints import failpoint
+from progdistill.store.layout import blob_key, shard_key, shards_prefix
 
 SHARD_SAMPLES = 5000
 """Samples of a shard. Fixed, so that sums are added in one order whatever the number of ranks."""
@@ -114,13 +113,10 @@ def _samples(
     )
 
 
-FOLDER = "evaluation_shards/"
-
-
-class ShardRecord(Frozen):
+class ShardRecord(Record):
     """A finished shard; its tensors stand in a safetensors blob."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     question_id: Sha256
     start: int
     stop: int
@@ -128,8 +124,11 @@ class ShardRecord(Frozen):
     negative_entropy: float | None
     sampling_seconds: float
     evaluation_seconds: float
-    tensors_sha256: Sha256
-    tensors_bytes: int
+    tensors: FileDigest
+
+    def references(self) -> Iterable[str]:
+        """See Record.references."""
+        return (blob_key(self.tensors.sha256),)
 
 
 def save_shard(store: Store, spec: MeasurementSpec, indices: range, result: ShardResult) -> None:
@@ -155,21 +154,19 @@ def save_shard(store: Store, spec: MeasurementSpec, indices: range, result: Shar
         negative_entropy=None if statistics.score is None else statistics.score.negative_entropy,
         sampling_seconds=result.sampling_seconds,
         evaluation_seconds=result.evaluation_seconds,
-        tensors_sha256=blob.sha256,
-        tensors_bytes=blob.size_bytes,
+        tensors=blob,
     )
-    publish_record(store, _key(spec, indices), record)
+    publish_record(store, shard_key(spec.id, indices), record)
 
 
 def kept_shard(store: Store, spec: MeasurementSpec, indices: range) -> ShardResult | None:
     """A shard that was finished before, None where it was not; a damaged one is forgotten and drawn again."""
-    key = _key(spec, indices)
+    key = shard_key(spec.id, indices)
     try:
         record = read_record(store, key, ShardRecord)
         if record is None:
             return None
-        digest = FileDigest(record.tensors_sha256, record.tensors_bytes)
-        path = store.download(blob_key(digest.sha256), digest)
+        path = store.download(blob_key(record.tensors.sha256), record.tensors)
     except LostInvariantError as error:
         print(
             f"samples {indices.start} to {indices.stop} are drawn again: {error}", file=sys.stderr, flush=True
@@ -189,9 +186,5 @@ def kept_shard(store: Store, spec: MeasurementSpec, indices: range) -> ShardResu
 
 def delete_shards(store: Store, spec: MeasurementSpec) -> None:
     """Remove a spec's shards, once it has its answer; their blobs go with the next garbage collection."""
-    for item in list(store.list(f"{FOLDER}{spec.id}/")):
+    for item in list(store.list(shards_prefix(spec.id))):
         store.delete(item.key)
-
-
-def _key(spec: MeasurementSpec, indices: range) -> str:
-    return f"{FOLDER}{spec.id}/{indices.start}-{indices.stop}.json"

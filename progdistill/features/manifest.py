@@ -1,6 +1,6 @@
 """What an evaluator is, as a record of a store: no torch."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Literal
 
@@ -11,9 +11,8 @@ from progdistill.models_base import Frozen, content_id
 from progdistill.registry.checkpoint import require_blob
 from progdistill.store.base import Store
 from progdistill.store.digest import FileDigest, Sha256
-from progdistill.store.documents import list_records, read_record
-
-FOLDER = "evaluators/"
+from progdistill.store.documents import Record, list_records, read_record
+from progdistill.store.layout import EVALUATOR_RECIPES, blob_key, evaluator_key
 
 
 class EvaluatorIdentity(Frozen):
@@ -21,8 +20,7 @@ class EvaluatorIdentity(Frozen):
 
     name: str
     distance_name: str = Field(description="what the Fréchet distance in these features is called in print")
-    weights_sha256: Sha256
-    weights_bytes: int
+    weights: FileDigest
     recipe: dict[str, JsonValue] = Field(description="how the weights came about and images are prepared")
     numerics_version: int
 
@@ -31,16 +29,11 @@ class EvaluatorIdentity(Frozen):
         """SHA-256 of the canonical JSON of this identity."""
         return content_id(self)
 
-    @property
-    def weights(self) -> FileDigest:
-        """The digest and size of the weights file."""
-        return FileDigest(self.weights_sha256, self.weights_bytes)
 
-
-class EvaluatorManifest(Frozen):
+class EvaluatorManifest(Record):
     """The document that makes an evaluator exist."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     id: Sha256
     identity: EvaluatorIdentity
     test_accuracy: float | None = Field(
@@ -55,30 +48,30 @@ class EvaluatorManifest(Frozen):
             raise ValueError(f"id {self.id} is not that of its identity, {self.identity.id}")
         return self
 
+    def references(self) -> Iterable[str]:
+        """See Record.references."""
+        return (blob_key(self.identity.weights.sha256),)
 
-class RecipeAnswer(Frozen):
+
+class RecipeAnswer(Record):
     """Which evaluator a recipe gave in this store: training again elsewhere may round to other weights."""
 
     schema_version: Literal[1] = 1
     recipe: dict[str, JsonValue]
     evaluator_id: Sha256
 
-
-def manifest_key(evaluator_id: str) -> str:
-    """Key of an evaluator's manifest."""
-    return f"{FOLDER}{evaluator_id}/manifest.json"
-
-
-def recipe_key(recipe: dict[str, JsonValue]) -> str:
-    """Key of the answer to a recipe."""
-    return f"{FOLDER}recipes/{content_id(recipe)}.json"
+    def references(self) -> Iterable[str]:
+        """See Record.references."""
+        return (evaluator_key(self.evaluator_id),)
 
 
 def load_evaluator_manifest(store: Store, evaluator_id: str) -> EvaluatorManifest:
     """Read an evaluator's manifest by id."""
-    manifest = read_record(store, manifest_key(evaluator_id), EvaluatorManifest)
+    manifest = read_record(store, evaluator_key(evaluator_id), EvaluatorManifest)
     if manifest is None:
-        raise LostInvariantError(f"{store.uri}/{manifest_key(evaluator_id)} is gone, but records refer to it")
+        raise LostInvariantError(
+            f"{store.uri}/{evaluator_key(evaluator_id)} is missing, but records refer to it"
+        )
     return manifest
 
 
@@ -89,5 +82,5 @@ def require_evaluator(store: Store, evaluator_id: str) -> None:
 
 def list_recipes(store: Store) -> Iterator[dict[str, JsonValue]]:
     """The recipes whose evaluators a store has."""
-    for answer in list_records(store, f"{FOLDER}recipes/", RecipeAnswer):
+    for answer in list_records(store, EVALUATOR_RECIPES, RecipeAnswer):
         yield answer.recipe

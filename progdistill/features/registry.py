@@ -19,12 +19,11 @@ from progdistill.features.manifest import (
     EvaluatorManifest,
     RecipeAnswer,
     load_evaluator_manifest,
-    manifest_key,
-    recipe_key,
 )
-from progdistill.registry.checkpoint import blob_key
+from progdistill.models_base import content_id
 from progdistill.store.base import Store
 from progdistill.store.documents import publish_record, read_record
+from progdistill.store.layout import blob_key, evaluator_key, recipe_key
 from progdistill.version import NUMERICS_VERSION, __version__
 
 KINDS: dict[str, EvaluatorKind] = {
@@ -44,27 +43,28 @@ def find_or_publish_evaluator(
     """
     kind = KINDS[settings.evaluator]
     recipe = {**kind.recipe(settings, info), "numerics_version": NUMERICS_VERSION}
-    answer = read_record(store, recipe_key(recipe), RecipeAnswer)
+    key = recipe_key(content_id(recipe))
+    answer = read_record(store, key, RecipeAnswer)
     if answer is not None:
         found = _kept(store, answer.evaluator_id)
         if found is not None:
             return found
-        store.delete(recipe_key(recipe))  # made again elsewhere, it may come out another
+        store.delete(key)  # made again elsewhere, it may come out another
     made = _publish(store, kind, recipe, settings, info)
-    answer = publish_record(store, recipe_key(recipe), RecipeAnswer(recipe=recipe, evaluator_id=made.id))
+    answer = publish_record(store, key, RecipeAnswer(recipe=recipe, evaluator_id=made.id))
     return load_evaluator_manifest(store, answer.evaluator_id)
 
 
 def _kept(store: Store, evaluator_id: str) -> EvaluatorManifest | None:
     return load_valid_record(
-        store, manifest_key(evaluator_id), EvaluatorManifest, lambda known: [known.identity.weights]
+        store, evaluator_key(evaluator_id), EvaluatorManifest, lambda known: [known.identity.weights]
     )
 
 
 def open_evaluator(store: Store, manifest: EvaluatorManifest, device: str = "cpu") -> FeatureExtractor:
     """Load an evaluator's weights, verified against their digest, onto a device."""
     identity = manifest.identity
-    weights = store.download(blob_key(identity.weights_sha256), identity.weights)
+    weights = store.download(blob_key(identity.weights.sha256), identity.weights)
     return FeatureExtractor(manifest, KINDS[identity.name].load(weights, identity.recipe, device))
 
 
@@ -81,8 +81,7 @@ def _publish(
     identity = EvaluatorIdentity(
         name=settings.evaluator,
         distance_name=obtained.distance_name,
-        weights_sha256=weights.sha256,
-        weights_bytes=weights.size_bytes,
+        weights=weights,
         recipe=recipe,
         numerics_version=NUMERICS_VERSION,
     )
@@ -93,4 +92,4 @@ def _publish(
         created_at=datetime.now(UTC),
         code_version=__version__,
     )
-    return publish_record(store, manifest_key(manifest.id), manifest)
+    return publish_record(store, evaluator_key(manifest.id), manifest)

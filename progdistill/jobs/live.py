@@ -17,23 +17,17 @@ from progdistill.jobs.events import Listener, TrainingEvent, say
 from progdistill.jobs.spec import TrainBaseSpec, TrainingSpec
 from progdistill.models.denoiser import Denoiser
 from progdistill.store.base import Store
+from progdistill.store.layout import live_samples_key
 from progdistill.training.config import LiveSettings
 from progdistill.training.state import TrainingState
-
-FOLDER = "live/"
 
 _LONGEST_SHARE = 0.05
 """Of the time, for drawing samples."""
 
 
-def samples_key(job_id: str) -> str:
-    """Where a job's current samples stand in its store: a PNG that the next ones replace."""
-    return f"{FOLDER}{job_id}/samples.png"
-
-
 def forget_samples(store: Store, job_id: str) -> None:
     """Remove the samples of a job that is done."""
-    store.delete(samples_key(job_id))
+    store.delete(live_samples_key(job_id))
 
 
 class LiveTraining:
@@ -93,8 +87,8 @@ class LiveTraining:
         began = self._clock()
         if not _is_sharded(model):
             with suppress(ProgdistillError, torch.OutOfMemoryError):
-                self._store.write(samples_key(self._spec.id), encode_png(self._picture(model)))
-                self._samples_key = samples_key(self._spec.id)
+                self._store.write(live_samples_key(self._spec.id), encode_png(self._picture(model)))
+                self._samples_key = live_samples_key(self._spec.id)
         now = self._clock()
         pause = max(self._settings.samples_interval_seconds, (now - began) / _LONGEST_SHARE)
         self._next_samples = now + pause

@@ -15,11 +15,11 @@ from progdistill.jobs.spec import (
     JobSpec,
     PrepareEvaluatorSpec,
     TrainingSpec,
-    result_key,
 )
 from progdistill.registry.checkpoint import require_blob, require_checkpoint
 from progdistill.store.base import Store
 from progdistill.store.documents import publish_record, read_record
+from progdistill.store.layout import job_result_key
 
 
 def cached_result(store: Store, spec: JobSpec) -> JobResult | None:
@@ -28,7 +28,7 @@ def cached_result(store: Store, spec: JobSpec) -> JobResult | None:
     A result that is damaged, or that has lost what it stands for, is removed: reused, it would keep the job
     from mending that. Of files only the size is looked at: `progdistill checkpoints verify` reads weights.
     """
-    key = result_key(spec.id)
+    key = job_result_key(spec.id)
     try:
         found = read_record(store, key, JobResult)
         if found is None:
@@ -78,7 +78,7 @@ def complete(
         spec = request.spec
         on_event(JobEvent(at=datetime.now(UTC), job_id=spec.id, label=spec.label, state=state))
 
-    key = result_key(request.spec.id)
+    key = job_result_key(request.spec.id)
     known = cached_result(store, request.spec)
     if known is not None:
         tell("found")

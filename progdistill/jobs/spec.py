@@ -1,5 +1,6 @@
 """What a job is, and what it gives: no torch."""
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Annotated, Literal
 
@@ -8,8 +9,11 @@ from pydantic import Field, JsonValue, field_serializer
 from progdistill.data.dataset import DatasetInfo
 from progdistill.diffusion.names import PredictionType
 from progdistill.evaluation.config import EvaluationSettings
+from progdistill.evaluation.measurement import EvaluationRecord
 from progdistill.models.config import DenoiserConfig
 from progdistill.models_base import Frozen, content_id
+from progdistill.store.documents import Record
+from progdistill.store.layout import checkpoint_key, evaluator_key
 from progdistill.training.config import (
     ComputeSettings,
     LiveSettings,
@@ -171,7 +175,7 @@ JobSpec = Annotated[
 ]
 
 
-class JobRequest(Frozen):
+class JobRequest(Record):
     """A job and the provenance it runs in; the provenance are no part of its identity."""
 
     spec: JobSpec
@@ -186,11 +190,22 @@ class JobRequest(Frozen):
         None, description="what training says to programs while it goes on; None: nothing"
     )
 
+    def references(self) -> Iterable[str]:
+        """See Record.references: the checkpoints that the job starts from."""
+        match self.spec:
+            case DistillSpec(teacher=teacher) | GuideSpec(teacher=teacher):
+                checkpoints: tuple[str | None, ...] = (teacher,)
+            case EvaluateSpec(checkpoint=checkpoint, baseline=baseline):
+                checkpoints = (checkpoint, baseline)
+            case _:
+                checkpoints = ()
+        return (checkpoint_key(one) for one in checkpoints if one is not None)
 
-class JobResult(Frozen):
+
+class JobResult(Record):
     """What a finished job published, and how long its computing took (start-up apart)."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     job_id: str
     output: str = Field(description="checkpoint or evaluator id, or an evaluation record as JSON")
     started_at: datetime
@@ -198,12 +213,8 @@ class JobResult(Frozen):
     device: str
     loss_curve: tuple[tuple[int, float], ...] = ()
 
-
-def result_key(job_id: str) -> str:
-    """Where a job's result stands in a store."""
-    return f"jobs/{job_id}/result.json"
-
-
-def request_key(job_id: str) -> str:
-    """Where the request of a job stands in a store for pods to find; replaced by whoever submits it again."""
-    return f"jobs/{job_id}/request.json"
+    def references(self) -> Iterable[str]:
+        """See Record.references: what the job published."""
+        if self.output.startswith("{"):
+            return EvaluationRecord.model_validate_json(self.output).references()
+        return (checkpoint_key(self.output) if self.loss_curve else evaluator_key(self.output),)

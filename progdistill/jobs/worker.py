@@ -16,16 +16,10 @@ from types import FrameType
 
 from progdistill.errors import Interrupted, PeerLostError, ProgdistillError, UsageError
 from progdistill.jobs.result_cache import cached_result
-from progdistill.jobs.spec import (
-    EvaluateSpec,
-    JobRequest,
-    JobResult,
-    PrepareEvaluatorSpec,
-    TrainingSpec,
-    result_key,
-)
+from progdistill.jobs.spec import EvaluateSpec, JobRequest, JobResult, PrepareEvaluatorSpec, TrainingSpec
 from progdistill.store.base import Store
 from progdistill.store.documents import publish_record
+from progdistill.store.layout import job_result_key
 from progdistill.store.open import open_store
 from progdistill.training.devices import Rank
 from progdistill.training.rendezvous import is_loss_of_a_peer
@@ -107,7 +101,7 @@ def run_job(request: JobRequest, rank: Rank, should_stop: Callable[[], bool]) ->
             device=rank.device_name,
             loss_curve=tuple(loss_curve),
         )
-        publish_record(store, result_key(spec.id), result)
+        publish_record(store, job_result_key(spec.id), result)
         if isinstance(spec, TrainingSpec):
             from progdistill.jobs.train import tidy_up
 

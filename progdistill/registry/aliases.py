@@ -2,7 +2,7 @@
 
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Final, Literal
 
@@ -12,10 +12,9 @@ from progdistill.errors import TransientError, UsageError
 from progdistill.models_base import Frozen
 from progdistill.store.base import Store
 from progdistill.store.digest import Sha256
-from progdistill.store.documents import decode, encode, list_records
+from progdistill.store.documents import Record, decode, encode, list_records, read_record
+from progdistill.store.layout import ALIASES, alias_key, checkpoint_key
 from progdistill.store.open import mark_layout
-
-FOLDER: Final = "aliases/"
 
 ALIAS_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)?")
 _HEX: Final = re.compile(r"[0-9a-f]{4,64}")
@@ -23,15 +22,15 @@ _ATTEMPTS: Final = 100
 
 
 class AliasMove(Frozen):
-    """One move of an alias: to which checkpoint (None: removed), when, and by whom (`user@host`)."""
+    """One move of an alias: to a checkpoint (None: removed), when, and by whom (`user@host`)."""
 
     checkpoint_id: Sha256 | None
     moved_at: datetime
     moved_by: str
 
 
-class Alias(Frozen):
-    """A name and everything it ever meant, oldest first."""
+class Alias(Record):
+    """A name and every checkpoint it pointed to, oldest first."""
 
     schema_version: Literal[1] = 1
     name: str
@@ -39,8 +38,12 @@ class Alias(Frozen):
 
     @property
     def checkpoint_id(self) -> str | None:
-        """What the name means now; None after it was removed."""
+        """The checkpoint that the alias points to; None after it was removed."""
         return self.history[-1].checkpoint_id
+
+    def references(self) -> Iterable[str]:
+        """See Record.references. The history does not count."""
+        return () if self.checkpoint_id is None else (checkpoint_key(self.checkpoint_id),)
 
 
 def check_alias_name(name: str) -> None:
@@ -54,42 +57,47 @@ def check_alias_name(name: str) -> None:
 
 def read_alias(store: Store, name: str) -> Alias | None:
     """Read an alias with its history, None when the name was never used."""
-    data = store.read(_key(name))
-    return None if data is None else decode(Alias, data, where=f"{store.uri}/{_key(name)}")
+    return read_record(store, alias_key(name), Alias)
 
 
 def list_aliases(store: Store) -> Iterator[Alias]:
-    """Yield all aliases by name, also removed ones."""
-    return list_records(store, FOLDER, Alias)
+    """Yield all aliases by name, removed ones included."""
+    return list_records(store, ALIASES, Alias)
 
 
 def move_alias(store: Store, name: str, checkpoint_id: str | None, moved_by: str) -> Alias:
-    """Point an alias at a checkpoint (None removes it), appending to its history.
+    """Point an alias at a checkpoint, appending to its history.
 
-    Of several movers at once every move ends up in the history, once: where the reply to a move was lost and
-    others have moved the alias since, it is found there and not made again. TransientError if the store stays
-    too busy.
+    Concurrent moves all end up in the history, each once: a move whose reply was lost is found there and not
+    repeated.
+
+    Args:
+        store: Where the alias is.
+        name: The alias; see `check_alias_name`.
+        checkpoint_id: Full id of the checkpoint; None removes the alias.
+        moved_by: `user@host`, for the history.
+
+    Raises:
+        UsageError: The name is not valid.
+        TransientError: Others keep moving the alias.
     """
     check_alias_name(name)
     mark_layout(store)
-    # A store's clock may count whole seconds: the fraction tells this move from others.
+    key = alias_key(name)
+    # A store's clock may count whole seconds: the fraction distinguishes this move from others.
     moved_at = store.now().replace(microsecond=secrets.randbelow(1_000_000))
     move = AliasMove(checkpoint_id=checkpoint_id, moved_at=moved_at, moved_by=moved_by)
     for _ in range(_ATTEMPTS):
-        found = store.read_versioned(_key(name))
+        found = store.read_versioned(key)
         if found is None:
             alias = Alias(name=name, history=(move,))
-            moved = store.put_if_absent(_key(name), encode(alias))
+            moved = store.put_if_absent(key, encode(alias))
         else:
-            before = decode(Alias, found.data, where=f"{store.uri}/{_key(name)}")
+            before = decode(Alias, found.data, where=f"{store.uri}/{key}")
             if move in before.history:
                 return before
             alias = Alias(name=name, history=(*before.history, move))
-            moved = store.compare_and_swap(_key(name), encode(alias), found.version)
+            moved = store.compare_and_swap(key, encode(alias), found.version)
         if moved:
             return alias
-    raise TransientError(f"alias {name!r} was moved by others {_ATTEMPTS} times meanwhile; try again")
-
-
-def _key(name: str) -> str:
-    return f"{FOLDER}{name}.json"
+    raise TransientError(f"alias {name!r}: {_ATTEMPTS} attempts lost to concurrent moves; try again")

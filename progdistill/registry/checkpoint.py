@@ -13,10 +13,10 @@ from progdistill.errors import LostInvariantError, ProgdistillError, UsageError
 from progdistill.models_base import Frozen, content_id
 from progdistill.store.base import Store
 from progdistill.store.digest import FileDigest, Sha256
-from progdistill.store.documents import collect_errors, publish_record, read_record
+from progdistill.store.documents import Record, collect_errors, publish_record, read_record
+from progdistill.store.layout import CHECKPOINTS, blob_key, checkpoint_key
 from progdistill.store.open import mark_layout
 
-FOLDER = "checkpoints/"
 UNKNOWN_DATASET = "unknown"
 """The dataset, and the fingerprint, of an imported model whose training data nobody named."""
 
@@ -60,18 +60,12 @@ class CheckpointDescription(Frozen):
 class CheckpointIdentity(CheckpointDescription):
     """Everything a checkpoint's id is computed from."""
 
-    weights_sha256: Sha256
-    weights_bytes: PositiveInt
+    weights: FileDigest
 
     @property
     def id(self) -> str:
         """SHA-256 of the canonical JSON of this identity."""
         return content_id(self)
-
-    @property
-    def weights(self) -> FileDigest:
-        """The digest and size of the weights file."""
-        return FileDigest(self.weights_sha256, self.weights_bytes)
 
 
 class TrainingFigures(Frozen):
@@ -121,10 +115,10 @@ class CheckpointRef(Frozen):
     parent: Sha256 | None
 
 
-class CheckpointManifest(Frozen):
+class CheckpointManifest(Record):
     """The document that makes a checkpoint exist."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     id: Sha256
     identity: CheckpointIdentity
     provenance: Provenance
@@ -134,6 +128,12 @@ class CheckpointManifest(Frozen):
         if self.id != self.identity.id:
             raise ValueError(f"id {self.id} is not that of its identity, {self.identity.id}")
         return self
+
+    def references(self) -> Iterable[str]:
+        """See Record.references: the weights and the teacher."""
+        yield blob_key(self.identity.weights.sha256)
+        if self.identity.parent is not None:
+            yield checkpoint_key(self.identity.parent)
 
     def ref(self, store: Store) -> CheckpointRef:
         """Point to this checkpoint in `store`."""
@@ -147,11 +147,6 @@ class CheckpointManifest(Frozen):
         )
 
 
-def blob_key(sha256: str) -> str:
-    """Key of a file that is named by its digest."""
-    return f"blobs/sha256/{sha256[:2]}/{sha256}"
-
-
 def require_blob(store: Store, expected: FileDigest) -> None:
     """Raise LostInvariantError unless a file that is named by its digest is there, in its size."""
     key = blob_key(expected.sha256)
@@ -162,11 +157,6 @@ def require_blob(store: Store, expected: FileDigest) -> None:
         raise LostInvariantError(
             f"{store.uri}/{key} is damaged: {found:,} bytes, expected {expected.size_bytes:,}"
         )
-
-
-def manifest_key(checkpoint_id: str) -> str:
-    """Key of a checkpoint's manifest."""
-    return f"{FOLDER}{checkpoint_id}/manifest.json"
 
 
 def publish_checkpoint(
@@ -184,11 +174,9 @@ def publish_checkpoint(
     """
     mark_layout(store)
     weights = store.upload(weights_path, blob_key, consume=consume)
-    identity = CheckpointIdentity(
-        **dict(description), weights_sha256=weights.sha256, weights_bytes=weights.size_bytes
-    )
+    identity = CheckpointIdentity(**dict(description), weights=weights)
     manifest = CheckpointManifest(id=identity.id, identity=identity, provenance=provenance)
-    published = publish_record(store, manifest_key(manifest.id), manifest)
+    published = publish_record(store, checkpoint_key(manifest.id), manifest)
     if published.id != manifest.id:
         raise _misplaced(store, manifest.id, published)
     return published
@@ -205,7 +193,7 @@ def load_manifest(store: Store, checkpoint_id: str) -> CheckpointManifest:
 
 
 def _read_manifest(store: Store, checkpoint_id: str) -> CheckpointManifest | None:
-    manifest = read_record(store, manifest_key(checkpoint_id), CheckpointManifest)
+    manifest = read_record(store, checkpoint_key(checkpoint_id), CheckpointManifest)
     if manifest is not None and manifest.id != checkpoint_id:
         raise _misplaced(store, checkpoint_id, manifest)
     return manifest
@@ -213,8 +201,8 @@ def _read_manifest(store: Store, checkpoint_id: str) -> CheckpointManifest | Non
 
 def _misplaced(store: Store, checkpoint_id: str, manifest: CheckpointManifest) -> LostInvariantError:
     return LostInvariantError(
-        f"{store.uri}/{manifest_key(checkpoint_id)} holds the manifest of {manifest.id}: remove it, and start"
-        " the run that made the checkpoint again"
+        f"{store.uri}/{checkpoint_key(checkpoint_id)} holds the manifest of {manifest.id}: remove it, and"
+        " start the run that made the checkpoint again"
     )
 
 
@@ -225,20 +213,20 @@ def require_checkpoint(store: Store, checkpoint_id: str) -> None:
     """
     manifest = _read_manifest(store, checkpoint_id)
     if manifest is None:
-        raise LostInvariantError(f"{store.uri}/{manifest_key(checkpoint_id)} is missing from the store")
+        raise LostInvariantError(f"{store.uri}/{checkpoint_key(checkpoint_id)} is missing from the store")
     require_blob(store, manifest.identity.weights)
 
 
 def fetch_weights(store: Store, manifest: CheckpointManifest) -> Path:
     """Return a local safetensors file with the weights, verified before anyone parses it: read only."""
     with _advised():
-        return store.download(blob_key(manifest.identity.weights_sha256), manifest.identity.weights)
+        return store.download(blob_key(manifest.identity.weights.sha256), manifest.identity.weights)
 
 
 def verify_weights(store: Store, manifest: CheckpointManifest) -> None:
     """Raise LostInvariantError unless the weights are intact in the store itself, past any local cache."""
     with _advised():
-        store.verify(blob_key(manifest.identity.weights_sha256), manifest.identity.weights)
+        store.verify(blob_key(manifest.identity.weights.sha256), manifest.identity.weights)
 
 
 @contextmanager
@@ -254,7 +242,7 @@ def _advised() -> Iterator[None]:
 
 def list_ids(store: Store) -> list[str]:
     """Return the ids of all checkpoints, sorted, without reading a manifest."""
-    return [item.key.split("/")[1] for item in store.list(FOLDER) if item.key.endswith("/manifest.json")]
+    return [item.key.split("/")[1] for item in store.list(CHECKPOINTS) if item.key.endswith("/manifest.json")]
 
 
 def list_manifests(

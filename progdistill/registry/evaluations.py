@@ -1,7 +1,8 @@
 """Measurements of a checkpoint: what decides one, its record in a store, and the one that stands for it."""
 
+from collections.abc import Iterable
 from datetime import datetime
-from typing import Final, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -11,9 +12,14 @@ from progdistill.models_base import Frozen, content_id
 from progdistill.registry.checkpoint import CheckpointManifest
 from progdistill.store.base import Store
 from progdistill.store.digest import FileDigest, Sha256
-from progdistill.store.documents import list_records
-
-FOLDER: Final = "evaluations/"
+from progdistill.store.documents import Record, list_records
+from progdistill.store.layout import (
+    blob_key,
+    checkpoint_key,
+    evaluation_key,
+    evaluations_prefix,
+    evaluator_key,
+)
 
 
 class MeasurementSpec(Frozen):
@@ -48,27 +54,21 @@ class MeasurementSpec(Frozen):
     @property
     def key(self) -> str:
         """Key of the measurement in a store."""
-        return f"{FOLDER}{self.checkpoint_id}/{self.id}.json"
+        return evaluation_key(self.checkpoint_id, self.id)
 
 
 class ContactSheet(Frozen):
     """A PNG in the store: images one below the other, with what it takes to cut them apart."""
 
-    sha256: Sha256
-    size_bytes: int
+    file: FileDigest
     images: int
     labels: tuple[int, ...] | None = Field(description="class of each image; None without classes")
 
-    @property
-    def file(self) -> FileDigest:
-        """Digest and size of the PNG."""
-        return FileDigest(self.sha256, self.size_bytes)
 
-
-class Measurement(Frozen):
+class Measurement(Record):
     """How far the samples of one checkpoint, drawn in one way, are from the real images."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     spec: MeasurementSpec
     distance: float
     distance_name: str
@@ -94,6 +94,12 @@ class Measurement(Frozen):
         """The blobs that this record refers to."""
         return () if self.shown is None else (self.shown.file,)
 
+    def references(self) -> Iterable[str]:
+        """See Record.references."""
+        yield checkpoint_key(self.spec.checkpoint_id)
+        yield evaluator_key(self.spec.evaluator_id)
+        yield from (blob_key(file.sha256) for file in self.files)
+
 
 def evaluations_of(
     store: Store, checkpoint_id: str, unreadable: list[ProgdistillError] | None = None
@@ -102,7 +108,7 @@ def evaluations_of(
 
     A damaged record raises LostInvariantError; with `unreadable` the error is appended there instead.
     """
-    return list(list_records(store, f"{FOLDER}{checkpoint_id}/", Measurement, unreadable))
+    return list(list_records(store, evaluations_prefix(checkpoint_id), Measurement, unreadable))
 
 
 def reported_only(measurements: list[Measurement]) -> list[Measurement]:

@@ -1,4 +1,4 @@
-"""Garbage collection and verification of a store."""
+"""Garbage collection and verification of a store, by the kinds of object that its layout declares."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -7,38 +7,19 @@ from itertools import groupby
 from typing import Final, NamedTuple
 
 from progdistill.errors import LostInvariantError, ProgdistillError, UsageError
-from progdistill.registry import aliases, checkpoint, runs
 from progdistill.store.base import Store, StoredObject
 from progdistill.store.digest import FileDigest
-from progdistill.store.documents import unseal
-from progdistill.training.snapshot_format import job_folder
+from progdistill.store.documents import declared_references, unseal
+from progdistill.store.layout import BLOBS, KINDS, Kind, Lifetime, blob_key, job_result_key, kind_of
 
 DEFAULT_GRACE: Final = timedelta(days=7)
 
 DEFAULT_PATIENCE: Final = timedelta(days=30)
-"""How long an unfinished job may rest before its snapshots are garbage."""
-
-_NEIGHBORS: Final = "evaluation_neighbors/"
-"""Records under the digest of a picture, of which they tell more."""
-
-_SHARDS: Final = "evaluation_shards/"
-"""Finished parts of unfinished measurements: old ones are of measurements that nobody goes on with."""
-
-_TELLING: Final = ("evaluations/", "jobs/")
-"""Documents that keep what they mention while they are young: somebody is just about to go on with it."""
-
-_DESCRIBING: Final = (*_TELLING, checkpoint.FOLDER)
-
-_COLLECTED: Final = ("probe/", _SHARDS, _NEIGHBORS, *_DESCRIBING, "blobs/")
-"""Where garbage can be, in the order of removal: what refers goes before what it refers to."""
-
-_RESULT: Final = re.compile(r"jobs/[^/]+/result\.json")
-_REQUEST: Final = re.compile(r"jobs/[^/]+/request\.json")
+"""An unfinished job whose snapshots and request are all older counts as abandoned."""
 
 _DIGEST: Final = re.compile(rb"\b[0-9a-f]{64}\b")
 
-_OUTPUT: Final = re.compile(rb"(?:\boutput|checkpoint_id)\W{1,9}([0-9a-f]{64})\b")
-"""In a job's result: the checkpoint or evaluator that it made, or the checkpoints that it measured."""
+References = dict[StoredObject, frozenset[str]]
 
 
 class Garbage(NamedTuple):
@@ -48,7 +29,7 @@ class Garbage(NamedTuple):
     before: datetime
     """Everything in it is older than this, by the store's clock."""
     rescan: Callable[[], "Garbage"]
-    """Finds garbage anew: without what is referred to by now."""
+    """Scans the store again: without what has been referred to since."""
 
     @property
     def size_bytes(self) -> int:
@@ -63,202 +44,175 @@ def find_garbage(
     patience: timedelta = DEFAULT_PATIENCE,
     forget_runs: Iterable[str] = (),
 ) -> Garbage:
-    """Return what no alias, run, running job or surviving checkpoint needs and what is older than `grace`.
+    """Find what no alias, run, unfinished job or surviving checkpoint needs.
 
-    The entries of `forget_runs` (`Flow/run id`) are garbage themselves, whatever their age; so is what an
-    unfinished job left to go on from, when its newest snapshot is older than `patience`. Ages are
-    differences on the store's own clock: a machine whose clock is wrong collects the same. A `grace` shorter
-    than the longest upload endangers what is being published meanwhile; see `require_safe_grace`.
+    Ages are differences on the store's own clock: a machine whose clock is wrong collects the same.
+
+    Args:
+        store: The store to scan. Nothing is removed.
+        grace: Newer objects stay, with all they refer to. Shorter than the longest upload, it endangers what
+            is being published meanwhile; see `require_safe_grace`.
+        patience: An unfinished job whose newest snapshot or request is older counts as abandoned.
+        forget_runs: Runs (`Flow/run id`) whose checkpoint entries and reports are garbage at any age.
     """
-    forgotten = {f"{folder}{run}/" for run in forget_runs for folder in (runs.FOLDER, runs.REPORTS_FOLDER)}
     now = store.now()
-    mentions: dict[StoredObject, _Mentions] = {}
+    references: References = {}
 
-    def find() -> Garbage:
-        references = _References(store, forgotten, now - grace, now - max(grace, patience), mentions)
-        obsolete = [item for item in references.objects.values() if references.is_obsolete(item.key)]
-        return Garbage(obsolete + references.unneeded(), references.before, find)
+    def scan() -> Garbage:
+        found = _Scan(store, tuple(forget_runs), now - grace, now - max(grace, patience), references)
+        return Garbage(found.garbage(), found.before, scan)
 
-    return find()
+    return scan()
 
 
 def require_safe_grace(store: Store, grace: timedelta) -> None:
-    """Raise UsageError for a grace period in which uploads to this store trust that what is there stays."""
-    if not store.uri.startswith("s3://"):
-        return
-    from progdistill.store.s3_transfer import YOUNG
-
-    if grace < YOUNG:
+    """Raise UsageError for a grace period in which uploads to this store rely on objects to stay."""
+    if grace < store.reuse_period:
         raise UsageError(
-            f"--grace-days {grace / timedelta(days=1):g} with --delete: give {YOUNG.days} or more for store"
-            f" {store.uri}, where younger files are not sent again but taken for safe"
+            f"--grace-days {grace / timedelta(days=1):g} with --delete: give"
+            f" {store.reuse_period / timedelta(days=1):g} or more for store {store.uri}, where newer files"
+            " are not uploaded again"
         )
 
 
 def remove_garbage(store: Store, garbage: Garbage) -> int:
-    """Remove what was found and what interrupted work left behind; return how many objects went.
+    """Remove garbage and what interrupted writers left behind; return how many objects were removed.
 
-    An object that was published again since it was found stays, and so does what is referred to by now: that
-    is looked up again before each folder.
+    An object that was published again since the scan stays, and so does what has been referred to since: the
+    store is scanned again before each kind of object.
     """
     removed = 0
-    for _, folder in groupby(garbage.objects, key=lambda item: item.key.partition("/")[0]):
+    for _, items in groupby(garbage.objects, key=lambda item: _rank(kind_of(item.key))):
         still = set(garbage.rescan().objects)
-        for item in folder:
+        for item in items:
             if item in still and next(store.list(item.key), None) == item:
                 store.delete(item.key)
                 removed += 1
     return removed + store.sweep(garbage.before)
 
 
-class _Mentions(NamedTuple):
-    """Ids and digests that stand in a document or its key."""
-
-    anywhere: set[str]
-    as_output: set[str]
-
-    @staticmethod
-    def of(key: str, data: bytes) -> "_Mentions":
-        """Find them in the document's text."""
-        anywhere = _DIGEST.findall(key.encode()) + _DIGEST.findall(data)
-        return _Mentions(*({one.decode() for one in found} for found in (anywhere, _OUTPUT.findall(data))))
-
-
-class _References:
-    """Who mentions whom: a document needs every id and digest that stands anywhere in it.
-
-    Reading documents as text keeps what kinds of record unknown here refer to, and works on damaged ones.
-    """
+class _Scan:
+    """One look at all objects of a store, and at what their documents refer to."""
 
     def __init__(
         self,
         store: Store,
-        forgotten: set[str],
+        forgotten: tuple[str, ...],
         before: datetime,
         abandoned_before: datetime,
-        mentions: dict[StoredObject, _Mentions],
+        references: References,
     ) -> None:
-        """`mentions` holds what was read before, and is added to."""
-        self.objects = {item.key: item for item in store.list("")}
+        """`references` holds what was read by earlier scans, and is added to."""
         self.before = before
-        self._store, self._forgotten, self._mentions = store, tuple(forgotten), mentions
-        finished = {key.split("/")[1] for key in self.objects if _RESULT.fullmatch(key)}
-        self._stale = tuple(
-            folder
-            for job in finished | self._last_touched_before(abandoned_before)
-            for folder in (job_folder(job), f"live/{job}/", f"jobs/{job}/request")
-        )
-        manifests = (key for key in self.objects if key.endswith("/manifest.json"))
-        self._ids = {key.split("/")[1] for key in manifests if key.startswith(checkpoint.FOLDER)}
-        self._evaluators = {key.split("/")[1] for key in self.objects if key.startswith("evaluators/")}
+        self._store, self._references = store, references
+        self._objects = {item.key: item for item in store.list("")}
+        self._kinds = {key: kind_of(key) for key in self._objects}
+        self._forgotten = tuple(f"{run}/" for run in forgotten)
+        self._ended_jobs = self._find_ended_jobs(abandoned_before)
+        self._by_digest: dict[str, list[str]] = {}
+        for key in self._with_lifetime(Lifetime.REFERENCE):
+            self._by_digest.setdefault(_digest_in(key), []).append(key)
 
-    def _last_touched_before(self, moment: datetime) -> set[str]:
-        """Jobs whose newest snapshot, request, or whatever else they left to go on from, is older."""
+    def garbage(self) -> list[StoredObject]:
+        """Everything that is not needed, in order of removal; of one kind the newest first."""
+        needed = self._needed()
+        garbage = [self._objects[key] for key, kind in self._kinds.items() if kind and key not in needed]
+        return sorted(garbage, key=lambda item: (_rank(self._kinds[item.key]), -item.modified_at.timestamp()))
+
+    def _needed(self) -> set[str]:
+        needed: set[str] = set()
+        pending = [key for key, kind in self._kinds.items() if self._is_root(key, kind)]
+        dependent = self._with_lifetime(Lifetime.OWNER, Lifetime.RESULT)
+        while pending:
+            while pending:
+                key = pending.pop()
+                if key in self._objects and key not in needed:
+                    needed.add(key)
+                    pending += self._references_of(key)
+            dependent = [key for key in dependent if key not in needed]
+            pending = [key for key in dependent if self._dependencies(key) <= needed]
+        return needed
+
+    def _is_root(self, key: str, kind: Kind | None) -> bool:
+        """Whether an object stays whatever refers to it."""
+        if kind is None or kind.lifetime is Lifetime.PERMANENT:
+            return True
+        if kind.lifetime is Lifetime.RUN:
+            return not key.partition("/")[2].startswith(self._forgotten)
+        if kind.lifetime is Lifetime.JOB:
+            return key.split("/")[1] not in self._ended_jobs
+        return self._objects[key].modified_at >= self.before
+
+    def _find_ended_jobs(self, abandoned_before: datetime) -> set[str]:
+        """Jobs that have a result, or left nothing newer to go on from."""
         newest: dict[str, datetime] = {}
-        for key, item in self.objects.items():
-            if key.startswith(("snapshots/", "live/")) or _REQUEST.fullmatch(key):
-                job = key.split("/")[1]
-                newest[job] = max(newest.get(job, item.modified_at), item.modified_at)
-        return {job for job, touched in newest.items() if touched < moment}
+        for key in self._with_lifetime(Lifetime.JOB):
+            job, modified_at = key.split("/")[1], self._objects[key].modified_at
+            newest[job] = max(newest.get(job, modified_at), modified_at)
+        return {
+            job
+            for job, modified_at in newest.items()
+            if modified_at < abandoned_before or job_result_key(job) in self._objects
+        }
 
-    def is_obsolete(self, key: str) -> bool:
-        """Whether the key is of a run to be forgotten, or of a finished or abandoned job and no result."""
-        return key.startswith((*self._forgotten, *self._stale))
+    def _dependencies(self, key: str) -> set[str]:
+        """What must stay for a dependent object to stay: its owner; or what a job's result made or measured.
 
-    def unneeded(self) -> list[StoredObject]:
-        """Old objects in the collected folders that no root leads to."""
-        needed = self._needed_by_roots()
-        kept = self._with_parents(needed & self._ids)
-        needed |= kept
-        survivors = set()
-        for key in self._documents(*_DESCRIBING):
-            if self._is_young(key) or self._survives(key, kept):
-                survivors.add(key)
-                needed |= self._mentioned_in(key)
-        for key in self._documents(_NEIGHBORS, _SHARDS):
-            if self._is_young(key) or (key.startswith(_NEIGHBORS) and key.split("/")[1] in needed):
-                survivors.add(key)
-                needed |= self._mentioned_in(key)
-        doomed = [
-            item
-            for key, item in self.objects.items()
-            if key.startswith(_COLLECTED) and key not in survivors and not self._is_young(key)
-            if not (key.startswith("blobs/") and key.rpartition("/")[2] in needed)
-        ]
-        return sorted(doomed, key=lambda item: (self._rank(item.key), -item.modified_at.timestamp()))
-
-    def _needed_by_roots(self) -> set[str]:
-        needed = {alias.checkpoint_id or "" for alias in aliases.list_aliases(self._store)}
-        for key in self._documents(""):
-            if self._is_root(key):
-                needed |= self._mentioned_in(key)
-        young = {one for one in self._ids if self._is_young(checkpoint.manifest_key(one))}
-        return needed | young
-
-    def _is_root(self, key: str) -> bool:
-        if self.is_obsolete(key):
-            return False
-        if key.startswith(_TELLING):
-            return self._is_young(key) or _REQUEST.fullmatch(key) is not None
-        return not key.startswith((*_COLLECTED, aliases.FOLDER))
-
-    def _with_parents(self, ids: set[str]) -> set[str]:
-        kept: set[str] = set()
-        while ids:
-            kept |= ids
-            mentioned = [self._mentioned_in(checkpoint.manifest_key(one)) for one in ids]
-            ids = set().union(*mentioned) & self._ids - kept
-        return kept
-
-    def _survives(self, key: str, kept: set[str]) -> bool:
-        """A checkpoint's documents live as long as it does, a job's result as long as all it mentions.
-
-        A result whose checkpoint is gone already would keep its job from being run again.
+        A result whose checkpoint is gone would keep its job from being run again.
         """
-        if not key.startswith("jobs/"):
-            return key.split("/")[1] in kept
-        mentions = self._mentions_of(key)
-        of_result = mentions.as_output if _RESULT.fullmatch(key) else set()
-        return of_result <= kept | self._evaluators and mentions.anywhere & self._ids <= kept
+        owner = self._owner_key(key)
+        if owner is not None:
+            return {owner}
+        return {needed for needed in self._references_of(key) if not needed.startswith(BLOBS)}
 
-    def _is_young(self, key: str) -> bool:
-        return key in self.objects and self.objects[key].modified_at >= self.before
+    def _owner_key(self, key: str) -> str | None:
+        kind = self._kinds[key]
+        return kind.owner_key(key.split("/")[1]) if kind and kind.owner_key else None
 
-    def _documents(self, *folders: str) -> list[str]:
-        return [key for key in self.objects if key.startswith(folders) and key.endswith(".json")]
+    def _references_of(self, key: str) -> frozenset[str]:
+        """The keys that a document declares, and its owner.
 
-    def _mentioned_in(self, key: str) -> set[str]:
-        return self._mentions_of(key).anywhere
+        A document that cannot be read keeps every file and checkpoint whose digest stands in its text.
+        """
+        item, kind = self._objects[key], self._kinds[key]
+        if not key.endswith(".json") or (kind is not None and not kind.sealed):
+            return frozenset()
+        if item not in self._references:
+            data = self._store.read(key) or b""
+            declared = declared_references(data)
+            if declared is None:
+                digests = {digest.decode() for digest in _DIGEST.findall(data)}
+                declared = [found for digest in digests for found in self._by_digest.get(digest, [])]
+            owner = self._owner_key(key)
+            self._references[item] = frozenset([*declared, *([owner] if owner else [])])
+        return self._references[item]
 
-    def _mentions_of(self, key: str) -> _Mentions:
-        item = self.objects[key]
-        if item not in self._mentions:
-            self._mentions[item] = _Mentions.of(key, self._store.read(key) or b"")
-        return self._mentions[item]
-
-    @staticmethod
-    def _rank(key: str) -> int:
-        return next(rank for rank, folder in enumerate(_COLLECTED) if key.startswith(folder))
-
-
-BLOBS: Final = "blobs/sha256/"
-
-_DOCUMENTS: Final = (
-    "aliases/",
-    "checkpoints/",
-    "evaluation_neighbors/",
-    "evaluation_shards/",
-    "evaluations/",
-    "evaluators/",
-    "jobs/",
-    "runs/",
-    "snapshots/",
-)
-"""Where each .json is a sealed document: a bucket may hold other things beside them."""
+    def _with_lifetime(self, *lifetimes: Lifetime) -> list[str]:
+        return [key for key, kind in self._kinds.items() if kind and kind.lifetime in lifetimes]
 
 
-def damaged_objects(store: Store, prefix: str, known: set[str]) -> Iterator[tuple[str, ProgdistillError]]:
-    """Yield the damaged objects under a prefix with what is wrong, past those whose keys are in `known`."""
+def _rank(kind: Kind | None) -> int:
+    return KINDS.index(kind) if kind else len(KINDS)
+
+
+def _digest_in(key: str) -> str:
+    found = _DIGEST.search(key.encode())
+    return found[0].decode() if found else key
+
+
+def damaged_objects(
+    store: Store, prefix: str = "", known: Iterable[str] = ()
+) -> Iterator[tuple[str, ProgdistillError]]:
+    """Verify the documents and blobs of a store.
+
+    Args:
+        store: The store. Blobs are read in the store itself, past any local copy.
+        prefix: What the keys to verify start with.
+        known: Keys that have been verified already.
+
+    Yields:
+        The key of each damaged object, and what is wrong with it.
+    """
     for item in store.list(prefix):
         if item.key not in known:
             try:
@@ -268,9 +222,11 @@ def damaged_objects(store: Store, prefix: str, known: set[str]) -> Iterator[tupl
 
 
 def _verify(store: Store, item: StoredObject) -> None:
-    if item.key.startswith(BLOBS):
-        store.verify(item.key, FileDigest(item.key.rpartition("/")[2], item.size_bytes))
-    elif item.key.startswith(_DOCUMENTS) and item.key.endswith(".json"):
+    kind = kind_of(item.key)
+    sha256 = item.key.rpartition("/")[2]
+    if item.key == blob_key(sha256):
+        store.verify(item.key, FileDigest(sha256, item.size_bytes))
+    elif kind is not None and kind.sealed and item.key.endswith(".json"):
         data = store.read(item.key)
         if data is not None:  # Removed since it was listed.
             unseal(data, where=f"{store.uri}/{item.key}")

@@ -98,7 +98,7 @@ def _summary(
         parent=identity.parent,
         created_by=provenance.created_by,
         created_at=provenance.created_at,
-        bytes=identity.weights_bytes,
+        bytes=identity.weights.size_bytes,
         distance=None if record is None else record.distance,
         distance_name=None if record is None else record.distance_name,
         aliases=aliases.get(manifest.id, ()),

@@ -8,6 +8,7 @@ from progdistill.errors import UsageError
 from progdistill.registry.checkpoint import CheckpointManifest, load_manifest
 from progdistill.registry.runs import run_checkpoints
 from progdistill.store.base import Store
+from progdistill.store.layout import CHECKPOINTS
 from progdistill.version import __version__
 
 PRODUCER: Final = f"urn:progdistill:{__version__}"
@@ -76,7 +77,7 @@ def _dataset(manifest: CheckpointManifest) -> dict[str, Any]:
 
 def _checkpoint(store: Store, checkpoint_id: str, facets: dict[str, Any]) -> dict[str, Any]:
     facets = {"version": _version(checkpoint_id), **facets}
-    return {"namespace": store.uri, "name": f"checkpoints/{checkpoint_id}", "facets": facets}
+    return {"namespace": store.uri, "name": f"{CHECKPOINTS}{checkpoint_id}", "facets": facets}
 
 
 def _version(version: str) -> dict[str, Any]:

@@ -1,45 +1,46 @@
-"""Which checkpoint a run holds at each number of sampling steps."""
+"""The checkpoints of each run, by number of sampling steps."""
 
+from collections.abc import Iterable
 from typing import Literal
 
 from pydantic import PositiveInt
 
 from progdistill.errors import LostInvariantError
-from progdistill.models_base import Frozen
 from progdistill.store.base import Store
 from progdistill.store.digest import Sha256
-from progdistill.store.documents import list_records, publish_record
-
-FOLDER = "runs/"
-REPORTS_FOLDER = "reports/"
+from progdistill.store.documents import Record, list_records, publish_record
+from progdistill.store.layout import RUNS, checkpoint_key, run_checkpoint_key, run_prefix
 
 
-class RunCheckpoint(Frozen):
+class RunCheckpoint(Record):
     """A run's checkpoint at `sampling_steps`: the student of that many steps, or the first teacher."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     flow: str
     run_id: str
     sampling_steps: PositiveInt
     checkpoint_id: Sha256
 
-
-def report_key(flow: str, run_id: str) -> str:
-    """Where a run's report stands in a store: one page that needs no other file, for as long as the run."""
-    return f"{REPORTS_FOLDER}{flow}/{run_id}/report.html"
+    def references(self) -> Iterable[str]:
+        """See Record.references."""
+        return (checkpoint_key(self.checkpoint_id),)
 
 
 def record_run_checkpoint(
     store: Store, flow: str, run_id: str, sampling_steps: int, checkpoint_id: str
 ) -> RunCheckpoint:
-    """Record, once, what a run holds at `sampling_steps`. LostInvariantError if it holds another one."""
+    """Record a run's checkpoint at `sampling_steps`.
+
+    Raises:
+        LostInvariantError: The run has another checkpoint there.
+    """
     entry = RunCheckpoint(
         flow=flow, run_id=run_id, sampling_steps=sampling_steps, checkpoint_id=checkpoint_id
     )
-    held = publish_record(store, f"{FOLDER}{flow}/{run_id}/{sampling_steps}.json", entry)
+    held = publish_record(store, run_checkpoint_key(flow, run_id, sampling_steps), entry)
     if held.checkpoint_id != checkpoint_id:
         raise LostInvariantError(
-            f"run {flow}/{run_id} already holds checkpoint {held.checkpoint_id} at {sampling_steps} steps,"
+            f"run {flow}/{run_id} already has checkpoint {held.checkpoint_id} at {sampling_steps} steps,"
             f" not {checkpoint_id}: a run's stages are made once"
         )
     return held
@@ -47,7 +48,7 @@ def record_run_checkpoint(
 
 def run_checkpoints(store: Store, flow: str, run_id: str) -> dict[int, str]:
     """Return a run's checkpoint ids by number of steps, most steps first; empty for an unknown run."""
-    entries = list_records(store, f"{FOLDER}{flow}/{run_id}/", RunCheckpoint)
+    entries = list_records(store, run_prefix(flow, run_id), RunCheckpoint)
     return {
         entry.sampling_steps: entry.checkpoint_id
         for entry in sorted(entries, key=lambda e: -e.sampling_steps)
@@ -56,5 +57,5 @@ def run_checkpoints(store: Store, flow: str, run_id: str) -> dict[int, str]:
 
 def list_run_checkpoints(store: Store) -> list[RunCheckpoint]:
     """Return the entries of all runs, by flow, run and falling number of steps."""
-    entries = list_records(store, FOLDER, RunCheckpoint)
+    entries = list_records(store, RUNS, RunCheckpoint)
     return sorted(entries, key=lambda entry: (entry.flow, entry.run_id, -entry.sampling_steps))

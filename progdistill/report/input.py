@@ -8,9 +8,10 @@ from pydantic import Field, JsonValue
 
 from progdistill.evaluation.measurement import EvaluationRecord, Neighbors
 from progdistill.models_base import Frozen
-from progdistill.registry.checkpoint import CheckpointManifest, blob_key
+from progdistill.registry.checkpoint import CheckpointManifest
 from progdistill.registry.evaluations import Measurement
 from progdistill.store.base import Store
+from progdistill.store.layout import blob_key
 
 INPUT_FILE = "input.json"
 
@@ -175,14 +176,14 @@ def _distance(measurement: Measurement | None) -> float | None:
 def _samples(store: Store, measurement: Measurement | None) -> SampleImages | None:
     if measurement is None or (shown := measurement.shown) is None:
         return None
-    path = store.download(blob_key(shown.sha256), shown.file)
+    path = store.download(blob_key(shown.file.sha256), shown.file)
     return SampleImages(png=path.read_bytes(), images=shown.images, labels=shown.labels)
 
 
 def _neighbors(store: Store, found: Neighbors | None) -> NeighborImages | None:
     if found is None:
         return None
-    path = store.download(blob_key(found.sheet_sha256), found.file)
+    path = store.download(blob_key(found.file.sha256), found.file)
     return NeighborImages(
         png=path.read_bytes(), samples=found.samples, nearest=found.nearest, mirrored=found.mirrored
     )

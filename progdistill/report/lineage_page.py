@@ -4,11 +4,11 @@ import base64
 from typing import Any, Final
 
 from progdistill.errors import LostInvariantError
-from progdistill.registry.checkpoint import blob_key
 from progdistill.registry.evaluations import ContactSheet, best_record
 from progdistill.registry.lineage import LineageNode
 from progdistill.report.page import render
 from progdistill.store.base import Store
+from progdistill.store.layout import blob_key
 
 LARGEST_THUMBNAIL_BYTES: Final = 400_000
 
@@ -45,10 +45,10 @@ def _facts(store: Store, node: LineageNode) -> dict[str, Any]:
 
 def _thumbnail(store: Store, shown: ContactSheet | None) -> dict[str, Any] | None:
     """The contact sheet of an evaluation's samples as a data URI, and how many images it holds."""
-    if shown is None or shown.size_bytes > LARGEST_THUMBNAIL_BYTES:
+    if shown is None or shown.file.size_bytes > LARGEST_THUMBNAIL_BYTES:
         return None
     try:
-        path = store.download(blob_key(shown.sha256), shown.file)
+        path = store.download(blob_key(shown.file.sha256), shown.file)
     except LostInvariantError:
         return None  # A missing picture does not keep the lineage from being shown.
     data = base64.b64encode(path.read_bytes()).decode()

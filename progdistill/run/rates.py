@@ -9,9 +9,10 @@ from pydantic import JsonValue
 from progdistill.config.settings import Settings
 from progdistill.models.config import DenoiserConfig
 from progdistill.models_base import Frozen
-from progdistill.registry.checkpoint import FOLDER, CheckpointManifest, load_manifests
+from progdistill.registry.checkpoint import CheckpointManifest, load_manifests
 from progdistill.run.prepare import world_size_of
 from progdistill.store.base import Store
+from progdistill.store.layout import CHECKPOINTS
 from progdistill.training.config import ComputeSettings, TrainingSettings
 
 Kind = Literal["train_base", "guide", "distill"]
@@ -77,7 +78,7 @@ class Rate(Frozen):
 
 def newest_manifests(store: Store) -> list[CheckpointManifest]:
     """The manifests of the newest checkpoints of a store, of those that this version can read."""
-    stored = [one for one in store.list(FOLDER) if one.key.endswith("/manifest.json")]
+    stored = [one for one in store.list(CHECKPOINTS) if one.key.endswith("/manifest.json")]
     newest = sorted(stored, key=lambda one: one.modified_at)[-NEWEST:]
     return list(load_manifests(store, (one.key.split("/")[1] for one in newest), unreadable=[]))
 

@@ -12,11 +12,11 @@ from typing import Any
 from progdistill.evaluation.measurement import EvaluationRecord
 from progdistill.registry.checkpoint import CheckpointManifest, load_manifest
 from progdistill.registry.lineage import draw, lineage_tree
-from progdistill.registry.runs import report_key
 from progdistill.report.build import build_report
 from progdistill.report.input import LossPoint, ReportInput, Timings, stage_entry
 from progdistill.run.prepare import PreparedRun
 from progdistill.store.base import Store
+from progdistill.store.layout import report_key
 from progdistill.training.provenance import code_version
 
 

@@ -23,8 +23,9 @@ from progdistill.jobs.spec import (
 )
 from progdistill.registry.checkpoint import CheckpointRef, load_manifest
 from progdistill.registry.lineage import lineage_tree
-from progdistill.registry.runs import record_run_checkpoint, report_key
+from progdistill.registry.runs import record_run_checkpoint
 from progdistill.run.prepare import PreparedRun, device_of, runs_folder, world_size_of
+from progdistill.store.layout import report_key
 from progdistill.store.open import open_store
 from progdistill.training.accelerators import precision_for
 

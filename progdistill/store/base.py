@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
@@ -75,6 +75,10 @@ class Store(Protocol):
 
     def scratch(self) -> Path:
         """Return a local folder from which `upload(consume=True)` is cheapest; leftovers are swept by gc."""
+
+    @property
+    def reuse_period(self) -> timedelta:
+        """For how long after an upload a file is not uploaded again; garbage collection waits longer."""
 
     def check_writable(self) -> None:
         """Raise UsageError unless objects can be written and removed here."""

@@ -6,9 +6,10 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Annotated, Final, NamedTuple
+from typing import Annotated, Final
 
-from pydantic import StringConstraints
+from pydantic import ConfigDict, NonNegativeInt, StringConstraints
+from pydantic.dataclasses import dataclass
 
 PART_BYTES: Final = 16 * 2**20
 """Part of a digest and of a multipart upload. Changing it renames every larger file: it never changes."""
@@ -20,11 +21,12 @@ Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 """A SHA-256 in lower-case hex. The pattern also keeps digests from naming paths outside a store."""
 
 
-class FileDigest(NamedTuple):
-    """What identifies a file's bytes: its digest and its size in bytes."""
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class FileDigest:
+    """What identifies a file's bytes, in memory and in records: its digest, and its size in bytes."""
 
-    sha256: str
-    size_bytes: int
+    sha256: Sha256
+    size_bytes: NonNegativeInt
 
 
 def worker_threads() -> int:

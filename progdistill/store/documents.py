@@ -1,56 +1,95 @@
 """JSON documents in a store: read, published once, listed."""
 
 import json
-import sys
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from progdistill.errors import LostInvariantError, ProgdistillError, TransientError, UsageError
-from progdistill.models_base import content_id
+from progdistill.models_base import Frozen, content_id
 from progdistill.store.base import Store
 
+logger = logging.getLogger(__name__)
+
 SEAL: Final = "document_sha256"
+REFERENCES: Final = "references"
 
-Model = TypeVar("Model", bound=BaseModel)
+
+class Record(Frozen):
+    """A document of a store. Garbage collection keeps what it refers to for as long as the document stays."""
+
+    def references(self) -> Iterable[str]:
+        """Return the keys (`layout`) of all objects without which this document is of no use."""
+        return ()
 
 
-def encode(document: BaseModel) -> bytes:
-    """Encode a model as readable JSON with a seal: SHA-256 over the canonical JSON of everything else."""
-    facts = document.model_dump(mode="json")
+Model = TypeVar("Model", bound=Record)
+
+
+def encode(record: Record) -> bytes:
+    """Encode a record as JSON with its references and a seal: the SHA-256 of everything else."""
+    facts = record.model_dump(mode="json")
+    facts[REFERENCES] = sorted(set(record.references()))
     facts[SEAL] = content_id(facts)
     return (json.dumps(facts, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def unseal(data: bytes, *, where: str) -> dict[str, Any]:
-    """Return the facts of an encoded document after checking its seal; LostInvariantError names `where`."""
-    try:
-        facts = json.loads(data)
-        seal = facts.pop(SEAL)
-        whole = content_id(facts) == seal
-    except (ValueError, KeyError, AttributeError, TypeError):
-        whole = False
-    if not whole:
+    """Return the facts of an encoded record after checking its seal.
+
+    Raises:
+        LostInvariantError: The document is damaged; the message names it by `where`.
+    """
+    facts = _intact(data)
+    if facts is None:
         raise LostInvariantError(
             f"{where} is damaged: its contents do not match its own SHA-256. Restore it from a backup, or"
             " remove it and start the run that made it again"
         )
-    return dict(facts)
+    facts.pop(REFERENCES, None)
+    return facts
+
+
+def declared_references(data: bytes) -> list[str] | None:
+    """Return the keys that an encoded record refers to; None for a damaged one, or one that does not say."""
+    references = (_intact(data) or {}).get(REFERENCES)
+    declares = isinstance(references, list) and all(isinstance(key, str) for key in references)
+    return references if declares else None
+
+
+def _intact(data: bytes) -> dict[str, Any] | None:
+    """The facts without the seal, None where they do not match it."""
+    try:
+        facts = json.loads(data)
+        seal = facts.pop(SEAL)
+        return dict(facts) if content_id(facts) == seal else None
+    except (ValueError, KeyError, AttributeError, TypeError):
+        return None
 
 
 def decode(kind: type[Model], data: bytes, *, where: str) -> Model:
-    """Read a model back, checking the seal, then the schema version, then every field.
+    """Decode a record, checking the seal, then the schema version, then every field.
 
-    Raises LostInvariantError for damage, UsageError for a schema version that this program does not know.
+    Args:
+        kind: Class of the record.
+        data: The encoded record.
+        where: Name of the document for error messages.
+
+    Raises:
+        LostInvariantError: The document is damaged.
+        UsageError: Another release wrote it, in another schema.
     """
     facts = unseal(data, where=where)
-    version, known = facts.get("schema_version"), kind.model_fields.get("schema_version")
-    if known is not None and version != known.default:
+    found, field = facts.get("schema_version"), kind.model_fields.get("schema_version")
+    if field is not None and found != field.default:
+        newer = isinstance(found, int) and found > field.default
+        advice = "upgrade progdistill" if newer else "use the release that wrote it, or another --store"
         raise UsageError(
-            f"{where} has schema version {version!r}, this progdistill knows {known.default!r} only:"
-            " upgrade progdistill to read it (nothing was changed)"
+            f"{where}: unsupported schema version {found!r}; expected {field.default}: {advice}"
+            " (nothing was changed)"
         )
     try:
         return kind.model_validate(facts)
@@ -62,10 +101,14 @@ _ATTEMPTS: Final = 100
 
 
 def publish_record(store: Store, key: str, model: Model) -> Model:
-    """Publish a record and return what the store holds: the first publisher's, whoever that was.
+    """Publish a record unless the store has it, and return what the store has: the first publisher's.
 
-    The age of one that was there already starts again, so that garbage collection spares it as it spares a
-    new one; a damaged one is replaced. TransientError if others write and remove it all the time.
+    The age of an existing record starts again, so that garbage collection treats it as a new one. A damaged
+    one is replaced.
+
+    Raises:
+        TransientError: Others change or remove the record all the time.
+        UsageError: The existing record has an unsupported schema version.
     """
     data = encode(model)
     for _ in range(_ATTEMPTS):
@@ -75,11 +118,11 @@ def publish_record(store: Store, key: str, model: Model) -> Model:
         if found is None:
             continue  # Removed since.
         try:
-            winner, kept = decode(type(model), found.data, where=f"{store.uri}/{key}"), found.data
+            winner, stored = decode(type(model), found.data, where=f"{store.uri}/{key}"), found.data
         except LostInvariantError:
-            print(f"{store.uri}/{key} is damaged: published anew", file=sys.stderr, flush=True)
-            winner, kept = model, data
-        if store.compare_and_swap(key, kept, found.version):
+            logger.warning("%s/%s is damaged: replaced", store.uri, key)
+            winner, stored = model, data
+        if store.compare_and_swap(key, stored, found.version):
             return winner
     raise TransientError(
         f"{store.uri}/{key} was changed or removed by others {_ATTEMPTS} times meanwhile; try again"
@@ -87,7 +130,7 @@ def publish_record(store: Store, key: str, model: Model) -> Model:
 
 
 def read_record(store: Store, key: str, kind: type[Model]) -> Model | None:
-    """Read a record, None when there is none. Damage is a LostInvariantError, a newer schema a UsageError."""
+    """Read a record, None when there is none. Raises what `decode` raises."""
     data = store.read(key)
     return None if data is None else decode(kind, data, where=f"{store.uri}/{key}")
 
@@ -107,11 +150,11 @@ def list_records(
 
 
 @contextmanager
-def collect_errors(unreadable: list[ProgdistillError] | None) -> Iterator[None]:
-    """Note damage or a newer schema in `unreadable` and go on behind the block; without a list, raise it."""
+def collect_errors(into: list[ProgdistillError] | None) -> Iterator[None]:
+    """Collect the error of a document that cannot be read; with None, raise it."""
     try:
         yield
     except (LostInvariantError, UsageError) as error:
-        if unreadable is None:
+        if into is None:
             raise
-        unreadable.append(error)
+        into.append(error)

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -241,6 +241,11 @@ class LocalStore:
         with self._explained("write", SCRATCH):
             folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+    @property
+    def reuse_period(self) -> timedelta:
+        """See Store.reuse_period."""
+        return timedelta(0)
 
     def check_writable(self) -> None:
         """See Store.check_writable."""

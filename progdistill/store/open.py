@@ -1,27 +1,29 @@
 """How a store is opened: a local folder or `s3://bucket/prefix`."""
 
 from pathlib import Path
-from typing import Final, Literal
+from typing import Literal
 
 from progdistill.errors import UsageError
-from progdistill.models_base import Frozen
 from progdistill.store.base import Store
-from progdistill.store.documents import decode, encode
+from progdistill.store.documents import Record, encode, read_record
+from progdistill.store.layout import LAYOUT_KEY
 
-LAYOUT_KEY: Final = "store.json"
 
-
-class StoreLayout(Frozen):
+class StoreLayout(Record):
     """The document at the root of a store: which layout its objects follow."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
 
 
 def open_store(uri: str, *, must_exist: bool = False) -> Store:
-    """Open the store at a local path, `file://` or `s3://bucket/prefix`; nothing is created before a write.
+    """Open a store; nothing is created before the first write.
 
-    Raises UsageError for another scheme, a store whose layout this version does not know, or with
-    `must_exist` where there is neither a folder nor any object: a mistyped address.
+    Args:
+        uri: A local path, `file://…` or `s3://bucket/prefix`.
+        must_exist: Whether a place without a folder, or without any object in a bucket, is refused.
+
+    Raises:
+        UsageError: The scheme is unknown, the store has another layout, or it does not exist.
     """
     scheme, separator, rest = uri.partition("://")
     if not separator or scheme == "file":
@@ -36,20 +38,13 @@ def open_store(uri: str, *, must_exist: bool = False) -> Store:
         raise UsageError(
             f"store {uri!r}: unknown scheme {scheme!r}; give a folder, file://… or s3://bucket/prefix"
         )
-    layout = store.read(LAYOUT_KEY)
-    if layout is not None:
-        decode(StoreLayout, layout, where=f"{store.uri}/{LAYOUT_KEY}")
-    elif must_exist and not _is_there(store):
-        raise UsageError(f"no store at {store.uri}; mend --store, PROGDISTILL_STORE or progdistill.toml")
+    layout = read_record(store, LAYOUT_KEY, StoreLayout)
+    if layout is None and must_exist and next(iter(store.list("")), None) is None:
+        raise UsageError(f"no store at {store.uri}; check --store, PROGDISTILL_STORE or progdistill.toml")
     return store
 
 
-def _is_there(store: Store) -> bool:
-    """Whether there is a folder, or in a bucket any object: a store that is in use has either."""
-    return next(iter(store.list("")), None) is not None
-
-
 def mark_layout(store: Store) -> None:
-    """Write the layout document into a store that has none yet."""
+    """Write the layout document into a new store."""
     if store.read(LAYOUT_KEY) is None:
         store.put_if_absent(LAYOUT_KEY, encode(StoreLayout()))

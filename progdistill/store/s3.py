@@ -5,7 +5,7 @@ import hashlib
 import os
 import uuid
 from collections.abc import Callable, Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, Final, Self
@@ -23,6 +23,7 @@ from progdistill.store.s3_transfer import (
     ABSENT,
     ATTEMPTS,
     CONFLICT,
+    REUSE_PERIOD,
     TRANSFERS,
     Target,
     abort_uploads,
@@ -153,6 +154,11 @@ class S3Store:
         """See Store.scratch."""
         with self._cache.explained():
             return self._cache.scratch()
+
+    @property
+    def reuse_period(self) -> timedelta:
+        """See Store.reuse_period."""
+        return REUSE_PERIOD
 
     def check_writable(self) -> None:
         """See Store.check_writable."""

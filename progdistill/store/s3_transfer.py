@@ -98,8 +98,8 @@ def translated(error: ClientError | BotoCoreError, uri: str, action: str) -> Pro
 TRANSFERS: Final = 8
 """Parts in flight: bounds memory to 8 × 16 MiB."""
 
-YOUNG: Final = timedelta(days=1)
-"""An object younger than this need not be stored again: garbage collection spares it."""
+REUSE_PERIOD: Final = timedelta(days=1)
+"""An object stored within this time is not uploaded again: garbage collection waits longer."""
 
 
 class Target(NamedTuple):
@@ -152,7 +152,7 @@ def is_stored(target: Target, size_bytes: int, digests: Sequence[bytes]) -> bool
         raise
     now = parsedate_to_datetime(found["ResponseMetadata"]["HTTPHeaders"]["date"])
     intact = found.get("ChecksumSHA256") == _checksum(digests) and found["ContentLength"] == size_bytes
-    return bool(intact and now - found["LastModified"] < YOUNG)
+    return bool(intact and now - found["LastModified"] < REUSE_PERIOD)
 
 
 def abort_uploads(client: Any, bucket: str, prefix: str, before: datetime) -> int:

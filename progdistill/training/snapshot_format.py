@@ -4,6 +4,7 @@ A snapshot exists when the documents of all its ranks do: no rank waits for anot
 """
 
 import re
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Final, Literal, NamedTuple
 
@@ -11,9 +12,9 @@ from pydantic import JsonValue, NonNegativeInt, PositiveInt
 
 from progdistill.models_base import Frozen
 from progdistill.store.base import Store
-from progdistill.store.digest import FileDigest, Sha256
-
-FOLDER: Final = "snapshots/"
+from progdistill.store.digest import FileDigest
+from progdistill.store.documents import Record
+from progdistill.store.layout import snapshots_prefix
 
 _DOCUMENT: Final = re.compile(r"(\d{12})-([A-Za-z0-9]+)/(\d{5})-of-(\d{5})\.json")
 _PIECE: Final = re.compile(r"(\d{12})-[A-Za-z0-9]+/\d{5}-of-\d{5}\.(json|safetensors)")
@@ -27,24 +28,23 @@ class SliceFacts(Frozen):
     full_length: NonNegativeInt
 
 
-class ShardFacts(Frozen):
+class ShardFacts(Record):
     """The document that completes one rank's shard."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     job_id: str
     update: NonNegativeInt
     attempt: str
     rank: NonNegativeInt
     world_size: PositiveInt
-    tensors_sha256: Sha256
-    tensors_bytes: NonNegativeInt
+    tensors: FileDigest
     slices: dict[str, SliceFacts]
     facts: dict[str, JsonValue]
 
-    @property
-    def tensors(self) -> FileDigest:
-        """Digest and size of the shard's safetensors file."""
-        return FileDigest(self.tensors_sha256, self.tensors_bytes)
+    def references(self) -> Iterable[str]:
+        """See Record.references."""
+        key = SnapshotKey(self.job_id, self.update, self.attempt, self.world_size)
+        return (key.tensors_key(self.rank),)
 
 
 class SnapshotKey(NamedTuple):
@@ -80,12 +80,7 @@ class SnapshotKey(NamedTuple):
     @property
     def folder(self) -> str:
         """Prefix of all its keys."""
-        return f"{job_folder(self.job_id)}{self.update:012d}-{self.attempt}/"
-
-
-def job_folder(job_id: str) -> str:
-    """Prefix of all snapshots of a job."""
-    return f"{FOLDER}{job_id}/"
+        return f"{snapshots_prefix(self.job_id)}{self.update:012d}-{self.attempt}/"
 
 
 def complete_snapshots(store: Store, job_id: str) -> list[SnapshotKey]:
@@ -98,7 +93,7 @@ def _complete_since(store: Store, job_id: str) -> dict[SnapshotKey, datetime]:
     """The complete snapshots of a job, and when the last rank of each had finished."""
     written: dict[SnapshotKey, int] = {}
     finished_at: dict[SnapshotKey, datetime] = {}
-    folder = job_folder(job_id)
+    folder = snapshots_prefix(job_id)
     for item in store.list(folder):
         if found := _DOCUMENT.fullmatch(item.key.removeprefix(folder)):
             place = SnapshotKey(job_id, int(found[1]), found[2], int(found[4]))
@@ -123,15 +118,15 @@ def prune_snapshots(store: Store, place: SnapshotKey, *, keep: int) -> None:
     kept = {one.folder for one in newest_first[:keep]}
     gone = {one.folder for one in newest_first[keep:]} - kept
     oldest = min((one.update for one in newest_first[:keep] if one.update <= place.update), default=-1)
-    keys = [item.key for item in store.list(job_folder(place.job_id))]
+    keys = [item.key for item in store.list(snapshots_prefix(place.job_id))]
     for key in sorted(keys, key=lambda key: key.endswith(".safetensors")):
         folder = f"{key.rpartition('/')[0]}/"
-        piece = _PIECE.fullmatch(key.removeprefix(job_folder(place.job_id)))
+        piece = _PIECE.fullmatch(key.removeprefix(snapshots_prefix(place.job_id)))
         if piece and (folder in gone or (folder not in kept and int(piece[1]) <= oldest)):
             store.delete(key)
 
 
 def delete_snapshots(store: Store, job_id: str) -> None:
     """Remove all snapshots of a job: its result is published."""
-    for item in list(store.list(job_folder(job_id))):
+    for item in list(store.list(snapshots_prefix(job_id))):
         store.delete(item.key)

@@ -146,8 +146,7 @@ class SnapshotWriter:
                 attempt=place.attempt,
                 rank=self._rank,
                 world_size=place.world_size,
-                tensors_sha256=digest.sha256,
-                tensors_bytes=digest.size_bytes,
+                tensors=digest,
                 slices=slices,
                 facts=facts,
             )

@@ -8,8 +8,8 @@ from progdistill.errors import LostInvariantError, UsageError
 from progdistill.evaluation.config import EvaluationSettings
 from progdistill.evaluation.evaluate import prepare_evaluator
 from progdistill.features.registry import find_or_publish_evaluator, open_evaluator
-from progdistill.registry.checkpoint import blob_key
 from progdistill.store.base import Store
+from progdistill.store.layout import blob_key
 from progdistill.store.open import open_store
 
 
@@ -39,7 +39,7 @@ def test_damaged_weights_are_refused(tmp_path_factory: pytest.TempPathFactory, d
     root = tmp_path_factory.mktemp("damaged")
     store = open_store(str(root))
     manifest = find_or_publish_evaluator(store, EvaluationSettings(), digits)
-    blob = root / blob_key(manifest.identity.weights_sha256)
+    blob = root / blob_key(manifest.identity.weights.sha256)
     blob.chmod(0o644)
     blob.write_bytes(blob.read_bytes()[:-1] + b"\0")
     with pytest.raises(LostInvariantError):

@@ -75,7 +75,7 @@ def test_what_was_compared_unmirrored_is_compared_again_where_mirroring_is_safe(
     assert [each is not None and each.mirrored for each in found] == [False, True, False]
     assert found[0] == found[2]
     assert found[0] is not None and found[1] is not None
-    assert found[0].sheet_sha256 != found[1].sheet_sha256
+    assert found[0].file != found[1].file
 
 
 def _mirrorable(info: DatasetInfo) -> DatasetInfo:

@@ -61,7 +61,7 @@ def test_garbage_collection_sees_true_ages(
     publish_base(store, tmp_path)
     program = (
         "import sys; from datetime import timedelta; from progdistill.registry.gc import find_garbage;"
-        "from progdistill.store.base import open_store; s = open_store(sys.argv[1]);"
+        "from progdistill.store.open import open_store; s = open_store(sys.argv[1]);"
         "print(len(find_garbage(s, grace=timedelta(hours=12)).objects),"
         "len(find_garbage(s, grace=timedelta(seconds=-5)).objects))"
     )

@@ -12,16 +12,15 @@ from progdistill.errors import LostInvariantError, UsageError
 from progdistill.models_base import content_id
 from progdistill.registry.checkpoint import (
     CheckpointManifest,
-    blob_key,
     fetch_weights,
     list_manifests,
     load_manifest,
-    manifest_key,
     publish_checkpoint,
 )
 from progdistill.store.base import Store
 from progdistill.store.documents import SEAL
 from progdistill.store.failpoints import VARIABLE
+from progdistill.store.layout import blob_key, checkpoint_key
 from progdistill.store.open import open_store
 from tests.faults.publisher import start
 from tests.registry.samples import description, provenance, publish_base, weights_file
@@ -53,7 +52,7 @@ def flip(store: Store, key: str, position: float) -> None:
 def test_a_flipped_bit_in_the_weights_is_found(
     store: Store, published: CheckpointManifest, position: float
 ) -> None:
-    flip(store, blob_key(published.identity.weights_sha256), position)
+    flip(store, blob_key(published.identity.weights.sha256), position)
     with pytest.raises(LostInvariantError, match="damaged"):
         fetch_weights(store, published)
 
@@ -61,7 +60,7 @@ def test_a_flipped_bit_in_the_weights_is_found(
 def test_publishing_the_same_weights_again_mends_them(
     store: Store, published: CheckpointManifest, tmp_path: Path
 ) -> None:
-    flip(store, blob_key(published.identity.weights_sha256), 0.5)
+    flip(store, blob_key(published.identity.weights.sha256), 0.5)
     publish_checkpoint(store, weights_file(tmp_path), description(), provenance())
     assert fetch_weights(store, published).read_bytes() == weights_file(tmp_path).read_bytes()
 
@@ -77,7 +76,7 @@ def test_a_damaged_copy_in_the_cache_is_fetched_again(s3_uri: str, tmp_path: Pat
 
 def test_no_flipped_bit_of_a_manifest_goes_unnoticed(local_store: Store, tmp_path: Path) -> None:
     published = publish_base(local_store, tmp_path)
-    key = manifest_key(published.id)
+    key = checkpoint_key(published.id)
     whole = local_store.read(key)
     assert whole is not None
     noticed = 0
@@ -97,14 +96,14 @@ def forge(store: Store, published: CheckpointManifest, change: Callable[[dict[st
     facts = published.model_dump(mode="json")
     change(facts)
     facts[SEAL] = content_id(facts)
-    store.write(manifest_key(published.id), json.dumps(facts).encode())
+    store.write(checkpoint_key(published.id), json.dumps(facts).encode())
 
 
 def test_a_manifest_of_a_future_version_is_refused_with_advice(
     store: Store, published: CheckpointManifest
 ) -> None:
-    forge(store, published, lambda facts: facts.update(schema_version=2, unheard_of="fact"))
-    with pytest.raises(UsageError, match=r"schema version 2.*upgrade progdistill"):
+    forge(store, published, lambda facts: facts.update(schema_version=3, unheard_of="fact"))
+    with pytest.raises(UsageError, match=r"schema version 3; expected 2: upgrade progdistill"):
         load_manifest(store, published.id)
 
 
@@ -112,8 +111,8 @@ def test_a_manifest_of_a_future_version_is_refused_with_advice(
 def test_a_manifest_that_points_outside_its_store_is_refused(
     store: Store, published: CheckpointManifest, digest: str
 ) -> None:
-    forge(store, published, lambda facts: facts["identity"].update(weights_sha256=digest))
-    with pytest.raises(LostInvariantError, match="weights_sha256"):
+    forge(store, published, lambda facts: facts["identity"]["weights"].update(sha256=digest))
+    with pytest.raises(LostInvariantError, match=r"weights\.sha256"):
         load_manifest(store, published.id)
 
 
@@ -126,16 +125,16 @@ def test_a_manifest_whose_identity_was_changed_is_refused(
 
 
 def test_a_manifest_in_the_place_of_another_is_refused(store: Store, published: CheckpointManifest) -> None:
-    data = store.read(manifest_key(published.id))
+    data = store.read(checkpoint_key(published.id))
     assert data is not None
-    store.write(manifest_key("0" * 64), data)
+    store.write(checkpoint_key("0" * 64), data)
     with pytest.raises(LostInvariantError, match="holds the manifest of"):
         list(list_manifests(store))
 
 
 def test_a_blob_that_is_a_link_out_of_the_store_is_not_followed(local_store: Store, tmp_path: Path) -> None:
     published = publish_base(local_store, tmp_path)
-    blob = Path(local_store.uri, blob_key(published.identity.weights_sha256))
+    blob = Path(local_store.uri, blob_key(published.identity.weights.sha256))
     outside = blob.rename(tmp_path / "outside")
     blob.symlink_to(outside)
     with pytest.raises(LostInvariantError, match="symbolic link"):

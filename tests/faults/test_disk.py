@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from progdistill.errors import UsageError
-from progdistill.registry.checkpoint import blob_key, fetch_weights, publish_checkpoint, verify_weights
+from progdistill.registry.checkpoint import fetch_weights, publish_checkpoint, verify_weights
+from progdistill.store.layout import blob_key
 from progdistill.store.open import open_store
 from tests.faults.publisher import REPOSITORY, publish
 from tests.registry.samples import description, provenance, publish_base, weights_file

@@ -10,7 +10,6 @@ from progdistill.errors import LostInvariantError, TransientError, UsageError
 from progdistill.registry.aliases import move_alias, read_alias
 from progdistill.registry.checkpoint import (
     CheckpointManifest,
-    blob_key,
     fetch_weights,
     list_ids,
     load_manifest,
@@ -19,6 +18,7 @@ from progdistill.registry.checkpoint import (
 from progdistill.store.base import Store
 from progdistill.store.digest import PART_BYTES
 from progdistill.store.failpoints import VARIABLE
+from progdistill.store.layout import blob_key
 from progdistill.store.open import mark_layout, open_store
 from progdistill.store.s3 import S3Store
 from tests.faults.proxy import Fault, FaultyProxy, error_answer

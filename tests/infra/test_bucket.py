@@ -12,14 +12,11 @@ import boto3
 import pytest
 
 from progdistill.data import prepare as publish
-from progdistill.evaluation import measurement
-from progdistill.evaluation import shards as shard_store
-from progdistill.jobs import live
-from progdistill.registry import aliases, checkpoint, gc, runs
-from progdistill.registry.checkpoint import blob_key
+from progdistill.registry import gc
+from progdistill.store import layout
 from progdistill.store.digest import PART_BYTES
+from progdistill.store.layout import blob_key
 from progdistill.store.s3 import S3Store
-from progdistill.training import snapshot_format
 from tests.infra.policies import BUCKET, allows, statements, template
 from tests.infra.tools import INFRA, ROOT
 from tests.store.s3_server import s3_endpoint, s3_uri
@@ -56,7 +53,7 @@ def _operations_in_code() -> set[str]:
 
 
 def _client_methods() -> Iterator[str]:
-    for path in (ROOT / "progdistill" / "artifacts").glob("s3_*.py"):
+    for path in (ROOT / "progdistill" / "store").glob("s3*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
                 continue
@@ -107,11 +104,11 @@ def _work(store: S3Store, folder: Path) -> None:
     store.check_writable()
     digest = store.upload(path, blob_key)
     store.download(blob_key(digest.sha256), digest)
-    assert store.put_if_absent(checkpoint.manifest_key("a" * 64), b"manifest")
-    seen = store.read_versioned(checkpoint.manifest_key("a" * 64))
+    assert store.put_if_absent(layout.checkpoint_key("a" * 64), b"manifest")
+    seen = store.read_versioned(layout.checkpoint_key("a" * 64))
     assert seen is not None and store.read("jobs/b/result.json") is None
-    assert store.compare_and_swap(checkpoint.manifest_key("a" * 64), b"mended", seen.version)
-    for scratch in (snapshot_format.FOLDER, shard_store.FOLDER, live.FOLDER):
+    assert store.compare_and_swap(layout.checkpoint_key("a" * 64), b"repaired", seen.version)
+    for scratch in (layout.SNAPSHOTS, layout.SHARDS, layout.LIVE):
         store.write(f"{scratch}c/1", b"scratch")
         assert [item.key for item in store.list(scratch)] == [f"{scratch}c/1"]
         store.delete(f"{scratch}c/1")
@@ -192,13 +189,9 @@ def test_drivers_can_publish_a_dataset_and_remove_its_mark_alone(dataset: str) -
 
 
 def test_drivers_can_remove_the_request_of_a_job_but_not_its_result() -> None:
-    from progdistill.jobs import spec
-
-    if not hasattr(spec, "request_key"):
-        pytest.skip("the Kubernetes launcher is not here yet")
-    assert allows(DRIVER, "s3:DeleteObject", f"{BUCKET}/models/{spec.request_key('a' * 64)}")
-    assert not allows(DRIVER, "s3:DeleteObject", f"{BUCKET}/models/{spec.result_key('a' * 64)}")
-    assert not allows(WORKER, "s3:DeleteObject", f"{BUCKET}/models/{spec.request_key('a' * 64)}")
+    assert allows(DRIVER, "s3:DeleteObject", f"{BUCKET}/models/{layout.job_request_key('a' * 64)}")
+    assert not allows(DRIVER, "s3:DeleteObject", f"{BUCKET}/models/{layout.job_result_key('a' * 64)}")
+    assert not allows(WORKER, "s3:DeleteObject", f"{BUCKET}/models/{layout.job_request_key('a' * 64)}")
 
 
 def _rules() -> list[dict[str, Any]]:
@@ -206,13 +199,13 @@ def _rules() -> list[dict[str, Any]]:
     return list(configuration["Rules"])
 
 
-SCRATCH = {snapshot_format.FOLDER, shard_store.FOLDER, "probe/"}
+SCRATCH = {layout.SNAPSHOTS, layout.SHARDS, layout.PROBES}
 
 
 def test_only_scratch_expires_and_all_of_it_does() -> None:
     expiring = {rule["Prefix"] for rule in _rules() if "ExpirationInDays" in rule}
     assert expiring == {f"models/{folder}" for folder in SCRATCH}
-    records = {checkpoint.FOLDER, aliases.FOLDER, runs.FOLDER, runs.REPORTS_FOLDER, measurement.FOLDER}
+    records = {layout.CHECKPOINTS, layout.ALIASES, layout.RUNS, layout.REPORTS, layout.EVALUATIONS}
     kept = records | {"blobs/", "jobs/"}
     assert not any(f"models/{folder}".startswith(prefix) for folder in kept for prefix in expiring)
 

@@ -10,7 +10,6 @@ from progdistill.errors import LostInvariantError
 from progdistill.evaluation.config import EvaluationSettings
 from progdistill.evaluation.measurement import EvaluationRecord
 from progdistill.features.manifest import load_evaluator_manifest
-from progdistill.features.manifest import manifest_key as evaluator_manifest_key
 from progdistill.jobs import worker
 from progdistill.jobs.result_cache import JobOutcome, complete
 from progdistill.jobs.spec import (
@@ -19,18 +18,16 @@ from progdistill.jobs.spec import (
     JobResult,
     PrepareEvaluatorSpec,
     TrainBaseSpec,
-    result_key,
 )
 from progdistill.registry.checkpoint import (
     CheckpointKind,
-    blob_key,
     load_manifest,
-    manifest_key,
     verify_weights,
 )
 from progdistill.registry.evaluations import Measurement
 from progdistill.store.base import Store
 from progdistill.store.documents import publish_record, read_record
+from progdistill.store.layout import blob_key, checkpoint_key, evaluator_key, job_result_key
 from progdistill.training.devices import Rank
 from tests.evaluation.measurements import any_measurement, any_spec
 from tests.jobs.asking import request_for
@@ -57,9 +54,9 @@ def keys_of(store: Store, outcome: JobOutcome) -> dict[str, str]:
     """The documents and the file that make up a finished training."""
     manifest = load_manifest(store, outcome.result.output)
     return {
-        "result": result_key(outcome.result.job_id),
-        "manifest": manifest_key(manifest.id),
-        "weights": blob_key(manifest.identity.weights_sha256),
+        "result": job_result_key(outcome.result.job_id),
+        "manifest": checkpoint_key(manifest.id),
+        "weights": blob_key(manifest.identity.weights.sha256),
     }
 
 
@@ -113,16 +110,16 @@ def test_whatever_an_evaluation_has_lost_is_made_again(store: Store, digits: Dat
 
     record = evaluated()
     evaluator = load_evaluator_manifest(store, record.measurements[0].spec.evaluator_id)
-    weights = blob_key(evaluator.identity.weights_sha256)
+    weights = blob_key(evaluator.identity.weights.sha256)
     strip, neighbors = (blob_key(file.sha256) for file in record.files)
     made = {item.key: store.read(item.key) for item in store.list("blobs/")}
-    of_student = blob_key(load_manifest(store, student).identity.weights_sha256)
+    of_student = blob_key(load_manifest(store, student).identity.weights.sha256)
     (statistics,) = made.keys() - {strip, neighbors, weights, of_student}
     for harm, lost in (
         ("removed", (strip,)),
         ("cut short", (neighbors,)),
         ("cut short", (weights,)),
-        ("removed", (evaluator_manifest_key(evaluator.id),)),
+        ("removed", (evaluator_key(evaluator.id),)),
         ("removed", (statistics, strip)),  # what real images look like is missed by those only who measure
     ):
         for key in lost:
@@ -155,6 +152,6 @@ def test_a_lost_measurement_is_published_again_from_its_jobs_result(
     result = JobResult(
         job_id=spec.id, output=record.model_dump_json(), started_at=now, finished_at=now, device="cpu"
     )
-    publish_record(store, result_key(spec.id), result)
+    publish_record(store, job_result_key(spec.id), result)
     assert complete(store, Here(), request_for(spec, store, digits)) == JobOutcome(result, reused=True)
     assert read_record(store, measured.spec.key, Measurement) == measured

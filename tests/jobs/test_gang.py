@@ -12,9 +12,10 @@ import pytest
 from progdistill.data.dataset import DatasetInfo
 from progdistill.errors import PeerLostError
 from progdistill.jobs.ranks import LocalRanks, free_port
-from progdistill.jobs.spec import JobRequest, JobResult, result_key
+from progdistill.jobs.spec import JobRequest, JobResult
 from progdistill.store.base import Store
 from progdistill.store.documents import read_record
+from progdistill.store.layout import job_result_key
 from progdistill.store.open import open_store
 from tests.jobs.asking import base_of_two_ranks
 
@@ -44,7 +45,7 @@ def statuses(world_size: "list[subprocess.Popen[str]]") -> tuple[list[int], str]
 
 
 def checkpoint_of(store: Store, job: JobRequest) -> str:
-    result = read_record(store, result_key(job.spec.id), JobResult)
+    result = read_record(store, job_result_key(job.spec.id), JobResult)
     assert result is not None
     return result.output
 

@@ -12,13 +12,14 @@ from progdistill.data.dataset import DatasetInfo
 from progdistill.diffusion.names import PredictionType
 from progdistill.errors import TransientError
 from progdistill.jobs.events import Event, TrainingEvent
-from progdistill.jobs.live import LiveTraining, samples_key
+from progdistill.jobs.live import LiveTraining
 from progdistill.jobs.local import LocalLauncher
 from progdistill.jobs.result_cache import complete
 from progdistill.jobs.spec import DistillSpec
 from progdistill.models.denoiser import Denoiser, build_denoiser
 from progdistill.registry.checkpoint import CheckpointKind
 from progdistill.store.base import Store
+from progdistill.store.layout import live_samples_key
 from progdistill.training.config import LiveSettings
 from progdistill.training.state import TrainingState
 from tests.jobs.asking import request_for
@@ -79,8 +80,8 @@ def test_events_are_as_far_apart_as_asked_and_one_says_that_it_is_done(store: St
 def test_samples_are_a_picture_in_the_store_that_the_event_names(store: Store) -> None:
     training = WatchCache(store, interval_seconds=10, samples_interval_seconds=15, samples=6)
     training.go_on_to(50)
-    assert [event.samples_key for event in training.events] == [None, samples_key(SPEC.id)]
-    data = store.read(samples_key(SPEC.id))
+    assert [event.samples_key for event in training.events] == [None, live_samples_key(SPEC.id)]
+    data = store.read(live_samples_key(SPEC.id))
     assert data is not None
     with Image.open(io.BytesIO(data)) as picture:
         assert picture.size == (6 * 50 + 2, 52)
@@ -140,6 +141,6 @@ def test_a_job_that_is_watched_publishes_the_very_same_weights(
         store.delete(f"jobs/{spec.id}/result.json")
     assert made[0] == made[1]
     assert len(told) == 6
-    assert told[-1].samples_key == samples_key(spec.id)
+    assert told[-1].samples_key == live_samples_key(spec.id)
     assert not list(store.list("live/"))
     assert "progdistill-event" not in "".join(capfd.readouterr())

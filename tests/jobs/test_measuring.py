@@ -13,10 +13,10 @@ from progdistill.evaluation.config import EvaluationSettings
 from progdistill.evaluation.measurement import EvaluationRecord
 from progdistill.jobs.local import LocalLauncher
 from progdistill.jobs.result_cache import complete
-from progdistill.jobs.spec import EvaluateSpec, result_key
+from progdistill.jobs.spec import EvaluateSpec
 from progdistill.registry.checkpoint import CheckpointKind
-from progdistill.registry.evaluations import FOLDER
 from progdistill.store.base import Store
+from progdistill.store.layout import evaluations_prefix, job_result_key
 from tests.jobs.asking import request_for
 from tests.jobs.conftest import publish
 from tests.training.conftest import tiny
@@ -82,10 +82,10 @@ def test_a_record_of_two_ranks_is_that_of_one(
         request = request_for(spec.model_copy(update={"world_size": world_size}), store, digits)
         result = complete(store, LocalLauncher(tmp_path / str(world_size)), request).result
         records.append(EvaluationRecord.model_validate_json(result.output))
-        answers = [item.key for item in store.list(f"{FOLDER}{spec.checkpoint}/")]
+        answers = [item.key for item in store.list(evaluations_prefix(spec.checkpoint))]
         assert len(answers) == 2 + 2  # DDIM, ancestral, and a trial of each γ
         assert not list(store.list("evaluation_shards/"))
-        for key in (*answers, result_key(spec.id)):
+        for key in (*answers, job_result_key(spec.id)):
             store.delete(key)
     two, one = records
     assert [m.model_dump(include=FIGURES) for m in two.measurements] == [

@@ -7,10 +7,11 @@ import pytest
 from progdistill.data.dataset import DatasetInfo
 from progdistill.errors import TransientError
 from progdistill.jobs import worker
-from progdistill.jobs.spec import JobRequest, JobResult, TrainBaseSpec, result_key
+from progdistill.jobs.spec import JobRequest, JobResult, TrainBaseSpec
 from progdistill.registry.checkpoint import list_ids
 from progdistill.store.base import Store
 from progdistill.store.documents import read_record
+from progdistill.store.layout import job_result_key
 from progdistill.training.config import SnapshotSettings
 from progdistill.training.devices import Rank
 from progdistill.training.snapshot_format import complete_snapshots, delete_snapshots
@@ -51,7 +52,7 @@ def test_snapshots_stay_until_the_result_is_published(
 ) -> None:
     assert stopped_before_its_result(request_, store, monkeypatch).update == 4
     run(request_)
-    result = read_record(store, result_key(request_.spec.id), JobResult)
+    result = read_record(store, job_result_key(request_.spec.id), JobResult)
     assert result is not None and list_ids(store) == [result.output]
     assert not complete_snapshots(store, request_.spec.id)
 

@@ -12,10 +12,11 @@ from progdistill.config.settings import LauncherName
 from progdistill.data.dataset import DatasetInfo, find_dataset
 from progdistill.errors import UsageError
 from progdistill.models.denoiser import build_denoiser
-from progdistill.registry.checkpoint import CheckpointKind, TrainingFigures, manifest_key, publish_checkpoint
+from progdistill.registry.checkpoint import CheckpointKind, TrainingFigures, publish_checkpoint
 from progdistill.run.estimate import estimate, read_prices
 from progdistill.run.prepare import PreparedRun, prepare_run
 from progdistill.store.base import Store
+from progdistill.store.layout import checkpoint_key
 from progdistill.store.open import open_store
 from progdistill.training.config import DistillationSettings
 from progdistill.training.state import TrainingState
@@ -89,7 +90,7 @@ def test_a_damaged_checkpoint_stops_no_plan(store: Store) -> None:
     run = plan(store, ladder="4:1")
     trained(store, run, "train_base", 200.0)
     trained(store, run, "distill", 100.0)
-    store.write(manifest_key("f" * 64), b"{}")
+    store.write(checkpoint_key("f" * 64), b"{}")
     assert len(estimate(run).times) == 1
 
 

@@ -60,13 +60,19 @@ def test_a_reference_is_enough_to_find_the_checkpoint_again(local_store: Store, 
     assert load_manifest(local_store, ref.id) == student
 
 
-def test_an_unknown_id_is_the_users_to_mend(local_store: Store) -> None:
+def test_an_unknown_id_is_a_usage_error(local_store: Store) -> None:
     with pytest.raises(UsageError, match="checkpoints list"):
         load_manifest(local_store, "0" * 64)
 
 
 def test_the_driver_side_imports_neither_torch_nor_boto3() -> None:
-    modules = "checkpoint records runs resolve aliases lineage store local_store gc snapshot_format"
-    imports = ", ".join(f"progdistill.artifacts.{name}" for name in modules.split())
+    rooms = {
+        "registry": "checkpoint runs resolve aliases lineage evaluations gc",
+        "store": "open local layout documents",
+        "training": "snapshot_format",
+    }
+    imports = ", ".join(
+        f"progdistill.{room}.{name}" for room, names in rooms.items() for name in names.split()
+    )
     program = f"import sys, {imports}; print(sorted({{'torch', 'boto3', 'numpy'}} & set(sys.modules)))"
     assert subprocess.check_output([sys.executable, "-c", program], text=True) == "[]\n"

@@ -6,22 +6,22 @@ import os
 from pathlib import Path
 
 import pytest
-from pydantic import BaseModel
 
 from progdistill.cli.main import checkpoints, lineage, main
 from progdistill.errors import UsageError
-from progdistill.registry.checkpoint import CheckpointManifest, blob_key, manifest_key
+from progdistill.registry.checkpoint import CheckpointManifest
 from progdistill.registry.runs import record_run_checkpoint
 from progdistill.store.base import Store
-from progdistill.store.documents import encode
+from progdistill.store.documents import Record, encode
+from progdistill.store.layout import blob_key, checkpoint_key
 from progdistill.store.open import mark_layout, open_store
 from tests.registry.samples import measure, publish_base, publish_student
 
 
-class Newer(BaseModel):
+class Newer(Record):
     """A document of a version to come."""
 
-    schema_version: int = 2
+    schema_version: int = 3
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def test_verify_finds_the_damaged_one(
     store: Store, student: CheckpointManifest, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(store, "checkpoints", "verify") == 0
-    store.write(blob_key(student.identity.weights_sha256), b"other bytes")
+    store.write(blob_key(student.identity.weights.sha256), b"other bytes")
     assert run(store, "checkpoints", "verify", "--json") == 1
     results = json.loads(capsys.readouterr().out.partition("\n[")[2].join(["[", ""]))
     assert [result["id"] for result in results if not result["intact"]] == [student.id]
@@ -137,7 +137,7 @@ def test_what_cannot_be_read_hides_nothing_else(
     said: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    store.write(manifest_key(student.identity.parent or ""), content)
+    store.write(checkpoint_key(student.identity.parent or ""), content)
     verifying = words[-1] == "verify"
     assert run(store, *words) == (1 if verifying else status)
     printed = capsys.readouterr()
@@ -254,7 +254,7 @@ def test_verify_of_one_checkpoint_reads_its_evaluations_only(
 def test_verify_reports_a_damaged_weights_file_with_its_checkpoint_alone(
     store: Store, student: CheckpointManifest, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    store.write(blob_key(student.identity.weights_sha256), b"other bytes")
+    store.write(blob_key(student.identity.weights.sha256), b"other bytes")
     assert run(store, "checkpoints", "verify", "--json") == 1
     results = json.loads(capsys.readouterr().out)
     assert [one["id"] for one in results if not one["intact"]] == [student.id]

@@ -1,6 +1,5 @@
 """Garbage collection removes what nothing needs, and nothing else."""
 
-import json
 import os
 import time
 from datetime import UTC, datetime, timedelta
@@ -9,18 +8,38 @@ from pathlib import Path
 import pytest
 
 from progdistill.registry.aliases import move_alias
-from progdistill.registry.checkpoint import CheckpointManifest, blob_key, list_ids
+from progdistill.registry.checkpoint import CheckpointManifest, list_ids
 from progdistill.registry.evaluations import ContactSheet
 from progdistill.registry.gc import find_garbage, remove_garbage
-from progdistill.registry.runs import RunCheckpoint, record_run_checkpoint, report_key
+from progdistill.registry.runs import RunCheckpoint, record_run_checkpoint
 from progdistill.store.base import Store
-from progdistill.store.documents import encode
+from progdistill.store.digest import FileDigest
+from progdistill.store.documents import Record, encode
+from progdistill.store.layout import (
+    blob_key,
+    checkpoint_key,
+    evaluator_key,
+    job_result_key,
+    neighbors_key,
+    report_key,
+    shard_key,
+)
 from progdistill.store.local import LocalStore
 from progdistill.store.scratch import sweep_folder
 from tests.registry.samples import measure, publish_base, publish_student, weights_file
 
 NO_GRACE = timedelta(seconds=-5)
 """Everything is old: S3 counts whole seconds, and what was written in this one must count as before now."""
+
+
+class Holder(Record):
+    """A record of a kind that the registry has never heard of."""
+
+    keys: tuple[str, ...]
+
+    def references(self) -> tuple[str, ...]:
+        """See Record.references."""
+        return self.keys
 
 
 def collect(store: Store, *forget_runs: str) -> None:
@@ -94,7 +113,7 @@ def test_an_abandoned_job_keeps_nothing(store: Store, tmp_path: Path) -> None:
 
 
 def entry(run_id: str, checkpoint_id: str) -> RunCheckpoint:
-    """Any small document that mentions a checkpoint."""
+    """Any small document that refers to a checkpoint."""
     return RunCheckpoint(flow="F", run_id=run_id, sampling_steps=1, checkpoint_id=checkpoint_id)
 
 
@@ -111,9 +130,29 @@ def test_evaluations_and_job_results_go_with_their_checkpoint(local_store: Store
 
 def test_what_a_surviving_record_refers_to_survives(local_store: Store, tmp_path: Path) -> None:
     picture = local_store.upload(weights_file(tmp_path, 9), blob_key)
-    local_store.write("evaluators/any/manifest.json", encode(entry("1", picture.sha256)))
+    local_store.write("evaluators/any/manifest.json", encode(Holder(keys=(blob_key(picture.sha256),))))
     collect(local_store)
     assert len(list(local_store.list("blobs/"))) == 1
+
+
+@pytest.mark.parametrize("harm", [b"?", b""])
+def test_a_document_that_cannot_be_read_keeps_what_it_mentions(
+    local_store: Store, tmp_path: Path, harm: bytes
+) -> None:
+    kept = publish_base(local_store, tmp_path)
+    local_store.upload(weights_file(tmp_path, 9), blob_key)
+    facts = b'{"anything": "' + kept.id.encode() + b'"}'
+    local_store.write("runs/F/1/4.json", harm + facts)
+    collect(local_store)
+    assert list_ids(local_store) == [kept.id]
+    assert len(list(local_store.list("blobs/"))) == 1
+
+
+def test_what_no_layout_declares_stays_with_all_it_refers_to(local_store: Store, tmp_path: Path) -> None:
+    kept = publish_base(local_store, tmp_path)
+    local_store.write("later/kind.json", encode(entry("1", kept.id)))
+    local_store.write("later/file.bin", b"data")
+    assert find_garbage(local_store, grace=NO_GRACE).objects == []
 
 
 def test_finding_removes_nothing(local_store: Store, tmp_path: Path) -> None:
@@ -152,7 +191,7 @@ def test_the_request_of_a_running_job_stays_and_ends_no_snapshot(local_store: St
     for job in ("done", "running"):
         local_store.write(f"jobs/{job}/request.json", encode(entry("1", "0" * 64)))
         local_store.write(f"snapshots/{job}/1/0.json", encode(entry("1", "0" * 64)))
-    local_store.write("jobs/done/result.json", b'{"output": "left out"}')
+    local_store.write("jobs/done/result.json", result())
     collect(local_store)
     left = [item.key for folder in ("jobs/", "snapshots/") for item in local_store.list(folder)]
     assert left == ["jobs/done/result.json", "jobs/running/request.json", "snapshots/running/1/0.json"]
@@ -200,9 +239,9 @@ def age(store: Store, days: float) -> None:
         os.utime(Path(store.uri, item.key), times=(item.modified_at.timestamp() - days * 86400,) * 2)
 
 
-def result(output: str) -> bytes:
-    """A job's result, as far as garbage collection reads it."""
-    return json.dumps({"job_id": "0" * 64, "output": output}).encode()
+def result(*outputs: str) -> bytes:
+    """A job's result that refers to these checkpoints."""
+    return encode(Holder(keys=tuple(map(checkpoint_key, outputs))))
 
 
 def test_what_a_young_result_names_stays_and_all_of_it_goes_once_old(
@@ -224,20 +263,24 @@ def test_a_young_measurement_keeps_its_checkpoint(local_store: Store, tmp_path: 
     assert find_garbage(local_store).objects == []
 
 
-@pytest.mark.parametrize(
-    "output", ["a" * 64, json.dumps({"checkpoint_id": "a" * 64, "evaluator_id": "b" * 64})]
-)
-def test_a_result_of_a_checkpoint_that_is_gone_goes(local_store: Store, output: str) -> None:
-    local_store.write(f"evaluators/{'b' * 64}/manifest.json", b"{}")
-    local_store.write("jobs/one/result.json", result(output))
-    local_store.write("jobs/evaluator/result.json", result("b" * 64))
+def test_a_result_of_a_checkpoint_that_is_gone_goes(local_store: Store) -> None:
+    evaluator, picture = evaluator_key("b" * 64), blob_key("c" * 64)
+    local_store.write(evaluator, encode(Holder(keys=())))
+    for job, keys in {
+        "gone": [checkpoint_key("a" * 64)],
+        "measured": [checkpoint_key("a" * 64), evaluator],
+        "evaluator": [evaluator],
+        "picture-lost": [evaluator, picture],
+    }.items():
+        local_store.write(job_result_key(job), encode(Holder(keys=tuple(keys))))
     collect(local_store)
-    assert [item.key for item in local_store.list("jobs/")] == ["jobs/evaluator/result.json"]
+    left = [item.key for item in local_store.list("jobs/")]
+    assert left == [job_result_key("evaluator"), job_result_key("picture-lost")]
 
 
 def test_a_job_that_waits_keeps_its_teacher_until_it_is_abandoned(local_store: Store, tmp_path: Path) -> None:
     teacher = publish_base(local_store, tmp_path)
-    local_store.write("jobs/one/request.json", json.dumps({"teacher": teacher.id}).encode())
+    local_store.write("jobs/one/request.json", result(teacher.id))
     age(local_store, days=8)
     assert find_garbage(local_store).objects == []
     age(local_store, days=30)
@@ -255,24 +298,24 @@ def test_what_tells_more_of_a_picture_lives_as_long_as_the_picture(
     store: Store, ladder: list[CheckpointManifest], tmp_path: Path
 ) -> None:
     pictures = [store.upload(weights_file(tmp_path, seed=seed), blob_key).sha256 for seed in (70, 71, 72, 73)]
-    for manifest, picture, strip in ((ladder[2], *pictures[:2]), (ladder[3], *pictures[2:])):
+    for manifest, picture, sheet in ((ladder[2], *pictures[:2]), (ladder[3], *pictures[2:])):
         measure(
             store,
             manifest,
             5.0,
             steps=2,
-            shown=ContactSheet(sha256=picture, size_bytes=1, images=1, labels=None),
+            shown=ContactSheet(file=FileDigest(picture, 1), images=1, labels=None),
         )
-        store.write(f"evaluation_neighbors/{picture}/all.json", f'{{"sheet_sha256": "{strip}"}}'.encode())
+        store.write(neighbors_key(picture, "all"), encode(Holder(keys=(blob_key(sheet),))))
     collect(store)
     left = [item.key for item in store.list("")]
-    assert [f"evaluation_neighbors/{picture}/all.json" in left for picture in pictures[::2]] == [True, False]
+    assert [neighbors_key(picture, "all") in left for picture in pictures[::2]] == [True, False]
     assert [blob_key(picture) in left for picture in pictures] == [True, True, False, False]
 
 
 def test_parts_of_a_measurement_that_nobody_goes_on_with_go(store: Store, tmp_path: Path) -> None:
     tensors = store.upload(weights_file(tmp_path, seed=74), blob_key).sha256
-    store.write("evaluation_shards/one/0-5000.json", f'{{"tensors_sha256": "{tensors}"}}'.encode())
+    store.write(shard_key("one", range(5000)), encode(Holder(keys=(blob_key(tensors),))))
     remove_garbage(store, find_garbage(store, grace=timedelta(days=7)))
     assert store.read(blob_key(tensors)) is not None
     collect(store)

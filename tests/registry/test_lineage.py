@@ -13,13 +13,14 @@ from PIL import Image
 
 from progdistill.errors import UsageError
 from progdistill.registry.aliases import move_alias
-from progdistill.registry.checkpoint import CheckpointManifest, TrainingFigures, blob_key, publish_checkpoint
+from progdistill.registry.checkpoint import CheckpointManifest, TrainingFigures, publish_checkpoint
 from progdistill.registry.evaluations import ContactSheet
 from progdistill.registry.lineage import draw, lineage_tree
 from progdistill.registry.openlineage import run_events
 from progdistill.registry.runs import record_run_checkpoint
 from progdistill.report.lineage_page import lineage_page
 from progdistill.store.base import Store
+from progdistill.store.layout import blob_key
 from tests.registry.samples import (
     description,
     measure,
@@ -129,7 +130,7 @@ def test_the_page_holds_every_manifest_and_a_thumbnail(
     picture = tmp_path / "strip.png"
     Image.new("L", (8, 32), 128).save(picture)
     blob = local_store.upload(picture, blob_key)
-    shown = ContactSheet(sha256=blob.sha256, size_bytes=blob.size_bytes, images=4, labels=None)
+    shown = ContactSheet(file=blob, images=4, labels=None)
     measure(local_store, family["two"], 8.0, steps=2, shown=shown)
     page = lineage_page(local_store, lineage_tree(local_store), highlighted=family["two"].id)
     assert all(manifest.id in page for manifest in family.values())
@@ -143,7 +144,7 @@ def test_in_a_browser_the_page_zooms_and_shows_a_checkpoints_manifest_on_a_click
     picture = tmp_path / "strip.png"
     Image.new("L", (8, 32), 128).save(picture)
     blob = local_store.upload(picture, blob_key)
-    shown = ContactSheet(sha256=blob.sha256, size_bytes=blob.size_bytes, images=4, labels=None)
+    shown = ContactSheet(file=blob, images=4, labels=None)
     measure(local_store, family["two"], 8.0, steps=2, shown=shown)
     path = tmp_path / "lineage.html"
     path.write_text(lineage_page(local_store, lineage_tree(local_store)), encoding="utf-8")

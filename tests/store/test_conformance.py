@@ -1,5 +1,6 @@
 """What every store promises, held against both kinds."""
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
@@ -10,9 +11,10 @@ import pytest
 
 from progdistill.errors import LostInvariantError, UsageError
 from progdistill.models_base import content_id
-from progdistill.registry.checkpoint import blob_key
 from progdistill.store.base import Store
 from progdistill.store.digest import PART_BYTES, FileDigest, digest_of_bytes
+from progdistill.store.documents import SEAL
+from progdistill.store.layout import blob_key
 from progdistill.store.open import open_store
 from progdistill.store.s3 import S3Store
 
@@ -191,12 +193,12 @@ def test_an_empty_store_is_writable_and_stays_empty(store: Store) -> None:
     assert list(store.list("")) == []
 
 
-def test_a_store_with_an_unknown_layout_is_refused(store: Store) -> None:
-    import json
-
-    from progdistill.store.documents import SEAL
-
-    facts = {"schema_version": 2}
+@pytest.mark.parametrize(
+    ("version", "advice"),
+    [(1, "use the release that wrote it, or another --store"), (3, "upgrade progdistill")],
+)
+def test_a_store_of_another_layout_is_refused(store: Store, version: int, advice: str) -> None:
+    facts = {"schema_version": version}
     store.write("store.json", json.dumps(facts | {SEAL: content_id(facts)}).encode())
-    with pytest.raises(UsageError, match="upgrade progdistill"):
+    with pytest.raises(UsageError, match=f"unsupported schema version {version}; expected 2: {advice}"):
         open_store(store.uri)

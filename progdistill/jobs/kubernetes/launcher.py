@@ -13,11 +13,12 @@ from progdistill.jobs.kubernetes.log import JobLog
 from progdistill.jobs.kubernetes.manifest import Submission, submission_for
 from progdistill.jobs.kubernetes.monitor import JobMonitor
 from progdistill.jobs.kubernetes.submit import Submitter, job_path
-from progdistill.jobs.spec import JobRequest, request_key
+from progdistill.jobs.spec import JobRequest
 from progdistill.models_base import Frozen
 from progdistill.signals import StopSignals
 from progdistill.store.base import Store
 from progdistill.store.documents import encode
+from progdistill.store.layout import job_request_key
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ class KubernetesLauncher:
 
     def _run(self, api: ClusterApi, submission: Submission, signals: StopSignals) -> None:
         log = JobLog(self._folder / f"{submission.name}.log", self._on_event)
-        key = request_key(submission.request.spec.id)
+        key = job_request_key(submission.request.spec.id)
         self._store.write(key, encode(submission.request))
         Submitter(api, submission, log, signals.check).submit(self._store)
         JobMonitor(api, submission, self._store, log).wait(signals.check)

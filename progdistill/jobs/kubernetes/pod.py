@@ -13,9 +13,10 @@ from types import FrameType
 
 from progdistill.errors import Interrupted, ProgdistillError, UsageError
 from progdistill.jobs.ranks import LocalRanks, run_ranks
-from progdistill.jobs.spec import JobRequest, JobResult, request_key, result_key
+from progdistill.jobs.spec import JobRequest, JobResult
 from progdistill.store.base import Store
 from progdistill.store.documents import read_record
+from progdistill.store.layout import job_request_key, job_result_key
 from progdistill.store.open import open_store
 
 
@@ -31,7 +32,7 @@ def main(arguments: list[str]) -> int:
     args = parser.parse_args(arguments)
     try:
         store = open_store(args.store)
-        if read_record(store, result_key(args.job), JobResult) is not None:
+        if read_record(store, job_result_key(args.job), JobResult) is not None:
             return 0
         request = _request(store, args.job)
     except ProgdistillError as error:
@@ -41,12 +42,14 @@ def main(arguments: list[str]) -> int:
 
 
 def _request(store: Store, job_id: str) -> JobRequest:
-    request = read_record(store, request_key(job_id), JobRequest)
+    request = read_record(store, job_request_key(job_id), JobRequest)
     if request is None:
-        raise UsageError(f"{store.uri}/{request_key(job_id)} is gone: start the run again, which writes it")
+        raise UsageError(
+            f"{store.uri}/{job_request_key(job_id)} is gone: start the run again, which writes it"
+        )
     if request.spec.id != job_id:
         raise UsageError(
-            f"{store.uri}/{request_key(job_id)} describes job {request.spec.id} to this version of the"
+            f"{store.uri}/{job_request_key(job_id)} describes job {request.spec.id} to this version of the"
             " package: give the pods an image of the driver's own version"
         )
     return request

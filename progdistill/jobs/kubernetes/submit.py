@@ -10,9 +10,10 @@ from progdistill.jobs.kubernetes.api import ClusterApi, ConflictError, Object
 from progdistill.jobs.kubernetes.diagnostics import condition
 from progdistill.jobs.kubernetes.log import JobLog
 from progdistill.jobs.kubernetes.manifest import STORE_ANNOTATION, Submission, job_manifest, service_manifest
-from progdistill.jobs.spec import JobResult, result_key
+from progdistill.jobs.spec import JobResult
 from progdistill.store.base import Store
 from progdistill.store.documents import read_record
+from progdistill.store.layout import job_result_key
 
 DELETION_SECONDS: Final = 300.0
 _POLL_SECONDS: Final = 0.5
@@ -25,7 +26,7 @@ def job_path(api: ClusterApi, name: str) -> str:
 
 def has_result(store: Store, submission: Submission) -> bool:
     """Whether the job's result is in the store."""
-    return read_record(store, result_key(submission.request.spec.id), JobResult) is not None
+    return read_record(store, job_result_key(submission.request.spec.id), JobResult) is not None
 
 
 class Submitter:
