@@ -1,33 +1,117 @@
-"""The verbs on objects, without HTTP: what the registry of the API server does for one request."""
+"""What one request asks for and what it gets, without HTTP: routes, access control, verbs, watches."""
 
 import copy
-import secrets
+import json
+import re
+import threading
+import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
-from tests.kubernetes_api import defaults, patches, validation
-from tests.kubernetes_api.access import Access
-from tests.kubernetes_api.errors import ApiError, bad_request, conflict, invalid, not_found, omissions
-from tests.kubernetes_api.resources import JOBS, NAMESPACES, NODES, PODS, Resource
-from tests.kubernetes_api.routes import Route
-from tests.kubernetes_api.selectors import Matches, field_selector, label_selector
-from tests.kubernetes_api.storage import Object, Storage
-
-_ORPHANS_WARNING = (
-    "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove"
-    " them or set propagationPolicy=Orphan to suppress this warning"
+from tests.kubernetes_api import validation
+from tests.kubernetes_api.errors import (
+    ApiError,
+    bad_request,
+    forbidden,
+    no_such_path,
+    not_found,
+    not_implemented,
 )
+from tests.kubernetes_api.objects import EVENTS, JOBS, NAMESPACES, PODS, RESOURCES, SERVICES, Object, Resource
+from tests.kubernetes_api.storage import Change, Storage
+
+USER = "system:serviceaccount:default:progdistill"
+BOOKMARK_SECONDS = 60.0
+
+_PATH = re.compile(
+    r"^/(?:api/(?P<core>v1)|apis/(?P<group>[^/]+)/(?P<version>[^/]+))"
+    r"/namespaces/(?P<namespace>[^/]+)/(?P<plural>[^/]+)(?:/(?P<name>[^/]+)(?:/(?P<sub>[^/]+))?)?$"
+)
+_KNOWN_QUERY = {
+    "list": {"labelSelector", "fieldSelector"},
+    "watch": {
+        "labelSelector", "fieldSelector", "watch", "resourceVersion", "timeoutSeconds", "allowWatchBookmarks",
+    },
+    "log": {"container", "follow", "timestamps", "sinceTime"},
+}  # fmt: skip
+_EVENT_FIELDS = ("involvedObject.uid", "involvedObject.name", "type")
+
+Matches = Callable[[Object], bool]
+
+
+@dataclass(frozen=True)
+class Route:
+    """A request for a resource: `verb` is what RBAC calls it."""
+
+    resource: Resource
+    verb: str
+    namespace: str
+    name: str
+    subresource: str
+    query: Mapping[str, str] = field(default_factory=dict)
+
+    def flag(self, name: str) -> bool:
+        """A boolean in the query."""
+        return self.query.get(name, "").lower() in ("true", "1")
+
+
+def find_route(method: str, target: str) -> Route:
+    """The route of a request; 404 or 501 if there is none."""
+    url = urlsplit(target)
+    query = {name: values[-1] for name, values in parse_qs(url.query).items()}
+    found = _PATH.match(url.path)
+    if found is None:
+        raise no_such_path()
+    group, version = found["group"] or "", found["version"] or "v1"
+    row = (found["plural"], group, version)
+    resource = next((r for r in RESOURCES if (r.plural, r.group, r.version) == row and r.namespaced), None)
+    if resource is None:
+        if not group:
+            raise not_implemented(f"{found['plural']} in API group ''")
+        raise no_such_path()
+    name, sub = found["name"] or "", found["sub"] or ""
+    watching = query.get("watch", "").lower() in ("true", "1")
+    reading = "get" if name else "watch" if watching else "list"
+    writing = {"POST": "create", "PATCH": "patch" if name else "", "DELETE": "delete" if name else ""}
+    verb = reading if method == "GET" else writing.get(method, "")
+    if not verb or (sub and (resource is not PODS or sub != "log" or verb != "get")):
+        raise not_implemented(f"{method} of {resource.plural}{'/' + sub if sub else ''}")
+    known = _KNOWN_QUERY.get(sub or verb, set())
+    if unknown := sorted(query.keys() - known):
+        raise not_implemented(f"the query parameter {unknown[0]} of {verb}")
+    return Route(resource, verb, found["namespace"], name, sub, query)
+
+
+@dataclass
+class Access:
+    """What the one token may do: `rules` maps `jobs.batch` or `pods/log` to verbs; None allows everything."""
+
+    rules: Mapping[str, Set[str]] | None = None
+
+    def allows(self, verb: str, resource: str, group: str, subresource: str = "") -> bool:
+        """Whether a request may proceed."""
+        wanted = resource + (f".{group}" if group else "") + (f"/{subresource}" if subresource else "")
+        return self.rules is None or verb in self.rules.get(wanted, set())
+
+    def check(self, route: Route) -> None:
+        """403 with the wording of the real authorizer."""
+        resource, verb = route.resource, route.verb
+        if not self.allows(verb, resource.plural, resource.group, route.subresource):
+            what = resource.plural + (f"/{route.subresource}" if route.subresource else "")
+            where = f'in API group "{resource.group}" in the namespace "{route.namespace}"'
+            why = f'User "{USER}" cannot {verb} resource "{what}" {where}'
+            raise forbidden(resource, route.name, why)
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A status and a body; `warnings` become Warning headers."""
+    """A status and a body."""
 
     code: int
     body: Any
-    warnings: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -36,264 +120,184 @@ class Api:
 
     storage: Storage
     access: Access
-    evict: Callable[[Object, str], None]
 
     def answer(self, route: Route, body: Any, content_type: str) -> Answer:
         """Do what a request asks for."""
-        verbs = {
-            "get": self._get,
-            "list": self._list,
-            "create": self._create,
-            "update": self._update,
-            "patch": self._update,
-            "delete": self._delete,
-            "deletecollection": self._delete_collection,
-        }
-        return verbs[route.verb](route, body, content_type)
+        match route.verb:
+            case "get":
+                return Answer(200, self.storage.get(route.resource, route.namespace, route.name))
+            case "list":
+                return self._list(route)
+            case "create":
+                return self._create(route, body)
+            case "patch":
+                return self._patch(route, body, content_type)
+            case _:
+                return self._delete(route, body if isinstance(body, dict) else {})
 
     def review(self, body: Any) -> Answer:
         """SelfSubjectAccessReview."""
-        asked = (body.get("spec") or {}).get("resourceAttributes")
-        if asked is None:
-            raise omissions("SelfSubjectAccessReview without resourceAttributes")
-        allowed = self.access.allows(
-            asked.get("verb", ""),
-            asked.get("resource", ""),
-            asked.get("group", ""),
-            asked.get("subresource", ""),
-        )
-        status = {"allowed": allowed} | ({} if allowed else {"reason": ""})
-        return Answer(201, {**body, "status": status})
+        attributes = (body.get("spec") or {})["resourceAttributes"]
+        names = ("verb", "resource", "group", "subresource")
+        allowed = self.access.allows(*(attributes.get(name, "") for name in names))
+        return Answer(201, {**body, "status": {"allowed": allowed}})
 
-    def selected(self, route: Route) -> Matches:
-        """The test of the request's label and field selectors."""
-        labels = label_selector(route.query.get("labelSelector", ""))
-        fields = field_selector(route.resource, route.query.get("fieldSelector", ""))
-        return lambda item: labels(item) and fields(item)
-
-    def _get(self, route: Route, body: Any, content_type: str) -> Answer:
-        return Answer(200, self.storage.get(route.resource, route.namespace, route.name))
-
-    def _list(self, route: Route, body: Any, content_type: str) -> Answer:
-        if "continue" in route.query:
-            raise omissions("continue tokens: a list is always whole")
-        matches = self.selected(route)
+    def _list(self, route: Route) -> Answer:
+        matches = selector(route)
         with self.storage.changed:
-            asked = int(route.query.get("resourceVersion") or 0)
-            if asked > self.storage.version:
-                message = f"Too large resource version: {asked}, current: {self.storage.version}"
-                raise ApiError(
-                    504,
-                    "Timeout",
-                    message,
-                    {
-                        "causes": [
-                            {"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}
-                        ],
-                        "retryAfterSeconds": 1,
-                    },
-                )
-            if route.query.get("resourceVersionMatch") == "Exact":
-                raise omissions("resourceVersionMatch=Exact")
-            items = [i for i in self.storage.list(route.resource, route.namespace or None) if matches(i)]
+            items = [i for i in self.storage.list(route.resource, route.namespace) if matches(i)]
             version = str(self.storage.version)
-        limit = route.number("limit")
-        if limit and len(items) > limit:
-            raise omissions("lists in parts: leave out limit")
-        resource = route.resource
-        listed = {"kind": f"{resource.kind}List", "apiVersion": resource.api_version}
+        listed = {"kind": f"{route.resource.kind}List", "apiVersion": route.resource.api_version}
         return Answer(200, {**listed, "metadata": {"resourceVersion": version}, "items": items})
 
-    def _create(self, route: Route, body: Any, content_type: str) -> Answer:
+    def _create(self, route: Route, body: Any) -> Answer:
         resource = route.resource
-        if route.subresource == "eviction":
-            pod = self.storage.get(PODS, route.namespace, route.name)
-            self.evict(pod, "EvictionByEvictionAPI")
-            return Answer(
-                201, {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}
-            )
-        item = self._read(resource, body, route.namespace)
-        metadata = item["metadata"]
-        if "name" not in metadata and metadata.get("generateName"):
-            metadata["name"] = metadata["generateName"] + secrets.token_hex(3)[:5]
-        metadata["uid"] = str(uuid.uuid4())
-        for name in (
-            "resourceVersion",
-            "creationTimestamp",
-            "deletionTimestamp",
-            "generation",
-            "managedFields",
-        ):
-            if name == "resourceVersion" and metadata.get(name):
-                raise bad_request("resourceVersion should not be set on objects to be created")
-            metadata.pop(name, None)
-        item.pop("status", None)
-        if resource is JOBS:
-            defaults.fill_before_validation(item)
-        validation.check(resource, item)
-        if resource.namespaced and self.storage.find(NAMESPACES, "", route.namespace) is None:
-            raise not_found(NAMESPACES, route.namespace)
-        defaults.fill(resource, item)
-        if self._dry(route):
-            if self.storage.find(resource, route.namespace, metadata["name"]):
-                return Answer(201, self.storage.create(resource, item))  # which refuses it
-            return Answer(201, item)
-        return Answer(201, self.storage.create(resource, item))
-
-    @staticmethod
-    def _dry(route: Route) -> bool:
-        return route.query.get("dryRun") == "All"
-
-    @staticmethod
-    def _read(resource: Resource, body: Any, namespace: str) -> Object:
         if not isinstance(body, dict):
             raise bad_request("the request body is no object")
-        item = copy.deepcopy(body)
-        kind = (item.get("apiVersion", resource.api_version), item.get("kind", resource.kind))
-        if kind != (resource.api_version, resource.kind):
-            raise bad_request(
-                f"the API version in the data ({kind[0]}, Kind={kind[1]}) does not match the expected API"
-                f" version ({resource.api_version}, Kind={resource.kind})"
-            )
-        item = {"apiVersion": resource.api_version, "kind": resource.kind, **item}
-        metadata = item.setdefault("metadata", {})
-        if resource.namespaced:
-            if metadata.get("namespace", namespace) != namespace:
-                raise bad_request(
-                    "the namespace of the provided object does not match the namespace sent on the request"
-                )
-            metadata["namespace"] = namespace
-        return item
+        item = {"apiVersion": resource.api_version, "kind": resource.kind, **copy.deepcopy(body)}
+        item["metadata"] = {**(item.get("metadata") or {}), "namespace": route.namespace}
+        item["metadata"]["uid"] = str(uuid.uuid4())
+        item.pop("status", None)
+        validation.check(resource, item)
+        if self.storage.find(NAMESPACES, "", route.namespace) is None:
+            raise not_found(NAMESPACES, route.namespace)
+        validation.fill_defaults(resource, item)
+        return Answer(201, self.storage.create(resource, item))
 
-    def _update(self, route: Route, body: Any, content_type: str) -> Answer:
-        resource = route.resource
+    def _patch(self, route: Route, body: Any, content_type: str) -> Answer:
+        if content_type != "application/merge-patch+json":
+            raise not_implemented(f"patches of type {content_type}")
+        if route.resource is not SERVICES or set(body) != {"metadata"}:
+            raise not_implemented(f"patches of {route.resource.plural} beyond a Service's metadata")
 
         def change(item: Object) -> None:
-            before = copy.deepcopy(item)
-            if route.verb == "patch":
-                new = patches.apply(item, body, content_type)
-            else:
-                new = self._read(resource, body, route.namespace)
-            sent = (new.get("metadata") or {}).get("resourceVersion")
-            if sent not in (None, "", before["metadata"]["resourceVersion"]):
-                raise conflict(resource, route.name)
-            if route.subresource == "status":
-                item["status"] = new.get("status") or {}
-                return
-            self._keep_system_fields(resource, before, new)
-            validation.check(resource, {key: value for key, value in new.items() if key != "status"})
-            _check_immutable(resource, before, new)
-            item.clear()
-            item.update(new)
+            kept = {name: item["metadata"][name] for name in ("name", "namespace", "uid", "resourceVersion")}
+            item["metadata"] = {**_merged(item["metadata"], body["metadata"]), **kept}
+            validation.check(SERVICES, item)
 
-        if self._dry(route):
-            item = self.storage.get(resource, route.namespace, route.name)
-            change(item)
-            return Answer(200, item)
-        return Answer(200, self.storage.update(resource, route.namespace, route.name, change))
+        return Answer(200, self.storage.update(SERVICES, route.namespace, route.name, change))
 
-    @staticmethod
-    def _keep_system_fields(resource: Resource, before: Object, new: Object) -> None:
-        kept = ("name", "uid", "resourceVersion", "creationTimestamp", "generation", "deletionTimestamp",
-                "deletionGracePeriodSeconds", "namespace")  # fmt: skip
-        for name in kept:
-            if name in before["metadata"]:
-                new["metadata"][name] = before["metadata"][name]
-            else:
-                new["metadata"].pop(name, None)
-        if "status" in resource.subresources:
-            new.pop("status", None)
-            if "status" in before:
-                new["status"] = before["status"]
-
-    def _delete(self, route: Route, body: Any, content_type: str) -> Answer:
-        options = body if isinstance(body, dict) else {}
-        policy, warnings = self._policy(route, options)
-        grace = options.get("gracePeriodSeconds", route.number("gracePeriodSeconds"))
-        preconditions = options.get("preconditions") or {}
-        wanted = preconditions.get("resourceVersion")
-        with self.storage.changed:
-            current = self.storage.get(route.resource, route.namespace, route.name)
-            version = current["metadata"]["resourceVersion"]
-            if wanted not in (None, version):
-                why = f"ResourceVersion in precondition: {wanted}, ResourceVersion in object meta: {version}"
-                why = f"Precondition failed: {why}"
-                raise conflict(route.resource, route.name, why)
-            if self._dry(route) or options.get("dryRun"):
-                item, gone = current, True
-            else:
-                item, gone = self.storage.delete(
-                    route.resource, route.namespace, route.name,
-                    policy=policy, grace_seconds=grace, uid=preconditions.get("uid"),
-                )  # fmt: skip
-        if not gone or route.resource is PODS:
-            return Answer(200, item, warnings)
-        details = {"name": route.name, "group": route.resource.group, "kind": route.resource.plural}
-        details = {key: value for key, value in details.items() if value} | {"uid": item["metadata"]["uid"]}
-        body = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details}
-        return Answer(200, body, warnings)
-
-    @staticmethod
-    def _policy(route: Route, options: dict[str, Any]) -> tuple[str, list[str]]:
-        policy = options.get("propagationPolicy") or route.query.get("propagationPolicy")
-        if options.get("orphanDependents") is not None or "orphanDependents" in route.query:
-            raise omissions("orphanDependents, which propagationPolicy has replaced")
-        if policy not in (None, "Background", "Foreground", "Orphan"):
-            causes = [
-                validation.wrong(
-                    "propagationPolicy", policy, 'supported values: "Background", "Foreground", "Orphan"'
-                )
-            ]
-            raise invalid(Resource("", "DeleteOptions", "meta.k8s.io"), "", causes)
+    def _delete(self, route: Route, options: dict[str, Any]) -> Answer:
+        policy = options.get("propagationPolicy")
         if policy is None and route.resource is JOBS:
-            # jobStrategy.DefaultGarbageCollectionPolicy: batch/v1 orphans, for backward compatibility.
-            return "Orphan", [_ORPHANS_WARNING]
-        return policy or "Background", []
-
-    def _delete_collection(self, route: Route, body: Any, content_type: str) -> Answer:
-        listed = self._list(route, None, "").body
-        for item in listed["items"]:
-            single = Route(
-                route.resource,
-                "delete",
-                item["metadata"].get("namespace", ""),
-                item["metadata"]["name"],
-                "",
-                route.query,
-            )
-            try:
-                self._delete(single, body, content_type)
-            except ApiError as problem:
-                if problem.code != 404:
-                    raise
-        return Answer(200, listed)
+            raise not_implemented("deletion of a Job without propagationPolicy, which would orphan its pods")
+        if policy not in (None, "Background", "Foreground"):
+            raise not_implemented(f"propagationPolicy {policy}")
+        preconditions = options.get("preconditions") or {}
+        if preconditions.keys() - {"uid"}:
+            raise not_implemented("preconditions other than uid")
+        item, gone = self.storage.delete(
+            route.resource,
+            route.namespace,
+            route.name,
+            policy=policy or "Background",
+            grace_seconds=options.get("gracePeriodSeconds"),
+            uid=preconditions.get("uid"),
+        )
+        if not gone or route.resource is PODS:
+            return Answer(200, item)
+        details = {"name": route.name, "kind": route.resource.plural, "uid": item["metadata"]["uid"]}
+        status = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"}
+        return Answer(200, {**status, "details": details})
 
 
-def _check_immutable(resource: Resource, before: Object, new: Object) -> None:
-    old_spec, new_spec = before.get("spec", {}), new.get("spec", {})
-    fields: tuple[str, ...] = ()
-    if resource is JOBS:
-        fields = ("selector", "template", "completionMode", "podFailurePolicy", "completions")
-        if old_spec.get("suspend") and "startTime" not in before["status"]:
-            # "Mutable Scheduling Directives": how a queue places a job that it then resumes.
-            old_spec, new_spec = _without_placement(old_spec), _without_placement(new_spec)
-    elif resource is PODS and old_spec != new_spec:
-        message = "Forbidden: pod updates may not change fields other than `spec.containers[*].image`,..."
-        raise invalid(resource, new["metadata"]["name"], [("FieldValueForbidden", message, "spec")])
-    elif resource is NODES:
-        raise omissions("changes of nodes through the API")
-    causes = [
-        validation.forbidden_change(f"spec.{name}", new_spec.get(name))
-        for name in fields
-        if old_spec.get(name) != new_spec.get(name)
-    ]
-    if causes:
-        raise invalid(resource, new["metadata"]["name"], causes)
+def _merged(value: Any, patch: Any) -> Any:
+    """JSON merge patch (RFC 7396)."""
+    if not isinstance(patch, dict):
+        return copy.deepcopy(patch)
+    merged = dict(value) if isinstance(value, dict) else {}
+    for key, part in patch.items():
+        merged[key] = _merged(merged.get(key), part)
+    return {key: part for key, part in merged.items() if patch.get(key, part) is not None}
 
 
-def _without_placement(spec: dict[str, Any]) -> dict[str, Any]:
-    spec = copy.deepcopy(spec)
-    for name in ("nodeSelector", "tolerations", "schedulingGates"):
-        spec["template"]["spec"].pop(name, None)
-    spec["template"].pop("metadata", None)
-    return spec
+def selector(route: Route) -> Matches:
+    """The request's label and field selectors, of which only equality is there."""
+    labels = _equalities(route.query.get("labelSelector", ""))
+    fields = _equalities(route.query.get("fieldSelector", ""))
+    for name in fields:
+        if route.resource is not EVENTS or name not in _EVENT_FIELDS:
+            raise bad_request(f"field label not supported: {name}")
+
+    def matches(item: Object) -> bool:
+        own = item["metadata"].get("labels") or {}
+        return all(own.get(key) == value for key, value in labels.items()) and all(
+            _field(item, name) == value for name, value in fields.items()
+        )
+
+    return matches
+
+
+def _equalities(text: str) -> dict[str, str]:
+    found = {}
+    for part in filter(None, text.split(",")):
+        equality = re.fullmatch(r"([^=!\s]+)=([^=!\s]*)", part)
+        if equality is None:
+            raise not_implemented(f"the selector {part!r}")
+        found[equality[1]] = equality[2]
+    return found
+
+
+def _field(item: Object, name: str) -> str:
+    value: Any = item
+    for part in name.split("."):
+        value = value.get(part, {})
+    return str(value)
+
+
+def watch_events(storage: Storage, route: Route, stopping: threading.Event) -> Iterator[bytes]:
+    """Lines of JSON, one per event; an empty piece now and then while nothing happens.
+
+    Kubernetes documentation, "API Concepts": "Efficient detection of changes", "410 Gone responses".
+    """
+    matches, version = selector(route), int(route.query.get("resourceVersion") or 0)
+    ends = time.monotonic() + float(route.query.get("timeoutSeconds", 1800))
+    next_bookmark = time.monotonic() + BOOKMARK_SECONDS
+    yield b""
+    if version == 0:  # "get state and start at any": the existing objects come first
+        with storage.changed:
+            items, version = storage.list(route.resource, route.namespace), storage.version
+        yield from (_event("ADDED", item) for item in items if matches(item))
+    while not stopping.is_set():
+        left = ends - time.monotonic()
+        try:
+            with storage.changed:
+                changes = storage.changes(route.resource, version)
+                version = max(version, storage.version)
+                if not changes and left > 0:
+                    storage.changed.wait(min(left, 0.5))
+        except ApiError as gone:
+            yield _event("ERROR", gone.status())
+            return
+        # Nothing is sent while the lock is held: a slow client must not stop the cluster.
+        for change in changes:
+            kind = _seen(change, matches)
+            if kind is not None and change.item["metadata"].get("namespace") == route.namespace:
+                yield _event(kind, change.item)
+        if not changes:
+            if route.flag("allowWatchBookmarks") and (left <= 0 or time.monotonic() >= next_bookmark):
+                next_bookmark = time.monotonic() + BOOKMARK_SECONDS
+                yield _bookmark(route.resource, version)
+            if left <= 0:
+                return
+            yield b""
+
+
+def _seen(change: Change, matches: Matches) -> str | None:
+    """What a watcher with a selector sees: objects come and go as they begin and cease to match."""
+    before = change.before is not None and matches(change.before)
+    after = change.kind != "DELETED" and matches(change.item)
+    if before:
+        return "MODIFIED" if after else "DELETED"
+    return "ADDED" if after else None
+
+
+def _bookmark(resource: Resource, version: int) -> bytes:
+    metadata = {"resourceVersion": str(version), "creationTimestamp": None}
+    return _event(
+        "BOOKMARK", {"kind": resource.kind, "apiVersion": resource.api_version, "metadata": metadata}
+    )
+
+
+def _event(kind: str, item: Object) -> bytes:
+    return json.dumps({"type": kind, "object": item}).encode() + b"\n"

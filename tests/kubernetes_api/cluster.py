@@ -10,20 +10,27 @@ from typing import Any
 
 import yaml
 
-from tests.kubernetes_api.access import USER, Access
-from tests.kubernetes_api.api import Api
-from tests.kubernetes_api.conditions import set_condition
+from tests.kubernetes_api.api import USER, Access, Api
+from tests.kubernetes_api.container import Container
 from tests.kubernetes_api.control_plane import ControlPlane
 from tests.kubernetes_api.errors import ApiError
 from tests.kubernetes_api.faults import Faults
-from tests.kubernetes_api.http_server import Request, Server
-from tests.kubernetes_api.job_controller import JobController
-from tests.kubernetes_api.job_pods import index_of, new_pod
+from tests.kubernetes_api.jobs import JobController, index_of, new_pod
 from tests.kubernetes_api.kubelet import Kubelet
-from tests.kubernetes_api.logs import LogReader
-from tests.kubernetes_api.nodes import Node
-from tests.kubernetes_api.resources import JOBS, NAMESPACES, NODES, PODS, named
-from tests.kubernetes_api.storage import Object, Storage
+from tests.kubernetes_api.objects import (
+    JOBS,
+    NAMESPACES,
+    NODES,
+    PODS,
+    Object,
+    is_finished,
+    key_of,
+    named,
+    set_condition,
+)
+from tests.kubernetes_api.scheduler import Node
+from tests.kubernetes_api.server import Request, Server
+from tests.kubernetes_api.storage import Storage
 
 TOKEN = "test-token"
 _MESSAGES = {
@@ -45,12 +52,11 @@ class Cluster:
         self._access = Access()
         self._kubelet = Kubelet(self.storage, folder / "pods", node_environment)
         self.faults = Faults(self.storage)
-        api = Api(self.storage, self._access, self.evict)
-        self._server = Server(api, LogReader(self.storage, self._kubelet), self.faults, TOKEN)
+        self._server = Server(Api(self.storage, self._access), self._kubelet, self.faults, TOKEN)
         jobs = JobController(self.storage, backoff_seconds)
         self._control_plane = ControlPlane(self.storage, jobs, self._kubelet)
-        for name in ("default", "kube-system"):
-            self.create_namespace(name)
+        namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "default"}}
+        self.storage.create(NAMESPACES, namespace)
         for node in nodes:
             self.storage.create(NODES, node.manifest())
         self.kubeconfig = folder / "kubeconfig.yaml"
@@ -93,11 +99,6 @@ class Cluster:
         """All objects of a resource, in every namespace."""
         return self.storage.list(named(plural))
 
-    def create_namespace(self, name: str) -> None:
-        """One more namespace."""
-        manifest = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
-        self.storage.create(NAMESPACES, {**manifest, "status": {"phase": "Active"}})
-
     def allow_only(self, rules: Mapping[str, Set[str]] | None) -> None:
         """From now on the token may do this and nothing else; None allows everything again."""
         self._access.rules = rules
@@ -110,26 +111,24 @@ class Cluster:
         """It is back, at the same address and with its state."""
         self._server.start()
 
-    def evict(self, pod: Object | str, reason: str = "PreemptionByScheduler") -> None:
+    def evict(self, pod: Object, reason: str = "PreemptionByScheduler") -> None:
         """Disrupt a pod: DisruptionTarget, then SIGTERM and the grace period.
 
         TerminationByKubelet leaves a pod that Failed. The other reasons delete it; as in a cluster, a process
         that exits with 0 on SIGTERM then leaves a pod that Succeeded.
         """
         with self.storage.changed:
-            item = self._pod(pod)
-            namespace, name = item["metadata"]["namespace"], item["metadata"]["name"]
-            message = _MESSAGES.get(reason, "disrupted by a test")
+            item, message = self._pod(pod), _MESSAGES[reason]
             self.storage.update(
-                PODS, namespace, name, lambda t: set_condition(t, "DisruptionTarget", "True", reason, message)
+                PODS, *key_of(item), lambda t: set_condition(t, "DisruptionTarget", "True", reason, message)
             )
             if reason != "TerminationByKubelet":
-                self.storage.delete(PODS, namespace, name)
+                self.storage.delete(PODS, *key_of(item))
             elif container := self._kubelet.container(item):
                 container.evicted = message
                 container.terminate(item["spec"]["terminationGracePeriodSeconds"])
 
-    def exceed_disk(self, pod: Object | str) -> None:
+    def exceed_disk(self, pod: Object) -> None:
         """The kubelet evicts a pod that exceeds its ephemeral storage: SIGTERM, 1 s, no DisruptionTarget."""
         with self.storage.changed:
             container = self._kubelet.container(self._pod(pod))
@@ -146,16 +145,14 @@ class Cluster:
             container = self._kubelet.container(pod)
             return container is None or container.stopping
 
-    def oom_kill(self, pod: Object | str) -> None:
+    def oom_kill(self, pod: Object) -> None:
         """The kernel kills the container for its memory: exit code 137, reason OOMKilled."""
         with self.storage.changed:
-            container = self._kubelet.container(self._pod(pod))
-            if container is None:
-                raise LookupError("the pod has no running container")
+            container = self._running(pod)
             container.oom_killed = True
             container.kill()
 
-    def duplicate(self, pod: Object | str) -> Object:
+    def duplicate(self, pod: Object) -> Object:
         """Another pod of the same job and index, which runs before the job controller sees it."""
         with self.storage.changed:
             original = self._pod(pod)
@@ -166,11 +163,11 @@ class Cluster:
             created = self.storage.create(PODS, twin)
             self._kubelet.sync()  # the container is being created
             self._kubelet.sync()  # it runs
-            return self.storage.get(PODS, created["metadata"]["namespace"], created["metadata"]["name"])
+            return self.storage.get(PODS, *key_of(created))
 
-    def delete_job(self, name: str, namespace: str = "default", policy: str = "Background") -> None:
+    def delete_job(self, name: str) -> None:
         """Somebody else deletes a job."""
-        self.storage.delete(JOBS, namespace, name, policy=policy)
+        self.storage.delete(JOBS, "default", name)
 
     def refuse_image(self, image: str) -> None:
         """From now on this image cannot be pulled."""
@@ -185,9 +182,9 @@ class Cluster:
             self._kubelet.poke()
 
     def refuse_pods(self, why: str | None) -> None:
-        """An admission plugin refuses new pods, as a used-up quota does; None lets them in again."""
+        """An admission plugin refuses new pods, as an exceeded quota does; None admits them again."""
         with self.storage.changed:
-            self.storage.refuse_pods = why
+            self.storage.refused_pods = why
             self._kubelet.poke()
 
     def add_node(self, node: Node) -> None:
@@ -200,27 +197,25 @@ class Cluster:
         with self.storage.changed:
             self.storage.delete(NODES, "", name)
             for pod in self.storage.list(PODS):
-                if pod["spec"].get("nodeName") != name or pod["status"]["phase"] in ("Succeeded", "Failed"):
+                if pod["spec"].get("nodeName") != name or is_finished(pod):
                     continue
 
                 def change(target: Object) -> None:
                     set_condition(target, "DisruptionTarget", "True", reason, _MESSAGES[reason])
                     target["status"]["phase"] = "Failed"
 
-                metadata = pod["metadata"]
                 self._kubelet.lose(pod)
-                self.storage.update(PODS, metadata["namespace"], metadata["name"], change)
-                self.storage.delete(PODS, metadata["namespace"], metadata["name"], grace_seconds=0)
+                self.storage.update(PODS, *key_of(pod), change)
+                self.storage.delete(PODS, *key_of(pod), grace_seconds=0)
 
-    def _pod(self, pod: Object | str) -> Object:
-        if isinstance(pod, str):
-            return self.storage.get(PODS, "default", pod)
-        metadata = (
-            pod["metadata"]
-            if isinstance(pod, dict)
-            else {"namespace": pod.metadata.namespace, "name": pod.metadata.name}
-        )
-        return self.storage.get(PODS, metadata["namespace"], metadata["name"])
+    def _pod(self, pod: Object) -> Object:
+        return self.storage.get(PODS, *key_of(pod))
+
+    def _running(self, pod: Object) -> Container:
+        container = self._kubelet.container(pod)
+        if container is None:
+            raise LookupError("the pod has no running container")
+        return container
 
     def wait_for(self, predicate: Callable[[], Any], timeout_seconds: float = 120) -> Any:
         """Wait until `predicate()` is true and return what it gave; asked again when any object changes."""

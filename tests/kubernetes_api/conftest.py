@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.kubernetes_api import Cluster, running_cluster
-from tests.kubernetes_api.clients import Client, client_of
+from tests.kubernetes_api.helpers import Client, client_of
 
 
 @pytest.fixture

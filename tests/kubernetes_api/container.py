@@ -1,17 +1,60 @@
-"""One container: a real child process in a process group of its own, with everything that it starts."""
+"""One container: a real child process in a process group of its own, and its log."""
 
 import contextlib
+import datetime
 import os
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.kubernetes_api.pod_log import PodLog
+from tests.kubernetes_api.objects import now
 
 MARK = "KUBERNETES_API_TEST_POD"
 """In the environment of all its processes: finds those that have left the process group."""
+
+
+@dataclass
+class PodLog:
+    """The lines of a log with the times at which they were read, and whether more can come."""
+
+    lines: list[tuple[datetime.datetime, bytes]] = field(default_factory=list)
+    closed: bool = False
+    changed: threading.Condition = field(default_factory=threading.Condition)
+
+    def append(self, line: bytes) -> None:
+        """Add a line."""
+        with self.changed:
+            self.lines.append((now(), line))
+            self.changed.notify_all()
+
+    def close(self) -> None:
+        """Nothing more will come."""
+        with self.changed:
+            self.closed = True
+            self.changed.notify_all()
+
+    def read(self, *, follow: bool, since: datetime.datetime | None, timestamps: bool) -> Iterator[bytes]:
+        """Lines as the API sends them; with `follow` until the container has ended.
+
+        An empty piece comes now and then while nothing is logged, so that a reader can stop.
+        """
+        position = 0
+        while True:
+            with self.changed:
+                if position == len(self.lines):
+                    if self.closed or not follow:
+                        return
+                    self.changed.wait(0.5)
+                ready, position = self.lines[position:], len(self.lines)
+            for when, line in ready:
+                if since is None or when >= since:
+                    prefix = f"{when:%Y-%m-%dT%H:%M:%S.%fZ} ".encode() if timestamps else b""
+                    yield prefix + line
+            if not ready:
+                yield b""
 
 
 class Container:
@@ -45,11 +88,6 @@ class Container:
         self._timer: threading.Timer | None = None
         self._reader.start()
         self._waiter.start()
-
-    @property
-    def pid(self) -> int:
-        """Process id, which is its group's too."""
-        return self._process.pid
 
     def _read(self) -> None:
         assert self._process.stdout is not None

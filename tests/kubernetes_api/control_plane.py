@@ -3,12 +3,11 @@
 import datetime
 import threading
 
-from tests.kubernetes_api import clock
-from tests.kubernetes_api.job_controller import JobController
+from tests.kubernetes_api.jobs import JobController
 from tests.kubernetes_api.kubelet import Kubelet
-from tests.kubernetes_api.ownership import collect_garbage
+from tests.kubernetes_api.objects import now
 from tests.kubernetes_api.scheduler import schedule
-from tests.kubernetes_api.storage import Storage
+from tests.kubernetes_api.storage import Storage, collect_garbage
 
 
 class ControlPlane:
@@ -59,10 +58,10 @@ class ControlPlane:
 
 
 def _due(wake: list[datetime.datetime]) -> bool:
-    return any(when <= clock.now() for when in wake)
+    return any(when <= now() for when in wake)
 
 
 def _seconds_to(wake: list[datetime.datetime]) -> float | None:
     if not wake:
         return None
-    return max(0.001, (min(wake) - clock.now()).total_seconds())
+    return max(0.001, (min(wake) - now()).total_seconds())

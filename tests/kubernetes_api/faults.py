@@ -61,11 +61,6 @@ class Faults:
         """All watches end with 410, and so do later ones from an older resourceVersion."""
         self.storage.compact()
 
-    def clear(self) -> None:
-        """Forget all faults."""
-        with self._lock:
-            self.waiting.clear()
-
     def _add(self, fault: Fault) -> None:
         with self._lock:
             self.waiting.append(fault)

@@ -1,8 +1,7 @@
 """Runs the pods that are bound to nodes, and reports their state: the kubelet of every node.
 
-Left out: images and security contexts (all containers run as the test does, in its file system), workingDir
-(each pod works in an empty folder of its own), probes and restarts. A pod is Ready as soon as its process
-runs.
+Left out: images and security contexts (all containers run as the test does, in its file system), probes and
+restarts. Each pod works in an empty folder of its own, and is Ready as soon as its process runs.
 """
 
 import contextlib
@@ -11,17 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.kubernetes_api import clock
-from tests.kubernetes_api.conditions import set_condition
-from tests.kubernetes_api.container import Container
+from tests.kubernetes_api.container import Container, PodLog
 from tests.kubernetes_api.environment import ConfigError, compose
 from tests.kubernetes_api.errors import ApiError
-from tests.kubernetes_api.pod_log import PodLog
-from tests.kubernetes_api.recorder import record
-from tests.kubernetes_api.resources import PODS
-from tests.kubernetes_api.storage import Object, Storage
-
-_COMPONENT = "kubelet"
+from tests.kubernetes_api.objects import PODS, Object, is_finished, key_of, set_condition, timestamp
+from tests.kubernetes_api.storage import Storage, record_event
 
 
 class Kubelet:
@@ -58,7 +51,7 @@ class Kubelet:
             uid = pod["metadata"]["uid"]
             if "deletionTimestamp" in pod["metadata"]:
                 self._stop(pod)
-            elif pod["spec"].get("nodeName") and uid not in self._containers and _unstarted(pod):
+            elif pod["spec"].get("nodeName") and uid not in self._containers and _is_pending(pod):
                 self._start(pod)
 
     def _start(self, pod: Object) -> None:
@@ -76,9 +69,6 @@ class Kubelet:
         except ConfigError as problem:
             self._wait(pod, "CreateContainerConfigError", str(problem))
             return
-        self._event(
-            pod, "Normal", "Pulled", f'Container image "{container["image"]}" already present on machine'
-        )
         self._run(pod, environment, command, folder)
 
     def _folder(self, pod: Object) -> Path:
@@ -88,7 +78,7 @@ class Kubelet:
         return folder
 
     def _run(self, pod: Object, environment: dict[str, str], command: list[str], folder: Path) -> None:
-        uid, name = pod["metadata"]["uid"], pod["spec"]["containers"][0]["name"]
+        uid = pod["metadata"]["uid"]
         try:
             process = Container(
                 uid, command, environment, folder, self.logs[uid], lambda code: self._note_end(uid, code)
@@ -97,15 +87,12 @@ class Kubelet:
             self._report_start_error(pod, command[0] if command else "", problem)
             return
         self._containers[uid] = process
-        self._event(pod, "Normal", "Created", f"Container created: {name}")
-        self._event(pod, "Normal", "Started", f"Container started: {name}")
 
         def change(target: Object) -> None:
             target["status"] |= {"phase": "Running", "podIP": "127.0.0.1", "hostIP": "127.0.0.1"}
-            target["status"]["startTime"] = clock.stamp()
-            _set_state(target, {"running": {"startedAt": clock.stamp()}}, ready=True)
-            for kind in ("PodReadyToStartContainers", "Initialized", "ContainersReady", "Ready"):
-                set_condition(target, kind, "True")
+            target["status"]["startTime"] = timestamp()
+            _set_state(target, {"running": {"startedAt": timestamp()}}, ready=True)
+            set_condition(target, "Ready", "True")
 
         self._update(pod, change)
 
@@ -119,49 +106,41 @@ class Kubelet:
         metadata = pod["metadata"]
         container = self._containers.get(metadata["uid"])
         if container is not None:
-            if not container.stopping:
-                self._event(
-                    pod, "Normal", "Killing", f"Stopping container {pod['spec']['containers'][0]['name']}"
-                )
             container.terminate(metadata.get("deletionGracePeriodSeconds") or 0)
             return
-        if pod["status"].get("phase") not in ("Succeeded", "Failed"):
+        if not is_finished(pod):
             # It never ran: the kubelet, or the pod garbage collector for a pod without a node, ends it.
             self._update(pod, lambda target: target["status"].update(phase="Failed"))
         with contextlib.suppress(ApiError):
-            self.storage.delete(
-                PODS, metadata["namespace"], metadata["name"], grace_seconds=0, uid=metadata["uid"]
-            )
+            self.storage.delete(PODS, *key_of(pod), grace_seconds=0, uid=metadata["uid"])
 
     def _report_end(self, pod: Object, container: Container, code: int) -> None:
         # A shell reports a signal as 128 + its number, and so does a container runtime.
         exit_code = code if code >= 0 else 128 - code
         reason = "OOMKilled" if container.oom_killed else "Error" if exit_code else "Completed"
-        started = _state(pod).get("running", {}).get("startedAt", clock.stamp())
+        started = _state(pod).get("running", {}).get("startedAt", timestamp())
         ended: dict[str, Any] = {"exitCode": exit_code, "reason": reason, "startedAt": started}
-        ended |= {"finishedAt": clock.stamp(), "containerID": f"test://{pod['metadata']['uid']}"}
+        ended["finishedAt"] = timestamp()
 
         def change(target: Object) -> None:
             if container.evicted is not None:
                 target["status"] |= {"phase": "Failed", "reason": "Evicted", "message": container.evicted}
-            if target["status"].get("phase") not in ("Succeeded", "Failed"):
+            if not is_finished(target):
                 target["status"]["phase"] = "Failed" if exit_code else "Succeeded"
             _set_state(target, {"terminated": ended}, ready=False)
-            why = "PodFailed" if exit_code else "PodCompleted"
-            for kind in ("ContainersReady", "Ready"):
-                set_condition(target, kind, "False", why)
+            set_condition(target, "Ready", "False", "PodFailed" if exit_code else "PodCompleted")
 
         self._update(pod, change)
 
     def _report_start_error(self, pod: Object, command: str, problem: OSError) -> None:
         text = "executable file not found in $PATH" if problem.errno == errno.ENOENT else "permission denied"
         message = f'failed to create containerd task: exec: "{command}": {text}: unknown'
-        self._event(pod, "Warning", "Failed", f"Error: {message}")
+        self._warn(pod, f"Error: {message}")
         self.logs[pod["metadata"]["uid"]].close()
 
         def change(target: Object) -> None:
             target["status"]["phase"] = "Failed"
-            ended = {"exitCode": 128, "reason": "StartError", "message": message, "finishedAt": clock.stamp()}
+            ended = {"exitCode": 128, "reason": "StartError", "message": message, "finishedAt": timestamp()}
             _set_state(target, {"terminated": ended}, ready=False)
 
         self._update(pod, change)
@@ -170,14 +149,8 @@ class Kubelet:
         if _state(pod).get("waiting", {}).get("reason") == "ImagePullBackOff":
             return
         cause = f'failed to pull and unpack image "{image}": failed to resolve reference "{image}": not found'
-        self._event(pod, "Normal", "Pulling", f'Pulling image "{image}"')
-        self._event(
-            pod, "Warning", "Failed", f'Failed to pull image "{image}": rpc error: code = NotFound: {cause}'
-        )
-        self._event(pod, "Warning", "Failed", "Error: ErrImagePull")
+        self._warn(pod, f'Failed to pull image "{image}": rpc error: code = NotFound: {cause}')
         self._wait(pod, "ErrImagePull", cause)
-        self._event(pod, "Normal", "BackOff", f'Back-off pulling image "{image}"')
-        self._event(pod, "Warning", "Failed", "Error: ImagePullBackOff")
         self._wait(pod, "ImagePullBackOff", f'Back-off pulling image "{image}": ErrImagePull: {cause}')
 
     def _wait(self, pod: Object, reason: str, message: str) -> None:
@@ -185,16 +158,15 @@ class Kubelet:
         if _state(pod).get("waiting") == waiting:
             return
         if reason == "CreateContainerConfigError":
-            self._event(pod, "Warning", "Failed", f"Error: {message}")
+            self._warn(pod, f"Error: {message}")
         self._update(pod, lambda target: _set_state(target, {"waiting": waiting}, ready=False))
 
     def _update(self, pod: Object, change: Any) -> None:
-        metadata = pod["metadata"]
         with contextlib.suppress(ApiError):
-            self.storage.update(PODS, metadata["namespace"], metadata["name"], change)
+            self.storage.update(PODS, *key_of(pod), change)
 
-    def _event(self, pod: Object, kind: str, reason: str, message: str) -> None:
-        record(self.storage, pod, kind, reason, message, _COMPONENT)
+    def _warn(self, pod: Object, message: str) -> None:
+        record_event(self.storage, pod, "Warning", "Failed", message, "kubelet")
 
     def poke(self) -> None:
         """Have the control plane look again."""
@@ -220,8 +192,8 @@ class Kubelet:
             container.join()
 
 
-def _unstarted(pod: Object) -> bool:
-    return bool(pod["status"].get("phase", "Pending") == "Pending")
+def _is_pending(pod: Object) -> bool:
+    return bool(pod["status"].get("phase") == "Pending")
 
 
 def _state(pod: Object) -> dict[str, Any]:
@@ -235,12 +207,9 @@ def _set_state(pod: Object, state: dict[str, Any], *, ready: bool) -> None:
         {
             "name": container["name"],
             "image": container["image"],
-            "imageID": f"test://{container['image']}",
-            "containerID": f"test://{pod['metadata']['uid']}",
+            "imageID": container["image"],
             "ready": ready,
-            "started": ready,
             "restartCount": 0,
             "state": state,
-            "lastState": {},
         }
     ]

@@ -1,32 +1,72 @@
-"""Puts pods on nodes, or says why none fits (the filters of kube-scheduler, no preemption)."""
+"""Nodes, and the scheduler that puts pods on them or says why none fits (kube-scheduler, no preemption)."""
 
+import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, NamedTuple
 
-from tests.kubernetes_api.conditions import set_condition
-from tests.kubernetes_api.nodes import requested
-from tests.kubernetes_api.quantity import parse
-from tests.kubernetes_api.recorder import record
-from tests.kubernetes_api.resources import NODES, PODS
-from tests.kubernetes_api.storage import Object, Storage
+from tests.kubernetes_api.objects import NODES, PODS, Object, condition, is_finished, key_of, set_condition
+from tests.kubernetes_api.storage import Storage, record_event
 
-_FINISHED = ("Succeeded", "Failed")
+_SUFFIX = {
+    "": Fraction(1), "m": Fraction(1, 1000), "k": Fraction(10**3), "M": Fraction(10**6), "G": Fraction(10**9),
+    "Ki": Fraction(2**10), "Mi": Fraction(2**20), "Gi": Fraction(2**30), "Ti": Fraction(2**40),
+}  # fmt: skip
+_QUANTITY = re.compile(r"^([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(m|k|M|G|Ki|Mi|Gi|Ti)?$")
+
+
+def parse_quantity(text: str | int | float) -> Fraction:
+    """A resource quantity (`500m`, `16Gi`) in its base unit; ValueError if it is not one."""
+    found = _QUANTITY.match(str(text))
+    if found is None:
+        raise ValueError(f"not a quantity: {text!r}")
+    return Fraction(found[1]) * _SUFFIX[found[2] or ""]
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node; `gpu` counts nvidia.com/gpu."""
+
+    name: str
+    cpu: float = 8
+    memory_gib: float = 32
+    gpu: int = 0
+
+    def manifest(self) -> Object:
+        """The Node object."""
+        amounts = {"cpu": f"{round(self.cpu * 1000)}m", "memory": f"{round(self.memory_gib * 1024)}Mi"}
+        amounts |= {"ephemeral-storage": "1Ti", "pods": "110"}
+        amounts |= {"nvidia.com/gpu": str(self.gpu)} if self.gpu else {}
+        return {
+            "apiVersion": "v1",
+            "kind": "Node",
+            "metadata": {"name": self.name},
+            "status": {"allocatable": amounts, "conditions": [{"type": "Ready", "status": "True"}]},
+        }
+
+
+def requested(pod: Mapping[str, Any]) -> dict[str, Fraction]:
+    """What a pod requests."""
+    resources = pod["spec"]["containers"][0].get("resources") or {}
+    amounts = {name: parse_quantity(value) for name, value in (resources.get("requests") or {}).items()}
+    return {"pods": Fraction(1), **amounts}
+
+
+class _Obstacles(NamedTuple):
+    reasons: list[str]
+    lasting: bool
+    """Whether it would not help if other pods went."""
 
 
 def schedule(storage: Storage) -> None:
     """Bind every pending pod that fits; mark the others Unschedulable."""
-    pods = storage.list(PODS)
-    for pod in pods:
-        spec, metadata = pod["spec"], pod["metadata"]
-        if spec.get("nodeName") or metadata.get("deletionTimestamp") or spec.get("schedulingGates"):
+    for pod in storage.list(PODS):
+        if pod["spec"].get("nodeName") or "deletionTimestamp" in pod["metadata"] or is_finished(pod):
             continue
-        if pod["status"].get("phase") in _FINISHED:
-            continue
-        nodes = storage.list(NODES)
-        others = storage.list(PODS)
-        obstacles = {node["metadata"]["name"]: _obstacles(pod, node, others) for node in nodes}
+        pods = storage.list(PODS)
+        obstacles = {node["metadata"]["name"]: _obstacles(pod, node, pods) for node in storage.list(NODES)}
         fitting = [name for name, found in obstacles.items() if not found.reasons]
         if fitting:
             _bind(storage, pod, fitting[0])
@@ -34,50 +74,16 @@ def schedule(storage: Storage) -> None:
             _refuse(storage, pod, list(obstacles.values()))
 
 
-class _Obstacles(NamedTuple):
-    reasons: list[str]
-    lasting: bool = True
-    """Whether it would not help if other pods went."""
-
-
 def _obstacles(pod: Object, node: Object, pods: list[Object]) -> _Obstacles:
-    """Why the pod cannot run there; the first filter that fails names its reasons."""
-    labels = node["metadata"]["labels"]
-    if any(labels.get(key) != value for key, value in (pod["spec"].get("nodeSelector") or {}).items()):
-        return _Obstacles(["node(s) didn't match Pod's node affinity/selector"])
-    for taint in node["spec"].get("taints") or []:
-        if taint["effect"] != "PreferNoSchedule" and not _tolerated(
-            taint, pod["spec"].get("tolerations") or []
-        ):
-            return _Obstacles([f"node(s) had untolerated taint {{{taint['key']}: {taint['value']}}}"])
-    whole = {name: parse(value) for name, value in node["status"]["allocatable"].items()}
-    free = dict(whole)
+    whole = {name: parse_quantity(value) for name, value in node["status"]["allocatable"].items()}
+    free = Counter(whole)
     for other in pods:
-        if (
-            other["spec"].get("nodeName") == node["metadata"]["name"]
-            and other["status"]["phase"] not in _FINISHED
-        ):
-            for name, amount in requested(other).items():
-                free[name] = free.get(name, Fraction(0)) - amount
+        if other["spec"].get("nodeName") == node["metadata"]["name"] and not is_finished(other):
+            free.subtract(requested(other))
     wanted = requested(pod)
-    short = sorted(name for name, amount in wanted.items() if amount > free.get(name, Fraction(0)))
+    short = sorted(name for name, amount in wanted.items() if amount > free[name])
     reasons = ["Too many pods" if name == "pods" else f"Insufficient {name}" for name in short]
-    return _Obstacles(reasons, any(wanted[name] > whole.get(name, Fraction(0)) for name in short))
-
-
-def _tolerated(taint: dict[str, str], tolerations: list[dict[str, Any]]) -> bool:
-    for toleration in tolerations:
-        if toleration.get("effect") not in (None, "", taint["effect"]):
-            continue
-        exists = toleration.get("operator", "Equal") == "Exists"
-        if exists and toleration.get("key") in (None, "", taint["key"]):
-            return True
-        if not exists and (toleration.get("key"), toleration.get("value", "")) == (
-            taint["key"],
-            taint["value"],
-        ):
-            return True
-    return False
+    return _Obstacles(reasons, any(wanted[name] > whole.get(name, 0) for name in short))
 
 
 def _bind(storage: Storage, pod: Object, node: str) -> None:
@@ -85,36 +91,28 @@ def _bind(storage: Storage, pod: Object, node: str) -> None:
         target["spec"]["nodeName"] = node
         set_condition(target, "PodScheduled", "True")
 
-    metadata = pod["metadata"]
-    bound = storage.update(PODS, metadata["namespace"], metadata["name"], change)
-    where = f"{metadata['namespace']}/{metadata['name']}"
-    message = f"Successfully assigned {where} to {node}"
-    record(storage, bound, "Normal", "Scheduled", message, "default-scheduler")
+    storage.update(PODS, *key_of(pod), change)
 
 
 def _refuse(storage: Storage, pod: Object, obstacles: list[_Obstacles]) -> None:
-    count = len(obstacles)
     message = "no nodes available to schedule pods"
-    if count:
-        verdicts = [
-            "Preemption is not helpful for scheduling"
-            if found.lasting
-            else "No preemption victims found for incoming pod"
-            for found in obstacles
-        ]
-        unavailable = f"0/{count} nodes are available"
+    if obstacles:
+        verdicts = {
+            True: "Preemption is not helpful for scheduling",
+            False: "No preemption victims found for incoming pod",
+        }
+        unavailable = f"0/{len(obstacles)} nodes are available"
         listed = _counted(reason for found in obstacles for reason in found.reasons)
-        message = f"{unavailable}: {listed}. preemption: {unavailable}: {_counted(verdicts)}."
-    scheduled = {c["type"]: c for c in pod["status"].get("conditions", [])}.get("PodScheduled", {})
-    if scheduled.get("message") == message:
+        preemption = _counted(verdicts[found.lasting] for found in obstacles)
+        message = f"{unavailable}: {listed}. preemption: {unavailable}: {preemption}."
+    if condition(pod, "PodScheduled").get("message") == message:
         return
 
     def change(target: Object) -> None:
         set_condition(target, "PodScheduled", "False", "Unschedulable", message)
 
-    metadata = pod["metadata"]
-    refused = storage.update(PODS, metadata["namespace"], metadata["name"], change)
-    record(storage, refused, "Warning", "FailedScheduling", message, "default-scheduler")
+    refused = storage.update(PODS, *key_of(pod), change)
+    record_event(storage, refused, "Warning", "FailedScheduling", message, "default-scheduler")
 
 
 def _counted(reasons: Iterable[str]) -> str:

@@ -1,24 +1,30 @@
-"""All objects and their history: what etcd and the registry layer keep.
+"""All objects and their history: what etcd, the registry layer and the garbage collector keep.
 
-One lock guards everything; whoever wants to know of changes waits on `changed`. Objects handed out are
-copies. A resourceVersion is a global count of writes, and a watch replays the history from one of them.
+One lock guards everything; `changed` is notified of every write. Objects handed out are copies. A
+resourceVersion is a global count of writes, and a watch replays the history from one of them.
 """
 
+import contextlib
 import copy
 import datetime
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-from tests.kubernetes_api import clock, errors
-from tests.kubernetes_api.resources import PODS, Resource
-
-Object = dict[str, Any]
-
-_WITH_GENERATION = {"jobs", "pods"}
-_FINISHED = ("Succeeded", "Failed")
+from tests.kubernetes_api import errors
+from tests.kubernetes_api.errors import ApiError
+from tests.kubernetes_api.objects import (
+    EVENTS,
+    PODS,
+    RESOURCES,
+    Object,
+    Resource,
+    is_finished,
+    key_of,
+    now,
+    timestamp,
+)
 
 
 @dataclass(frozen=True)
@@ -42,20 +48,17 @@ class Storage:
         self.version = 1
         self.oldest = 0
         """The history reaches back to (not including) this version."""
-        self.expiries = 0
-        """How often all watches were made to expire."""
-        self.refuse_pods: str | None = None
+        self.refused_pods: str | None = None
         """Why an admission plugin, such as a quota, refuses new pods."""
         self.problems: list[Exception] = []
         """Failures of this server itself, which a test must not miss."""
 
     def get(self, resource: Resource, namespace: str, name: str) -> Object:
         """The object; 404 if there is none."""
-        with self.changed:
-            found = self._items.get((resource.plural, namespace, name))
-            if found is None:
-                raise errors.not_found(resource, name)
-            return copy.deepcopy(found)
+        found = self.find(resource, namespace, name)
+        if found is None:
+            raise errors.not_found(resource, name)
+        return found
 
     def find(self, resource: Resource, namespace: str, name: str) -> Object | None:
         """The object, or None."""
@@ -72,17 +75,13 @@ class Storage:
         """Store a new object with uid, version and creation time; 409 if the name is taken."""
         with self.changed:
             item = copy.deepcopy(item)
-            metadata = item["metadata"]
-            namespace, name = metadata.get("namespace", ""), metadata["name"]
+            namespace, name = key_of(item)
             if found := self._items.get((resource.plural, namespace, name)):
-                deleted = "deletionTimestamp" in found["metadata"]
-                raise (errors.being_deleted if deleted else errors.already_exists)(resource, name)
-            if resource is PODS and self.refuse_pods is not None:
-                raise errors.forbidden(resource, name, self.refuse_pods)
-            metadata.setdefault("uid", str(uuid.uuid4()))
-            metadata["creationTimestamp"] = clock.stamp()
-            if resource.plural in _WITH_GENERATION:
-                metadata["generation"] = 1
+                raise errors.already_exists(resource, name, "deletionTimestamp" in found["metadata"])
+            if resource is PODS and self.refused_pods is not None:
+                raise errors.forbidden(resource, name, self.refused_pods)
+            item["metadata"].setdefault("uid", str(uuid.uuid4()))
+            item["metadata"]["creationTimestamp"] = timestamp()
             self._write(resource, "ADDED", item, None)
             return copy.deepcopy(item)
 
@@ -99,13 +98,11 @@ class Storage:
     def _replace(self, resource: Resource, before: Object, after: Object) -> Object:
         if after == before:
             return after
-        if resource.plural in _WITH_GENERATION and after.get("spec") != before.get("spec"):
-            after["metadata"]["generation"] = before["metadata"]["generation"] + 1
         self._write(resource, "MODIFIED", after, before)
         metadata = after["metadata"]
         waits = metadata.get("finalizers") or metadata.get("deletionGracePeriodSeconds")
         if metadata.get("deletionTimestamp") and not waits:
-            self._remove(resource, after)
+            self._write(resource, "DELETED", copy.deepcopy(after), after)
         return copy.deepcopy(after)
 
     def delete(
@@ -128,46 +125,34 @@ class Storage:
                 found = item["metadata"]["uid"]
                 why = f"Precondition failed: UID in precondition: {uid}, UID in object meta: {found}"
                 raise errors.conflict(resource, name, why)
-            grace = self._grace(resource, item, grace_seconds)
-            finalizer = {"Foreground": "foregroundDeletion", "Orphan": "orphan"}.get(policy)
-
-            def begin(target: Object) -> None:
-                metadata = target["metadata"]
-                finalizers = metadata.setdefault("finalizers", [])
-                if finalizer and finalizer not in finalizers and resource is not PODS:
-                    finalizers.append(finalizer)
-                if not finalizers:
-                    del metadata["finalizers"]
-                before = metadata.get("deletionGracePeriodSeconds")
-                if "deletionTimestamp" not in metadata or (before is not None and grace < before):
-                    at = clock.now() + datetime.timedelta(seconds=grace)
-                    metadata |= {"deletionTimestamp": clock.stamp(at), "deletionGracePeriodSeconds": grace}
-
             after = copy.deepcopy(item)
-            begin(after)
-            waits = after["metadata"].get("finalizers") or after["metadata"]["deletionGracePeriodSeconds"]
-            if not waits:
-                self._remove(resource, item)
+            metadata = after["metadata"]
+            finalizers = metadata.get("finalizers", [])
+            if policy == "Foreground" and resource is not PODS:
+                finalizers = list(dict.fromkeys([*finalizers, "foregroundDeletion"]))
+            if finalizers:
+                metadata["finalizers"] = finalizers
+            grace = self._grace(resource, item, grace_seconds)
+            before = metadata.get("deletionGracePeriodSeconds")
+            if "deletionTimestamp" not in metadata or (before is not None and grace < before):
+                at = now() + datetime.timedelta(seconds=grace)
+                metadata |= {"deletionTimestamp": timestamp(at), "deletionGracePeriodSeconds": grace}
+            if not (finalizers or metadata["deletionGracePeriodSeconds"]):
+                self._write(resource, "DELETED", copy.deepcopy(item), item)
                 return item, True
             return self._replace(resource, item, after), False
 
     @staticmethod
-    def _grace(resource: Resource, item: Object, asked: int | None) -> int:
+    def _grace(resource: Resource, item: Object, requested: int | None) -> int:
         """Only a pod on a node that has not finished gets time (registry/core/pod/strategy.go)."""
-        if resource is not PODS or not item["spec"].get("nodeName"):
+        if resource is not PODS or not item["spec"].get("nodeName") or is_finished(item):
             return 0
-        if item.get("status", {}).get("phase") in _FINISHED:
-            return 0
-        return int(item["spec"].get("terminationGracePeriodSeconds", 30)) if asked is None else asked
-
-    def _remove(self, resource: Resource, item: Object) -> None:
-        self._write(resource, "DELETED", copy.deepcopy(item), item)
+        return int(item["spec"]["terminationGracePeriodSeconds"]) if requested is None else requested
 
     def _write(self, resource: Resource, kind: str, item: Object, before: Object | None) -> None:
         self.version += 1
-        metadata = item["metadata"]
-        metadata["resourceVersion"] = str(self.version)
-        key = (resource.plural, metadata.get("namespace", ""), metadata["name"])
+        item["metadata"]["resourceVersion"] = str(self.version)
+        key = (resource.plural, *key_of(item))
         if kind == "DELETED":
             del self._items[key]
         else:
@@ -175,18 +160,12 @@ class Storage:
         self._history.append(Change(self.version, resource.plural, kind, copy.deepcopy(item), before))
         self.changed.notify_all()
 
-    def changes(self, resource: Resource, after: int) -> Iterator[Change]:
+    def changes(self, resource: Resource, after: int) -> tuple[Change, ...]:
         """What was written to a resource after a version; 410 if the history does not reach back so far."""
         with self.changed:
             if after < self.oldest:
                 raise errors.expired(after, self.oldest)
-            recent = []
-            for change in reversed(self._history):
-                if change.version <= after:
-                    break
-                if change.resource == resource.plural:
-                    recent.append(change)
-        return reversed(recent)
+            return tuple(c for c in self._history if c.version > after and c.resource == resource.plural)
 
     def compact(self) -> None:
         """Forget the history, so that every watch and every older version expires."""
@@ -195,5 +174,62 @@ class Storage:
             self.version += 1
             self.oldest = self.version
             self._history.clear()
-            self.expiries += 1
             self.changed.notify_all()
+
+
+def record_event(
+    storage: Storage, about: Object, kind: str, reason: str, message: str, component: str
+) -> None:
+    """Record an event of type `kind` (Normal or Warning) about an object, once."""
+    namespace, name = key_of(about)
+    with storage.changed:
+        for event in storage.list(EVENTS, namespace or "default"):
+            same = event["involvedObject"]["uid"] == about["metadata"]["uid"]
+            if same and (event["reason"], event["message"]) == (reason, message):
+                return
+        metadata = {"name": f"{name}.{uuid.uuid4().hex[:16]}", "namespace": namespace or "default"}
+        involved = {"kind": about["kind"], "name": name, "uid": about["metadata"]["uid"]}
+        event = {"apiVersion": "v1", "kind": "Event", "metadata": metadata, "involvedObject": involved}
+        facts = {"type": kind, "reason": reason, "message": message, "source": {"component": component}}
+        storage.create(EVENTS, event | facts | {"firstTimestamp": timestamp(), "count": 1})
+
+
+def collect_garbage(storage: Storage) -> None:
+    """One pass: finish foreground deletions, delete objects whose owners are gone."""
+    items = [(resource, item) for resource in RESOURCES for item in storage.list(resource)]
+    uids = {item["metadata"]["uid"] for _, item in items}
+    for resource, item in items:
+        is_terminating = "deletionTimestamp" in item["metadata"]
+        if is_terminating and "foregroundDeletion" in (item["metadata"].get("finalizers") or []):
+            uid = item["metadata"]["uid"]
+            dependents = [(kind, other) for kind, other in items if uid in _owners(other)]
+            for kind, dependent in dependents:
+                if "deletionTimestamp" not in dependent["metadata"]:
+                    _delete(storage, kind, dependent, "Foreground")
+            if not any(_owners(dependent)[uid] for _, dependent in dependents):
+                drop_finalizer(storage, resource, item, "foregroundDeletion")
+        elif not is_terminating and _owners(item) and not _owners(item).keys() & uids:
+            _delete(storage, resource, item, "Background")
+
+
+def _owners(item: Object) -> dict[str, bool]:
+    """The owners' uids, with blockOwnerDeletion."""
+    owners = item["metadata"].get("ownerReferences") or []
+    return {owner["uid"]: bool(owner.get("blockOwnerDeletion")) for owner in owners}
+
+
+def _delete(storage: Storage, resource: Resource, item: Object, policy: str) -> None:
+    with contextlib.suppress(ApiError):
+        storage.delete(resource, *key_of(item), policy=policy, uid=item["metadata"]["uid"])
+
+
+def drop_finalizer(storage: Storage, resource: Resource, item: Object, finalizer: str) -> None:
+    """Remove a finalizer, which deletes the object when that was all it waited for."""
+
+    def change(target: Object) -> None:
+        left = [f for f in target["metadata"].pop("finalizers", None) or [] if f != finalizer]
+        if left:
+            target["metadata"]["finalizers"] = left
+
+    with contextlib.suppress(ApiError):
+        storage.update(resource, *key_of(item), change)

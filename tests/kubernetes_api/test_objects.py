@@ -1,115 +1,63 @@
-"""Objects and verbs, held against "Kubernetes API Concepts" and "API conventions" (Response Status Kind)."""
+"""Objects, watches and deletion, against "Kubernetes API Concepts" and "Garbage Collection"."""
 
+import json
+import os
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 from typing import Any
 
 import pytest
+from kubernetes import watch
+from kubernetes.client.exceptions import ApiException
 
 from tests.kubernetes_api import Cluster
-from tests.kubernetes_api.clients import Client
-from tests.kubernetes_api.manifests import config_map, job
-from tests.kubernetes_api.refusals import refusal
+from tests.kubernetes_api.api import USER
+from tests.kubernetes_api.helpers import Client, container, in_phase, job, refusal, running, service
 
 
 def test_a_new_object_has_a_uid_a_version_and_a_creation_time(client: Client) -> None:
-    """API conventions, "Metadata"."""
     began = int(time.time())  # the API has whole seconds
-    first = client.core.create_namespaced_config_map("default", config_map("first")).metadata
-    second = client.core.create_namespaced_config_map("default", config_map("second")).metadata
-    assert first.uid != second.uid
-    assert int(first.resource_version) < int(second.resource_version)
+    first, second = (client.core.create_namespaced_service("default", service(n)).metadata for n in "ab")
+    assert first.uid != second.uid and int(first.resource_version) < int(second.resource_version)
     assert began <= first.creation_timestamp.timestamp() <= time.time()
 
 
-def test_a_taken_name_is_a_conflict(client: Client) -> None:
+def test_a_taken_name_is_a_conflict_and_a_missing_object_not_found(client: Client) -> None:
     client.batch.create_namespaced_job("default", job("x", "true"))
     status = refusal(lambda: client.batch.create_namespaced_job("default", job("x", "true")))
     assert (status["code"], status["reason"]) == (409, "AlreadyExists")
     assert status["message"] == 'jobs.batch "x" already exists'
     assert status["details"] == {"name": "x", "group": "batch", "kind": "jobs"}
-
-
-def test_a_missing_object_is_not_found(client: Client) -> None:
-    status = refusal(lambda: client.core.read_namespaced_pod("x", "default"))
+    status = refusal(lambda: client.batch.read_namespaced_job("y", "default"))
     assert (status["code"], status["reason"]) == (404, "NotFound")
-    assert status["message"] == 'pods "x" not found'
-    assert status["details"] == {"name": "x", "kind": "pods"}
+    status = refusal(lambda: client.batch.create_namespaced_job("nowhere", job("x", "true")))
+    assert status["message"] == 'namespaces "nowhere" not found'
 
 
-def test_an_update_of_an_old_version_is_a_conflict(client: Client) -> None:
-    """API Concepts, "Resource versions": optimistic concurrency."""
-    old = client.core.create_namespaced_config_map("default", config_map("x"))
-    client.core.patch_namespaced_config_map("x", "default", {"data": {"other": "1"}})
-    old.data = {"key": "changed"}
-    status = refusal(lambda: client.core.replace_namespaced_config_map("x", "default", old))
-    assert (status["code"], status["reason"]) == (409, "Conflict")
-    assert status["message"] == (
-        'Operation cannot be fulfilled on configmaps "x": the object has been modified;'
-        " please apply your changes to the latest version and try again"
-    )
+def test_a_merge_patch_changes_what_it_names_and_removes_nulls(cluster: Cluster, client: Client) -> None:
+    """RFC 7396, as the launcher sends it."""
+    client.core.create_namespaced_service("default", service("x", {"a": "1", "b": "2"}))
+    body = {"metadata": {"labels": {"a": None, "c": "3"}}}
+    headers = {"Accept": "application/json", "Content-Type": "application/merge-patch+json"}
+    client.core.api_client.call_api(
+        "/api/v1/namespaces/default/services/x", "PATCH", body=body, header_params=headers,
+        auth_settings=["BearerToken"], _preload_content=False,
+    )  # fmt: skip
+    [patched] = cluster.objects("services")
+    assert patched["metadata"]["labels"] == {"b": "2", "c": "3"} and patched["spec"]["clusterIP"] == "None"
 
 
-def test_a_merge_patch_changes_what_it_names_and_removes_nulls(client: Client) -> None:
-    """RFC 7396."""
-    client.core.create_namespaced_config_map("default", config_map("x", {"a": "1", "b": "2"}))
-    patch = {"metadata": {"labels": {"a": None, "c": "3"}}}
-    patched = client.core.patch_namespaced_config_map("x", "default", patch)
-    assert patched.metadata.labels == {"b": "2", "c": "3"}
-    assert patched.data == {"key": "value"}
+def _policy(action: str, **rule: Any) -> dict[str, Any]:
+    return {"rules": [{"action": action, **rule}]}
 
 
-def test_only_a_change_of_the_spec_raises_the_generation(client: Client) -> None:
-    """API conventions: generation is "a specific generation of the desired state"."""
-    client.batch.create_namespaced_job("default", job("x", "true", suspend=True))
-    labeled = client.batch.patch_namespaced_job("x", "default", {"metadata": {"labels": {"a": "1"}}})
-    resized = client.batch.patch_namespaced_job("x", "default", {"spec": {"parallelism": 2}})
-    assert (labeled.metadata.generation, resized.metadata.generation) == (1, 2)
+def _codes(*values: int, name: str = "main") -> dict[str, Any]:
+    return {"onExitCodes": {"containerName": name, "operator": "In", "values": list(values)}}
 
 
-def test_the_status_subresource_changes_nothing_but_the_status(client: Client) -> None:
-    client.batch.create_namespaced_job("default", job("x", "true", suspend=True))
-    patch = {"status": {"failed": 3}, "spec": {"parallelism": 5}}
-    patched = client.batch.patch_namespaced_job_status("x", "default", patch)
-    assert (patched.status.failed, patched.spec.parallelism) == (3, 1)
-    patched = client.batch.patch_namespaced_job("x", "default", {"status": {"failed": 9}})
-    assert patched.status.failed == 3
-
-
-def test_a_queue_places_a_suspended_job(cluster: Cluster, client: Client) -> None:
-    """ "Jobs", "Mutable Scheduling Directives"."""
-    client.batch.create_namespaced_job("default", job("x", "true", suspend=True))
-    place = {"spec": {"suspend": False, "template": {"spec": {"nodeSelector": {"zone": "a"}}}}}
-    client.batch.patch_namespaced_job("x", "default", place)
-    [pod] = cluster.wait_for(lambda: cluster.objects("pods"))
-    assert pod["spec"]["nodeSelector"] == {"zone": "a"}
-
-
-def test_a_dry_run_checks_but_stores_nothing(client: Client) -> None:
-    """API Concepts, "Dry-run"."""
-    made = client.batch.create_namespaced_job("default", job("x", "true"), dry_run="All")
-    assert made.spec.backoff_limit == 6
-    assert client.batch.list_namespaced_job("default").items == []
-
-
-def test_a_template_never_changes(client: Client) -> None:
-    client.batch.create_namespaced_job("default", job("x", "true", suspend=True))
-    patch = {"spec": {"template": {"spec": {"hostname": "other"}}}}
-    status = refusal(lambda: client.batch.patch_namespaced_job("x", "default", patch))
-    assert (status["code"], status["reason"]) == (422, "Invalid")
-    assert status["message"].endswith("field is immutable")
-    assert status["details"]["causes"][0]["field"] == "spec.template"
-
-
-def _without_restart_policy() -> dict[str, Any]:
-    broken = job("x", "true")
-    del broken["spec"]["template"]["spec"]["restartPolicy"]
-    return broken
-
-
-def _gpu_without_limit() -> dict[str, Any]:
-    return job("x", "true", pod={"container": {"resources": {"requests": {"nvidia.com/gpu": 1}}}})
+_GPU = {"containers": [container("true", {"resources": {"requests": {"nvidia.com/gpu": 1}}})]}
 
 
 @pytest.mark.parametrize(
@@ -117,28 +65,27 @@ def _gpu_without_limit() -> dict[str, Any]:
     [
         (job("Not_a_name", "true"), "metadata.name", "a lowercase RFC 1123 subdomain must consist of"),
         (job("x" * 64, "true"), "spec.template.labels", "must be no more than 63 bytes"),
+        (job("a.b", "true"), "metadata.name", "will not able to create pod with invalid DNS label"),
+        (job("x" * 63, "true"), "metadata.name", "must be no more than 63 characters"),
         (
-            job("a.b", "true", indexed=2),
-            "metadata.name",
-            "will not able to create pod with invalid DNS label",
-        ),
-        (job("x", "true", completionMode="Sideways"), "spec.completionMode", 'Unsupported value: "Sideways"'),
-        (job("x" * 63, "true", indexed=2), "metadata.name", "must be no more than 63 characters"),
-        (
-            _without_restart_policy(),
-            "spec.template.spec.restartPolicy",
-            'supported values: "OnFailure", "Never"',
-        ),
-        (_gpu_without_limit(), "spec.template.spec.containers[0].resources.limits", "Limit must be set"),
-        (
-            job("x", "true", completionMode="Indexed", parallelism=2),
-            "spec.completions",
-            "when completion mode is Indexed",
+            job("x", "true", pod_spec=_GPU),
+            "spec.template.spec.containers[0].resources.limits",
+            "Limit must be set",
         ),
         (
-            job("x", "true", podFailurePolicy={"rules": [{"action": "Ignore"}]}),
+            job("x", "true", podFailurePolicy=_policy("Ignore")),
             "spec.podFailurePolicy.rules[0]",
             "specifying one of OnExitCodes and OnPodConditions is required",
+        ),
+        (
+            job("x", "true", podFailurePolicy=_policy("Ignore", **_codes(75, name="other"))),
+            "spec.podFailurePolicy.rules[0].onExitCodes.containerName",
+            "must be one of the container",
+        ),
+        (
+            job("x", "true", podFailurePolicy=_policy("Ignore", **_codes(130, 75))),
+            "spec.podFailurePolicy.rules[0].onExitCodes.values",
+            "must be ordered",
         ),
     ],
 )
@@ -155,35 +102,28 @@ def test_a_broken_job_is_invalid_with_the_field_named(
 @pytest.mark.parametrize("name", ["0abc", "a.b", "x" * 64])
 def test_a_service_name_begins_with_a_letter_and_is_short(client: Client, name: str) -> None:
     """ "Object Names and IDs": RFC 1035 label names."""
-    status = refusal(lambda: client.core.create_namespaced_service("default", {"metadata": {"name": name}}))
+    status = refusal(lambda: client.core.create_namespaced_service("default", service(name)))
     assert (status["code"], status["details"]["causes"][0]["field"]) == (422, "metadata.name")
 
 
-def test_unknown_fields_and_wrong_types_are_bad_requests(client: Client) -> None:
+def test_unknown_fields_are_bad_requests(client: Client) -> None:
     """API Concepts, "Field validation" (Strict)."""
     status = refusal(lambda: client.batch.create_namespaced_job("default", job("x", "true", paralelism=2)))
     assert (status["code"], status["reason"]) == (400, "BadRequest")
     assert 'strict decoding error: unknown field "spec.paralelism"' in status["message"]
-    status = refusal(
-        lambda: client.batch.create_namespaced_job("default", job("x", "true", parallelism="two"))
-    )
-    assert (status["code"], status["reason"]) == (400, "BadRequest")
 
 
-def test_a_namespace_that_is_missing_takes_no_objects(client: Client) -> None:
-    status = refusal(lambda: client.batch.create_namespaced_job("nowhere", job("x", "true")))
-    assert status["message"] == 'namespaces "nowhere" not found'
-
-
-def test_what_is_left_out_is_refused_aloud(client: Client) -> None:
-    """501 where the real server would do something; 404 where it would not know the path either."""
-    status = refusal(lambda: client.core.list_namespaced_persistent_volume_claim("default"))
-    assert status["code"] == 501
-    manifest = job("x", "true", backoffLimitPerIndex=1, indexed=1)
-    status = refusal(lambda: client.batch.create_namespaced_job("default", manifest))
-    assert status["code"] == 501
-    status = refusal(lambda: client.custom.list_namespaced_custom_object("a.b", "v1", "default", "things"))
-    assert (status["code"], status["reason"]) == (404, "NotFound")
+def test_what_is_left_out_is_refused_with_501(client: Client) -> None:
+    create = client.batch.create_namespaced_job
+    for request in (
+        lambda: client.core.list_namespaced_persistent_volume_claim("default"),
+        lambda: client.core.list_namespaced_pod("default", label_selector="a!=b"),
+        lambda: create("default", job("x", "true", backoffLimitPerIndex=1)),
+        lambda: create("default", job("x", "true", completionMode="NonIndexed")),
+        lambda: create("default", job("x", "true", pod_spec={"nodeSelector": {"zone": "a"}})),
+        lambda: create("default", job("x", "true"), dry_run="All"),
+    ):
+        assert refusal(request)["code"] == 501
 
 
 def test_a_request_without_the_token_is_unauthorized(cluster: Cluster) -> None:
@@ -191,3 +131,133 @@ def test_a_request_without_the_token_is_unauthorized(cluster: Cluster) -> None:
         urllib.request.urlopen(f"{cluster.url}/api/v1/namespaces/default/pods")
     assert caught.value.code == 401
     caught.value.close()
+
+
+def test_what_is_not_allowed_is_forbidden_in_these_words(cluster: Cluster, client: Client) -> None:
+    """ "Using RBAC Authorization": a subresource and watching want permissions of their own."""
+    cluster.allow_only({"jobs.batch": {"get", "list"}, "pods": {"get"}})
+    status = refusal(lambda: client.batch.create_namespaced_job("default", job("x", "true")))
+    assert (status["code"], status["reason"]) == (403, "Forbidden")
+    assert status["message"] == (
+        f'jobs.batch is forbidden: User "{USER}" cannot create resource "jobs" in API group "batch"'
+        ' in the namespace "default"'
+    )
+    status = refusal(lambda: client.core.read_namespaced_pod_log("x", "default"))
+    assert 'cannot get resource "pods/log" in API group ""' in status["message"]
+    client.batch.list_namespaced_job("default")
+    status = refusal(lambda: client.batch.list_namespaced_job("default", watch=True))
+    assert 'cannot watch resource "jobs"' in status["message"]
+
+
+def test_a_user_can_ask_what_is_allowed(cluster: Cluster, client: Client) -> None:
+    """SelfSubjectAccessReview."""
+
+    def allowed(**attributes: Any) -> bool:
+        spec = {"resourceAttributes": {"namespace": "default", **attributes}}
+        return bool(client.authorization.create_self_subject_access_review({"spec": spec}).status.allowed)
+
+    cluster.allow_only({"jobs.batch": {"create"}, "pods/log": {"get"}})
+    assert allowed(verb="create", group="batch", resource="jobs")
+    assert not allowed(verb="delete", group="batch", resource="jobs")
+    assert allowed(verb="get", resource="pods", subresource="log")
+    assert not allowed(verb="get", resource="pods")
+
+
+def test_a_selector_selects_by_label(client: Client) -> None:
+    for name, labels in {"web": {"app": "web"}, "api": {"app": "api", "tier": "back"}, "bare": {}}.items():
+        client.core.create_namespaced_service("default", service(name, labels))
+    for selector, names in {"app=web": ["web"], "app=api,tier=back": ["api"], "app=none": []}.items():
+        found = client.core.list_namespaced_service("default", label_selector=selector).items
+        assert [item.metadata.name for item in found] == names
+
+
+def _watched(client: Client, **options: Any) -> list[tuple[str, str]]:
+    stream = watch.Watch().stream(
+        client.core.list_namespaced_service, "default", **{"timeout_seconds": 0, **options}
+    )
+    return [(event["type"], event["object"].metadata.name) for event in stream]
+
+
+def test_a_watch_from_a_list_shows_what_came_after_it(client: Client) -> None:
+    """Under a selector, objects that never match are not shown."""
+    client.core.create_namespaced_service("default", service("before", {"wanted": "yes"}))
+    version = client.core.list_namespaced_service("default").metadata.resource_version
+    for name, wanted in {"x": "yes", "y": "no"}.items():
+        client.core.create_namespaced_service("default", service(name, {"wanted": wanted}))
+    client.core.delete_namespaced_service("x", "default")
+    seen = _watched(client, resource_version=version, label_selector="wanted=yes")
+    assert seen == [("ADDED", "x"), ("DELETED", "x")]
+    assert sorted(_watched(client)) == [
+        ("ADDED", "before"),
+        ("ADDED", "y"),
+    ]  # without a version: all there is
+
+
+def test_an_expired_version_is_an_error_event_of_410(cluster: Cluster, client: Client) -> None:
+    """The response is 200, the Status comes in the stream, and a new list gives a version that works."""
+    version = client.core.list_namespaced_service("default").metadata.resource_version
+    cluster.faults.expire_watches()
+    with pytest.raises(ApiException, match="too old resource version"):
+        _watched(client, resource_version=version)
+    version = client.core.list_namespaced_service("default").metadata.resource_version
+    client.core.create_namespaced_service("default", service("x"))
+    assert _watched(client, resource_version=version) == [("ADDED", "x")]
+
+
+def test_a_running_watch_expires_too(cluster: Cluster, client: Client) -> None:
+    client.core.create_namespaced_service("default", service("x"))
+    stream = watch.Watch().stream(client.core.list_namespaced_service, "default", resource_version="1")
+    assert next(stream)["object"].metadata.name == "x"
+    cluster.faults.expire_watches()
+    with pytest.raises(ApiException, match="Expired"):
+        next(stream)
+
+
+def test_bookmarks_bring_the_version_up_to_date(client: Client) -> None:
+    version = client.core.list_namespaced_service("default").metadata.resource_version
+    client.core.create_namespaced_secret("default", {"metadata": {"name": "other"}})
+    answer = client.core.list_namespaced_service(
+        "default", watch=True, timeout_seconds=1, _preload_content=False,
+        resource_version=version, allow_watch_bookmarks=True,
+    )  # fmt: skip
+    [event] = [json.loads(line) for line in b"".join(answer.stream()).splitlines()]
+    assert event["type"] == "BOOKMARK" and int(event["object"]["metadata"]["resourceVersion"]) > int(version)
+
+
+def test_foreground_deletion_keeps_the_job_until_its_pods_are_gone(
+    cluster: Cluster, client: Client, tmp_path: Path
+) -> None:
+    """ "Cascading deletion"; what else the Job owns goes too."""
+    os.mkfifo(tmp_path / "go")
+    command = f"trap 'cat {tmp_path}/go; exit 1' TERM; touch {tmp_path}/up; while :; do sleep 0.05; done"
+    owner = client.batch.create_namespaced_job("default", job("x", command))
+    client.core.create_namespaced_service("default", service("owned", owner=owner))
+    cluster.wait_for((tmp_path / "up").exists)
+    client.batch.delete_namespaced_job("x", "default", body={"propagationPolicy": "Foreground"})
+    left = client.batch.read_namespaced_job("x", "default").metadata
+    assert left.deletion_timestamp and left.finalizers == ["foregroundDeletion"]
+    cluster.wait_for(lambda: cluster.objects("pods")[0]["metadata"].get("deletionTimestamp"))
+    status = refusal(lambda: client.batch.create_namespaced_job("default", job("x", "true")))
+    assert status["message"] == 'object is being deleted: jobs.batch "x" already exists'
+    (tmp_path / "go").write_text("")
+    cluster.wait_for(lambda: not any(cluster.objects(kind) for kind in ("jobs", "pods", "services")))
+
+
+def test_background_deletion_deletes_the_job_at_once_and_its_dependents_after(
+    cluster: Cluster, client: Client
+) -> None:
+    owner = client.batch.create_namespaced_job("default", job("x", "exec sleep 60"))
+    running(cluster)
+    client.batch.delete_namespaced_job("x", "default", body={"propagationPolicy": "Background"})
+    assert refusal(lambda: client.batch.read_namespaced_job("x", "default"))["code"] == 404
+    client.core.create_namespaced_service("default", service("late", owner=owner))
+    cluster.wait_for(lambda: not cluster.objects("pods") and not cluster.objects("services"))
+
+
+def test_a_delete_with_another_uid_is_refused(cluster: Cluster, client: Client) -> None:
+    client.batch.create_namespaced_job("default", job("x", "true", suspend=True))
+    body = {"preconditions": {"uid": "another"}, "propagationPolicy": "Foreground"}
+    status = refusal(lambda: client.batch.delete_namespaced_job("x", "default", body=body))
+    assert (status["code"], status["reason"]) == (409, "Conflict")
+    assert "Precondition failed: UID in precondition: another, UID in object meta: " in status["message"]
+    assert in_phase(cluster, "Running") == []

@@ -7,17 +7,18 @@ import socket
 import struct
 import threading
 import traceback
+from collections.abc import Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
 
-from tests.kubernetes_api import discovery, errors, routes
-from tests.kubernetes_api.api import Answer, Api
+from tests.kubernetes_api import errors
+from tests.kubernetes_api.api import Answer, Api, Route, find_route, watch_events
 from tests.kubernetes_api.errors import ApiError
 from tests.kubernetes_api.faults import Fault, Faults
-from tests.kubernetes_api.logs import LogReader
-from tests.kubernetes_api.watches import watch_events
+from tests.kubernetes_api.kubelet import Kubelet
+from tests.kubernetes_api.objects import PODS, parse_time
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,8 @@ class Request:
 class Server:
     """Listens on a loopback port; can stop answering and come back on the same one."""
 
-    def __init__(self, api: Api, logs: LogReader, faults: Faults, token: str) -> None:
-        self.api, self.logs, self.faults, self.token = api, logs, faults, token
+    def __init__(self, api: Api, kubelet: Kubelet, faults: Faults, token: str) -> None:
+        self.api, self.kubelet, self.faults, self.token = api, kubelet, faults, token
         self.requests: list[Request] = []
         # Bound to the port all along: no connection gets it while nobody listens there.
         self._place = socket.socket()
@@ -63,7 +64,9 @@ class Server:
         self._http.close_connections()
         with self.api.storage.changed:
             self.api.storage.changed.notify_all()
-        self.logs.wake()
+        for log in list(self.kubelet.logs.values()):
+            with log.changed:
+                log.changed.notify_all()
         self._http.server_close()
         self._http = None
 
@@ -148,43 +151,29 @@ class _Handler(BaseHTTPRequestHandler):
         owner = self.server.owner
         path = urlsplit(self.path).path
         if self.headers.get("Authorization") != f"Bearer {owner.token}":
-            raise errors.unauthorized()
-        if self.command == "GET" and (body := discovery.answer(path.rstrip("/"))) is not None:
-            return Answer(200, body)
-        body = self._parse(raw)
+            raise errors.of_code(401)
+        body = json.loads(raw) if raw else None
         if path == "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews" and self.command == "POST":
             return owner.api.review(body)
-        route = routes.find(self.command, self.path)
-        owner.api.access.check(route.verb, route.resource, route.subresource, route.namespace, route.name)
+        route = find_route(self.command, self.path)
+        owner.api.access.check(route)
         if route.verb == "watch":
-            stream = watch_events(owner.api, route, owner.stopping)
-            self._stream(stream, "application/json")
+            self._stream(watch_events(owner.api.storage, route, owner.stopping), "application/json")
             return None
         if route.subresource == "log":
-            lines = owner.logs.read(route)
+            lines = _log_lines(owner, route)
             if route.flag("follow"):
                 self._stream(lines, "text/plain")
                 return None
-            text = b"".join(lines)
-            limit = route.number("limitBytes")
-            return Answer(200, text if limit is None else text[:limit])
+            return Answer(200, b"".join(lines))
         return owner.api.answer(route, body, (self.headers.get("Content-Type") or "").split(";")[0])
-
-    @staticmethod
-    def _parse(raw: bytes) -> Any:
-        if not raw:
-            return None
-        try:
-            return json.loads(raw)
-        except ValueError as problem:
-            raise errors.bad_request(f"the object provided is unrecognized: {problem}") from None
 
     def _send(self, answer: Answer) -> None:
         body, kind, retry_after = answer.body, "application/json", None
         if isinstance(body, ApiError):
             retry_after, body = body.retry_after, body.status()
-        if isinstance(body, bytes | str):
-            payload, kind = body if isinstance(body, bytes) else body.encode(), "text/plain"
+        if isinstance(body, bytes):
+            payload, kind = body, "text/plain"
         else:
             payload = json.dumps(body).encode()
         self._note(answer.code)
@@ -194,8 +183,6 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(len(payload)))
             if retry_after is not None:
                 self.send_header("Retry-After", str(retry_after))
-            for warning in answer.warnings:
-                self.send_header("Warning", f'299 - "{warning}"')
             self.end_headers()
             self.wfile.write(payload)
 
@@ -246,7 +233,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _befall(self, fault: Fault) -> None:
         if fault.kind == "answer":
-            self._send(Answer(fault.status, errors.of_code(fault.status, fault.retry_after, self.command)))
+            self._send(Answer(fault.status, errors.of_code(fault.status, fault.retry_after)))
             return
         self._note(0)
         # Closing with no linger time sends RST, which a client sees as "connection reset by peer".
@@ -259,3 +246,27 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         """The request log is a list, not text on standard error."""
+
+
+def _log_lines(server: Server, route: Route) -> Iterator[bytes]:
+    """The log of a pod's container; 400 while the container waits, nothing before the pod is on a node."""
+    pod = server.api.storage.get(PODS, route.namespace, route.name)
+    name = pod["spec"]["containers"][0]["name"]
+    if route.query.get("container", name) != name:
+        raise errors.bad_request(f"container {route.query['container']} is not valid for pod {route.name}")
+    if not pod["spec"].get("nodeName"):
+        return iter(())
+    state = (pod["status"].get("containerStatuses") or [{}])[0].get("state") or {}
+    if not state or "waiting" in state:
+        reason = state.get("waiting", {}).get("reason", "ContainerCreating")
+        if reason in ("ErrImagePull", "ImagePullBackOff"):
+            reason = "trying and failing to pull image"
+        raise errors.bad_request(f'container "{name}" in pod "{route.name}" is waiting to start: {reason}')
+    log = server.kubelet.logs.get(pod["metadata"]["uid"])
+    if log is None:
+        return iter(())
+    since = None
+    if route.query.get("sinceTime"):
+        # The API server passes it on to the kubelet in whole seconds (registry/core/pod/strategy.go).
+        since = parse_time(route.query["sinceTime"]).replace(microsecond=0)
+    return log.read(follow=route.flag("follow"), since=since, timestamps=route.flag("timestamps"))
