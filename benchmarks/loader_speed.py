@@ -34,7 +34,7 @@ from progdistill.data.dataset import DatasetInfo, find_dataset
 from progdistill.data.loader import TrainingLoader
 from progdistill.data.manifest import DatasetManifest, PreparedFrom, fingerprint_of, write_manifest
 from progdistill.data.shards import create_shard, rows_per_shard, write_rows
-from progdistill.data.split_writer import SplitWriter
+from progdistill.data.split_writer import describe_split
 from progdistill.progress import Progress
 from progdistill.store.local import LocalStore
 
@@ -99,7 +99,7 @@ def synthesize(folder: Path, count: int, size: int) -> DatasetInfo:
                 labels = np.arange(start, start + rows) % CLASSES
                 write_rows(file.fileno(), layout, 0, pixels[:rows] + np.uint8(shard % 256), labels)
             progress.advance()
-    entries, figures = SplitWriter(folder, "train", count, shape).described(CLASSES)
+    entries, figures = describe_split(folder, "train", count, shape, CLASSES)
     names = tuple(str(label) for label in range(CLASSES))
     origin = PreparedFrom(importer="benchmark", source="synthetic", description="synthetic", identity={})
     manifest = DatasetManifest(

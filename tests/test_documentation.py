@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from progdistill.data.catalog import CATALOG, prepare_line
+from progdistill.data.catalog import CATALOG, prepare_command
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("artifacts", "data", "reliability")
@@ -45,4 +45,4 @@ def test_every_path_that_a_page_names_exists(name: str) -> None:
 
 
 def test_the_page_on_data_has_the_command_of_every_known_dataset() -> None:
-    assert [name for name in CATALOG if prepare_line(name).split(" --")[0] not in page("data")] == []
+    assert [name for name in CATALOG if prepare_command(name).split(" --")[0] not in page("data")] == []

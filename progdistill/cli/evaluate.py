@@ -58,10 +58,10 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def _evaluate(args: argparse.Namespace) -> int:
+    from progdistill.data.catalog import UNKNOWN_DATASET
     from progdistill.data.dataset import default_data_root, find_dataset, require_data_of
     from progdistill.evaluation.evaluate import evaluate_checkpoint
     from progdistill.evaluation.plan import baseline_of
-    from progdistill.registry.checkpoint import UNKNOWN_DATASET
     from progdistill.registry.resolve import resolve_reference
     from progdistill.training.devices import choose_device
 

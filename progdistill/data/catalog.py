@@ -1,20 +1,23 @@
-"""The datasets that go by a name: what each is, which official files it is prepared from."""
+"""The known datasets: what each one is, and which official files it is prepared from."""
 
 from typing import Final, NamedTuple
 
+UNKNOWN_DATASET: Final = "unknown"
+"""Name and fingerprint of the dataset of an imported model that does not state what it was trained on."""
+
 
 class KnownDataset(NamedTuple):
-    """What to tell a user who names a dataset that is not there yet."""
+    """A dataset that can be prepared by name."""
 
     title: str
     files: str
     """The official files to get, and where."""
     example_source: str | None
-    """What `--source` may be; None: nothing is needed."""
+    """An example of `--source`. None: no files are needed."""
 
 
 CATALOG: Final = {
-    "digits": KnownDataset("1,797 handwritten digits of 8×8 pixels", "none: scikit-learn carries them", None),
+    "digits": KnownDataset("1,797 handwritten digits of 8×8 pixels", "none: scikit-learn ships them", None),
     "cifar10": KnownDataset(
         "CIFAR-10: 60,000 photographs of 32×32 pixels in 10 classes",
         "cifar-10-python.tar.gz (or cifar-10-binary.tar.gz) from https://www.cs.toronto.edu/~kriz/cifar.html",
@@ -44,7 +47,7 @@ CATALOG: Final = {
 """By the name that `--dataset` takes."""
 
 
-def prepare_line(name: str) -> str:
-    """The command that prepares a known dataset."""
+def prepare_command(name: str) -> str:
+    """Return the command that prepares a known dataset."""
     source = CATALOG[name].example_source
     return f"progdistill data prepare {name}" + (f" --source {source}" if source else "")

@@ -1,25 +1,24 @@
-"""Finds a prepared dataset by its name, folder or URI, and says what to do when there is none."""
+"""Finds prepared datasets by name, folder or URI, and explains how to prepare one that is missing."""
 
 import difflib
 import itertools
 import os
 from pathlib import Path
 
-from progdistill.data.catalog import CATALOG, prepare_line
+from progdistill.data.catalog import CATALOG, UNKNOWN_DATASET, prepare_command
 from progdistill.data.image_names import is_image_name
 from progdistill.data.manifest import DatasetManifest, read_manifest
 from progdistill.errors import LostInvariantError, UsageError
 from progdistill.models_base import Frozen
-from progdistill.registry.checkpoint import UNKNOWN_DATASET
 from progdistill.store.open import open_store
 
 
 class DatasetInfo(Frozen):
-    """A prepared dataset: where it is and what a model needs to know of it."""
+    """A prepared dataset: its location and what a model needs to know about it."""
 
     name: str
     location: str
-    """The folder's absolute path, or s3://bucket/prefix."""
+    """Absolute path of its folder, or s3://bucket/prefix."""
     fingerprint: str
     """SHA-256 over shape, classes, pixels and labels: equal on every machine for equal data."""
     channels: int
@@ -29,45 +28,52 @@ class DatasetInfo(Frozen):
     """0: the images have no classes, and every label is 0."""
     class_names: tuple[str, ...]
     splits: dict[str, int]
-    """Images of each split."""
+    """Number of images in each split."""
     class_counts: tuple[int, ...] = ()
-    """Images of each class in the split `train`; empty where there are no classes."""
+    """Number of images in each class of the split `train`; empty if there are no classes."""
     horizontal_flip_safe: bool
     """Whether a mirrored image is as plausible as the image."""
 
 
 def default_data_root() -> Path:
-    """The folder of prepared datasets: `PROGDISTILL_DATA`, else `.progdistill/data`."""
+    """Return the folder of prepared datasets: `$PROGDISTILL_DATA`, by default `.progdistill/data`."""
     return Path(os.environ.get("PROGDISTILL_DATA") or ".progdistill/data")
 
 
 def find_dataset(name_or_location: str, data_root: Path) -> DatasetInfo:
-    """Find a dataset by name under `data_root`, or by its folder or URI; `digits` is prepared on first use.
+    """Find a prepared dataset. `digits` is prepared on first use.
 
-    Raises UsageError with what exists, what to get and the command that prepares it.
+    Args:
+        name_or_location: A name under `data_root`, a folder, or a URI.
+        data_root: The folder of prepared datasets.
+
+    Raises:
+        UsageError: Not found. The message lists what exists, what to download and the command to run.
+        LostInvariantError: The manifest is damaged.
     """
     if "://" in name_or_location:
-        places = [name_or_location]
+        locations = [name_or_location]
     elif "/" in name_or_location:
-        places = [str(Path(name_or_location).expanduser())]
+        locations = [str(Path(name_or_location).expanduser())]
     else:
-        places = [str(data_root / name_or_location), name_or_location]
-    for place in places:
-        if (info := _opened(place)) is not None:
+        locations = [str(data_root / name_or_location), name_or_location]
+    for location in locations:
+        if (info := _open(location)) is not None:
             return info
     if name_or_location == "digits":
-        return _prepared_digits(data_root / name_or_location)
+        return _prepare_digits(data_root / name_or_location)
     raise _not_found(name_or_location, data_root)
 
 
 def known_datasets(data_root: Path) -> list[DatasetInfo]:
-    """The datasets prepared under a folder, by name."""
+    """Return the datasets prepared under a folder, by name."""
     folders = sorted(data_root.iterdir()) if data_root.is_dir() else []
-    return [info for folder in folders if (info := _opened(str(folder))) is not None]
+    return [info for folder in folders if (info := _open(str(folder))) is not None]
 
 
 def info_of(manifest: DatasetManifest, location: str) -> DatasetInfo:
-    """What a manifest says, with where it stands."""
+    """Return the description of the dataset with this manifest at `location`."""
+    train = manifest.statistics.get("train")
     return DatasetInfo(
         name=manifest.name,
         location=location,
@@ -77,20 +83,17 @@ def info_of(manifest: DatasetManifest, location: str) -> DatasetInfo:
         num_classes=len(manifest.class_names),
         class_names=manifest.class_names,
         splits=manifest.counts,
-        class_counts=_class_counts(manifest),
+        class_counts=() if train is None else train.class_counts,
         horizontal_flip_safe=manifest.horizontal_flip_safe,
     )
 
 
-def _class_counts(manifest: DatasetManifest) -> tuple[int, ...]:
-    statistics = manifest.statistics.get("train")
-    return () if statistics is None else statistics.class_counts
-
-
 def manifest_of(info: DatasetInfo) -> DatasetManifest:
-    """The manifest behind `info`, which must still be of the same data.
+    """Read the manifest of a dataset again.
 
-    Raises UsageError when the dataset is gone, LostInvariantError when it was replaced by another.
+    Raises:
+        UsageError: The dataset is gone.
+        LostInvariantError: It has been replaced by another.
     """
     manifest = read_manifest(open_store(info.location))
     if manifest is None:
@@ -104,27 +107,31 @@ def manifest_of(info: DatasetInfo) -> DatasetManifest:
 
 
 def is_data_of(info: DatasetInfo, fingerprint: str) -> bool:
-    """Whether `info` is the data with that fingerprint, as far as that is known."""
+    """Whether a dataset has this fingerprint, or the fingerprint is unknown."""
     return fingerprint in (info.fingerprint, UNKNOWN_DATASET)
 
 
 def require_data_of(info: DatasetInfo, fingerprint: str, checkpoint: str) -> None:
-    """Raise UsageError with both fingerprints unless `info` is the data that a checkpoint was trained on."""
+    """Require the dataset that a checkpoint was trained on.
+
+    Raises:
+        UsageError: The fingerprints differ. The message has both, and the name `checkpoint`.
+    """
     if not is_data_of(info, fingerprint):
         raise UsageError(
             f"{checkpoint} was trained on data with fingerprint {fingerprint}, but {info.name} in"
-            f" {info.location} has {info.fingerprint}: say with --dataset which data to use, or prepare"
-            " the original files again"
+            f" {info.location} has {info.fingerprint}: choose the dataset with --dataset, or prepare the"
+            " original files again"
         )
 
 
-def _opened(location: str) -> DatasetInfo | None:
+def _open(location: str) -> DatasetInfo | None:
     store = open_store(location)
     manifest = read_manifest(store)
     return None if manifest is None else info_of(manifest, store.uri)
 
 
-def _prepared_digits(folder: Path) -> DatasetInfo:
+def _prepare_digits(folder: Path) -> DatasetInfo:
     from progdistill.data.importers.digits import DigitsSource
     from progdistill.data.prepare import prepare
 
@@ -132,7 +139,7 @@ def _prepared_digits(folder: Path) -> DatasetInfo:
         manifest = prepare(DigitsSource(), "digits", str(folder), staging_root=folder.parent)
     except OSError as error:
         raise UsageError(
-            f"cannot prepare digits in {folder}: {error.strerror}; name a writable folder in PROGDISTILL_DATA"
+            f"cannot prepare digits in {folder}: {error.strerror}; set PROGDISTILL_DATA to a writable folder"
         ) from error
     return info_of(manifest, open_store(str(folder)).uri)
 
@@ -147,10 +154,11 @@ def _not_found(name_or_location: str, data_root: Path) -> UsageError:
     if name_or_location in CATALOG or not (path.exists() or "/" in name_or_location):
         return _unknown(name_or_location, data_root)
     if not path.exists():
-        return UsageError(f"there is no {path}: name a prepared dataset's folder")
-    if not _has_images(path):
+        return UsageError(f"{path} does not exist: give the folder of a prepared dataset")
+    children = itertools.chain(path.glob("*"), path.glob("*/*"))
+    if not any(is_image_name(child.name) for child in children):
         return UsageError(
-            f"{path} is no prepared dataset (it has no manifest.json): prepare one with"
+            f"{path} is not a prepared dataset (it has no manifest.json): prepare one with"
             " `progdistill data prepare NAME --source PATH`"
         )
     return UsageError(
@@ -159,21 +167,14 @@ def _not_found(name_or_location: str, data_root: Path) -> UsageError:
     )
 
 
-def _has_images(folder: Path) -> bool:
-    """Whether there are image files in a folder or in its subfolders."""
-    inside = itertools.chain(folder.glob("*"), folder.glob("*/*"))
-    return any(is_image_name(child.name) for child in inside)
-
-
 def _unknown(name: str, data_root: Path) -> UsageError:
     if name in CATALOG:
         known = CATALOG[name]
         return UsageError(
             f"dataset {name} ({known.title}) is not prepared in {data_root}.\n"
-            f"Get {known.files}.\nThen run: {prepare_line(name)}"
+            f"Get {known.files}.\nThen run: {prepare_command(name)}"
         )
-    prepared = [info.name for info in known_datasets(data_root)]
-    names = sorted({*CATALOG, *prepared})
+    names = sorted({*CATALOG, *(info.name for info in known_datasets(data_root))})
     near = difflib.get_close_matches(name, names, n=1)
     suggestion = f"; did you mean {near[0]}?" if near else ""
     return UsageError(

@@ -1,4 +1,4 @@
-"""Feeds training: any update's images at once, in an order and with flips that the seed alone decides."""
+"""The training loader: random access to the batch of any update, as a pure function of the seed."""
 
 import math
 import os
@@ -21,149 +21,36 @@ from progdistill.errors import LostInvariantError, UsageError
 from progdistill.store.base import Store
 from progdistill.store.open import open_store
 
-Item = TypeVar("Item")
-
-
-class Prefetcher(Generic[Item]):
-    """Items by number from `make`, which runs in a thread of its own, up to `depth` numbers ahead."""
-
-    def __init__(self, make: Callable[[int], Item], depth: int) -> None:
-        self._make, self._depth = make, depth
-        self._coming: dict[int, Future[Item]] = {}
-        self._thread = ThreadPoolExecutor(1, "ahead")
-
-    def get(self, number: int) -> Item:
-        """Item `number`; what `make` raised for it is raised here."""
-        wanted = range(number, number + self._depth + 1)
-        for stale in self._coming.keys() - set(wanted):
-            self._coming.pop(stale).cancel()
-        for coming in wanted:
-            if coming not in self._coming:
-                self._coming[coming] = self._thread.submit(self._make, coming)
-        return self._coming.pop(number).result()
-
-    def close(self) -> None:
-        """Stop the thread; what was made ahead is dropped."""
-        self._thread.shutdown(cancel_futures=True)
-        self._coming.clear()
-
-
-Rows = tuple[UInt8[Tensor, "batch channels height width"], Int64[Tensor, " batch"]]
-"""Images as stored, 0..255, of any strides, and their labels."""
-
-
-class RowReader(Protocol):
-    """Stored images by place."""
-
-    def gather(self, places: Positions) -> Rows:
-        """Return the images at `places`, in that order."""
-
-    def expect(self, shards: Sequence[int]) -> None:
-        """Prepare for images of these shards."""
-
-    def close(self) -> None:
-        """Let go of files and memory."""
-
-
-class MemoryRows:
-    """A small split, read whole: a batch is one indexed copy."""
-
-    def __init__(self, info: DatasetInfo, split: str, entries: Sequence[ShardEntry]) -> None:
-        images, labels = read_split(info, split)
-        self._images = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
-        self._labels = torch.from_numpy(labels)
-        rows = np.array([entry.rows for entry in entries])
-        self._first_of_shard = np.cumsum(rows) - rows
-
-    def gather(self, places: Positions) -> Rows:
-        """See RowReader."""
-        index = torch.from_numpy(self._first_of_shard[places.shards] + places.rows)
-        return self._images[index], self._labels[index]
-
-    def expect(self, shards: Sequence[int]) -> None:
-        """See RowReader: everything is here."""
-
-    def close(self) -> None:
-        """See RowReader."""
-
-
-class ShardRows:
-    """A split of any size: each image is read by its offset, so that only batches are ever in memory.
-
-    `pinned` allocates batches in page-locked memory, from which a copy to an accelerator needs no waiting.
-    """
-
-    def __init__(
-        self, store: Store, entries: Sequence[ShardEntry], shape: tuple[int, int, int], *, pinned: bool
-    ) -> None:
-        self._files, self._entries = ShardFiles(store, entries), entries
-        self._shape, self._pinned = shape, pinned
-
-    def gather(self, places: Positions) -> Rows:
-        """See RowReader. Raises LostInvariantError for a shard that is damaged, missing or cut short."""
-        images = torch.empty((len(places.rows), *self._shape), dtype=torch.uint8, pin_memory=self._pinned)
-        labels = torch.empty(len(places.rows), dtype=torch.int64, pin_memory=self._pinned)
-        by_shard = np.argsort(places.shards, kind="stable")
-        shards, starts = np.unique(places.shards[by_shard], return_index=True)
-        self._files.expect(shards.tolist())
-        for shard, batch_rows in zip(shards.tolist(), np.split(by_shard, starts[1:]), strict=True):
-            opened = self._files.open(shard)
-            stored_rows = places.rows[batch_rows]
-            labels.numpy()[batch_rows] = opened.labels[stored_rows]
-            self._read(shard, opened.descriptor, stored_rows, images.numpy(), batch_rows)
-        return images.permute(0, 3, 1, 2), labels
-
-    def expect(self, shards: Sequence[int]) -> None:
-        """See RowReader: open and verify them in the background."""
-        self._files.expect(shards)
-
-    def close(self) -> None:
-        """See RowReader."""
-        self._files.close()
-
-    def _read(
-        self,
-        shard: int,
-        descriptor: int,
-        stored_rows: NDArray[np.int64],
-        images: NDArray[np.uint8],
-        batch_rows: NDArray[np.int64],
-    ) -> None:
-        size = images[0].nbytes
-        pixels = images.reshape(-1).data
-        offsets = self._entries[shard].images_offset + stored_rows * size
-        for offset, target in zip(offsets.tolist(), (batch_rows * size).tolist(), strict=True):
-            if os.preadv(descriptor, [pixels[target : target + size]], offset) != size:
-                raise LostInvariantError(
-                    f"shard {self._entries[shard].file} became shorter while it was read"
-                )
-
-
 IN_MEMORY_BYTES: Final = 256 * 2**20
-"""A split of at most this many bytes of pixels is read whole when the loader opens."""
+"""A split with at most this many bytes of pixels is kept in memory."""
 
 UPDATES_AHEAD: Final = 2
-"""Batches made in the background beyond the one being trained on."""
+"""Batches prefetched beyond the current one."""
+
+Item = TypeVar("Item")
+
+Rows = tuple[UInt8[Tensor, "batch channels height width"], Int64[Tensor, " batch"]]
+"""Images as stored, 0..255, with any strides, and their labels."""
 
 
 class Batch(NamedTuple):
-    """Images and their classes, one rank's part of an update."""
+    """Images and their classes: one rank's share of an update."""
 
     images: Float[Tensor, "batch channels height width"]
-    """In [-1, 1], contiguous."""
+    """float32 in [-1, 1], contiguous."""
     labels: Int64[Tensor, " batch"]
-    """0 where the dataset has no classes."""
+    """0 if the dataset has no classes."""
 
 
 class TrainingLoader:
-    """The images of each update of a training job, for one of its ranks.
+    """Loads the images of each update of a training job, for one of its ranks.
 
-    Update u of global batch size B takes global sample indices u·B … u·B+B-1, which count through shuffled
-    epochs without gaps; rank r of R takes the r-th R-th of them. So what is trained on is a function of the
-    seed alone, whatever the number of ranks, and training goes on at any update.
+    Update u with global batch size B takes global sample indices u·B … u·B+B-1, which count through shuffled
+    epochs without gaps; rank r of R takes the r-th R-th of them. What is trained on is therefore a function
+    of the seed alone, whatever the world size, and training can resume at any update.
 
-    Images are flipped with probability ½, as a function of (seed, global sample index), when `flip` is set.
-    Batches arrive on `device`; those of datasets on disk or for an accelerator are made ahead in a thread.
+    With `flip`, an image is mirrored with probability ½, as a function of (seed, global sample index).
+    Batches of datasets on disk, or for an accelerator, are prefetched in a background thread.
     """
 
     def __init__(
@@ -178,56 +65,73 @@ class TrainingLoader:
         split: str = "train",
         device: torch.device | str = "cpu",
     ) -> None:
-        """Open a split. `batch_size` is the global one.
+        """Open a split.
 
-        Raises UsageError for settings that do not fit together or the dataset, LostInvariantError for damage.
+        Args:
+            info: The dataset.
+            batch_size: Global batch size, a multiple of `world_size`.
+            seed: Seed of the order and the flips.
+            rank: Rank of this process, 0 … world_size-1.
+            world_size: Number of ranks.
+            flip: Whether to mirror half of the images.
+            split: Name of the split.
+            device: Where batches are delivered.
+
+        Raises:
+            UsageError: The arguments do not fit together or the dataset.
+            LostInvariantError: The dataset is damaged or was replaced.
         """
         _check(info, batch_size, rank, world_size, flip)
         entries, shape = shards_of(info, split)
         self._device = torch.device(device)
         self._order = TrainingOrder([entry.rows for entry in entries], seed)
         self._flip_key = seed_for(seed, "data flips") if flip else None
-        self._batch_size, self._rank, self._share = batch_size, rank, batch_size // world_size
+        self._batch_size, self._rank, self._local_size = batch_size, rank, batch_size // world_size
         pinned = self._device.type == "cuda"
         self._streams = info.splits[split] * math.prod(shape) > IN_MEMORY_BYTES
-        self._rows: RowReader = (
+        self._reader: RowReader = (
             ShardRows(open_store(info.location), entries, shape, pinned=pinned)
             if self._streams
             else MemoryRows(info, split, entries)
         )
-        self._ahead = Prefetcher(self._made, UPDATES_AHEAD) if self._streams or pinned else None
+        self._prefetcher = Prefetcher(self._load, UPDATES_AHEAD) if self._streams or pinned else None
 
     def sample_indices(self, update: int) -> range:
-        """The global sample indices of this rank's part of an update, which counts from 0."""
+        """Return the global sample indices of this rank's share of update 0, 1, …"""
         if update < 0:
-            raise ValueError(f"updates count from 0, not {update}")
-        start = update * self._batch_size + self._rank * self._share
-        return range(start, start + self._share)
+            raise ValueError(f"update {update} is negative: updates count from 0")
+        start = update * self._batch_size + self._rank * self._local_size
+        return range(start, start + self._local_size)
 
     def batch(self, update: int) -> Batch:
-        """This rank's part of update 0, 1, …: any update, in any order; consecutive ones are fastest.
+        """Return this rank's share of update 0, 1, …, in any order; consecutive updates are fastest.
 
-        Raises LostInvariantError for a damaged or missing shard.
+        Returns:
+            `batch_size // world_size` images, float32 [batch, channels, height, width] in [-1, 1], and their
+            labels, int64 [batch], on the loader's device.
+
+        Raises:
+            LostInvariantError: A shard is damaged or missing.
         """
-        return self._made(update) if self._ahead is None else self._ahead.get(update)
+        return self._load(update) if self._prefetcher is None else self._prefetcher.get(update)
 
     def close(self) -> None:
-        """Stop reading ahead and let go of files."""
-        if self._ahead is not None:
-            self._ahead.close()
-        self._rows.close()
+        """Stop prefetching and close files."""
+        if self._prefetcher is not None:
+            self._prefetcher.close()
+        self._reader.close()
 
-    def _made(self, update: int) -> Batch:
+    def _load(self, update: int) -> Batch:
         indices = self.sample_indices(update)
         if self._streams:
-            self._rows.expect(self._order.shards_after(indices.start))
-        images, labels = self._rows.gather(self._order.places(indices.start, len(indices)))
+            self._reader.expect(self._order.shards_after(indices.start))
+        images, labels = self._reader.gather(self._order.positions(indices.start, len(indices)))
         batch = Batch(
             normalized(images.to(self._device, non_blocking=True)),
             labels.to(self._device, non_blocking=True),
         )
         if self._flip_key is not None:
-            # By number, not by mask: an accelerator would have to be asked how many a mask chooses.
+            # Indices, not a mask: a mask would make the accelerator synchronize to count its elements.
             mirrored = torch.from_numpy(np.flatnonzero(flipped(self._flip_key, indices))).to(self._device)
             batch.images[mirrored] = batch.images[mirrored].flip(3)
         return batch
@@ -235,16 +139,16 @@ class TrainingLoader:
 
 def _check(info: DatasetInfo, batch_size: int, rank: int, world_size: int, flip: bool) -> None:
     if world_size < 1 or not 0 <= rank < world_size:
-        raise UsageError(f"rank {rank} of {world_size}: ranks count from 0 to one less than their number")
-    # Equal parts: the mean of the ranks' gradients is then the gradient of the whole batch.
+        raise UsageError(f"rank {rank} is out of range for world size {world_size}")
+    # Equal shares: the mean of the ranks' gradients is then the gradient of the whole batch.
     if batch_size < 1 or batch_size % world_size:
-        raise UsageError(f"batch size {batch_size} is not a positive multiple of the {world_size} ranks")
+        raise UsageError(f"batch size {batch_size} is not a positive multiple of the world size {world_size}")
     if flip and not info.horizontal_flip_safe:
-        raise UsageError(f"images of {info.name} change meaning when mirrored: switch horizontal flips off")
+        raise UsageError(f"images of {info.name} change meaning when mirrored: turn horizontal flips off")
 
 
 def flipped(key: int, indices: range) -> NDArray[np.bool_]:
-    """Which global sample indices are mirrored: bool [len(indices)], each a fair coin of its own."""
+    """Return which global sample indices are mirrored: bool [len(indices)], independent fair coins."""
     top_bits = random_bits(key, np.arange(indices.start, indices.stop)) >> np.uint64(63)
     return top_bits.astype(np.bool_)
 
@@ -254,3 +158,111 @@ def normalized(
 ) -> Float[Tensor, "batch channels height width"]:
     """Map 0..255 to [-1, 1] in float32, contiguous: x / 127.5 - 1, exact at both ends."""
     return images.to(torch.float32, memory_format=torch.contiguous_format).div_(127.5).sub_(1)
+
+
+class Prefetcher(Generic[Item]):
+    """Makes items by number in a background thread, up to `depth` numbers ahead."""
+
+    def __init__(self, make: Callable[[int], Item], depth: int) -> None:
+        self._make, self._depth = make, depth
+        self._pending: dict[int, Future[Item]] = {}
+        self._thread = ThreadPoolExecutor(1, "prefetch")
+
+    def get(self, number: int) -> Item:
+        """Return item `number`, or raise what `make` raised for it."""
+        wanted = range(number, number + self._depth + 1)
+        for stale in self._pending.keys() - set(wanted):
+            self._pending.pop(stale).cancel()
+        for pending in wanted:
+            if pending not in self._pending:
+                self._pending[pending] = self._thread.submit(self._make, pending)
+        return self._pending.pop(number).result()
+
+    def close(self) -> None:
+        """Stop the thread and drop prefetched items."""
+        self._thread.shutdown(cancel_futures=True)
+        self._pending.clear()
+
+
+class RowReader(Protocol):
+    """Random access to the stored images of a split."""
+
+    def gather(self, positions: Positions) -> Rows:
+        """Return the images at `positions`, in that order."""
+
+    def expect(self, shards: Sequence[int]) -> None:
+        """Prepare to read images of these shards."""
+
+    def close(self) -> None:
+        """Release files and memory."""
+
+
+class MemoryRows:
+    """A small split, held in memory. A batch is one indexed copy."""
+
+    def __init__(self, info: DatasetInfo, split: str, entries: Sequence[ShardEntry]) -> None:
+        images, labels = read_split(info, split)
+        self._images = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+        self._labels = torch.from_numpy(labels)
+        rows = np.array([entry.rows for entry in entries])
+        self._first_of_shard = np.cumsum(rows) - rows
+
+    def gather(self, positions: Positions) -> Rows:
+        """See RowReader."""
+        index = torch.from_numpy(self._first_of_shard[positions.shards] + positions.rows)
+        return self._images[index], self._labels[index]
+
+    def expect(self, shards: Sequence[int]) -> None:
+        """See RowReader."""
+
+    def close(self) -> None:
+        """See RowReader."""
+
+
+class ShardRows:
+    """A split of any size, read image by image at its offset: only batches are in memory.
+
+    `pinned` allocates batches in page-locked memory, which an accelerator copies asynchronously.
+    """
+
+    def __init__(
+        self, store: Store, entries: Sequence[ShardEntry], shape: tuple[int, int, int], *, pinned: bool
+    ) -> None:
+        self._files, self._entries = ShardFiles(store, entries), entries
+        self._shape, self._pinned = shape, pinned
+
+    def gather(self, positions: Positions) -> Rows:
+        """See RowReader. Raises LostInvariantError for a shard that is damaged, missing or truncated."""
+        images = torch.empty((len(positions.rows), *self._shape), dtype=torch.uint8, pin_memory=self._pinned)
+        labels = torch.empty(len(positions.rows), dtype=torch.int64, pin_memory=self._pinned)
+        by_shard = np.argsort(positions.shards, kind="stable")
+        shards, starts = np.unique(positions.shards[by_shard], return_index=True)
+        self._files.expect(shards.tolist())
+        for shard, batch_rows in zip(shards.tolist(), np.split(by_shard, starts[1:]), strict=True):
+            opened, stored_rows = self._files.open(shard), positions.rows[batch_rows]
+            labels.numpy()[batch_rows] = opened.labels[stored_rows]
+            self._read_images(shard, opened.descriptor, stored_rows, images.numpy(), batch_rows)
+        return images.permute(0, 3, 1, 2), labels
+
+    def expect(self, shards: Sequence[int]) -> None:
+        """See RowReader: open and verify the shards in the background."""
+        self._files.expect(shards)
+
+    def close(self) -> None:
+        """See RowReader."""
+        self._files.close()
+
+    def _read_images(
+        self,
+        shard: int,
+        descriptor: int,
+        stored_rows: NDArray[np.int64],
+        images: NDArray[np.uint8],
+        batch_rows: NDArray[np.int64],
+    ) -> None:
+        size = images[0].nbytes
+        pixels = images.reshape(-1).data
+        offsets = self._entries[shard].images_offset + stored_rows * size
+        for offset, target in zip(offsets.tolist(), (batch_rows * size).tolist(), strict=True):
+            if os.preadv(descriptor, [pixels[target : target + size]], offset) != size:
+                raise LostInvariantError(f"shard {self._entries[shard].file} was truncated while being read")

@@ -1,4 +1,4 @@
-"""A prepared dataset's manifest: what it holds, in which shards, and its fingerprint."""
+"""The manifest of a prepared dataset: its shape, classes, shards and fingerprint."""
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -11,22 +11,22 @@ from progdistill.data.statistics import SplitStatistics
 from progdistill.models_base import Frozen, content_id
 from progdistill.store.base import Store
 from progdistill.store.digest import Sha256
-from progdistill.store.documents import Record, decode, encode
+from progdistill.store.documents import Record, encode, read_record
 
 MANIFEST_KEY: Final = "manifest.json"
 
 
 class PreparedFrom(Frozen):
-    """Where the images came from: told to people, no part of the fingerprint."""
+    """Where the images came from. Informational: not part of the fingerprint."""
 
     importer: str
     source: str
     description: str
     """How pixels were derived, such as "center crop, area resize to 64×64"."""
     identity: dict[str, JsonValue]
-    """What told this source and these options from others."""
+    """Identifies the source and the options."""
     unreadable: tuple[str, ...] = ()
-    """Names of images that could not be read and were left out."""
+    """Names of images that could not be read and were skipped."""
 
 
 class DatasetManifest(Record):
@@ -41,7 +41,7 @@ class DatasetManifest(Record):
     class_names: tuple[str, ...]
     """Label k is class_names[k]. Empty: the images have no classes, and every label is 0."""
     horizontal_flip_safe: bool
-    """Whether a mirrored image is as plausible as the image: no for digits and letters."""
+    """Whether a mirrored image is as plausible as the image. False for digits and letters."""
     splits: dict[str, tuple[ShardEntry, ...]]
     statistics: dict[str, SplitStatistics]
     prepared_from: PreparedFrom
@@ -53,13 +53,13 @@ class DatasetManifest(Record):
 
     @cached_property
     def counts(self) -> dict[str, int]:
-        """Images of each split, the training split first."""
+        """Number of images in each split, the training split first."""
         names = sorted(self.splits, key=lambda split: (split != "train", split))
         return {split: sum(entry.rows for entry in self.splits[split]) for split in names}
 
     @property
     def size_bytes(self) -> int:
-        """What the shards take."""
+        """Total size of the shards."""
         return sum(entry.size_bytes for entries in self.splits.values() for entry in entries)
 
 
@@ -68,23 +68,28 @@ def fingerprint_of(
     class_names: Sequence[str],
     splits: Mapping[str, Sequence[ShardEntry]],
 ) -> str:
-    """SHA-256 over what a model sees: shape, classes, and every split's pixels and labels in stored order."""
+    """Return the SHA-256 over what a model sees: shape, classes, and each split's pixels and labels.
+
+    Args:
+        image_shape: (height, width, channels).
+        class_names: Names of the classes by label.
+        splits: The shards of each split in stored order.
+    """
     content = {split: [entry.content_sha256 for entry in entries] for split, entries in splits.items()}
     facts = {"shape": list(image_shape), "classes": list(class_names), "content": content}
     return content_id(facts)
 
 
 def read_manifest(store: Store) -> DatasetManifest | None:
-    """The manifest at the root of a store, None when there is none.
+    """Return the manifest at the root of a store, or None if there is none.
 
-    Raises LostInvariantError for a damaged one, UsageError for a schema version of the future.
+    Raises:
+        LostInvariantError: The manifest is damaged.
+        UsageError: Its schema version is unsupported.
     """
-    data = store.read(MANIFEST_KEY)
-    if data is None:
-        return None
-    return decode(DatasetManifest, data, where=f"{store.uri}/{MANIFEST_KEY}")
+    return read_record(store, MANIFEST_KEY, DatasetManifest)
 
 
 def write_manifest(store: Store, manifest: DatasetManifest) -> None:
-    """Make a prepared dataset exist: its shards must be in the store already."""
+    """Write the manifest, which makes the dataset visible. The shards must be in the store already."""
     store.write(MANIFEST_KEY, encode(manifest))

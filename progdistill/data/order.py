@@ -1,9 +1,9 @@
-"""The order of training images: a permutation for each epoch, in two levels so that any size streams well.
+"""The order of training images: a two-level shuffle for each epoch, a pure function of the seed.
 
-An epoch permutes the shards and cuts them into windows of WINDOW_SHARDS; inside a window every image is
-permuted. A dataset of one window (up to 256 MiB of pixels) is permuted uniformly. For larger ones every image
-may still come at any place; what is not uniform is that images of one shard come within one window of each
-other. Since preparation spreads the source over the shards at random, that carries no bias of class or order.
+An epoch permutes the shards, cuts them into windows of WINDOW_SHARDS, and permutes all images of a window.
+A dataset of one window (up to 256 MiB of pixels) is permuted uniformly. In a larger one an image can still
+come at any position, but images of one shard stay within one window. Since preparation assigns images to
+shards at random, this introduces no bias of class or source order.
 """
 
 from collections.abc import Sequence
@@ -14,13 +14,18 @@ from numpy.typing import NDArray
 
 from progdistill.diffusion.noise import seed_for
 
+WINDOW_SHARDS: Final = 32
+"""Shards shuffled together. Changing it changes the order of training, and so the numerics."""
+
+_CACHED_WINDOWS: Final = 4
+
 _GOLDEN: Final = np.uint64(0x9E3779B97F4A7C15)
 _MIX1: Final = np.uint64(0xBF58476D1CE4E5B9)
 _MIX2: Final = np.uint64(0x94D049BB133111EB)
 
 
 def random_bits(key: int, counters: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """64 random bits for each counter ≥ 0: element i of the SplitMix64 sequence that starts at `key`.
+    """Return 64 random bits per counter i ≥ 0: element i of the SplitMix64 sequence that starts at `key`.
 
     SplitMix64: Steele, Lea, Flood, "Fast splittable pseudorandom number generators" (OOPSLA 2014).
     """
@@ -31,18 +36,12 @@ def random_bits(key: int, counters: NDArray[np.int64]) -> NDArray[np.uint64]:
 
 
 def random_order(key: int, count: int) -> NDArray[np.int64]:
-    """A uniformly random permutation of 0..count-1."""
+    """Return a uniformly random permutation of 0..count-1: int64 [count]."""
     return np.argsort(random_bits(key, np.arange(count)), kind="stable")
 
 
-WINDOW_SHARDS: Final = 32
-"""Shards mixed with one another. It decides the order of training: changing it changes numerics."""
-
-_WINDOWS_KEPT: Final = 4
-
-
 class Positions(NamedTuple):
-    """Where images are stored: for each its shard and its row there."""
+    """Where images are stored: the shard of each, and its row in that shard. Both int64 [count]."""
 
     shards: NDArray[np.int64]
     rows: NDArray[np.int64]
@@ -50,41 +49,42 @@ class Positions(NamedTuple):
 
 class _Epoch(NamedTuple):
     shards: NDArray[np.int64]
-    """Shards in this epoch's order."""
+    """The shards in this epoch's order."""
     window_starts: NDArray[np.int64]
-    """The position of each window's first image, and the number of images at the end."""
+    """Position in the epoch of each window's first image; the last element is the number of images."""
 
 
 class TrainingOrder:
-    """Maps the global sample index, which counts through all epochs, to stored images."""
+    """Maps global sample indices, which count through all epochs, to stored images."""
 
     def __init__(self, rows_of_shards: Sequence[int], seed: int) -> None:
+        """Order the images of shards of these lengths."""
         self._rows = np.array(rows_of_shards, np.int64)
         self._seed = seed
         self.images = int(self._rows.sum())
-        """Images of an epoch."""
+        """Number of images in an epoch."""
         self._epochs: dict[int, _Epoch] = {}
         self._windows: dict[tuple[int, int], Positions] = {}
 
-    def places(self, start: int, count: int) -> Positions:
-        """Where the images of global sample indices start..start+count-1 are stored."""
+    def positions(self, start: int, count: int) -> Positions:
+        """Return where the images of global sample indices start..start+count-1 are stored."""
         parts = []
         while count:
             epoch, window, first, end = self._window_at(start)
-            places = self._window(epoch, window)
-            taken = slice(start - first, min(start + count, end) - first)
-            parts.append(Positions(places.shards[taken], places.rows[taken]))
-            count -= taken.stop - taken.start
-            start += taken.stop - taken.start
+            permuted = self._window(epoch, window)
+            part = slice(start - first, min(start + count, end) - first)
+            parts.append(Positions(permuted.shards[part], permuted.rows[part]))
+            count -= part.stop - part.start
+            start += part.stop - part.start
         return Positions(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
     def shards_after(self, index: int) -> list[int]:
-        """The shards of the window that follows the one of a global sample index."""
+        """Return the shards of the window after the one that holds global sample index `index`."""
         epoch, window, _, _ = self._window_at(self._window_at(index)[3])
         return [int(shard) for shard in self._shards_of(epoch, window)]
 
     def _window_at(self, index: int) -> tuple[int, int, int, int]:
-        """Epoch, window, and the global sample indices of the window's first image and of the next's."""
+        """Return the epoch, the window, and the global sample indices of this and the next window's start."""
         epoch, position = divmod(index, self.images)
         starts = self._epoch(epoch).window_starts
         window = int(np.searchsorted(starts, position, side="right")) - 1
@@ -106,7 +106,7 @@ class TrainingOrder:
     def _window(self, epoch: int, window: int) -> Positions:
         key = (epoch, window)
         if key not in self._windows:
-            self._windows = dict(list(self._windows.items())[1 - _WINDOWS_KEPT :])
+            self._windows = dict(list(self._windows.items())[1 - _CACHED_WINDOWS :])
             self._windows[key] = self._permuted(epoch, window)
         return self._windows[key]
 

@@ -1,4 +1,4 @@
-"""Turns a source into a prepared dataset: decodes on all cores, goes on after a crash, publishes last."""
+"""Prepares a dataset from a source: resumes after a crash, and publishes the whole or nothing."""
 
 import os
 import shutil
@@ -16,92 +16,61 @@ from progdistill.data.manifest import (
 )
 from progdistill.data.shards import ShardEntry
 from progdistill.data.source import Source, SourceFacts
-from progdistill.data.split_writer import SplitWriter, store_images
-from progdistill.data.staging import PreparationState, StagingFolder, exclusively
+from progdistill.data.split_writer import describe_split, write_split
+from progdistill.data.staging import StagingFolder, exclusively
 from progdistill.data.statistics import SplitStatistics
 from progdistill.errors import Interrupted, LostInvariantError, UsageError
 from progdistill.progress import Progress
 from progdistill.store.base import Store
-from progdistill.store.digest import FileDigest
 from progdistill.store.local import LocalStore
 from progdistill.store.open import open_store
 
+MAX_UNREADABLE: Final = 100
+"""Default number of unreadable images that are skipped: with more, the source itself is suspect."""
+
 UPLOADS: Final = 4
-"""Shards on their way at a time."""
+"""Concurrent uploads of shards."""
 
 UPLOADING_KEY: Final = "uploading.json"
-"""Says, while shards are uploaded, whose they are: the fingerprint."""
-
-
-def publish(staging: StagingFolder, manifest: DatasetManifest, out: Store) -> None:
-    """Publish a finished staging folder, which goes away; called again after a crash, it goes on."""
-    if isinstance(out, LocalStore):
-        write_manifest(staging.store, manifest)
-        os.rename(staging.path, out.root)
-        StagingFolder(out.root).unmark()
-    else:
-        _upload(staging, manifest, out)
-        write_manifest(out, manifest)
-        out.delete(UPLOADING_KEY)
-        shutil.rmtree(staging.path)
-
-
-def _upload(staging: StagingFolder, manifest: DatasetManifest, out: Store) -> None:
-    """Upload the shards that an earlier attempt at the same dataset has not."""
-    mark = manifest.fingerprint.encode()
-    there = set()
-    if out.read(UPLOADING_KEY) == mark:
-        there = {(item.key, item.size_bytes) for item in out.list("")}
-    out.write(UPLOADING_KEY, mark)
-    entries = [entry for shards in manifest.splits.values() for entry in shards]
-    missing = [entry for entry in entries if (entry.file, entry.size_bytes) not in there]
-    done = len(entries) - len(missing)
-    with (
-        Progress("uploading", total=len(entries), unit="shards", start=done) as progress,
-        ThreadPoolExecutor(UPLOADS) as pool,
-    ):
-        for _ in pool.map(lambda entry: _upload_one(staging, entry, out), missing):
-            progress.advance()
-
-
-def _upload_one(staging: StagingFolder, entry: ShardEntry, out: Store) -> FileDigest:
-    uploaded = out.upload(staging.path / entry.file, lambda _: entry.file)
-    if uploaded != entry.digest:
-        raise LostInvariantError(f"{staging.path / entry.file} changed between writing and uploading")
-    return uploaded
-
-
-MAX_UNREADABLE: Final = 100
-"""Unreadable images left out before a preparation gives up: beyond this the source itself is suspect."""
+"""Holds the fingerprint of the dataset while its shards are being uploaded."""
 
 
 def prepare(
     source: Source, name: str, out: str, *, staging_root: Path, max_unreadable: int = MAX_UNREADABLE
 ) -> DatasetManifest:
-    """Prepare `source` as dataset `name` at `out`, a folder or URI; what an interrupted call left is used.
+    """Prepare `source` as dataset `name`. Idempotent: resumes an interrupted call, returns a finished one.
 
-    Shards are made beside a folder, else in `staging_root`. Nothing is visible at `out` before it is whole;
-    if the dataset is there already, it is returned.
+    Nothing is visible at `out` before the dataset is complete.
 
-    Raises UsageError when `out` holds another dataset, the disk is too small, an image has another shape than
-    the first, a label is out of range, or more than `max_unreadable` images cannot be read; Interrupted
-    on Ctrl-C.
+    Args:
+        source: The images.
+        name: Name of the dataset.
+        out: Folder or URI of the prepared dataset.
+        staging_root: Where shards are staged if `out` is not a local folder.
+        max_unreadable: Number of unreadable images that are skipped.
+
+    Returns:
+        The manifest of the prepared dataset.
+
+    Raises:
+        UsageError: `out` holds another dataset, the disk is too small, an image has another shape than the
+            first one, a label is out of range, or more than `max_unreadable` images cannot be read.
+        Interrupted: Ctrl-C. The same call resumes.
     """
     store = open_store(out)
     folder = store.root if isinstance(store, LocalStore) else staging_root / name
     folder.parent.mkdir(parents=True, exist_ok=True)
     with exclusively(Path(f"{folder}.preparing.lock")):
-        present = _present(source.facts, store)
-        if present is not None:
+        if (present := _present(source.facts, store)) is not None:
             return present
         if isinstance(store, LocalStore) and folder.is_dir() and any(folder.iterdir()):
-            raise UsageError(f"{folder} holds something already: remove it or choose another --out")
+            raise UsageError(f"{folder} is not empty: remove it or choose another --out")
         staging = StagingFolder(Path(f"{folder}.preparing"))
         try:
-            manifest = _staged(source, name, staging, max_unreadable)
+            manifest = _stage(source, name, staging, max_unreadable)
             publish(staging, manifest, store)
         except KeyboardInterrupt as error:
-            raise Interrupted("interrupted: run the same command again to go on from here") from error
+            raise Interrupted("interrupted: run the same command again to resume") from error
     return manifest
 
 
@@ -109,19 +78,17 @@ def _present(facts: SourceFacts, out: Store) -> DatasetManifest | None:
     manifest = read_manifest(out)
     if manifest is None:
         return None
-    if (manifest.prepared_from.identity, manifest.horizontal_flip_safe) != (
-        facts.identity,
-        facts.horizontal_flip_safe,
-    ):
+    prepared = (manifest.prepared_from.identity, manifest.horizontal_flip_safe)
+    if prepared != (facts.identity, facts.horizontal_flip_safe):
         raise UsageError(
-            f"{out.uri} already holds dataset {manifest.name}, prepared from {manifest.prepared_from.source}"
-            " as it was then or with other options: remove it first or choose another --out"
+            f"{out.uri} already holds dataset {manifest.name}, prepared from an earlier state of"
+            f" {manifest.prepared_from.source} or with other options: remove it first or choose another --out"
         )
     return manifest
 
 
-def _staged(source: Source, name: str, staging: StagingFolder, max_unreadable: int) -> DatasetManifest:
-    """Store every split in the staging folder."""
+def _stage(source: Source, name: str, staging: StagingFolder, max_unreadable: int) -> DatasetManifest:
+    """Write every split to the staging folder."""
     facts = source.facts
     state = staging.resume(facts.identity)
     staging.require_space(sum(facts.splits.values()) * facts.image_bytes)
@@ -129,10 +96,14 @@ def _staged(source: Source, name: str, staging: StagingFolder, max_unreadable: i
         source.verify()
     splits: dict[str, tuple[ShardEntry, ...]] = {}
     statistics: dict[str, SplitStatistics] = {}
+    unreadable: list[str] = []
     for split, count in facts.splits.items():
-        writer = SplitWriter(staging.path, split, count, facts.image_shape)
-        state = store_images(source, split, writer, staging, state, max_unreadable)
-        splits[split], statistics[split] = writer.described(max(1, len(facts.class_names)))
+        state = write_split(source, split, staging, state, max_unreadable)
+        skipped = state.split(split).unreadable.values()
+        unreadable += skipped
+        splits[split], statistics[split] = describe_split(
+            staging.path, split, count - len(skipped), facts.image_shape, max(1, len(facts.class_names))
+        )
     return DatasetManifest(
         name=name,
         fingerprint=fingerprint_of(facts.image_shape, facts.class_names, splits),
@@ -142,16 +113,47 @@ def _staged(source: Source, name: str, staging: StagingFolder, max_unreadable: i
         horizontal_flip_safe=facts.horizontal_flip_safe,
         splits=splits,
         statistics=statistics,
-        prepared_from=_origin(facts, state),
+        prepared_from=PreparedFrom(
+            importer=facts.importer,
+            source=readable_name(facts.location),
+            description=facts.description,
+            identity=facts.identity,
+            unreadable=tuple(unreadable),
+        ),
     )
 
 
-def _origin(facts: SourceFacts, state: PreparationState) -> PreparedFrom:
-    unreadable = [image for split in facts.splits for image in state.split(split).unreadable.values()]
-    return PreparedFrom(
-        importer=facts.importer,
-        source=readable_name(facts.location),
-        description=facts.description,
-        identity=facts.identity,
-        unreadable=tuple(unreadable),
-    )
+def publish(staging: StagingFolder, manifest: DatasetManifest, out: Store) -> None:
+    """Publish a finished staging folder and remove it. After a crash, another call resumes."""
+    if isinstance(out, LocalStore):
+        write_manifest(staging.store, manifest)
+        os.rename(staging.path, out.root)
+        StagingFolder(out.root).finish()
+    else:
+        _upload(staging, manifest, out)
+        write_manifest(out, manifest)
+        out.delete(UPLOADING_KEY)
+        shutil.rmtree(staging.path)
+
+
+def _upload(staging: StagingFolder, manifest: DatasetManifest, out: Store) -> None:
+    """Upload the shards that no earlier attempt at the same dataset has uploaded."""
+    fingerprint = manifest.fingerprint.encode()
+    present = set()
+    if out.read(UPLOADING_KEY) == fingerprint:
+        present = {(item.key, item.size_bytes) for item in out.list("")}
+    out.write(UPLOADING_KEY, fingerprint)
+    entries = [entry for shards in manifest.splits.values() for entry in shards]
+    missing = [entry for entry in entries if (entry.file, entry.size_bytes) not in present]
+    done = len(entries) - len(missing)
+    with (
+        Progress("uploading", total=len(entries), unit="shards", start=done) as progress,
+        ThreadPoolExecutor(UPLOADS) as pool,
+    ):
+        for _ in pool.map(lambda entry: _upload_one(staging, entry, out), missing):
+            progress.advance()
+
+
+def _upload_one(staging: StagingFolder, entry: ShardEntry, out: Store) -> None:
+    if out.upload(staging.path / entry.file, lambda _: entry.file) != entry.digest:
+        raise LostInvariantError(f"{staging.path / entry.file} changed between writing and uploading")

@@ -1,4 +1,4 @@
-"""How an encoded image of any size and mode becomes the pixels of a dataset."""
+"""Preprocessing: turns an encoded image of any size and mode into the pixels of a dataset."""
 
 import io
 from enum import StrEnum
@@ -14,16 +14,16 @@ from progdistill.models_base import Frozen
 
 
 class Crop(StrEnum):
-    """What of an image that is not square is kept."""
+    """How an image is made square."""
 
     CENTER = "center"
-    """The largest square in the middle."""
+    """Keep the largest centered square."""
     STRETCH = "stretch"
-    """All of it, squeezed into the square."""
+    """Keep everything and ignore the aspect ratio."""
 
 
 class Resize(StrEnum):
-    """How an image is brought to another size; all of them average over what they shrink (no aliasing)."""
+    """Resampling filters. All of them are antialiased."""
 
     AREA = "area"
     BILINEAR = "bilinear"
@@ -37,75 +37,84 @@ _FILTERS = {
 }
 
 
-class ImageRule(Frozen):
-    """Crop, size, filter and channels of prepared images."""
+class Preprocessing(Frozen):
+    """Crop, size, filter and channels of the prepared images."""
 
     image_size: PositiveInt | None
-    """Height and width in pixels. None: every image is used as it is, and all must have one square size."""
+    """Height and width in pixels. None: images are used as they are, and must all have one square size."""
     crop: Crop = Crop.CENTER
     resize: Resize = Resize.AREA
     channels: Literal[1, 3] = 3
     upright: bool = False
-    """Whether to turn photographs as their camera's orientation tag says."""
+    """Whether to apply the EXIF orientation."""
 
     def describe(self) -> str:
-        """The rule for people, such as `center crop, area resize to 64×64`."""
+        """Describe it for people, such as `center crop, area resize to 64×64`."""
         colors = "" if self.channels == 3 else ", grayscale"
         if self.image_size is None:
             return f"as they are{colors}"
-        cut = "center crop" if self.crop is Crop.CENTER else "stretched"
-        return f"{cut}, {self.resize} resize to {self.image_size}×{self.image_size}{colors}"
+        crop = "center crop" if self.crop is Crop.CENTER else "stretched"
+        return f"{crop}, {self.resize} resize to {self.image_size}×{self.image_size}{colors}"
 
 
-def decode_image(data: bytes, rule: ImageRule) -> Pixels:
-    """Decode an image file's bytes and apply the rule: 16 bits become 8, what is transparent becomes white.
+def decode_image(data: bytes, preprocessing: Preprocessing) -> Pixels:
+    """Decode an image file and preprocess it. 16-bit images become 8-bit; transparency becomes white.
 
-    Raises UnreadableImageError when it cannot be decoded.
+    Args:
+        data: Contents of the image file, in any format that Pillow reads.
+        preprocessing: Crop, size, filter and channels of the result.
+
+    Returns:
+        uint8 [height, width, channel], 0..255.
+
+    Raises:
+        UnreadableImageError: The file is damaged or of an unknown format, or its range of values is unknown.
     """
     try:
         with Image.open(io.BytesIO(data)) as opened:
-            upright = ImageOps.exif_transpose(opened) if rule.upright else opened
-            image = _opaque(_in_bytes(upright)).convert("RGB" if rule.channels == 3 else "L")
+            upright = ImageOps.exif_transpose(opened) if preprocessing.upright else opened
+            image = _opaque(_eight_bit(upright)).convert("RGB" if preprocessing.channels == 3 else "L")
     except UnidentifiedImageError as error:
-        raise UnreadableImageError("no image of a known format") from error
+        raise UnreadableImageError("unknown image format") from error
     except UnreadableImageError:
         raise
     except Exception as error:  # Decoders of damaged files raise almost anything.
         raise UnreadableImageError(str(error) or type(error).__name__) from error
-    if rule.image_size is None:
-        return np.asarray(image).reshape(image.height, image.width, rule.channels)
-    return np.stack([_fitted(band, rule, rule.image_size) for band in image.split()], axis=-1)
+    if preprocessing.image_size is None:
+        return np.asarray(image).reshape(image.height, image.width, preprocessing.channels)
+    size = preprocessing.image_size
+    return np.stack([_resized(band, preprocessing, size) for band in image.split()], axis=-1)
 
 
-def _in_bytes(image: Image.Image) -> Image.Image:
-    """16-bit grayscale as 8-bit (65535 becomes 255), which Pillow would cut off at 255 instead."""
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """Scale 16-bit grayscale to 8 bits (65535 becomes 255); Pillow would clip it at 255."""
     if image.mode == "F":
-        raise UnreadableImageError("its pixels are floating-point numbers, of which no range is known")
+        raise UnreadableImageError("it has floating-point pixels of unknown range")
     if image.mode != "I" and not image.mode.startswith("I;16"):
         return image
     values = np.asarray(image).astype(np.int64)
     if values.min() < 0 or values.max() > 65535:
-        raise UnreadableImageError("its pixels are 32-bit numbers, of which no range is known")
+        raise UnreadableImageError("it has 32-bit pixels of unknown range")
     return Image.fromarray(((values + 128) // 257).astype(np.uint8))
 
 
 def _opaque(image: Image.Image) -> Image.Image:
-    """The image over white: the color that a file keeps under transparent pixels is arbitrary."""
+    """Composite over white, since the color stored under transparent pixels is arbitrary."""
     if not image.has_transparency_data:
         return image
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
 
 
-def _fitted(band: Image.Image, rule: ImageRule, size: int) -> NDArray[np.uint8]:
-    """One channel, cropped and resized; in floating point, since Pillow would round bytes twice."""
-    box = _center_square(*band.size) if rule.crop is Crop.CENTER else (0, 0, *band.size)
-    resized = band.convert("F").resize((size, size), _FILTERS[rule.resize], box=box)
+def _resized(band: Image.Image, preprocessing: Preprocessing, size: int) -> NDArray[np.uint8]:
+    """Crop and resize one channel in floating point: on bytes, Pillow would round twice."""
+    box = _center_square(*band.size) if preprocessing.crop is Crop.CENTER else (0, 0, *band.size)
+    resized = band.convert("F").resize((size, size), _FILTERS[preprocessing.resize], box=box)
     rounded: NDArray[np.float32] = np.rint(np.asarray(resized, np.float32))
     return rounded.clip(0, 255).astype(np.uint8)
 
 
 def _center_square(width: int, height: int) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom of the middle square; odd margins fall as in the paper's published code."""
+    """Left, top, right, bottom of the centered square; odd margins as in the paper's published code."""
     side = min(width, height)
     left, top = width // 2 - side // 2, height // 2 - side // 2
     return left, top, left + side, top + side

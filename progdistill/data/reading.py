@@ -1,6 +1,7 @@
-"""Reading a prepared dataset, and checking all of it."""
+"""Reads prepared datasets in stored order, and verifies them."""
 
 from collections.abc import Iterator
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,44 +12,53 @@ from progdistill.errors import LostInvariantError, UsageError
 from progdistill.progress import Progress
 from progdistill.store.open import open_store
 
+SHARDS_AHEAD: Final = 8
+"""Shards opened and verified in the background before they are read."""
 
-def iterate_images(
-    info: DatasetInfo, split: str, batch_size: int
-) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int64]]]:
-    """Yield a split in stored order: uint8 [batch, height, width, channel] 0..255, int64 [batch].
+Arrays = tuple[NDArray[np.uint8], NDArray[np.int64]]
+"""Images, uint8 [count, height, width, channel], 0..255, and labels, int64 [count]."""
 
-    Every batch but the last has `batch_size` images. Raises UsageError for an unknown split,
-    LostInvariantError for a damaged shard.
+
+def iterate_images(info: DatasetInfo, split: str, batch_size: int) -> Iterator[Arrays]:
+    """Yield a split in stored order, in batches of `batch_size` images; the last one may be smaller.
+
+    Raises:
+        UsageError: There is no such split.
+        LostInvariantError: A shard is damaged or missing.
     """
+    rest: Arrays | None = None
+    for images, labels in _iterate_shards(info, split):
+        if rest is not None:
+            images, labels = np.concatenate([rest[0], images]), np.concatenate([rest[1], labels])
+        end = len(images) - len(images) % batch_size
+        for start in range(0, end, batch_size):
+            yield images[start : start + batch_size], labels[start : start + batch_size]
+        rest = images[end:], labels[end:]
+    if rest is not None and len(rest[0]):
+        yield rest
+
+
+def read_split(info: DatasetInfo, split: str) -> Arrays:
+    """Read a whole split into memory. Raises as `iterate_images` does."""
+    images, labels = zip(*_iterate_shards(info, split), strict=True)
+    return np.concatenate(images), np.concatenate(labels)
+
+
+def _iterate_shards(info: DatasetInfo, split: str) -> Iterator[Arrays]:
     entries, shape = shards_of(info, split)
-    kept_images, kept_labels = np.empty((0, *shape), np.uint8), np.empty(0, np.int64)
     with ShardFiles(open_store(info.location), entries) as files:
         for shard, entry in enumerate(entries):
-            files.expect(range(shard, min(shard + 2, len(entries))))
-            images, labels = read_rows(files.open(shard).descriptor, entry.layout, 0, entry.rows, shape)
-            images, labels = np.concatenate([kept_images, images]), np.concatenate([kept_labels, labels])
-            whole = len(images) - len(images) % batch_size
-            for start in range(0, whole, batch_size):
-                yield images[start : start + batch_size], labels[start : start + batch_size]
-            kept_images, kept_labels = images[whole:], labels[whole:]
-    if len(kept_images):
-        yield kept_images, kept_labels
-
-
-def read_split(info: DatasetInfo, split: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """A whole split in memory, for small ones: uint8 [count, height, width, channel], int64 [count]."""
-    entries, shape = shards_of(info, split)
-    with ShardFiles(open_store(info.location), entries) as files:
-        files.expect(range(min(len(entries), 8)))
-        parts = [
-            read_rows(files.open(shard).descriptor, entry.layout, 0, entry.rows, shape)
-            for shard, entry in enumerate(entries)
-        ]
-    return np.concatenate([images for images, _ in parts]), np.concatenate([labels for _, labels in parts])
+            files.expect(range(shard, min(shard + SHARDS_AHEAD, len(entries))))
+            yield read_rows(files.open(shard).descriptor, entry.layout, 0, entry.rows, shape)
 
 
 def shards_of(info: DatasetInfo, split: str) -> tuple[tuple[ShardEntry, ...], tuple[int, int, int]]:
-    """A split's shards in stored order, and its images' shape (height, width, channels)."""
+    """Return the shards of a split in stored order, and the image shape (height, width, channels).
+
+    Raises:
+        UsageError: There is no such split, or the dataset is gone.
+        LostInvariantError: The dataset has been replaced by another.
+    """
     manifest = manifest_of(info)
     if split not in manifest.splits:
         raise UsageError(f"dataset {info.name} has no split {split!r}; it has {', '.join(manifest.splits)}")
@@ -56,18 +66,22 @@ def shards_of(info: DatasetInfo, split: str) -> tuple[tuple[ShardEntry, ...], tu
 
 
 def verify_dataset(info: DatasetInfo) -> None:
-    """Raise LostInvariantError unless all is intact: it names every damaged shard, with digests."""
+    """Read every shard and compare it with its digest.
+
+    Raises:
+        LostInvariantError: Shards are damaged or missing. The message names all of them, with digests.
+    """
     store, manifest = open_store(info.location), manifest_of(info)
     entries = [entry for shards in manifest.splits.values() for entry in shards]
-    damages = []
+    errors = []
     with Progress(f"verifying {info.name}", total=len(entries), unit="shards") as progress:
         for entry in entries:
             try:
                 store.verify(entry.file, entry.digest)
             except LostInvariantError as error:
-                damages.append(str(error))
+                errors.append(str(error))
             progress.advance()
-    if damages:
+    if errors:
         raise LostInvariantError(
-            "\n".join([*damages, f"restore them from a copy, or remove {info.location} and prepare it again"])
+            "\n".join([*errors, f"restore them from a copy, or remove {info.location} and prepare it again"])
         )

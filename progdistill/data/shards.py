@@ -1,4 +1,4 @@
-"""Shards: the files that hold a dataset's images, and their place on this machine."""
+"""Shards, the Arrow files that hold a dataset's images: their layout, and verified access to them."""
 
 import hashlib
 import os
@@ -21,23 +21,31 @@ from progdistill.store.digest import FileDigest, Sha256, digest_of_descriptor, w
 from progdistill.store.local import LocalStore
 
 SHARD_BYTES: Final = 8 * 2**20
-"""Pixels in a full shard, at most. It decides which images share a shard, and so the fingerprint."""
+"""Upper bound of the pixels in a shard. Changing it changes which images share a shard: the fingerprint."""
 
 LABEL_BYTES: Final = 8
 
+OPEN_SHARDS: Final = 128
+"""Shards kept open; the least recently used is closed first. They hold descriptors, no memory."""
+
+REMOTE_THREADS: Final = 8
+"""Concurrent fetches from a remote store, where latency dominates."""
+
+_REMEDY: Final = "restore it from a copy, or remove the dataset and prepare it again"
+
 
 class ShardLayout(NamedTuple):
-    """Where a shard's pixels and labels begin, in bytes from the start of the file."""
+    """Offsets of a shard's pixels and labels in the file, in bytes."""
 
     images_offset: int
     labels_offset: int
 
 
 class ShardEntry(Frozen):
-    """What a manifest says of one shard. Offsets and sizes in bytes."""
+    """A shard in a manifest. Offsets and sizes are in bytes."""
 
     file: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+\.arrow$")]
-    """A plain name: a manifest from elsewhere cannot reach outside its folder."""
+    """A plain file name, so that a foreign manifest cannot reach outside its folder."""
     rows: PositiveInt
     size_bytes: PositiveInt
     images_offset: NonNegativeInt
@@ -45,26 +53,26 @@ class ShardEntry(Frozen):
     sha256: Sha256
     """Of the file, as `sha256sum` prints it."""
     content_sha256: Sha256
-    """Of the pixels, then the labels (little-endian int64): free of how Arrow lays out its file."""
+    """Of the pixels, then the labels (little-endian int64): independent of Arrow's file layout."""
 
     @property
     def digest(self) -> FileDigest:
-        """The file's digest and size."""
+        """Digest and size of the file."""
         return FileDigest(self.sha256, self.size_bytes)
 
     @property
     def layout(self) -> ShardLayout:
-        """Where the rows lie."""
+        """Where the rows are in the file."""
         return ShardLayout(self.images_offset, self.labels_offset)
 
 
 def rows_per_shard(image_bytes: int) -> int:
-    """Images of `image_bytes` each in a full shard."""
+    """Return how many images of `image_bytes` each fill a shard."""
     return max(1, SHARD_BYTES // image_bytes)
 
 
 def create_shard(path: Path, rows: int, shape: tuple[int, int, int]) -> ShardLayout:
-    """Write a shard of black images (height, width, channels) with label 0, to be filled in row by row."""
+    """Write a shard of black images (height, width, channels) with label 0, to be filled row by row."""
     import pyarrow as pa
 
     pixels = pa.array(np.zeros(rows * int(np.prod(shape)), np.uint8))
@@ -80,7 +88,7 @@ def create_shard(path: Path, rows: int, shape: tuple[int, int, int]) -> ShardLay
 
 
 def layout_of(path: Path) -> ShardLayout:
-    """Find the pixels and labels in a shard that was just made."""
+    """Find the pixels and labels in a local shard."""
     import pyarrow as pa
 
     with pa.memory_map(str(path)) as file:
@@ -93,7 +101,7 @@ def layout_of(path: Path) -> ShardLayout:
 def write_rows(
     descriptor: int, layout: ShardLayout, start: int, images: NDArray[np.uint8], labels: NDArray[np.int64]
 ) -> None:
-    """Put images [count, height, width, channel] and their labels into rows start, start+1, …"""
+    """Write images, uint8 [count, height, width, channel], and labels, int64 [count], from row `start` on."""
     pixels, codes = np.ascontiguousarray(images), labels.astype("<i8")
     os.pwrite(descriptor, pixels.data, layout.images_offset + start * (pixels.nbytes // len(pixels)))
     os.pwrite(descriptor, codes.data, layout.labels_offset + start * LABEL_BYTES)
@@ -102,9 +110,13 @@ def write_rows(
 def read_rows(
     descriptor: int, layout: ShardLayout, start: int, count: int, shape: tuple[int, int, int]
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Rows start..start+count-1: uint8 [count, height, width, channel], int64 [count].
+    """Read rows start..start+count-1.
 
-    Raises EOFError when the file is shorter than that.
+    Returns:
+        Images, uint8 [count, height, width, channel], and labels, int64 [count].
+
+    Raises:
+        EOFError: The file is too short.
     """
     images = np.empty((count, *shape), np.uint8)
     _read_into(descriptor, images, layout.images_offset + start * int(np.prod(shape)))
@@ -112,14 +124,13 @@ def read_rows(
 
 
 def read_labels(descriptor: int, layout: ShardLayout, start: int, count: int) -> NDArray[np.int64]:
-    """Labels of rows start..start+count-1: int64 [count]; EOFError when the file is shorter than that."""
+    """Read the labels of rows start..start+count-1, int64 [count]. Raises EOFError as `read_rows`."""
     labels = np.empty(count, "<i8")
     _read_into(descriptor, labels, layout.labels_offset + start * LABEL_BYTES)
     return labels.astype(np.int64, copy=False)
 
 
 def _read_into(descriptor: int, array: NDArray[Any], offset: int) -> None:
-    """Fill a contiguous, non-empty array from a file; EOFError when the file ends before."""
     view = array.data.cast("B")
     while view:
         count = os.preadv(descriptor, [view], offset)
@@ -129,28 +140,24 @@ def _read_into(descriptor: int, array: NDArray[Any], offset: int) -> None:
 
 
 def content_digest(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> str:
-    """SHA-256 over pixels, then labels."""
+    """Return the SHA-256 over the pixels, then the labels (little-endian int64)."""
     content = hashlib.sha256(np.ascontiguousarray(images).data)
     content.update(labels.astype("<i8").data)
     return content.hexdigest()
 
 
-OPEN_SHARDS: Final = 128
-"""Shards kept open, the least recently used closed first. Descriptors only: no memory is held for them."""
-
-REMOTE_THREADS: Final = 8
-"""Shards fetched at a time from a remote store, where waiting for replies takes longer than anything else."""
-
-
 class OpenShard(NamedTuple):
-    """A verified shard: its open file, and its labels (int64 [rows])."""
+    """A verified shard: its open file, and its labels, int64 [rows]."""
 
     descriptor: int
     labels: NDArray[np.int64]
 
 
 class ShardFiles:
-    """Open shards by number; several threads open them ahead of their use by one thread."""
+    """The open shards of a split, by number. Background threads open and verify them ahead of use.
+
+    Only one thread may call it.
+    """
 
     def __init__(self, store: Store, entries: Sequence[ShardEntry]) -> None:
         self._store, self._entries = store, entries
@@ -161,7 +168,7 @@ class ShardFiles:
         self._pool = ThreadPoolExecutor(threads, "shards")
 
     def expect(self, shards: Iterable[int]) -> None:
-        """Begin to open shards that will be asked for soon."""
+        """Start opening shards that will be needed soon."""
         for shard in shards:
             if shard not in self._opening:
                 self._opening[shard] = self._pool.submit(self._open_verified, shard)
@@ -170,9 +177,10 @@ class ShardFiles:
                 self._close(self._opening.popitem(last=False)[1])
 
     def open(self, shard: int) -> OpenShard:
-        """The verified shard, open until `OPEN_SHARDS` others were asked for.
+        """Return the verified shard, which stays open until `OPEN_SHARDS` others have been requested.
 
-        Raises LostInvariantError when the shard is damaged or missing.
+        Raises:
+            LostInvariantError: The shard is damaged or missing.
         """
         self.expect([shard])
         try:
@@ -209,7 +217,7 @@ class ShardFiles:
         return OpenShard(descriptor, read_labels(descriptor, entry.layout, 0, entry.rows))
 
     def _open_local(self, path: Path, shard: int) -> int:
-        """Open a shard of a local dataset, which is verified the first time."""
+        """Open a shard of a local dataset and verify it the first time."""
         expected = self._entries[shard].digest
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -227,6 +235,3 @@ class ShardFiles:
     def _close(opening: "Future[OpenShard]") -> None:
         if not opening.cancel() and opening.exception() is None:
             os.close(opening.result().descriptor)
-
-
-_REMEDY: Final = "restore it from a copy, or remove the dataset and prepare it again"

@@ -1,7 +1,8 @@
-"""What an importer gives: a numbered sequence of images for each split, readable from any number on."""
+"""The interface of an importer: numbered images for each split, readable from any number."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,25 +15,27 @@ Pixels = NDArray[np.uint8]
 
 
 class UnreadableImageError(Exception):
-    """One image of a source cannot be decoded: it is left out, within a bound."""
+    """One image of a source cannot be decoded. Preparation skips it, up to a limit."""
 
 
 class SourceFacts(Frozen):
-    """What is known of a source before any pixel is read."""
+    """What is known about a source before any image is decoded."""
 
     importer: str
     location: str
     description: str
     """How pixels are derived from the source's, for people."""
     identity: dict[str, JsonValue]
-    """What tells this source and these options from others: only if equal does a preparation go on."""
+    """Identifies the source and the options. A preparation resumes only if it is equal."""
     channels: Literal[1, 3]
     image_size: int
+    """Height and width in pixels."""
     class_names: tuple[str, ...]
     """Empty: no labels."""
     horizontal_flip_safe: bool
+    """Whether a mirrored image is as plausible as the image."""
     splits: dict[str, int]
-    """Images of each split."""
+    """Number of images in each split."""
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -46,25 +49,29 @@ class SourceFacts(Frozen):
 
 
 class SourceImage(NamedTuple):
-    """One image of a source; `pixels` is the image, or decodes it, in any thread and in any order."""
+    """One image of a source."""
 
     name: str
     label: int
     pixels: Pixels | Callable[[], Pixels]
+    """The image, or a function that decodes it, callable from any thread and in any order."""
 
 
-class Source(Protocol):
-    """Images to prepare. Equal sources give equal images in equal order."""
+class Source(ABC):
+    """Images to prepare: equal sources give equal images in equal order.
 
-    @property
-    def facts(self) -> SourceFacts:
-        """What is known before reading."""
+    An importer sets `facts` on construction, and raises UsageError for files that it cannot use.
+    """
 
-    def verify(self) -> None:
-        """Compare with published checksums, where there are any: slow, done once a preparation.
+    facts: SourceFacts
 
-        Raises UsageError for files that are not the published ones.
+    def verify(self) -> None:  # noqa: B027  # Most sources have no published checksums.
+        """Compare the files with their published checksums. Slow: called once per preparation.
+
+        Raises:
+            UsageError: A file is not the published one.
         """
 
-    def read(self, split: str, start: int) -> Iterator[SourceImage]:
-        """Yield the images of a split from number `start` on, with memory for a few of them only."""
+    @abstractmethod
+    def read(self, split: str, start: int = 0) -> Iterator[SourceImage]:
+        """Yield the images of `split` from number `start` on, holding only a few in memory."""

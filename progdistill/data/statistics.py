@@ -1,27 +1,27 @@
-"""What a split's images are like on the whole: how many of each class, and each channel's mean and spread."""
+"""Statistics of a split: images per class, and the mean and standard deviation of each channel."""
 
 from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import NonNegativeInt
+from pydantic import AliasChoices, Field, NonNegativeInt
 
 from progdistill.models_base import Frozen
 
 
 class SplitStatistics(Frozen):
-    """Exact figures of a split, gathered when it was prepared."""
+    """Exact statistics of a split, computed when it was prepared."""
 
     class_counts: tuple[NonNegativeInt, ...]
-    """Images of each class; empty when there are no classes."""
+    """Number of images in each class."""
     mean: tuple[float, ...]
     """Mean pixel value of each channel, 0..255."""
-    spread: tuple[float, ...]
-    """Standard deviation of each channel's pixel values."""
+    std: tuple[float, ...] = Field(validation_alias=AliasChoices("std", "spread"))
+    """Standard deviation of each channel's pixel values. Older manifests call it `spread`."""
 
 
 class PixelSums(NamedTuple):
-    """Whole-number sums over some images: adding them up is exact in any order."""
+    """Integer sums over images: adding them up is exact in any order."""
 
     class_counts: NDArray[np.int64]
     pixels: int
@@ -31,9 +31,9 @@ class PixelSums(NamedTuple):
 
     @classmethod
     def of(cls, images: NDArray[np.uint8], labels: NDArray[np.int64], classes: int) -> Self:
-        """Sums over images uint8 [count, height, width, channel] and their labels."""
+        """Sum over images, uint8 [count, height, width, channel], and labels, int64 [count]."""
         count, height, width, channels = images.shape
-        # Over images first, whose long rows numpy adds twenty times faster than a few channels at a time.
+        # Sum over images first: numpy adds long rows twenty times faster than a few channels at a time.
         rows = images.reshape(count, -1)
         sums = rows.sum(axis=0, dtype=np.uint64)
         squares = np.square(rows, dtype=np.uint16).sum(axis=0, dtype=np.uint64)
@@ -45,7 +45,7 @@ class PixelSums(NamedTuple):
         )
 
     def plus(self, other: "PixelSums") -> "PixelSums":
-        """Sums over both lots of images."""
+        """Return the sums over both sets of images."""
         return PixelSums(
             self.class_counts + other.class_counts,
             self.pixels + other.pixels,
@@ -54,11 +54,9 @@ class PixelSums(NamedTuple):
         )
 
     def statistics(self) -> SplitStatistics:
-        """The figures that these sums amount to."""
+        """Return the statistics of the images summed."""
         mean = self.sums / self.pixels
-        spread = np.sqrt(np.maximum(self.squares / self.pixels - mean**2, 0))
+        std = np.sqrt(np.maximum(self.squares / self.pixels - mean**2, 0))
         return SplitStatistics(
-            class_counts=tuple(self.class_counts.tolist()),
-            mean=tuple(mean.tolist()),
-            spread=tuple(spread.tolist()),
+            class_counts=tuple(self.class_counts.tolist()), mean=tuple(mean.tolist()), std=tuple(std.tolist())
         )

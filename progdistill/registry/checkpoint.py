@@ -17,9 +17,6 @@ from progdistill.store.documents import Record, collect_errors, publish_record, 
 from progdistill.store.layout import CHECKPOINTS, blob_key, checkpoint_key
 from progdistill.store.open import mark_layout
 
-UNKNOWN_DATASET = "unknown"
-"""The dataset, and the fingerprint, of an imported model whose training data nobody named."""
-
 
 class CheckpointKind(StrEnum):
     """How a checkpoint came to be."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from progdistill.config.ladder import format_ladder
 from progdistill.config.options import DEFAULT_STORE, RunOptions
 from progdistill.config.settings import DEFAULT_DATASET, LauncherName, Settings, settings_from
+from progdistill.data.catalog import UNKNOWN_DATASET
 from progdistill.data.dataset import DatasetInfo, default_data_root, find_dataset, is_data_of, require_data_of
 from progdistill.diffusion.names import check_combination
 from progdistill.errors import UsageError
@@ -15,7 +16,7 @@ from progdistill.features.weights import check_evaluator, pinned
 from progdistill.models.config import DenoiserConfig
 from progdistill.models.size import parameter_count
 from progdistill.models_base import Frozen
-from progdistill.registry.checkpoint import UNKNOWN_DATASET, CheckpointKind, CheckpointManifest
+from progdistill.registry.checkpoint import CheckpointKind, CheckpointManifest
 from progdistill.registry.resolve import resolve_reference
 from progdistill.run.reproduce import reproduce
 from progdistill.store.base import Store

@@ -3,9 +3,16 @@
 import pytest
 
 from progdistill.data.dataset import DatasetInfo, find_dataset
+from progdistill.logs import configure_logging
 from tests.store.s3_server import s3_endpoint, s3_uri
 
 __all__ = ["digits", "s3_endpoint", "s3_uri"]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _log_lines() -> None:
+    """Send warnings to standard error, as commands do."""
+    configure_logging()
 
 
 @pytest.fixture(scope="session")

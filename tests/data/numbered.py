@@ -5,8 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from progdistill.data import loader
-from progdistill.data import shards as shard_format
+from progdistill.data import loader, shards
 from progdistill.data.dataset import DatasetInfo, find_dataset
 from progdistill.data.importers.arrays import ArraysSource
 from progdistill.data.loader import Batch, TrainingLoader
@@ -32,7 +31,7 @@ def numbered_dataset(folder: Path, count: int, out: str | None = None) -> Datase
     source = ArraysSource(file, horizontal_flip_safe=True)
     place = out or str(folder / "numbered")
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(shard_format, "SHARD_BYTES", ROWS_PER_SHARD * int(np.prod(SHAPE)))
+        patched.setattr(shards, "SHARD_BYTES", ROWS_PER_SHARD * int(np.prod(SHAPE)))
         prepare(source, "numbered", place, staging_root=folder)
     return find_dataset(place, folder)
 

@@ -65,14 +65,14 @@ def test_channels_may_come_first(tmp_path: Path) -> None:
         ({"images": IMAGES / 255}, "holds float64: images are uint8"),
         ({"images": IMAGES[:, :4]}, r"has shape \[20, 4, 8, 3\]"),
         ({"images": IMAGES[0]}, r"has shape \[8, 8, 3\]"),
-        ({"pictures": IMAGES}, "has arrays pictures: call the images one of images"),
+        ({"pictures": IMAGES}, "has arrays pictures: name the images one of images"),
         ({"images": IMAGES, "labels": LABELS[:3]}, r"labels is int64 \[3\].* for 20 images"),
         ({"images": IMAGES, "labels": LABELS / 2}, "labels is float64"),
         ({"images": IMAGES, "labels": np.zeros((20, 0), int)}, r"labels is int64 \[20, 0\]"),
         ({"images": IMAGES[:1], "labels": np.array(0)}, r"labels is int64 \[\]"),
         (
             {"images": IMAGES, "labels": LABELS + 10**8},
-            r"labels has class number 10000000\d, above the highest",
+            r"labels has class number 10000000\d, above the maximum",
         ),
         (
             {"images": IMAGES, "labels": LABELS.astype(np.uint64) - 4},
@@ -102,7 +102,7 @@ def test_a_truncated_array_is_named(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", IMAGES)
     data = (tmp_path / "x.npy").read_bytes()
     (tmp_path / "x.npy").write_bytes(data[:-10])
-    with pytest.raises(UsageError, match=r"x.npy is truncated or damaged: it ends too early"):
+    with pytest.raises(UsageError, match=r"x.npy is truncated or damaged \(it ends too early\)"):
         prepared(arrays(tmp_path / "x.npy"), tmp_path)
 
 

@@ -61,7 +61,7 @@ def test_a_folder_of_images_is_prepared_in_one_line(pets: Path, capsys: pytest.C
     statistics = info["statistics"]["train"]
     assert statistics["class_counts"] == [12, 12]
     assert statistics["mean"] == pytest.approx(IMAGES.reshape(-1, 3).mean(axis=0))
-    assert statistics["spread"] == pytest.approx(IMAGES.reshape(-1, 3).std(axis=0))
+    assert statistics["std"] == pytest.approx(IMAGES.reshape(-1, 3).std(axis=0))
 
 
 def test_every_option_for_own_images_reaches_the_pixels(
@@ -130,15 +130,16 @@ def test_known_datasets_are_prepared_by_name(capsys: pytest.CaptureFixture[str])
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("prepare", "pets"), "say where the files of pets are with --source PATH"),
-        (("prepare", "pets", "--source", "nowhere"), "there is no nowhere"),
-        (("prepare", "../pets", "--source", "pets"), "'../pets' cannot name a dataset"),
+        (("prepare", "pets"), "give the files of pets with --source PATH"),
+        (("prepare", "pets", "--source", "nowhere"), "nowhere does not exist"),
+        (("prepare", "../pets", "--source", "pets"), "'../pets' is not a valid dataset name"),
         (("prepare", "pets", "--source", "pets", "--image-size", "0"), "--image-size 0"),
         (
             ("prepare", "pets", "--source", "pets", "--max-unreadable", "-1"),
             "--max-unreadable -1: give a number",
         ),
         (("prepare", "pets", "--source", "pets", "--crop", "center"), "need --image-size N"),
+        (("prepare", "pets", "--source", "pets", "--grey"), "--grey is now --gray"),
         (("prepare", "cifar10", "--source", "pets", "--gray"), "choose another NAME to use --gray"),
         (("prepare", "cifar10", "--source", "pets"), "no CIFAR-10 in pets"),
         (("prepare", "imagenet64", "--source", "pets"), "published are 1,281,167"),
@@ -147,16 +148,16 @@ def test_known_datasets_are_prepared_by_name(capsys: pytest.CaptureFixture[str])
             "empty is empty: put the files there. Get Imagenet64",
         ),
         (("prepare", "lsun_bedroom", "--source", "pets"), "unpack bedroom_train_lmdb.zip there first"),
-        (("prepare", "pets", "--source", "pets/cat/0.txt"), "nothing that can be prepared"),
+        (("prepare", "pets", "--source", "pets/cat/0.txt"), "0.txt cannot be prepared"),
         (("prepare", "pets", "--source", "x.npy", "--image-size", "4"), "arrays are used as they are"),
         (("prepare", "pets", "--source", "pets", "--out", "ftp://host/x"), "ftp"),
         (("prepare", "pets", "--source", "pets", "--out", "/proc/x"), "cannot write --out /proc/x: "),
         (("prepare", "pets", "--source", "pets", "--out", "/dev/null/x"), "cannot write --out /dev/null/x: "),
         (("prepare", "pets", "--source", "pets", "--out", "x.npy"), "it is a file"),
-        (("prepare", "pets", "--source", "pets", "--out", "pets"), "pets holds something already"),
+        (("prepare", "pets", "--source", "pets", "--out", "pets"), "pets is not empty"),
         (
             ("prepare", "pets", "--source", "pets", "--out", "/"),
-            "/ holds something already" if os.access("/", os.W_OK) else "cannot write --out /: ",
+            "/ is not empty" if os.access("/", os.W_OK) else "cannot write --out /: ",
         ),
         (("info", "nothing"), "unknown dataset 'nothing'"),
         (("info", "digits", "--split", "validation"), "no split 'validation'; it has train, test"),

@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 
 from progdistill.data.importers.image_folder import ImageFolderSource
-from progdistill.data.preprocess import ImageRule
+from progdistill.data.preprocess import Preprocessing
 from progdistill.data.source import Source
 from progdistill.errors import UsageError
 from tests.data.preparing import prepared, rows, stored
 from tests.data.published import encoded, random_images
 
-AS_THEY_ARE = ImageRule(image_size=None)
+AS_THEY_ARE = Preprocessing(image_size=None)
 
 
-def folder(path: Path, rule: ImageRule = AS_THEY_ARE) -> Source:
+def folder(path: Path, rule: Preprocessing = AS_THEY_ARE) -> Source:
     return ImageFolderSource(path, rule, horizontal_flip_safe=True)
 
 
@@ -70,13 +70,13 @@ def test_mixed_shapes_ask_for_an_image_size(tmp_path: Path) -> None:
     path = write(tmp_path / "cats", CLASSED | other)
     with pytest.raises(UsageError, match=r"c/other.png is 24×20, .* 16×16: .*--image-size N"):
         prepared(folder(path), tmp_path)
-    info = prepared(folder(path, ImageRule(image_size=8)), tmp_path, "resized")
+    info = prepared(folder(path, Preprocessing(image_size=8)), tmp_path, "resized")
     assert (info.image_size, info.splits) == (8, {"train": 13})
 
 
 def test_images_that_are_no_squares_ask_for_an_image_size(tmp_path: Path) -> None:
     path = write(tmp_path / "wide", {"1.png": encoded(np.zeros((8, 12, 3), np.uint8))})
-    with pytest.raises(UsageError, match=r"1.png is 12×8: choose a square with --image-size N"):
+    with pytest.raises(UsageError, match=r"1.png is 12×8: make all images square with --image-size N"):
         folder(path)
 
 
@@ -104,7 +104,7 @@ def test_files_that_are_no_images_are_left_out_by_name(
     assert info.splits == {"train": 12}
     assert stored(info) == rows(IMAGES, LABELS)
     said = capsys.readouterr().err
-    assert "left out a/broken.png" in said and "left out b/cut.png" in said
+    assert "skipped a/broken.png" in said and "skipped b/cut.png" in said
 
 
 def test_links_that_lead_nowhere_and_what_is_no_file_are_left_out_by_name(
@@ -118,19 +118,19 @@ def test_links_that_lead_nowhere_and_what_is_no_file_are_left_out_by_name(
     info = prepared(folder(path), tmp_path)
     assert stored(info) == rows(IMAGES, LABELS)
     said = capsys.readouterr().err
-    assert "left out a/dangling.png: No such file" in said and "left out b/pipe.png: it is no file" in said
-    assert "left out a/loop.png: Too many levels" in said
+    assert "skipped a/dangling.png: No such file" in said and "skipped b/pipe.png: it is not a file" in said
+    assert "skipped a/loop.png: Too many levels" in said
 
 
 def test_names_of_images_need_not_be_utf8(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     odd = {"a/odd\udcff.png": encoded(IMAGES[0]), "a/broken\udcff.png": b"not a png"}
     info = prepared(folder(write(tmp_path / "cats\udcff", CLASSED | odd)), tmp_path)
     assert stored(info) == rows(np.concatenate([IMAGES, IMAGES[:1]]), np.append(LABELS, 0))
-    assert "left out a/broken\\xff.png" in capsys.readouterr().err
+    assert "skipped a/broken\\xff.png" in capsys.readouterr().err
 
 
 def test_names_of_classes_must_be_utf8(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"a class whose name is not UTF-8, b\\xff: rename it"):
+    with pytest.raises(UsageError, match=r"a class whose name is not UTF-8, b\\xff: rename"):
         folder(write(tmp_path, CLASSED | {"b\udcff/1.png": encoded(IMAGES[0])}))
 
 
@@ -143,8 +143,8 @@ def test_names_of_classes_must_be_utf8(tmp_path: Path) -> None:
         (("train/1.png", "more/2.png"), "cats/more has images that would be left out"),
         (("train/a/1.png", "test/2.png"), "cats/test has images that would be left out"),
         (("train/1.png", "val/1.png", "valid/2.png"), "the folders val and valid, both for split validation"),
-        (("val/1.png", "test/2.png"), "the folders test, val of splits, but none called train"),
-        (("Train/a/1.png", "Test/a/2.png"), "the folders Test, Train of splits, but none called train"),
+        (("val/1.png", "test/2.png"), "folders of splits .test, val., but none called train"),
+        (("Train/a/1.png", "Test/a/2.png"), "folders of splits .Test, Train., but none called train"),
     ],
 )
 def test_a_folder_of_which_images_would_be_left_out_is_refused(
@@ -173,9 +173,7 @@ def test_a_class_that_is_called_like_a_split_is_said(
 ) -> None:
     source = folder(write(tmp_path, CLASSED | {"test/1.png": encoded(IMAGES[0])}))
     assert source.facts.class_names == ("a", "b", "c", "test")
-    assert (
-        f"{tmp_path}/test is taken for a class, since no folder train is beside it" in capsys.readouterr().err
-    )
+    assert f"{tmp_path}/test is treated as a class, since there is no folder train" in capsys.readouterr().err
 
 
 def _first(name: str) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from progdistill.data.importers.image_tar import ImageTarSource
-from progdistill.data.preprocess import ImageRule
+from progdistill.data.preprocess import Preprocessing
 from progdistill.data.source import Source
 from progdistill.errors import UsageError
 from tests.data.preparing import prepared, rows, stored
@@ -18,18 +18,18 @@ FILES = [encoded(image) for image in IMAGES]
 
 def packed(path: Path, files: dict[str, bytes]) -> Source:
     write_tar(path, files)
-    return ImageTarSource({"train": path}, ImageRule(image_size=None), horizontal_flip_safe=True)
+    return ImageTarSource({"train": path}, Preprocessing(image_size=None), horizontal_flip_safe=True)
 
 
 def test_names_of_images_need_not_be_utf8(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = ("a/1.png", "b/1.png", "b/odd\udcff.png", "b/broken\udcff.png")
     source = packed(tmp_path / "x\udcff.tar", dict(zip(names, [*FILES, b"not a png"], strict=True)))
     assert stored(prepared(source, tmp_path)) == rows(IMAGES, np.array([0, 1, 1]))
-    assert "left out b/broken\\xff.png" in capsys.readouterr().err
+    assert "skipped b/broken\\xff.png" in capsys.readouterr().err
 
 
 def test_names_of_classes_must_be_utf8(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"x.tar has a class whose name is not UTF-8, b\\xff: unpack it"):
+    with pytest.raises(UsageError, match=r"x.tar has a class whose name is not UTF-8, b\\xff: rename"):
         packed(tmp_path / "x.tar", {"a/1.png": FILES[0], "b\udcff/1.png": FILES[1]})
 
 
@@ -42,7 +42,7 @@ def test_names_of_classes_must_be_utf8(tmp_path: Path) -> None:
     ],
 )
 def test_splits_in_one_archive_are_refused(tmp_path: Path, files: dict[str, bytes]) -> None:
-    with pytest.raises(UsageError, match="x.tar has the splits test, train, which are not told apart"):
+    with pytest.raises(UsageError, match="x.tar has the splits test, train, which are not supported in one"):
         packed(tmp_path / "x.tar", files)
 
 

@@ -7,12 +7,12 @@ import pytest
 
 from progdistill.data.importers import imagenet
 from progdistill.data.importers.imagenet import open_imagenet
-from progdistill.data.preprocess import ImageRule
+from progdistill.data.preprocess import Preprocessing
 from progdistill.errors import UsageError
 from tests.data.preparing import prepared, stored
 from tests.data.published import Images, devkit_tar, encoded, tar_bytes, write_tar
 
-RULE = ImageRule(image_size=64)
+RULE = Preprocessing(image_size=64)
 CLASSES = ("n01440764", "n01443537", "n02119789")
 
 
@@ -120,7 +120,7 @@ def test_a_split_that_was_never_published_is_named(tmp_path: Path, monkeypatch: 
         (tmp_path / split / CLASSES[0] / "1.JPEG").write_bytes(encoded(photograph(64, 64, 0), "PNG"))
     monkeypatch.setitem(imagenet.COUNTS, "train", 1)
     with pytest.raises(
-        UsageError, match="split test is none of the published .train, validation.*--unverified"
+        UsageError, match="split test is not a published one .train, validation.*--unverified"
     ):
         open_imagenet(tmp_path, RULE, unverified=False)
 

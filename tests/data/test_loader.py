@@ -93,9 +93,9 @@ def test_flips_are_fair_and_independent_coins() -> None:
 
 
 def test_settings_that_do_not_fit_are_usage_errors(digits: DatasetInfo) -> None:
-    with pytest.raises(UsageError, match="batch size 100 is not a positive multiple of the 3 ranks"):
+    with pytest.raises(UsageError, match="batch size 100 is not a positive multiple of the world size 3"):
         loader(digits, batch_size=100, world_size=3)
-    with pytest.raises(UsageError, match="rank 2 of 2"):
+    with pytest.raises(UsageError, match="rank 2 is out of range for world size 2"):
         loader(digits, rank=2, world_size=2)
     with pytest.raises(UsageError, match="mirrored"):
         TrainingLoader(digits, batch_size=8, seed=0, flip=True)

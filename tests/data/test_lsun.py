@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from progdistill.data.importers.lsun import LsunSource
-from progdistill.data.preprocess import ImageRule, Resize
+from progdistill.data.preprocess import Preprocessing, Resize
 from progdistill.errors import UsageError
 from tests.data.preparing import prepared, stored
 from tests.data.published import encoded, lsun_database, random_images
 
-RULE = ImageRule(image_size=128, resize=Resize.BILINEAR)
+RULE = Preprocessing(image_size=128, resize=Resize.BILINEAR)
 PHOTOGRAPHS = [
     image[:, :256].repeat(2, axis=1)[:, : 256 + 40 * n] for n, image in enumerate(random_images(6, 256)[0])
 ]
@@ -82,5 +82,5 @@ def test_a_missing_database_is_named_with_its_archive(tmp_path: Path) -> None:
 
 def test_what_is_no_database_is_named(tmp_path: Path) -> None:
     (tmp_path / "data.mdb").write_bytes(b"not a database" * 1000)
-    with pytest.raises(UsageError, match="truncated or no LMDB database"):
+    with pytest.raises(UsageError, match="truncated or not an LMDB database"):
         LsunSource(tmp_path, "bedroom", RULE, unverified=True)

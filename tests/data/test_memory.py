@@ -26,7 +26,7 @@ PROGRAM = """
 import os, resource, sys
 from pathlib import Path
 import lmdb, numpy, pyarrow
-from progdistill.data.preprocess import ImageRule
+from progdistill.data.preprocess import Preprocessing
 from progdistill.data.importers.registry import open_source
 from progdistill.data.prepare import prepare
 
@@ -34,8 +34,8 @@ name, source, out, spare = sys.argv[1:]
 os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
 used = next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("VmData"))
 resource.setrlimit(resource.RLIMIT_DATA, (used + int(spare),) * 2)
-rule = ImageRule(image_size=None)
-opened = open_source(name, Path(source), rule, horizontal_flip_safe=True, unverified=True)
+preprocessing = Preprocessing(image_size=None)
+opened = open_source(name, Path(source), preprocessing, horizontal_flip_safe=True, unverified=True)
 print(prepare(opened, name, out, staging_root=Path(out).parent).counts["train"])
 """
 

@@ -11,8 +11,8 @@ IMAGES = sum(ROWS)
 
 def epoch(order: TrainingOrder, number: int) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
     """Image numbers (in stored order) of one epoch."""
-    places = order.places(number * IMAGES, IMAGES)
-    return places.shards * 50 + places.rows
+    positions = order.positions(number * IMAGES, IMAGES)
+    return positions.shards * 50 + positions.rows
 
 
 @pytest.mark.parametrize("number", [0, 1, 7, 1000])
@@ -32,17 +32,17 @@ def test_any_range_is_the_same_part_of_the_whole_order() -> None:
     whole = np.concatenate([epoch(TrainingOrder(ROWS, 5), number) for number in range(3)])
     order = TrainingOrder(ROWS, 5)
     for start in (3 * IMAGES - 40, 0, IMAGES - 7, 1599, 1600, 2 * IMAGES - 100):
-        places = order.places(start, 40)
-        assert np.array_equal(places.shards * 50 + places.rows, whole[start : start + 40])
+        positions = order.positions(start, 40)
+        assert np.array_equal(positions.shards * 50 + positions.rows, whole[start : start + 40])
 
 
 def test_a_window_reads_thirty_two_shards_and_announces_the_next() -> None:
     order, window = TrainingOrder(ROWS, 0), WINDOW_SHARDS * 50
-    first = set(order.places(0, window - 33).shards.tolist())
+    first = set(order.positions(0, window - 33).shards.tolist())
     assert len(first) == WINDOW_SHARDS
     following = order.shards_after(0)
     assert not first & set(following)
-    seen = set(order.places(window, window - 33).shards.tolist())
+    seen = set(order.positions(window, window - 33).shards.tolist())
     assert seen <= set(following)
 
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from progdistill.data.importers.parquet import ParquetSource
-from progdistill.data.preprocess import ImageRule
+from progdistill.data.preprocess import Preprocessing
 from progdistill.data.source import Source
 from progdistill.errors import UsageError
 from tests.data.preparing import prepared, rows, stored
@@ -22,7 +22,7 @@ NAMES = ("cat", "dog", "owl")
 
 
 def parquet(path: Path) -> Source:
-    return ParquetSource(path, ImageRule(image_size=None), horizontal_flip_safe=True)
+    return ParquetSource(path, Preprocessing(image_size=None), horizontal_flip_safe=True)
 
 
 def test_files_called_after_their_split_are_read_in_order(tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_rows_without_bytes_are_left_out_by_name(tmp_path: Path, capsys: pytest.
     huggingface_parquet(tmp_path / "x.parquet", [*FILES[:3], None], np.zeros(4, int), NAMES)  # type: ignore[list-item]
     info = prepared(parquet(tmp_path), tmp_path)
     assert info.splits == {"train": 3}
-    assert "left out x.parquet[3]: it has no bytes, only a path" in capsys.readouterr().err
+    assert "skipped x.parquet[3]: it has no bytes, only a path" in capsys.readouterr().err
 
 
 def table(images: Any = FILES[:6], **columns: Any) -> pa.Table:
@@ -193,7 +193,7 @@ def test_reading_holds_little_of_a_file_in_memory(tmp_path: Path) -> None:
     assert path.stat().st_size > 20_000_000
     del rows, table
     before, most = pa.total_allocated_bytes(), 0
-    source = ParquetSource(path, ImageRule(image_size=8), horizontal_flip_safe=True)
+    source = ParquetSource(path, Preprocessing(image_size=8), horizontal_flip_safe=True)
     for _ in source.read("train", 0):
         most = max(most, pa.total_allocated_bytes() - before)
     assert 0 < most < 10_000_000

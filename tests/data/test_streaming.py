@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from progdistill.data import shards as shard_files
+from progdistill.data import shards
 from progdistill.data.dataset import DatasetInfo
 from progdistill.data.loader import TrainingLoader
 from progdistill.errors import LostInvariantError
@@ -84,7 +84,7 @@ def test_descriptors_stay_within_their_bound_over_epochs(
     numbered: DatasetInfo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     streaming(monkeypatch)
-    monkeypatch.setattr(shard_files, "OPEN_SHARDS", 40)
+    monkeypatch.setattr(shards, "OPEN_SHARDS", 40)
     one = TrainingLoader(numbered, batch_size=64, seed=3, flip=True)
     most = 0
     for update in range(160):

@@ -12,7 +12,7 @@ import torch
 from progdistill.data.dataset import DatasetInfo
 from progdistill.data.importers.registry import open_source
 from progdistill.data.loader import TrainingLoader
-from progdistill.data.preprocess import ImageRule
+from progdistill.data.preprocess import Preprocessing
 from progdistill.diffusion.names import LossWeight, PredictionType
 from progdistill.models.config import DenoiserConfig, UNetConfig
 from progdistill.models.denoiser import Denoiser, build_denoiser
@@ -117,7 +117,7 @@ def arrays(folder: Path) -> Path:
     return folder / "images.npz"
 
 
-OWN = ImageRule(image_size=None)
+OWN = Preprocessing(image_size=None)
 
 FORMS = [
     ("cifar10", cifar10_python, OWN, 32, 10),
@@ -126,7 +126,7 @@ FORMS = [
     ("imagenet64", imagenet_old_batches, OWN, 64, 1000),
     ("imagenet64", imagenet_tars, OWN, 64, 2),
     ("lsun_church", lsun, OWN, 128, 0),
-    ("cats", image_folder, ImageRule(image_size=16), 16, 2),
+    ("cats", image_folder, Preprocessing(image_size=16), 16, 2),
     ("cats", image_tar, OWN, 16, 1),
     ("cats", parquet, OWN, 16, 2),
     ("cats", arrays, OWN, 16, 2),
@@ -138,7 +138,7 @@ FORMS = [
     ("name", "write", "rule", "size", "classes"), FORMS, ids=[write.__name__ for _, write, *_ in FORMS]
 )
 def test_training_runs_on_every_published_form(
-    tmp_path: Path, name: str, write: Callable[[Path], Path], rule: ImageRule, size: int, classes: int
+    tmp_path: Path, name: str, write: Callable[[Path], Path], rule: Preprocessing, size: int, classes: int
 ) -> None:
     (tmp_path / "files").mkdir()
     source = open_source(name, write(tmp_path / "files"), rule, horizontal_flip_safe=True, unverified=True)

@@ -7,10 +7,11 @@ import pytest
 from progdistill.cli.main import main
 from progdistill.config.options import RunOptions
 from progdistill.config.presets import PRESETS
+from progdistill.data.catalog import UNKNOWN_DATASET
 from progdistill.data.dataset import DatasetInfo
 from progdistill.errors import UsageError
 from progdistill.models.denoiser import build_denoiser, save_weights, weights_of
-from progdistill.registry.checkpoint import UNKNOWN_DATASET, CheckpointKind, publish_checkpoint
+from progdistill.registry.checkpoint import CheckpointKind, publish_checkpoint
 from progdistill.run.prepare import PreparedRun, prepare_run
 from progdistill.store.base import Store
 from tests.jobs.conftest import publish

@@ -11,26 +11,29 @@ import io
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from progdistill.data.importers.common import TAR_ERRORS, explain_damage, parts_from, read_member
 from progdistill.data.importers.published import PublishedFile, check_counts, verify_published
-from progdistill.data.importers.restricted_pickle import load_restricted
-from progdistill.data.source import SourceFacts, SourceImage
+from progdistill.data.importers.restricted_pickle import load_batch, load_restricted
+from progdistill.data.source import Source, SourceFacts, SourceImage
 from progdistill.errors import UsageError
 
 COUNTS: Final = {"train": 50_000, "test": 10_000}
 RECORD_BYTES: Final = 1 + 3 * 32 * 32
+_BATCHES: Final = {"train": tuple(f"data_batch_{number}" for number in range(1, 6)), "test": ("test_batch",)}
 
 
 class Version(NamedTuple):
-    """One of the two published versions: its folder, its archive, and how its files are called."""
+    """One of the two published versions."""
 
     folder: str
     archive: PublishedFile
     suffix: str
+    """Of batch files."""
     names_file: str
 
 
@@ -47,98 +50,101 @@ BINARY: Final = Version(
     "batches.meta.txt",
 )
 
-_BATCHES: Final = {"train": tuple(f"data_batch_{number}" for number in range(1, 6)), "test": ("test_batch",)}
 
-
-class Cifar10Source:
+class Cifar10Source(Source):
     """Splits train (50,000) and test (10,000) of 32×32 RGB images in 10 classes."""
 
     def __init__(self, path: Path, *, unverified: bool) -> None:
-        """`path`: one of the archives, the folder it is in, or the unpacked folder.
+        """Read the class names and the labels.
 
-        Raises UsageError for another archive, a truncated one and, unless `unverified`, other counts.
+        Args:
+            path: One of the archives, its folder, or the unpacked folder.
+            unverified: Accept other counts and checksums than published.
+
+        Raises:
+            UsageError: Not CIFAR-10, truncated, or not the published counts.
         """
-        self._files = _BatchFiles(path)
-        self._class_names = self._read_class_names()
-        self._counts = {
-            split: sum(len(self._batch(name)[1]) for name in names) for split, names in _BATCHES.items()
-        }
+        self._path, self._version = _find(path)
         self._unverified = unverified
+        self._counts = {
+            split: [len(self._batch(name)[1]) for name in names] for split, names in _BATCHES.items()
+        }
+        splits = {split: sum(counts) for split, counts in self._counts.items()}
         if not unverified:
-            check_counts(path, self._counts, COUNTS)
-
-    @property
-    def facts(self) -> SourceFacts:
-        """See Source."""
-        return SourceFacts(
+            check_counts(path, splits, COUNTS)
+        self.facts = SourceFacts(
             importer="cifar10",
-            location=str(self._files.path),
+            location=str(self._path),
             description="as published",
-            identity={"version": self._files.version.folder, "counts": dict(self._counts)},
+            identity={"version": self._version.folder, "counts": dict(splits)},
             channels=3,
             image_size=32,
-            class_names=self._class_names,
+            class_names=self._class_names(),
             horizontal_flip_safe=True,
-            splits=self._counts,
+            splits=splits,
         )
 
     def verify(self) -> None:
         """See Source: an archive is compared with its published MD5."""
-        if self._files.path.is_file() and not self._unverified:
-            verify_published([(self._files.path, self._files.version.archive)])
+        if self._path.is_file() and not self._unverified:
+            verify_published([(self._path, self._version.archive)])
 
-    def read(self, split: str, start: int) -> Iterator[SourceImage]:
+    def read(self, split: str, start: int = 0) -> Iterator[SourceImage]:
         """See Source. One batch of 10,000 images is in memory at a time."""
-        passed = 0
-        for name in _BATCHES[split]:
-            pixels, labels = self._batch(name)
-            for row in range(max(0, start - passed), len(labels)):
-                yield SourceImage(f"{name}[{row}]", int(labels[row]), pixels[row])
-            passed += len(labels)
+        for part, first in parts_from(self._counts[split], start):
+            name = _BATCHES[split][part]
+            images, labels = self._batch(name)
+            for row in range(first, len(labels)):
+                yield SourceImage(f"{name}[{row}]", int(labels[row]), images[row])
 
     def _batch(self, name: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """Images uint8 [count, 32, 32, 3] and labels int64 [count] of a batch file."""
-        version, where = self._files.version, f"{self._files.path}: {name}"
-        data = self._files.read(name + version.suffix)
-        planes, labels = _parse_binary(data, where) if version.suffix else _parse_pickle(data, where)
+        """Read a batch file: images, uint8 [count, 32, 32, 3], and labels, int64 [count]."""
+        data, where = self._read(name + self._version.suffix), f"{self._path}: {name}"
+        if self._version is BINARY:
+            if not data or len(data) % RECORD_BYTES:
+                raise UsageError(
+                    f"{where} is truncated: {len(data):,} bytes are not a multiple of {RECORD_BYTES:,}"
+                )
+            records = np.frombuffer(data, np.uint8).reshape(-1, RECORD_BYTES)
+            planes, labels = records[:, 1:], records[:, 0].astype(np.int64)
+        else:
+            planes, labels = load_batch(io.BytesIO(data), where)
+            if planes.dtype != np.uint8 or planes.shape != (len(labels), 3072):
+                raise UsageError(
+                    f"{where} is not a CIFAR-10 batch: its data is not uint8 [{len(labels)}, 3072]"
+                )
         return planes.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), labels
 
-    def _read_class_names(self) -> tuple[str, ...]:
-        names_file = self._files.version.names_file
-        data = self._files.read(names_file)
-        if self._files.version.suffix:
+    def _class_names(self) -> tuple[str, ...]:
+        file = self._version.names_file
+        data, where = self._read(file), f"{self._path}: {file}"
+        if self._version is BINARY:
             return tuple(data.decode("utf-8", "replace").split())
-        meta = load_restricted(io.BytesIO(data), f"{self._files.path}: {names_file}")
-        return tuple(_text(name) for name in _field(meta, "label_names", names_file))
+        meta = load_restricted(io.BytesIO(data), where)
+        names = meta.get("label_names") if isinstance(meta, dict) else None
+        if not isinstance(names, list):
+            raise UsageError(f"{where} is the wrong file: it has no label_names")
+        return tuple(name.decode() if isinstance(name, bytes) else str(name) for name in names)
+
+    def _read(self, name: str) -> bytes:
+        """Read a published file from the archive or the folder."""
+        incomplete = f"{self._path} has no {name}: it is not a complete CIFAR-10; download it again"
+        if self._path.is_dir():
+            if not (self._path / name).is_file():
+                raise UsageError(incomplete)
+            return (self._path / name).read_bytes()
+        with (
+            explain_damage(self._path, "truncated or damaged", TAR_ERRORS),
+            tarfile.open(self._path) as archive,
+        ):
+            try:
+                return read_member(archive, f"{self._version.folder}/{name}")
+            except KeyError as error:
+                raise UsageError(incomplete) from error
 
 
-class _BatchFiles:
-    """The published files by name, in an archive or a folder."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.version = _located(path)
-
-    def read(self, name: str) -> bytes:
-        if self.path.is_dir():
-            file = self.path / name
-            if not file.is_file():
-                raise UsageError(f"{self.path} has no {name}: it is not all of CIFAR-10")
-            return file.read_bytes()
-        try:
-            with tarfile.open(self.path) as archive:
-                member = archive.extractfile(f"{self.version.folder}/{name}")
-                assert member is not None, name
-                return member.read()
-        except KeyError as error:
-            raise UsageError(
-                f"{self.path} has no {self.version.folder}/{name}: not all of CIFAR-10"
-            ) from error
-        except (tarfile.TarError, EOFError, OSError) as error:
-            raise UsageError(f"{self.path} is truncated or damaged ({error}): download it again") from error
-
-
-def _located(path: Path) -> tuple[Path, Version]:
-    """The archive or the unpacked folder at `path` or in it, and which version it is."""
+def _find(path: Path) -> tuple[Path, Version]:
+    """Find the archive or the unpacked folder at `path` or in it."""
     for version in (PYTHON, BINARY):
         for folder in (path, path / version.folder):
             if (folder / version.names_file).is_file():
@@ -150,48 +156,12 @@ def _located(path: Path) -> tuple[Path, Version]:
         raise UsageError(
             f"no CIFAR-10 in {path}: give cifar-10-python.tar.gz, cifar-10-binary.tar.gz or their folder"
         )
-    return path, _version_of_archive(path)
-
-
-def _version_of_archive(path: Path) -> Version:
-    try:
-        with tarfile.open(path) as archive:
-            names = {member.name.partition("/")[0] for member in archive}
-    except (tarfile.TarError, EOFError, OSError) as error:
-        reason = str(error).splitlines()[0].rstrip(":")
-        raise UsageError(f"{path} is truncated or no archive ({reason}): download it again") from error
+    with explain_damage(path, "truncated or not an archive", TAR_ERRORS), tarfile.open(path) as archive:
+        names = {member.name.partition("/")[0] for member in archive}
     for version in (PYTHON, BINARY):
         if version.folder in names:
-            return version
+            return path, version
     raise UsageError(
         f"{path} is the wrong archive: it holds {', '.join(sorted(names)[:5])}, not CIFAR-10: give"
         f" {PYTHON.archive.name} or {BINARY.archive.name}"
     )
-
-
-def _parse_binary(data: bytes, where: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    if not data or len(data) % RECORD_BYTES:
-        raise UsageError(f"{where} is truncated: {len(data):,} bytes are no multiple of {RECORD_BYTES:,}")
-    records = np.frombuffer(data, np.uint8).reshape(-1, RECORD_BYTES)
-    return records[:, 1:], records[:, 0].astype(np.int64)
-
-
-def _parse_pickle(data: bytes, where: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    batch = load_restricted(io.BytesIO(data), where)
-    planes, labels = _field(batch, "data", where), np.asarray(_field(batch, "labels", where), np.int64)
-    if not isinstance(planes, np.ndarray) or planes.dtype != np.uint8 or planes.shape != (len(labels), 3072):
-        raise UsageError(f"{where} is no batch of CIFAR-10: its data is not uint8 [{len(labels)}, 3072]")
-    return planes, labels
-
-
-def _field(batch: object, key: str, where: str) -> Any:
-    """A dictionary's entry under a text key, which Python 2 wrote as bytes."""
-    if isinstance(batch, dict):
-        for found in (key, key.encode()):
-            if found in batch:
-                return batch[found]
-    raise UsageError(f"{where} is the wrong file: it has no {key!r}")
-
-
-def _text(value: bytes | str) -> str:
-    return value.decode() if isinstance(value, bytes) else value

@@ -1,64 +1,59 @@
 """A folder of images: `<class>/<image>`, or images alone, or either below `train/`, `val/` and `test/`."""
 
 import hashlib
+import logging
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import partial
 from pathlib import Path
 
 from progdistill.data.image_names import IMAGE_SUFFIXES, is_image_name, name_bytes, readable_name
-from progdistill.data.importers.common import class_names, native_size, refuse_others, split_folders
-from progdistill.data.preprocess import ImageRule, decode_image
-from progdistill.data.source import Pixels, SourceFacts, SourceImage, UnreadableImageError
+from progdistill.data.importers.common import SPLIT_NAMES, native_size, require_class_folders
+from progdistill.data.preprocess import Preprocessing, decode_image
+from progdistill.data.source import Pixels, Source, SourceFacts, SourceImage, UnreadableImageError
 from progdistill.errors import UsageError
 
+logger = logging.getLogger(__name__)
 
-class ImageFolderSource:
-    """Images by split, class and name, in alphabetical order, so that equal folders give equal datasets."""
 
-    def __init__(self, root: Path, rule: ImageRule, *, horizontal_flip_safe: bool) -> None:
-        """Count the images. Raises UsageError when there are none, or some that would be left out."""
-        self._root, self._rule, self._flip_safe = root, rule, horizontal_flip_safe
+class ImageFolderSource(Source):
+    """Images by split, class and name, in alphabetical order: equal folders give equal datasets."""
+
+    def __init__(self, root: Path, preprocessing: Preprocessing, *, horizontal_flip_safe: bool) -> None:
+        """Count the images. Raises UsageError if there are none, or some would be left out."""
+        self._root, self._preprocessing = root, preprocessing
         self._splits = split_folders(root)
-        self._classes = class_names(self._splits)
+        self._classes = _class_names(self._splits)
         used = {folder for split in self._splits for _, folder in self._folders(split)}
-        refuse_others(root, self._splits.values(), used)
-        self._counts, self._digest = self._counted()
-        for split, count in self._counts.items():
+        _refuse_other_images(root, self._splits.values(), used)
+        counts, digest = self._scan()
+        for split, count in counts.items():
             if not count:
                 raise UsageError(
                     f"{self._splits[split]} has no images ({', '.join(IMAGE_SUFFIXES)}): give a folder"
-                    " of images, or of one folder of images for each class"
+                    " of images, or a folder with one subfolder of images per class"
                 )
-        self._image_size = rule.image_size or native_size(self.read("train", 0), str(root))
-
-    @property
-    def facts(self) -> SourceFacts:
-        """See Source. The identity is over every file's relative name, size and time of change."""
-        return SourceFacts(
+        self.facts = SourceFacts(
             importer="image_folder",
-            location=str(self._root),
-            description=self._rule.describe(),
-            identity={"files": self._digest, "rule": self._rule.model_dump(mode="json")},
-            channels=self._rule.channels,
-            image_size=self._image_size,
+            location=str(root),
+            description=preprocessing.describe(),
+            identity={"files": digest, "preprocessing": preprocessing.model_dump(mode="json")},
+            channels=preprocessing.channels,
+            image_size=preprocessing.image_size or native_size(self.read("train"), str(root)),
             class_names=self._classes,
-            horizontal_flip_safe=self._flip_safe,
-            splits=self._counts,
+            horizontal_flip_safe=horizontal_flip_safe,
+            splits=counts,
         )
 
-    def verify(self) -> None:
-        """See Source: nothing is published of a user's own images."""
-
-    def read(self, split: str, start: int) -> Iterator[SourceImage]:
+    def read(self, split: str, start: int = 0) -> Iterator[SourceImage]:
         """See Source."""
         number = 0
         for label, folder in self._folders(split):
             for path in _images_in(folder):
                 if number >= start:
                     name = readable_name(str(path.relative_to(self._root)))
-                    yield SourceImage(name, label, partial(_decoded, path, self._rule))
+                    yield SourceImage(name, label, partial(_decode, path, self._preprocessing))
                 number += 1
 
     def _folders(self, split: str) -> Iterator[tuple[int, Path]]:
@@ -69,34 +64,107 @@ class ImageFolderSource:
             if (root / name).is_dir():
                 yield label, root / name
 
-    def _counted(self) -> tuple[dict[str, int], str]:
+    def _scan(self) -> tuple[dict[str, int], str]:
+        """Return the number of images per split, and a digest of every relative name, size and mtime."""
         counts, digest = dict.fromkeys(self._splits, 0), hashlib.sha256()
         for split in self._splits:
             for _, folder in self._folders(split):
                 for path in _images_in(folder):
                     counts[split] += 1
                     name = name_bytes(str(path.relative_to(self._root)))
-                    digest.update(name + f"\0{_size_and_time(path)}\n".encode())
+                    digest.update(name + f"\0{_size_and_mtime(path)}\n".encode())
         return counts, digest.hexdigest()
 
 
-def _size_and_time(path: Path) -> str:
-    try:
-        facts = path.stat()
-    except OSError as error:  # A link that leads nowhere: it is counted, and left out by name.
-        return type(error).__name__
-    return f"{facts.st_size}\0{facts.st_mtime_ns}"
+def split_folders(root: Path) -> dict[str, Path]:
+    """Return the folder of each split. Without a folder `train`, all of `root` is the training split.
+
+    Raises:
+        UsageError: Two folders are of one split, or there are only folders of other splits.
+    """
+    named = [name for name in SPLIT_NAMES if (root / name).is_dir()]
+    if "train" not in named:
+        _refuse_splits_without_training(root)
+        return {"train": root}
+    splits: dict[str, Path] = {}
+    for name in named:
+        other = splits.setdefault(SPLIT_NAMES[name], root / name)
+        if other.name != name:
+            raise UsageError(
+                f"{root} has the folders {other.name} and {name}, both for split {SPLIT_NAMES[name]}: move"
+                " their images into one of them"
+            )
+    return splits
 
 
-def _decoded(path: Path, rule: ImageRule) -> Pixels:
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise UnreadableImageError("it is no file")
-        data = path.read_bytes()
-    except OSError as error:
-        raise UnreadableImageError(error.strerror or str(error)) from error
-    return decode_image(data, rule)
+def _refuse_splits_without_training(root: Path) -> None:
+    folders = [folder for folder in _subfolders(root) if not folder.name.startswith(".")]
+    named = sorted(folder.name for folder in folders if folder.name.lower() in SPLIT_NAMES)
+    others = [folder for folder in folders if folder.name not in named]
+    walks = (files for folder in others for _, _, files in os.walk(folder))
+    if named and not _images_in(root) and not any(is_image_name(name) for files in walks for name in files):
+        raise UsageError(
+            f"{root} has folders of splits ({', '.join(named)}), but none called train: rename the folder of"
+            " training images to train"
+        )
+
+
+def _class_names(splits: dict[str, Path]) -> tuple[str, ...]:
+    """Return the subfolders of the training split that hold images; none if images lie directly in it."""
+    train = splits["train"]
+    names = tuple(sorted(folder.name for folder in _subfolders(train) if _images_in(folder)))
+    require_class_folders(train, names, loose_images=bool(_images_in(train)))
+    for name in names:
+        if name.lower() in SPLIT_NAMES:
+            logger.warning("%s is treated as a class, since there is no folder train beside it", train / name)
+    for split, folder in splits.items():
+        for entry in _subfolders(folder):
+            if entry.name not in names and _images_in(entry):
+                raise UsageError(
+                    f"class {readable_name(entry.name)} of split {split} is not a class of the training split"
+                )
+    return names
+
+
+def _refuse_other_images(root: Path, splits: Collection[Path], used: Collection[Path]) -> None:
+    """Raise UsageError for images below `root` that are not directly in one of the folders `used`."""
+    followed = {*splits, *used}
+    for name, subfolders, files in os.walk(root, followlinks=True):
+        folder = Path(name)
+        stray = min(filter(is_image_name, files), default=None)
+        if stray is not None and folder not in used:
+            raise UsageError(
+                f"{folder} has images that would be left out, such as {stray}: move them directly into a"
+                f" folder of a class or split, or out of {root}"
+            )
+        subfolders[:] = sorted(
+            inner
+            for inner in subfolders
+            if not inner.startswith(".") and (folder / inner in followed or not (folder / inner).is_symlink())
+        )
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if path.is_dir()]
 
 
 def _images_in(folder: Path) -> list[Path]:
     return [folder / name for name in sorted(os.listdir(folder)) if is_image_name(name)]
+
+
+def _size_and_mtime(path: Path) -> str:
+    try:
+        facts = path.stat()
+    except OSError as error:  # A dangling link: counted here, and skipped by name when read.
+        return type(error).__name__
+    return f"{facts.st_size}\0{facts.st_mtime_ns}"
+
+
+def _decode(path: Path, preprocessing: Preprocessing) -> Pixels:
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise UnreadableImageError("it is not a file")
+        data = path.read_bytes()
+    except OSError as error:
+        raise UnreadableImageError(error.strerror or str(error)) from error
+    return decode_image(data, preprocessing)

@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from progdistill.data.importers.arrays import iterate_rows, read_array, read_header
+from progdistill.data.importers.common import parts_from
 from progdistill.data.importers.published import check_counts
-from progdistill.data.importers.restricted_pickle import load_restricted
-from progdistill.data.source import SourceFacts, SourceImage
+from progdistill.data.importers.restricted_pickle import load_batch
+from progdistill.data.source import Source, SourceFacts, SourceImage
 from progdistill.errors import UsageError
 
 CLASSES: Final = 1000
@@ -30,74 +31,62 @@ CLASS_NAMES_FILE: Final = "map_clsloc.txt"
 class _Batch(NamedTuple):
     path: Path
     images: int
-    image_size: int
 
 
-class ImageNetBatchesSource:
-    """Splits train (1,281,167) and, if it is there, validation (50,000): RGB images in 1,000 classes."""
+class ImageNetBatchesSource(Source):
+    """Splits train (1,281,167) and, if present, validation (50,000): RGB images in 1,000 classes."""
 
     def __init__(self, folder: Path, image_size: int, *, unverified: bool) -> None:
-        """`folder`: where the batches are, at any depth.
+        """Read the headers.
 
-        Raises UsageError for missing or damaged batches, those of another size and, unless `unverified`,
-        other counts than published.
+        Args:
+            folder: Where the batches are, at any depth.
+            image_size: Height and width in pixels.
+            unverified: Accept other counts than published.
+
+        Raises:
+            UsageError: Batches are missing, damaged or of another size, or the counts are not the published.
         """
-        self._folder, self._image_size = folder, image_size
+        self._size = image_size
         files = find_batches(folder)
         if "train" not in files:
             raise UsageError(f"{folder} has no train_data_batch_1.npz … train_data_batch_10.npz")
-        self._batches = {split: [_described(path) for path in paths] for split, paths in files.items()}
-        for batch in (batch for batches in self._batches.values() for batch in batches):
-            if batch.image_size != image_size:
-                raise UsageError(
-                    f"{batch.path} is the wrong file: its images are {batch.image_size}×{batch.image_size},"
-                    f" not {image_size}×{image_size}"
-                )
-        self._counts = {
-            split: sum(batch.images for batch in batches) for split, batches in self._batches.items()
+        self._batches = {
+            split: [_Batch(path, _count_images(path, image_size)) for path in paths]
+            for split, paths in files.items()
         }
+        splits = {split: sum(batch.images for batch in batches) for split, batches in self._batches.items()}
         if not unverified:
-            check_counts(folder, self._counts, COUNTS)
-
-    @property
-    def facts(self) -> SourceFacts:
-        """See Source."""
-        return SourceFacts(
+            check_counts(folder, splits, COUNTS)
+        self.facts = SourceFacts(
             importer="imagenet_batches",
-            location=str(self._folder),
-            description=f"as published, {self._image_size}×{self._image_size}",
+            location=str(folder),
+            description=f"as published, {image_size}×{image_size}",
             identity={
                 "files": [
                     [batch.path.name, batch.images] for batches in self._batches.values() for batch in batches
                 ]
             },
             channels=3,
-            image_size=self._image_size,
-            class_names=_class_names(self._folder),
+            image_size=image_size,
+            class_names=_class_names(folder),
             horizontal_flip_safe=True,
-            splits=self._counts,
+            splits=splits,
         )
 
-    def verify(self) -> None:
-        """See Source: no checksum of these files is published; npz files carry their own."""
-
-    def read(self, split: str, start: int) -> Iterator[SourceImage]:
-        """See Source. An npz file is read row by row; an older pickle is in memory while it is read."""
-        passed = 0
-        for batch in self._batches[split]:
-            row = max(0, start - passed)
-            passed += batch.images
-            if row < batch.images:
-                labels, chunks = _rows(batch.path, row)
-                for planes in chunks:
-                    images = planes.reshape(-1, 3, batch.image_size, batch.image_size).transpose(0, 2, 3, 1)
-                    for pixels in images:
-                        yield SourceImage(f"{batch.path.name}[{row}]", int(labels[row]) - 1, pixels)
-                        row += 1
+    def read(self, split: str, start: int = 0) -> Iterator[SourceImage]:
+        """See Source. An npz file is read row by row; an older pickle is read whole."""
+        batches = self._batches[split]
+        for part, row in parts_from([batch.images for batch in batches], start):
+            labels, chunks = _read_rows(batches[part].path, row)
+            for planes in chunks:
+                for pixels in planes.reshape(-1, 3, self._size, self._size).transpose(0, 2, 3, 1):
+                    yield SourceImage(f"{batches[part].path.name}[{row}]", int(labels[row]) - 1, pixels)
+                    row += 1
 
 
 def find_batches(folder: Path) -> dict[str, list[Path]]:
-    """The batch files of each split under a folder, in the order of their numbers."""
+    """Return the batch files of each split under a folder, in the order of their numbers."""
     found: dict[str, dict[int, Path]] = {}
     for path in sorted(folder.rglob("*")):
         stem = path.name.removesuffix(".npz")
@@ -109,42 +98,41 @@ def find_batches(folder: Path) -> dict[str, list[Path]]:
     return {split: [paths[number] for number in sorted(paths)] for split, paths in sorted(found.items())}
 
 
-def _described(path: Path) -> _Batch:
+def _count_images(path: Path, image_size: int) -> int:
+    """Return the number of images in a batch file after checking its shapes."""
+    data: Any
     if path.suffix == ".npz":
-        data = read_header(path, "data")
-        shape, dtype, labels = data.shape, data.dtype, read_array(path, "labels")
+        data, labels = read_header(path, "data"), read_array(path, "labels")
     else:
-        planes, labels = _unpickled(path)
-        shape, dtype = planes.shape, planes.dtype
-    size = math.isqrt(shape[1] // 3) if len(shape) == 2 else 0
-    if dtype != np.uint8 or shape != (len(labels), 3 * size * size):
+        data, labels = _load_pickle(path)
+    size = math.isqrt(data.shape[1] // 3) if len(data.shape) == 2 else 0
+    if data.dtype != np.uint8 or data.shape != (len(labels), 3 * size * size):
         raise UsageError(
-            f"{path} is the wrong file: its data is {dtype} {list(shape)} beside {len(labels)} labels, not"
-            " uint8 [count, 3·size²]"
+            f"{path} is the wrong file: its data is {data.dtype} {list(data.shape)} with {len(labels)}"
+            " labels, not uint8 [count, 3·size²]"
         )
-    return _Batch(path, len(labels), size)
+    if size != image_size:
+        raise UsageError(
+            f"{path} is the wrong file: its images are {size}×{size}, not {image_size}×{image_size}"
+        )
+    return len(labels)
 
 
-def _rows(path: Path, start: int) -> tuple[NDArray[np.int64], Iterator[NDArray[np.uint8]]]:
-    """All labels of a batch, and its rows from `start` on."""
+def _read_rows(path: Path, start: int) -> tuple[NDArray[np.int64], Iterator[NDArray[np.uint8]]]:
+    """Return all labels of a batch, and its rows from `start` on."""
     if path.suffix == ".npz":
         return read_array(path, "labels").astype(np.int64), iterate_rows(path, "data", start)
-    planes, labels = _unpickled(path)
+    planes, labels = _load_pickle(path)
     return labels, iter([planes[start:]])
 
 
-def _unpickled(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+def _load_pickle(path: Path) -> tuple[NDArray[Any], NDArray[np.int64]]:
     with open(path, "rb") as file:
-        loaded = load_restricted(file, str(path))
-    batch: dict[Any, Any] = loaded if isinstance(loaded, dict) else {}
-    planes, labels = (batch.get(key, batch.get(key.encode())) for key in ("data", "labels"))
-    if not isinstance(planes, np.ndarray) or not isinstance(labels, list | np.ndarray):
-        raise UsageError(f"{path} is the wrong file: it has no arrays data and labels")
-    return planes, np.asarray(labels, np.int64)
+        return load_batch(file, str(path))
 
 
 def _class_names(folder: Path) -> tuple[str, ...]:
-    """Names from map_clsloc.txt of ImageNet's development kit if it is there, else the published numbers."""
+    """Return the names in map_clsloc.txt of ImageNet's development kit if present, or the numbers."""
     names = {number: str(number) for number in range(1, CLASSES + 1)}
     for path in folder.rglob(CLASS_NAMES_FILE):
         for line in path.read_text().splitlines():

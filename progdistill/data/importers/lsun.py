@@ -1,4 +1,4 @@
-"""LSUN scenes as published: one LMDB database a category and split, with a JPEG or WebP file a key.
+"""LSUN scenes as published: one LMDB database per category and split, with a JPEG or WebP file per key.
 
 Format: https://github.com/fyu/lsun: `bedroom_train_lmdb.zip` unpacks to `bedroom_train_lmdb/data.mdb` (and
 `lock.mdb`); keys are 40 hexadecimal digits, values are encoded images whose smaller side is 256 pixels.
@@ -9,9 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from progdistill.data.importers.common import explain_damage, native_size
 from progdistill.data.importers.published import check_counts
-from progdistill.data.preprocess import ImageRule, decode_image
-from progdistill.data.source import SourceFacts, SourceImage
+from progdistill.data.preprocess import Preprocessing, decode_image
+from progdistill.data.source import Source, SourceFacts, SourceImage
 from progdistill.errors import UsageError
 
 COUNTS: Final = {
@@ -20,68 +21,63 @@ COUNTS: Final = {
 }
 """Images of each category, as the dataset's page and its downloads have them."""
 
-_SPLIT_NAMES: Final = {"train": "train", "val": "validation"}
 
+class LsunSource(Source):
+    """Splits train and, if present, validation of one category, in the order of keys; no classes."""
 
-class LsunSource:
-    """Splits train and, if it is there, validation of one category, in the order of keys; no classes."""
+    def __init__(self, path: Path, category: str, preprocessing: Preprocessing, *, unverified: bool) -> None:
+        """Count the images.
 
-    def __init__(self, path: Path, category: str, rule: ImageRule, *, unverified: bool) -> None:
-        """`path`: the folder that holds `<category>_train_lmdb`, or that folder itself.
+        Args:
+            path: The folder that holds `<category>_train_lmdb`, or that folder itself.
+            category: `bedroom` or `church_outdoor`.
+            preprocessing: Crop, size, filter and channels.
+            unverified: Accept other counts than published.
 
-        `rule` has an image size. Raises UsageError for a missing or damaged database and, unless
-        `unverified`, other counts.
+        Raises:
+            UsageError: A database is missing or damaged, or the counts are not the published ones.
         """
-        assert rule.image_size is not None
-        self._category, self._rule, self._size = category, rule, rule.image_size
-        self._path, self._databases = path, _databases(path, category)
-        self._counts = {split: _entries(database) for split, database in self._databases.items()}
+        self._preprocessing, self._databases = preprocessing, _find_databases(path, category)
+        splits = {split: _count_entries(database) for split, database in self._databases.items()}
         if not unverified:
-            check_counts(path, self._counts, COUNTS[category])
-
-    @property
-    def facts(self) -> SourceFacts:
-        """See Source."""
-        return SourceFacts(
+            check_counts(path, splits, COUNTS[category])
+        self.facts = SourceFacts(
             importer="lsun",
-            location=str(self._path),
-            description=self._rule.describe(),
+            location=str(path),
+            description=preprocessing.describe(),
             identity={
-                "category": self._category,
+                "category": category,
                 "sizes": {
                     split: (path / "data.mdb").stat().st_size for split, path in self._databases.items()
                 },
-                "counts": dict(self._counts),
-                "rule": self._rule.model_dump(mode="json"),
+                "counts": dict(splits),
+                "preprocessing": preprocessing.model_dump(mode="json"),
             },
-            channels=self._rule.channels,
-            image_size=self._size,
+            channels=preprocessing.channels,
+            image_size=preprocessing.image_size or native_size(self.read("train"), str(path)),
             class_names=(),
             horizontal_flip_safe=True,
-            splits=self._counts,
+            splits=splits,
         )
 
-    def verify(self) -> None:
-        """See Source: no checksum is published."""
-
-    def read(self, split: str, start: int) -> Iterator[SourceImage]:
+    def read(self, split: str, start: int = 0) -> Iterator[SourceImage]:
         """See Source."""
-        with _opened(self._databases[split]) as environment, environment.begin(buffers=False) as transaction:
+        with _open(self._databases[split]) as environment, environment.begin(buffers=False) as transaction:
             cursor = transaction.cursor()
             for number, key in enumerate(cursor.iternext(keys=True, values=False)):
                 if number >= start:
-                    data = bytes(cursor.value())
-                    yield SourceImage(f"{split}/{key.decode()}", 0, partial(decode_image, data, self._rule))
+                    decode = partial(decode_image, bytes(cursor.value()), self._preprocessing)
+                    yield SourceImage(f"{split}/{key.decode()}", 0, decode)
 
 
-def _databases(path: Path, category: str) -> dict[str, Path]:
+def _find_databases(path: Path, category: str) -> dict[str, Path]:
     if (path / "data.mdb").is_file():
         return {"train": path}
-    found = {
-        split: path / f"{category}_{name}_lmdb"
-        for name, split in _SPLIT_NAMES.items()
-        if (path / f"{category}_{name}_lmdb" / "data.mdb").is_file()
+    folders = {
+        "train": path / f"{category}_train_lmdb",
+        "validation": path / f"{category}_val_lmdb",
     }
+    found = {split: folder for split, folder in folders.items() if (folder / "data.mdb").is_file()}
     if "train" not in found:
         raise UsageError(
             f"{path} has no {category}_train_lmdb/data.mdb: unpack {category}_train_lmdb.zip there first"
@@ -89,17 +85,15 @@ def _databases(path: Path, category: str) -> dict[str, Path]:
     return found
 
 
-def _entries(path: Path) -> int:
-    with _opened(path) as environment:
+def _count_entries(path: Path) -> int:
+    with _open(path) as environment:
         return int(environment.stat()["entries"])
 
 
-def _opened(path: Path) -> Any:
+def _open(path: Path) -> Any:
     try:
         import lmdb
     except ImportError as error:
         raise UsageError("LSUN's databases need the package lmdb: pip install lmdb") from error
-    try:
+    with explain_damage(path, "truncated or not an LMDB database", (lmdb.Error,)):
         return lmdb.open(str(path), readonly=True, lock=False, readahead=False, max_readers=1)
-    except lmdb.Error as error:
-        raise UsageError(f"{path} is truncated or no LMDB database: {error}") from error

@@ -2,16 +2,14 @@
 
 Format: https://huggingface.co/docs/datasets/image_dataset and the `Image` and `ClassLabel` features: an image
 is a struct of `bytes` (an encoded file) and `path`; a class is an integer. The schema's metadata has, under
-`huggingface`, JSON whose info.features name each column's `_type` and the class names. Files are called
-`<split>-00000-of-00005.parquet`, or lie in a folder called after their split.
+`huggingface`, JSON whose info.features name each column's `_type` and the class names. Files are named
+`<split>-00000-of-00005.parquet`, or lie in a folder named after their split.
 """
 
 import json
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
-from itertools import accumulate
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -20,21 +18,118 @@ import pyarrow.compute
 import pyarrow.parquet as pq
 from pydantic import BaseModel, Field
 
+from progdistill.data.image_names import readable_name
 from progdistill.data.importers.common import (
     SPLIT_NAMES,
-    class_names_up_to,
+    explain_damage,
     native_size,
+    numbered_classes,
+    parts_from,
     require_class_number,
 )
-from progdistill.data.preprocess import ImageRule, decode_image
-from progdistill.data.source import Pixels, SourceFacts, SourceImage, UnreadableImageError
+from progdistill.data.preprocess import Preprocessing, decode_image
+from progdistill.data.source import Pixels, Source, SourceFacts, SourceImage, UnreadableImageError
 from progdistill.errors import UsageError
 
+BATCH_ROWS: Final = 64
+
+BUFFER_BYTES: Final = 2**20
+"""Read from a column at a time: a row group can be as large as the file."""
+
 _LABEL_NAMES: Final = ("label", "labels", "fine_label", "class")
+_PROBLEM: Final = "truncated, damaged or not a Parquet file"
+_ERRORS: Final = (pa.ArrowException, OSError)
 
 
-class Columns(NamedTuple):
-    """Names of columns (None: no classes), and of classes (empty: the files do not tell)."""
+class ParquetSource(Source):
+    """Splits by the names of files or folders, rows in the order of sorted file names."""
+
+    def __init__(self, path: Path, preprocessing: Preprocessing, *, horizontal_flip_safe: bool) -> None:
+        """Read the schemas.
+
+        Args:
+            path: A Parquet file, or a folder of them at any depth.
+            preprocessing: Crop, size, filter and channels.
+            horizontal_flip_safe: Whether a mirrored image is as plausible as the image.
+
+        Raises:
+            UsageError: A file is damaged, or its columns differ from those of the first training file.
+        """
+        self._preprocessing, self._files = preprocessing, _files_by_split(path)
+        self._rows = {
+            split: [_open(file).metadata.num_rows for file in files] for split, files in self._files.items()
+        }
+        self._columns = _columns_of(self._files)
+        self.facts = SourceFacts(
+            importer="parquet",
+            location=str(path),
+            description=preprocessing.describe(),
+            identity={
+                "files": [
+                    [split, file.name, file.stat().st_size, file.stat().st_mtime_ns]
+                    for split, files in self._files.items()
+                    for file in files
+                ],
+                "preprocessing": preprocessing.model_dump(mode="json"),
+            },
+            channels=preprocessing.channels,
+            image_size=preprocessing.image_size or native_size(self.read("train"), str(path)),
+            class_names=self._columns.class_names,
+            horizontal_flip_safe=horizontal_flip_safe,
+            splits={split: sum(rows) for split, rows in self._rows.items()},
+        )
+
+    def read(self, split: str, start: int = 0) -> Iterator[SourceImage]:
+        """See Source. Row groups before `start` are skipped without reading them."""
+        for part, row in parts_from(self._rows[split], start):
+            yield from self._images(self._files[split][part], row)
+
+    def _images(self, path: Path, start: int) -> Iterator[SourceImage]:
+        """Yield the images of one file from row `start` on."""
+        file, (image, label, _) = _open(path), self._columns
+        sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+        groups = [group for group, _ in parts_from(sizes, start)]
+        row = sum(sizes) - sum(sizes[group] for group in groups)
+        with explain_damage(path, _PROBLEM, _ERRORS):
+            for batch in file.iter_batches(BATCH_ROWS, groups, [image, label] if label else [image]):
+                labels = batch.column(label).to_pylist() if label else [0] * len(batch)
+                for value, number in zip(batch.column(image), labels, strict=True):
+                    if row >= start:
+                        decode = partial(_decode, value.as_py(), self._preprocessing)
+                        yield SourceImage(f"{path.name}[{row}]", -1 if number is None else number, decode)
+                    row += 1
+
+
+def _decode(value: dict[str, Any] | bytes | None, preprocessing: Preprocessing) -> Pixels:
+    data = value.get("bytes") if isinstance(value, dict) else value
+    if data is None:
+        raise UnreadableImageError("it has no bytes, only a path" if value else "it is null")
+    return decode_image(data, preprocessing)
+
+
+def _open(path: Path) -> pq.ParquetFile:
+    if str(path) != readable_name(str(path)):
+        raise UsageError(f"{path} cannot be opened, since its name is not UTF-8: rename it")
+    with explain_damage(path, _PROBLEM, _ERRORS):
+        # By default, all requested columns would be read at once and kept: the whole file.
+        return pq.ParquetFile(path, pre_buffer=False, buffer_size=BUFFER_BYTES)
+
+
+def _files_by_split(path: Path) -> dict[str, list[Path]]:
+    """Return the files of each split. Files whose names tell no split are of the training split."""
+    files = [path] if path.is_file() else sorted(path.rglob("*.parquet"))
+    found: dict[str, list[Path]] = {}
+    for file in files:
+        candidates = (re.split(r"[-_.]", file.name)[0], file.parent.name)
+        split = next((SPLIT_NAMES[name] for name in candidates if name in SPLIT_NAMES), "train")
+        found.setdefault(split, []).append(file)
+    if "train" not in found:
+        raise UsageError(f"{path} has no Parquet files of a training split")
+    return found
+
+
+class _Columns(NamedTuple):
+    """Names of the columns (None: no classes), and of the classes (empty: the files have no names)."""
 
     image: str
     label: str | None
@@ -54,10 +149,30 @@ class _Metadata(BaseModel):
     info: _Info = _Info()
 
 
-def find_columns(path: Path, schema: pa.Schema) -> Columns:
-    """The columns of a file. Raises UsageError unless exactly one has images."""
+def _columns_of(files: dict[str, list[Path]]) -> _Columns:
+    """Return the columns of the first training file, after checking that every file has them."""
+    first, paths = files["train"][0], [path for split in files.values() for path in split]
+    columns = _find_columns(first, _open(first).schema_arrow)
+    for path in paths:
+        _check_columns(path, _open(path).schema_arrow, columns, first)
+    if columns.label is None or columns.class_names:
+        return columns
+    largest = 0
+    for path in paths:
+        with explain_damage(path, _PROBLEM, _ERRORS):
+            for batch in _open(path).iter_batches(columns=[columns.label]):
+                largest = max(largest, pa.compute.max(batch.column(columns.label)).as_py() or 0)
+        require_class_number(f"{path}: column {columns.label}", largest)
+    return columns._replace(class_names=numbered_classes(largest))
+
+
+def _find_columns(path: Path, schema: pa.Schema) -> _Columns:
     features = _features(schema)
-    images = [field.name for field in schema if _is_image(field, features)]
+    images = [
+        field.name
+        for field in schema
+        if _has_bytes(field.type) or (field.name in features and features[field.name].kind == "Image")
+    ]
     if len(images) != 1:
         raise UsageError(
             f"{path} has {len(images)} image columns (structs of bytes and path) among"
@@ -65,10 +180,10 @@ def find_columns(path: Path, schema: pa.Schema) -> Columns:
         )
     classes = [name for name, feature in features.items() if feature.kind == "ClassLabel"]
     label = next((name for name in (*classes, *_LABEL_NAMES) if name in schema.names), None)
-    return Columns(images[0], label, _class_names(features, label))
+    return _Columns(images[0], label, _class_names(features, label))
 
 
-def check_columns(path: Path, schema: pa.Schema, columns: Columns, first: Path) -> None:
+def _check_columns(path: Path, schema: pa.Schema, columns: _Columns, first: Path) -> None:
     """Raise UsageError unless a file has the columns that were found in the file `first`."""
     for name in filter(None, (columns.image, columns.label)):
         if name not in schema.names:
@@ -79,7 +194,7 @@ def check_columns(path: Path, schema: pa.Schema, columns: Columns, first: Path) 
         if schema.names.count(name) > 1:
             raise UsageError(f"{path} has {schema.names.count(name)} columns {name}: keep exactly one")
     kind = schema.field(columns.image).type
-    if not (_is_bytes(kind) or _has_bytes(kind)):
+    if kind not in (pa.binary(), pa.large_binary()) and not _has_bytes(kind):
         raise UsageError(
             f"{path}: column {columns.image} holds {kind}, not images: store encoded files, as bytes or as"
             " structs of bytes and path"
@@ -96,7 +211,7 @@ def check_columns(path: Path, schema: pa.Schema, columns: Columns, first: Path) 
         if found != expected:
             raise UsageError(
                 f"{path}: column {columns.label} has {found!r} as class {number}, which is {expected!r} in"
-                f" {first}: number the classes alike in all files"
+                f" {first}: number the classes the same way in all files"
             )
 
 
@@ -110,7 +225,7 @@ def _features(schema: pa.Schema) -> dict[str, _Feature]:
     for name, feature in found.items():
         try:
             features[name] = _Feature.model_validate(feature)
-        except ValueError:  # Columns of columns, which hold neither images nor classes.
+        except ValueError:  # Nested columns, which hold neither images nor classes.
             continue
     return features
 
@@ -121,151 +236,11 @@ def _class_names(features: dict[str, _Feature], label: str | None) -> tuple[str,
 
 
 def _is_text(name: Any) -> bool:
-    """Whether a name can be stored: JSON can have halves of characters too."""
+    """Whether a name can be stored as UTF-8: JSON can hold lone surrogates."""
     return isinstance(name, str) and name.encode(errors="replace").decode() == name
-
-
-def _is_image(field: pa.Field, features: dict[str, _Feature]) -> bool:
-    return _has_bytes(field.type) or (field.name in features and features[field.name].kind == "Image")
 
 
 def _has_bytes(kind: pa.DataType) -> bool:
     if not pa.types.is_struct(kind):
         return False
     return any(kind.field(index).name == "bytes" for index in range(kind.num_fields))
-
-
-def _is_bytes(kind: pa.DataType) -> bool:
-    return kind in (pa.binary(), pa.large_binary())
-
-
-ROWS_AT_ONCE: Final = 64
-
-BUFFER_BYTES: Final = 2**20
-"""Read of a column at a time: a row group may be as large as the file."""
-
-
-class ParquetSource:
-    """Splits by the names of files or folders, rows in the order of sorted file names."""
-
-    def __init__(self, path: Path, rule: ImageRule, *, horizontal_flip_safe: bool) -> None:
-        """`path`: a Parquet file or a folder of them. UsageError for damaged files and for columns that are
-        missing, of another type, or others than in the first file of the training split.
-        """
-        self._path, self._rule, self._flip_safe = path, rule, horizontal_flip_safe
-        self._files = _files_by_split(path)
-        self._counts = {
-            split: sum(_opened(file).metadata.num_rows for file in files)
-            for split, files in self._files.items()
-        }
-        self._columns = _columns(self._files)
-        self._image_size = rule.image_size or native_size(self.read("train", 0), str(path))
-
-    @property
-    def facts(self) -> SourceFacts:
-        """See Source."""
-        return SourceFacts(
-            importer="parquet",
-            location=str(self._path),
-            description=self._rule.describe(),
-            identity={
-                "files": [
-                    [split, file.name, file.stat().st_size, file.stat().st_mtime_ns]
-                    for split, files in self._files.items()
-                    for file in files
-                ],
-                "rule": self._rule.model_dump(mode="json"),
-            },
-            channels=self._rule.channels,
-            image_size=self._image_size,
-            class_names=self._columns.class_names,
-            horizontal_flip_safe=self._flip_safe,
-            splits=self._counts,
-        )
-
-    def verify(self) -> None:
-        """See Source: nothing is published."""
-
-    def read(self, split: str, start: int) -> Iterator[SourceImage]:
-        """See Source. Row groups before `start` are skipped unread."""
-        passed = 0
-        for file in self._files[split]:
-            yield from self._images(file, max(0, start - passed))
-            passed += _opened(file).metadata.num_rows
-
-    def _images(self, file: Path, start: int) -> Iterator[SourceImage]:
-        """Images of one file from row `start` on."""
-        opened, (image, label, _) = _opened(file), self._columns
-        sizes = [opened.metadata.row_group(group).num_rows for group in range(opened.num_row_groups)]
-        ends = list(accumulate(sizes))
-        groups = [group for group, end in enumerate(ends) if end > start]
-        if not groups:
-            return
-        row = ends[groups[0]] - sizes[groups[0]]
-        with _explained(file):
-            batches = opened.iter_batches(ROWS_AT_ONCE, groups, [image] if label is None else [image, label])
-            for batch in batches:
-                labels = [0] * len(batch) if label is None else batch.column(label).to_pylist()
-                for value, code in zip(batch.column(image), labels, strict=True):
-                    if row >= start:
-                        decode = partial(_decoded, value.as_py(), self._rule)
-                        yield SourceImage(f"{file.name}[{row}]", -1 if code is None else code, decode)
-                    row += 1
-
-
-def _decoded(value: dict[str, Any] | bytes | None, rule: ImageRule) -> Pixels:
-    data = value.get("bytes") if isinstance(value, dict) else value
-    if data is None:
-        raise UnreadableImageError("it has no bytes, only a path" if value else "it is null")
-    return decode_image(data, rule)
-
-
-def _opened(path: Path) -> pq.ParquetFile:
-    with _explained(path):
-        # By default all that is asked for would be read at once, and kept: the whole file.
-        return pq.ParquetFile(path, pre_buffer=False, buffer_size=BUFFER_BYTES)
-
-
-@contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (pa.ArrowException, OSError) as error:
-        raise UsageError(f"{path} is truncated, damaged or no Parquet file: {error}") from error
-    except UnicodeEncodeError as error:
-        raise UsageError(f"{path} cannot be opened, since its name is not UTF-8: rename it") from error
-
-
-def _files_by_split(path: Path) -> dict[str, list[Path]]:
-    """Files of each split; a single file, or files whose names tell no split, are the training split."""
-    files = [path] if path.is_file() else sorted(path.rglob("*.parquet"))
-    found: dict[str, list[Path]] = {}
-    for file in files:
-        words = (re.split(r"[-_.]", file.name)[0], file.parent.name)
-        split = next((SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES), "train")
-        found.setdefault(split, []).append(file)
-    if "train" not in found:
-        raise UsageError(f"{path} has no Parquet files of a training split")
-    return found
-
-
-def _columns(files: dict[str, list[Path]]) -> Columns:
-    """Those of the first file of the training split, which every other file must have too."""
-    first = files["train"][0]
-    columns = find_columns(first, _opened(first).schema_arrow)
-    for file in (file for split in files.values() for file in split):
-        check_columns(file, _opened(file).schema_arrow, columns, first)
-    if columns.label is None or columns.class_names:
-        return columns
-    return columns._replace(class_names=_numbers(files, columns.label))
-
-
-def _numbers(files: dict[str, list[Path]], label: str) -> tuple[str, ...]:
-    """Classes without names: 0 to the highest number that occurs."""
-    highest = 0
-    for file in (file for split in files.values() for file in split):
-        with _explained(file):
-            for batch in _opened(file).iter_batches(columns=[label]):
-                highest = max(highest, pa.compute.max(batch.column(label)).as_py() or 0)
-        require_class_number(f"{file}: column {label}", highest)
-    return class_names_up_to(highest)

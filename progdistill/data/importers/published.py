@@ -1,4 +1,4 @@
-"""What is published of a dataset's files, and the comparison of given files with it."""
+"""Published checksums and counts, and the comparison of a user's files with them."""
 
 import hashlib
 from collections.abc import Iterable
@@ -8,20 +8,20 @@ from typing import Final, NamedTuple
 from progdistill.errors import UsageError
 from progdistill.progress import Progress
 
-ANYWAY: Final = "to prepare it as it is, add --unverified"
+ANYWAY: Final = "add --unverified to prepare it as it is"
 
 _PIECE_BYTES: Final = 2**22
 
 
 class PublishedFile(NamedTuple):
-    """A file's name and the MD5 that its publisher, or a library that downloads it, states."""
+    """A file name and the MD5 that the publisher, or a library that downloads the file, states."""
 
     name: str
     md5: str
 
 
 def verify_published(files: Iterable[tuple[Path, PublishedFile]]) -> None:
-    """Compare whole files with their published MD5; UsageError names the first that differs."""
+    """Compare files with their published MD5. Raises UsageError for the first that differs."""
     pairs = list(files)
     total = sum(path.stat().st_size for path, _ in pairs)
     with Progress("verifying the published files", total=total, unit="bytes") as progress:
@@ -29,17 +29,17 @@ def verify_published(files: Iterable[tuple[Path, PublishedFile]]) -> None:
             found = _md5(path, progress)
             if found != published.md5:
                 raise UsageError(
-                    f"{path} is not the published {published.name}: its MD5 is {found}, published is"
+                    f"{path} is not the published {published.name}: its MD5 is {found}, expected"
                     f" {published.md5}. Download it again, or {ANYWAY}"
                 )
 
 
 def check_counts(location: Path, found: dict[str, int], published: dict[str, int]) -> None:
-    """Compare the images of each split that is there with the published number; UsageError if they differ."""
+    """Compare the number of images in each split with the published one. Raises UsageError if they differ."""
     for split, count in found.items():
         if split not in published:
             raise UsageError(
-                f"{location}: split {split} is none of the published ({', '.join(published)}). Move it away,"
+                f"{location}: split {split} is not a published one ({', '.join(published)}). Move it away,"
                 f" or {ANYWAY}"
             )
         if count != published[split]:

@@ -1,11 +1,12 @@
-"""Reads pickles of numpy arrays and plain containers without the power to run anything else.
+"""Loads pickles of numpy arrays and plain containers, without executing anything from the file.
 
-A pickle is a program that may call whatever it names. Here it can name only what numpy writes into a pickled
-array, and each of those names leads to a stand-in of this module that takes raw bytes and checks them;
+A pickle is a program that can call whatever it names. Here it can name only what numpy writes into a pickled
+array, and each of those names resolves to a stand-in in this module, which takes raw bytes and checks them;
 numpy's own unpickling code never sees the file. Any other name is refused.
 """
 
 import pickle
+from contextlib import suppress
 from typing import IO, Any, Final
 
 import numpy as np
@@ -15,20 +16,42 @@ from progdistill.errors import UsageError
 
 
 def load_restricted(file: IO[bytes], where: str) -> Any:
-    """Load a pickle of numpy arrays and plain containers, as Python 2 or 3 wrote it (its texts may be bytes).
+    """Load a pickle of numpy arrays and plain containers, written by Python 2 or 3.
 
-    Raises UsageError, with `where`, for anything else and for a damaged pickle.
+    Keys of dictionaries become text. Other strings that Python 2 wrote are bytes.
+
+    Args:
+        file: The pickle.
+        where: What the error message calls it.
+
+    Raises:
+        UsageError: The pickle holds anything else, or is damaged.
     """
     try:
         return _resolved(_RestrictedUnpickler(file, encoding="bytes").load())
     except _RefusedError as error:
-        raise UsageError(f"{where} is refused: it is a pickle that wants to use {error}") from error
+        raise UsageError(f"{where} is refused: it is a pickle that uses {error}") from error
     except Exception as error:  # A damaged pickle raises almost anything.
         raise UsageError(f"{where} is damaged or truncated: {error or type(error).__name__}") from error
 
 
+def load_batch(file: IO[bytes], where: str) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Load a pickled dictionary with an array `data` and a list or an array `labels`.
+
+    Raises:
+        UsageError: As `load_restricted`, or the entries are missing or of another type.
+    """
+    loaded = load_restricted(file, where)
+    batch = loaded if isinstance(loaded, dict) else {}
+    data, labels = batch.get("data"), batch.get("labels")
+    if isinstance(data, np.ndarray) and isinstance(labels, list | np.ndarray):
+        with suppress(ValueError, TypeError, OverflowError):
+            return data, np.asarray(labels, np.int64)
+    raise UsageError(f"{where} is the wrong file: it has no array data with integer labels")
+
+
 class _RefusedError(Exception):
-    """The pickle names something that is no array of numbers."""
+    """The pickle names something other than an array of numbers."""
 
 
 class _RestrictedUnpickler(pickle.Unpickler):
@@ -40,7 +63,7 @@ class _RestrictedUnpickler(pickle.Unpickler):
 
 
 class _Kind:
-    """Stands in for a dtype: a number type and its byte order."""
+    """Stand-in for a dtype: a number type and its byte order."""
 
     def __init__(self, code: str | bytes, *flags: object) -> None:
         self._dtype = np.dtype(code.decode("ascii") if isinstance(code, bytes) else code)
@@ -52,12 +75,11 @@ class _Kind:
             self._dtype = self._dtype.newbyteorder(">")
 
     def read(self, data: bytes | bytearray) -> NDArray[Any]:
-        """The numbers in raw bytes, without a copy."""
         return np.frombuffer(data, self._dtype)
 
 
 class _Array:
-    """Stands in for an array, which a pickle makes empty first and then fills."""
+    """Stand-in for an array, which a pickle creates empty and then fills."""
 
     def __init__(self, kind: object = None, shape: object = None, code: object = None) -> None:
         self.values: NDArray[Any] = np.empty(0)
@@ -78,21 +100,25 @@ def _scalar(kind: _Kind, data: bytes) -> Any:
 
 
 def _encoded(text: str, codec: str) -> bytes:
-    """What Python 3 writes for bytes in protocols that have none."""
+    """What Python 3 writes for bytes in protocols without them."""
     if codec != "latin1":
-        raise _RefusedError(f"the codec {codec}")
+        raise _RefusedError(f"codec {codec}")
     return text.encode("latin1")
 
 
 def _resolved(value: Any) -> Any:
-    """The loaded value with every stand-in replaced by the array it holds."""
+    """Replace every stand-in by its array, and decode keys of dictionaries."""
     if isinstance(value, _Array):
         return value.values
     if isinstance(value, dict):
-        return {key: _resolved(inner) for key, inner in value.items()}
+        return {_text(key): _resolved(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return type(value)(_resolved(inner) for inner in value)
     return value
+
+
+def _text(key: Any) -> Any:
+    return key.decode("latin1") if isinstance(key, bytes) else key
 
 
 _STAND_INS: Final[dict[tuple[str, str], Any]] = {
@@ -103,4 +129,4 @@ _STAND_INS: Final[dict[tuple[str, str], Any]] = {
     ("numpy._core.numeric", "_frombuffer"): _shaped,
     ("_codecs", "encode"): _encoded,
 }
-"""By module and name, numpy's modules by their present names."""
+"""By module and name; numpy's modules by their current names."""

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from progdistill.data import split_writer as store_images
+from progdistill.data import split_writer
 from progdistill.data.dataset import info_of, require_data_of
 from progdistill.data.importers.arrays import ArraysSource
 from progdistill.data.importers.image_folder import ImageFolderSource
 from progdistill.data.prepare import prepare
-from progdistill.data.preprocess import ImageRule
-from progdistill.data.source import SourceFacts, SourceImage, UnreadableImageError
+from progdistill.data.preprocess import Preprocessing
+from progdistill.data.source import Source, SourceFacts, SourceImage, UnreadableImageError
 from progdistill.errors import Interrupted, UsageError
 from progdistill.store.open import open_store
 from tests.data.preparing import prepared, rows, stored
@@ -25,17 +25,13 @@ REPOSITORY = Path(__file__).parents[2]
 IMAGES, LABELS = random_images(200, 8, classes=4)
 
 
-class ArrayInMemory:
+class ArrayInMemory(Source):
     """IMAGES, some of which cannot be decoded; Ctrl-C comes before image `stop`, the first time."""
 
     def __init__(self, stop: int | None = None, unreadable: frozenset[int] = frozenset()) -> None:
         self._stop, self._unreadable = stop, unreadable
         self.read_from: list[int] = []
-        self.verified = 0
-
-    @property
-    def facts(self) -> SourceFacts:
-        return SourceFacts(
+        self.facts = SourceFacts(
             importer="test",
             location="memory",
             description="as they are",
@@ -47,10 +43,7 @@ class ArrayInMemory:
             splits={"train": len(IMAGES)},
         )
 
-    def verify(self) -> None:
-        self.verified += 1
-
-    def read(self, split: str, start: int) -> Iterator[SourceImage]:
+    def read(self, split: str, start: int = 0) -> Iterator[SourceImage]:
         self.read_from.append(start)
         for number in range(start, len(IMAGES)):
             if number == self._stop:
@@ -68,7 +61,7 @@ class ArrayInMemory:
 def test_an_interrupted_preparation_goes_on_and_gives_the_same_dataset(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
 ) -> None:
-    monkeypatch.setattr(store_images, "MARK_IMAGES", 10)
+    monkeypatch.setattr(split_writer, "CHECKPOINT_IMAGES", 10)
     unreadable = frozenset({3, 56, 57, 198, 199})
     whole = prepared(ArrayInMemory(unreadable=unreadable), tmp_path, "whole")
     source = ArrayInMemory(stop, unreadable)
@@ -87,7 +80,7 @@ def test_an_interrupted_preparation_goes_on_and_gives_the_same_dataset(
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from progdistill.data import store_images
+from progdistill.data import split_writer
 from progdistill.data.importers.arrays import ArraysSource
 from tests.data.preparing import prepared
 
@@ -98,7 +91,7 @@ class Killed(ArraysSource):
                 os.kill(os.getpid(), signal.SIGKILL)
             yield image
 
-store_images.MARK_IMAGES = 10
+split_writer.CHECKPOINT_IMAGES = 10
 prepared(Killed(Path(sys.argv[1]), horizontal_flip_safe=True), Path(sys.argv[2]))
 """
 
@@ -137,7 +130,7 @@ def test_an_array_that_changed_is_not_taken_for_the_one_prepared_before(tmp_path
     size = path.stat().st_size
     np.savez(path, images=255 - IMAGES, labels=LABELS)
     assert path.stat().st_size == size
-    with pytest.raises(UsageError, match="already holds dataset mine, .* as it was then"):
+    with pytest.raises(UsageError, match="already holds dataset mine, .* an earlier state of"):
         prepared(ArraysSource(path, horizontal_flip_safe=True), tmp_path)
 
 
@@ -145,9 +138,10 @@ def test_other_options_are_not_taken_for_those_prepared_before(tmp_path: Path) -
     (tmp_path / "cats").mkdir()
     for number, image in enumerate(IMAGES[:4]):
         (tmp_path / "cats" / f"{number}.png").write_bytes(encoded(image))
-    rule = ImageRule(image_size=None)
-    prepared(ImageFolderSource(tmp_path / "cats", rule, horizontal_flip_safe=True), tmp_path)
-    for changed, flips in ((rule, False), (rule.model_copy(update={"image_size": 4}), True)):
+    preprocessing = Preprocessing(image_size=None)
+    prepared(ImageFolderSource(tmp_path / "cats", preprocessing, horizontal_flip_safe=True), tmp_path)
+    smaller = preprocessing.model_copy(update={"image_size": 4})
+    for changed, flips in ((preprocessing, False), (smaller, True)):
         with pytest.raises(UsageError, match="or with other options: remove it first"):
             prepared(ImageFolderSource(tmp_path / "cats", changed, horizontal_flip_safe=flips), tmp_path)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from progdistill.data.preprocess import Crop, ImageRule, Resize, decode_image
+from progdistill.data.preprocess import Crop, Preprocessing, Resize, decode_image
 from progdistill.data.source import UnreadableImageError
 from tests.data.published import encoded
 
@@ -22,7 +22,7 @@ def ramp(height: int, width: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uin
 @pytest.mark.parametrize(("height", "width"), [(10, 15), (15, 10), (9, 9), (10, 13), (13, 10)])
 def test_the_center_square_is_cut_as_in_the_papers_code(height: int, width: int) -> None:
     side = min(height, width)
-    image = decode_image(encoded(ramp(height, width)), ImageRule(image_size=side))
+    image = decode_image(encoded(ramp(height, width)), Preprocessing(image_size=side))
     top, left = height // 2 - side // 2, width // 2 - side // 2
     assert np.array_equal(image, ramp(height, width)[top : top + side, left : left + side])
 
@@ -30,7 +30,7 @@ def test_the_center_square_is_cut_as_in_the_papers_code(height: int, width: int)
 def test_area_resizing_is_the_mean_of_what_a_pixel_covers() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)
     means = noise.reshape(32, 3, 32, 3, 3).astype(np.float64).mean(axis=(1, 3))
-    image = decode_image(encoded(noise), ImageRule(image_size=32, resize=Resize.AREA))
+    image = decode_image(encoded(noise), Preprocessing(image_size=32, resize=Resize.AREA))
     assert np.array_equal(image, np.rint(means).astype(np.uint8))
 
 
@@ -38,31 +38,31 @@ def test_area_resizing_is_the_mean_of_what_a_pixel_covers() -> None:
 def test_no_filter_aliases(resize: Resize) -> None:
     stripes = np.zeros((128, 128, 3), np.uint8)
     stripes[:, ::2] = 255
-    image = decode_image(encoded(stripes), ImageRule(image_size=32, resize=resize))
+    image = decode_image(encoded(stripes), Preprocessing(image_size=32, resize=resize))
     assert np.abs(image[:, 4:-4].astype(int) - 127).max() <= 3
 
 
 def test_stretching_keeps_all_of_the_image() -> None:
-    image = decode_image(encoded(ramp(8, 64)), ImageRule(image_size=8, crop=Crop.STRETCH))
+    image = decode_image(encoded(ramp(8, 64)), Preprocessing(image_size=8, crop=Crop.STRETCH))
     assert image.shape == (8, 8, 3)
     assert (image[0, 0, 0] < 8) and (image[0, 7, 0] > 55)
 
 
 def test_other_modes_become_rgb_or_gray() -> None:
     gray = np.arange(64, dtype=np.uint8).reshape(8, 8, 1)
-    assert np.array_equal(decode_image(encoded(gray), ImageRule(image_size=None)), gray.repeat(3, axis=2))
-    assert np.array_equal(decode_image(encoded(gray), ImageRule(image_size=None, channels=1)), gray)
+    assert np.array_equal(decode_image(encoded(gray), Preprocessing(image_size=None)), gray.repeat(3, axis=2))
+    assert np.array_equal(decode_image(encoded(gray), Preprocessing(image_size=None, channels=1)), gray)
     file = io.BytesIO()
     Image.fromarray(ramp(8, 8)).convert("CMYK").save(file, format="TIFF")
-    assert decode_image(file.getvalue(), ImageRule(image_size=8)).shape == (8, 8, 3)
+    assert decode_image(file.getvalue(), Preprocessing(image_size=8)).shape == (8, 8, 3)
 
 
 def test_a_camera_s_orientation_is_followed_only_when_asked() -> None:
     file, exif = io.BytesIO(), Image.Exif()
     exif[274] = 6  # Orientation: turn by 90° clockwise to see it upright.
     Image.fromarray(ramp(8, 8)).save(file, format="PNG", exif=exif)
-    lying = decode_image(file.getvalue(), ImageRule(image_size=8))
-    upright = decode_image(file.getvalue(), ImageRule(image_size=8, upright=True))
+    lying = decode_image(file.getvalue(), Preprocessing(image_size=8))
+    upright = decode_image(file.getvalue(), Preprocessing(image_size=8, upright=True))
     assert np.array_equal(lying, ramp(8, 8))
     assert np.array_equal(upright, np.rot90(ramp(8, 8), -1))
 
@@ -79,25 +79,25 @@ def test_a_camera_s_orientation_is_followed_only_when_asked() -> None:
 )
 def test_what_cannot_be_decoded_is_unreadable(data: bytes) -> None:
     with pytest.raises(UnreadableImageError):
-        decode_image(data, ImageRule(image_size=8))
+        decode_image(data, Preprocessing(image_size=8))
 
 
 def test_sixteen_bits_become_eight_without_being_cut_off() -> None:
     values = np.array([[0, 128], [32896, 65535]], np.uint16)
     file = io.BytesIO()
     Image.fromarray(values).save(file, format="PNG")
-    image = decode_image(file.getvalue(), ImageRule(image_size=None, channels=1))
+    image = decode_image(file.getvalue(), Preprocessing(image_size=None, channels=1))
     assert image[:, :, 0].tolist() == [[0, 0], [128, 255]]
 
 
 def test_transparent_pixels_become_white() -> None:
     pixels = np.zeros((2, 2, 4), np.uint8)
     pixels[0, 0] = (10, 20, 30, 255)
-    image = decode_image(encoded(pixels), ImageRule(image_size=None))
+    image = decode_image(encoded(pixels), Preprocessing(image_size=None))
     assert image[0, 0].tolist() == [10, 20, 30]
     assert (image.reshape(-1, 3)[1:] == 255).all()
 
 
 def test_floating_point_pixels_are_unreadable_since_their_range_is_unknown() -> None:
     with pytest.raises(UnreadableImageError, match="floating-point"):
-        decode_image(encoded(np.zeros((4, 4), np.float32), "TIFF"), ImageRule(image_size=None))
+        decode_image(encoded(np.zeros((4, 4), np.float32), "TIFF"), Preprocessing(image_size=None))
