@@ -89,6 +89,13 @@ def test_an_option_that_was_renamed_is_refused_with_its_new_name(
         of_file('like = "production"\n')
     with pytest.raises(UsageError, match=r"--set compute\.ranks was renamed: use compute\.world_size"):
         settings_from(RunOptions(set=("compute.ranks=2",)))
+    with pytest.raises(UsageError, match="max_gang_restarts was renamed: use cluster.backoff_limit"):
+        settings_from(RunOptions(set=("cluster.max_gang_restarts=2",)))
+
+
+def test_a_setting_that_was_removed_is_refused_with_the_reason() -> None:
+    with pytest.raises(UsageError, match=r"cluster\.use_jobset was removed: ranks restart in their own pod"):
+        settings_from(RunOptions(set=("cluster.use_jobset=true",)))
 
 
 def test_what_is_typed_comes_after_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

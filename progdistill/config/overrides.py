@@ -11,8 +11,16 @@ from pydantic import BaseModel, JsonValue
 from progdistill.errors import UsageError
 from progdistill.features.weights import INCEPTION_SHA256, local_path, sha256_of
 
-RENAMED_SETTINGS = {"compute.ranks": "compute.world_size"}
+RENAMED_SETTINGS = {
+    "compute.ranks": "compute.world_size",
+    "cluster.max_gang_restarts": "cluster.backoff_limit",
+    "cluster.api_patience_seconds": "cluster.api_timeout_seconds",
+    "cluster.image_pull_patience_seconds": "cluster.image_pull_timeout_seconds",
+}
 """Former paths of settings."""
+
+REMOVED_SETTINGS = {"cluster.use_jobset": "ranks restart in their own pod without it"}
+"""Settings that are gone, and why they are not needed."""
 
 FILES = ("weights", "reference_statistics")
 """Evaluation settings that name a file, whose digest is NAME_sha256."""
@@ -84,6 +92,8 @@ def set_field(fields: dict[str, Any], override: Override, model: type[BaseModel]
     if not isinstance(place, dict) or leaf not in place:
         if path in RENAMED_SETTINGS:
             raise UsageError(f"--set {path} was renamed: use {RENAMED_SETTINGS[path]}")
+        if path in REMOVED_SETTINGS:
+            raise UsageError(f"--set {path} was removed: {REMOVED_SETTINGS[path]}")
         near = difflib.get_close_matches(path, _paths(fields), n=1, cutoff=0.0)
         raise UsageError(f"--set {path}: unknown setting; did you mean {near[0]}?")
     if isinstance(value, dict) and _is_section(path, model):
