@@ -146,7 +146,7 @@ class ClusterApi:
             GoneError: the resource version of a watch has expired.
         """
         with self._translated_errors("GET", path):
-            response = self._send("GET", path, query, None, (CONNECT_SECONDS, read_seconds))
+            response = self._send("GET", path, query, None, read_seconds)
             try:
                 rest = b""
                 for chunk in response.stream(amt=None, decode_content=False):
@@ -159,15 +159,12 @@ class ClusterApi:
 
     def can_i(self, permission: Permission) -> bool:
         """Ask the cluster whether this user has a permission (`kubectl auth can-i`)."""
-        resource, _, subresource = permission.resource.partition("/")
+        group, (resource, _, subresource) = "authorization.k8s.io/v1", permission.resource.partition("/")
         attributes = {"namespace": self.namespace, "verb": permission.verb, "group": permission.group}
-        attributes |= {"resource": resource, **({"subresource": subresource} if subresource else {})}
-        review = {
-            "apiVersion": "authorization.k8s.io/v1",
-            "kind": "SelfSubjectAccessReview",
-            "spec": {"resourceAttributes": attributes},
-        }
-        answer = self.create("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", review)
+        attributes |= {"resource": resource, "subresource": subresource}
+        review: Object = {"apiVersion": group, "kind": "SelfSubjectAccessReview"}
+        review |= {"spec": {"resourceAttributes": attributes}}
+        answer = self.create(f"/apis/{group}/selfsubjectaccessreviews", review)
         return bool(answer.get("status", {}).get("allowed"))
 
     def retry(self, call: Callable[[], Value]) -> Value:
@@ -176,14 +173,11 @@ class ClusterApi:
 
     def _json(self, method: str, path: str, query: Object, body: Object | None = None) -> Object | None:
         with suppress(NotFoundError), self._translated_errors(method, path):
-            response = self._send(method, path, query, body, (CONNECT_SECONDS, READ_SECONDS))
-            found: Object = json.loads(response.data)
-            return found
+            response = self._send(method, path, query, body, READ_SECONDS)
+            return dict(json.loads(response.data))
         return None
 
-    def _send(
-        self, method: str, path: str, query: Object, body: Object | None, timeout: tuple[float, float]
-    ) -> Any:
+    def _send(self, method: str, path: str, query: Object, body: Object | None, read_seconds: float) -> Any:
         from kubernetes.client.exceptions import ApiException
 
         content = "application/merge-patch+json" if method == "PATCH" else "application/json"
@@ -194,7 +188,7 @@ class ClusterApi:
             "auth_settings": ["BearerToken"],
             "_return_http_data_only": True,
             "_preload_content": False,
-            "_request_timeout": timeout,
+            "_request_timeout": (CONNECT_SECONDS, read_seconds),
         }
         client = self._client
         try:

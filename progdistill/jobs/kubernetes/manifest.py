@@ -116,15 +116,15 @@ def _metadata(submission: Submission) -> Manifest:
         "progdistill/flow": _label(flow),
         "progdistill/run": _label(run),
     }
-    lineage = getattr(spec, "teacher", getattr(spec, "checkpoint", None))
     annotations = {
         "progdistill/job-id": spec.id,
         "progdistill/label": spec.label,
         "progdistill/created-by": submission.request.created_by,
         STORE_ANNOTATION: submission.store_uri,
     }
-    if lineage is not None:
-        annotations["progdistill/parent"] = lineage
+    parent = getattr(spec, "teacher", getattr(spec, "checkpoint", None))
+    if parent is not None:
+        annotations["progdistill/parent"] = parent
     sampling_steps = getattr(spec, "student_steps", getattr(spec, "sampling_steps", None))
     if sampling_steps is not None:
         labels["progdistill/sampling-steps"] = str(sampling_steps)
@@ -137,7 +137,7 @@ def _label(text: str) -> str:
 
 
 def _on_exit_codes(action: str, *values: int) -> Manifest:
-    # By name, since other containers may be injected into the pod.
+    # The container is named, since others may be injected into the pod.
     codes = {"containerName": CONTAINER, "operator": "In", "values": list(values)}
     return {"action": action, "onExitCodes": codes}
 
@@ -172,24 +172,16 @@ def _pod_spec(submission: Submission) -> Manifest:
         "containers": [_container(submission)],
         "volumes": _volumes(submission),
     }
+    gke = "cloud.google.com/gke-tpu-"
+    tpu = {f"{gke}accelerator": resources.tpu_type, f"{gke}topology": resources.tpu_topology}
     optional: Manifest = {
         "serviceAccountName": resources.service_account or cluster.service_account,
         "priorityClassName": resources.priority_class,
-        "nodeSelector": _node_selector(resources),
+        "nodeSelector": {**(tpu if resources.tpu_topology else {}), **resources.node_selector},
         "tolerations": [t.model_dump(mode="json", exclude_none=True) for t in resources.tolerations],
         "imagePullSecrets": [{"name": name} for name in cluster.image_pull_secrets],
     }
     return {**spec, **{key: value for key, value in optional.items() if value}}
-
-
-def _node_selector(resources: StepResources) -> dict[str, str]:
-    if resources.tpu_type is None or resources.tpu_topology is None:
-        return resources.node_selector
-    return {
-        "cloud.google.com/gke-tpu-accelerator": resources.tpu_type,
-        "cloud.google.com/gke-tpu-topology": resources.tpu_topology,
-        **resources.node_selector,
-    }
 
 
 def _container(submission: Submission) -> Manifest:
@@ -244,17 +236,14 @@ _JOB_UID: Final[Manifest] = {
 
 def _resource_quantities(resources: StepResources) -> Manifest:
     """Limits equal requests, except for CPU, which is not throttled."""
-    memory = {"memory": _mebibytes(resources.memory_gib), "ephemeral-storage": _mebibytes(resources.disk_gib)}
-    chips = {}
+    limits = {"memory": _mebibytes(resources.memory_gib), "ephemeral-storage": _mebibytes(resources.disk_gib)}
     if resources.accelerator is not None:
-        chips = {resources.accelerator: str(resources.accelerators_per_host)}
-    cpu = {"cpu": f"{round(resources.cpu * 1000)}m"}
-    return {"requests": {**cpu, **memory, **chips}, "limits": {**memory, **chips}}
+        limits[resources.accelerator] = str(resources.accelerators_per_host)
+    return {"requests": {"cpu": f"{round(resources.cpu * 1000)}m", **limits}, "limits": limits}
 
 
 def _volumes(submission: Submission) -> list[Manifest]:
-    resources = submission.resources
-    shared = {"medium": "Memory", "sizeLimit": _mebibytes(resources.shared_memory_gib)}
+    shared = {"medium": "Memory", "sizeLimit": _mebibytes(submission.resources.shared_memory_gib)}
     claims = submission.cluster.volumes
     return [
         {"name": "shared-memory", "emptyDir": shared},

@@ -83,10 +83,9 @@ class JobMonitor:
         )
 
     def _failure(self, job: Object) -> ProgdistillError:
-        name, namespace = self._submission.name, self._api.namespace
         where = (
             f"Its log is {self._log.path}; the Job is kept for {self._submission.cluster.ttl_hours:g} h"
-            f" (kubectl -n {namespace} describe job {name})."
+            f" (kubectl -n {self._api.namespace} describe job {self._submission.name})."
         )
         exits, last_lines = pod_exits(self._pods), self._pod_logs.last_lines()
         return diagnostics.job_failure(self._submission, job, exits, last_lines, where)
