@@ -6,7 +6,7 @@ from progdistill.data.dataset import DatasetInfo
 from progdistill.diffusion.names import LossWeight, PredictionType
 from progdistill.errors import UsageError
 from progdistill.evaluation.config import EvaluationSettings
-from progdistill.features.weights import digits_classifier_reads
+from progdistill.features.weights import digits_classifier_fits
 from progdistill.models.config import ARCHITECTURES, DenoiserConfig
 from progdistill.training.config import (
     BaseTrainingSettings,
@@ -155,7 +155,7 @@ def fitted(preset: Preset, dataset: DatasetInfo) -> Preset:
     shape = {"image_channels": dataset.channels, "num_classes": dataset.num_classes}
     network = preset.model.network.model_copy(update=shape)
     evaluation = preset.evaluation
-    if evaluation.evaluator == "digits_classifier" and not digits_classifier_reads(dataset):
+    if evaluation.evaluator == "digits_classifier" and not digits_classifier_fits(dataset):
         evaluation = evaluation.model_copy(update={"evaluator": "inception"})
     return preset._replace(model=preset.model.model_copy(update={"network": network}), evaluation=evaluation)
 

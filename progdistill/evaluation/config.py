@@ -1,48 +1,32 @@
-"""Settings of an evaluation: no torch."""
-
-from typing import Literal
+"""Settings of an evaluation."""
 
 from pydantic import Field, PositiveInt, model_validator
 
-from progdistill.models_base import Frozen
-
-EvaluatorName = Literal["digits_classifier", "inception", "efficientnet_lite0", "features_file"]
-"""Whose features images are compared in. The figures of one say nothing about those of another."""
+from progdistill.features.config import FeatureSettings
 
 
-class EvaluationSettings(Frozen, allow_inf_nan=False):
-    """What decides the figures of an evaluation; the defaults are those of 8×8 digits on two CPU cores."""
+class EvaluationSettings(FeatureSettings, allow_inf_nan=False):
+    """What decides the figures of an evaluation. The defaults suit 8×8 digits on two CPU cores."""
 
-    evaluator: EvaluatorName = "digits_classifier"
-    inception_mode: Literal["legacy_tensorflow", "clean"] = Field(
-        default="legacy_tensorflow",
-        description="how Inception's input is resized: the paper's way, or cleanly",
-    )
-    weights: str | None = Field(
-        default=None, description="file of the evaluator's network, for inception and features_file"
-    )
-    weights_sha256: str | None = Field(
-        default=None, pattern="^[0-9a-f]{64}$", description="expected of weights"
-    )
     reference_statistics: str | None = Field(
         default=None,
-        description=".npz with mu and sigma to compare with, instead of the dataset itself: a path or URI",
+        description="path or URI of an .npz with mu and sigma to compare with instead of the dataset",
     )
     reference_statistics_sha256: str | None = Field(
-        default=None, pattern="^[0-9a-f]{64}$", description="expected of reference_statistics"
+        default=None, pattern="^[0-9a-f]{64}$", description="expected SHA-256 of reference_statistics"
     )
     samples: int = Field(
         default=1000,
         gt=1,
         le=10_000_000,
-        description="images a measurement; distances compare at equal counts only",
+        description="images per measurement; distances compare only at equal counts",
     )
     batch_size: int = Field(default=250, gt=0, le=1_000_000, description="images sampled at once")
     seed: int = Field(
-        default=0, ge=0, description="of the initial noise, the same for every checkpoint and sampler"
+        default=0, ge=0, description="seed of the initial noise, the same for every checkpoint and sampler"
     )
     max_sampling_steps: int = Field(
-        default=256, gt=0, description="checkpoints that take more steps are not measured"
+        default=256, gt=0, description="checkpoints that take more sampling steps are not measured"
     )
     ancestral_gamma: float = Field(
         default=0.3,
@@ -53,11 +37,13 @@ class EvaluationSettings(Frozen, allow_inf_nan=False):
     tuned_gammas: int = Field(
         default=0,
         ge=0,
-        description="values of gamma tried for each number of steps (the paper: 11); 0 takes ancestral_gamma",
+        description="values of gamma tried at each number of steps (the paper: 11); 0: use ancestral_gamma",
     )
-    tuning_seed: int = Field(default=1, ge=0, description="of the noise that gamma is tuned on, not the seed")
+    tuning_seed: int = Field(
+        default=1, ge=0, description="seed of the noise that gamma is tuned on; must differ from seed"
+    )
     tuning_samples: int | None = Field(
-        default=None, gt=1, le=10_000_000, description="images a trial; None: samples"
+        default=None, gt=1, le=10_000_000, description="images per trial of gamma; None: samples"
     )
     stochastic_students: bool = Field(
         default=False, description="measure students with ancestral sampling too (the paper's Figure 6)"
@@ -69,16 +55,17 @@ class EvaluationSettings(Frozen, allow_inf_nan=False):
     )
     clip: bool = Field(default=True, description="clip x̂ to [−1, 1] at every sampling step")
     shown_samples: int = Field(
-        default=20, ge=0, description="images kept for the report, the first of those measured"
+        default=20, ge=0, description="images kept for the report: the first of those measured"
     )
     neighbors_at_steps: tuple[PositiveInt, ...] = Field(
-        default=(4, 1), description="checkpoints whose samples are shown beside their nearest training images"
+        default=(4, 1),
+        description="sampling steps of the checkpoints that are shown beside the nearest training images",
     )
 
     @model_validator(mode="after")
     def _tunes_on_other_noise(self) -> "EvaluationSettings":
         if self.tuned_gammas == 1:
-            raise ValueError("tuned_gammas = 1 leaves no choice: give 0, or 2 and more")
+            raise ValueError("tuned_gammas = 1 leaves no choice: give 0, or 2 or more")
         if self.tuned_gammas and self.tuning_seed == self.seed:
-            raise ValueError(f"tuning_seed is the seed, {self.seed}: gamma must be tuned on other noise")
+            raise ValueError(f"tuning_seed equals seed, {self.seed}: gamma must be tuned on other noise")
         return self

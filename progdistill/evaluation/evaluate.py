@@ -1,72 +1,29 @@
-"""Evaluates a checkpoint beside its baselines."""
+"""Evaluates a checkpoint beside the undistilled model."""
 
 from collections.abc import Callable, Sequence
 
 from progdistill.data.dataset import DatasetInfo
-from progdistill.diffusion.names import SamplerName
 from progdistill.evaluation.config import EvaluationSettings
 from progdistill.evaluation.measurement import EvaluationRecord
 from progdistill.evaluation.nearest import neighbors_of
-from progdistill.evaluation.plan import PlannedMeasurement, ddim_plan, guided_as, sampled_ancestrally
+from progdistill.evaluation.plan import PlannedMeasurement
 from progdistill.evaluation.runner import MeasurementRunner
 from progdistill.features.manifest import EvaluatorManifest
 from progdistill.registry.checkpoint import CheckpointManifest
+from progdistill.registry.evaluations import MeasurementSpec
 from progdistill.store.base import Store
-
-
-def gamma_grid(values: int) -> list[float]:
-    """γ from 0 to 1 in even steps: variances spaced log-uniformly from the lower bound to the upper."""
-    return [place / (values - 1) for place in range(values)]
-
-
-def settings_of_trials(settings: EvaluationSettings, steps: int) -> EvaluationSettings | None:
-    """How each γ is tried; None where nothing is tuned. A single step draws no noise: it has no γ."""
-    if settings.tuned_gammas == 0 or steps == 1:
-        return None
-    return settings.model_copy(
-        update={
-            "seed": settings.tuning_seed,
-            "samples": settings.tuning_samples or settings.samples,
-            "shown_samples": 0,
-        }
-    )
-
-
-def best_gamma(
-    store: Store,
-    settings: EvaluationSettings,
-    info: DatasetInfo,
-    checkpoint: CheckpointManifest,
-    steps: int,
-    *,
-    device: str,
-) -> float:
-    """The γ of the least distance over the grid, on noise of its own; `ancestral_gamma` if nothing is tuned.
-
-    What is reported is another measurement, on the noise of all others: the best of eleven on the same noise
-    would be too good. Each trial is a measurement in the store, reused by later runs.
-    """
-    trials = settings_of_trials(settings, steps)
-    if trials is None:
-        return settings.ancestral_gamma
-    examiner = MeasurementRunner(store, trials, info, device, trial=True)
-    distances = {
-        gamma: examiner.answer(checkpoint, SamplerName.ANCESTRAL, steps, gamma).distance
-        for gamma in gamma_grid(settings.tuned_gammas)
-    }
-    return min(distances, key=distances.__getitem__)
 
 
 def prepare_evaluator(
     store: Store, settings: EvaluationSettings, info: DatasetInfo, *, device: str = "cpu"
 ) -> EvaluatorManifest:
-    """Make sure that the store has the evaluator and what the real images look like to it.
+    """Publish the evaluator and the reference statistics, unless the store has them.
 
-    Worth doing once before stages are evaluated side by side, which would each do it otherwise.
+    Done once before evaluations that run side by side, each of which would do it otherwise.
     """
-    examiner = MeasurementRunner(store, settings, info, device)
-    examiner.load()
-    return examiner.evaluator_manifest
+    runner = MeasurementRunner(store, settings, info, device)
+    runner.load()
+    return runner.evaluator_manifest
 
 
 def evaluate_checkpoint(
@@ -79,12 +36,25 @@ def evaluate_checkpoint(
     *,
     device: str = "cpu",
 ) -> EvaluationRecord:
-    """Measure a checkpoint at `sampling_steps`, and the undistilled `baseline`, with DDIM and ancestrally.
+    """Measure a checkpoint and the undistilled model, with DDIM and ancestral sampling.
 
-    Where the checkpoint is guided, a baseline that can be is guided alike. Every measurement is published
-    under `evaluations/<checkpoint id>/` and never repeated: whoever asks the same later, in another run too,
-    gets the first answer. A checkpoint that takes more than `settings.max_sampling_steps` is left out, and
-    the record says so.
+    Every measurement is published under `evaluations/<checkpoint id>/` and never repeated: a later evaluation
+    with the same spec, in another run too, reuses it.
+
+    Args:
+        store: Where the checkpoints are, and where measurements go.
+        manifest: The checkpoint.
+        baseline: The undistilled model (`plan.baseline_of`), or None to measure the checkpoint alone.
+        sampling_steps: Steps to sample both with. More than `settings.max_sampling_steps` are not measured,
+            and the record says so.
+        settings: Samples, noise, evaluator and reference statistics.
+        info: The dataset with the real images.
+        device: Where samples and features are computed.
+
+    Raises:
+        UsageError: The evaluator does not fit the dataset, its weights are missing, or the checkpoint cannot
+            be guided as requested.
+        LostInvariantError: Samples are not finite, or the store lost weights.
     """
     record = EvaluationRecord(
         checkpoint_id=manifest.id, kind=manifest.identity.kind, sampling_steps=sampling_steps
@@ -92,35 +62,40 @@ def evaluate_checkpoint(
     if sampling_steps > settings.max_sampling_steps:
         limit = f"evaluation.max_sampling_steps = {settings.max_sampling_steps}"
         return record.model_copy(
-            update={"not_evaluated_reason": f"{sampling_steps} sampling steps are more than {limit}"}
+            update={"not_evaluated_reason": f"{sampling_steps} sampling steps exceed {limit}"}
         )
-    settings = guided_as(manifest, settings)
-    examiner = MeasurementRunner(store, settings, info, device)
-    asked = ddim_plan(manifest, baseline)
-    for field, checkpoint in sampled_ancestrally(manifest, baseline, settings):
-        gamma = best_gamma(store, settings, info, checkpoint, sampling_steps, device=device)
-        asked.append(PlannedMeasurement(field, checkpoint, SamplerName.ANCESTRAL, gamma))
-    answers = {a.field: examiner.answer(a.checkpoint, a.sampler, sampling_steps, a.gamma) for a in asked}
-    shown = answers["distilled"].shown
+    runner = MeasurementRunner(store, settings, info, device)
+    plan = runner.plan(manifest, baseline, sampling_steps)
+    measurements = {planned.field: runner.run(_reported(planned, runner)) for planned in plan}
+    record = record.model_copy(update=measurements)
+    shown = measurements["distilled"].shown
     if shown is None or sampling_steps not in settings.neighbors_at_steps:
-        return record.model_copy(update=answers)
-    return record.model_copy(update={**answers, "neighbors": neighbors_of(store, shown, info)})
+        return record
+    return record.model_copy(update={"neighbors": neighbors_of(store, shown, info)})
 
 
-Meet = Callable[[], None]
+def _reported(planned: PlannedMeasurement, runner: MeasurementRunner) -> MeasurementSpec:
+    """The spec with the γ of the trial at the least distance.
+
+    It is measured on other noise than the trials: the best of eleven on the same noise would be too good.
+    """
+    if not planned.trials:
+        return planned.spec
+    trials = [runner.run(trial) for trial in planned.trials]
+    return planned.spec.model_copy(update={"gamma": min(trials, key=lambda m: m.distance).spec.gamma})
 
 
 class RoundRobin:
-    """Hands out shards in turn, going on where it stopped: so a few shards of many questions are even too."""
+    """Assigns shards to ranks in turn, across measurements, so that a few shards of many are even too."""
 
     def __init__(self, rank: int, world_size: int) -> None:
-        self._rank, self._ranks, self._dealt = rank, world_size, 0
+        self._rank, self._world_size, self._assigned = rank, world_size, 0
 
-    def mine(self, shards: Sequence[range]) -> list[range]:
-        """This rank's part of some shards."""
-        first = (self._rank - self._dealt) % self._ranks
-        self._dealt += len(shards)
-        return list(shards[first :: self._ranks])
+    def assigned(self, shards: Sequence[range]) -> list[range]:
+        """This rank's part of the next shards."""
+        first = (self._rank - self._assigned) % self._world_size
+        self._assigned += len(shards)
+        return list(shards[first :: self._world_size])
 
 
 def sample_distributed(
@@ -133,42 +108,38 @@ def sample_distributed(
     *,
     rank: int,
     world_size: int,
-    meet: Meet,
+    barrier: Callable[[], object],
     device: str = "cpu",
 ) -> None:
-    """Draw this rank's share of what `evaluate_checkpoint` needs; all ranks call it with equal arguments.
+    """Sample this rank's share of what `evaluate_checkpoint`, called afterward on rank 0, will measure.
 
-    `meet` returns when every rank has called it. Shards do not depend on the number of ranks, so neither do
-    the figures of whoever adds up afterward. A finished shard is kept in the store: an attempt that was cut
-    off goes on behind it.
+    All ranks call it with equal arguments. Shards do not depend on the number of ranks, so neither do the
+    figures. Finished shards are kept in the store, where a later attempt finds them.
+
+    Args:
+        barrier: Returns when every rank has called it.
     """
     if sampling_steps > settings.max_sampling_steps:
         return
-    settings = guided_as(manifest, settings)
     if rank == 0:
-        MeasurementRunner(store, settings, info, device).load()
-    meet()
-    deal, examiner = RoundRobin(rank, world_size), MeasurementRunner(store, settings, info, device)
+        prepare_evaluator(store, settings, info, device=device)
+    barrier()
+    runner, shares = MeasurementRunner(store, settings, info, device), RoundRobin(rank, world_size)
 
-    def draw(by: MeasurementRunner, asked: PlannedMeasurement) -> None:
-        by.draw(asked.checkpoint, asked.sampler, sampling_steps, asked.gamma, deal.mine)
+    def sample(specs: list[MeasurementSpec]) -> None:
+        for spec in dict.fromkeys(specs):  # a base model is its own baseline
+            runner.sample(spec, shares.assigned)
 
-    # A base model is its own baseline: one question.
-    for asked in {a.checkpoint.id: a for a in ddim_plan(manifest, baseline)}.values():
-        draw(examiner, asked)
-    ancestral = sampled_ancestrally(manifest, baseline, settings)
-    trials = settings_of_trials(settings, sampling_steps)
-    if trials is not None:
-        tuner = MeasurementRunner(store, trials, info, device, trial=True)
-        for field, checkpoint in ancestral:
-            for gamma in gamma_grid(settings.tuned_gammas):
-                draw(tuner, PlannedMeasurement(field, checkpoint, SamplerName.ANCESTRAL, gamma))
-        meet()
-        if rank == 0:
-            for _, checkpoint in ancestral:
-                best_gamma(store, settings, info, checkpoint, sampling_steps, device=device)
-        meet()
-    for field, checkpoint in ancestral:
-        gamma = best_gamma(store, settings, info, checkpoint, sampling_steps, device=device)
-        draw(examiner, PlannedMeasurement(field, checkpoint, SamplerName.ANCESTRAL, gamma))
-    meet()
+    plan = runner.plan(manifest, baseline, sampling_steps)
+    tuned = [planned for planned in plan if planned.trials]
+    sample([planned.spec for planned in plan if not planned.trials])
+    sample([trial for planned in tuned for trial in planned.trials])
+    barrier()
+    if not tuned:
+        return
+    if rank == 0:
+        for planned in tuned:
+            _reported(planned, runner)
+    barrier()
+    sample([_reported(planned, runner) for planned in tuned])
+    barrier()

@@ -13,15 +13,14 @@ from progdistill.store.layout import blob_key, checkpoint_key
 
 
 class Neighbors(Record):
-    """A PNG in the store: each of some samples, then its nearest training images, the nearest first."""
+    """A contact sheet in the store: each of some samples, then its nearest training images, nearest first."""
 
     schema_version: Literal[2] = 2
     file: FileDigest
     samples: int
     nearest: int
     mirrored: bool = Field(
-        default=False,
-        description="whether training images were compared in both orientations, and show the nearer one",
+        description="whether training images were compared in both orientations and the nearer one is shown"
     )
 
     def references(self) -> Iterable[str]:
@@ -30,10 +29,11 @@ class Neighbors(Record):
 
 
 class EvaluationRecord(Record):
-    """A checkpoint at `sampling_steps`, beside the undistilled model at equally many steps.
+    """A checkpoint at `sampling_steps`, beside the undistilled model at as many steps.
 
-    A student may be sampled stochastically too (Figure 6). Where nothing was measured, `not_evaluated_reason`
-    says why. Baselines are None where there is no undistilled model to compare with.
+    The baselines are None if there is no undistilled model to compare with, `distilled_ancestral` unless
+    students are sampled stochastically too (Figure 6). If nothing was measured, `not_evaluated_reason` says
+    why.
     """
 
     schema_version: Literal[2] = 2
@@ -49,13 +49,13 @@ class EvaluationRecord(Record):
 
     @property
     def measurements(self) -> tuple[Measurement, ...]:
-        """The distinct measurements: the base model's own is its DDIM baseline, counted once."""
+        """The distinct measurements; a base model is its own DDIM baseline, which counts once."""
         found = (self.distilled, self.baseline_ddim, self.baseline_ancestral, self.distilled_ancestral)
         return tuple({m.spec.id: m for m in found if m is not None}.values())
 
     @property
     def files(self) -> tuple[FileDigest, ...]:
-        """The pictures that it mentions."""
+        """The blobs that this record refers to."""
         neighbors = () if self.neighbors is None else (self.neighbors.file,)
         return (*(file for measurement in self.measurements for file in measurement.files), *neighbors)
 

@@ -1,4 +1,4 @@
-"""The training images nearest to a few samples, so that a copy shows as one. No torch."""
+"""The training images nearest to a few samples, which show whether a sample is a copy."""
 
 import tempfile
 from pathlib import Path
@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 
 from progdistill.data.dataset import DatasetInfo
 from progdistill.data.reading import iterate_images
-from progdistill.evaluation.cached import load_valid_record
 from progdistill.evaluation.measurement import Neighbors
 from progdistill.images import Pixels, decode_contact_sheet, encode_contact_sheet
 from progdistill.progress import Progress
 from progdistill.registry.evaluations import ContactSheet
+from progdistill.registry.records import load_valid_record
 from progdistill.store.base import Store
 from progdistill.store.documents import publish_record
 from progdistill.store.layout import blob_key, neighbors_key
@@ -23,7 +23,7 @@ NEAREST = 3
 
 
 def neighbors_of(store: Store, shown: ContactSheet, info: DatasetInfo) -> Neighbors:
-    """Find the neighbors of a strip's first samples once a store; later calls read them back."""
+    """Find the neighbors of a contact sheet's first samples; later calls read them from the store."""
     orientations = "-mirrored" if info.horizontal_flip_safe else ""
     key = neighbors_key(shown.file.sha256, f"{info.fingerprint}-{SAMPLES}-{NEAREST}{orientations}")
     known = load_valid_record(store, key, Neighbors, lambda known: [known.file])
@@ -32,10 +32,10 @@ def neighbors_of(store: Store, shown: ContactSheet, info: DatasetInfo) -> Neighb
     path = store.download(blob_key(shown.file.sha256), shown.file)
     drawn = decode_contact_sheet(path.read_bytes(), shown.images)[:SAMPLES]
     found = nearest_images(drawn, info, "train", NEAREST)
-    strip = np.concatenate([np.concatenate((drawn[i : i + 1], found[i])) for i in range(len(drawn))])
+    sheet = np.concatenate([np.concatenate((drawn[i : i + 1], found[i])) for i in range(len(drawn))])
     with tempfile.TemporaryDirectory() as folder:
         picture = Path(folder) / "neighbors.png"
-        picture.write_bytes(encode_contact_sheet(strip))
+        picture.write_bytes(encode_contact_sheet(sheet))
         blob = store.upload(picture, blob_key)
     made = Neighbors(
         file=blob,
@@ -47,11 +47,16 @@ def neighbors_of(store: Store, shown: ContactSheet, info: DatasetInfo) -> Neighb
 
 
 def nearest_images(drawn: Pixels, info: DatasetInfo, split: str, nearest: int) -> Pixels:
-    """The `nearest` images of a split to each drawn one by the Euclidean distance of pixels.
+    """Find the `nearest` images of a split to each sample by the Euclidean distance of pixels.
 
-    Shape [samples, nearest, height, width, channels], the nearest first. The split is read once, as a stream.
-    Where a mirrored image is as plausible, training may have shown that: each image then counts, and is
-    returned, in whichever orientation is nearer.
+    If training images may be mirrored (`info.horizontal_flip_safe`), each counts, and is returned, in the
+    orientation that is nearer. The split is read once, as a stream.
+
+    Args:
+        drawn: The samples, uint8 [samples, height, width, channels].
+
+    Returns:
+        uint8 [samples, nearest, height, width, channels], the nearest first.
     """
     # A mirrored image is as far from a sample as the image from the mirrored sample, and samples are few.
     orientations = [drawn, drawn[:, :, ::-1]] if info.horizontal_flip_safe else [drawn]

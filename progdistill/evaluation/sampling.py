@@ -1,17 +1,18 @@
 """Images from a denoiser, each a function of (seed, index) alone."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int64, UInt8
+from numpy.typing import NDArray
 from torch import Tensor
 
 from progdistill.diffusion.names import SamplerName
 from progdistill.diffusion.noise import sample_noise
 from progdistill.diffusion.samplers import SAMPLERS
 from progdistill.errors import LostInvariantError
-from progdistill.evaluation.metrics import classes_in_shares
 from progdistill.models.denoiser import Denoiser
 
 UInt8Images = UInt8[Tensor, "batch channels height width"]
@@ -20,7 +21,7 @@ UInt8Images = UInt8[Tensor, "batch channels height width"]
 def generate(
     denoiser: Denoiser,
     sampler: SamplerName,
-    steps: int,
+    sampling_steps: int,
     *,
     indices: Sequence[int],
     seed: int,
@@ -33,15 +34,31 @@ def generate(
     device: torch.device | str = "cpu",
     name: str = "this model",
 ) -> Iterator[UInt8Images]:
-    """Yield the samples `indices`, in order, in batches of at most `batch_size`, on `device`.
+    """Generate the samples `indices`, in order.
 
-    Sample i starts from noise of (seed, i), draws noise of (seed, step, i) where the sampler is stochastic
-    (`gamma` is then the log-scale position of its variance), and shows the class that `labels_of` gives it.
-    `guidance` is the weight it is guided with, if any. Equal indices give equal images, bit for bit at equal
-    batch shape, else up to floating-point order: where a device's memory is too small for a batch, batches
-    are halved from there on.
+    Sample i starts from noise of (seed, i) and, with a stochastic sampler, draws noise of (seed, step, i).
+    Equal indices give equal images, bit for bit at equal batch shape, otherwise up to floating-point order.
 
-    Raises LostInvariantError, which calls the denoiser by its `name`, for samples that are not finite.
+    Args:
+        denoiser: The model; it is moved to `device`.
+        sampler: Name of the sampler.
+        sampling_steps: Steps from t = 1 to t = 0.
+        indices: Numbers of the samples, each ≥ 0.
+        seed: Seed of the noise.
+        batch_size: Most images sampled at once. Batches are halved if the device runs out of memory.
+        gamma: Log-scale position of a stochastic sampler's variance between its bounds, in [0, 1].
+        guidance: Guidance scale w ≥ 0; None samples without guidance.
+        clip: Whether to clip x̂ to [−1, 1] at every step.
+        class_label: Class of all samples. Default: as `labels_of` distributes the classes.
+        class_counts: Proportions of the classes.
+        name: How an error calls the model.
+
+    Yields:
+        Batches of uint8 images [batch, channels, height, width] in 0..255, on `device`.
+
+    Raises:
+        LostInvariantError: Samples are not finite.
+        torch.OutOfMemoryError: Memory does not suffice for one image.
     """
     network = denoiser.config.network
     shape = (network.image_channels, network.image_size, network.image_size)
@@ -54,12 +71,12 @@ def generate(
             labels = labels_of(batch, network.num_classes, class_label, class_counts)
             velocity = denoiser.bind(None if labels is None else labels.to(device), guidance)
             noise = _step_noise(seed, batch, shape, device)
-            x = SAMPLERS[sampler](velocity, z, steps, noise=noise, clip=clip, **options)
+            x = SAMPLERS[sampler](velocity, z, sampling_steps, noise=noise, clip=clip, **options)
             if not x.isfinite().all():
                 raise LostInvariantError(
-                    f"{name} gave values that are not finite (NaN or infinite) among samples {batch[0]} to"
-                    f" {batch[-1]} with {sampler} × {steps}: look for such values in its weights, and take"
-                    " another checkpoint (`progdistill checkpoints list`) or train or import it again"
+                    f"{name} gave values that are not finite (NaN or infinite) in samples {batch[0]} to"
+                    f" {batch[-1]} with {sampler} × {sampling_steps}: check its weights for such values, and"
+                    " use another checkpoint (`progdistill checkpoints list`) or train or import it again"
                 )
             return to_uint8(x)
 
@@ -69,25 +86,22 @@ def generate(
 def in_batches(
     draw: Callable[[Sequence[int]], UInt8Images], indices: Sequence[int], batch_size: int
 ) -> Iterator[UInt8Images]:
-    """Yield `draw` of successive batches, halving them where memory does not suffice.
-
-    Raises torch.OutOfMemoryError where it does not suffice for one image.
-    """
+    """Yield `draw` of successive batches, halving them from where memory does not suffice."""
     start = 0
     while start < len(indices):
         batch = indices[start : start + batch_size]
-        drawn = _unless_memory_is_short(draw, batch)
-        if drawn is None:
+        images = _draw_if_memory_suffices(draw, batch)
+        if images is None:
             batch_size = max(len(batch) // 2, 1)
         else:
             start += len(batch)
-            yield drawn
+            yield images
 
 
-def _unless_memory_is_short(
+def _draw_if_memory_suffices(
     draw: Callable[[Sequence[int]], UInt8Images], batch: Sequence[int]
 ) -> UInt8Images | None:
-    """None where memory was short; by then the failed attempt's tensors are gone."""
+    """A function of its own, so that the tensors of a failed attempt are freed when it returns."""
     try:
         return draw(batch)
     except torch.OutOfMemoryError:
@@ -102,22 +116,53 @@ def labels_of(
     class_label: int | None = None,
     class_counts: tuple[int, ...] | None = None,
 ) -> Int64[Tensor, " batch"] | None:
-    """The class of each sample; None where there are no classes.
+    """The class of each sample, in 0..num_classes − 1; None for a model without classes.
 
-    It is `class_label` for all, else in the shares of `class_counts` (`classes_in_shares`), else index mod
-    num_classes.
+    It is `class_label` if that is given, follows the proportions of `class_counts` if those are given
+    (`proportional_classes`), and is index mod num_classes otherwise.
     """
     if num_classes == 0:
         return None
     numbers = np.array(indices, np.int64)
     if class_label is not None:
         return torch.full((len(numbers),), class_label)
-    classes = numbers % num_classes if class_counts is None else classes_in_shares(numbers, class_counts)
+    classes = numbers % num_classes if class_counts is None else proportional_classes(numbers, class_counts)
     return torch.from_numpy(classes)
 
 
+def proportional_classes(indices: NDArray[np.int64], counts: tuple[int, ...]) -> NDArray[np.int64]:
+    """The class of each sample index ≥ 0 for data with `counts` images of each class, not all 0.
+
+    A class is a function of its index alone. Whatever the number of samples n, class k gets n·counts[k]/Σ of
+    them, rounded as Webster's method apportions seats (to within a window of as many samples as there are
+    classes, which are in the order of classes). Equal counts give index mod classes.
+    """
+    if len(indices) == 0:
+        return np.empty(0, np.int64)
+    windows = int(indices.max()) // len(counts) + 1
+    return _first_classes(counts, len(counts) << (windows - 1).bit_length())[indices]
+
+
+@lru_cache(maxsize=4)
+def _first_classes(counts: tuple[int, ...], length: int) -> NDArray[np.int64]:
+    """The classes of the first `length` samples, whole windows of them.
+
+    The j-th image of class k comes at (2j + 1) / counts[k]; up to the time (2·length + classes) / Σ counts
+    there are at least `length` of them.
+    """
+    images = np.array(counts, np.float64)
+    until = (2 * length + len(counts)) / images.sum()
+    of_class = np.floor((until * images + 1) / 2).astype(np.int64)
+    classes = np.repeat(np.arange(len(counts)), of_class)
+    place = np.arange(len(classes)) - np.repeat(np.cumsum(of_class) - of_class, of_class)
+    order = np.argsort((2 * place + 1) / images[classes], kind="stable")[:length]
+    sequence = np.sort(classes[order].reshape(-1, len(counts)), axis=1).ravel()
+    sequence.flags.writeable = False
+    return sequence
+
+
 def to_uint8(x: Float[Tensor, "batch channels height width"]) -> UInt8Images:
-    """Map [−1, 1] to 0 … 255 as (x + 1)·127.5, rounded and clamped."""
+    """Map [−1, 1] to 0..255 as (x + 1)·127.5, rounded and clamped."""
     return ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 

@@ -1,4 +1,4 @@
-"""What is kept of a set of samples to compare it with the real images: small, and mergeable over shards."""
+"""Statistics of a set of samples: small, mergeable over shards, and enough for every metric."""
 
 from typing import NamedTuple
 
@@ -24,7 +24,7 @@ from progdistill.features.base import Features
 
 
 class SampleStatistics(NamedTuple):
-    """Of some samples: moments of features, sums of class probabilities, and some features as they are."""
+    """Moments of the features, sums of the class probabilities, and the first features themselves."""
 
     moments: Moments
     score: ScoreSums | None
@@ -32,7 +32,7 @@ class SampleStatistics(NamedTuple):
 
 
 class Figures(NamedTuple):
-    """How a set of samples compares with the real images; None where that is not defined."""
+    """How a set of samples compares with the real images; None if that is not defined."""
 
     distance: float
     kernel_distance: float | None
@@ -49,41 +49,39 @@ class StatisticsStream:
         self._score: ScoreSums | None = None
         self._keep, self._kept = keep, list[Tensor]()
 
-    def add(self, seen: Features) -> None:
-        """Take what was seen in a batch."""
-        self._moments.add(seen.features)
-        self._kept.append(seen.features[: max(self._keep, 0)].float().cpu())
-        self._keep -= len(seen.features)
-        if seen.probabilities is not None:
-            sums = score_sums(seen.probabilities)
+    def add(self, batch: Features) -> None:
+        """Add a batch."""
+        self._moments.add(batch.features)
+        self._kept.append(batch.features[: max(self._keep, 0)].float().cpu())
+        self._keep -= len(batch.features)
+        if batch.probabilities is not None:
+            sums = score_sums(batch.probabilities)
             self._score = sums if self._score is None else add_sums(self._score, sums)
 
     def statistics(self) -> SampleStatistics:
-        """Of all batches so far; raises ValueError where there were none."""
+        """Of all batches so far; raises ValueError if there were none."""
         return SampleStatistics(self._moments.moments(), self._score, torch.cat(self._kept))
 
 
 def merge_statistics(first: SampleStatistics, second: SampleStatistics) -> SampleStatistics:
     """The statistics of both sets of samples together."""
-    both_scored = first.score is not None and second.score is not None
     return SampleStatistics(
         merge(first.moments, second.moments),
-        add_sums(first.score, second.score) if first.score and second.score and both_scored else None,
+        add_sums(first.score, second.score) if first.score and second.score else None,
         torch.cat((first.features, second.features)),
     )
 
 
 def compare(samples: SampleStatistics, reference: Reference) -> Figures:
-    """Every figure that the statistics allow."""
+    """Every metric that the statistics allow."""
+    moments, real = samples.moments, reference.features
     kernel, covered = None, None
-    if reference.features is not None:
-        kernel = kernel_distance(samples.features, reference.features)
-        if min(len(samples.features), len(reference.features)) > NEIGHBORS:
-            covered = precision_recall(samples.features, reference.features)
+    if real is not None:
+        kernel = kernel_distance(samples.features, real)
+        if min(len(samples.features), len(real)) > NEIGHBORS:
+            covered = precision_recall(samples.features, real)
     return Figures(
-        distance=frechet_distance(
-            samples.moments.mean, samples.moments.covariance, reference.mean, reference.covariance
-        ),
+        distance=frechet_distance(moments.mean, moments.covariance, reference.mean, reference.covariance),
         kernel_distance=kernel,
         precision=None if covered is None else covered.precision,
         recall=None if covered is None else covered.recall,

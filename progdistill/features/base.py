@@ -1,4 +1,4 @@
-"""What an evaluator does, and what one kind of evaluator must bring along."""
+"""The interface of feature extractors."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,29 +9,30 @@ from pydantic import JsonValue
 from torch import Tensor
 
 from progdistill.data.dataset import DatasetInfo
-from progdistill.evaluation.config import EvaluationSettings
+from progdistill.features.config import FeatureSettings
 from progdistill.features.manifest import EvaluatorManifest
 
 
 class Features(NamedTuple):
-    """What an evaluator sees in a batch of images."""
+    """Of a batch of images: feature vectors, and class probabilities if the network has a classifier."""
 
     features: Float[Tensor, "batch dimensions"]
     probabilities: Float[Tensor, "batch classes"] | None
 
 
-Observe = Callable[[UInt8[Tensor, "batch channels height width"]], Features]
+Extract = Callable[[UInt8[Tensor, "batch channels height width"]], Features]
+"""From images in 0..255 to their features in float32, on the device the network was loaded to."""
 
 
 class FeatureExtractor(NamedTuple):
-    """An evaluator ready for use on a device."""
+    """An evaluator's network, ready for use on a device."""
 
     manifest: EvaluatorManifest
-    observe: Observe
+    extract: Extract
 
 
 class ObtainedWeights(NamedTuple):
-    """Weights as a kind of evaluator obtained them, before they are published."""
+    """Weights of an evaluator before they are published."""
 
     path: Path
     distance_name: str
@@ -40,16 +41,16 @@ class ObtainedWeights(NamedTuple):
 
 @runtime_checkable
 class EvaluatorKind(Protocol):
-    """One named way to look at images."""
+    """One way to extract features; `registry.KINDS` has them by name."""
 
-    def recipe(self, settings: EvaluationSettings, info: DatasetInfo) -> dict[str, JsonValue]:
-        """What decides the evaluator, known before its weights: equal recipes share one in a store.
+    def recipe(self, settings: FeatureSettings, info: DatasetInfo) -> dict[str, JsonValue]:
+        """What decides the evaluator, known before its weights: equal recipes share one evaluator per store.
 
-        Raises UsageError where this kind does not fit the dataset.
+        Raises UsageError if this kind does not fit the dataset.
         """
 
-    def obtain(self, settings: EvaluationSettings, info: DatasetInfo, folder: Path) -> ObtainedWeights:
-        """Train or find the weights; `folder` is for files that are not there yet."""
+    def obtain(self, settings: FeatureSettings, info: DatasetInfo, folder: Path) -> ObtainedWeights:
+        """Train or find the weights; new files go to `folder`."""
 
-    def load(self, weights: Path, recipe: dict[str, JsonValue], device: str) -> Observe:
-        """Make the function that looks at images from a verified weights file."""
+    def load(self, weights: Path, recipe: dict[str, JsonValue], device: str) -> Extract:
+        """Load the network from a verified weights file onto a device."""

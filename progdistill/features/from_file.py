@@ -10,16 +10,16 @@ from pydantic import JsonValue
 from torch import Tensor
 
 from progdistill.data.dataset import DatasetInfo
-from progdistill.evaluation.config import EvaluationSettings
-from progdistill.features.base import Features, Observe, ObtainedWeights
+from progdistill.features.base import Extract, Features, ObtainedWeights
+from progdistill.features.config import FeatureSettings
 from progdistill.features.inception import load_torchscript
 from progdistill.features.weights import FEATURES_ADVICE, FEATURES_VARIABLE, check_digest, given_file, pinned
 
 
 class FeaturesFileEvaluator:
-    """Whatever features the user's network gives; distances are named after the file."""
+    """The features of the user's network; distances are named after its file."""
 
-    def recipe(self, settings: EvaluationSettings, info: DatasetInfo) -> dict[str, JsonValue]:
+    def recipe(self, settings: FeatureSettings, info: DatasetInfo) -> dict[str, JsonValue]:
         """See EvaluatorKind.recipe."""
         settings = pinned(settings)
         return {
@@ -28,7 +28,7 @@ class FeaturesFileEvaluator:
             "weights_sha256": settings.weights_sha256,
         }
 
-    def obtain(self, settings: EvaluationSettings, info: DatasetInfo, folder: Path) -> ObtainedWeights:
+    def obtain(self, settings: FeatureSettings, info: DatasetInfo, folder: Path) -> ObtainedWeights:
         """See EvaluatorKind.obtain."""
         with given_file(settings.weights, FEATURES_VARIABLE, FEATURES_ADVICE) as path:
             copied = Path(shutil.copyfile(path, folder / path.name))
@@ -36,17 +36,17 @@ class FeaturesFileEvaluator:
             check_digest(copied, settings.weights_sha256)
         return ObtainedWeights(copied, distance_name=f"frechet_{copied.stem}")
 
-    def load(self, weights: Path, recipe: dict[str, JsonValue], device: str) -> Observe:
+    def load(self, weights: Path, recipe: dict[str, JsonValue], device: str) -> Extract:
         """See EvaluatorKind.load."""
-        network = _onnx(weights) if recipe["format"] == "onnx" else load_torchscript(weights, device)
+        network = _load_onnx(weights) if recipe["format"] == "onnx" else load_torchscript(weights, device)
 
-        def observe(images: UInt8[Tensor, "batch channels height width"]) -> Features:
+        def extract(images: UInt8[Tensor, "batch channels height width"]) -> Features:
             return Features(network(images.to(device).float()).reshape(len(images), -1).float(), None)
 
-        return observe
+        return extract
 
 
-def _onnx(weights: Path) -> Callable[[Tensor], Tensor]:
+def _load_onnx(weights: Path) -> Callable[[Tensor], Tensor]:
     """Run by onnxruntime, on the CPU."""
     import onnxruntime
 

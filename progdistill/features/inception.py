@@ -1,22 +1,23 @@
-"""Features of the Inception network, in which FID is measured."""
+"""Inception features, in which FID is measured: clean-fid's loader, normalization and resizer."""
 
 import shutil
+import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from PIL import Image
 from pydantic import JsonValue
 from torch import Tensor
 
 from progdistill.data.dataset import DatasetInfo
-from progdistill.evaluation.config import EvaluationSettings
-from progdistill.features.base import Features, Observe, ObtainedWeights
+from progdistill.features.base import Extract, Features, ObtainedWeights
+from progdistill.features.config import FeatureSettings
 from progdistill.features.weights import (
     INCEPTION_ADVICE,
     INCEPTION_SHA256,
@@ -26,60 +27,20 @@ from progdistill.features.weights import (
     given_file,
 )
 
-
-def load_torchscript(path: Path, device: str) -> torch.jit.ScriptModule:
-    """Load a network onto a device, ready to run."""
-    with _no_advice():
-        network: torch.jit.ScriptModule = torch.jit.load(str(path), map_location=device)  # type: ignore[no-untyped-call]
-    network.eval()
-    return network
-
-
-def frozen(network: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
-    """The same function with its weights as constants: what they decide is computed beforehand."""
-    with _no_advice():
-        found: torch.jit.ScriptModule = torch.jit.freeze(network)
-    return found
-
-
-@contextmanager
-def _no_advice() -> Iterator[None]:
-    """TorchScript is deprecated for new networks; these exist in no other form."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        yield
-
-
-def resize_bicubic(
-    images: Float[Tensor, "batch channels height width"], size: int
-) -> Float[Tensor, "batch channels size size"]:
-    """Resize to `size` × `size` with Pillow's bicubic filter in floating point, clipped to [0, 255].
-
-    That is clean-fid's "clean" way (Parmar et al. 2022), which antialiases and never rounds to bytes.
-    """
-    height, width = images.shape[2:]
-    down, across = _matrix(height, size).to(images), _matrix(width, size).to(images)
-    return (down @ images @ across.T).clamp(0, 255)
-
-
-@cache
-def _matrix(size: int, resized: int) -> Float[Tensor, "resized size"]:
-    """What Pillow's resizing does to a line of pixels, found by resizing each unit vector."""
-    units = Image.fromarray(np.eye(size, dtype=np.float32))
-    return torch.from_numpy(np.array(units.resize((resized, size), Image.Resampling.BICUBIC))).T.contiguous()
-
+if TYPE_CHECKING:
+    from cleanfid.inception_torchscript import InceptionV3W
 
 INPUT_SIZE = 299
 
 
 class InceptionEvaluator:
-    """2048 features of the last pooling layer, in one of clean-fid's two modes.
+    """2048 features of the last pooling layer, in one of two modes of clean-fid.
 
-    `legacy_tensorflow` resizes inside the network as the original FID did: comparable with the paper. `clean`
-    antialiases (Parmar et al. 2022).
+    `legacy_tensorflow` resizes inside the network, as the original FID did: comparable with the paper.
+    `clean` antialiases (Parmar et al. 2022).
     """
 
-    def recipe(self, settings: EvaluationSettings, info: DatasetInfo) -> dict[str, JsonValue]:
+    def recipe(self, settings: FeatureSettings, info: DatasetInfo) -> dict[str, JsonValue]:
         """See EvaluatorKind.recipe."""
         check_fit(settings, info)
         return {
@@ -88,32 +49,78 @@ class InceptionEvaluator:
             "weights_sha256": settings.weights_sha256 or INCEPTION_SHA256,
         }
 
-    def obtain(self, settings: EvaluationSettings, info: DatasetInfo, folder: Path) -> ObtainedWeights:
+    def obtain(self, settings: FeatureSettings, info: DatasetInfo, folder: Path) -> ObtainedWeights:
         """See EvaluatorKind.obtain."""
         with given_file(settings.weights, INCEPTION_VARIABLE, INCEPTION_ADVICE) as path:
             copied = Path(shutil.copyfile(path, folder / "inception.pt"))
         check_digest(copied, settings.weights_sha256 or INCEPTION_SHA256)
         return ObtainedWeights(copied, distance_name=f"fid_{settings.inception_mode}")
 
-    def load(self, weights: Path, recipe: dict[str, JsonValue], device: str) -> Observe:
+    def load(self, weights: Path, recipe: dict[str, JsonValue], device: str) -> Extract:
         """See EvaluatorKind.load."""
-        network = load_torchscript(weights, device)
-        output = network.state_dict().get("output.weight")
         clean = recipe["mode"] == "clean"
-        # Freezing folds batch normalization into the convolutions, and a CPU's convolutions want the channels
-        # last: 1.4 times as fast together, equal up to rounding.
-        look = frozen(network.layers if clean else network)
+        network = load_inception(weights, resize_inside=not clean).to(device)
+        # The original implementation of the Inception Score leaves out the bias of the softmax layer.
+        output = network.base.state_dict().get("output.weight")
+        freeze(network)
+        resize = resizer(INPUT_SIZE) if clean else torch.Tensor.float
 
-        def observe(images: UInt8[Tensor, "batch channels height width"]) -> Features:
-            pixels = images.to(device).float().expand(-1, 3, -1, -1)
-            if clean:
-                resized = (resize_bicubic(pixels, INPUT_SIZE) - 128) / 128
-                found = look(resized.contiguous(memory_format=torch.channels_last))
-            else:
-                found = look(pixels.contiguous(memory_format=torch.channels_last), return_features=True)
-            features = found.reshape(len(images), -1).float()
-            # The score's original implementation leaves out the bias of the softmax layer.
+        def extract(images: UInt8[Tensor, "batch channels height width"]) -> Features:
+            pixels = resize(images.expand(-1, 3, -1, -1)).to(device)
+            features: Tensor = network(pixels.contiguous(memory_format=torch.channels_last)).float()
             probabilities = None if output is None else (features @ output.float().T).softmax(dim=1)
             return Features(features, probabilities)
 
-        return observe
+        return extract
+
+
+def load_inception(weights: Path, *, resize_inside: bool) -> "InceptionV3W":
+    """Load a copy of inception-2015-12-05.pt with clean-fid, which looks for that name in a folder."""
+    from cleanfid.inception_torchscript import InceptionV3W
+
+    with tempfile.TemporaryDirectory() as folder, _no_deprecation_warning():
+        (Path(folder) / "inception-2015-12-05.pt").symlink_to(weights.absolute())
+        return InceptionV3W(folder, download=False, resize_inside=resize_inside).eval()
+
+
+def freeze(network: "InceptionV3W") -> None:
+    """Fold batch normalization into the convolutions: 1.4 times as fast on a CPU with channels last."""
+    with _no_deprecation_warning():
+        network.layers = torch.jit.freeze(network.layers)
+        network.base = torch.jit.freeze(network.base)
+
+
+def load_torchscript(path: Path, device: str) -> torch.jit.ScriptModule:
+    """Load a TorchScript file onto a device, in evaluation mode."""
+    with _no_deprecation_warning():
+        network: torch.jit.ScriptModule = torch.jit.load(str(path), map_location=device)  # type: ignore[no-untyped-call]
+    network.eval()
+    return network
+
+
+@contextmanager
+def _no_deprecation_warning() -> Iterator[None]:
+    """TorchScript is deprecated for new networks; these exist in no other form."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
+
+
+def resizer(
+    size: int,
+) -> Callable[[UInt8[Tensor, "batch 3 height width"]], Float[Tensor, "batch 3 size size"]]:
+    """Batch clean-fid's resizer: Pillow's bicubic filter in floating point, clipped to [0, 255].
+
+    It antialiases and does not round to bytes. Images are resized in threads on the CPU, where the result
+    stays, in float32.
+    """
+    from cleanfid.resize import make_resizer
+
+    resize = make_resizer("PIL", False, "bicubic", (size, size))
+    threads = ThreadPoolExecutor(torch.get_num_threads())
+
+    def resize_batch(images: UInt8[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 size size"]:
+        rows = images.permute(0, 2, 3, 1).cpu().numpy()
+        return torch.from_numpy(np.stack(list(threads.map(resize, rows)))).permute(0, 3, 1, 2)
+
+    return resize_batch

@@ -1,4 +1,4 @@
-"""What an evaluator is, as a record of a store: no torch."""
+"""The records of an evaluator: what its features are, and which evaluator a recipe gave."""
 
 from collections.abc import Iterable, Iterator
 from datetime import datetime
@@ -19,9 +19,11 @@ class EvaluatorIdentity(Frozen):
     """Everything that decides which features an image gets."""
 
     name: str
-    distance_name: str = Field(description="what the Fréchet distance in these features is called in print")
+    distance_name: str = Field(description="what reports call the Fréchet distance in these features")
     weights: FileDigest
-    recipe: dict[str, JsonValue] = Field(description="how the weights came about and images are prepared")
+    recipe: dict[str, JsonValue] = Field(
+        description="how the weights were obtained and images are preprocessed"
+    )
     numerics_version: int
 
     @property
@@ -31,19 +33,19 @@ class EvaluatorIdentity(Frozen):
 
 
 class EvaluatorManifest(Record):
-    """The document that makes an evaluator exist."""
+    """The record that makes an evaluator exist."""
 
     schema_version: Literal[2] = 2
     id: Sha256
     identity: EvaluatorIdentity
     test_accuracy: float | None = Field(
-        description="on images it was not trained on; None where not applicable"
+        description="on images it was not trained on; None if it was not trained here"
     )
     created_at: datetime
     code_version: str
 
     @model_validator(mode="after")
-    def _id_is_that_of_the_identity(self) -> "EvaluatorManifest":
+    def _id_matches_identity(self) -> "EvaluatorManifest":
         if self.id != self.identity.id:
             raise ValueError(f"id {self.id} is not that of its identity, {self.identity.id}")
         return self
@@ -53,8 +55,8 @@ class EvaluatorManifest(Record):
         return (blob_key(self.identity.weights.sha256),)
 
 
-class RecipeAnswer(Record):
-    """Which evaluator a recipe gave in this store: training again elsewhere may round to other weights."""
+class RecipeRecord(Record):
+    """Which evaluator a recipe gave in this store; trained again elsewhere, its weights may differ."""
 
     schema_version: Literal[1] = 1
     recipe: dict[str, JsonValue]
@@ -66,7 +68,7 @@ class RecipeAnswer(Record):
 
 
 def load_evaluator_manifest(store: Store, evaluator_id: str) -> EvaluatorManifest:
-    """Read an evaluator's manifest by id."""
+    """Read an evaluator's manifest by id; LostInvariantError if it is missing."""
     manifest = read_record(store, evaluator_key(evaluator_id), EvaluatorManifest)
     if manifest is None:
         raise LostInvariantError(
@@ -81,6 +83,6 @@ def require_evaluator(store: Store, evaluator_id: str) -> None:
 
 
 def list_recipes(store: Store) -> Iterator[dict[str, JsonValue]]:
-    """The recipes whose evaluators a store has."""
-    for answer in list_records(store, EVALUATOR_RECIPES, RecipeAnswer):
-        yield answer.recipe
+    """Yield the recipes whose evaluators a store has."""
+    for record in list_records(store, EVALUATOR_RECIPES, RecipeRecord):
+        yield record.recipe

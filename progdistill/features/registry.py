@@ -1,4 +1,4 @@
-"""Evaluators by name: obtained once, published, found again."""
+"""Evaluators by name: obtained once per store, published, found again."""
 
 import tempfile
 from datetime import UTC, datetime
@@ -7,9 +7,8 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from progdistill.data.dataset import DatasetInfo
-from progdistill.evaluation.cached import load_valid_record
-from progdistill.evaluation.config import EvaluationSettings
 from progdistill.features.base import EvaluatorKind, FeatureExtractor
+from progdistill.features.config import FeatureSettings
 from progdistill.features.digits import DigitsEvaluator
 from progdistill.features.efficientnet import EfficientNetEvaluator
 from progdistill.features.from_file import FeaturesFileEvaluator
@@ -17,10 +16,11 @@ from progdistill.features.inception import InceptionEvaluator
 from progdistill.features.manifest import (
     EvaluatorIdentity,
     EvaluatorManifest,
-    RecipeAnswer,
+    RecipeRecord,
     load_evaluator_manifest,
 )
 from progdistill.models_base import content_id
+from progdistill.registry.records import load_valid_record
 from progdistill.store.base import Store
 from progdistill.store.documents import publish_record, read_record
 from progdistill.store.layout import blob_key, evaluator_key, recipe_key
@@ -35,30 +35,29 @@ KINDS: dict[str, EvaluatorKind] = {
 
 
 def find_or_publish_evaluator(
-    store: Store, settings: EvaluationSettings, info: DatasetInfo
+    store: Store, settings: FeatureSettings, info: DatasetInfo
 ) -> EvaluatorManifest:
-    """The store's evaluator for these settings and this dataset; obtained and published if it has none yet.
+    """Return the store's evaluator for these settings and this dataset; obtain and publish it if missing.
 
-    Raises UsageError where the evaluator does not fit the dataset or its weights cannot be had.
+    Raises UsageError if the evaluator does not fit the dataset or its weights cannot be found.
     """
     kind = KINDS[settings.evaluator]
     recipe = {**kind.recipe(settings, info), "numerics_version": NUMERICS_VERSION}
     key = recipe_key(content_id(recipe))
-    answer = read_record(store, key, RecipeAnswer)
-    if answer is not None:
-        found = _kept(store, answer.evaluator_id)
+    record = read_record(store, key, RecipeRecord)
+    if record is not None:
+        found = load_valid_record(
+            store,
+            evaluator_key(record.evaluator_id),
+            EvaluatorManifest,
+            lambda known: [known.identity.weights],
+        )
         if found is not None:
             return found
-        store.delete(key)  # made again elsewhere, it may come out another
-    made = _publish(store, kind, recipe, settings, info)
-    answer = publish_record(store, key, RecipeAnswer(recipe=recipe, evaluator_id=made.id))
-    return load_evaluator_manifest(store, answer.evaluator_id)
-
-
-def _kept(store: Store, evaluator_id: str) -> EvaluatorManifest | None:
-    return load_valid_record(
-        store, evaluator_key(evaluator_id), EvaluatorManifest, lambda known: [known.identity.weights]
-    )
+        store.delete(key)  # trained again, the evaluator may be a different one
+    published = _publish(store, kind, recipe, settings, info)
+    record = RecipeRecord(recipe=recipe, evaluator_id=published.id)
+    return load_evaluator_manifest(store, publish_record(store, key, record).evaluator_id)
 
 
 def open_evaluator(store: Store, manifest: EvaluatorManifest, device: str = "cpu") -> FeatureExtractor:
@@ -72,7 +71,7 @@ def _publish(
     store: Store,
     kind: EvaluatorKind,
     recipe: dict[str, JsonValue],
-    settings: EvaluationSettings,
+    settings: FeatureSettings,
     info: DatasetInfo,
 ) -> EvaluatorManifest:
     with tempfile.TemporaryDirectory() as folder:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 
 import torch
 
@@ -25,21 +26,18 @@ def run_measuring(request: JobRequest, store: Store, rank: Rank) -> str:
     assert isinstance(spec, EvaluateSpec)
     manifest = load_manifest(store, spec.checkpoint)
     baseline = None if spec.baseline is None else load_manifest(store, spec.baseline)
-    question = (store, manifest, baseline, spec.sampling_steps, spec.evaluation, request.dataset)
+    arguments = (store, manifest, baseline, spec.sampling_steps, spec.evaluation, request.dataset)
     if rank.world_size > 1:
-        meet = _meeting()
-        sample_distributed(*question, rank=rank.rank, world_size=rank.world_size, meet=meet, device=device)
+        barrier = _barrier()
+        sample_distributed(
+            *arguments, rank=rank.rank, world_size=rank.world_size, barrier=barrier, device=device
+        )
     if rank.rank != 0:
         return ""
-    return evaluate_checkpoint(*question, device=device).model_dump_json()
+    return evaluate_checkpoint(*arguments, device=device).model_dump_json()
 
 
-def _meeting() -> Callable[[], None]:
-    """What waits until every rank waits; over gloo, for a rank that waits must keep no GPU busy."""
+def _barrier() -> Callable[[], object]:
+    """A barrier of all ranks over gloo, so that a waiting rank does not keep its GPU busy."""
     group = torch.distributed.new_group(backend="gloo", timeout=_LONGEST_WAIT)
-    assert isinstance(group, torch.distributed.ProcessGroup)
-
-    def meet() -> None:
-        torch.distributed.barrier(group)
-
-    return meet
+    return partial(torch.distributed.barrier, group)

@@ -11,7 +11,7 @@ from progdistill.data.catalog import UNKNOWN_DATASET
 from progdistill.data.dataset import DatasetInfo, default_data_root, find_dataset, is_data_of, require_data_of
 from progdistill.diffusion.names import check_combination
 from progdistill.errors import UsageError
-from progdistill.evaluation.config import EvaluationSettings
+from progdistill.evaluation.published_statistics import pinned_statistics
 from progdistill.features.weights import check_evaluator, pinned
 from progdistill.models.config import DenoiserConfig
 from progdistill.models.size import parameter_count
@@ -145,7 +145,9 @@ def prepare_run(options: RunOptions) -> PreparedRun:
     _check_fit(settings, dataset)
     _check_mirroring(settings, dataset)
     check_evaluator(store, settings.evaluation, dataset)
-    settings = settings.model_copy(update={"evaluation": _pinned(store, settings.evaluation)})
+    settings = settings.model_copy(
+        update={"evaluation": pinned_statistics(store, pinned(settings.evaluation))}
+    )
     run = PreparedRun(
         settings=settings,
         dataset=dataset,
@@ -224,16 +226,6 @@ def _ignored(options: RunOptions, wanted: Settings, settings: Settings) -> tuple
 
     paths = dict.fromkeys(override.path for override in options.set if override.section == "model")
     return tuple(path for path in paths if at(wanted, path) != at(settings, path))
-
-
-def _pinned(store: Store, evaluation: EvaluationSettings) -> EvaluationSettings:
-    """Evaluation settings with the digests of the files that they name."""
-    evaluation = pinned(evaluation)
-    if evaluation.reference_statistics is None:
-        return evaluation
-    from progdistill.evaluation.reference import pinned_statistics  # imports torch, which takes 2 s
-
-    return pinned_statistics(store, evaluation)
 
 
 def _check_fit(settings: Settings, dataset: DatasetInfo) -> None:

@@ -8,12 +8,12 @@ from pydantic import JsonValue
 
 from progdistill.cli.evaluate import settings_for
 from progdistill.config.options import RunOptions
-from progdistill.config.overrides import changed
+from progdistill.config.overrides import apply_overrides
 from progdistill.config.settings import settings_from
 from progdistill.data.dataset import DatasetInfo
 from progdistill.errors import UsageError
 from progdistill.evaluation.config import EvaluationSettings
-from progdistill.evaluation.reference import pinned_statistics
+from progdistill.evaluation.published_statistics import pinned_statistics
 from progdistill.evaluation.runner import MeasurementRunner
 from progdistill.features.weights import sha256_of
 from progdistill.registry.checkpoint import CheckpointManifest
@@ -56,7 +56,7 @@ OF_FILES = {name: None for name in RECORDED if name not in ("evaluator", "sample
 def test_a_change_takes_with_it_what_was_recorded_of_the_file_before(
     changes: dict[str, object], differs: dict[str, object]
 ) -> None:
-    found = EvaluationSettings.model_validate(changed(RECORDED, changes))
+    found = EvaluationSettings.model_validate(apply_overrides(RECORDED, changes))
     assert found == EvaluationSettings.model_validate(RECORDED | differs)
 
 

@@ -7,8 +7,7 @@ from progdistill.diffusion.names import SamplerName
 from progdistill.evaluation.config import EvaluationSettings
 from progdistill.evaluation.evaluate import evaluate_checkpoint
 from progdistill.evaluation.measurement import EvaluationRecord
-from progdistill.evaluation.plan import baseline_of
-from progdistill.evaluation.runner import MeasurementRunner
+from progdistill.evaluation.plan import baseline_of, plan_measurements
 from progdistill.images import decode_contact_sheet
 from progdistill.registry.checkpoint import CheckpointManifest
 from progdistill.registry.evaluations import Measurement
@@ -16,6 +15,7 @@ from progdistill.report.input import stage_entry
 from progdistill.store.base import Store
 from progdistill.store.documents import list_records
 
+EVALUATOR = "e" * 64
 SETTINGS = EvaluationSettings(samples=40, batch_size=20, shown_samples=12, max_sampling_steps=4)
 
 
@@ -56,7 +56,7 @@ def test_asking_again_gives_the_first_answer(
     assert evaluate_checkpoint(evaluated_store, student, base, 2, other_batches, digits) == record
 
 
-def test_more_samples_are_another_question(
+def test_more_samples_are_another_measurement(
     record: EvaluationRecord, evaluated_store: Store, student: CheckpointManifest, digits: DatasetInfo
 ) -> None:
     more = SETTINGS.model_copy(update={"samples": 41})
@@ -79,7 +79,7 @@ def test_too_many_steps_are_left_out_with_the_reason(
 ) -> None:
     record = evaluate_checkpoint(evaluated_store, base, base, 8, SETTINGS, digits)
     assert record.distilled is None
-    assert record.not_evaluated_reason == "8 sampling steps are more than evaluation.max_sampling_steps = 4"
+    assert record.not_evaluated_reason == "8 sampling steps exceed evaluation.max_sampling_steps = 4"
 
 
 def test_each_answer_is_one_record_of_its_checkpoint(
@@ -102,21 +102,40 @@ def test_the_same_noise_is_shown_class_by_class(
 def test_samples_have_the_classes_in_the_shares_of_the_data(
     evaluated_store: Store, base: CheckpointManifest, digits: DatasetInfo
 ) -> None:
-    """Of data that is half zeros, half the samples are; of data alike, and asked before, all are alike."""
+    """If half of the data are zeros, half of the samples are; equally frequent classes stay so."""
     uneven = digits.model_copy(update={"class_counts": (90, *(10,) * 9)})
     even = digits.model_copy(update={"class_counts": (10,) * 10})
-    asked = {
-        info.class_counts: MeasurementRunner(evaluated_store, SETTINGS, info).spec(base, SamplerName.DDIM, 2)
+    specs = {
+        info.class_counts: plan_measurements(base, None, 2, SETTINGS, info, EVALUATOR)[0].spec
         for info in (digits, uneven, even)
     }
     assert sum(digits.class_counts) == digits.splits["train"]
-    assert asked[digits.class_counts].class_counts == digits.class_counts
-    assert asked[even.class_counts].class_counts is None
+    assert specs[digits.class_counts].class_counts == digits.class_counts
+    assert specs[even.class_counts].class_counts is None
     record = evaluate_checkpoint(evaluated_store, base, None, 2, SETTINGS, uneven)
     assert record.distilled is not None and record.distilled.shown is not None
-    assert record.distilled.spec == asked[uneven.class_counts]
+    assert record.distilled.spec.class_counts == uneven.class_counts
     assert record.distilled.shown.labels is not None
     assert record.distilled.shown.labels[:10].count(0) == 5
+
+
+def test_a_plan_lists_every_measurement_and_its_trials_once(
+    student: CheckpointManifest, base: CheckpointManifest, digits: DatasetInfo
+) -> None:
+    changes = {"tuned_gammas": 3, "stochastic_students": True, "tuning_samples": 30}
+    settings = SETTINGS.model_copy(update=changes)
+    plan = plan_measurements(student, base, 2, settings, digits, EVALUATOR)
+    fields = ["distilled", "baseline_ddim", "baseline_ancestral", "distilled_ancestral"]
+    assert [planned.field for planned in plan] == fields
+    assert [len(planned.trials) for planned in plan] == [0, 0, 3, 3]
+    assert not any(planned.spec.trial for planned in plan)
+    trials = [trial for planned in plan for trial in planned.trials]
+    assert {trial.gamma for trial in trials} == {0.0, 0.5, 1.0}
+    assert {(trial.trial, trial.samples, trial.seed) for trial in trials} == {
+        (True, 30, settings.tuning_seed)
+    }
+    at_one_step = plan_measurements(student, base, 1, settings, digits, EVALUATOR)
+    assert not any(planned.trials for planned in at_one_step)
 
 
 def test_a_student_finds_the_model_it_descends_from(
@@ -137,7 +156,7 @@ def test_gamma_is_tuned_on_other_noise_than_it_is_reported_on(
     settings = SETTINGS.model_copy(update={"tuned_gammas": 3, "tuning_samples": 30, "seed": 7})
     found = evaluate_checkpoint(evaluated_store, student, base, 2, settings, digits).baseline_ancestral
     records = list_records(evaluated_store, f"evaluations/{base.id}/", Measurement)
-    trials = [r for r in records if r.spec.samples == 30 and r.spec.seed == settings.tuning_seed]
+    trials = [record for record in records if record.spec.trial and record.spec.samples == 30]
     assert sorted(trial.spec.gamma or 0.0 for trial in trials) == [0.0, 0.5, 1.0]
     assert found is not None
     assert found.spec.gamma == min(trials, key=lambda trial: trial.distance).spec.gamma

@@ -29,7 +29,7 @@ def test_it_is_trained_once_and_found_afterward(evaluated_store: Store, digits: 
 
 def test_it_gives_features_and_probabilities(evaluated_store: Store, digits: DatasetInfo) -> None:
     manifest = find_or_publish_evaluator(evaluated_store, EvaluationSettings(), digits)
-    seen = open_evaluator(evaluated_store, manifest).observe(torch.zeros(3, 1, 8, 8, dtype=torch.uint8))
+    seen = open_evaluator(evaluated_store, manifest).extract(torch.zeros(3, 1, 8, 8, dtype=torch.uint8))
     assert seen.features.shape == (3, 64)
     assert seen.probabilities is not None
     torch.testing.assert_close(seen.probabilities.sum(dim=1), torch.ones(3))

@@ -40,7 +40,7 @@ def test_the_weight_is_the_lowest_learned_or_the_one_asked_for(
         assert own is not None and other is not None
         assert own.spec.guidance_scale == weight
         assert other.spec.guidance_scale == (weight if guided_too else None)
-        assert stage_entry(evaluated_store, student, record).guidance == weight
+        assert stage_entry(evaluated_store, student, record).guidance_scale == weight
 
 
 def test_weights_draw_different_samples(evaluated_store: Store, digits: DatasetInfo, tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def test_features_are_those_of_clean_fids_pipeline(
     expected = get_folder_features(
         str(tmp_path), network, num_workers=0, device=torch.device("cpu"), mode=mode, verbose=False
     )
-    seen = _open(store, mode, weights, digits).observe(images)
+    seen = _open(store, mode, weights, digits).extract(images)
     np.testing.assert_allclose(seen.features.detach(), expected, atol=1e-4)
 
 
@@ -75,7 +75,7 @@ def test_the_distance_is_clean_fids(mode: str, weights: Path, store: Store, digi
     """On eight features, for clean-fid's matrix square root takes half a minute at 2048."""
     from cleanfid.fid import frechet_distance as clean_fid_distance
 
-    observe = _open(store, mode, weights, digits).observe
+    observe = _open(store, mode, weights, digits).extract
     first, second = (observe(_images(40, seed)).features[:, :8].detach() for seed in (1, 2))
     a, b = moments_of(first), moments_of(second)
     expected = clean_fid_distance(
@@ -93,7 +93,7 @@ def test_the_score_leaves_out_the_bias_of_the_softmax_layer(
     images = _images(10, 3)
     network = torch.jit.load(str(weights))
     expected = inception_score(score_sums(network(images.float(), no_output_bias=True).detach()))
-    seen = _open(store, "legacy_tensorflow", weights, digits).observe(images)
+    seen = _open(store, "legacy_tensorflow", weights, digits).extract(images)
     assert seen.probabilities is not None
     assert inception_score(score_sums(seen.probabilities.detach())) == pytest.approx(expected, rel=1e-6)
 

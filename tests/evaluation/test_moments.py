@@ -6,11 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from progdistill.evaluation.metrics import BLOCK, Moments, MomentStream, merge, moments_of, no_moments
+from progdistill.evaluation.metrics import BLOCK, Moments, MomentStream, merge, moments_of
 
 
 def _stream(features: Tensor, batch: int) -> Moments:
-    moments = no_moments(features.shape[1])
+    moments = moments_of(torch.empty(0, features.shape[1]))
     for part in features.split(batch):
         moments = merge(moments, moments_of(part))
     return moments
@@ -54,6 +54,9 @@ def test_a_large_mean_does_not_eat_the_digits_of_the_covariance() -> None:
 
 def test_merging_nothing_changes_nothing() -> None:
     moments = moments_of(torch.randn(10, 3, generator=torch.Generator().manual_seed(2)))
-    for merged in (merge(no_moments(3), moments), merge(moments, no_moments(3))):
+    for merged in (
+        merge(moments_of(torch.empty(0, 3)), moments),
+        merge(moments, moments_of(torch.empty(0, 3))),
+    ):
         assert merged.vectors == 10
         torch.testing.assert_close(merged.scatter, moments.scatter)

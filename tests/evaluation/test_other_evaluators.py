@@ -39,7 +39,7 @@ def test_efficientnet_knows_a_red_square_from_noise(store: Store, digits: Datase
     )
     red = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
     red[:, 0] = 200
-    seen = evaluator.observe(torch.cat((red, noise)))
+    seen = evaluator.extract(torch.cat((red, noise)))
     assert seen.features.shape == (4, 1280)
     assert seen.probabilities is not None
     assert seen.probabilities.shape == (4, 1000)
@@ -53,15 +53,15 @@ def test_features_come_from_any_torchscript_file(store: Store, digits: DatasetIn
     torch.jit.script(nn.Sequential(nn.AvgPool2d(4), nn.Flatten())).save(str(path))
     evaluator = _open(store, digits, evaluator="features_file", weights=str(path))
     images = torch.full((3, 1, 8, 8), 40, dtype=torch.uint8)
-    torch.testing.assert_close(evaluator.observe(images).features, torch.full((3, 4), 40.0))
-    assert evaluator.observe(images).probabilities is None
+    torch.testing.assert_close(evaluator.extract(images).features, torch.full((3, 4), 40.0))
+    assert evaluator.extract(images).probabilities is None
     assert evaluator.manifest.identity.distance_name == "frechet_corner"
 
 
 def test_features_come_from_any_onnx_file(store: Store, digits: DatasetInfo, tmp_path: Path) -> None:
     evaluator = _open(store, digits, evaluator="features_file", weights=str(_flatten_onnx(tmp_path)))
     images = torch.arange(128, dtype=torch.uint8).view(2, 1, 8, 8)
-    torch.testing.assert_close(evaluator.observe(images).features, images.float().view(2, 64))
+    torch.testing.assert_close(evaluator.extract(images).features, images.float().view(2, 64))
 
 
 @pytest.mark.parametrize("stated", [False, True])
@@ -81,7 +81,7 @@ def test_a_file_that_the_environment_names_has_the_format_of_its_name(
     path.unlink()
     evaluator = open_evaluator(store, find_or_publish_evaluator(store, settings, digits))
     images = torch.arange(128, dtype=torch.uint8).view(2, 1, 8, 8)
-    torch.testing.assert_close(evaluator.observe(images).features, images.float().view(2, 64))
+    torch.testing.assert_close(evaluator.extract(images).features, images.float().view(2, 64))
 
 
 def test_a_digest_alone_finds_a_torchscript_network_in_the_store(

@@ -9,7 +9,7 @@ from progdistill.data.dataset import DatasetInfo
 from progdistill.errors import UsageError
 from progdistill.evaluation.config import EvaluationSettings
 from progdistill.evaluation.evaluate import evaluate_checkpoint
-from progdistill.evaluation.reference import pinned_statistics
+from progdistill.evaluation.published_statistics import pinned_statistics
 from progdistill.evaluation.runner import MeasurementRunner
 from progdistill.registry.checkpoint import CheckpointManifest
 from progdistill.registry.evaluations import Measurement

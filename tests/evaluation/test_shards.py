@@ -14,7 +14,7 @@ from progdistill.evaluation.config import EvaluationSettings
 from progdistill.evaluation.evaluate import RoundRobin, evaluate_checkpoint, sample_distributed
 from progdistill.evaluation.measurement import EvaluationRecord
 from progdistill.registry.checkpoint import CheckpointManifest
-from progdistill.registry.evaluations import Measurement
+from progdistill.registry.evaluations import MeasurementSpec
 from progdistill.store.base import Store
 
 FIGURES = {"distance", "kernel_distance", "precision", "recall", "inception_score", "shown"}
@@ -44,11 +44,13 @@ def _draw_on_ranks(world_size: int, *arguments: Any) -> None:
     barrier = threading.Barrier(world_size, timeout=120)
     with ThreadPoolExecutor(world_size) as pool:
         drawing = [
-            pool.submit(sample_distributed, *arguments, rank=rank, world_size=world_size, meet=barrier.wait)
+            pool.submit(
+                sample_distributed, *arguments, rank=rank, world_size=world_size, barrier=barrier.wait
+            )
             for rank in range(world_size)
         ]
-        for one in drawing:
-            one.result()
+        for future in drawing:
+            future.result()
 
 
 def test_ranks_that_share_the_work_get_the_figures_of_one(
@@ -63,7 +65,7 @@ def test_ranks_that_share_the_work_get_the_figures_of_one(
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
-def test_whatever_is_asked_is_drawn_before_it_is_added_up(
+def test_all_that_is_planned_is_sampled_before_it_is_added_up(
     world_size: int,
     evaluated_store: Store,
     student: CheckpointManifest,
@@ -83,14 +85,15 @@ def test_whatever_is_asked_is_drawn_before_it_is_added_up(
     assert len(record.measurements) == 4
 
 
-def test_shards_of_many_questions_are_dealt_evenly() -> None:
+def test_shards_of_many_measurements_are_assigned_evenly() -> None:
     shards = [range(0, 10), range(10, 20), range(20, 25)]
     for world_size in (1, 2, 3, 4, 8):
-        deals = [RoundRobin(rank, world_size) for rank in range(world_size)]
-        hands = [[deal.mine(shards) for _ in range(5)] for deal in deals]
+        ranks = [RoundRobin(rank, world_size) for rank in range(world_size)]
+        shares = [[rank.assigned(shards) for _ in range(5)] for rank in ranks]
         for place in range(5):
-            assert sorted((one for hand in hands for one in hand[place]), key=lambda r: r.start) == shards
-        sizes = [sum(map(len, hand)) for hand in hands]
+            assigned = [indices for share in shares for indices in share[place]]
+            assert sorted(assigned, key=lambda indices: indices.start) == shards
+        sizes = [sum(map(len, share)) for share in shares]
         assert max(sizes) - min(sizes) <= 1
 
 
@@ -124,9 +127,9 @@ def _count_calls(monkeypatch: pytest.MonkeyPatch) -> list[range]:
     drawn: list[range] = []
     real: Callable[..., object] = shard.measure_shard
 
-    def counted(question: Measurement, indices: range, *rest: object, **options: object) -> object:
+    def counted(spec: MeasurementSpec, indices: range, *rest: object, **options: object) -> object:
         drawn.append(indices)
-        return real(question, indices, *rest, **options)
+        return real(spec, indices, *rest, **options)
 
     monkeypatch.setattr("progdistill.evaluation.runner.measure_shard", counted)
     return drawn

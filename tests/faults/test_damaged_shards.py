@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from progdistill.evaluation.metrics import Moments
-from progdistill.evaluation.shards import ShardResult, kept_shard, save_shard
+from progdistill.evaluation.shards import ShardResult, load_shard, save_shard
 from progdistill.evaluation.statistics import SampleStatistics
+from progdistill.logs import configure_logging
 from progdistill.store.base import Store
 from tests.evaluation.measurements import any_spec
 
@@ -29,6 +30,7 @@ def shard() -> ShardResult:
 def test_a_damaged_shard_is_drawn_again(
     local_store: Store, folder: str, harm: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    configure_logging()
     save_shard(local_store, SPEC, INDICES, shard())
     (item,) = local_store.list(folder)
     path = Path(local_store.uri, item.key)
@@ -37,11 +39,11 @@ def test_a_damaged_shard_is_drawn_again(
         path.unlink()
     else:
         path.write_bytes(data[:-5] if harm == "cut short" else data[:50] + b"?" + data[51:])
-    assert kept_shard(local_store, SPEC, INDICES) is None
-    told = "samples 0 to 2 are drawn again" in capsys.readouterr().err
-    assert told == ((folder, harm) != ("evaluation_shards/", "gone"))
+    assert load_shard(local_store, SPEC, INDICES) is None
+    logged = "drawing samples 0 to 2 again" in capsys.readouterr().err
+    assert logged == ((folder, harm) != ("evaluation_shards/", "gone"))
     save_shard(local_store, SPEC, INDICES, shard())
-    again = kept_shard(local_store, SPEC, INDICES)
+    again = load_shard(local_store, SPEC, INDICES)
     assert again is not None
     assert torch.equal(again.statistics.features, shard().statistics.features)
 
@@ -51,4 +53,4 @@ def test_a_damaged_record_is_no_obstacle_to_keeping_the_shard(local_store: Store
     (item,) = local_store.list("evaluation_shards/")
     local_store.write(item.key, b"{")
     save_shard(local_store, SPEC, INDICES, shard())
-    assert kept_shard(local_store, SPEC, INDICES) is not None
+    assert load_shard(local_store, SPEC, INDICES) is not None

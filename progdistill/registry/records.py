@@ -1,6 +1,6 @@
-"""What a store keeps of evaluations counts for as long as it keeps the files, too. No torch."""
+"""Records that refer to files: valid only while the store has the files too."""
 
-import sys
+import logging
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
@@ -10,24 +10,24 @@ from progdistill.store.base import Store
 from progdistill.store.digest import FileDigest
 from progdistill.store.documents import Record, read_record
 
+logger = logging.getLogger(__name__)
 Model = TypeVar("Model", bound=Record)
 
 
 def load_valid_record(
     store: Store, key: str, kind: type[Model], files: Callable[[Model], Iterable[FileDigest]]
 ) -> Model | None:
-    """The record under a key; None where there is none with all its files, and it is to be made.
+    """Read a record whose files are all in the store, at the right size; None if it must be made.
 
-    One that is damaged, or lacks a file, is removed: found again, it would keep the work from mending what
-    is lost. Of files only the size is looked at.
+    A record that is damaged or lacks a file is deleted, so that it can be made again.
     """
     try:
-        found = read_record(store, key, kind)
-        if found is not None:
-            for file in files(found):
+        record = read_record(store, key, kind)
+        if record is not None:
+            for file in files(record):
                 require_blob(store, file)
     except LostInvariantError as error:
-        print(f"{key} is made again: {error}", file=sys.stderr, flush=True)
+        logger.warning("recomputing %s: %s", key, error)
         store.delete(key)
         return None
-    return found
+    return record
