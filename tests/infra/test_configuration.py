@@ -9,13 +9,9 @@ import pytest
 
 from progdistill.config.deployment import parse_deployment
 from progdistill.config.options import resolve_options
-from progdistill.config.settings import Settings, settings_from
+from progdistill.config.settings import settings_from
 from progdistill.run.estimate import read_prices
 from tests.infra.tools import INFRA, ROOT, of_kind
-
-launcher = pytest.mark.skipif(
-    "cluster" not in Settings.model_fields, reason="the Kubernetes launcher is not here yet"
-)
 
 
 @pytest.fixture
@@ -27,7 +23,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.delenv("PROGDISTILL_LAUNCHER", raising=False)
     settings = settings_from(resolve_options({}))
     assert settings.store == "s3://BUCKET/models"
-    return settings.cluster  # type: ignore[attr-defined,unused-ignore]
+    return settings.cluster
 
 
 def _names(kind: str) -> set[str]:
@@ -42,7 +38,6 @@ def test_the_prices_that_the_guide_to_costs_shows_are_read(tmp_path: Path) -> No
     assert prices.per_device_hour == {"NVIDIA H100 80GB HBM3": 2.5, "cpu": 0.05}
 
 
-@launcher
 def test_jobs_use_accounts_volumes_queues_and_priorities_that_exist(cluster: Any) -> None:
     assert cluster.namespace in _names("Namespace")
     assert cluster.service_account in _names("ServiceAccount")
@@ -52,7 +47,6 @@ def test_jobs_use_accounts_volumes_queues_and_priorities_that_exist(cluster: Any
         assert resources.priority_class in _names("PriorityClass")
 
 
-@launcher
 def test_jobs_tolerate_the_taints_of_the_gpu_nodes(cluster: Any) -> None:
     (pool,) = of_kind("overlays/gpu", "NodePool")
     taints = {taint["key"] for taint in pool["spec"]["template"]["spec"]["taints"]}
@@ -60,7 +54,6 @@ def test_jobs_tolerate_the_taints_of_the_gpu_nodes(cluster: Any) -> None:
         assert taints <= {toleration.key for toleration in resources.tolerations}
 
 
-@launcher
 def test_a_job_of_every_step_fits_the_quota(cluster: Any) -> None:
     (quota,) = of_kind("overlays/gpu", "ResourceQuota")
     for resources in (cluster.train, cluster.distill, cluster.evaluate):
@@ -82,7 +75,6 @@ def test_steps_satisfy_the_restricted_pod_security_of_the_namespace() -> None:
     assert context["seccomp_profile"] == {"type": "RuntimeDefault"}
 
 
-@launcher
 def test_the_configuration_that_the_guide_to_tpus_shows_is_a_slice_of_four_hosts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

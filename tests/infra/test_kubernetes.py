@@ -7,6 +7,7 @@ import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 import yaml
 
+from progdistill.jobs.kubernetes.manifest import JOB_LABEL
 from tests.infra.tools import KUBERNETES_VERSION, OVERLAYS, objects, of_kind
 
 KUEUE = "kueue.x-k8s.io/v1beta2"
@@ -151,8 +152,7 @@ def test_neither_workers_nor_maintenance_reach_the_api_server(overlay: str) -> N
 
 
 def test_the_label_of_workers_is_the_launchers() -> None:
-    manifest = pytest.importorskip("progdistill.jobs.kubernetes.manifest", reason="no launcher here yet")
-    assert manifest.JOB_LABEL == WORKER_LABEL
+    assert JOB_LABEL == WORKER_LABEL
 
 
 @rendered

@@ -3,8 +3,8 @@
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -16,7 +16,6 @@ from progdistill.registry.resolve import resolve_reference
 from progdistill.store.open import open_store
 from tests.end_to_end.running import environment, report_of, run_flow
 
-diffusers: Any = pytest.importorskip("diffusers")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 UPDATES = ("--base-updates", "300", "--updates-per-stage", "150", "--set", "evaluation.samples=50")

@@ -3,16 +3,14 @@
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
+import diffusers
 import pytest
 import torch
 
 from progdistill.data.dataset import find_dataset
 from progdistill.data.loader import TrainingLoader
 from tests.end_to_end.running import environment, report_of, run_flow
-
-diffusers: Any = pytest.importorskip("diffusers")
 
 
 def pretrain(folder: Path, updates: int) -> None:

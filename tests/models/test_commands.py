@@ -33,7 +33,6 @@ from tests.models.conftest import MakeDenoiser
 def test_the_card_of_a_diffusers_export_shows_how_to_draw(
     store: Store, make_denoiser: MakeDenoiser, tmp_path: Path, num_classes: int
 ) -> None:
-    pytest.importorskip("diffusers")
     student = publish(store, make_denoiser(num_classes=num_classes), tmp_path)
     assert run(store, "export", student, "--format", "diffusers", "--out", tmp_path / "out") == 0
     assert len(follow_card(tmp_path / "out")["images"]) == 4
@@ -99,7 +98,6 @@ def imported(store: Store, make_denoiser: MakeDenoiser, folder: Path) -> Checkpo
 def test_a_diffusers_folder_becomes_an_imported_checkpoint(
     store: Store, make_denoiser: MakeDenoiser, tmp_path: Path
 ) -> None:
-    pytest.importorskip("diffusers")
     manifest = imported(store, make_denoiser, tmp_path)
     assert manifest.identity.kind is CheckpointKind.IMPORTED
     assert manifest.identity.sampling_steps is None
@@ -112,7 +110,6 @@ def test_a_diffusers_folder_becomes_an_imported_checkpoint(
 def test_importing_twice_gives_one_checkpoint(
     store: Store, make_denoiser: MakeDenoiser, tmp_path: Path
 ) -> None:
-    pytest.importorskip("diffusers")
     first = imported(store, make_denoiser, tmp_path)
     for name, words in (("again", ()), ("once-more", ("--dataset", "digits"))):
         assert run(store, "import", tmp_path / "diffusers", "--name", name, *words) == 0
@@ -123,7 +120,6 @@ def test_another_dataset_than_the_first_time_is_refused(
     store: Store, make_denoiser: MakeDenoiser, tmp_path: Path
 ) -> None:
     """The checkpoint is the same, and its first manifest stays: the new name would have no effect."""
-    pytest.importorskip("diffusers")
     first = imported(store, make_denoiser, tmp_path)
     with pytest.raises(UsageError, match=f"dataset digits, .*`--from {first.id[:12]} --dataset flowers`"):
         run(store, "import", tmp_path / "diffusers", "--name", "other", "--dataset", "flowers")
@@ -182,7 +178,6 @@ def test_a_guided_student_is_exported_at_the_weight_that_it_is_sampled_with(
     store: Store, make_denoiser: MakeDenoiser, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The least that it has learned, or what --guidance says."""
-    pytest.importorskip("diffusers")
     student = publish(store, make_denoiser(guidance_input=True), tmp_path)
     found = guided_export(store, student, tmp_path / "default")
     assert "with guidance 1 built in" in capsys.readouterr().out
@@ -199,7 +194,6 @@ def test_a_guided_student_is_exported_at_the_weight_that_it_is_sampled_with(
 def test_a_weight_that_a_student_has_not_learned_is_noted_at_export(
     store: Store, make_denoiser: MakeDenoiser, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("diffusers")
     student = publish(store, make_denoiser(guidance_input=True), tmp_path)
     guided_export(store, student, tmp_path / "out", "--guidance", "9", "--json")
     out, err = capsys.readouterr()
@@ -258,6 +252,5 @@ def test_the_command_line_is_parsed_without_torch() -> None:
 
 
 def test_weights_of_an_import_are_float32(store: Store, make_denoiser: MakeDenoiser, tmp_path: Path) -> None:
-    pytest.importorskip("diffusers")
     weights = load_file(fetch_weights(store, imported(store, make_denoiser, tmp_path)))
     assert {tensor.dtype for tensor in weights.values()} == {torch.float32}

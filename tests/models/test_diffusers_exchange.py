@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -18,8 +19,6 @@ from progdistill.models.denoiser import Denoiser, denoiser_from_file, weights_of
 from progdistill.models.diffusers_export import cosine_betas, export_diffusers
 from progdistill.models.diffusers_import import read_diffusers
 from tests.models.conftest import MakeDenoiser
-
-diffusers: Any = pytest.importorskip("diffusers")
 
 LINEAR = ForeignTime(schedule=ForeignSchedule(kind="linear"))
 

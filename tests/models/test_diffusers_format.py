@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 
@@ -14,8 +15,6 @@ from progdistill.models.diffusers_format import (
     weights_to_diffusers,
 )
 from progdistill.models.unet import UNet
-
-diffusers: Any = pytest.importorskip("diffusers")
 
 
 def narrow(name: str) -> UNetConfig:

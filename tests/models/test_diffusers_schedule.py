@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 
@@ -11,8 +12,6 @@ from progdistill.diffusion.names import PredictionType
 from progdistill.errors import UsageError
 from progdistill.models.config import ForeignSchedule, ForeignTime
 from progdistill.models.diffusers_schedule import SCHEDULERS, read_schedule
-
-diffusers: Any = pytest.importorskip("diffusers")
 
 # Of diffusers' own use of numpy.
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")

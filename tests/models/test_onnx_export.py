@@ -15,9 +15,6 @@ from progdistill.store.base import Store
 from tests.models.command_line import follow_card, publish, run
 from tests.models.conftest import MakeDenoiser
 
-pytest.importorskip("onnxruntime")
-pytest.importorskip("onnxscript")
-
 
 @pytest.mark.parametrize("levels", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_onnxruntime_makes_our_step(

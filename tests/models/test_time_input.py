@@ -1,5 +1,6 @@
 """Foreign schedules: their log-SNR, and the index at which a foreign network is asked."""
 
+import diffusers
 import pytest
 import torch
 
@@ -18,7 +19,6 @@ SCHEDULES = [
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda schedule: schedule.kind)
 def test_log_snr_is_that_of_diffusers(schedule: ForeignSchedule) -> None:
-    diffusers = pytest.importorskip("diffusers")
     scheduler = diffusers.DDIMScheduler(
         beta_schedule=schedule.kind, beta_start=schedule.beta_start, beta_end=schedule.beta_end
     )

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
+import websocket
 
 _START_SECONDS = 30
 
@@ -71,11 +71,9 @@ class Page:
 
 @contextmanager
 def chromium(profile: Path) -> Iterator[Page]:
-    """Start Chromium for a test; the test is skipped, with the reason, where there is none."""
+    """Start Chromium for a test."""
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if program is None:
-        pytest.skip("no chromium on this machine: apt-get install chromium")
-    websocket = pytest.importorskip("websocket")
+    assert program is not None, "page tests need Chromium: apt-get install chromium"
     command = [program, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--hide-scrollbars"]
     command += [
         "--disable-dev-shm-usage",  # a container's has 64 MB
