@@ -1,7 +1,14 @@
-"""The manifests of a job: an Indexed Job, one pod per host, and the headless Service that names the pods."""
+"""The manifests of a job: an Indexed Job, one pod per host, and the headless Service that names the pods.
 
+What they hold is in `templates/`; here are the values.
+"""
+
+import functools
 import re
 from typing import Any, Final, NamedTuple
+
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from progdistill.config.cluster import ClusterSettings, StepResources
 from progdistill.errors import Interrupted, PeerLostError, UsageError
@@ -65,44 +72,57 @@ def submission_for(request: JobRequest, cluster: ClusterSettings, store: Store) 
 
 
 def job_manifest(submission: Submission) -> Manifest:
-    """The Indexed Job. Its podFailurePolicy decides what the end of a pod means."""
-    cluster, hosts, metadata = submission.cluster, submission.hosts, _metadata(submission)
-    pod_metadata = {key: dict(value) for key, value in metadata.items() if key != "name"}
-    spec: Manifest = {
-        "completionMode": "Indexed",
-        "completions": hosts,
-        "parallelism": hosts,
-        "backoffLimit": cluster.backoff_limit,
-        "podReplacementPolicy": "Failed",
-        "podFailurePolicy": {"rules": _FAILURE_RULES},
-        "ttlSecondsAfterFinished": round(cluster.ttl_hours * 3600),
-        "template": {"metadata": pod_metadata, "spec": _pod_spec(submission)},
-    }
-    if cluster.deadline_hours is not None:
-        spec["activeDeadlineSeconds"] = round(cluster.deadline_hours * 3600)
-    if submission.resources.queue is not None:
-        metadata["labels"][QUEUE_LABEL] = submission.resources.queue
-        spec["suspend"] = True  # until Kueue admits it
-    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": spec}
+    """The Indexed Job."""
+    cluster, resources, metadata = submission.cluster, submission.resources, _metadata(submission)
+    pod_metadata = {"labels": dict(metadata["labels"]), "annotations": metadata["annotations"]}
+    if resources.queue is not None:
+        metadata["labels"][QUEUE_LABEL] = resources.queue
+    job_id = submission.request.spec.id
+    return _rendered(
+        "job.yaml.j2",
+        metadata=metadata,
+        pod_metadata=pod_metadata,
+        name=submission.name,
+        hosts=submission.hosts,
+        port=submission.port,
+        cluster=cluster,
+        resources=resources,
+        container=CONTAINER,
+        ignored_statuses=[PeerLostError.exit_status, Interrupted.exit_status],
+        final_statuses=[UsageError.exit_status],
+        optional=_optional(submission),
+        image=cluster.image_of(resources),
+        arguments=[
+            f"--store={submission.store_uri}",
+            f"--job={job_id}",
+            f"--processes={submission.processes}",
+        ],
+        environment=_environment(submission),
+        quantities=_quantities(resources),
+        shared_memory=_mebibytes(resources.shared_memory_gib),
+        claims={_volume(claim): (claim, path) for claim, path in cluster.volumes.items()},
+    )
 
 
 def service_manifest(submission: Submission, job_uid: str | None) -> Manifest:
-    """The headless Service that gives pods their DNS names, ready or not; owned by the Job."""
+    """The headless Service; owned by the Job with this uid, if there is one yet."""
     metadata = _metadata(submission)
     if job_uid is not None:
         owner = {"apiVersion": "batch/v1", "kind": "Job", "name": submission.name, "uid": job_uid}
         metadata["ownerReferences"] = [owner]
-    return {
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": metadata,
-        "spec": {
-            "clusterIP": "None",
-            "publishNotReadyAddresses": True,
-            "selector": {JOB_LABEL: submission.name},
-            "ports": [{"name": "rendezvous", "port": submission.port, "protocol": "TCP"}],
-        },
-    }
+    selector = {JOB_LABEL: submission.name}
+    return _rendered("service.yaml.j2", metadata=metadata, selector=selector, port=submission.port)
+
+
+def _rendered(template: str, **values: object) -> Manifest:
+    manifest: Manifest = yaml.safe_load(_templates().get_template(template).render(values))
+    return manifest
+
+
+@functools.cache
+def _templates() -> Environment:
+    loader = PackageLoader("progdistill.jobs.kubernetes", "templates")
+    return Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
 
 
 def _metadata(submission: Submission) -> Manifest:
@@ -136,121 +156,39 @@ def _label(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]", "-", text)[:63].strip("-_.")
 
 
-def _on_exit_codes(action: str, *values: int) -> Manifest:
-    # The container is named, since others may be injected into the pod.
-    codes = {"containerName": CONTAINER, "operator": "In", "values": list(values)}
-    return {"action": action, "onExitCodes": codes}
-
-
-_FAILURE_RULES: Final[list[Manifest]] = [
-    # Evicted, preempted, drained: nobody's fault.
-    {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
-    # Stopped with a snapshot, or lost the rendezvous with a pod whose own end counts.
-    _on_exit_codes("Ignore", PeerLostError.exit_status, Interrupted.exit_status),
-    # A wrong setting stays wrong.
-    _on_exit_codes("FailJob", UsageError.exit_status),
-]
-"""The first rule that matches decides; a failure that none matches counts against backoffLimit."""
-
-
-def _pod_spec(submission: Submission) -> Manifest:
+def _optional(submission: Submission) -> Manifest:
+    """Fields of the pod that are left out when empty."""
     cluster, resources = submission.cluster, submission.resources
-    spec: Manifest = {
-        "restartPolicy": "Never",
-        "subdomain": submission.name,
-        "terminationGracePeriodSeconds": cluster.grace_seconds,
-        "automountServiceAccountToken": False,
-        "enableServiceLinks": False,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": cluster.run_as_user,
-            "runAsGroup": cluster.run_as_user,
-            "fsGroup": cluster.run_as_user,
-            "fsGroupChangePolicy": "OnRootMismatch",
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
-        "containers": [_container(submission)],
-        "volumes": _volumes(submission),
-    }
     gke = "cloud.google.com/gke-tpu-"
     tpu = {f"{gke}accelerator": resources.tpu_type, f"{gke}topology": resources.tpu_topology}
-    optional: Manifest = {
+    return {
         "serviceAccountName": resources.service_account or cluster.service_account,
         "priorityClassName": resources.priority_class,
         "nodeSelector": {**(tpu if resources.tpu_topology else {}), **resources.node_selector},
         "tolerations": [t.model_dump(mode="json", exclude_none=True) for t in resources.tolerations],
         "imagePullSecrets": [{"name": name} for name in cluster.image_pull_secrets],
     }
-    return {**spec, **{key: value for key, value in optional.items() if value}}
 
 
-def _container(submission: Submission) -> Manifest:
-    cluster, resources, spec = submission.cluster, submission.resources, submission.request.spec
-    values = {
+def _environment(submission: Submission) -> dict[str, str]:
+    return {
         "HOME": "/tmp",
         "XDG_CACHE_HOME": "/cache",
         "PROGDISTILL_CACHE": "/cache/store",
-        **cluster.env,
-        **resources.env,
+        **submission.cluster.env,
+        **submission.resources.env,
         "MASTER_ADDR": f"{submission.name}-0.{submission.name}",
         "MASTER_PORT": str(submission.port),
         "PYTHONUNBUFFERED": "1",
     }
-    container: Manifest = {
-        "name": CONTAINER,
-        "image": cluster.image_of(resources),
-        "imagePullPolicy": cluster.image_pull_policy,
-        "command": ["python", "-m", "progdistill.jobs.kubernetes.pod"],
-        "args": [
-            f"--store={submission.store_uri}",
-            f"--job={spec.id}",
-            f"--processes={submission.processes}",
-        ],
-        "env": [*({"name": name, "value": value} for name, value in values.items()), _JOB_UID],
-        "resources": _resource_quantities(resources),
-        "terminationMessagePolicy": "FallbackToLogsOnError",
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "capabilities": {"drop": ["ALL"]},
-            "readOnlyRootFilesystem": True,
-        },
-        "ports": [{"name": "rendezvous", "containerPort": submission.port}],
-        "volumeMounts": [
-            {"name": "shared-memory", "mountPath": "/dev/shm"},
-            {"name": "temporary", "mountPath": "/tmp"},
-            {"name": "cache", "mountPath": "/cache"},
-            *({"name": _volume(claim), "mountPath": path} for claim, path in cluster.volumes.items()),
-        ],
-    }
-    if cluster.env_from_secrets:
-        container["envFrom"] = [{"secretRef": {"name": name}} for name in cluster.env_from_secrets]
-    return container
 
 
-_JOB_UID: Final[Manifest] = {
-    "name": "PROGDISTILL_JOB_UID",
-    "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['batch.kubernetes.io/controller-uid']"}},
-}
-"""Tells the pods of this Job from those of an earlier Job of the same name."""
-
-
-def _resource_quantities(resources: StepResources) -> Manifest:
+def _quantities(resources: StepResources) -> Manifest:
     """Limits equal requests, except for CPU, which is not throttled."""
     limits = {"memory": _mebibytes(resources.memory_gib), "ephemeral-storage": _mebibytes(resources.disk_gib)}
     if resources.accelerator is not None:
         limits[resources.accelerator] = str(resources.accelerators_per_host)
     return {"requests": {"cpu": f"{round(resources.cpu * 1000)}m", **limits}, "limits": limits}
-
-
-def _volumes(submission: Submission) -> list[Manifest]:
-    shared = {"medium": "Memory", "sizeLimit": _mebibytes(submission.resources.shared_memory_gib)}
-    claims = submission.cluster.volumes
-    return [
-        {"name": "shared-memory", "emptyDir": shared},
-        {"name": "temporary", "emptyDir": {}},
-        {"name": "cache", "emptyDir": {}},
-        *({"name": _volume(claim), "persistentVolumeClaim": {"claimName": claim}} for claim in claims),
-    ]
 
 
 def _volume(claim: str) -> str:
