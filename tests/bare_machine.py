@@ -8,7 +8,7 @@ would have a process wait for ranks that nobody starts.
 import os
 from collections.abc import MutableMapping
 
-from progdistill.jobs.ranks import RANK_VARIABLES
+from progdistill.jobs.local import RANK_VARIABLES
 
 PREFIXES = ("AWS_", "GIT_", "KUBERNETES_", "METAFLOW_", "PROGDISTILL_")
 NAMES = (

@@ -21,6 +21,7 @@ from progdistill.cli import (
 )
 from progdistill.config.options import refuse_renamed
 from progdistill.errors import Interrupted, ProgdistillError
+from progdistill.logs import configure_logging
 from progdistill.signals import STOP_SIGNALS, StopSignals, record
 from progdistill.version import __version__
 
@@ -47,6 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
     subparsers = parser.add_subparsers(required=True, metavar="VERB")
     for verb in VERBS:
         verb.add_parser(subparsers)
+    configure_logging()
     # A shell makes background commands ignore Ctrl-C; they keep ignoring it.
     handled = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     with StopSignals(signals=handled) as signals:  # as exceptions, so that half-written files are removed

@@ -134,13 +134,13 @@ def _supervise(flow: Any, arguments: Sequence[str], entrypoint: Sequence[str] | 
     """Run Metaflow; when it fails, print how to resume."""
     from metaflow import current
 
-    from progdistill.jobs.forkserver import nursery
+    from progdistill.jobs.forkserver import fork_server
     from progdistill.signals import StopSignals
 
     # Metaflow ends its tasks on SIGINT, and here on SIGTERM, and exits with status 1.
     with StopSignals() as signals:
         try:
-            with nursery():
+            with fork_server():
                 status = _metaflow(flow, arguments, entrypoint)
         except (KeyboardInterrupt, SystemExit) as leaving:
             signals.ignore()

@@ -1,19 +1,10 @@
 """Measuring jobs: the evaluator made ready, or a checkpoint measured by all ranks together."""
 
-from collections.abc import Callable
-from datetime import timedelta
-from functools import partial
-
-import torch
-
 from progdistill.evaluation.evaluate import evaluate_checkpoint, prepare_evaluator, sample_distributed
 from progdistill.jobs.spec import EvaluateSpec, JobRequest, PrepareEvaluatorSpec
 from progdistill.registry.checkpoint import load_manifest
 from progdistill.store.base import Store
-from progdistill.training.devices import Rank
-
-_LONGEST_WAIT = timedelta(days=7)
-"""For the rank that draws longest; the default of minutes is made for gradients."""
+from progdistill.training.distributed import Rank
 
 
 def run_measuring(request: JobRequest, store: Store, rank: Rank) -> str:
@@ -28,16 +19,9 @@ def run_measuring(request: JobRequest, store: Store, rank: Rank) -> str:
     baseline = None if spec.baseline is None else load_manifest(store, spec.baseline)
     arguments = (store, manifest, baseline, spec.sampling_steps, spec.evaluation, request.dataset)
     if rank.world_size > 1:
-        barrier = _barrier()
         sample_distributed(
-            *arguments, rank=rank.rank, world_size=rank.world_size, barrier=barrier, device=device
+            *arguments, rank=rank.rank, world_size=rank.world_size, barrier=rank.barrier, device=device
         )
     if rank.rank != 0:
         return ""
     return evaluate_checkpoint(*arguments, device=device).model_dump_json()
-
-
-def _barrier() -> Callable[[], object]:
-    """A barrier of all ranks over gloo, so that a waiting rank does not keep its GPU busy."""
-    group = torch.distributed.new_group(backend="gloo", timeout=_LONGEST_WAIT)
-    return partial(torch.distributed.barrier, group)

@@ -1,25 +1,43 @@
-"""The local launcher: the worker as a child process, or as several when there is more than one rank."""
+"""The local launcher: a job as a child process of the step, or as several when it has more than one rank."""
 
+import logging
+import os
 import signal
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
+from typing import Final
 
 from progdistill.errors import Interrupted, ProgdistillError, UsageError
 from progdistill.jobs.events import Listener, deliver, ignore
-from progdistill.jobs.forkserver import HatchedWorker, hatch
-from progdistill.jobs.ranks import env_without_rank_vars
+from progdistill.jobs.forkserver import ForkedWorker, fork_worker
 from progdistill.jobs.spec import JobRequest
+from progdistill.signals import StopSignals, record
+
+LAST_LINES: Final = 15
+
+RANK_VARIABLES: Final = (
+    *("RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK"),
+    *("WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE", "ROLE_WORLD_SIZE"),
+    *("MASTER_ADDR", "MASTER_PORT"),
+)
+"""What torchrun tells a process about its ranks."""
+
+Worker = subprocess.Popen[str] | ForkedWorker
+
+logger = logging.getLogger(__name__)
+
+
+def env_without_rank_vars() -> dict[str, str]:
+    """Return this process's environment without RANK_VARIABLES: a job has its own ranks."""
+    return {name: value for name, value in os.environ.items() if name not in RANK_VARIABLES}
 
 
 class LogFile:
-    """Appends lines to a file that another driver of the job may write too.
+    """Appends lines to a file, and logs them; other drivers of the job may write to the file as well.
 
-    A file that takes no more (a full disk) costs the log, never the job: it is said once, and lines go on
-    to standard error.
+    A file that cannot be written (a full disk) costs the file, never the job.
     """
 
     def __init__(self, path: Path) -> None:
@@ -35,92 +53,70 @@ class LogFile:
                     file.write(f"{line}\n")
             except OSError as error:
                 self._is_writable = False
-                _say(f"{self.path} takes no more lines ({error.strerror}); they follow here only")
-        _say(line)
-
-
-def _say(line: str) -> None:
-    sys.stderr.write(f"{line}\n")
-    sys.stderr.flush()
-
-
-LAST_LINES = 15
-Worker = subprocess.Popen[str] | HatchedWorker
+                reason = error.strerror
+                logger.warning("cannot write log file %s (%s); logging to stderr only", self.path, reason)
+        logger.info("%s", line)
 
 
 class LocalLauncher:
-    """Runs jobs on this machine; requests and logs are kept in `folder`, one of each a job.
+    """Runs jobs on this machine. Each job's request and log are files in `folder`.
 
-    What workers say for programs goes to `on_event`, the rest to the log and to standard error.
+    Events of workers go to `on_event`, their other output to the log file and to the logger.
     """
 
     def __init__(self, folder: Path, on_event: Listener = ignore) -> None:
         self._folder, self._on_event = folder, on_event
 
     def launch(self, request: JobRequest) -> None:
-        """See Launcher.launch. SIGINT and SIGTERM go on to the worker, which saves where it stands."""
+        """See Launcher.launch. SIGINT and SIGTERM are forwarded to the worker, which saves a snapshot."""
         self._folder.mkdir(parents=True, exist_ok=True)
         name = f"{request.spec.kind}-{request.spec.id[:12]}"
-        path = self._folder / f"{name}.json"
+        path, log = self._folder / f"{name}.json", LogFile(self._folder / f"{name}.log")
         path.write_text(request.model_dump_json(indent=2))
-        log = LogFile(self._folder / f"{name}.log")
-        child = self._start(request, path)
-        previous = {number: signal.signal(number, _forward_to(child)) for number in _STOP_SIGNALS}
-        try:
+        with StopSignals(record) as signals:
+            child = _start(request, path)
+            signals.action = child.send_signal
+            for number in signals.received:  # while it was started
+                child.send_signal(number)
             last = self._stream(child, log)
             status = child.wait()
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+        if -status in signals.received:  # before it handled signals
+            raise Interrupted(f"{request.spec.label}: interrupted before start")
         if status != 0:
-            raise _failure(request, status, last, log.path)
+            raise _failure(request, status, "".join(last).strip(), log.path)
 
-    def _start(self, request: JobRequest, path: Path) -> Worker:
-        worker = ["-m", "progdistill.jobs.worker", str(path)]
-        if request.spec.world_size == 1:
-            hatched = hatch([str(path)])
-            if hatched is not None:
-                return hatched
-        else:
-            worker = ["-m", "progdistill.jobs.ranks", str(request.spec.world_size), str(path)]
-        return subprocess.Popen(
-            [sys.executable, *worker],
-            env=env_without_rank_vars(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-        )
-
-    def _stream(self, child: Worker, log: LogFile) -> list[str]:
+    def _stream(self, child: Worker, log: LogFile) -> deque[str]:
         last: deque[str] = deque(maxlen=LAST_LINES)
         assert child.stdout is not None
         for line in child.stdout:
-            if deliver(line, self._on_event):
-                continue
-            last.append(line)
-            log.write(line.rstrip("\n"))
-        return list(last)
+            if not deliver(line, self._on_event):
+                last.append(line)
+                log.write(line.rstrip("\n"))
+        return last
 
 
-_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+def _start(request: JobRequest, path: Path) -> Worker:
+    environment, module = env_without_rank_vars(), "agent"
+    if request.spec.world_size == 1:
+        module = "worker"
+        if (forked := fork_worker(str(path), environment)) is not None:
+            return forked
+    return subprocess.Popen(
+        [sys.executable, "-m", f"progdistill.jobs.{module}", str(path)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
 
 
-def _forward_to(child: Worker) -> Callable[[int, FrameType | None], None]:
-    def forward(number: int, frame: FrameType | None) -> None:
-        if child.poll() is None:
-            child.send_signal(number)
-
-    return forward
-
-
-def _failure(request: JobRequest, status: int, last: list[str], log: Path) -> ProgdistillError:
-    words = "".join(last).strip()
+def _failure(request: JobRequest, status: int, last_lines: str, log: Path) -> ProgdistillError:
     if status == UsageError.exit_status:
-        return UsageError(words)
+        return UsageError(last_lines)
     if status == Interrupted.exit_status:
-        return Interrupted(words)
+        return Interrupted(last_lines)
     how = (
         f"was killed by {signal.Signals(-status).name}" if status < 0 else f"failed with exit status {status}"
     )
-    return ProgdistillError(f"{request.spec.label} {how}; its log is {log}. Last lines:\n{words}")
+    return ProgdistillError(f"{request.spec.label} {how}; its log is {log}. Last lines:\n{last_lines}")

@@ -20,7 +20,7 @@ from progdistill.registry.checkpoint import (
     publish_checkpoint,
 )
 from progdistill.store.base import Store
-from progdistill.training.devices import Rank
+from progdistill.training.distributed import Rank
 from progdistill.training.execution import Execution, decide, place
 from progdistill.training.guidance import GUIDANCE_WEIGHT
 from progdistill.training.loop import Trained, TrainingTask, train
@@ -106,7 +106,7 @@ def _train(
 def _start(store: Store, job_id: str, rank: Rank) -> Snapshot | None:
     """Where to go on: the newest snapshot that rank 0 finds, on every rank, though more may be appearing."""
     found = latest_snapshot(store, job_id) if rank.rank == 0 else None
-    name = rank.agreed("snapshot", lambda: "" if found is None else found.name)
+    name = rank.broadcast("" if found is None else found.name)
     return found if rank.rank == 0 or not name else snapshot_named(store, job_id, name)
 
 

@@ -1,97 +1,58 @@
 """The worker: `python -m progdistill.jobs.worker REQUEST` does one job and publishes its result.
 
-Exit status: 0 done, 1 failed, 2 usage error, 75 lost another rank, 130 stopped with a snapshot. The same code
-runs alone and as one of several ranks. It publishes at most once: a job that is done is left alone.
+It runs alone or as one of several ranks, and does nothing where the job already has its result. Exit status:
+0 done, 1 failed, 2 usage error, 75 lost another rank, 130 interrupted, with a snapshot.
 """
 
+import logging
 import os
 import signal
 import sys
 import threading
-import traceback
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
 
 from progdistill.errors import Interrupted, PeerLostError, ProgdistillError, UsageError
 from progdistill.jobs.result_cache import cached_result
-from progdistill.jobs.spec import EvaluateSpec, JobRequest, JobResult, PrepareEvaluatorSpec, TrainingSpec
-from progdistill.store.base import Store
+from progdistill.jobs.spec import EvaluateSpec, JobRequest, JobResult, PrepareEvaluatorSpec
+from progdistill.logs import configure_logging
+from progdistill.signals import StopSignals, exit_interrupted, raise_interrupt, record
 from progdistill.store.documents import publish_record
 from progdistill.store.layout import job_result_key
 from progdistill.store.open import open_store
-from progdistill.training.devices import Rank
-from progdistill.training.rendezvous import is_loss_of_a_peer
+from progdistill.training.distributed import Rank, is_peer_failure
 
-_LOOK_SECONDS = 1.0
-_UNWIND_SECONDS = 10.0
-_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+DRIVER_CHECK_SECONDS = 1.0
+UNWIND_SECONDS = 10.0
 
-
-class StopSignal:
-    """Whether to stop: a signal came, or the process that asked for the work is gone."""
-
-    def __init__(self, driver_process_id: int | None, at_once: str | None = None) -> None:
-        """With `at_once` either raises Interrupted once with these words, wherever the work is."""
-        self._asked, self._driver, self._at_once = False, driver_process_id, at_once
-        self._is_over = threading.Event()
-        _answer_signals(self._ask)
-        if at_once is not None:
-            threading.Thread(target=self._end_at_once, args=(at_once,), daemon=True).start()
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        self._asked = True
-        if self._at_once is not None:
-            # Ctrl-C comes twice, to the process group and from the driver.
-            _answer_signals(signal.SIG_IGN)
-            raise Interrupted(self._at_once)
-
-    def _end_at_once(self, words: str) -> None:
-        """For work that never asks whether to stop, even where what was raised in it got lost.
-
-        Python drops what is raised while it clears an object away, and a library may catch anything.
-        """
-        while not self():
-            if self._is_over.wait(_LOOK_SECONDS):
-                return
-        if not self._asked:
-            os.kill(os.getpid(), signal.SIGTERM)
-        if self._is_over.wait(_UNWIND_SECONDS):
-            return
-        print(words, file=sys.stderr, flush=True)
-        os._exit(Interrupted.exit_status)
-
-    def end(self) -> None:
-        """The work is over and will be told: there is nothing left to stop."""
-        _answer_signals(signal.SIG_IGN)
-        self._is_over.set()
-
-    def __call__(self) -> bool:
-        return self._asked or self._driver_is_gone()
-
-    def _driver_is_gone(self) -> bool:
-        if self._driver is None:
-            return False
-        try:
-            os.kill(self._driver, 0)
-        except ProcessLookupError:
-            return True
-        return False
-
-
-def _answer_signals(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
-    for number in _STOP_SIGNALS:
-        signal.signal(number, handler)
+logger = logging.getLogger(__name__)
 
 
 def run_job(request: JobRequest, rank: Rank, should_stop: Callable[[], bool]) -> None:
-    """Do a job unless its result is there, and publish the result from rank 0."""
+    """Do a job unless the store has its result; rank 0 publishes the result.
+
+    Args:
+        request: The job.
+        rank: This process among the job's ranks.
+        should_stop: Asked by a training after every update.
+
+    Raises:
+        ProgdistillError: If the job fails, or was interrupted and saved a snapshot.
+    """
     store, spec = open_store(request.store), request.spec
     if cached_result(store, spec) is not None:
         return
     started_at = datetime.now(UTC)
-    output, loss_curve = _work(request, store, rank, should_stop)
+    loss_curve: list[tuple[int, float]] = []
+    if isinstance(spec, PrepareEvaluatorSpec | EvaluateSpec):
+        from progdistill.jobs.evaluate import run_measuring
+
+        output = run_measuring(request, store, rank)
+    else:
+        from progdistill.jobs.train import run_training
+
+        output, loss_curve = run_training(request, store, rank, should_stop)
     if rank.rank == 0:
         result = JobResult(
             job_id=spec.id,
@@ -102,91 +63,94 @@ def run_job(request: JobRequest, rank: Rank, should_stop: Callable[[], bool]) ->
             loss_curve=tuple(loss_curve),
         )
         publish_record(store, job_result_key(spec.id), result)
-        if isinstance(spec, TrainingSpec):
+        if not isinstance(spec, PrepareEvaluatorSpec | EvaluateSpec):
             from progdistill.jobs.train import tidy_up
 
             tidy_up(store, spec.id)
 
 
-def _work(
-    request: JobRequest, store: Store, rank: Rank, should_stop: Callable[[], bool]
-) -> tuple[str, list[tuple[int, float]]]:
-    spec = request.spec
-    if isinstance(spec, PrepareEvaluatorSpec | EvaluateSpec):
-        from progdistill.jobs.evaluate import run_measuring
-
-        return run_measuring(request, store, rank), []
-    from progdistill.jobs.train import run_training
-
-    return run_training(request, store, rank, should_stop)
-
-
 def main(path: str) -> int:
-    """Do the job that the file describes; return the exit status."""
+    """Do the job whose request is in the file at `path`; return the exit status."""
+    configure_logging()
     return work(JobRequest.model_validate_json(Path(path).read_text()))
 
 
 def work(request: JobRequest) -> int:
     """Do a job as the rank that the environment names; return the exit status."""
-    try:
-        _answer_signals(_leave)  # ranks may wait long for one another
-        _check_ranks(request)
-        rank = Rank(request.compute.device, request.compute.threads_per_rank)
-        measuring = isinstance(request.spec, PrepareEvaluatorSpec | EvaluateSpec)
-        stop = StopSignal(
-            request.driver_process_id, "stopped; what is measured is kept" if measuring else None
-        )
-        return _worked(request, rank, stop)
-    except Exception as error:
-        if is_loss_of_a_peer(error):
-            error = PeerLostError(f"lost another rank: {error}")
-        return _told(request, error)
-
-
-def _check_ranks(request: JobRequest) -> None:
-    """Raise UsageError where the environment tells of other ranks than the job's: they would never meet."""
-    found, wanted = os.environ.get("WORLD_SIZE", "1"), request.spec.world_size
-    if found != str(wanted):
-        raise UsageError(
-            f"WORLD_SIZE is {found}, but this job is for {wanted} rank{'s' * (wanted > 1)}: unset RANK,"
-            " LOCAL_RANK and WORLD_SIZE, or start it with python -m progdistill.jobs.ranks"
-        )
-
-
-def _leave(number: int, frame: FrameType | None) -> None:
-    """Nothing has begun, so nothing is to be saved."""
-    _answer_signals(signal.SIG_IGN)
-    print("stopped before it began", file=sys.stderr, flush=True)
-    os._exit(Interrupted.exit_status)
-
-
-def _worked(request: JobRequest, rank: Rank, stop: StopSignal) -> int:
-    """Of ranks that fail together, one tells why with its status; the others were lost because of it."""
-    status = 0
-    try:
+    with StopSignals(exit_interrupted, once=True) as signals:  # ranks may wait long for one another
         try:
-            run_job(request, rank, stop)
+            return _work(request, signals)
+        except Exception as error:
+            if is_peer_failure(error):
+                error = PeerLostError(f"lost another rank: {error}")
+            return report_error(request, error)
         finally:
-            stop.end()
+            signals.ignore()
+
+
+def _work(request: JobRequest, signals: StopSignals) -> int:
+    _check_world_size(request)
+    rank = Rank(request.compute.device, request.compute.threads_per_rank)
+    is_training = not isinstance(request.spec, PrepareEvaluatorSpec | EvaluateSpec)
+    done, status = threading.Event(), 0
+    watch = (request.driver_process_id, signals, done, not is_training)
+    threading.Thread(target=_watch, args=watch, daemon=True).start()
+    try:
+        signals.action = record if is_training else raise_interrupt
+        run_job(request, rank, lambda: bool(signals.received))
+    except KeyboardInterrupt:
+        return report_error(request, _interrupted())  # other ranks go on measuring, and lose this one
     except Interrupted as error:
-        status = _told(request, error)
-        if not isinstance(request.spec, TrainingSpec):
-            return status  # the others go on measuring, and lose this one
-    except Exception as error:
-        if is_loss_of_a_peer(error):
-            raise
-        status = _told(request, error)
-        return status if rank.claim_failure() else PeerLostError.exit_status
+        status = report_error(request, error)
+    finally:
+        signals.action = record  # nothing is left to stop
+        done.set()
     rank.close()
     return status
 
 
-def _told(request: JobRequest, error: Exception) -> int:
+def _check_world_size(request: JobRequest) -> None:
+    """Raise UsageError where the environment has another number of ranks than the job."""
+    found, wanted = os.environ.get("WORLD_SIZE", "1"), request.spec.world_size
+    if found != str(wanted):
+        raise UsageError(
+            f"WORLD_SIZE is {found}, but this job has {wanted} rank{'s' * (wanted > 1)}: unset RANK,"
+            " LOCAL_RANK and WORLD_SIZE, or start it with python -m progdistill.jobs.agent"
+        )
+
+
+def _watch(driver: int | None, signals: StopSignals, done: threading.Event, exits: bool) -> None:
+    """Stop the work when the driver is gone; with `exits`, exit where an interrupt was raised in vain.
+
+    A library may catch everything, and Python drops what a handler raises while an object is finalized.
+    """
+    while not done.wait(DRIVER_CHECK_SECONDS):
+        if not signals.received and driver is not None and not _is_alive(driver):
+            os.kill(os.getpid(), signal.SIGTERM)
+        if exits and signals.received and not done.wait(UNWIND_SECONDS):
+            logger.error(str(_interrupted()))
+            os._exit(Interrupted.exit_status)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _interrupted() -> Interrupted:
+    return Interrupted("interrupted; finished measurements are kept")
+
+
+def report_error(request: JobRequest, error: Exception) -> int:
+    """Log an error, with a traceback if it is not one of this package's; return the exit status."""
     if isinstance(error, ProgdistillError):
-        print(f"{request.spec.label}: {error}", file=sys.stderr, flush=True)
+        logger.error("%s: %s", request.spec.label, error)
         return error.exit_status
-    traceback.print_exception(error)
-    return 1
+    logger.error("%s failed", request.spec.label, exc_info=error)
+    return ProgdistillError.exit_status
 
 
 if __name__ == "__main__":

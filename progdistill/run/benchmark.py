@@ -7,7 +7,7 @@ from typing import Any
 
 from progdistill.config.settings import LauncherName, Settings
 from progdistill.errors import LostInvariantError
-from progdistill.jobs.forkserver import nursery
+from progdistill.jobs.forkserver import fork_server
 from progdistill.registry.checkpoint import TrainingFigures, load_manifest
 from progdistill.run.prepare import PreparedRun
 from progdistill.run.rates import Kind, Rate
@@ -23,7 +23,7 @@ Measured = tuple[str, TrainingFigures]
 
 def measure_here(run: PreparedRun, updates: int) -> list[Rate]:
     """The rates of the run's kinds of training on this machine, each over that many updates."""
-    with nursery():
+    with fork_server():
         few, more = _train(run, WARM_UP), _train(run, WARM_UP + updates)
     return [_rate(kind, few[kind], more[kind]) for kind in more]
 

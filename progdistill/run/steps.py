@@ -21,6 +21,7 @@ from progdistill.jobs.spec import (
     PrepareEvaluatorSpec,
     TrainBaseSpec,
 )
+from progdistill.logs import configure_logging
 from progdistill.registry.checkpoint import CheckpointRef, load_manifest
 from progdistill.registry.lineage import lineage_tree
 from progdistill.registry.runs import record_run_checkpoint
@@ -40,6 +41,7 @@ class RunSteps:
     """
 
     def __init__(self, facts: dict[str, Any], flow: str, run_id: str) -> None:
+        configure_logging()
         self._prepared = PreparedRun.model_validate(facts)
         self._settings, self._dataset = self._prepared.settings, self._prepared.dataset
         self._flow, self._run_id = flow, run_id

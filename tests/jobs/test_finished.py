@@ -28,7 +28,7 @@ from progdistill.registry.evaluations import Measurement
 from progdistill.store.base import Store
 from progdistill.store.documents import publish_record, read_record
 from progdistill.store.layout import blob_key, checkpoint_key, evaluator_key, job_result_key
-from progdistill.training.devices import Rank
+from progdistill.training.distributed import Rank
 from tests.evaluation.measurements import any_measurement, any_spec
 from tests.jobs.asking import request_for
 from tests.jobs.conftest import publish

@@ -13,7 +13,7 @@ from progdistill.store.base import Store
 from progdistill.store.documents import read_record
 from progdistill.store.layout import job_result_key
 from progdistill.training.config import SnapshotSettings
-from progdistill.training.devices import Rank
+from progdistill.training.distributed import Rank
 from progdistill.training.snapshot_format import complete_snapshots, delete_snapshots
 from progdistill.training.snapshots import Snapshot, latest_snapshot
 from tests.jobs.asking import request_for

@@ -1,4 +1,4 @@
-"""A worker told to stop says 130 however often it is told, and does a job of its own ranks only."""
+"""An interrupted worker exits with 130, however many signals it gets; it does jobs of its own ranks only."""
 
 import signal
 import subprocess
@@ -47,7 +47,7 @@ def test_a_second_signal_while_a_measurement_is_left_changes_nothing(
     second: signal.Signals,
     request_of: Callable[[str], JobRequest],
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     def measured(*_: object) -> None:
         try:
@@ -59,8 +59,8 @@ def test_a_second_signal_while_a_measurement_is_left_changes_nothing(
     assert worker.work(request_of("measuring")) == 130
     for number in SIGNALS:
         signal.raise_signal(number)  # on the way out
-    said = capsys.readouterr().err
-    assert said.count("what is measured is kept") == 1 and "Traceback" not in said
+    said = caplog.text
+    assert said.count("finished measurements are kept") == 1 and "Traceback" not in said
 
 
 @pytest.mark.parametrize("kind", ["measuring", "training"])
@@ -88,36 +88,39 @@ def test_a_measurement_that_drops_what_the_signal_raised_ends_all_the_same() -> 
     """As Python itself does while it clears an object away."""
     program = """if True:
         import signal, time
-        from progdistill.errors import Interrupted
+        import threading
         from progdistill.jobs import worker
+        from progdistill.signals import StopSignals
 
-        worker._UNWIND_SECONDS = 0.5
-        worker.StopSignal(None, "stopped; what is measured is kept")
-        try:
-            signal.raise_signal(signal.SIGTERM)
-        except Interrupted:
-            print("dropped", flush=True)
-        time.sleep(1000)
+        worker.DRIVER_CHECK_SECONDS = worker.UNWIND_SECONDS = 0.5
+        with StopSignals(once=True) as signals:
+            watch = (None, signals, threading.Event(), True)
+            threading.Thread(target=worker._watch, args=watch, daemon=True).start()
+            try:
+                signal.raise_signal(signal.SIGTERM)
+            except KeyboardInterrupt:
+                print("dropped", flush=True)
+            time.sleep(1000)
     """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=250)
     assert (done.returncode, done.stdout) == (130, "dropped\n")
-    assert "what is measured is kept" in done.stderr
+    assert "finished measurements are kept" in done.stderr
 
 
-def test_training_hears_of_a_signal_and_decides_itself(
+def test_training_is_asked_to_stop_and_decides_itself(
     request_of: Callable[[str], JobRequest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    heard = []
+    asked = []
 
     def trained(request: JobRequest, rank: object, should_stop: Callable[[], bool]) -> None:
-        heard.append(should_stop())
+        asked.append(should_stop())
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
-        heard.append(should_stop())
+        asked.append(should_stop())
 
     monkeypatch.setattr(worker, "run_job", trained)
     assert worker.work(request_of("training")) == 0
-    assert heard == [False, True]
+    assert asked == [False, True]
 
 
 @pytest.mark.parametrize("kind", ["measuring", "training"])
@@ -127,10 +130,10 @@ def test_ranks_of_somebody_else_are_refused_at_once(
     kind: str,
     request_of: Callable[[str], JobRequest],
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     foreign = {"RANK": "0", "WORLD_SIZE": world_size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29591"}
     for name, value in foreign.items():
         monkeypatch.setenv(name, value)
     assert worker.work(request_of(kind)) == 2
-    assert f"WORLD_SIZE is {world_size}, but this job is for 1 rank:" in capsys.readouterr().err
+    assert f"WORLD_SIZE is {world_size}, but this job has 1 rank:" in caplog.text

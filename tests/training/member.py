@@ -18,7 +18,7 @@ from progdistill.diffusion.names import LossWeight
 from progdistill.errors import ProgdistillError
 from progdistill.models.denoiser import Denoiser, build_denoiser, save_weights
 from progdistill.store.open import open_store
-from progdistill.training.devices import Rank
+from progdistill.training.distributed import Rank
 from progdistill.training.execution import Execution, place
 from progdistill.training.loop import TrainingTask, train
 from progdistill.training.objective import BaseObjective

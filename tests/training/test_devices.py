@@ -7,7 +7,8 @@ import torch
 
 from progdistill.errors import UsageError
 from progdistill.training.config import ComputeSettings, Precision
-from progdistill.training.devices import Rank, choose_device, device_name
+from progdistill.training.devices import choose_device, device_name
+from progdistill.training.distributed import Rank
 from progdistill.training.execution import check_precision, decide
 
 CPU = torch.device("cpu")
@@ -47,7 +48,7 @@ def test_on_a_cpu_nothing_is_compiled_or_shared_out_unless_asked_for() -> None:
 
 
 def test_one_rank_has_nobody_to_share_weights_with() -> None:
-    with pytest.raises(UsageError, match=r"compute\.ranks"):
+    with pytest.raises(UsageError, match=r"compute\.world_size"):
         decide(ComputeSettings(parallelism="fsdp"), Precision.FLOAT32, CPU, 1, 10**6)
 
 

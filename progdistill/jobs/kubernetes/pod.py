@@ -1,19 +1,18 @@
 """What a pod runs: `python -m progdistill.jobs.kubernetes.pod --store URI --job ID --processes N`.
 
 It finds the request in the store and does its host's part of the job, as the host that JOB_COMPLETION_INDEX
-names. Exit status as in worker.py and ranks.py; a job whose result is there is done.
+names. Exit status as in worker.py and agent.py; a job whose result is there is done.
 """
 
 import argparse
 import os
-import signal
 import sys
 import tempfile
-from types import FrameType
+from pathlib import Path
 
-from progdistill.errors import Interrupted, ProgdistillError, UsageError
-from progdistill.jobs.ranks import LocalRanks, run_ranks
+from progdistill.errors import ProgdistillError, UsageError
 from progdistill.jobs.spec import JobRequest, JobResult
+from progdistill.signals import StopSignals, exit_interrupted
 from progdistill.store.base import Store
 from progdistill.store.documents import read_record
 from progdistill.store.layout import job_request_key, job_result_key
@@ -22,9 +21,12 @@ from progdistill.store.open import open_store
 
 def main(arguments: list[str]) -> int:
     """Do this host's part of the job."""
-    # The first process of a container would otherwise not even be stopped.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _leave)
+    # The first process of a container ignores a signal that has no handler.
+    with StopSignals(exit_interrupted):
+        return _main(arguments)
+
+
+def _main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="progdistill.jobs.kubernetes.pod", description=__doc__)
     parser.add_argument("--store", required=True)
     parser.add_argument("--job", required=True)
@@ -56,24 +58,25 @@ def _request(store: Store, job_id: str) -> JobRequest:
 
 
 def _run(request: JobRequest, processes: int) -> int:
-    host, world_size = int(os.environ.get("JOB_COMPLETION_INDEX", "0")), request.spec.world_size
-    address = os.environ["MASTER_ADDR"] if world_size > processes else "127.0.0.1"
-    which = LocalRanks(host * processes, processes, world_size, address, int(os.environ["MASTER_PORT"]))
     with tempfile.TemporaryDirectory() as folder:
-        path = os.path.join(folder, "request.json")
-        with open(path, "w") as file:
-            file.write(request.model_dump_json())
-        if processes > 1:
-            return run_ranks(which, ["-m", "progdistill.jobs.worker", path])
-        os.environ.update(which.environment(0))
-        from progdistill.jobs.worker import main as work  # imports torch
+        path = Path(folder, "request.json")
+        path.write_text(request.model_dump_json())
+        if request.spec.world_size == 1:
+            from progdistill.jobs.worker import main as work  # imports torch
 
-        return work(path)
+            return work(str(path))
+        from progdistill.jobs.agent import Hosts, run_job_on
 
-
-def _leave(number: int, frame: FrameType | None) -> None:
-    """Nothing has begun: leave at once."""
-    os._exit(Interrupted.exit_status)
+        hosts = Hosts(processes)
+        if request.spec.world_size > processes:
+            hosts = Hosts(
+                processes,
+                request.spec.world_size // processes,
+                int(os.environ["JOB_COMPLETION_INDEX"]),
+                f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}",
+                os.environ["PROGDISTILL_JOB_UID"],
+            )
+        return run_job_on(hosts, path, request)
 
 
 if __name__ == "__main__":

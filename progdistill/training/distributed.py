@@ -1,0 +1,89 @@
+"""One rank of a distributed job: its device, and what it exchanges with the other ranks."""
+
+import os
+import secrets
+from datetime import timedelta
+from typing import Final, cast
+
+import torch
+import torch.distributed as dist
+
+from progdistill.training.devices import choose_device, collective_backend, device_name
+
+COLLECTIVE_TIMEOUT: Final = timedelta(minutes=30)
+WAIT_TIMEOUT: Final = timedelta(days=7)
+"""For a rank that waits while another publishes or measures; waiting is over gloo and keeps no GPU busy."""
+
+
+class Rank:
+    """This process among the ranks of its job.
+
+    The environment variables RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT are torchrun's;
+    without them the process is the only rank.
+
+    Attributes:
+        rank: Global rank, 0 … world_size - 1.
+        world_size: Number of ranks.
+        device: What this rank computes on.
+        attempt: Names this set of processes among all that have worked on the job.
+    """
+
+    def __init__(self, device: str, threads: int | None) -> None:
+        """Join the process group.
+
+        Args:
+            device: `auto`, `cpu`, `cuda` or `tpu`.
+            threads: CPU threads of this rank; None shares the machine's cores evenly.
+
+        Raises:
+            UsageError: If the device is not available.
+        """
+        self.rank = int(os.environ.get("RANK", "0"))
+        self.world_size = int(os.environ.get("WORLD_SIZE", "1"))
+        self.device = choose_device(device, int(os.environ.get("LOCAL_RANK", "0")))
+        torch.set_num_threads(threads or max(1, (os.cpu_count() or 1) // self.world_size))
+        self._waiting_group: dist.ProcessGroup | None = None
+        if self.world_size > 1:
+            dist.init_process_group(collective_backend(self.device), timeout=COLLECTIVE_TIMEOUT)
+            group = dist.new_group(backend="gloo", timeout=WAIT_TIMEOUT)
+            self._waiting_group = cast(dist.ProcessGroup, group)
+        self.attempt = "alone" if self.world_size == 1 else self.broadcast(secrets.token_hex(8))
+
+    @property
+    def device_name(self) -> str:
+        """The device's model name."""
+        return device_name(self.device)
+
+    def broadcast(self, text: str) -> str:
+        """Return rank 0's `text` on every rank."""
+        values = [text]
+        if self.world_size > 1:
+            dist.broadcast_object_list(values, src=0, group=self._waiting_group, device=torch.device("cpu"))
+        return values[0]
+
+    def any_rank(self, flag: bool) -> bool:
+        """Return whether `flag` is set on any rank: the same answer on all of them."""
+        if self.world_size == 1:
+            return flag
+        tensor = torch.tensor([int(flag)], device=self.device)
+        dist.all_reduce(tensor, dist.ReduceOp.MAX)
+        return bool(tensor.item())
+
+    def barrier(self) -> None:
+        """Wait until every rank waits, for as long as that takes."""
+        if self.world_size > 1:
+            dist.barrier(self._waiting_group)
+
+    def close(self) -> None:
+        """Leave together with the other ranks: none before rank 0 has published the result."""
+        if self.world_size > 1:
+            self.barrier()
+            dist.destroy_process_group()
+
+
+def is_peer_failure(error: BaseException) -> bool:
+    """Return whether a collective failed because another rank is gone.
+
+    NCCL and the store have exception types for that; gloo raises RuntimeError with its source file's name.
+    """
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "/gloo/" in str(error))

@@ -1,0 +1,166 @@
+"""The elastic agent of a host: which ends of ranks are final, and which restart all ranks in place."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from progdistill.jobs.agent import RESTARTS_WITHOUT_PROGRESS, RestartLimit
+
+RUN = """
+import sys
+from progdistill.jobs import agent
+from progdistill.logs import configure_logging
+from progdistill.signals import StopSignals
+configure_logging()
+agent.LOG_INTERVAL_SECONDS = 0.5
+total, host, endpoint, run_id, progress = sys.argv[1:6]
+hosts = agent.Hosts(2 if total == "1" else 1, int(total), int(host), endpoint, run_id)
+steps = iter(range(1000))
+limit = agent.RestartLimit(lambda: next(steps) if progress == "yes" else 0)
+with StopSignals() as signals:
+    sys.exit(agent.run_ranks(hosts, sys.argv[6:], limit, signals))
+"""
+
+
+def command(script: str, total: int = 1, host: int = 0, port: int = 0, run_id: str = "run") -> list[str]:
+    """Run the script as two ranks, of one host or of two."""
+    where = [str(total), str(host), f"127.0.0.1:{port}", run_id, "no"]
+    return [sys.executable, "-c", RUN, *where, "-c", script]
+
+
+def run(script: str) -> "subprocess.CompletedProcess[str]":
+    """Run the script as two ranks of this host."""
+    return subprocess.run(command(script), capture_output=True, text=True, timeout=250)
+
+
+def once(tmp_path: Path, action: str) -> str:
+    """A script in which rank 1 does something in the first start only, while the others wait for it."""
+    return f"""if True:
+        import os, pathlib, sys, time
+        done = pathlib.Path({str(tmp_path / "done")!r})
+        if not done.exists():
+            if os.environ["RANK"] == "1":
+                done.touch()
+                {action}
+            time.sleep(300)
+        print("well")
+    """
+
+
+def test_every_rank_has_torchruns_variables_and_its_lines_have_its_number() -> None:
+    names = "'RANK', 'LOCAL_RANK', 'WORLD_SIZE'"
+    done = run(f"import os; print(*(os.environ[name] for name in ({names})))")
+    assert done.returncode == 0, done.stderr
+    assert sorted(done.stdout.splitlines()) == ["0 0 2", "[rank 1] 1 1 2"]
+
+
+@pytest.mark.parametrize(
+    ("action", "how"),
+    [
+        ("os.kill(os.getpid(), 9)", "was killed by SIGKILL"),
+        ("os.abort()", "was killed by SIGABRT"),
+        ("os._exit(75)", "lost another rank"),
+    ],
+)
+def test_a_rank_that_was_killed_or_lost_a_peer_is_restarted_with_all_others(
+    action: str, how: str, tmp_path: Path
+) -> None:
+    done = run(once(tmp_path, action))
+    assert done.returncode == 0, done.stderr
+    assert f"rank 1 {how}; restarting all ranks" in done.stderr
+    assert sorted(done.stdout.splitlines()) == ["[rank 1] well", "well"]
+
+
+@pytest.mark.parametrize(
+    ("rank_0", "rank_1", "status"),
+    [(75, 2, 2), (75, 1, 1), (1, 1, 1), (1, 2, 2), (130, 130, 130), (130, 75, 130), (130, 1, 1)],
+)
+def test_an_error_is_final_and_wins_over_what_it_did_to_other_ranks(
+    rank_0: int, rank_1: int, status: int
+) -> None:
+    done = run(f"import os; os._exit(({rank_0}, {rank_1})[int(os.environ['RANK'])])")
+    assert done.returncode == status
+    assert "restarting" not in done.stderr
+
+
+def test_restarts_end_where_there_is_no_progress() -> None:
+    done = run("import os; os.kill(os.getpid(), 9)")
+    assert done.returncode == 1
+    assert done.stderr.count("restarting all ranks") == RESTARTS_WITHOUT_PROGRESS
+    assert f"no newer snapshot after {RESTARTS_WITHOUT_PROGRESS} restarts" in done.stderr
+    assert "killed by SIGKILL" in done.stderr.splitlines()[-1]
+
+
+def test_progress_begins_the_count_of_restarts_again() -> None:
+    progress = [0]
+    limit = RestartLimit(lambda: progress[0])
+    assert [limit.allows_another() for _ in range(RESTARTS_WITHOUT_PROGRESS + 1)] == [
+        *[True] * RESTARTS_WITHOUT_PROGRESS,
+        False,
+    ]
+    progress[0] = 1
+    assert limit.allows_another()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_reaches_every_rank_once_per_signal(number: signal.Signals) -> None:
+    script = (
+        "import signal, sys, time\n"
+        f"signal.signal({int(number)}, lambda *_: (print('asked'), sys.exit(130)))\n"
+        "print('ready', flush=True); time.sleep(300)"
+    )
+    started = subprocess.Popen(command(script), stdout=subprocess.PIPE, text=True)
+    assert started.stdout is not None
+    lines = [started.stdout.readline() for _ in range(2)]
+    started.send_signal(number)
+    rest, _ = started.communicate(timeout=250)
+    assert all("ready" in line for line in lines) and rest.count("asked") == 2
+    assert started.returncode == 130
+
+
+def test_ranks_end_where_nobody_reads_their_output_any_more() -> None:
+    """As when the driver was killed: each rank notices by itself, and ends."""
+    script = "import sys; print('ready', flush=True); sys.stdin.read(); print('going'); sys.exit(130)"
+    started = subprocess.Popen(
+        command(script), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    assert started.stdout is not None and started.stdin is not None
+    for _ in range(2):
+        assert "ready" in started.stdout.readline()
+    started.stdout.close()
+    started.stdin.close()
+    try:
+        assert started.wait(timeout=250) == 130
+    finally:
+        started.kill()
+
+
+def test_a_line_that_is_not_text_is_passed_on() -> None:
+    command_ = command("import os; os.write(1, b'half a letter: \\xc3\\n')")
+    done = subprocess.run(command_, capture_output=True, timeout=250)
+    assert done.returncode == 0 and done.stdout.count(b"half a letter: \xc3\n") == 2
+
+
+class Host:
+    """An agent with one of two ranks."""
+
+    def __init__(self, script: str, host: int, port: int, run_id: str = "run") -> None:
+        self._process = subprocess.Popen(
+            command(script, 2, host, port, run_id),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+
+def free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
