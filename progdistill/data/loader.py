@@ -4,7 +4,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Final, Generic, NamedTuple, Protocol, TypeVar
+from typing import Final, NamedTuple
 
 import numpy as np
 import torch
@@ -26,8 +26,6 @@ IN_MEMORY_BYTES: Final = 256 * 2**20
 
 UPDATES_AHEAD: Final = 2
 """Batches prefetched beyond the current one."""
-
-Item = TypeVar("Item")
 
 Rows = tuple[UInt8[Tensor, "batch channels height width"], Int64[Tensor, " batch"]]
 """Images as stored, 0..255, with any strides, and their labels."""
@@ -88,13 +86,12 @@ class TrainingLoader:
         self._flip_key = seed_for(seed, "data flips") if flip else None
         self._batch_size, self._rank, self._local_size = batch_size, rank, batch_size // world_size
         pinned = self._device.type == "cuda"
-        self._streams = info.splits[split] * math.prod(shape) > IN_MEMORY_BYTES
-        self._reader: RowReader = (
-            ShardRows(open_store(info.location), entries, shape, pinned=pinned)
-            if self._streams
-            else MemoryRows(info, split, entries)
-        )
-        self._prefetcher = Prefetcher(self._load, UPDATES_AHEAD) if self._streams or pinned else None
+        self._rows: MemoryRows | ShardRows
+        if in_memory := info.splits[split] * math.prod(shape) <= IN_MEMORY_BYTES:
+            self._rows = MemoryRows(info, split, entries)
+        else:
+            self._rows = ShardRows(open_store(info.location), entries, shape, pinned=pinned)
+        self._prefetcher = Prefetcher(self._load, UPDATES_AHEAD) if pinned or not in_memory else None
 
     def sample_indices(self, update: int) -> range:
         """Return the global sample indices of this rank's share of update 0, 1, …"""
@@ -119,13 +116,14 @@ class TrainingLoader:
         """Stop prefetching and close files."""
         if self._prefetcher is not None:
             self._prefetcher.close()
-        self._reader.close()
+        if isinstance(self._rows, ShardRows):
+            self._rows.files.close()
 
     def _load(self, update: int) -> Batch:
         indices = self.sample_indices(update)
-        if self._streams:
-            self._reader.expect(self._order.shards_after(indices.start))
-        images, labels = self._reader.gather(self._order.positions(indices.start, len(indices)))
+        if isinstance(self._rows, ShardRows):
+            self._rows.files.expect(self._order.shards_after(indices.start))
+        images, labels = self._rows.gather(self._order.positions(indices.start, len(indices)))
         batch = Batch(
             normalized(images.to(self._device, non_blocking=True)),
             labels.to(self._device, non_blocking=True),
@@ -160,41 +158,28 @@ def normalized(
     return images.to(torch.float32, memory_format=torch.contiguous_format).div_(127.5).sub_(1)
 
 
-class Prefetcher(Generic[Item]):
-    """Makes items by number in a background thread, up to `depth` numbers ahead."""
+class Prefetcher:
+    """Loads batches by update in a background thread, up to `depth` updates ahead."""
 
-    def __init__(self, make: Callable[[int], Item], depth: int) -> None:
-        self._make, self._depth = make, depth
-        self._pending: dict[int, Future[Item]] = {}
+    def __init__(self, load: Callable[[int], Batch], depth: int) -> None:
+        self._load, self._depth = load, depth
+        self._pending: dict[int, Future[Batch]] = {}
         self._thread = ThreadPoolExecutor(1, "prefetch")
 
-    def get(self, number: int) -> Item:
-        """Return item `number`, or raise what `make` raised for it."""
-        wanted = range(number, number + self._depth + 1)
+    def get(self, update: int) -> Batch:
+        """Return the batch of `update`, or raise what `load` raised for it."""
+        wanted = range(update, update + self._depth + 1)
         for stale in self._pending.keys() - set(wanted):
             self._pending.pop(stale).cancel()
         for pending in wanted:
             if pending not in self._pending:
-                self._pending[pending] = self._thread.submit(self._make, pending)
-        return self._pending.pop(number).result()
+                self._pending[pending] = self._thread.submit(self._load, pending)
+        return self._pending.pop(update).result()
 
     def close(self) -> None:
-        """Stop the thread and drop prefetched items."""
+        """Stop the thread and drop prefetched batches."""
         self._thread.shutdown(cancel_futures=True)
         self._pending.clear()
-
-
-class RowReader(Protocol):
-    """Random access to the stored images of a split."""
-
-    def gather(self, positions: Positions) -> Rows:
-        """Return the images at `positions`, in that order."""
-
-    def expect(self, shards: Sequence[int]) -> None:
-        """Prepare to read images of these shards."""
-
-    def close(self) -> None:
-        """Release files and memory."""
 
 
 class MemoryRows:
@@ -208,15 +193,9 @@ class MemoryRows:
         self._first_of_shard = np.cumsum(rows) - rows
 
     def gather(self, positions: Positions) -> Rows:
-        """See RowReader."""
+        """Return the images at `positions`, in that order."""
         index = torch.from_numpy(self._first_of_shard[positions.shards] + positions.rows)
         return self._images[index], self._labels[index]
-
-    def expect(self, shards: Sequence[int]) -> None:
-        """See RowReader."""
-
-    def close(self) -> None:
-        """See RowReader."""
 
 
 class ShardRows:
@@ -228,41 +207,24 @@ class ShardRows:
     def __init__(
         self, store: Store, entries: Sequence[ShardEntry], shape: tuple[int, int, int], *, pinned: bool
     ) -> None:
-        self._files, self._entries = ShardFiles(store, entries), entries
+        self.files, self._entries = ShardFiles(store, entries), entries
         self._shape, self._pinned = shape, pinned
 
     def gather(self, positions: Positions) -> Rows:
-        """See RowReader. Raises LostInvariantError for a shard that is damaged, missing or truncated."""
-        images = torch.empty((len(positions.rows), *self._shape), dtype=torch.uint8, pin_memory=self._pinned)
-        labels = torch.empty(len(positions.rows), dtype=torch.int64, pin_memory=self._pinned)
+        """Return the images at `positions`. LostInvariantError: a shard is damaged, missing or truncated."""
+        count, size = len(positions.rows), math.prod(self._shape)
+        images = torch.empty((count, *self._shape), dtype=torch.uint8, pin_memory=self._pinned)
+        labels = torch.empty(count, dtype=torch.int64, pin_memory=self._pinned)
+        pixels = images.view(-1).numpy().data
         by_shard = np.argsort(positions.shards, kind="stable")
         shards, starts = np.unique(positions.shards[by_shard], return_index=True)
-        self._files.expect(shards.tolist())
+        self.files.expect(shards.tolist())
         for shard, batch_rows in zip(shards.tolist(), np.split(by_shard, starts[1:]), strict=True):
-            opened, stored_rows = self._files.open(shard), positions.rows[batch_rows]
+            opened, entry = self.files.open(shard), self._entries[shard]
+            stored_rows = positions.rows[batch_rows]
             labels.numpy()[batch_rows] = opened.labels[stored_rows]
-            self._read_images(shard, opened.descriptor, stored_rows, images.numpy(), batch_rows)
+            offsets, targets = entry.images_offset + stored_rows * size, batch_rows * size
+            for offset, target in zip(offsets.tolist(), targets.tolist(), strict=True):
+                if os.preadv(opened.descriptor, [pixels[target : target + size]], offset) != size:
+                    raise LostInvariantError(f"shard {entry.file} was truncated while being read")
         return images.permute(0, 3, 1, 2), labels
-
-    def expect(self, shards: Sequence[int]) -> None:
-        """See RowReader: open and verify the shards in the background."""
-        self._files.expect(shards)
-
-    def close(self) -> None:
-        """See RowReader."""
-        self._files.close()
-
-    def _read_images(
-        self,
-        shard: int,
-        descriptor: int,
-        stored_rows: NDArray[np.int64],
-        images: NDArray[np.uint8],
-        batch_rows: NDArray[np.int64],
-    ) -> None:
-        size = images[0].nbytes
-        pixels = images.reshape(-1).data
-        offsets = self._entries[shard].images_offset + stored_rows * size
-        for offset, target in zip(offsets.tolist(), (batch_rows * size).tolist(), strict=True):
-            if os.preadv(descriptor, [pixels[target : target + size]], offset) != size:
-                raise LostInvariantError(f"shard {self._entries[shard].file} was truncated while being read")

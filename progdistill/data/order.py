@@ -7,6 +7,7 @@ shards at random, this introduces no bias of class or source order.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from progdistill.diffusion.noise import seed_for
 WINDOW_SHARDS: Final = 32
 """Shards shuffled together. Changing it changes the order of training, and so the numerics."""
 
+_CACHED_EPOCHS: Final = 2
 _CACHED_WINDOWS: Final = 4
 
 _GOLDEN: Final = np.uint64(0x9E3779B97F4A7C15)
@@ -63,8 +65,8 @@ class TrainingOrder:
         self._seed = seed
         self.images = int(self._rows.sum())
         """Number of images in an epoch."""
-        self._epochs: dict[int, _Epoch] = {}
-        self._windows: dict[tuple[int, int], Positions] = {}
+        self._epoch = lru_cache(_CACHED_EPOCHS)(self._permute_shards)
+        self._window = lru_cache(_CACHED_WINDOWS)(self._permute_images)
 
     def positions(self, start: int, count: int) -> Positions:
         """Return where the images of global sample indices start..start+count-1 are stored."""
@@ -91,26 +93,16 @@ class TrainingOrder:
         base = epoch * self.images
         return epoch, window, base + int(starts[window]), base + int(starts[window + 1])
 
-    def _epoch(self, epoch: int) -> _Epoch:
-        if epoch not in self._epochs:
-            shards = random_order(seed_for(self._seed, "data shards", epoch), len(self._rows))
-            ends = np.cumsum(self._rows[shards])
-            last_of_window = [*range(WINDOW_SHARDS - 1, len(shards) - 1, WINDOW_SHARDS), len(shards) - 1]
-            self._epochs = dict(list(self._epochs.items())[-1:])
-            self._epochs[epoch] = _Epoch(shards, np.concatenate([[0], ends[last_of_window]]))
-        return self._epochs[epoch]
+    def _permute_shards(self, epoch: int) -> _Epoch:
+        shards = random_order(seed_for(self._seed, "data shards", epoch), len(self._rows))
+        ends = np.cumsum(self._rows[shards])
+        last_of_window = [*range(WINDOW_SHARDS - 1, len(shards) - 1, WINDOW_SHARDS), len(shards) - 1]
+        return _Epoch(shards, np.concatenate([[0], ends[last_of_window]]))
 
     def _shards_of(self, epoch: int, window: int) -> NDArray[np.int64]:
         return self._epoch(epoch).shards[window * WINDOW_SHARDS : (window + 1) * WINDOW_SHARDS]
 
-    def _window(self, epoch: int, window: int) -> Positions:
-        key = (epoch, window)
-        if key not in self._windows:
-            self._windows = dict(list(self._windows.items())[1 - _CACHED_WINDOWS :])
-            self._windows[key] = self._permuted(epoch, window)
-        return self._windows[key]
-
-    def _permuted(self, epoch: int, window: int) -> Positions:
+    def _permute_images(self, epoch: int, window: int) -> Positions:
         shards = self._shards_of(epoch, window)
         rows = self._rows[shards]
         order = random_order(seed_for(self._seed, "data images", epoch, window), int(rows.sum()))

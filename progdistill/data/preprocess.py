@@ -58,17 +58,12 @@ class Preprocessing(Frozen):
 
 
 def decode_image(data: bytes, preprocessing: Preprocessing) -> Pixels:
-    """Decode an image file and preprocess it. 16-bit images become 8-bit; transparency becomes white.
+    """Decode and preprocess an image file: uint8 [height, width, channel], 0..255.
 
-    Args:
-        data: Contents of the image file, in any format that Pillow reads.
-        preprocessing: Crop, size, filter and channels of the result.
-
-    Returns:
-        uint8 [height, width, channel], 0..255.
+    16-bit images become 8-bit, and transparency becomes white.
 
     Raises:
-        UnreadableImageError: The file is damaged or of an unknown format, or its range of values is unknown.
+        UnreadableImageError: The file is damaged, or its format or range of values is unknown.
     """
     try:
         with Image.open(io.BytesIO(data)) as opened:

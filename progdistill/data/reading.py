@@ -1,6 +1,7 @@
 """Reads prepared datasets in stored order, and verifies them."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Final
 
 import numpy as np
@@ -46,7 +47,7 @@ def read_split(info: DatasetInfo, split: str) -> Arrays:
 
 def _iterate_shards(info: DatasetInfo, split: str) -> Iterator[Arrays]:
     entries, shape = shards_of(info, split)
-    with ShardFiles(open_store(info.location), entries) as files:
+    with closing(ShardFiles(open_store(info.location), entries)) as files:
         for shard, entry in enumerate(entries):
             files.expect(range(shard, min(shard + SHARDS_AHEAD, len(entries))))
             yield read_rows(files.open(shard).descriptor, entry.layout, 0, entry.rows, shape)

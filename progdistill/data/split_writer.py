@@ -5,7 +5,6 @@ import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import cached_property, reduce
 from pathlib import Path
 from typing import Final
@@ -46,20 +45,9 @@ logger = logging.getLogger(__name__)
 def write_split(
     source: Source, split: str, staging: StagingFolder, state: PreparationState, max_unreadable: int
 ) -> PreparationState:
-    """Write the images of a split that `state` does not have yet.
+    """Write the images of a split that `state` does not have yet, and return the new state.
 
-    Args:
-        source: Where the images come from.
-        split: Name of the split.
-        staging: Where shards are written and progress is recorded.
-        state: How far earlier calls got.
-        max_unreadable: Number of unreadable images that are skipped.
-
-    Returns:
-        The new state.
-
-    Raises:
-        UsageError: As `prepare`.
+    Shards and the state go to `staging`. Raises UsageError as `prepare` does.
     """
     facts, before = source.facts, state.split(split)
     count, done, unreadable = facts.splits[split], before.done, dict(before.unreadable)
@@ -96,17 +84,9 @@ def write_split(
 def describe_split(
     folder: Path, split: str, count: int, shape: tuple[int, int, int], classes: int
 ) -> tuple[tuple[ShardEntry, ...], SplitStatistics]:
-    """Flush the shards of a split to disk, read them back, and compute digests and statistics.
+    """Flush the shards of a split to disk and read them back: manifest entries in stored order, statistics.
 
-    Args:
-        folder: Where the shards are.
-        split: Name of the split.
-        count: Number of images in it.
-        shape: (height, width, channels).
-        classes: Number of classes, at least 1.
-
-    Returns:
-        The manifest entries in stored order, and the statistics of the split.
+    The split has `count` images of `shape` (height, width, channels) in `classes` ≥ 1 classes.
     """
     writer = SplitWriter(folder, split, count, shape)
     entries, sums, total = [], [], writer.shards
@@ -164,9 +144,9 @@ class SplitWriter:
         """Flush a shard to disk and read it back. Returns its manifest entry and its sums."""
         path, rows = self._path(shard), self._rows(shard)
         layout, file = self._layout(shard), digest_of_file(path)
-        with _opened(path, os.O_RDONLY) as descriptor:
-            os.fsync(descriptor)
-            images, labels = read_rows(descriptor, layout, 0, rows, self._shape)
+        with open(path, "rb", buffering=0) as opened:
+            os.fsync(opened)
+            images, labels = read_rows(opened.fileno(), layout, 0, rows, self._shape)
         entry = ShardEntry(
             file=path.name,
             rows=rows,
@@ -196,34 +176,25 @@ class SplitWriter:
     def _put_at(self, position: int, image: Pixels, label: int) -> None:
         shard, row = divmod(position, self._full)
         layout = self._layout(shard)
-        with _opened(self._path(shard), os.O_WRONLY) as descriptor:
-            write_rows(descriptor, layout, row, image[None], np.array([label]))
+        with open(self._path(shard), "r+b", buffering=0) as file:
+            write_rows(file.fileno(), layout, row, image[None], np.array([label]))
 
     def _image_at(self, position: int) -> tuple[Pixels, int]:
         shard, row = divmod(position, self._full)
         layout = self._layout(shard)
-        with _opened(self._path(shard), os.O_RDONLY) as descriptor:
-            images, labels = read_rows(descriptor, layout, row, 1, self._shape)
+        with open(self._path(shard), "rb", buffering=0) as file:
+            images, labels = read_rows(file.fileno(), layout, row, 1, self._shape)
         return images[0], int(labels[0])
 
     def _shorten(self, shard: int, rows: int) -> None:
         path = self._path(shard)
-        with _opened(path, os.O_RDONLY) as descriptor:
-            images, labels = read_rows(descriptor, layout_of(path), 0, rows, self._shape)
+        with open(path, "rb", buffering=0) as file:
+            images, labels = read_rows(file.fileno(), layout_of(path), 0, rows, self._shape)
         shorter = path.with_suffix(".shorter")
         layout = create_shard(shorter, rows, self._shape)
-        with _opened(shorter, os.O_WRONLY) as descriptor:
-            write_rows(descriptor, layout, 0, images, labels)
+        with open(shorter, "r+b", buffering=0) as file:
+            write_rows(file.fileno(), layout, 0, images, labels)
         os.replace(shorter, path)
-
-
-@contextmanager
-def _opened(path: Path, mode: int) -> Iterator[int]:
-    descriptor = os.open(path, mode | os.O_CLOEXEC)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def _decoded(images: Iterator[SourceImage]) -> Iterator[tuple[SourceImage, Pixels | UnreadableImageError]]:

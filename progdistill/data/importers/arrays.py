@@ -38,15 +38,7 @@ class ArraysSource(Source):
     """uint8 images [count, size, size], optionally with channels (1 or 3) last or first."""
 
     def __init__(self, path: Path, *, horizontal_flip_safe: bool) -> None:
-        """Read the headers and the classes.
-
-        Args:
-            path: The .npy or .npz file.
-            horizontal_flip_safe: Whether a mirrored image is as plausible as the image.
-
-        Raises:
-            UsageError: Keys, shapes or types are not those of images, or the file is damaged.
-        """
+        """Read headers and classes. Raises UsageError for keys, shapes or types that are not of images."""
         self._path = path
         keys = {"train": (None, None)} if path.suffix == ".npy" else _find_keys(path)
         unlabeled = [images for images, labels in keys.values() if labels is None]

@@ -28,41 +28,27 @@ _BATCHES: Final = {"train": tuple(f"data_batch_{number}" for number in range(1, 
 
 
 class Version(NamedTuple):
-    """One of the two published versions."""
+    """One of the published versions: its folder, archive, suffix of batch files, file of class names."""
 
     folder: str
     archive: PublishedFile
     suffix: str
-    """Of batch files."""
     names_file: str
 
 
-PYTHON: Final = Version(
-    "cifar-10-batches-py",
-    PublishedFile("cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a"),
-    "",
-    "batches.meta",
-)
-BINARY: Final = Version(
-    "cifar-10-batches-bin",
-    PublishedFile("cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530"),
-    ".bin",
-    "batches.meta.txt",
-)
+_PYTHON_ARCHIVE: Final = PublishedFile("cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a")
+_BINARY_ARCHIVE: Final = PublishedFile("cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530")
+PYTHON: Final = Version("cifar-10-batches-py", _PYTHON_ARCHIVE, "", "batches.meta")
+BINARY: Final = Version("cifar-10-batches-bin", _BINARY_ARCHIVE, ".bin", "batches.meta.txt")
 
 
 class Cifar10Source(Source):
     """Splits train (50,000) and test (10,000) of 32×32 RGB images in 10 classes."""
 
     def __init__(self, path: Path, *, unverified: bool) -> None:
-        """Read the class names and the labels.
+        """Open one of the archives, its folder, or the unpacked folder.
 
-        Args:
-            path: One of the archives, its folder, or the unpacked folder.
-            unverified: Accept other counts and checksums than published.
-
-        Raises:
-            UsageError: Not CIFAR-10, truncated, or not the published counts.
+        Raises UsageError if it is not CIFAR-10, truncated, or, unless `unverified`, has other counts.
         """
         self._path, self._version = _find(path)
         self._unverified = unverified

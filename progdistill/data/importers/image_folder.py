@@ -23,7 +23,7 @@ class ImageFolderSource(Source):
     def __init__(self, root: Path, preprocessing: Preprocessing, *, horizontal_flip_safe: bool) -> None:
         """Count the images. Raises UsageError if there are none, or some would be left out."""
         self._root, self._preprocessing = root, preprocessing
-        self._splits = split_folders(root)
+        self._splits = _split_folders(root)
         self._classes = _class_names(self._splits)
         used = {folder for split in self._splits for _, folder in self._folders(split)}
         _refuse_other_images(root, self._splits.values(), used)
@@ -76,12 +76,8 @@ class ImageFolderSource(Source):
         return counts, digest.hexdigest()
 
 
-def split_folders(root: Path) -> dict[str, Path]:
-    """Return the folder of each split. Without a folder `train`, all of `root` is the training split.
-
-    Raises:
-        UsageError: Two folders are of one split, or there are only folders of other splits.
-    """
+def _split_folders(root: Path) -> dict[str, Path]:
+    """Return the folder of each split. Without a folder `train`, all of `root` is the training split."""
     named = [name for name in SPLIT_NAMES if (root / name).is_dir()]
     if "train" not in named:
         _refuse_splits_without_training(root)

@@ -39,7 +39,7 @@ class TarImage(NamedTuple):
 
     name: str
     class_name: str
-    """Empty: the archive does not tell."""
+    """Empty: the archive has no classes."""
     archive: tarfile.TarFile
     member: tarfile.TarInfo
 
@@ -56,17 +56,10 @@ class ImageTarSource(Source):
         class_of_file: Mapping[str, str] | None = None,
         published: Sequence[tuple[Path, PublishedFile]] = (),
     ) -> None:
-        """Scan the archives.
+        """Scan the archive of each split, `train` among them.
 
-        Args:
-            archives: The archive of each split, `train` among them.
-            preprocessing: Crop, size, filter and channels.
-            horizontal_flip_safe: Whether a mirrored image is as plausible as the image.
-            class_of_file: Class by file name, for archives that do not tell it.
-            published: Files with published checksums, which `verify` compares.
-
-        Raises:
-            UsageError: An archive is truncated or has no images.
+        `class_of_file` gives the class by file name for archives without classes; `verify` compares the files
+        `published`. Raises UsageError if an archive is truncated or has no images.
         """
         self._archives, self._preprocessing, self._published = archives, preprocessing, published
         self._class_of_file = class_of_file or {}

@@ -25,15 +25,9 @@ TRUTH_FILE: Final = "ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_tru
 
 
 def open_imagenet(path: Path, preprocessing: Preprocessing, *, unverified: bool) -> Source:
-    """Open full-size ImageNet.
+    """Open the folder of the tars, the training tar, or a folder with `train/<class>/` and `val/<class>/`.
 
-    Args:
-        path: The folder of the tars, the training tar, or a folder with `train/<class>/` and `val/<class>/`.
-        preprocessing: Crop, size, filter and channels.
-        unverified: Accept other counts and checksums than published.
-
-    Raises:
-        UsageError: Files are missing or damaged, or the counts are not the published ones.
+    Raises UsageError if files are missing or damaged, or, unless `unverified`, the counts are not published.
     """
     if path.is_file() or (path / TRAIN.name).is_file():
         source: Source = _open_tars(path, preprocessing, unverified)
@@ -67,11 +61,7 @@ def _open_tars(path: Path, preprocessing: Preprocessing, unverified: bool) -> So
 
 
 def validation_classes(devkit: Path) -> dict[str, str]:
-    """Return the WordNet ID (`n01440764`) of each validation image by file name.
-
-    Raises:
-        UsageError: The archive is damaged or not the development kit.
-    """
+    """Return the WordNet ID (`n01440764`) of each validation image by file name."""
     from scipy.io import loadmat  # Slow to import.
 
     problem = "truncated or not ImageNet's development kit"

@@ -37,15 +37,10 @@ class ImageNetBatchesSource(Source):
     """Splits train (1,281,167) and, if present, validation (50,000): RGB images in 1,000 classes."""
 
     def __init__(self, folder: Path, image_size: int, *, unverified: bool) -> None:
-        """Read the headers.
+        """Find the batches in a folder, at any depth.
 
-        Args:
-            folder: Where the batches are, at any depth.
-            image_size: Height and width in pixels.
-            unverified: Accept other counts than published.
-
-        Raises:
-            UsageError: Batches are missing, damaged or of another size, or the counts are not the published.
+        Raises UsageError if batches are missing, damaged or of another size than `image_size`, or, unless
+        `unverified`, the counts differ from the published ones.
         """
         self._size = image_size
         files = find_batches(folder)

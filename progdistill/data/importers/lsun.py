@@ -26,16 +26,9 @@ class LsunSource(Source):
     """Splits train and, if present, validation of one category, in the order of keys; no classes."""
 
     def __init__(self, path: Path, category: str, preprocessing: Preprocessing, *, unverified: bool) -> None:
-        """Count the images.
+        """Open the folder that holds `<category>_train_lmdb`, or that folder itself.
 
-        Args:
-            path: The folder that holds `<category>_train_lmdb`, or that folder itself.
-            category: `bedroom` or `church_outdoor`.
-            preprocessing: Crop, size, filter and channels.
-            unverified: Accept other counts than published.
-
-        Raises:
-            UsageError: A database is missing or damaged, or the counts are not the published ones.
+        Raises UsageError if a database is missing or damaged, or, unless `unverified`, has another count.
         """
         self._preprocessing, self._databases = preprocessing, _find_databases(path, category)
         splits = {split: _count_entries(database) for split, database in self._databases.items()}
@@ -48,7 +41,8 @@ class LsunSource(Source):
             identity={
                 "category": category,
                 "sizes": {
-                    split: (path / "data.mdb").stat().st_size for split, path in self._databases.items()
+                    split: (database / "data.mdb").stat().st_size
+                    for split, database in self._databases.items()
                 },
                 "counts": dict(splits),
                 "preprocessing": preprocessing.model_dump(mode="json"),
@@ -73,10 +67,7 @@ class LsunSource(Source):
 def _find_databases(path: Path, category: str) -> dict[str, Path]:
     if (path / "data.mdb").is_file():
         return {"train": path}
-    folders = {
-        "train": path / f"{category}_train_lmdb",
-        "validation": path / f"{category}_val_lmdb",
-    }
+    folders = {"train": path / f"{category}_train_lmdb", "validation": path / f"{category}_val_lmdb"}
     found = {split: folder for split, folder in folders.items() if (folder / "data.mdb").is_file()}
     if "train" not in found:
         raise UsageError(

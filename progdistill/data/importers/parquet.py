@@ -6,12 +6,11 @@ is a struct of `bytes` (an encoded file) and `path`; a class is an integer. The 
 `<split>-00000-of-00005.parquet`, or lie in a folder named after their split.
 """
 
-import json
 import re
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Annotated, Any, Final, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute
@@ -45,15 +44,9 @@ class ParquetSource(Source):
     """Splits by the names of files or folders, rows in the order of sorted file names."""
 
     def __init__(self, path: Path, preprocessing: Preprocessing, *, horizontal_flip_safe: bool) -> None:
-        """Read the schemas.
+        """Open a Parquet file, or a folder of them at any depth.
 
-        Args:
-            path: A Parquet file, or a folder of them at any depth.
-            preprocessing: Crop, size, filter and channels.
-            horizontal_flip_safe: Whether a mirrored image is as plausible as the image.
-
-        Raises:
-            UsageError: A file is damaged, or its columns differ from those of the first training file.
+        Raises UsageError if a file is damaged or its columns differ from those of the first training file.
         """
         self._preprocessing, self._files = preprocessing, _files_by_split(path)
         self._rows = {
@@ -142,7 +135,7 @@ class _Feature(BaseModel):
 
 
 class _Info(BaseModel):
-    features: dict[str, Any] = {}
+    features: dict[str, Annotated[_Feature | Any, Field(union_mode="left_to_right")]] = {}
 
 
 class _Metadata(BaseModel):
@@ -218,26 +211,16 @@ def _check_columns(path: Path, schema: pa.Schema, columns: _Columns, first: Path
 def _features(schema: pa.Schema) -> dict[str, _Feature]:
     metadata = (schema.metadata or {}).get(b"huggingface", b"{}")
     try:
-        found = _Metadata.model_validate(json.loads(metadata)).info.features
-    except (ValueError, RecursionError):
+        features = _Metadata.model_validate_json(metadata).info.features
+    except ValueError:
         return {}
-    features = {}
-    for name, feature in found.items():
-        try:
-            features[name] = _Feature.model_validate(feature)
-        except ValueError:  # Nested columns, which hold neither images nor classes.
-            continue
-    return features
+    # Features of nested columns, which hold neither images nor classes, have other forms.
+    return {name: feature for name, feature in features.items() if isinstance(feature, _Feature)}
 
 
 def _class_names(features: dict[str, _Feature], label: str | None) -> tuple[str, ...]:
     names = features[label].names if label in features else None
-    return tuple(names) if isinstance(names, list) and all(map(_is_text, names)) else ()
-
-
-def _is_text(name: Any) -> bool:
-    """Whether a name can be stored as UTF-8: JSON can hold lone surrogates."""
-    return isinstance(name, str) and name.encode(errors="replace").decode() == name
+    return tuple(names) if isinstance(names, list) and all(isinstance(name, str) for name in names) else ()
 
 
 def _has_bytes(kind: pa.DataType) -> bool:

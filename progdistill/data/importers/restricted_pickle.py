@@ -81,18 +81,16 @@ class _Kind:
 class _Array:
     """Stand-in for an array, which a pickle creates empty and then fills."""
 
-    def __init__(self, kind: object = None, shape: object = None, code: object = None) -> None:
+    def __init__(self, kind: object, shape: object, code: object) -> None:
         self.values: NDArray[Any] = np.empty(0)
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, shape, kind, by_columns, data = state
-        self.values = _shaped(data, kind, shape, "F" if by_columns else "C").values
+        self.values = _shaped(data, kind, shape, "F" if by_columns else "C")
 
 
-def _shaped(data: Any, kind: _Kind, shape: tuple[int, ...], order: str) -> _Array:
-    array = _Array()
-    array.values = kind.read(data).reshape(shape, order="F" if order == "F" else "C")
-    return array
+def _shaped(data: Any, kind: _Kind, shape: tuple[int, ...], order: str) -> NDArray[Any]:
+    return kind.read(data).reshape(shape, order="F" if order == "F" else "C")
 
 
 def _scalar(kind: _Kind, data: bytes) -> Any:
