@@ -29,9 +29,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     prepare = _verb(verbs, "prepare", _prepare, "prepare a dataset from downloaded files or your own images")
     prepare.add_argument("name", metavar="NAME", help="a known dataset (see `data list`) or a new name")
     prepare.add_argument("--source", type=Path, metavar="PATH", help="archive, folder or file to read")
-    prepare.add_argument(
-        "--out", metavar="URI", help="folder or s3://bucket/prefix (default: data folder/NAME)"
-    )
+    prepare.add_argument("--out", metavar="URI", help="folder or s3://bucket/prefix (default: data folder)")
     own = prepare.add_argument_group("your own images")
     own.add_argument("--image-size", type=int, metavar="N", help="resize to N×N (default: as they are)")
     own.add_argument("--crop", choices=("center", "stretch"), help="(default: center)")
@@ -41,9 +39,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     own.add_argument("--no-flip", action="store_true", help="never mirror images (letters, digits)")
     text = "skip up to N images that cannot be read (default: %(default)s)"
     prepare.add_argument("--max-unreadable", type=int, default=100, metavar="N", help=text)
-    prepare.add_argument(
-        "--unverified", action="store_true", help="accept other checksums and counts than published"
-    )
+    prepare.add_argument("--unverified", action="store_true", help="accept unpublished checksums and counts")
     _verb(verbs, "list", _list, "list prepared datasets, and how to get the others")
     info = _verb(verbs, "info", _info, "show counts, classes, mean and std, fingerprint")
     info.add_argument("name", metavar="NAME", help="name, folder or URI of a prepared dataset")
@@ -101,14 +97,8 @@ def _preprocessing(args: argparse.Namespace) -> "Preprocessing":
 
     if args.grey:
         raise UsageError("--grey is now --gray")
-    options = {
-        "--image-size": args.image_size,
-        "--crop": args.crop,
-        "--resize": args.resize,
-        "--gray": args.gray,
-        "--no-flip": args.no_flip,
-    }
-    given = [option for option, value in options.items() if value]
+    options = ("image_size", "crop", "resize", "gray", "no_flip")
+    given = [f"--{option.replace('_', '-')}" for option in options if getattr(args, option)]
     if given and args.name in CATALOG:
         raise UsageError(f"{args.name} has a fixed form: choose another NAME to use {', '.join(given)}")
     if args.image_size is None and (args.crop or args.resize):
@@ -135,12 +125,7 @@ def _list(args: argparse.Namespace) -> int:
     if args.json:
         facts = [info.model_dump(mode="json") | {"prepared": True} for info in prepared.values()]
         facts += [
-            {
-                "name": name,
-                "prepared": False,
-                "title": CATALOG[name].title,
-                "command": prepare_command(name),
-            }
+            {"name": name, "prepared": False, "title": CATALOG[name].title, "command": prepare_command(name)}
             for name in missing
         ]
         print_json(facts)
