@@ -38,6 +38,12 @@ def add_json_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the facts as JSON")
 
 
+def add_sampling_steps_argument(parser: argparse.ArgumentParser) -> None:
+    """Add `--sampling-steps N`, with its former name."""
+    text = "sampling steps (default: the student's own)"
+    parser.add_argument("--sampling-steps", "--steps", type=int, metavar="N", help=text)
+
+
 def store_uri(args: argparse.Namespace) -> str | None:
     """The store that `--store`, the environment or `progdistill.toml` names; None where none of them does."""
     if args.store == "":

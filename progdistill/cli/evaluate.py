@@ -1,7 +1,7 @@
-"""`progdistill evaluate`: how far a checkpoint's samples are from the real images, beside its baselines."""
+"""`progdistill evaluate`: compares a checkpoint's samples, and the undistilled model's, with real images."""
 
 import argparse
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from pydantic import JsonValue, ValidationError
 
@@ -9,12 +9,14 @@ from progdistill.cli.common import (
     MOST_IMAGES,
     MOST_STEPS,
     add_json_argument,
+    add_sampling_steps_argument,
     add_store_argument,
     print_json,
     require_between,
     store_of,
 )
 from progdistill.errors import UsageError
+from progdistill.features.config import EvaluatorName
 
 if TYPE_CHECKING:
     from progdistill.data.dataset import DatasetInfo
@@ -26,32 +28,27 @@ if TYPE_CHECKING:
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the verb."""
-    text = "measure a checkpoint's samples against the real images"
+    text = "compare a checkpoint's samples with the real images"
     parser = subparsers.add_parser("evaluate", help=text, description=text)
     parser.add_argument("reference", metavar="REF", help="id or prefix, alias, or Flow/run/steps")
-    parser.add_argument("--samples", type=int, metavar="N", help="images to draw (default: its preset's)")
-    parser.add_argument("--steps", type=int, metavar="N", help="sampling steps (default: the student's own)")
+    text = "images to sample (default: as in the checkpoint's run)"
+    parser.add_argument("--samples", type=int, metavar="N", help=text)
+    add_sampling_steps_argument(parser)
     text = "guidance weight (default: the lowest that a guided student knows, or none)"
     parser.add_argument("--guidance", type=float, metavar="W", help=text)
-    parser.add_argument("--dataset", metavar="NAME", help="compare with this dataset (default: its own)")
+    text = "dataset with the real images (default: the one it was trained on)"
+    parser.add_argument("--dataset", metavar="NAME", help=text)
+    text = f"network whose features are compared: {', '.join(get_args(EvaluatorName))}"
+    parser.add_argument("--evaluator", metavar="NAME", help=f"{text} (default: as in its run)")
+    text = "path or URI of inception-2015-12-05.pt, required once per store; implies --evaluator inception"
     parser.add_argument(
-        "--evaluator", metavar="NAME", help="whose features to compare (default: its preset's)"
+        "--inception-weights", metavar="FILE", help=f"{text} (default: $PROGDISTILL_INCEPTION)"
     )
-    parser.add_argument(
-        "--inception-weights",
-        metavar="FILE",
-        help="path or URI of inception-2015-12-05.pt, once a store; implies --evaluator inception"
-        " (default: $PROGDISTILL_INCEPTION)",
-    )
-    parser.add_argument(
-        "--inception-sha256", metavar="HEX", help="expected of that file (default: the official one's)"
-    )
-    parser.add_argument(
-        "--reference-statistics",
-        metavar="NPZ",
-        help="published mu and sigma of the real images, instead of those of the dataset",
-    )
-    parser.add_argument("--no-baselines", action="store_true", help="leave the undistilled model out")
+    text = "expected SHA-256 of that file (default: the official file's)"
+    parser.add_argument("--inception-sha256", metavar="HEX", help=text)
+    text = "compare with the mu and sigma in this .npz instead of those of the dataset"
+    parser.add_argument("--reference-statistics", metavar="FILE", help=text)
+    parser.add_argument("--no-baselines", action="store_true", help="do not measure the undistilled model")
     add_store_argument(parser)
     add_json_argument(parser)
     parser.set_defaults(run=_evaluate)
@@ -65,24 +62,24 @@ def _evaluate(args: argparse.Namespace) -> int:
     from progdistill.registry.resolve import resolve_reference
     from progdistill.training.devices import choose_device
 
-    require_between("--steps", args.steps, 1, MOST_STEPS)
+    require_between("--sampling-steps", args.sampling_steps, 1, MOST_STEPS)
     require_between("--samples", args.samples, 2, MOST_IMAGES)
     store = store_of(args)
     manifest = resolve_reference(store, args.reference)
     name = args.dataset or manifest.provenance.dataset_name
     if name == UNKNOWN_DATASET:
         raise UsageError(
-            f"{args.reference}: it is not known what this imported model was trained on: say with --dataset"
-            " which images to compare its samples with"
+            f"{args.reference}: the dataset of this imported model is unknown: choose with --dataset what"
+            " to compare its samples with"
         )
     info = find_dataset(name, default_data_root())
     if args.dataset is None:
         require_data_of(info, manifest.identity.dataset_fingerprint, args.reference)
-    steps = args.steps or manifest.identity.sampling_steps
+    steps = args.sampling_steps or manifest.identity.sampling_steps
     if steps is None:
-        raise UsageError(f"{args.reference} samples with any number of steps: say how many with --steps N")
+        raise UsageError(f"{args.reference} takes any number of sampling steps: give --sampling-steps N")
     baseline = None if args.no_baselines else baseline_of(store, manifest)
-    settings = settings_for(manifest, info, steps=steps, changes=_changes(args))
+    settings = settings_for(manifest, info, sampling_steps=steps, changes=_changes(args))
     device = str(choose_device("auto", local_rank=0))
     record = evaluate_checkpoint(store, manifest, baseline, steps, settings, info, device=device)
     if args.json:
@@ -93,10 +90,10 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 
 def _changes(args: argparse.Namespace) -> dict[str, JsonValue]:
-    """The settings that the command line names."""
+    """The settings given on the command line."""
     weights = args.inception_weights
     if weights is not None and args.evaluator not in (None, "inception"):
-        raise UsageError(f"--inception-weights does not go with --evaluator {args.evaluator}")
+        raise UsageError(f"--inception-weights cannot be used with --evaluator {args.evaluator}")
     named = {
         "samples": args.samples,
         "guidance": args.guidance,
@@ -112,10 +109,10 @@ def settings_for(
     manifest: "CheckpointManifest",
     info: "DatasetInfo",
     *,
-    steps: int,
+    sampling_steps: int,
     changes: dict[str, JsonValue],
 ) -> "EvaluationSettings":
-    """The settings of the checkpoint's own run, else its dataset's preset, with what the user changed."""
+    """The evaluation settings of the checkpoint's run, or of its dataset's preset, with changes."""
     from progdistill.config.overrides import apply_overrides, check_named_files
     from progdistill.config.presets import PRESETS, preset_name_for
     from progdistill.evaluation.config import EvaluationSettings
@@ -125,7 +122,7 @@ def settings_for(
         fields = dict(recorded)
     else:
         fields = PRESETS[preset_name_for(info)].evaluation.model_dump(mode="json")
-    fields = apply_overrides(fields, {"max_sampling_steps": steps, **changes})
+    fields = apply_overrides(fields, {"max_sampling_steps": sampling_steps, **changes})
     check_named_files(fields, changes)
     try:
         return EvaluationSettings.model_validate(fields)
@@ -139,10 +136,10 @@ def _described(record: "EvaluationRecord") -> str:
         ("this checkpoint, DDIM", record.distilled),
         ("undistilled, DDIM", record.baseline_ddim),
         ("undistilled, ancestral", record.baseline_ancestral),
-        ("this one, ancestral", record.distilled_ancestral),
+        ("this checkpoint, ancestral", record.distilled_ancestral),
     )
     lines = [f"{record.checkpoint_id[:12]} at {record.sampling_steps} sampling steps"]
-    lines += [f"  {name:<23}{_figures(found)}" for name, found in rows if found is not None]
+    lines += [f"  {name:<27}{_figures(found)}" for name, found in rows if found is not None]
     return "\n".join(lines)
 
 

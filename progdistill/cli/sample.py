@@ -1,4 +1,4 @@
-"""`progdistill sample`: a picture of what a checkpoint draws."""
+"""`progdistill sample`: draws samples from a checkpoint."""
 
 import argparse
 import sys
@@ -10,6 +10,7 @@ from progdistill.cli.common import (
     MOST_IMAGES,
     MOST_STEPS,
     add_json_argument,
+    add_sampling_steps_argument,
     add_store_argument,
     check_output,
     print_json,
@@ -40,27 +41,31 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         type=Path,
         default=Path("grid.png"),
         metavar="FILE",
-        help="PNG grid, or .parquet with each image as it is (default: %(default)s)",
+        help=".png for a grid, .parquet for separate images (default: %(default)s)",
     )
     parser.add_argument(
         "--sampler", choices=[str(name) for name in SamplerName], default=str(SamplerName.DDIM)
     )
-    parser.add_argument("--steps", type=int, metavar="N", help="sampling steps (default: the student's own)")
+    add_sampling_steps_argument(parser)
     parser.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="of the noise (default: %(default)s)"
+        "--seed", type=int, default=0, metavar="N", help="seed of the noise (default: %(default)s)"
     )
-    parser.add_argument("--class", dest="class_label", metavar="K", help="draw class number K only")
-    parser.add_argument(
-        "--gamma", type=float, metavar="G", help="variance of ancestral sampling, from 0 to 1"
-    )
+    parser.add_argument("--class", dest="class_label", metavar="K", help="sample class number K only")
+    parser.add_argument("--gamma", type=float, metavar="G", help="variance of ancestral sampling, 0 to 1")
     parser.add_argument(
         "--guidance",
         type=float,
         metavar="W",
         help="guidance weight (default: the lowest it knows, or none)",
     )
-    parser.add_argument("--batch-size", type=int, default=250, metavar="N", help="images at once")
-    parser.add_argument("--no-clip", action="store_true", help="leave x̂ as predicted, also outside [−1, 1]")
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        default=250,
+        metavar="N",
+        help="images sampled at once (default: %(default)s)",
+    )
+    parser.add_argument("--no-clip", action="store_true", help="do not clip x̂ to [−1, 1]")
     add_store_argument(parser)
     add_json_argument(parser)
     parser.set_defaults(run=_sample)
@@ -80,7 +85,7 @@ def _sample(args: argparse.Namespace) -> int:
     _check(args)
     store = store_of(args)
     manifest = resolve_reference(store, args.reference)
-    steps = _steps(args.steps, manifest.identity.sampling_steps, args.reference)
+    steps = _steps(args.sampling_steps, manifest.identity.sampling_steps, args.reference)
     weight = weight_for(manifest, args.guidance)
     device = str(choose_device("auto", local_rank=0))
     set_float32_products(Precision.FLOAT32, torch.device(device))
@@ -109,7 +114,7 @@ def _sample(args: argparse.Namespace) -> int:
         "out": str(args.out),
         "checkpoint": manifest.id,
         "sampler": args.sampler,
-        "steps": steps,
+        "sampling_steps": steps,
         "images": images,
         "guidance": weight,
         "seed": args.seed,
@@ -122,15 +127,15 @@ def _sample(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> None:
-    """Raise UsageError for what is wrong whatever the checkpoint is."""
+    """Raise UsageError for options that are invalid with any checkpoint."""
     require_between("--count", args.count, 1, MOST_IMAGES)
-    require_between("--steps", args.steps, 1, MOST_STEPS)
+    require_between("--sampling-steps", args.sampling_steps, 1, MOST_STEPS)
     require_between("--batch-size", args.batch_size, 1, MOST_IMAGES)
     require_between("--gamma", args.gamma, 0, 1)
     if args.gamma is not None and args.sampler != SamplerName.ANCESTRAL:
-        raise UsageError(f"--gamma is for --sampler {SamplerName.ANCESTRAL}: {args.sampler} has no variance")
+        raise UsageError(f"--gamma needs --sampler {SamplerName.ANCESTRAL}; {args.sampler} has no variance")
     if args.out.suffix not in ENDINGS:
-        raise UsageError(f"--out {args.out}: give a file that ends in {' or '.join(ENDINGS)}")
+        raise UsageError(f"--out {args.out}: give a file name that ends in {' or '.join(ENDINGS)}")
 
 
 def _counted(batches: "Iterable[Tensor]", progress: Progress) -> "Iterator[Pixels]":
@@ -141,7 +146,7 @@ def _counted(batches: "Iterable[Tensor]", progress: Progress) -> "Iterator[Pixel
 
 
 def _save(out: Path, batches: "Iterable[Pixels]", labels: list[int] | None) -> int:
-    """Write images as the file's ending says; return how many there are."""
+    """Write images in the format of the file's extension; return their number."""
     import numpy as np
 
     from progdistill.images import encode_png, grid, readable_scale, write_parquet
@@ -156,20 +161,20 @@ def _save(out: Path, batches: "Iterable[Pixels]", labels: list[int] | None) -> i
     return len(images)
 
 
-def _steps(asked: int | None, own: int | None, reference: str) -> int:
-    """The number of steps to sample with; a student may be asked for others, which it was not trained for."""
-    if asked is None and own is None:
-        raise UsageError(f"{reference} samples with any number of steps: say how many with --steps N")
-    if asked is not None and own is not None and asked != own:
-        print(f"note: {reference} was distilled to {own} steps, not {asked}", file=sys.stderr)
-    return asked or own or 1
+def _steps(wanted: int | None, own: int | None, reference: str) -> int:
+    """The number of steps to sample with; a student can take others than it was distilled to."""
+    if wanted is None and own is None:
+        raise UsageError(f"{reference} takes any number of sampling steps: give --sampling-steps N")
+    if wanted is not None and own is not None and wanted != own:
+        print(f"note: {reference} was distilled to {own} sampling steps, not {wanted}", file=sys.stderr)
+    return wanted or own or 1
 
 
 def _class_label(text: str | None, num_classes: int) -> int | None:
     if text is None:
         return None
     if num_classes == 0:
-        raise UsageError(f"--class {text}: this model has no classes")
+        raise UsageError(f"--class {text}: this model is not class-conditional")
     if not text.isdecimal() or int(text) >= num_classes:
         raise UsageError(f"--class {text}: give a class from 0 to {num_classes - 1}")
     return int(text)

@@ -37,7 +37,7 @@ def test_sample_draws_a_grid(
     out = tmp_path / "new" / "grid.png"
     assert main(["sample", student.id, "--count", "6", "--out", str(out), "--store", store, "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
-    assert (facts["images"], facts["steps"], facts["sampler"]) == (6, 2, "ddim")
+    assert (facts["images"], facts["sampling_steps"], facts["sampler"]) == (6, 2, "ddim")
     with Image.open(out) as picture:
         assert picture.size == (3 * 50 + 2, 2 * 50 + 2)
 
@@ -94,7 +94,7 @@ def test_equal_seeds_draw_equal_pictures(store: str, base: CheckpointManifest, t
         options = [
             "--count",
             "4",
-            "--steps",
+            "--sampling-steps",
             "2",
             "--seed",
             str(seed),
@@ -114,13 +114,13 @@ def test_equal_seeds_draw_equal_pictures(store: str, base: CheckpointManifest, t
         (["--class", "10"], "give a class from 0 to 9"),
         (["--count", "0"], "--count 0: give a number from 1 to 10,000,000"),
         (["--count", "99999999999999999999"], "from 1 to 10,000,000"),
-        (["--steps", "0"], "--steps 0: give a number from 1 to 1,048,576"),
-        (["--steps", "1048577"], "from 1 to 1,048,576"),
+        (["--sampling-steps", "0"], "--sampling-steps 0: give a number from 1 to 1,048,576"),
+        (["--sampling-steps", "1048577"], "from 1 to 1,048,576"),
         (["--batch-size", "0"], "--batch-size 0: give a number from 1"),
         (["--batch-size", "-1"], "--batch-size -1: give a number from 1"),
         (["--sampler", "ancestral", "--gamma", "2"], "from 0 to 1"),
         (["--sampler", "ancestral", "--gamma", "nan"], "from 0 to 1"),
-        (["--gamma", "0.5"], "--gamma is for --sampler ancestral"),
+        (["--gamma", "0.5"], "--gamma needs --sampler ancestral"),
     ],
 )
 def test_bad_options_are_one_message(
@@ -187,9 +187,9 @@ def test_a_disk_that_is_full_is_one_message(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--steps", "-3"], "--steps -3: give a number from 1 to 1,048,576"),
-        (["--steps", "0"], "--steps 0: give"),
-        (["--steps", "1048577"], "--steps 1048577: give"),
+        (["--sampling-steps", "-3"], "--sampling-steps -3: give a number from 1 to 1,048,576"),
+        (["--sampling-steps", "0"], "--sampling-steps 0: give"),
+        (["--sampling-steps", "1048577"], "--sampling-steps 1048577: give"),
         (["--samples", "1"], "--samples 1: give a number from 2 to 10,000,000"),
         (["--samples", "99999999999999999999"], "from 2 to 10,000,000"),
     ],
@@ -209,7 +209,7 @@ def test_a_base_model_needs_a_number_of_steps(
     store: str, base: CheckpointManifest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["sample", base.id, "--out", str(tmp_path / "x.png"), "--store", store]) == 2
-    assert "--steps N" in capsys.readouterr().err
+    assert "--sampling-steps N" in capsys.readouterr().err
 
 
 def test_evaluate_prints_the_record(
@@ -280,7 +280,7 @@ def test_inception_weights_do_not_go_with_another_evaluator(
 ) -> None:
     options = ["--inception-weights", "x.pt", "--evaluator", "digits_classifier", "--store", store]
     assert main(["evaluate", student.id, *options]) == 2
-    assert "does not go with" in capsys.readouterr().err
+    assert "cannot be used with" in capsys.readouterr().err
 
 
 def test_an_unknown_evaluator_is_named(
