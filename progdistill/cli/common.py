@@ -44,6 +44,12 @@ def add_sampling_steps_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sampling-steps", "--steps", type=int, metavar="N", help=text)
 
 
+def add_guidance_scale_argument(parser: argparse.ArgumentParser, text: str) -> None:
+    """Add `--guidance-scale SCALE`."""
+    text = f"{text} (default: the lowest that a guided student was trained with, none for other models)"
+    parser.add_argument("--guidance-scale", type=float, metavar="SCALE", help=text)
+
+
 def store_uri(args: argparse.Namespace) -> str | None:
     """The store that `--store`, the environment or `progdistill.toml` names; None where none of them does."""
     if args.store == "":

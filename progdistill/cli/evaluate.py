@@ -8,6 +8,7 @@ from pydantic import JsonValue, ValidationError
 from progdistill.cli.common import (
     MOST_IMAGES,
     MOST_STEPS,
+    add_guidance_scale_argument,
     add_json_argument,
     add_sampling_steps_argument,
     add_store_argument,
@@ -34,8 +35,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     text = "images to sample (default: as in the checkpoint's run)"
     parser.add_argument("--samples", type=int, metavar="N", help=text)
     add_sampling_steps_argument(parser)
-    text = "guidance weight (default: the lowest that a guided student knows, or none)"
-    parser.add_argument("--guidance", type=float, metavar="W", help=text)
+    add_guidance_scale_argument(parser, "guidance scale, 1 or more")
     text = "dataset with the real images (default: the one it was trained on)"
     parser.add_argument("--dataset", metavar="NAME", help=text)
     text = f"network whose features are compared: {', '.join(get_args(EvaluatorName))}"
@@ -96,7 +96,7 @@ def _changes(args: argparse.Namespace) -> dict[str, JsonValue]:
         raise UsageError(f"--inception-weights cannot be used with --evaluator {args.evaluator}")
     named = {
         "samples": args.samples,
-        "guidance": args.guidance,
+        "guidance_scale": args.guidance_scale,
         "evaluator": args.evaluator or (None if weights is None else "inception"),
         "weights": weights,
         "weights_sha256": args.inception_sha256,
@@ -153,6 +153,6 @@ def _figures(measurement: "Measurement") -> str:
     )
     shown = [f"{m.distance_name} {m.distance:.4g}"]
     shown += [f"{name} {value:.3g}" for name, value in extras if value is not None]
-    weight = m.spec.guidance_scale
-    guided = "" if weight is None else f" guided with w = {weight:g}"
+    scale = m.spec.guidance_scale
+    guided = "" if scale is None else f" with guidance scale {scale:g}"
     return " · ".join([*shown, f"{m.spec.samples:,} samples{guided}"])

@@ -43,6 +43,7 @@ VERBS = (
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one verb; return its exit status: 0 done, 1 failed, 2 usage error, 130 interrupted."""
+    configure_logging()
     parser = argparse.ArgumentParser(prog="progdistill", description=__doc__)
     parser.add_argument("--version", action="version", version=f"progdistill {__version__}")
     subparsers = parser.add_subparsers(required=True, metavar="VERB")

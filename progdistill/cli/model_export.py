@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from progdistill.cli.common import (
+    add_guidance_scale_argument,
     add_json_argument,
     add_store_argument,
     check_output,
@@ -28,7 +29,7 @@ from progdistill.registry.evaluations import MeasurementSpec, evaluations_of, re
 from progdistill.registry.resolve import resolve_reference
 from progdistill.store.base import Store
 from progdistill.store.documents import encode
-from progdistill.training.guidance import weight_for
+from progdistill.training.guidance import guidance_scale_for
 
 if TYPE_CHECKING:
     from progdistill.models.denoiser import Denoiser
@@ -45,32 +46,31 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument("reference", metavar="REF", help="id or prefix, alias, or Flow/run/steps")
     parser.add_argument("--format", required=True, choices=["diffusers", "safetensors", "onnx"])
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="a folder, new or empty")
-    text = "weight to build into a guided student (default: the lowest it knows)"
-    parser.add_argument("--guidance", type=float, metavar="W", help=text)
+    add_guidance_scale_argument(parser, "guidance scale to build into a guided student")
     add_store_argument(parser)
     add_json_argument(parser)
     parser.set_defaults(run=_export)
 
 
 def _export(args: argparse.Namespace) -> int:
-    if args.guidance is not None and args.format != "diffusers":
-        raise UsageError("--guidance is for --format diffusers; elsewhere the weight stays an input")
+    if args.guidance_scale is not None and args.format != "diffusers":
+        raise UsageError("--guidance-scale is for --format diffusers; in other formats it stays an input")
     store = store_of(args)
     manifest = resolve_reference(store, args.reference)
-    weight = weight_for(manifest, args.guidance)
+    scale = guidance_scale_for(manifest, args.guidance_scale)
     check_output("--out", args.out, folder=True)
     if args.out.is_dir() and any(args.out.iterdir()):
         raise UsageError(f"--out {args.out} holds something already: give a new folder")
-    facts = _model_facts(store, manifest, weight, built_in=args.format == "diffusers")
+    facts = _model_facts(store, manifest, scale, built_in=args.format == "diffusers")
     with writing("--out", args.out):
         usage = _write(store, manifest, facts, args.format, args.out)
         (args.out / "README.md").write_text(render_card(facts, usage), encoding="utf-8")
-    built_in = weight if facts.guidance_built_in else None
+    built_in = scale if facts.guidance_built_in else None
     if args.json:
         named = {"checkpoint": manifest.id, "format": args.format, "out": str(args.out)}
-        print_json({**named, "guidance": built_in})
+        print_json({**named, "guidance_scale": built_in})
     else:
-        guided = "" if built_in is None else f" with guidance {built_in:g} built in"
+        guided = "" if built_in is None else f" with guidance scale {built_in:g} built in"
         print(f"{args.out}: {manifest.id[:12]} as {args.format}{guided}; README.md there shows how to use it")
     return 0
 
@@ -80,8 +80,8 @@ def _write(store: Store, manifest: CheckpointManifest, facts: ModelFacts, form: 
     if form == "diffusers":
         from progdistill.models.diffusers_export import check_exportable, export_diffusers
 
-        check_exportable(facts.config, facts.guidance)
-        export_diffusers(_denoiser(store, manifest), folder, facts.guidance)
+        check_exportable(facts.config, facts.guidance_scale)
+        export_diffusers(_denoiser(store, manifest), folder, facts.guidance_scale)
         return diffusers_usage(facts)
     weights = fetch_weights(store, manifest)
     folder.mkdir(parents=True, exist_ok=True)
@@ -102,7 +102,7 @@ def _denoiser(store: Store, manifest: CheckpointManifest) -> "Denoiser":
 
 
 def _model_facts(
-    store: Store, manifest: CheckpointManifest, guidance: float | None, *, built_in: bool
+    store: Store, manifest: CheckpointManifest, guidance_scale: float | None, *, built_in: bool
 ) -> ModelFacts:
     return ModelFacts(
         checkpoint_id=manifest.id,
@@ -110,7 +110,7 @@ def _model_facts(
         dataset_name=manifest.provenance.dataset_name,
         config=DenoiserConfig.model_validate(manifest.identity.architecture),
         sampling_steps=manifest.identity.sampling_steps,
-        guidance=guidance,
+        guidance_scale=guidance_scale,
         guidance_built_in=built_in,
         lineage=[_generation(ancestor) for ancestor in reversed(list(_ancestry(store, manifest)))],
         figures=list(_figures(store, manifest)),
@@ -147,7 +147,7 @@ def _sampling(spec: MeasurementSpec) -> str:
     if spec.gamma is not None:
         parts.append(f"γ = {spec.gamma:g}")
     if spec.guidance_scale:
-        parts.append(f"guided with w = {spec.guidance_scale:g}")
+        parts.append(f"guidance scale {spec.guidance_scale:g}")
     if not spec.clip:
         parts.append("without clipping")
     if spec.seed:

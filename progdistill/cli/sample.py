@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from progdistill.cli.common import (
     MOST_IMAGES,
     MOST_STEPS,
+    add_guidance_scale_argument,
     add_json_argument,
     add_sampling_steps_argument,
     add_store_argument,
@@ -52,12 +53,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     parser.add_argument("--class", dest="class_label", metavar="K", help="sample class number K only")
     parser.add_argument("--gamma", type=float, metavar="G", help="variance of ancestral sampling, 0 to 1")
-    parser.add_argument(
-        "--guidance",
-        type=float,
-        metavar="W",
-        help="guidance weight (default: the lowest it knows, or none)",
-    )
+    add_guidance_scale_argument(parser, "guidance scale, 1 or more")
     parser.add_argument(
         "--batch-size",
         type=int,
@@ -80,13 +76,13 @@ def _sample(args: argparse.Namespace) -> int:
     from progdistill.training.config import Precision
     from progdistill.training.devices import choose_device
     from progdistill.training.execution import set_float32_products
-    from progdistill.training.guidance import weight_for
+    from progdistill.training.guidance import guidance_scale_for
 
     _check(args)
     store = store_of(args)
     manifest = resolve_reference(store, args.reference)
     steps = _steps(args.sampling_steps, manifest.identity.sampling_steps, args.reference)
-    weight = weight_for(manifest, args.guidance)
+    guidance_scale = guidance_scale_for(manifest, args.guidance_scale)
     device = str(choose_device("auto", local_rank=0))
     set_float32_products(Precision.FLOAT32, torch.device(device))
     denoiser = load_denoiser(store, manifest, device)
@@ -101,7 +97,7 @@ def _sample(args: argparse.Namespace) -> int:
         seed=args.seed,
         batch_size=args.batch_size,
         gamma=args.gamma,
-        guidance=weight,
+        guidance_scale=guidance_scale,
         clip=not args.no_clip,
         class_label=label,
         device=device,
@@ -116,7 +112,7 @@ def _sample(args: argparse.Namespace) -> int:
         "sampler": args.sampler,
         "sampling_steps": steps,
         "images": images,
-        "guidance": weight,
+        "guidance_scale": guidance_scale,
         "seed": args.seed,
     }
     if args.json:

@@ -18,8 +18,11 @@ DEFAULT_STORE = ".progdistill/store"
 PRICES_TABLE = "prices"
 """A table of `progdistill.toml` that is not an option (see `run/estimate.py`)."""
 
-RENAMED_OPTIONS = {"like": "reproduce"}
-"""Former names of options of any command."""
+RENAMED_OPTIONS = {
+    "like": "reproduce",
+    "guidance": "guidance-scale, which is 1 more (0 is now 1, 0:4 is now 1:5)",
+}
+"""Former names of options of any command, and what to use instead."""
 
 
 class RunOption(NamedTuple):
@@ -61,7 +64,9 @@ RUN_OPTIONS = (
     RunOption("base-updates", int, "parameter updates of the base model (default: preset)"),
     RunOption("updates-per-stage", int, "parameter updates of every distillation stage (default: preset)"),
     RunOption(
-        "guidance", str, "guidance scales that class-conditional students learn, LOWEST:HIGHEST such as 0:4"
+        "guidance-scale",
+        str,
+        "guidance scales that class-conditional students learn, LOWEST:HIGHEST such as 1:5; 1 is no guidance",
     ),
     RunOption("set", str, "KEY.PATH=VALUE sets any field of the configuration; may be repeated", True),
 )
@@ -81,7 +86,7 @@ class RunOptions(Frozen):
     seed: int | None = None
     base_updates: int | None = None
     updates_per_stage: int | None = None
-    guidance: str | None = None
+    guidance_scale: str | None = None
     set: tuple[Annotated[Override, BeforeValidator(read_override)], ...] = ()
     defaults: frozenset[str] = frozenset()
     """Fields whose value comes from `progdistill.toml`."""

@@ -13,6 +13,7 @@ from progdistill.features.weights import INCEPTION_SHA256, local_path, sha256_of
 
 RENAMED_SETTINGS = {
     "compute.ranks": "compute.world_size",
+    "evaluation.guidance": "evaluation.guidance_scale, which is 1 more (0 is now 1)",
     "cluster.max_gang_restarts": "cluster.backoff_limit",
     "cluster.api_patience_seconds": "cluster.api_timeout_seconds",
     "cluster.image_pull_patience_seconds": "cluster.image_pull_timeout_seconds",

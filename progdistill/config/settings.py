@@ -25,7 +25,7 @@ from progdistill.training.config import (
     LiveSettings,
     SnapshotSettings,
 )
-from progdistill.training.guidance import LABEL_DROPOUT, GuidanceRange, parse_guidance
+from progdistill.training.guidance import LABEL_DROPOUT, GuidanceRange, parse_guidance_scale
 
 DEFAULT_DATASET = "digits"
 
@@ -57,8 +57,8 @@ class Settings(Frozen):
     seed: int = Field(0, ge=0)
     ladder: tuple[int, ...] = Field(description="sampling steps of the teacher, then of each student")
     first_teacher: str | None = Field(None, description="id of the checkpoint to start from; None: train one")
-    guidance: GuidanceRange | None = Field(
-        None, description="weights that students have as an input; None: students are not guided"
+    guidance_scale: GuidanceRange | None = Field(
+        None, description="guidance scales that students take as an input; None: students are not guided"
     )
     model: DenoiserConfig = Field(description="of the first teacher")
     base: BaseTrainingSettings
@@ -81,12 +81,12 @@ class Settings(Frozen):
     @property
     def has_guided_stage(self) -> bool:
         """Whether guidance is distilled first; a teacher that has it as an input is past that."""
-        return self.guidance is not None and not self.model.network.guidance_input
+        return self.guidance_scale is not None and not self.model.network.guidance_input
 
     @property
     def label_dropout(self) -> float:
         """The share of labels that the base model's training drops."""
-        default = 0.0 if self.guidance is None else LABEL_DROPOUT
+        default = 0.0 if self.guidance_scale is None else LABEL_DROPOUT
         return default if self.base.label_dropout is None else self.base.label_dropout
 
 
@@ -144,11 +144,11 @@ def _with_label_dropout(settings: Settings) -> Settings:
     if network.guidance_input:
         raise UsageError(
             "model.network.guidance_input is true, but a base model does not take a guidance scale: leave it"
-            " out; with --guidance LOWEST:HIGHEST students have that input"
+            " out; with --guidance-scale LOWEST:HIGHEST students have that input"
         )
-    if settings.guidance is not None and settings.label_dropout == 0:
+    if settings.guidance_scale is not None and settings.label_dropout == 0:
         raise UsageError(
-            f"--guidance {settings.guidance} needs a base model trained with label dropout, but"
+            f"--guidance-scale {settings.guidance_scale} needs a base model trained with label dropout, but"
             f" base.label_dropout is 0: leave it out, or set it to {LABEL_DROPOUT}"
         )
     if not settings.label_dropout and network.label_dropout:
@@ -159,7 +159,8 @@ def _with_label_dropout(settings: Settings) -> Settings:
     if not settings.label_dropout:
         return settings
     if not network.num_classes:
-        what = f"--guidance {settings.guidance}" if settings.guidance else "base.label_dropout"
+        scales = settings.guidance_scale
+        what = f"--guidance-scale {scales}" if scales else "base.label_dropout"
         raise UsageError(
             f"{what} is for models with classes, and preset {settings.preset} has none:"
             " choose another --preset"
@@ -173,13 +174,14 @@ def _preset_fields(options: RunOptions, dataset: DatasetInfo | None) -> dict[str
     preset = preset if dataset is None else mirroring_only_where_safe(preset, dataset)
     models = ("model", "base", "distill", "evaluation", "snapshots", "compute")
     fields = {key: getattr(preset, key).model_dump(mode="json") for key in models}
+    scales = options.guidance_scale
     return {
         **fields,
         "preset": name,
         "dataset": DEFAULT_DATASET,
         "seed": 0,
         "ladder": parse_ladder(preset.ladder),
-        "guidance": parse_guidance(options.guidance).model_dump(mode="json") if options.guidance else None,
+        "guidance_scale": scales and parse_guidance_scale(scales).model_dump(mode="json"),
         "live": LiveSettings().model_dump(mode="json"),
     }
 

@@ -48,10 +48,10 @@ class EvaluationSettings(FeatureSettings, allow_inf_nan=False):
     stochastic_students: bool = Field(
         default=False, description="measure students with ancestral sampling too (the paper's Figure 6)"
     )
-    guidance: float | None = Field(
+    guidance_scale: float | None = Field(
         default=None,
-        ge=0,
-        description="weight that samples are guided with; None: a guided student's lowest, none for others",
+        ge=1,
+        description="of samples; None: the lowest of a guided student's range, no guidance for others",
     )
     clip: bool = Field(default=True, description="clip x̂ to [−1, 1] at every sampling step")
     shown_samples: int = Field(

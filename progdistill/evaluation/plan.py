@@ -11,7 +11,7 @@ from progdistill.registry.evaluations import MeasurementSpec
 from progdistill.store.base import Store
 from progdistill.store.documents import read_record
 from progdistill.store.layout import checkpoint_key
-from progdistill.training.guidance import takes_guidance, weight_for
+from progdistill.training.guidance import guidance_scale_for, takes_guidance
 from progdistill.version import NUMERICS_VERSION
 
 REFERENCE_SPLIT = "train"
@@ -48,7 +48,8 @@ def plan_measurements(
     Raises:
         UsageError: The checkpoint cannot be sampled with the requested guidance scale.
     """
-    guidance_scale = weight_for(manifest, settings.guidance) or None
+    guidance_scale = guidance_scale_for(manifest, settings.guidance_scale)
+    guidance_scale = None if guidance_scale == 1 else guidance_scale
     statistics = settings.reference_statistics_sha256
 
     def spec(

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int64, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
+from progdistill.diffusion.guidance import w_from_guidance_scale
 from progdistill.diffusion.names import SamplerName
 from progdistill.diffusion.noise import sample_noise
 from progdistill.diffusion.samplers import SAMPLERS
@@ -27,7 +28,7 @@ def generate(
     seed: int,
     batch_size: int,
     gamma: float | None = None,
-    guidance: float | None = None,
+    guidance_scale: float | None = None,
     clip: bool = True,
     class_label: int | None = None,
     class_counts: tuple[int, ...] | None = None,
@@ -47,7 +48,7 @@ def generate(
         seed: Seed of the noise.
         batch_size: Most images sampled at once. Batches are halved if the device runs out of memory.
         gamma: Log-scale position of a stochastic sampler's variance between its bounds, in [0, 1].
-        guidance: Guidance scale w ≥ 0; None samples without guidance.
+        guidance_scale: At least 1; 1 or None: no guidance.
         clip: Whether to clip x̂ to [−1, 1] at every step.
         class_label: Class of all samples. Default: as `labels_of` distributes the classes.
         class_counts: Proportions of the classes.
@@ -69,7 +70,9 @@ def generate(
         with torch.inference_mode():
             z = sample_noise(seed, "sample", batch, shape).to(device)
             labels = labels_of(batch, network.num_classes, class_label, class_counts)
-            velocity = denoiser.bind(None if labels is None else labels.to(device), guidance)
+            velocity = denoiser.bind(
+                None if labels is None else labels.to(device), w_from_guidance_scale(guidance_scale)
+            )
             noise = _step_noise(seed, batch, shape, device)
             x = SAMPLERS[sampler](velocity, z, sampling_steps, noise=noise, clip=clip, **options)
             if not x.isfinite().all():

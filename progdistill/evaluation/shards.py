@@ -86,7 +86,7 @@ def measure_shard(
         seed=spec.seed,
         batch_size=batch_size,
         gamma=spec.gamma,
-        guidance=spec.guidance_scale,
+        guidance_scale=spec.guidance_scale,
         clip=spec.clip,
         class_counts=spec.class_counts,
         device=device,

@@ -95,10 +95,10 @@ class LiveTraining:
 
     def _picture(self, model: Denoiser) -> NDArray[np.uint8]:
         """A row of samples, as large as a person needs them."""
-        steps, guidance = self._settings.most_sampling_steps, None
+        steps, scale = self._settings.most_sampling_steps, None
         if not isinstance(self._spec, TrainBaseSpec):
             steps = min(steps, self._spec.student_steps)
-            guidance = None if self._spec.guidance is None else self._spec.guidance.lowest
+            scale = None if self._spec.guidance_scale is None else self._spec.guidance_scale.lowest
         try:
             images = generate(
                 model,
@@ -106,7 +106,7 @@ class LiveTraining:
                 steps,
                 indices=range(self._settings.samples),
                 seed=self._spec.seed,
-                guidance=guidance,
+                guidance_scale=scale,
                 batch_size=self._settings.samples,
                 device=next(model.parameters()).device,
             )

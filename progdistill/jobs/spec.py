@@ -79,12 +79,12 @@ class _StudentSpec(_TrainingSpec):
     teacher: str = Field(description="checkpoint id")
     student_steps: int = Field(gt=0)
     prediction: PredictionType = Field(description="of the student; the teacher may have another")
-    guidance: GuidanceRange | None
+    guidance_scale: GuidanceRange | None
 
     def recorded_training(self) -> dict[str, JsonValue]:
         """What the checkpoint's identity says of its training."""
-        ends = None if self.guidance is None else self.guidance.model_dump(mode="json")
-        added: dict[str, JsonValue] = {} if ends is None else {"guidance": ends}
+        ends = None if self.guidance_scale is None else self.guidance_scale.model_dump(mode="json")
+        added: dict[str, JsonValue] = {} if ends is None else {"guidance_scale": ends}
         return {**super().recorded_training(), **added}
 
 
@@ -92,10 +92,10 @@ class DistillSpec(_StudentSpec):
     """Distill a teacher into a student of `student_steps` sampling steps (Algorithm 2)."""
 
     kind: Literal["distill"] = "distill"
-    guidance: GuidanceRange | None = Field(
+    guidance_scale: GuidanceRange | None = Field(
         None,
-        description="weights the student is told, of a teacher that has them as an input",
-        exclude_if=lambda guidance: guidance is None,
+        description="of a teacher that takes a guidance scale as an input, and of its student",
+        exclude_if=lambda scale: scale is None,
     )
 
     @property
@@ -110,10 +110,10 @@ class DistillSpec(_StudentSpec):
 
 
 class GuideSpec(_StudentSpec):
-    """Distill guidance: a student of as many steps that has the weight as an input (Meng et al. 2023)."""
+    """Distill guidance: a student of as many steps with the guidance scale as an input (Meng et al. 2023)."""
 
     kind: Literal["guide"] = "guide"
-    guidance: GuidanceRange
+    guidance_scale: GuidanceRange
 
     @property
     def label(self) -> str:
@@ -135,7 +135,7 @@ class _MeasuringSpec(_Spec):
     @field_serializer("evaluation")
     def _as_ever(self, evaluation: EvaluationSettings) -> dict[str, JsonValue]:
         """Without guidance as it was before there was any: equal jobs keep their id."""
-        without = {"guidance"} if evaluation.guidance is None else set()
+        without = {"guidance_scale"} if evaluation.guidance_scale is None else set()
         return evaluation.model_dump(mode="json", exclude=without)
 
     @property

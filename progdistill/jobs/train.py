@@ -22,7 +22,7 @@ from progdistill.registry.checkpoint import (
 from progdistill.store.base import Store
 from progdistill.training.distributed import Rank
 from progdistill.training.execution import Execution, decide, place
-from progdistill.training.guidance import GUIDANCE_WEIGHT
+from progdistill.training.guidance import GUIDANCE_PARAMETER
 from progdistill.training.loop import Trained, TrainingTask, train
 from progdistill.training.objective import BaseObjective, DistillationObjective, GuidanceObjective, Objective
 from progdistill.training.provenance import peak_memory_bytes, provenance
@@ -95,7 +95,7 @@ def _train(
         # Garbage collection keeps the teacher of a job that is under way.
         snapshot_facts={} if isinstance(spec, TrainBaseSpec) else {"teacher": spec.teacher},
         should_stop=lambda: rank.any_rank(should_stop()),
-        new_weights=frozenset({GUIDANCE_WEIGHT}) if isinstance(spec, GuideSpec) else frozenset(),
+        new_weights=frozenset({GUIDANCE_PARAMETER}) if isinstance(spec, GuideSpec) else frozenset(),
         micro_batch_size=execution.micro_batch_size,
         sharded=execution.sharded,
         watch=LiveTraining(spec, request.live, store) if request.live and rank.rank == 0 else None,
@@ -136,13 +136,13 @@ def _objective(spec: TrainingSpec, teacher: Denoiser | None) -> Objective:
         return BaseObjective(weight, spec.label_dropout)
     assert teacher is not None
     if isinstance(spec, GuideSpec):
-        return GuidanceObjective(teacher, spec.student_steps, weight, spec.guidance)
-    return DistillationObjective(teacher, spec.student_steps, weight, spec.guidance)
+        return GuidanceObjective(teacher, spec.student_steps, weight, spec.guidance_scale)
+    return DistillationObjective(teacher, spec.student_steps, weight, spec.guidance_scale)
 
 
 def _student_config(teacher: DenoiserConfig, spec: DistillSpec | GuideSpec) -> DenoiserConfig:
     """The teacher's, without dropout (Appendix E), with the student's own prediction type and inputs."""
-    changes = {"dropout": 0.0, "guidance_input": spec.guidance is not None}
+    changes = {"dropout": 0.0, "guidance_input": spec.guidance_scale is not None}
     network = teacher.network.model_copy(update=changes)
     return teacher.model_copy(update={"network": network, "prediction": spec.prediction})
 

@@ -74,7 +74,7 @@ class UNetConfig(Frozen, allow_inf_nan=False):
         default=False, description="one more label, num_classes, stands for 'no class'"
     )
     guidance_input: bool = Field(
-        default=False, description="the guidance weight is an input (Meng et al. 2023)"
+        default=False, description="the guidance scale is an input (Meng et al. 2023)"
     )
     dropout: float = Field(default=0.0, ge=0, lt=1)
     groups: int = Field(default=32, gt=0, description="of each group normalization")

@@ -37,69 +37,66 @@ class Denoiser(nn.Module):
         self.autocasts = False
 
     def forward(
-        self, z: Images, t: Times, labels: Labels | None = None, guidance: Times | None = None
+        self, z: Images, t: Times, labels: Labels | None = None, w: Times | None = None
     ) -> Float[Tensor, "batch outputs height width"]:
         """The network's raw output in float32; twice the channels of z, x̂ before ε̂, for (x, ε) models.
 
-        `labels` and `guidance` as in `UNet.forward`.
+        `labels` and `w` as in `UNet.forward`.
         """
         time = self.read_time(t)
         if self.autocasts:
             with torch.autocast(z.device.type, torch.bfloat16):
-                return self._ask(z, time, labels, guidance)
-        return self._ask(z, time, labels, guidance)
+                return self._ask(z, time, labels, w)
+        return self._ask(z, time, labels, w)
 
-    def _ask(self, z: Images, time: Times, labels: Labels | None, guidance: Times | None) -> Tensor:
-        output: Tensor = self.network(z.to(self.network.conv_in.weight.dtype), time, labels, guidance)
+    def _ask(self, z: Images, time: Times, labels: Labels | None, w: Times | None) -> Tensor:
+        output: Tensor = self.network(z.to(self.network.conv_in.weight.dtype), time, labels, w)
         return output.float()
 
-    def velocity(
-        self, z: Images, t: Times, labels: Labels | None = None, guidance: Times | None = None
-    ) -> Images:
+    def velocity(self, z: Images, t: Times, labels: Labels | None = None, w: Times | None = None) -> Images:
         """v̂ = α·ε̂ − σ·x̂ (App. D) in the dtype of t, from whatever the network predicts.
 
         Where α is smaller than a foreign network has seen, its ε̂ says nothing of x; v̂ is then that of the
         nearest time it knows.
         """
-        output = self(z, t, labels, guidance)
+        output = self(z, t, labels, w)
         if self.config.prediction is PredictionType.EPS:
             t = self.read_time.nearest_known(t)
         return velocity_from_output(output, z, t, self.config.prediction)
 
-    def bind(self, labels: Labels | None = None, guidance: float | Times | None = None) -> Velocity:
+    def bind(self, labels: Labels | None = None, w: float | Times | None = None) -> Velocity:
         """The velocity as a function of (z, t) alone, which samplers take.
 
-        With a guidance weight w ≥ 0 (one, or one a sample) a network that has it as an input is told w; one
-        trained with label dropout is asked twice: v̂ = (1 + w)·v̂(labels) − w·v̂(no class) (Ho & Salimans 2021).
+        With w ≥ 0 (one number, or one per sample), a network with a guidance input gets w; one trained with
+        label dropout is evaluated twice: v̂ = (1 + w)·v̂(labels) − w·v̂(no class) (Ho & Salimans 2021).
 
         Raises UsageError when labels are missing, or for guidance of a network that can do neither.
         """
         network = self.config.network
         if network.num_classes and labels is None:
             raise UsageError(f"this model draws one of {network.num_classes} classes: give labels")
-        if guidance is None:
+        if w is None:
             return lambda z, t: self.velocity(z, t, labels)
         if network.guidance_input:
-            return lambda z, t: self.velocity(z, t, labels, _each(guidance, t))
+            return lambda z, t: self.velocity(z, t, labels, _per_sample(w, t))
         if labels is None or not network.label_dropout:
             raise UsageError(
                 "this model cannot be guided: it was trained with neither label dropout nor a guidance input;"
                 " sample it without guidance, or train the base model with label dropout"
             )
         nothing = torch.full_like(labels, network.num_classes)
-        return lambda z, t: self._guided_velocity(z, t, torch.cat((labels, nothing)), _each(guidance, t))
+        return lambda z, t: self._guided_velocity(z, t, torch.cat((labels, nothing)), _per_sample(w, t))
 
-    def _guided_velocity(self, z: Images, t: Times, labels: Int[Tensor, " twice"], weight: Times) -> Images:
+    def _guided_velocity(self, z: Images, t: Times, labels: Int[Tensor, " twice"], w: Times) -> Images:
         """Both questions in one batch; guiding v̂ guides x̂ and ε̂ alike, since all are affine in each other."""
         informed, uninformed = self.velocity(torch.cat((z, z)), torch.cat((t, t)), labels).chunk(2)
-        return informed + weight[:, None, None, None] * (informed - uninformed)
+        return informed + w[:, None, None, None] * (informed - uninformed)
 
 
-def _each(guidance: float | Times, t: Times) -> Times:
-    """One float32 weight a sample."""
-    if isinstance(guidance, Tensor):
-        return guidance.to(device=t.device, dtype=torch.float32)
-    return torch.full_like(t, guidance, dtype=torch.float32)
+def _per_sample(w: float | Times, t: Times) -> Times:
+    if isinstance(w, Tensor):
+        return w.to(device=t.device, dtype=torch.float32)
+    return torch.full_like(t, w, dtype=torch.float32)
 
 
 def empty_denoiser(config: DenoiserConfig) -> Denoiser:

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from progdistill.diffusion.guidance import w_from_guidance_scale
 from progdistill.diffusion.names import PredictionType
 from progdistill.errors import UsageError
 from progdistill.models.config import TIME_SCALE, CosineTime, DenoiserConfig
@@ -24,27 +25,29 @@ _REFUSALS = {
 }
 
 
-def check_exportable(config: DenoiserConfig, guidance: float | None) -> None:
+def check_exportable(config: DenoiserConfig, guidance_scale: float | None) -> None:
     """Raise UsageError when stock diffusers cannot run this model."""
     if refusal := _REFUSALS.get(config.prediction):
         raise UsageError(f"cannot export to diffusers: the model {refusal}")
-    if guidance is not None and not config.network.guidance_input:
+    if guidance_scale is not None and not config.network.guidance_input:
         raise UsageError(
-            f"--guidance {guidance:g} can be built only into a model that has guidance as an input"
+            f"--guidance-scale {guidance_scale:g} can be built only into a model with guidance as an input"
         )
 
 
-def export_diffusers(denoiser: Denoiser, folder: Path, guidance: float | None = None) -> None:
+def export_diffusers(denoiser: Denoiser, folder: Path, guidance_scale: float | None = None) -> None:
     """Write `unet/` and `scheduler/`, and for unconditional models the index that makes it a `DDIMPipeline`.
 
-    A guidance weight that is an input of the network is built into its weights (0 where None), since a stock
-    `UNet2DModel` has no such input. Raises UsageError as `check_exportable`.
+    A guidance scale that is an input of the network is built into its parameters (1 where None), since a
+    stock `UNet2DModel` has no such input. Raises UsageError as `check_exportable`.
     """
-    check_exportable(denoiser.config, guidance)
+    check_exportable(denoiser.config, guidance_scale)
     diffusers = _diffusers()
     with torch.device("meta"):
         twin = diffusers.UNet2DModel(**_network_config(denoiser.config))
-    twin.load_state_dict(_network_weights(denoiser, guidance or 0.0), assign=True)
+    twin.load_state_dict(
+        _network_weights(denoiser, w_from_guidance_scale(guidance_scale) or 0.0), assign=True
+    )
     scheduler = diffusers.DDIMScheduler(**_scheduler_config(_PREDICTION_NAMES[denoiser.config.prediction]))
     if denoiser.config.network.num_classes:
         twin.save_pretrained(folder / "unet")
@@ -95,12 +98,12 @@ def _network_config(config: DenoiserConfig) -> dict[str, Any]:
     return arguments
 
 
-def _network_weights(denoiser: Denoiser, guidance: float) -> dict[str, Tensor]:
+def _network_weights(denoiser: Denoiser, w: float) -> dict[str, Tensor]:
     state = {name: tensor.detach().cpu().float() for name, tensor in denoiser.network.state_dict().items()}
     projection = state.pop("time_embedding.guidance_proj.weight", None)
     if projection is not None:
         # linear_1 reads features(t) + P·features(w): with w fixed, the second term is a constant in its bias.
-        constant = projection @ guidance_features(torch.tensor([guidance]), denoiser.config.network)[0]
+        constant = projection @ guidance_features(torch.tensor([w]), denoiser.config.network)[0]
         bias = state["time_embedding.linear_1.bias"] + state["time_embedding.linear_1.weight"] @ constant
         state["time_embedding.linear_1.bias"] = bias
     weights = weights_to_diffusers(state)

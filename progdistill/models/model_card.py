@@ -17,10 +17,10 @@ class ModelFacts(NamedTuple):
     dataset_name: str
     config: DenoiserConfig
     sampling_steps: int | None
-    guidance: float | None
-    """The weight to draw with, of a model that has guidance as an input."""
+    guidance_scale: float | None
+    """The guidance scale to sample with, of a model that takes one as an input."""
     guidance_built_in: bool
-    """Whether the export always draws with that weight; elsewhere it stays an input."""
+    """Whether the export always samples with that scale; otherwise it stays an input."""
     lineage: Sequence[str]
     """One line a generation, from the first teacher to this model."""
     figures: Sequence[str]
@@ -45,11 +45,10 @@ def render_card(facts: ModelFacts, usage: str) -> str:
     ]
     if network.label_dropout:
         about.append(f"label {network.num_classes} stands for 'no class'")
-    if facts.guidance is not None:
-        weight = f"w = {facts.guidance:g} is built in"
-        if not facts.guidance_built_in:
-            weight = f"w is an input, the least it has learned is {facts.guidance:g}"
-        about.append(f"guidance weight {weight}: (1 + w)·conditional − w·unconditional")
+    if facts.guidance_scale is not None:
+        built_in = f"{facts.guidance_scale:g} is built in"
+        as_input = f"is an input; the lowest it was trained with is {facts.guidance_scale:g}"
+        about.append(f"guidance scale {built_in if facts.guidance_built_in else as_input} (1 is no guidance)")
     return f"""---
 tags: [diffusion, progressive-distillation]
 ---
@@ -118,7 +117,7 @@ def onnx_usage(facts: ModelFacts, file_name: str) -> str:
     if network.num_classes:
         extras.append(f'inputs["labels"] = np.arange(4) % {network.num_classes}')
     if network.guidance_input:
-        extras.append(f'inputs["guidance"] = np.full(4, {facts.guidance or 0.0}, np.float32)')
+        extras.append(f'inputs["guidance_scale"] = np.full(4, {facts.guidance_scale or 1.0}, np.float32)')
     lines = "".join(f"{line}\n" for line in extras)
     return f"""`{file_name}` is one DDIM step from time t to t_next, in float32, for any batch size:
 

@@ -30,10 +30,11 @@ class DenoisingStep(nn.Module):
         t: Times,
         t_next: Times,
         labels: Int[Tensor, " batch"] | None = None,
-        guidance: Times | None = None,
+        guidance_scale: Times | None = None,
     ) -> tuple[Images, Images]:
         """From time t to t_next; both z at t_next and v̂ at t."""
-        velocity = self.denoiser.velocity(z, t, labels, guidance)
+        w = None if guidance_scale is None else guidance_scale - 1
+        velocity = self.denoiser.velocity(z, t, labels, w)
         angle = (math.pi / 2 * (t - t_next))[:, None, None, None]
         return angle.cos() * z - angle.sin() * velocity, velocity
 
@@ -41,8 +42,8 @@ class DenoisingStep(nn.Module):
 def export_onnx(denoiser: Denoiser, path: Path) -> list[str]:
     """Write a float32 `DenoisingStep` with a free batch size; returns the names of its inputs.
 
-    Inputs are z, t and t_next, with classes also labels (int64), with a guidance input also guidance; outputs
-    are z_next and velocity. Raises UsageError where the exporter is not installed.
+    Inputs are z, t and t_next, with classes also labels (int64), with a guidance input also guidance_scale;
+    outputs are z_next and velocity. Raises UsageError where the exporter is not installed.
     """
     if find_spec("onnxscript") is None:
         raise UsageError("this export needs onnx and onnxscript: pip install 'progdistill[onnx]'")
@@ -53,7 +54,7 @@ def export_onnx(denoiser: Denoiser, path: Path) -> list[str]:
     if config.num_classes:
         inputs["labels"] = torch.zeros(2, dtype=torch.int64)
     if config.guidance_input:
-        inputs["guidance"] = torch.zeros(2)
+        inputs["guidance_scale"] = torch.ones(2)
     with warnings.catch_warnings():
         # One name for the batch axis of every input is what we mean.
         warnings.filterwarnings("ignore", message="# The axis name: batch")

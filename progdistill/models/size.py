@@ -25,7 +25,7 @@ def parameter_count(config: UNetConfig, out_channels: int | None = None) -> int:
 
 
 def _conditions(config: UNetConfig) -> int:
-    """Embeddings of time, label and guidance weight."""
+    """Embeddings of time, label and guidance."""
     base, width = config.base_channels, config.condition_width
     time = _linear(base, width) + _linear(width, width)
     return time + config.label_rows * width + config.guidance_input * base * base

@@ -75,22 +75,20 @@ class TimeEmbedding(nn.Module):
         self.linear_2 = nn.Linear(condition, condition)
         self.guidance_proj = nn.Linear(width, width, bias=False) if config.guidance_input else None
 
-    def forward(
-        self, time: Float[Tensor, " batch"], guidance: Float[Tensor, " batch"] | None = None
-    ) -> Condition:
-        """`guidance` is the weight w ≥ 0; its features are added to those of the time (Meng et al. 2023)."""
+    def forward(self, time: Float[Tensor, " batch"], w: Float[Tensor, " batch"] | None = None) -> Condition:
+        """w = guidance_scale − 1; its features are added to those of the time (Meng et al. 2023)."""
         dtype = self.linear_1.weight.dtype
         features = time_features(time, self.config).to(dtype)
         if self.guidance_proj is not None:
-            weight = torch.zeros_like(time) if guidance is None else guidance
-            features = features + self.guidance_proj(guidance_features(weight, self.config).to(dtype))
+            w = torch.zeros_like(time) if w is None else w
+            features = features + self.guidance_proj(guidance_features(w, self.config).to(dtype))
         condition: Tensor = self.linear_2(F.silu(self.linear_1(features)))
         return condition
 
 
-def guidance_features(weight: Float[Tensor, " batch"], config: UNetConfig) -> Float[Tensor, "batch width"]:
-    """Features of guidance weights; 0 to about 8 is spread over the range that times have."""
-    return time_features(1000 * weight, config)
+def guidance_features(w: Float[Tensor, " batch"], config: UNetConfig) -> Float[Tensor, "batch width"]:
+    """Features of w; 0 to about 8 is spread over the range that times have."""
+    return time_features(1000 * w, config)
 
 
 class Residual(nn.Module):
@@ -234,15 +232,15 @@ class UNet(nn.Module):
         z: Float[Tensor, "batch image_channels height width"],
         time: Float[Tensor, " batch"],
         labels: Int[Tensor, " batch"] | None = None,
-        guidance: Float[Tensor, " batch"] | None = None,
+        w: Float[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, "batch out_channels height width"]:
         """The raw output. `time` is what the network was trained to read, 8192·t − 1 for our own.
 
         `labels` are 0 … num_classes − 1, or num_classes for 'no class' in a network with label dropout; they
-        are needed by a class-conditional network and ignored by others. `guidance` is the weight w, 0 where
+        are needed by a class-conditional network and ignored by others. `w` is guidance_scale − 1, 0 where
         None, for networks that have it as an input.
         """
-        condition = self.time_embedding(time, guidance)
+        condition = self.time_embedding(time, w)
         if self.class_embedding is not None:
             if labels is None:
                 raise ValueError(f"a network of {self.config.num_classes} classes needs labels")

@@ -87,7 +87,7 @@ class PreparedRun(Frozen):
             "store": settings.store,
             "first_teacher": settings.first_teacher,
             "reproduces": None if self.reproduces is None else self.reproduces[1],
-            "guidance": None if settings.guidance is None else settings.guidance.model_dump(),
+            "guidance_scale": settings.guidance_scale and settings.guidance_scale.model_dump(),
             "configuration": settings.model_dump(mode="json"),
         }
 
@@ -98,7 +98,8 @@ class PreparedRun(Frozen):
         if settings.first_teacher:
             other = ", which was trained on other data" if self.other_data else ""
             start = f"start from {settings.first_teacher[:12]}{other}"
-        guided = "" if settings.guidance is None else f", with guidance scales {settings.guidance}"
+        scales = settings.guidance_scale
+        guided = "" if scales is None else f", with guidance scales {scales}"
         origin = "" if self.reproduces is None else ", reproduces {} ({:.12})".format(*self.reproduces)
         lines = [
             f"Plan: {self.dataset.name} ({self.parameters:,} parameters), store {settings.store}{origin}",
@@ -189,30 +190,32 @@ def _branched(settings: Settings, options: RunOptions, teacher: CheckpointManife
             )
         ladder = (steps, *(rung for rung in ladder if rung < steps))
     model = DenoiserConfig.model_validate(teacher.identity.architecture)
-    guidance = _guidance(settings, teacher, model)
-    changes = {"ladder": ladder, "first_teacher": teacher.id, "model": model, "guidance": guidance}
+    scales = _guidance_scale(settings, teacher, model)
+    changes = {"ladder": ladder, "first_teacher": teacher.id, "model": model, "guidance_scale": scales}
     return settings.model_copy(update=changes)
 
 
-def _guidance(settings: Settings, teacher: CheckpointManifest, model: DenoiserConfig) -> GuidanceRange | None:
-    """The guidance that students of `teacher` learn: its own, else what the run sets."""
-    wanted, own = settings.guidance, range_of(teacher)
+def _guidance_scale(
+    settings: Settings, teacher: CheckpointManifest, model: DenoiserConfig
+) -> GuidanceRange | None:
+    """The guidance scales that students of `teacher` learn: its own, else what the run sets."""
+    wanted, own = settings.guidance_scale, range_of(teacher)
     if own is not None:
         if wanted not in (None, own):
             raise UsageError(
-                f"--from {teacher.id[:12]} was distilled with guidance {own}, which its students keep: leave"
-                f" --guidance {wanted} out, or start from an undistilled model"
+                f"--from {teacher.id[:12]} was distilled with guidance scales {own}, which its students keep:"
+                f" leave --guidance-scale {wanted} out, or start from an undistilled model"
             )
         return own
     if wanted is None:
         return None
     if not model.network.num_classes:
         raise UsageError(
-            f"--guidance {wanted} needs classes, and --from {teacher.id[:12]} has none: leave it out"
+            f"--guidance-scale {wanted} needs classes, and --from {teacher.id[:12]} has none: leave it out"
         )
     if not can_be_guided(teacher):
         raise UsageError(
-            f"--guidance {wanted} needs an undistilled teacher trained with label dropout, which"
+            f"--guidance-scale {wanted} needs an undistilled teacher trained with label dropout, which"
             f" --from {teacher.id[:12]} is not: train one, --set base.label_dropout={LABEL_DROPOUT}"
         )
     return wanted
@@ -263,10 +266,10 @@ def _check_mirroring(settings: Settings, dataset: DatasetInfo) -> None:
 
 def _check_guidance(settings: Settings) -> None:
     """Refuse to evaluate with a guidance scale that the students will not have as an input."""
-    if settings.evaluation.guidance is not None and settings.guidance is None:
+    if settings.evaluation.guidance_scale is not None and settings.guidance_scale is None:
         raise UsageError(
-            f"evaluation.guidance = {settings.evaluation.guidance:g}, but the students of this run are not"
-            " guided: leave it out, or distill with --guidance LOWEST:HIGHEST"
+            f"evaluation.guidance_scale = {settings.evaluation.guidance_scale:g}, but students of this run"
+            " are not guided: leave it out, or distill with --guidance-scale LOWEST:HIGHEST"
         )
 
 

@@ -11,7 +11,7 @@ from progdistill.registry.checkpoint import CheckpointManifest
 from progdistill.registry.resolve import resolve_reference
 from progdistill.store.open import open_store
 
-DECIDED = {"start_from": "from", "preset": "preset", "guidance": "guidance"}
+DECIDED = {"start_from": "from", "preset": "preset", "guidance_scale": "guidance-scale"}
 """Options that the recorded settings decide: field and name."""
 
 

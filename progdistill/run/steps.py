@@ -93,15 +93,15 @@ class RunSteps:
         return self._recorded(checkpoint_id, 0, loss_curve)
 
     def _guide_spec(self, teacher_id: str) -> GuideSpec:
-        guidance = self._settings.guidance
-        assert guidance is not None
+        guidance_scale = self._settings.guidance_scale
+        assert guidance_scale is not None
         return GuideSpec(
             **self._trained("guide"),
             teacher=teacher_id,
             student_steps=self._settings.ladder[0],
             prediction=self._settings.student_prediction,
             training=self._settings.distill.guidance_settings(),
-            guidance=guidance,
+            guidance_scale=guidance_scale,
         )
 
     def has_stage(self, stage_index: int) -> bool:
@@ -117,7 +117,7 @@ class RunSteps:
             student_steps=steps,
             prediction=self._settings.student_prediction,
             training=self._settings.distill.for_stage(steps),
-            guidance=self._settings.guidance,
+            guidance_scale=self._settings.guidance_scale,
         )
         result = self._complete(spec)
         return self._recorded(result.output, stage_index, result.loss_curve)
@@ -149,11 +149,11 @@ class RunSteps:
 
     @property
     def _evaluation(self) -> EvaluationSettings:
-        """As set; in a guided run all rungs are guided with the lowest weight that its students learn."""
-        evaluation, learned = self._settings.evaluation, self._settings.guidance
-        if evaluation.guidance is not None or learned is None or learned.lowest == 0:
+        """As set; a guided run is measured with the lowest guidance scale of its range."""
+        evaluation, learned = self._settings.evaluation, self._settings.guidance_scale
+        if evaluation.guidance_scale is not None or learned is None or learned.lowest == 1:
             return evaluation
-        return evaluation.model_copy(update={"guidance": learned.lowest})
+        return evaluation.model_copy(update={"guidance_scale": learned.lowest})
 
     def report(
         self,

@@ -59,8 +59,8 @@ class BaseObjective:
 class DistillationObjective:
     """Algorithm 2: t = i/N with i uniform on 1 … N, and two DDIM steps of the teacher give the target.
 
-    Where teacher and student have the guidance weight as an input, `guidance` is the range that a weight is
-    drawn from for each sample; both are told the same one.
+    Where teacher and student take guidance as an input, `guidance_scale` is the range that each sample's
+    scale is drawn from, the same for both.
     """
 
     def __init__(
@@ -68,10 +68,10 @@ class DistillationObjective:
         teacher: Denoiser,
         student_steps: int,
         weight: LossWeight,
-        guidance: GuidanceRange | None = None,
+        guidance_scale: GuidanceRange | None = None,
     ) -> None:
         self._teacher, self._steps, self._weight = _frozen(teacher), student_steps, weight
-        self._guidance = guidance
+        self._guidance_scale = guidance_scale
 
     def __call__(
         self, model: Denoiser, network: nn.Module, x: Images, labels: Labels | None, draws: BatchRandom
@@ -79,24 +79,24 @@ class DistillationObjective:
         """See Objective."""
         t = draws.integers(1, self._steps).to(x.dtype) / self._steps
         z = diffuse(x, draws.noise_like(x), t)
-        w = None if self._guidance is None else weights_from(self._guidance, draws)
+        w = None if self._guidance_scale is None else draw_w(self._guidance_scale, draws)
         target = distillation_target(self._teacher.bind(labels, w), z, t, self._steps)
         output = network(z, t, labels, w)
         return weighted_loss(output, target, z, t, model.config.prediction, self._weight).mean()
 
 
 class GuidanceObjective:
-    """Stage one of Meng et al. (2023): w is uniform on a range, and the guided teacher gives the target.
+    """Stage one of Meng et al. (2023): the scale is uniform on a range; the guided teacher is the target.
 
     The student is asked once where its teacher is asked twice. t = i/N as in Algorithm 2: the times at which
     N sampling steps, and the students of the stages after this one, will ask it.
     """
 
     def __init__(
-        self, teacher: Denoiser, student_steps: int, weight: LossWeight, guidance: GuidanceRange
+        self, teacher: Denoiser, student_steps: int, weight: LossWeight, guidance_scale: GuidanceRange
     ) -> None:
         self._teacher, self._steps, self._weight = _frozen(teacher), student_steps, weight
-        self._guidance = guidance
+        self._guidance_scale = guidance_scale
 
     def __call__(
         self, model: Denoiser, network: nn.Module, x: Images, labels: Labels | None, draws: BatchRandom
@@ -106,16 +106,16 @@ class GuidanceObjective:
             raise ValueError("guidance is toward a class: a batch without labels has none")
         t = draws.integers(1, self._steps).to(x.dtype) / self._steps
         z = diffuse(x, draws.noise_like(x), t)
-        w = weights_from(self._guidance, draws)
+        w = draw_w(self._guidance_scale, draws)
         no_class = torch.full_like(labels, self._teacher.config.network.num_classes)
         target = guidance_target(self._teacher.bind(labels), self._teacher.bind(no_class), z, t, w)
         output = network(z, t, labels, w)
         return weighted_loss(output, target, z, t, model.config.prediction, self._weight).mean()
 
 
-def weights_from(guidance: GuidanceRange, draws: BatchRandom) -> Each:
-    """Guidance weights, uniform on the range, one a sample."""
-    return guidance.lowest + (guidance.highest - guidance.lowest) * draws.uniform()
+def draw_w(guidance_scale: GuidanceRange, draws: BatchRandom) -> Each:
+    """w = guidance_scale − 1 of each sample, uniform on the range."""
+    return (guidance_scale.lowest - 1) + (guidance_scale.highest - guidance_scale.lowest) * draws.uniform()
 
 
 def _frozen(teacher: Denoiser) -> Denoiser:

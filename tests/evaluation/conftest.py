@@ -77,16 +77,16 @@ def publish(
     seed: int,
     parent: str | None = None,
     sampling_steps: int | None = None,
-    guidance: tuple[float, float] | None = None,
+    guidance_scale: tuple[float, float] | None = None,
     label_dropout: bool = False,
     broken: bool = False,
 ) -> CheckpointManifest:
     """Publish an untrained denoiser whose weights are a function of the seed, with a NaN if `broken`."""
-    changes = {"guidance_input": guidance is not None, "label_dropout": label_dropout}
+    changes = {"guidance_input": guidance_scale is not None, "label_dropout": label_dropout}
     config = CONFIG.model_copy(update={"network": CONFIG.network.model_copy(update=changes)})
     denoiser = build_denoiser(config, seed)
     started_at_zero = [*denoiser.network.conv_out.parameters()]
-    if guidance is not None:
+    if guidance_scale is not None:
         started_at_zero = [parameter for parameter in denoiser.parameters() if not parameter.any()]
     with torch.no_grad():  # else every sample would be the same
         for parameter in started_at_zero:
@@ -103,8 +103,8 @@ def publish(
         dataset_fingerprint=info.fingerprint,
         parent=parent,
         training={}
-        if guidance is None
-        else {"guidance": dict(zip(("lowest", "highest"), guidance, strict=True))},
+        if guidance_scale is None
+        else {"guidance_scale": dict(zip(("lowest", "highest"), guidance_scale, strict=True))},
         seed=seed,
         numerics_version=1,
     )

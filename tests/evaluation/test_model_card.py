@@ -27,15 +27,21 @@ def test_a_card_names_guidance_gamma_and_clipping_and_leaves_trials_of_gamma_out
 ) -> None:
     base = publish(evaluated_store, tmp_path, digits, seed=30, label_dropout=True)
     student = publish(
-        evaluated_store, tmp_path, digits, seed=31, parent=base.id, sampling_steps=2, guidance=(0.0, 4.0)
+        evaluated_store,
+        tmp_path,
+        digits,
+        seed=31,
+        parent=base.id,
+        sampling_steps=2,
+        guidance_scale=(1.0, 5.0),
     )
     gammas = []
-    for changes in ({}, {"guidance": 3.0}, {"clip": False, "tuned_gammas": 0, "seed": 5}):
+    for changes in ({}, {"guidance_scale": 4.0}, {"clip": False, "tuned_gammas": 0, "seed": 5}):
         settings = SETTINGS.model_copy(update=changes)
         found = evaluate_checkpoint(evaluated_store, student, base, 2, settings, digits).baseline_ancestral
         assert found is not None
         gammas.append(found.spec.gamma)
-    ways = (", 20 samples", ", guided with w = 3, 20 samples", ", without clipping, seed 5, 20 samples")
+    ways = (", 20 samples", ", guidance scale 4, 20 samples", ", without clipping, seed 5, 20 samples")
     with_ddim = [f"2 steps of ddim{way}" for way in ways]
     ancestral = [f"2 steps of ancestral, γ = {gamma:g}{way}" for gamma, way in zip(gammas, ways, strict=True)]
     assert figures(evaluated_store, student, tmp_path / "student") == with_ddim

@@ -27,9 +27,9 @@ NOISE = torch.randn(20, 1, 8, 8, generator=torch.Generator().manual_seed(3))
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run: a base model with dropped labels, its guided student of 4 steps, and that one's."""
     folder = tmp_path_factory.mktemp("guided")
-    done = run_flow(folder, "run", "--guidance", "0:4", "--ladder", "4:2", *UPDATES)
+    done = run_flow(folder, "run", "--guidance-scale", "1:5", "--ladder", "4:2", *UPDATES)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert "guided with weights 0:4" in done.stdout
+    assert "guidance scales 1:5" in done.stdout
     return folder
 
 
@@ -51,9 +51,9 @@ def checkpoint(folder: Path, reference: str) -> tuple[str | None, Denoiser]:
     return manifest.identity.parent, load_denoiser(store, manifest)
 
 
-def drawn(denoiser: Denoiser, steps: int, weight: float) -> torch.Tensor:
+def drawn(denoiser: Denoiser, steps: int, w: float) -> torch.Tensor:
     with torch.no_grad():
-        return ddim(denoiser.bind(LABELS, weight), NOISE, steps)
+        return ddim(denoiser.bind(LABELS, w), NOISE, steps)
 
 
 def test_the_ladder_starts_with_the_guided_student_of_the_base_model(folder: Path) -> None:
@@ -64,7 +64,7 @@ def test_the_ladder_starts_with_the_guided_student_of_the_base_model(folder: Pat
     assert base is not None and not checkpoint(folder, base)[1].config.network.guidance_input
 
 
-def test_a_distilled_student_follows_the_weight_as_the_guided_base_model_does(folder: Path) -> None:
+def test_a_distilled_student_follows_the_scale_as_the_guided_base_model_does(folder: Path) -> None:
     checkpoints = report_of(folder)["checkpoints"]
     base_id, _ = checkpoint(folder, checkpoints[0]["id"])
     assert base_id is not None
@@ -75,18 +75,18 @@ def test_a_distilled_student_follows_the_weight_as_the_guided_base_model_does(fo
     assert torch.corrcoef(together)[0, 1] > 0.5
 
 
-def test_the_picture_is_drawn_at_the_stated_weight(folder: Path) -> None:
+def test_the_picture_is_drawn_at_the_stated_scale(folder: Path) -> None:
     reference = f"DistillFlow/{report_of(folder)['run_id']}/2"
-    for weight in ("0", "3"):
-        out = f"grid-{weight}.png"
-        progdistill(folder, "sample", reference, "--count", "9", "--guidance", weight, "--out", out)
-    pictures = [np.asarray(Image.open(folder / f"grid-{weight}.png")).astype(int) for weight in (0, 3)]
+    for scale in ("1", "4"):
+        out = f"grid-{scale}.png"
+        progdistill(folder, "sample", reference, "--count", "9", "--guidance-scale", scale, "--out", out)
+    pictures = [np.asarray(Image.open(folder / f"grid-{scale}.png")).astype(int) for scale in (1, 4)]
     assert np.abs(pictures[0] - pictures[1]).max() > 10
 
 
 def test_the_export_draws_in_stock_diffusers_what_the_student_draws(folder: Path) -> None:
     reference = f"DistillFlow/{report_of(folder)['run_id']}/2"
-    words = ("--format", "diffusers", "--guidance", "2", "--out", "exported")
+    words = ("--format", "diffusers", "--guidance-scale", "3", "--out", "exported")
     progdistill(folder, "export", reference, *words)
     unet = diffusers.UNet2DModel.from_pretrained(folder / "exported" / "unet")
     scheduler = diffusers.DDIMScheduler.from_pretrained(folder / "exported" / "scheduler")

@@ -1,4 +1,4 @@
-"""`--guidance` from option to plan, and what is refused before anything starts."""
+"""`--guidance-scale` from option to plan, and what is refused before anything starts."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from progdistill.training.guidance import GuidanceRange
 from tests.jobs.conftest import publish
 
 DIGITS = PRESETS["digits"].model
-LEARNED = {"guidance": {"lowest": 0.0, "highest": 2.0}}
+LEARNED = {"guidance_scale": {"lowest": 1.0, "highest": 3.0}}
 
 
 def with_network(**changes: object) -> DenoiserConfig:
@@ -35,29 +35,30 @@ def plan(store: Store, **options: object) -> PreparedRun:
 
 
 def test_a_guided_run_drops_labels_and_has_one_stage_more(store: Store) -> None:
-    plain, guided = plan(store), plan(store, guidance="0:4")
-    assert guided.settings.guidance == GuidanceRange(lowest=0, highest=4)
+    plain, guided = plan(store), plan(store, guidance_scale="1:5")
+    assert guided.settings.guidance_scale == GuidanceRange(lowest=1, highest=5)
     assert guided.settings.label_dropout == 0.1 and plain.settings.label_dropout == 0
     assert guided.settings.model.network.label_dropout and not plain.settings.model.network.label_dropout
     assert (plain.facts()["stages"], guided.facts()["stages"]) == (6, 7)
-    assert "with guidance scales 0:4" in guided.describe() and "guidance" not in plain.describe()
+    assert "with guidance scales 1:5" in guided.describe() and "guidance" not in plain.describe()
 
 
 def test_labels_are_dropped_on_request_without_guidance_too() -> None:
     settings = settings_from(RunOptions(set=("base.label_dropout=0.2",)))
     assert settings.label_dropout == 0.2 and settings.model.network.label_dropout
-    assert settings.guidance is None and not settings.has_guided_stage
+    assert settings.guidance_scale is None and not settings.has_guided_stage
 
 
 def test_a_weight_to_measure_with_needs_students_that_learn_one(store: Store) -> None:
-    assert plan(store, guidance="0:4", set=("evaluation.guidance=2",)).settings.evaluation.guidance == 2
+    run = plan(store, guidance_scale="1:5", set=("evaluation.guidance_scale=2",))
+    assert run.settings.evaluation.guidance_scale == 2
     with pytest.raises(UsageError, match="students of this run are not guided"):
-        plan(store, set=("evaluation.guidance=2",))
+        plan(store, set=("evaluation.guidance_scale=2",))
 
 
 def test_the_guided_stage_can_have_updates_of_its_own(store: Store) -> None:
-    fewer = plan(store, guidance="0:4", set=("distill.guidance_updates=5",))
-    more = plan(store, guidance="0:4", set=("distill.guidance_updates=1005",))
+    fewer = plan(store, guidance_scale="1:5", set=("distill.guidance_updates=5",))
+    more = plan(store, guidance_scale="1:5", set=("distill.guidance_updates=1005",))
     given = [run.facts()["distillation_updates"] for run in (fewer, more)]
     assert isinstance(given[0], int) and isinstance(given[1], int) and given[1] - given[0] == 1000
 
@@ -66,16 +67,17 @@ def test_students_of_a_guided_model_keep_its_range(store: Store) -> None:
     config = with_network(label_dropout=True, guidance_input=True)
     teacher = publish(store, config, CheckpointKind.STUDENT, sampling_steps=8, training=LEARNED)
     run = plan(store, start_from=teacher.id)
-    assert run.settings.guidance == GuidanceRange(lowest=0, highest=2)
+    assert run.settings.guidance_scale == GuidanceRange(lowest=1, highest=3)
     assert not run.settings.has_guided_stage and run.settings.ladder == (8, 4, 2, 1)
-    assert plan(store, start_from=teacher.id, guidance="0:2").settings.guidance == run.settings.guidance
-    with pytest.raises(UsageError, match="with guidance 0:2, which its students keep"):
-        plan(store, start_from=teacher.id, guidance="0:4")
+    again = plan(store, start_from=teacher.id, guidance_scale="1:3")
+    assert again.settings.guidance_scale == run.settings.guidance_scale
+    with pytest.raises(UsageError, match="with guidance scales 1:3, which its students keep"):
+        plan(store, start_from=teacher.id, guidance_scale="1:5")
 
 
 def test_a_run_from_a_base_model_with_dropped_labels_distills_guidance_first(store: Store) -> None:
     teacher = publish(store, with_network(label_dropout=True))
-    assert plan(store, start_from=teacher.id, guidance="1:3").settings.has_guided_stage
+    assert plan(store, start_from=teacher.id, guidance_scale="2:4").settings.has_guided_stage
 
 
 @pytest.mark.parametrize(
@@ -92,17 +94,17 @@ def test_a_teacher_that_cannot_be_guided_is_refused(
     steps = 64 if kind is CheckpointKind.STUDENT else None
     teacher = publish(store, config, kind, sampling_steps=steps)
     with pytest.raises(UsageError, match=words):
-        plan(store, start_from=teacher.id, guidance="0:4")
+        plan(store, start_from=teacher.id, guidance_scale="1:5")
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"guidance": "4:0"}, "'4:0' is no range of weights"),
-        ({"guidance": "-1:2"}, "'-1:2' is no range of weights"),
-        ({"guidance": "much"}, "'much' is no range of numbers"),
-        ({"guidance": "0:4", "set": ("base.label_dropout=0",)}, "base.label_dropout is 0"),
-        ({"guidance": "0:4", "preset": "cifar10"}, "preset cifar10 has none"),
+        ({"guidance_scale": "5:1"}, "'5:1' is not a range of guidance scales"),
+        ({"guidance_scale": "0:4"}, "'0:4' is not a range of guidance scales"),
+        ({"guidance_scale": "much"}, "'much' is not a range of guidance scales"),
+        ({"guidance_scale": "1:5", "set": ("base.label_dropout=0",)}, "base.label_dropout is 0"),
+        ({"guidance_scale": "1:5", "preset": "cifar10"}, "preset cifar10 has none"),
         ({"preset": "cifar10", "set": ("base.label_dropout=0.1",)}, "base.label_dropout is for models"),
         ({"set": ("base.label_dropout=1",)}, "base.label_dropout = 1"),
         ({"set": ("model.network.guidance_input=true",)}, "a base model does not take a guidance scale"),
@@ -116,7 +118,7 @@ def test_bad_settings_are_refused_by_name(options: dict[str, object], words: str
     assert words in str(refused.value)
 
 
-def test_sampling_says_which_weight_and_refuses_what_cannot_be(
+def test_sampling_says_which_scale_and_refuses_what_cannot_be(
     store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     guided = with_network(label_dropout=True, guidance_input=True)
@@ -128,9 +130,19 @@ def test_sampling_says_which_weight_and_refuses_what_cannot_be(
         place = ["--store", store.uri, "--out", str(tmp_path / "grid.png"), "--count", "2", "--steps", "1"]
         return main(["sample", reference, *place, "--json", *words])
 
-    assert sample(student.id) == 0 and '"guidance": 0' in capsys.readouterr().out
-    assert sample(student.id, "--guidance", "1.5") == 0 and '"guidance": 1.5' in capsys.readouterr().out
-    assert sample(student.id, "--guidance", "3") == 0 and "learned guidance 0:2" in capsys.readouterr().err
-    assert sample(base.id, "--guidance", "3") == 0
-    assert sample(plain.id, "--guidance", "3") == 2 and "cannot be guided" in capsys.readouterr().err
-    assert sample(base.id, "--guidance", "-1") == 2 and "guidance -1" in capsys.readouterr().err
+    option = "--guidance-scale"
+    assert sample(student.id) == 0 and '"guidance_scale": 1' in capsys.readouterr().out
+    assert sample(student.id, option, "2.5") == 0 and '"guidance_scale": 2.5' in capsys.readouterr().out
+    assert sample(student.id, option, "4") == 0
+    assert "was trained with guidance scales 1:3, not 4" in capsys.readouterr().err
+    assert sample(base.id, option, "4") == 0
+    assert sample(plain.id, option, "4") == 2 and "cannot be guided" in capsys.readouterr().err
+    assert sample(base.id, option, "0") == 2 and "guidance scale 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", [["sample", "x"], ["evaluate", "x"], ["export", "x"], ["plan"]])
+def test_the_former_option_is_refused_with_its_translation(
+    verb: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*verb, "--guidance", "2"]) == 2
+    assert "use --guidance-scale, which is 1 more (0 is now 1, 0:4 is now 1:5)" in capsys.readouterr().err

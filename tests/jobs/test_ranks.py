@@ -48,7 +48,7 @@ def test_two_ranks_train_what_one_trains(
             teacher=teacher,
             student_steps=4,
             prediction=PredictionType.V,
-            guidance=GuidanceRange(lowest=0, highest=4),
+            guidance_scale=GuidanceRange(lowest=1, highest=5),
         )
         weights.append(trained(base if kind == "base" else guide, store, digits, tmp_path))
     one, two = weights

@@ -46,7 +46,7 @@ def made_by(store: Store, run: PreparedRun, steps: int = 1) -> CheckpointManifes
 
 
 def test_a_run_like_another_has_its_settings(store: Store) -> None:
-    first = plan(store, ladder="16:2", seed=7, guidance="0:4", set=("distill.learning_rate=0.5",))
+    first = plan(store, ladder="16:2", seed=7, guidance_scale="1:5", set=("distill.learning_rate=0.5",))
     made_by(store, first)
     assert plan(store, reproduce="production").settings == first.settings
 
@@ -96,8 +96,8 @@ def test_the_plan_says_which_checkpoint_it_is_like(store: Store) -> None:
             "decides what --preset digits would",
         ),
         (
-            {"reproduce": "imported", "guidance": "0:4"},
-            "decides what --guidance 0:4 would",
+            {"reproduce": "imported", "guidance_scale": "1:5"},
+            "decides what --guidance-scale 1:5 would",
         ),
     ],
 )

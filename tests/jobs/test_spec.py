@@ -19,24 +19,24 @@ STUDENT: dict[str, Any] = {
     "student_steps": 8,
     "prediction": PredictionType.V,
 }
-RANGE = GuidanceRange(lowest=0, highest=4)
+RANGE = GuidanceRange(lowest=1, highest=5)
 
 
 def test_a_run_without_guidance_says_nothing_of_it() -> None:
     base, student = TrainBaseSpec(**SHARED, model=tiny()), DistillSpec(**STUDENT)
-    assert "label_dropout" not in base.model_dump() and "guidance" not in student.model_dump()
+    assert "label_dropout" not in base.model_dump() and "guidance_scale" not in student.model_dump()
     assert base.recorded_training() == student.recorded_training() == settings(4).model_dump(mode="json")
 
 
 def test_dropped_labels_and_the_range_of_weights_make_another_job() -> None:
     base = TrainBaseSpec(**SHARED, model=tiny(label_dropout=True))
     dropped = base.model_copy(update={"label_dropout": 0.1})
-    plain, told = DistillSpec(**STUDENT), DistillSpec(**STUDENT, guidance=RANGE)
-    guided = GuideSpec(**STUDENT, guidance=RANGE)
-    wider = GuideSpec(**STUDENT, guidance=GuidanceRange(lowest=0, highest=5))
+    plain, told = DistillSpec(**STUDENT), DistillSpec(**STUDENT, guidance_scale=RANGE)
+    guided = GuideSpec(**STUDENT, guidance_scale=RANGE)
+    wider = GuideSpec(**STUDENT, guidance_scale=GuidanceRange(lowest=1, highest=6))
     assert len({job.id for job in (base, dropped, plain, told, guided, wider)}) == 6
     assert dropped.recorded_training()["label_dropout"] == 0.1
-    assert told.recorded_training()["guidance"] == {"lowest": 0.0, "highest": 4.0}
+    assert told.recorded_training()["guidance_scale"] == {"lowest": 1.0, "highest": 5.0}
 
 
 @pytest.mark.parametrize(
@@ -45,8 +45,8 @@ def test_dropped_labels_and_the_range_of_weights_make_another_job() -> None:
         TrainBaseSpec(**SHARED, model=tiny(label_dropout=True), label_dropout=0.1),
         TrainBaseSpec(**SHARED, model=tiny()),
         DistillSpec(**STUDENT),
-        DistillSpec(**STUDENT, guidance=RANGE),
-        GuideSpec(**STUDENT, guidance=RANGE),
+        DistillSpec(**STUDENT, guidance_scale=RANGE),
+        GuideSpec(**STUDENT, guidance_scale=RANGE),
     ],
 )
 def test_a_job_read_back_is_the_same_job(spec: TrainBaseSpec | DistillSpec | GuideSpec) -> None:
@@ -74,7 +74,7 @@ def test_guidance_makes_another_measurement_and_none_says_nothing_of_itself() ->
             checkpoint="a" * 64,
             baseline=None,
             sampling_steps=4,
-            evaluation=EvaluationSettings(guidance=guidance),
+            evaluation=EvaluationSettings(guidance_scale=guidance),
             numerics_version=1,
         )
         for guidance in (None, 2.0)

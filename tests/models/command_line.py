@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from progdistill.cli.main import model_export as models
+from progdistill.cli import model_export, model_import
+from progdistill.logs import configure_logging
 from progdistill.models.denoiser import Denoiser, save_weights, weights_of
 from progdistill.registry.checkpoint import CheckpointKind, TrainingFigures, publish_checkpoint
 from progdistill.store.base import Store
@@ -16,7 +17,10 @@ from tests.registry.samples import description, provenance
 def run(store: Store, *words: object) -> int:
     """Run `progdistill <words> --store <store>`; returns the exit status."""
     parser = argparse.ArgumentParser()
-    models.add_parser(parser.add_subparsers())
+    subparsers = parser.add_subparsers()
+    model_export.add_parser(subparsers)
+    model_import.add_parser(subparsers)
+    configure_logging()
     args = parser.parse_args([*map(str, words), "--store", store.uri])
     status: int = args.run(args)
     return status
@@ -25,7 +29,7 @@ def run(store: Store, *words: object) -> int:
 def publish(store: Store, denoiser: Denoiser, folder: Path) -> str:
     """Publish a model as a base model and as its own student of 4 steps; returns the student's id.
 
-    A model that has guidance as an input has learned the weights from 1 to 4.
+    A model that has guidance as an input was trained with scales from 2 to 5.
     """
     weights, parent = folder / "weights.safetensors", None
     guided = denoiser.config.network.guidance_input
@@ -37,7 +41,7 @@ def publish(store: Store, denoiser: Denoiser, folder: Path) -> str:
             parent=parent,
             prediction=str(denoiser.config.prediction),
             architecture=denoiser.config.model_dump(mode="json"),
-            training={"guidance": {"lowest": 1, "highest": 4}} if guided else {},
+            training={"guidance_scale": {"lowest": 2, "highest": 5}} if guided else {},
         )
         figures = TrainingFigures(
             updates=200, images=12800, seconds=20, images_per_second=640, final_loss=0.25

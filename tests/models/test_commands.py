@@ -144,12 +144,15 @@ def test_a_recorded_dataset_is_not_renamed_at_import(
     ("words", "complaint"),
     [
         (["--format", "diffusers", "--out", "."], "holds something already"),
-        (["--format", "onnx", "--guidance", "2", "--out", "new"], "--guidance is for --format diffusers"),
-        (["--format", "diffusers", "--guidance", "2", "--out", "new"], "cannot be guided"),
-        (["--format", "diffusers", "--guidance", "-3", "--out", "new"], "guidance -3: give a weight from 0"),
+        (["--format", "onnx", "--guidance-scale", "2", "--out", "new"], "is for --format diffusers"),
+        (["--format", "diffusers", "--guidance-scale", "2", "--out", "new"], "cannot be guided"),
         (
-            ["--format", "diffusers", "--guidance", "nan", "--out", "new"],
-            "guidance nan: give a weight",
+            ["--format", "diffusers", "--guidance-scale", "-3", "--out", "new"],
+            "guidance scale -3: give a number from 1",
+        ),
+        (
+            ["--format", "diffusers", "--guidance-scale", "nan", "--out", "new"],
+            "guidance scale nan: give a number",
         ),
     ],
 )
@@ -174,40 +177,42 @@ def guided_export(store: Store, student: str, folder: Path, *words: str) -> dict
     return load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
 
 
-def test_a_guided_student_is_exported_at_the_weight_that_it_is_sampled_with(
+def test_a_guided_student_is_exported_at_the_scale_that_it_is_sampled_with(
     store: Store, make_denoiser: MakeDenoiser, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The least that it has learned, or what --guidance says."""
+    """The lowest that it was trained with, or what --guidance-scale says."""
     student = publish(store, make_denoiser(guidance_input=True), tmp_path)
     found = guided_export(store, student, tmp_path / "default")
-    assert "with guidance 1 built in" in capsys.readouterr().out
-    least = guided_export(store, student, tmp_path / "least", "--guidance", "1")
-    most = guided_export(store, student, tmp_path / "most", "--guidance", "4")
+    assert "with guidance scale 2 built in" in capsys.readouterr().out
+    least = guided_export(store, student, tmp_path / "least", "--guidance-scale", "2")
+    most = guided_export(store, student, tmp_path / "most", "--guidance-scale", "5")
     assert all(torch.equal(found[name], weights) for name, weights in least.items())
     bias = "time_embedding.linear_1.bias"
     assert not torch.equal(found[bias], most[bias])
-    for folder, weight in (("default", 1), ("most", 4)):
-        assert f"guidance weight w = {weight} is built in" in (tmp_path / folder / "README.md").read_text()
+    for folder, scale in (("default", 2), ("most", 5)):
+        assert f"guidance scale {scale} is built in" in (tmp_path / folder / "README.md").read_text()
     assert "note" not in capsys.readouterr().err
 
 
-def test_a_weight_that_a_student_has_not_learned_is_noted_at_export(
+def test_a_scale_that_a_student_was_not_trained_with_is_noted_at_export(
     store: Store, make_denoiser: MakeDenoiser, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     student = publish(store, make_denoiser(guidance_input=True), tmp_path)
-    guided_export(store, student, tmp_path / "out", "--guidance", "9", "--json")
+    guided_export(store, student, tmp_path / "out", "--guidance-scale", "9", "--json")
     out, err = capsys.readouterr()
-    assert f"{student[:12]} learned guidance 1:4, not 9" in err
-    assert json.loads(out)["guidance"] == 9
+    assert f"{student[:12]} was trained with guidance scales 2:5, not 9" in err
+    assert json.loads(out)["guidance_scale"] == 9
 
 
-def test_a_model_guided_by_two_questions_has_nowhere_to_build_a_weight_into(
+def test_a_model_guided_by_two_questions_has_nowhere_to_build_a_scale_into(
     store: Store, make_denoiser: MakeDenoiser, tmp_path: Path
 ) -> None:
     publish(store, make_denoiser(label_dropout=True), tmp_path)
     (base,) = [m.id for m in list_manifests(store) if m.identity.kind is CheckpointKind.BASE]
     with pytest.raises(UsageError, match="guidance as an input"):
-        run(store, "export", base, "--format", "diffusers", "--guidance", "2", "--out", tmp_path / "new")
+        run(
+            store, "export", base, "--format", "diffusers", "--guidance-scale", "2", "--out", tmp_path / "new"
+        )
 
 
 @pytest.mark.parametrize("form", ["diffusers", "onnx", "safetensors"])

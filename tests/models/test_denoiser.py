@@ -108,8 +108,8 @@ def test_classifier_free_guidance_extrapolates_from_no_class(make_denoiser: Make
     with torch.no_grad():
         informed = denoiser.velocity(z, t, labels)
         uninformed = denoiser.velocity(z, t, torch.full((4,), 10))
-        guided = denoiser.bind(labels, guidance=2.0)(z, t)
-        each = denoiser.bind(labels, guidance=torch.tensor([0.0, 1.0, 2.0, 3.0]))(z, t)
+        guided = denoiser.bind(labels, w=2.0)(z, t)
+        each = denoiser.bind(labels, w=torch.tensor([0.0, 1.0, 2.0, 3.0]))(z, t)
     torch.testing.assert_close(guided, 3 * informed - 2 * uninformed, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(each[0], informed[0], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(each[2], guided[2], rtol=1e-4, atol=1e-5)
@@ -117,15 +117,15 @@ def test_classifier_free_guidance_extrapolates_from_no_class(make_denoiser: Make
 
 def test_guidance_without_means_is_refused(make_denoiser: MakeDenoiser) -> None:
     with pytest.raises(UsageError, match="cannot be guided"):
-        make_denoiser().bind(batch()[2], guidance=1.0)
+        make_denoiser().bind(batch()[2], w=1.0)
 
 
 def test_a_guidance_input_is_told_the_weight(make_denoiser: MakeDenoiser) -> None:
     denoiser = make_denoiser(guidance_input=True)
     z, t, labels = batch()
     with torch.no_grad():
-        none, zero = denoiser.bind(labels)(z, t), denoiser.bind(labels, guidance=0.0)(z, t)
-        one = denoiser.bind(labels, guidance=1.0)(z, t)
+        none, zero = denoiser.bind(labels)(z, t), denoiser.bind(labels, w=0.0)(z, t)
+        one = denoiser.bind(labels, w=1.0)(z, t)
     assert torch.equal(none, zero)
     assert not torch.allclose(zero, one)
 

@@ -39,11 +39,11 @@ def our_samples(
     z: torch.Tensor,
     steps: int,
     labels: torch.Tensor | None,
-    guidance: float | None = None,
+    w: float | None = None,
 ) -> torch.Tensor:
     """DDIM without clipping."""
     with torch.no_grad():
-        return ddim(denoiser.bind(labels, guidance), z, steps)
+        return ddim(denoiser.bind(labels, w), z, steps)
 
 
 @pytest.mark.parametrize(
@@ -87,12 +87,12 @@ def test_an_unconditional_export_is_a_pipeline(make_denoiser: MakeDenoiser, tmp_
     torch.testing.assert_close(torch.from_numpy(images), expected, rtol=0, atol=1e-4)
 
 
-def test_the_guidance_weight_is_built_into_the_export(make_denoiser: MakeDenoiser, tmp_path: Path) -> None:
+def test_the_guidance_scale_is_built_into_the_export(make_denoiser: MakeDenoiser, tmp_path: Path) -> None:
     denoiser = make_denoiser(guidance_input=True, label_dropout=True)
-    export_diffusers(denoiser, tmp_path, guidance=2.5)
+    export_diffusers(denoiser, tmp_path, guidance_scale=2.5)
     z, labels = torch.randn(2, 1, 8, 8), torch.tensor([4, 7])
     stock = stock_samples(tmp_path, z, 4, labels)
-    torch.testing.assert_close(our_samples(denoiser, z, 4, labels, guidance=2.5), stock, rtol=0, atol=1e-4)
+    torch.testing.assert_close(our_samples(denoiser, z, 4, labels, w=1.5), stock, rtol=0, atol=1e-4)
     assert (our_samples(denoiser, z, 4, labels) - stock).abs().max() > 1e-3
 
 

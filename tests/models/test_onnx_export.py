@@ -28,8 +28,10 @@ def test_onnxruntime_makes_our_step(
     assert run(store, "export", student, "--format", "onnx", "--out", out) == 0
     card = follow_card(out)
     assert card["images"].shape == (4, 1, 8, 8)
-    assert card["inputs"]["guidance"].tolist() == [1, 1, 1, 1]
-    assert "w is an input, the least it has learned is 1:" in (out / "README.md").read_text()
+    assert card["inputs"]["guidance_scale"].tolist() == [2, 2, 2, 2]
+    assert (
+        "guidance scale is an input; the lowest it was trained with is 2 " in (out / "README.md").read_text()
+    )
     for batch in (1, 3):
         assert_same_step(denoiser, card["session"], batch)
 
@@ -41,7 +43,7 @@ def assert_same_step(denoiser: Denoiser, session: Any, batch: int) -> None:
         "t": torch.linspace(0.5, 0.8, batch),
         "t_next": torch.linspace(0.3, 0.5, batch),
         "labels": torch.arange(batch),
-        "guidance": torch.linspace(0, 3, batch),
+        "guidance_scale": torch.linspace(1, 4, batch),
     }
     assert [entry.name for entry in session.get_inputs()] == list(inputs)
     with torch.no_grad():

@@ -47,7 +47,7 @@ def gradient(
 OBJECTIVES: dict[str, Callable[[], Objective]] = {
     "base": lambda: BaseObjective(WEIGHT, 0.3),
     "distill": lambda: DistillationObjective(untrained(2), 8, WEIGHT),
-    "guide": lambda: GuidanceObjective(untrained(2), 8, WEIGHT, GuidanceRange(lowest=0, highest=4)),
+    "guide": lambda: GuidanceObjective(untrained(2), 8, WEIGHT, GuidanceRange(lowest=1, highest=5)),
 }
 
 

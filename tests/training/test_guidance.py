@@ -11,31 +11,29 @@ from progdistill.diffusion.schedule import diffuse
 from progdistill.errors import UsageError
 from progdistill.models.denoiser import Denoiser, build_denoiser, student_of
 from progdistill.training.config import LearningRateSchedule
-from progdistill.training.guidance import GUIDANCE_WEIGHT, GuidanceRange, parse_guidance
+from progdistill.training.guidance import GUIDANCE_PARAMETER, GuidanceRange, parse_guidance_scale
 from progdistill.training.loop import train
 from progdistill.training.objective import (
     BaseObjective,
     DistillationObjective,
     GuidanceObjective,
-    weights_from,
+    draw_w,
 )
 from progdistill.training.random import BatchRandom
 from tests.training.conftest import MakeTask, settings, tiny
 
-RANGE = GuidanceRange(lowest=0, highest=3)
+RANGE = GuidanceRange(lowest=1, highest=4)
 SNR_PLUS_ONE = LossWeight.SNR_PLUS_ONE
 
 
 class Listening(Denoiser):
-    """Remembers the labels and weights it is asked with."""
+    """Remembers the labels and w it is evaluated with."""
 
     heard: list[tuple[Tensor | None, Tensor | None]]
 
-    def forward(
-        self, z: Tensor, t: Tensor, labels: Tensor | None = None, guidance: Tensor | None = None
-    ) -> Tensor:
-        self.heard.append((labels, guidance))
-        return super().forward(z, t, labels, guidance)
+    def forward(self, z: Tensor, t: Tensor, labels: Tensor | None = None, w: Tensor | None = None) -> Tensor:
+        self.heard.append((labels, w))
+        return super().forward(z, t, labels, w)
 
 
 def listening(denoiser: Denoiser) -> Listening:
@@ -64,10 +62,8 @@ def test_without_dropout_labels_arrive_as_they_are() -> None:
     assert model.heard[0][0] is labels
 
 
-def test_weights_are_spread_evenly_over_the_range() -> None:
-    drawn = weights_from(
-        GuidanceRange(lowest=1, highest=3), BatchRandom(torch.Generator().manual_seed(1), 4000)
-    )
+def test_w_is_uniform_on_the_range() -> None:
+    drawn = draw_w(GuidanceRange(lowest=2, highest=4), BatchRandom(torch.Generator().manual_seed(1), 4000))
     assert drawn.min() >= 1 and drawn.max() <= 3
     assert abs(drawn.mean() - 2) < 0.03 and abs(drawn.std() - 2 / 12**0.5) < 0.02
 
@@ -93,17 +89,17 @@ def guided_student(teacher: Denoiser) -> Denoiser:
     return student_of(teacher, teacher.config.model_copy(update={"network": network}))
 
 
-def error_at(weight: float, student: Denoiser, teacher: Denoiser, digits: DatasetInfo) -> tuple[float, float]:
-    """Mean squared error of the student's velocity at a weight, and that of one that does not hear it."""
+def error_at(w: float, student: Denoiser, teacher: Denoiser, digits: DatasetInfo) -> tuple[float, float]:
+    """Mean squared error of the student's velocity at w, and that of one that ignores w."""
     batch = TrainingLoader(digits, batch_size=200, seed=8, flip=False).batch(0)
     draws = BatchRandom(torch.Generator().manual_seed(8), 200)
     t = draws.integers(1, 8) / 8
     z = diffuse(batch.images, draws.noise_like(batch.images), t)
     with torch.no_grad():
-        wanted = teacher.bind(batch.labels, weight)(z, t)
-        found = student.eval().bind(batch.labels, weight)(z, t)
-        deaf = teacher.bind(batch.labels, 1.5)(z, t)
-    return float((found - wanted).square().mean()), float((deaf - wanted).square().mean())
+        wanted = teacher.bind(batch.labels, w)(z, t)
+        found = student.eval().bind(batch.labels, w)(z, t)
+        ignorant = teacher.bind(batch.labels, 1.5)(z, t)
+    return float((found - wanted).square().mean()), float((ignorant - wanted).square().mean())
 
 
 def test_a_guided_student_answers_at_once_what_its_teacher_is_asked_twice(
@@ -112,17 +108,17 @@ def test_a_guided_student_answers_at_once_what_its_teacher_is_asked_twice(
     student = guided_student(guided_base)
     objective = GuidanceObjective(guided_base, 8, SNR_PLUS_ONE, RANGE)
     chosen = settings(200, batch_size=32, learning_rate_schedule=LearningRateSchedule.LINEAR_TO_ZERO)
-    train(make_task(objective, chosen, new_weights=frozenset({GUIDANCE_WEIGHT})), student, None)
-    errors = [error_at(weight, student, guided_base, digits) for weight in (0.0, 3.0)]
-    assert all(error < 0.8 * of_the_deaf for error, of_the_deaf in errors), errors
+    train(make_task(objective, chosen, new_weights=frozenset({GUIDANCE_PARAMETER})), student, None)
+    errors = [error_at(w, student, guided_base, digits) for w in (0.0, 3.0)]
+    assert all(error < 0.8 * of_the_ignorant for error, of_the_ignorant in errors), errors
 
 
-def test_the_name_of_the_new_weight_is_the_networks(guided_base: Denoiser) -> None:
+def test_the_name_of_the_new_parameter_is_the_networks(guided_base: Denoiser) -> None:
     student = guided_student(guided_base)
-    assert set(student.state_dict()) - set(guided_base.state_dict()) == {GUIDANCE_WEIGHT}
+    assert set(student.state_dict()) - set(guided_base.state_dict()) == {GUIDANCE_PARAMETER}
 
 
-def test_halving_tells_teacher_and_student_the_same_weights(guided_base: Denoiser) -> None:
+def test_teacher_and_student_get_the_same_w(guided_base: Denoiser) -> None:
     teacher = guided_student(guided_base)
     student = listening(student_of(teacher, teacher.config))
     heard_by_teacher = listening(teacher)
@@ -130,20 +126,20 @@ def test_halving_tells_teacher_and_student_the_same_weights(guided_base: Denoise
     labels = torch.arange(20) % 10
     draws = BatchRandom(torch.Generator().manual_seed(1), 20)
     objective(student, student, torch.zeros(20, 1, 8, 8), labels, draws)
-    ((_, told),) = student.heard
-    assert told is not None and 0 <= told.min() < told.max() <= 3
+    ((_, given),) = student.heard
+    assert given is not None and 0 <= given.min() < given.max() <= 3
     assert len(heard_by_teacher.heard) == 2
-    for seen, weight in heard_by_teacher.heard:
-        assert seen is labels and weight is not None and torch.equal(weight, told)
+    for seen, w in heard_by_teacher.heard:
+        assert seen is labels and w is not None and torch.equal(w, given)
 
 
-def test_a_range_of_one_weight_is_that_weight() -> None:
-    assert parse_guidance("2") == parse_guidance("2:2") == GuidanceRange(lowest=2, highest=2)
-    assert str(parse_guidance("0:4")) == "0:4" and 4.0 in parse_guidance("0:4")
+def test_a_single_number_is_a_range_of_one_scale() -> None:
+    assert parse_guidance_scale("2") == parse_guidance_scale("2:2") == GuidanceRange(lowest=2, highest=2)
+    assert str(parse_guidance_scale("1:5")) == "1:5" and 5.0 in parse_guidance_scale("1:5")
 
 
-@pytest.mark.parametrize("text", ["4:0", "-1:2", "0:inf", "a:b", "nan:1", "1:2:3", ":", "0:"])
+@pytest.mark.parametrize("text", ["5:1", "0:4", "1:inf", "a:b", "nan:2", "1:2:3", ":", "1:"])
 def test_what_is_no_range_is_refused_with_its_text(text: str) -> None:
-    with pytest.raises(UsageError, match="0:4") as refused:
-        parse_guidance(text)
+    with pytest.raises(UsageError, match="1:5") as refused:
+        parse_guidance_scale(text)
     assert repr(text) in str(refused.value)
