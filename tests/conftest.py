@@ -10,8 +10,8 @@ from tests import bare_machine
 
 bare_machine.clear(os.environ)
 
-# Annotations of progdistill.evaluation are checked with isinstance.
+# Annotations are checked with isinstance.
 runtime_checkable(Store)
 install_import_hook(
-    ["progdistill.diffusion", "progdistill.models", "progdistill.evaluation"], "beartype.beartype"
+    [f"progdistill.{room}" for room in ("diffusion", "models", "features", "evaluation")], "beartype.beartype"
 )

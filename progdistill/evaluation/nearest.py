@@ -1,8 +1,5 @@
 """The training images nearest to a few samples, which show whether a sample is a copy."""
 
-import tempfile
-from pathlib import Path
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,7 +9,7 @@ from progdistill.evaluation.measurement import Neighbors
 from progdistill.images import Pixels, decode_contact_sheet, encode_contact_sheet
 from progdistill.progress import Progress
 from progdistill.registry.evaluations import ContactSheet
-from progdistill.registry.records import load_valid_record
+from progdistill.registry.records import load_valid_record, upload_bytes
 from progdistill.store.base import Store
 from progdistill.store.documents import publish_record
 from progdistill.store.layout import blob_key, neighbors_key
@@ -33,17 +30,13 @@ def neighbors_of(store: Store, shown: ContactSheet, info: DatasetInfo) -> Neighb
     drawn = decode_contact_sheet(path.read_bytes(), shown.images)[:SAMPLES]
     found = nearest_images(drawn, info, "train", NEAREST)
     sheet = np.concatenate([np.concatenate((drawn[i : i + 1], found[i])) for i in range(len(drawn))])
-    with tempfile.TemporaryDirectory() as folder:
-        picture = Path(folder) / "neighbors.png"
-        picture.write_bytes(encode_contact_sheet(sheet))
-        blob = store.upload(picture, blob_key)
-    made = Neighbors(
-        file=blob,
+    record = Neighbors(
+        file=upload_bytes(store, encode_contact_sheet(sheet)),
         samples=len(drawn),
         nearest=found.shape[1],
         mirrored=info.horizontal_flip_safe,
     )
-    return publish_record(store, key, made)
+    return publish_record(store, key, record)
 
 
 def nearest_images(drawn: Pixels, info: DatasetInfo, split: str, nearest: int) -> Pixels:

@@ -1,13 +1,11 @@
 """Statistics of the real images' features, computed once per store."""
 
-import tempfile
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Float64
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from progdistill.data.dataset import DatasetInfo
@@ -18,7 +16,7 @@ from progdistill.evaluation.metrics import MomentStream
 from progdistill.evaluation.published_statistics import published_statistics
 from progdistill.features.base import FeatureExtractor
 from progdistill.progress import Progress
-from progdistill.registry.records import load_valid_record
+from progdistill.registry.records import load_valid_record, upload_bytes
 from progdistill.store.base import Store
 from progdistill.store.digest import FileDigest, Sha256
 from progdistill.store.documents import Record, publish_record
@@ -99,16 +97,12 @@ def _compute(
             progress.advance(len(images))
     moments = stream.moments()
     tensors = {"mean": moments.mean, "covariance": moments.covariance, "features": torch.cat(kept)}
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "statistics.safetensors"
-        save_file(tensors, path)
-        blob = store.upload(path, blob_key)
     return ReferenceStatistics(
         evaluator_id=extractor.manifest.id,
         dataset_fingerprint=info.fingerprint,
         split=split,
         images=moments.vectors,
-        file=blob,
+        file=upload_bytes(store, save(tensors)),
     )
 
 

@@ -1,11 +1,9 @@
 """Runs measurements: samples a checkpoint, extracts features, computes the metrics."""
 
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import cached_property, reduce
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -32,10 +30,9 @@ from progdistill.models.denoiser import load_denoiser
 from progdistill.progress import Progress
 from progdistill.registry.checkpoint import CheckpointManifest, load_manifest
 from progdistill.registry.evaluations import ContactSheet, Measurement, MeasurementSpec
-from progdistill.registry.records import load_valid_record
+from progdistill.registry.records import load_valid_record, upload_bytes
 from progdistill.store.base import Store
 from progdistill.store.documents import publish_record, read_record
-from progdistill.store.layout import blob_key
 from progdistill.training.config import Precision
 from progdistill.training.devices import device_name
 from progdistill.training.execution import set_float32_products
@@ -144,13 +141,9 @@ class MeasurementRunner:
     def _publish_shown(self, shown: Pixels, spec: MeasurementSpec, num_classes: int) -> ContactSheet | None:
         if len(shown) == 0:
             return None
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "samples.png"
-            path.write_bytes(encode_contact_sheet(shown))
-            blob = self._store.upload(path, blob_key)
         labels = labels_of(range(len(shown)), num_classes, class_counts=spec.class_counts)
         return ContactSheet(
-            file=blob,
+            file=upload_bytes(self._store, encode_contact_sheet(shown)),
             images=len(shown),
             labels=None if labels is None else tuple(labels.tolist()),
         )

@@ -1,15 +1,13 @@
 """Shards of a measurement's samples, kept in the store until all are added up."""
 
 import logging
-import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from progdistill.errors import LostInvariantError
@@ -22,6 +20,7 @@ from progdistill.images import Pixels
 from progdistill.models.denoiser import Denoiser
 from progdistill.progress import Progress
 from progdistill.registry.evaluations import MeasurementSpec
+from progdistill.registry.records import upload_bytes
 from progdistill.store.base import Store
 from progdistill.store.digest import FileDigest, Sha256
 from progdistill.store.documents import Record, publish_record, read_record
@@ -131,10 +130,6 @@ def save_shard(store: Store, spec: MeasurementSpec, indices: range, result: Shar
     }
     if statistics.score is not None:
         tensors["probabilities"] = statistics.score.probabilities
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "shard.safetensors"
-        save_file(tensors, path)
-        blob = store.upload(path, blob_key)
     record = ShardRecord(
         spec_id=spec.id,
         start=indices.start,
@@ -143,7 +138,7 @@ def save_shard(store: Store, spec: MeasurementSpec, indices: range, result: Shar
         negative_entropy=None if statistics.score is None else statistics.score.negative_entropy,
         sampling_seconds=result.sampling_seconds,
         evaluation_seconds=result.evaluation_seconds,
-        tensors=blob,
+        tensors=upload_bytes(store, save(tensors)),
     )
     publish_record(store, shard_key(spec.id, indices), record)
 

@@ -1,7 +1,9 @@
-"""Records that refer to files: valid only while the store has the files too."""
+"""Records that refer to files, and files made in memory for them."""
 
 import logging
+import tempfile
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TypeVar
 
 from progdistill.errors import LostInvariantError
@@ -9,9 +11,18 @@ from progdistill.registry.checkpoint import require_blob
 from progdistill.store.base import Store
 from progdistill.store.digest import FileDigest
 from progdistill.store.documents import Record, read_record
+from progdistill.store.layout import blob_key
 
 logger = logging.getLogger(__name__)
 Model = TypeVar("Model", bound=Record)
+
+
+def upload_bytes(store: Store, data: bytes) -> FileDigest:
+    """Upload a file that was made in memory, named by its digest."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "data"
+        path.write_bytes(data)
+        return store.upload(path, blob_key)
 
 
 def load_valid_record(

@@ -20,7 +20,7 @@ from progdistill.features.weights import INCEPTION_SHA256, sha256_of
 from progdistill.registry.checkpoint import CheckpointManifest
 from progdistill.store.base import Store
 from tests.evaluation.conftest import publish
-from tests.evaluation.inception_file import write_small_inception
+from tests.features.inception_file import write_small_inception
 
 FEATURES = 2048
 

@@ -1,4 +1,4 @@
-"""Strips and grids of sample images."""
+"""Contact sheets and grids of sample images."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from progdistill.images import decode_contact_sheet, encode_contact_sheet, grid,
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_a_strip_gives_the_very_same_images_back(channels: int) -> None:
+def test_a_contact_sheet_gives_the_same_images_back(channels: int) -> None:
     images = np.random.default_rng(0).integers(0, 256, (5, 4, 6, channels), dtype=np.uint8)
     np.testing.assert_array_equal(decode_contact_sheet(encode_contact_sheet(images), 5), images)
 

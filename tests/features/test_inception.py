@@ -16,7 +16,7 @@ from progdistill.features.registry import find_or_publish_evaluator, open_evalua
 from progdistill.features.weights import sha256_of
 from progdistill.store.base import Store
 from progdistill.store.open import open_store
-from tests.evaluation.inception_file import write_small_inception
+from tests.features.inception_file import write_small_inception
 
 MODES = ["legacy_tensorflow", "clean"]
 
