@@ -77,7 +77,7 @@ def readable_scale(image_size: int, wanted_pixels: int = 48) -> int:
 def write_parquet(path: Path, batches: Iterable[Pixels], labels: Sequence[int] | None) -> int:
     """Write images to a Parquet file, one row per image, as batches arrive.
 
-    The columns are `index`, `image` {bytes (PNG), path} and `label`. The file appears only when complete.
+    The columns are `index`, `image` {bytes (PNG), path} and `label`.
 
     Args:
         path: The file to write.
@@ -93,20 +93,16 @@ def write_parquet(path: Path, batches: Iterable[Pixels], labels: Sequence[int] |
     file = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     fields = [("index", pa.int64()), ("image", file)]
     schema = pa.schema(fields if labels is None else [*fields, ("label", pa.int64())])
-    draft, count = path.with_name(path.name + ".part"), 0
-    try:
-        with parquet.ParquetWriter(draft, schema) as writer:
-            for batch in batches:
-                numbered = list(enumerate(batch, start=count))
-                columns: dict[str, list[Any]] = {
-                    "index": [i for i, _ in numbered],
-                    "image": [{"bytes": encode_png(image), "path": f"{i:06d}.png"} for i, image in numbered],
-                }
-                if labels is not None:
-                    columns["label"] = list(labels[count : count + len(batch)])
-                writer.write_table(pa.table(columns, schema=schema))
-                count += len(batch)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    count = 0
+    with parquet.ParquetWriter(path, schema) as writer:
+        for batch in batches:
+            numbered = list(enumerate(batch, start=count))
+            columns: dict[str, list[Any]] = {
+                "index": [i for i, _ in numbered],
+                "image": [{"bytes": encode_png(image), "path": f"{i:06d}.png"} for i, image in numbered],
+            }
+            if labels is not None:
+                columns["label"] = list(labels[count : count + len(batch)])
+            writer.write_table(pa.table(columns, schema=schema))
+            count += len(batch)
     return count

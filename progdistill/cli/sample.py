@@ -146,10 +146,11 @@ def _save(out: Path, batches: "Iterable[Pixels]", labels: list[int] | None) -> i
     import numpy as np
 
     from progdistill.images import encode_png, grid, readable_scale, write_parquet
+    from progdistill.store.files import atomic_path
 
     if out.suffix == ".parquet":
-        with writing("--out", out):
-            return write_parquet(out, batches, labels)
+        with writing("--out", out), atomic_path(out) as draft:
+            return write_parquet(draft, batches, labels)
     images = np.concatenate(list(batches))
     picture = encode_png(grid(images, scale=readable_scale(images.shape[1])))
     with writing("--out", out):

@@ -22,7 +22,6 @@ from progdistill.data.statistics import SplitStatistics
 from progdistill.errors import Interrupted, LostInvariantError, UsageError
 from progdistill.progress import Progress
 from progdistill.store.base import Store
-from progdistill.store.local import LocalStore
 from progdistill.store.open import open_store
 
 MAX_UNREADABLE: Final = 100
@@ -58,12 +57,12 @@ def prepare(
         Interrupted: Ctrl-C. The same call resumes.
     """
     store = open_store(out)
-    folder = store.root if isinstance(store, LocalStore) else staging_root / name
+    folder = store.folder or staging_root / name
     folder.parent.mkdir(parents=True, exist_ok=True)
     with exclusively(Path(f"{folder}.preparing.lock")):
         if (present := _present(source.facts, store)) is not None:
             return present
-        if isinstance(store, LocalStore) and folder.is_dir() and any(folder.iterdir()):
+        if store.folder is not None and folder.is_dir() and any(folder.iterdir()):
             raise UsageError(f"{folder} is not empty: remove it or choose another --out")
         staging = StagingFolder(Path(f"{folder}.preparing"))
         try:
@@ -125,10 +124,10 @@ def _stage(source: Source, name: str, staging: StagingFolder, max_unreadable: in
 
 def publish(staging: StagingFolder, manifest: DatasetManifest, out: Store) -> None:
     """Publish a finished staging folder and remove it. After a crash, another call resumes."""
-    if isinstance(out, LocalStore):
+    if out.folder is not None:
         write_manifest(staging.store, manifest)
-        os.rename(staging.path, out.root)
-        StagingFolder(out.root).finish()
+        os.rename(staging.path, out.folder)
+        StagingFolder(out.folder).finish()
     else:
         _upload(staging, manifest, out)
         write_manifest(out, manifest)

@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import NonNegativeInt, PositiveInt, StringConstraints
 
-from progdistill.data.shard_cache import damage, default_shard_cache
 from progdistill.errors import LostInvariantError
 from progdistill.models_base import Frozen
 from progdistill.store.base import Store
-from progdistill.store.digest import FileDigest, Sha256, digest_of_descriptor, worker_threads
-from progdistill.store.local import LocalStore
+from progdistill.store.cache import shard_cache
+from progdistill.store.digest import FileDigest, Sha256, digest_of_descriptor, require_digest, worker_threads
+from progdistill.store.files import atomic_path
 
 SHARD_BYTES: Final = 8 * 2**20
 """Upper bound of the pixels in a shard. Changing it changes which images share a shard: the fingerprint."""
@@ -79,10 +79,12 @@ def create_shard(path: Path, rows: int, shape: tuple[int, int, int]) -> ShardLay
     tensors = pa.fixed_shape_tensor(pa.uint8(), shape, dim_names=["height", "width", "channel"])
     images = pa.ExtensionArray.from_storage(tensors, storage)
     batch = pa.record_batch([images, pa.array(np.zeros(rows, np.int64))], names=["image", "label"])
-    staged = path.with_suffix(".part")
-    with pa.OSFile(str(staged), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
+    with (
+        atomic_path(path) as draft,
+        pa.OSFile(str(draft), "wb") as sink,
+        pa.ipc.new_file(sink, batch.schema) as writer,
+    ):
         writer.write_batch(batch)
-    os.replace(staged, path)
     return layout_of(path)
 
 
@@ -162,7 +164,7 @@ class ShardFiles:
         self._store, self._entries = store, entries
         self._opening: OrderedDict[int, Future[OpenShard]] = OrderedDict()
         self._verified: set[int] = set()
-        self._cache = None if isinstance(store, LocalStore) else default_shard_cache()
+        self._cache = shard_cache() if store.folder is None else None
         threads = worker_threads() if self._cache is None else REMOTE_THREADS
         self._pool = ThreadPoolExecutor(threads, "shards")
 
@@ -200,12 +202,18 @@ class ShardFiles:
         where = f"{self._store.uri}/{entry.file}"
         try:
             if self._cache is not None:
-                descriptor = self._cache.open(entry.digest, lambda: self._store.read(entry.file), where)
+                descriptor = self._cache.open(entry.digest, lambda path: self._fetch(entry, path), where)
             else:
                 descriptor = self._open_local(Path(where), shard)
         except LostInvariantError as error:
             raise LostInvariantError(f"{error}; {_REMEDY}") from error
         return OpenShard(descriptor, read_labels(descriptor, entry.layout, 0, entry.rows))
+
+    def _fetch(self, entry: ShardEntry, path: Path) -> None:
+        data = self._store.read(entry.file)
+        if data is None:
+            raise LostInvariantError(f"{self._store.uri}/{entry.file} is missing")
+        path.write_bytes(data)
 
     def _open_local(self, path: Path, shard: int) -> int:
         """Open a shard of a local dataset and verify it the first time."""
@@ -215,10 +223,11 @@ class ShardFiles:
         except FileNotFoundError as error:
             raise LostInvariantError(f"{path} is missing") from error
         if shard not in self._verified:
-            found = digest_of_descriptor(descriptor)
-            if found != expected:
+            try:
+                require_digest(digest_of_descriptor(descriptor), expected, str(path))
+            except LostInvariantError:
                 os.close(descriptor)
-                raise LostInvariantError(damage(str(path), found, expected))
+                raise
             self._verified.add(shard)
         return descriptor
 

@@ -29,6 +29,7 @@ from progdistill.data.statistics import PixelSums, SplitStatistics
 from progdistill.errors import UsageError
 from progdistill.progress import Progress
 from progdistill.store.digest import digest_of_file, worker_threads
+from progdistill.store.files import atomic_path
 
 STORED_ORDER_KEY: Final = 0x70726F6764697374
 """Key of the stored order. Changing it would change the fingerprint of every dataset."""
@@ -190,11 +191,10 @@ class SplitWriter:
         path = self._path(shard)
         with open(path, "rb", buffering=0) as file:
             images, labels = read_rows(file.fileno(), layout_of(path), 0, rows, self._shape)
-        shorter = path.with_suffix(".shorter")
-        layout = create_shard(shorter, rows, self._shape)
-        with open(shorter, "r+b", buffering=0) as file:
-            write_rows(file.fileno(), layout, 0, images, labels)
-        os.replace(shorter, path)
+        with atomic_path(path) as shorter:
+            layout = create_shard(shorter, rows, self._shape)
+            with open(shorter, "r+b", buffering=0) as file:
+                write_rows(file.fileno(), layout, 0, images, labels)
 
 
 def _decoded(images: Iterator[SourceImage]) -> Iterator[tuple[SourceImage, Pixels | UnreadableImageError]]:

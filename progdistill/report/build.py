@@ -1,7 +1,6 @@
 """Writes the report of a run into a folder, and reads back what it was made from."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +11,9 @@ from progdistill.report.figures import curves_of, draw_distance_chart, to_png
 from progdistill.report.input import INPUT_FILE, ReportInput, counts_text, distance_name_of
 from progdistill.report.page import report_page
 from progdistill.report.samples import draw_samples
+from progdistill.store.files import atomic_write
 
 _ONLY_IN_INPUT = {"samples", "baseline_ddim_samples", "neighbors", "loss_curve"}
-
-
-def atomic_write(path: Path, data: bytes) -> None:
-    """Write a file in one step: readers see the old content or the new, never a part."""
-    draft = path.with_name(f".{path.name}")
-    draft.write_bytes(data)
-    os.replace(draft, path)
 
 
 def report_json(run: ReportInput) -> dict[str, Any]:

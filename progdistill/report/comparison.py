@@ -9,7 +9,6 @@ from pydantic import JsonValue
 from progdistill.errors import UsageError
 from progdistill.models_base import Frozen
 from progdistill.progress import format_duration
-from progdistill.report.build import atomic_write
 from progdistill.report.figures import (
     MUTED,
     RUN_COLORS,
@@ -21,6 +20,7 @@ from progdistill.report.figures import (
 )
 from progdistill.report.input import ReportInput, counts_text, distance_label, distance_name_of, number
 from progdistill.report.page import distance_charts, render
+from progdistill.store.files import atomic_write
 
 _MARKERS = "os^Dv"
 

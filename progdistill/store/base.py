@@ -40,6 +40,10 @@ class Store(Protocol):
     def uri(self) -> str:
         """The absolute address that opens this store again, on any machine that can reach it."""
 
+    @property
+    def folder(self) -> Path | None:
+        """The folder in which each object is a file named by its key; None where objects are not files."""
+
     def read(self, key: str) -> bytes | None:
         """Return the object's bytes, None when there is none."""
 

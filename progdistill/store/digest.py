@@ -1,15 +1,16 @@
 """The digest that names files: SHA-256 by parts, for all cores to compute and S3 to check."""
 
 import hashlib
-import mmap
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Final
 
 from pydantic import ConfigDict, NonNegativeInt, StringConstraints
 from pydantic.dataclasses import dataclass
+
+from progdistill.errors import LostInvariantError
 
 PART_BYTES: Final = 16 * 2**20
 """Part of a digest and of a multipart upload. Changing it renames every larger file: it never changes."""
@@ -27,6 +28,15 @@ class FileDigest:
 
     sha256: Sha256
     size_bytes: NonNegativeInt
+
+
+def require_digest(found: FileDigest, expected: FileDigest, where: str) -> None:
+    """Raise LostInvariantError, naming the file by `where`, unless its digest is the expected one."""
+    if found != expected:
+        raise LostInvariantError(
+            f"{where} is damaged: {found.size_bytes:,} bytes with digest {found.sha256}, expected"
+            f" {expected.size_bytes:,} bytes with {expected.sha256}"
+        )
 
 
 def worker_threads() -> int:
@@ -52,49 +62,25 @@ def combine(part_digests: Sequence[bytes]) -> str:
     return hashlib.sha256(b"".join(part_digests)).hexdigest()
 
 
-def digest_of_bytes(data: bytes) -> FileDigest:
-    """Digest of bytes in memory, equal to that of a file with the same bytes."""
-    view = memoryview(data)
-    digests = [hashlib.sha256(view[start : start + length]).digest() for start, length in parts_of(len(data))]
-    return FileDigest(combine(digests), len(data))
-
-
-def read_part(
-    descriptor: int, offset: int, length: int, *, into: Callable[[memoryview, int], object] | None = None
-) -> bytes:
-    """SHA-256 (32 bytes) of one part of an open file; `into(piece, offset)` sees each piece."""
-    hasher = hashlib.sha256()
-    # Anonymous memory begins at a page's start, which writing past the page cache asks for.
-    buffer = memoryview(mmap.mmap(-1, min(PIECE_BYTES, max(length, 1))))
-    end = offset + length
+def _digest_of_part(descriptor: int, offset: int, length: int) -> bytes:
+    hasher, buffer, end = hashlib.sha256(), memoryview(bytearray(min(PIECE_BYTES, length))), offset + length
     while offset < end:
-        count = os.preadv(descriptor, [buffer[: min(len(buffer), end - offset)]], offset)
+        count = os.preadv(descriptor, [buffer[: end - offset]], offset)
         if count == 0:
             break  # Truncated meanwhile: the digest of what is there cannot match.
-        if into is not None:
-            into(buffer[:count], offset)
         hasher.update(buffer[:count])
         offset += count
     return hasher.digest()
 
 
-def part_digests_of(
-    descriptor: int, *, into: Callable[[memoryview, int], object] | None = None
-) -> list[bytes]:
-    """SHA-256 of each part of an open file, on all cores; pieces go to `into` in any order."""
-    parts = parts_of(os.fstat(descriptor).st_size)
-    # A thread in `into` waits for a disk, and another one hashes meanwhile.
-    threads = worker_threads() if into is None else 2 * worker_threads()
-    with ThreadPoolExecutor(min(threads, len(parts))) as pool:
-        return list(pool.map(lambda part: read_part(descriptor, *part, into=into), parts))
-
-
-def digest_of_descriptor(
-    descriptor: int, *, into: Callable[[memoryview, int], object] | None = None
-) -> FileDigest:
-    """Digest of an open file, handing each piece to `into` on the way."""
+def digest_of_descriptor(descriptor: int) -> FileDigest:
+    """Digest of an open file, computed on all cores."""
     size_bytes = os.fstat(descriptor).st_size
-    return FileDigest(combine(part_digests_of(descriptor, into=into)), size_bytes)
+    parts = parts_of(size_bytes)
+    with ThreadPoolExecutor(min(worker_threads(), len(parts))) as pool:
+        return FileDigest(
+            combine(list(pool.map(lambda part: _digest_of_part(descriptor, *part), parts))), size_bytes
+        )
 
 
 def digest_of_file(path: Path) -> FileDigest:

@@ -11,97 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from progdistill.errors import LostInvariantError, TransientError, UsageError
 from progdistill.store.base import StoredObject, Versioned, checked_key, is_key
-from progdistill.store.digest import FileDigest, digest_of_descriptor, digest_of_file
+from progdistill.store.digest import FileDigest, digest_of_descriptor, digest_of_file, require_digest
 from progdistill.store.failpoints import failpoint
-from progdistill.store.scratch import sweep_folder
-
-BLOCK_BYTES: Final = 4096
-"""Direct writes are of whole blocks, at whole blocks, from pages of memory; no disk has larger ones."""
-
-_NO_DIRECT_WRITES: Final = {errno.EINVAL, errno.EOPNOTSUPP}
-"""How a file system says that it has none."""
-
-FULL_DISK: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-"""How a file system says that there is no room."""
-
-FORBIDDEN: Final = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
-"""How a file system says that it is not to be written there, or not like that."""
-
-
-def copy_durably(source: Path, target: Path) -> FileDigest:
-    """Copy to `target`, which must not exist; on return it is on disk. The digest is of what was written.
-
-    Raises OSError, or LostInvariantError for a source whose length changes, leaving an unfinished `target`.
-    """
-    with open(source, "rb") as reader:
-        size_bytes = os.fstat(reader.fileno()).st_size
-        with _Target(target) as writer:
-            writer.reserve(size_bytes)
-            failpoint("file.copying")
-            digest = digest_of_descriptor(reader.fileno(), into=writer.write)
-            if not size_bytes == digest.size_bytes == os.fstat(reader.fileno()).st_size:
-                raise LostInvariantError(f"{source} changed its length while it was copied")
-            failpoint("file.copied")
-            writer.sync()
-            failpoint("file.synced")
-    return digest
-
-
-class _Target:
-    """A file in the making that several threads write: whole blocks directly, the rest as ever."""
-
-    def __init__(self, path: Path) -> None:
-        self._plain = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        direct = _opened_directly(path)
-        self._direct = self._plain if direct is None else direct
-
-    def reserve(self, size_bytes: int) -> None:
-        """Reserve disk space for direct writes where that can be done: none then waits for a longer file."""
-        if self._direct == self._plain:
-            return  # Where disk space cannot be reserved, the C library would write zeros instead.
-        try:
-            os.posix_fallocate(self._direct, 0, size_bytes)
-        except OSError as error:
-            if error.errno in FULL_DISK:
-                raise
-
-    def write(self, piece: memoryview, offset: int) -> None:
-        """Write all of a piece at `offset`."""
-        while piece:
-            in_blocks = (len(piece) | offset) % BLOCK_BYTES == 0
-            count = os.pwrite(self._direct if in_blocks else self._plain, piece, offset)
-            piece, offset = piece[count:], offset + count
-
-    def sync(self) -> None:
-        """Return when everything is on disk."""
-        os.fsync(self._plain)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for descriptor in {self._plain, self._direct}:
-            os.close(descriptor)
-
-
-def _opened_directly(path: Path) -> int | None:
-    """A second descriptor that writes past the page cache; None where there is no such thing."""
-    if not hasattr(os, "O_DIRECT"):
-        return None
-    try:
-        return os.open(path, os.O_WRONLY | os.O_DIRECT | os.O_CLOEXEC)
-    except OSError as error:
-        if error.errno in _NO_DIRECT_WRITES:
-            return None
-        raise
-
+from progdistill.store.files import FORBIDDEN, FULL_DISK, sweep_folder
 
 SCRATCH: Final = ".scratch"
 LOCK: Final = ".lock"
@@ -121,15 +37,15 @@ _FILE_MODE: Final = _mode_of_new_files()
 
 
 class LocalStore:
-    """Objects are files of the same name under `root`; names that begin with a dot are the store's own."""
+    """Objects are files of the same name under `folder`; names that begin with a dot are the store's own."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root.expanduser().absolute()
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.expanduser().absolute()
 
     @property
     def uri(self) -> str:
         """The folder's absolute path."""
-        return str(self.root)
+        return str(self.folder)
 
     def read(self, key: str) -> bytes | None:
         """See Store.read."""
@@ -176,13 +92,13 @@ class LocalStore:
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
         """See Store.list."""
-        folder = self.root / prefix.rpartition("/")[0]
+        folder = self.folder / prefix.rpartition("/")[0]
         with self._explained("list", prefix or "objects"):
             found = self._keys_under(folder)
             keys = sorted(key for key in found if key.startswith(prefix) and is_key(key))
         for key in keys:
             with suppress(FileNotFoundError):  # Removed since the walk.
-                facts = (self.root / key).lstat()
+                facts = (self.folder / key).lstat()
                 yield StoredObject(key, facts.st_size, datetime.fromtimestamp(facts.st_mtime, UTC))
 
     def delete(self, key: str) -> None:
@@ -205,15 +121,19 @@ class LocalStore:
         with self._explained("store", path.name):
             staged = self.scratch() / uuid.uuid4().hex
             try:
-                digest = self._move(path, staged) if consume else copy_durably(path, staged)
+                if not (consume and _moved(path, staged)):
+                    _copy(path, staged)
+                digest = _synced_digest(staged)
                 self._place(self._path(key_for(digest.sha256)), lambda final: os.replace(staged, final))
                 failpoint("file.published")
             except BaseException:
-                if consume and staged.exists():
+                if consume and not path.exists():
                     os.replace(staged, path)  # What could not be stored stays the caller's.
                 raise
             finally:
                 staged.unlink(missing_ok=True)
+            if consume:
+                path.unlink(missing_ok=True)
         return digest
 
     def download(self, key: str, expected: FileDigest) -> Path:
@@ -224,11 +144,7 @@ class LocalStore:
                 found = digest_of_file(path)
             except FileNotFoundError as error:
                 raise LostInvariantError(f"{self.uri}/{key} is missing from the store") from error
-        if found != expected:
-            raise LostInvariantError(
-                f"{path} is damaged: {found.size_bytes:,} bytes with digest {found.sha256}, expected"
-                f" {expected.size_bytes:,} bytes with {expected.sha256}"
-            )
+        require_digest(found, expected, str(path))
         return path
 
     def verify(self, key: str, expected: FileDigest) -> None:
@@ -237,7 +153,7 @@ class LocalStore:
 
     def scratch(self) -> Path:
         """See Store.scratch: on the store's own file system, so that a file can be renamed into place."""
-        folder = self.root / SCRATCH
+        folder = self.folder / SCRATCH
         with self._explained("write", SCRATCH):
             folder.mkdir(parents=True, exist_ok=True)
         return folder
@@ -256,7 +172,7 @@ class LocalStore:
 
     def free_bytes(self) -> int | None:
         """See Store.free_bytes."""
-        folder = self.root
+        folder = self.folder
         while not folder.exists():
             folder = folder.parent
         return shutil.disk_usage(folder).free
@@ -275,14 +191,14 @@ class LocalStore:
         return datetime.fromtimestamp(stamp, UTC)
 
     def _path(self, key: str) -> Path:
-        return self.root / checked_key(key)
+        return self.folder / checked_key(key)
 
     def _keys_under(self, folder: Path) -> Iterator[str]:
         for parent, folders, names in os.walk(folder, onerror=_raise_unless_gone):
             folders[:] = [name for name in folders if not name.startswith(".")]
             for name in names:
                 if not name.startswith("."):
-                    yield Path(parent, name).relative_to(self.root).as_posix()
+                    yield Path(parent, name).relative_to(self.folder).as_posix()
 
     def _make_folder(self, folder: Path) -> None:
         """Create a folder and make every new name on the way to it durable."""
@@ -292,23 +208,6 @@ class LocalStore:
         with suppress(FileExistsError):
             folder.mkdir()
         _sync_folder(folder.parent)
-
-    def _move(self, source: Path, staged: Path) -> FileDigest:
-        try:
-            os.rename(source, staged)
-        except OSError as error:
-            if error.errno != errno.EXDEV:
-                raise
-            digest = copy_durably(source, staged)
-            source.unlink()
-            return digest
-        staged.chmod(_FILE_MODE)  # Whoever may read the manifest may read this: safetensors makes it private.
-        os.utime(staged)  # Its age counts from now: garbage collection spares what is young.
-        with open(staged, "rb") as file, ThreadPoolExecutor(1) as pool:
-            on_disk = pool.submit(os.fsync, file.fileno())  # The disk and the cores work at the same time.
-            digest = digest_of_descriptor(file.fileno())
-            on_disk.result()
-        return digest
 
     @contextmanager
     def _staged(self, data: bytes) -> Iterator[Path]:
@@ -344,8 +243,8 @@ class LocalStore:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         with self._explained("lock", LOCK):
-            self._make_folder(self.root)
-            with open(self.root / LOCK, "ab") as file:
+            self._make_folder(self.folder)
+            with open(self.folder / LOCK, "ab") as file:
                 fcntl.flock(file, fcntl.LOCK_EX)
                 yield
 
@@ -360,7 +259,7 @@ class LocalStore:
                 hint = "free some space (`progdistill checkpoints gc`) or choose another --store"
                 raise UsageError(f"{cause}; {hint}") from error
             if error.errno in FORBIDDEN:
-                raise UsageError(f"{cause}; mend its permissions or choose another --store") from error
+                raise UsageError(f"{cause}; fix its permissions or choose another --store") from error
             if error.errno == errno.ELOOP:
                 raise LostInvariantError(f"{cause}; a store holds no symbolic links") from error
             raise TransientError(cause) from error
@@ -378,3 +277,35 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _copy(source: Path, target: Path) -> None:
+    size_bytes = source.stat().st_size
+    failpoint("file.copying")
+    shutil.copyfile(source, target)
+    if not size_bytes == target.stat().st_size == source.stat().st_size:
+        raise LostInvariantError(f"{source} changed its length while it was copied")
+    failpoint("file.copied")
+
+
+def _moved(source: Path, target: Path) -> bool:
+    """Rename a file; False where that cannot be done between file systems."""
+    try:
+        os.rename(source, target)
+    except OSError as error:
+        if error.errno == errno.EXDEV:
+            return False
+        raise
+    target.chmod(_FILE_MODE)  # safetensors makes its files private.
+    os.utime(target)  # Its age counts from now, for garbage collection.
+    return True
+
+
+def _synced_digest(path: Path) -> FileDigest:
+    """Digest of a file that is on disk on return; the disk and the cores work at the same time."""
+    with open(path, "rb") as file, ThreadPoolExecutor(1) as pool:
+        on_disk = pool.submit(os.fsync, file.fileno())
+        digest = digest_of_descriptor(file.fileno())
+        on_disk.result()
+    failpoint("file.synced")
+    return digest

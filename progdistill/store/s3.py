@@ -14,11 +14,13 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError
 
-from progdistill.errors import LostInvariantError, TransientError, UsageError
+from progdistill.errors import TransientError, UsageError
 from progdistill.store.base import StoredObject, Versioned, checked_key, is_key
-from progdistill.store.cache import FileCache, default_cache
-from progdistill.store.digest import FileDigest, combine, part_digests_of
+from progdistill.store.cache import BlobCache, file_cache
+from progdistill.store.digest import FileDigest, digest_of_file
 from progdistill.store.failpoints import failpoint
+from progdistill.store.files import sweep_folder
+from progdistill.store.layout import probe_key
 from progdistill.store.s3_transfer import (
     ABSENT,
     ATTEMPTS,
@@ -30,10 +32,10 @@ from progdistill.store.s3_transfer import (
     code_of,
     download_file,
     explained,
-    resent_if_damaged,
+    register_failpoints,
+    retry_if_damaged,
     upload_file,
 )
-from progdistill.store.scratch import sweep_folder
 
 CONFLICT_ATTEMPTS: Final = 5
 
@@ -44,7 +46,7 @@ class S3Store:
     Conditional requests (`If-None-Match`, `If-Match`) decide every race; the server verifies every checksum.
     """
 
-    def __init__(self, client: Any, bucket: str, prefix: str, cache: FileCache) -> None:
+    def __init__(self, client: Any, bucket: str, prefix: str, cache: BlobCache) -> None:
         self._client, self._bucket, self._prefix, self._cache = client, bucket, prefix, cache
 
     @classmethod
@@ -67,7 +69,12 @@ class S3Store:
             client = boto3.session.Session().client("s3", config=settings)
         except (BotoCoreError, ValueError) as error:
             raise UsageError(f"store {uri}: {error}") from error
-        return cls(client, bucket, prefix, default_cache())
+        register_failpoints(client)
+        return cls(client, bucket, prefix, file_cache())
+
+    @property
+    def folder(self) -> None:
+        """See Store.folder: objects are not local files."""
 
     @property
     def uri(self) -> str:
@@ -128,32 +135,24 @@ class S3Store:
 
     def upload(self, path: Path, key_for: Callable[[str], str], *, consume: bool = False) -> FileDigest:
         """See Store.upload. The file is read once for its name, then again part by part."""
-        with open(path, "rb") as file:
-            digests = part_digests_of(file.fileno())
-        digest = FileDigest(combine(digests), path.stat().st_size)
+        digest = digest_of_file(path)
         with explained(self.uri, f"store {path.name}"):
-            upload_file(self._target(key_for(digest.sha256)), path, digests)
+            upload_file(self._target(key_for(digest.sha256)), path, digest)
         if consume:
             path.unlink()
         return digest
 
     def download(self, key: str, expected: FileDigest) -> Path:
-        """See Store.download. The file lies in the local cache and is verified anew each time."""
-        with self._cache.explained():
-            cached = self._cache.find(expected)
-            if cached is not None:
-                return cached
-            return self._cache.adopt(self._fetch(key, expected), expected)
+        """See Store.download. The file is in the local cache."""
+        return self._cache.path(expected, self._fetch(key), f"{self.uri}/{key}")
 
     def verify(self, key: str, expected: FileDigest) -> None:
         """See Store.verify."""
-        with self._cache.explained():
-            self._fetch(key, expected).unlink()
+        self._cache.verify(expected, self._fetch(key), f"{self.uri}/{key}")
 
     def scratch(self) -> Path:
         """See Store.scratch."""
-        with self._cache.explained():
-            return self._cache.scratch()
+        return self._cache.scratch()
 
     @property
     def reuse_period(self) -> timedelta:
@@ -162,7 +161,7 @@ class S3Store:
 
     def check_writable(self) -> None:
         """See Store.check_writable."""
-        probe = f"probe/{uuid.uuid4().hex}"
+        probe = probe_key(uuid.uuid4().hex)
         self.write(probe, b"probe")
         self.delete(probe)
 
@@ -182,22 +181,12 @@ class S3Store:
             reply = self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._start, MaxKeys=1)
         return parsedate_to_datetime(reply["ResponseMetadata"]["HTTPHeaders"]["date"])
 
-    def _fetch(self, key: str, expected: FileDigest) -> Path:
-        """Download to a verified file of our own; twice, since damage may have come on the way."""
-        for _ in range(2):
-            staged = self._cache.stage()
-            try:
-                with explained(self.uri, f"read {key}"):
-                    found = download_file(self._target(key), staged, expected)
-            except BaseException:
-                staged.unlink(missing_ok=True)
-                raise
-            if found == expected:
-                return staged
-            staged.unlink()
-        raise LostInvariantError(
-            f"{self.uri}/{key} is damaged: digest {found.sha256}, expected {expected.sha256}"
-        )
+    def _fetch(self, key: str) -> Callable[[Path], None]:
+        def fetch(path: Path) -> None:
+            with explained(self.uri, f"read {key}"):
+                download_file(self._target(key), path)
+
+        return fetch
 
     @property
     def _start(self) -> str:
@@ -210,7 +199,7 @@ class S3Store:
     def _put(self, key: str, data: bytes, **condition: str) -> None:
         checksum = base64.b64encode(hashlib.sha256(data).digest()).decode()
         facts = {**self._target(key).place, "ChecksumSHA256": checksum, **condition}
-        resent_if_damaged(lambda: self._client.put_object(**facts, Body=data))
+        retry_if_damaged(lambda: self._client.put_object(**facts, Body=data))
         failpoint("object.put")
 
     def _put_on_condition(self, key: str, data: bytes, **condition: str) -> bool:

@@ -15,6 +15,7 @@ from progdistill.registry.runs import RunCheckpoint, record_run_checkpoint
 from progdistill.store.base import Store
 from progdistill.store.digest import FileDigest
 from progdistill.store.documents import Record, encode
+from progdistill.store.files import sweep_folder
 from progdistill.store.layout import (
     blob_key,
     checkpoint_key,
@@ -25,7 +26,6 @@ from progdistill.store.layout import (
     shard_key,
 )
 from progdistill.store.local import LocalStore
-from progdistill.store.scratch import sweep_folder
 from tests.registry.samples import measure, publish_base, publish_student, weights_file
 
 NO_GRACE = timedelta(seconds=-5)

@@ -161,7 +161,7 @@ def test_in_a_browser_the_page_zooms_and_shows_a_checkpoints_manifest_on_a_click
         chosen = f"[aria-label*='{family['two'].id[:12]}']"
         page.evaluate(f"document.querySelector(\"{chosen}\").dispatchEvent(new MouseEvent('click'))")
         details = page.evaluate("document.getElementById('details').innerText")
-        assert all(fact in details for fact in (family["two"].id, "2 steps", "8 (fd)", '"weights_sha256"'))
+        assert all(fact in details for fact in (family["two"].id, "2 steps", "8 (fd)", '"weights"'))
         assert page.evaluate("document.querySelectorAll('#details .sheet span').length") == 4
         edges = ("document.querySelector('.chosen').getBoundingClientRect().right", "graph.clientWidth")
         assert page.evaluate(edges[0]) < page.evaluate(edges[1])

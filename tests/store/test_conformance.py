@@ -12,7 +12,7 @@ import pytest
 from progdistill.errors import LostInvariantError, UsageError
 from progdistill.models_base import content_id
 from progdistill.store.base import Store
-from progdistill.store.digest import PART_BYTES, FileDigest, digest_of_bytes
+from progdistill.store.digest import PART_BYTES, FileDigest, digest_of_file
 from progdistill.store.documents import SEAL
 from progdistill.store.layout import blob_key
 from progdistill.store.open import open_store
@@ -125,7 +125,7 @@ def test_files_of_one_and_more_parts_come_back_whole(store: Store, tmp_path: Pat
     path = tmp_path / "file"
     path.write_bytes(bytes(range(256)) * (size // 256) + b"\x07" * (size % 256))
     digest = store.upload(path, blob_key)
-    assert digest == digest_of_bytes(path.read_bytes())
+    assert digest == digest_of_file(path)
     assert store.download(blob_key(digest.sha256), digest).read_bytes() == path.read_bytes()
 
 
