@@ -236,6 +236,5 @@ def _check(image: SourceImage, pixels: Pixels, facts: SourceFacts) -> None:
     classes = len(facts.class_names)
     if not 0 <= image.label < max(1, classes):
         raise UsageError(
-            f"{image.name} has label {image.label}, out of range: the {classes} classes of {facts.location}"
-            f" are 0 to {classes - 1}: correct that label in the source"
+            f"{image.name} has label {image.label}, out of range for the {classes} classes of the source"
         )

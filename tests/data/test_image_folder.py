@@ -142,7 +142,7 @@ def test_names_of_classes_must_be_utf8(tmp_path: Path) -> None:
         (("train/a/1.png", "2.png"), "cats has images that would be left out, such as 2.png"),
         (("train/1.png", "more/2.png"), "cats/more has images that would be left out"),
         (("train/a/1.png", "test/2.png"), "cats/test has images that would be left out"),
-        (("train/1.png", "val/1.png", "valid/2.png"), "the folders val and valid, both for split validation"),
+        (("train/1.png", "val/1.png", "valid/2.png"), "two folders for split validation, val and valid"),
         (("val/1.png", "test/2.png"), "folders of splits .test, val., but none called train"),
         (("Train/a/1.png", "Test/a/2.png"), "folders of splits .Test, Train., but none called train"),
     ],

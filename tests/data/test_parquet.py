@@ -68,7 +68,7 @@ def test_images_without_a_class_column_have_no_classes(tmp_path: Path) -> None:
 
 def test_a_file_without_images_is_named_with_its_columns(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": ["a"]}), tmp_path / "x.parquet")
-    with pytest.raises(UsageError, match="0 image columns .* among text"):
+    with pytest.raises(UsageError, match="0 image columns among text"):
         parquet(tmp_path)
 
 
@@ -117,8 +117,16 @@ LABELED = table(label=[0, 1] * 3)
             table(label=["cat"] * 6),
             "train-1.parquet: column label holds string, not class numbers",
         ),
-        ("train-1", pa.table({"image": ["a"], "label": [0]}), "column image holds string, not images"),
-        ("train-1", described(LABELED, classes_called("b", "a")), "has 'b' as class 0, which is 'a' in"),
+        (
+            "train-1",
+            pa.table({"image": ["a"], "label": [0]}),
+            "column image holds string, not the bytes of image",
+        ),
+        (
+            "train-1",
+            described(LABELED, classes_called("b", "a")),
+            "class 0 of column label is 'b', but 'a' in",
+        ),
         (
             "test-0",
             pa.Table.from_arrays([*LABELED, LABELED["label"]], ["image", "label", "label"]),

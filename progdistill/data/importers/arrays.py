@@ -43,10 +43,7 @@ class ArraysSource(Source):
         keys = {"train": (None, None)} if path.suffix == ".npy" else _find_keys(path)
         unlabeled = [images for images, labels in keys.values() if labels is None]
         if 0 < len(unlabeled) < len(keys):
-            raise UsageError(
-                f"{path}: {unlabeled[0]} has no classes, unlike the other images: add them, or save it in a"
-                " file of its own"
-            )
+            raise UsageError(f"{path}: {unlabeled[0]} has no classes, unlike the other images: add them")
         shapes = {split: _image_shape(path, images) for split, (images, _) in keys.items()}
         self._size, self._channels, _ = shapes["train"]
         self._arrays = {}
@@ -112,8 +109,7 @@ def _image_shape(path: Path, name: str | None) -> tuple[int, Literal[1, 3], bool
         case (_, 1 | 3 as channels, height, width) if height == width:
             return height, channels, True
     raise UsageError(
-        f"{where} has shape {list(header.shape)}: images are [count, size, size], with 1 or 3 channels"
-        " last or first"
+        f"{where} has shape {list(header.shape)}: use [count, size, size], or with 1 or 3 channels"
     )
 
 
@@ -123,8 +119,7 @@ def _read_labels(path: Path, name: str | None, count: int) -> NDArray[np.int64]:
     header = read_header(path, name)
     if header.dtype.kind not in "iu" or not header.shape or math.prod(header.shape) != count:
         raise UsageError(
-            f"{path}: {name} is {header.dtype} {list(header.shape)}: classes are one integer per image, for"
-            f" {count:,} images"
+            f"{path}: {name} is {header.dtype} {list(header.shape)}: expected {count:,} class numbers"
         )
     labels = read_array(path, name)
     require_class_number(f"{path}: {name}", int(labels.max(initial=0)))
@@ -178,9 +173,7 @@ def _read_header(file: IO[bytes], where: str) -> ArrayHeader:
     read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
     shape, by_columns, dtype = read(file)
     if dtype.hasobject:
-        raise UsageError(
-            f"{where} is refused: it is an array of Python objects, which only a pickle can hold"
-        )
+        raise UsageError(f"{where} is refused: it holds Python objects, which only a pickle can hold")
     if by_columns and len(shape) > 1:
         raise UsageError(f"{where} is stored by columns: save it with numpy.ascontiguousarray")
     return ArrayHeader(shape, dtype)

@@ -89,16 +89,14 @@ class Cifar10Source(Source):
         if self._version is BINARY:
             if not data or len(data) % RECORD_BYTES:
                 raise UsageError(
-                    f"{where} is truncated: {len(data):,} bytes are not a multiple of {RECORD_BYTES:,}"
+                    f"{where} is truncated: {len(data)} bytes are not a multiple of {RECORD_BYTES}"
                 )
             records = np.frombuffer(data, np.uint8).reshape(-1, RECORD_BYTES)
             planes, labels = records[:, 1:], records[:, 0].astype(np.int64)
         else:
             planes, labels = load_batch(io.BytesIO(data), where)
             if planes.dtype != np.uint8 or planes.shape != (len(labels), 3072):
-                raise UsageError(
-                    f"{where} is not a CIFAR-10 batch: its data is not uint8 [{len(labels)}, 3072]"
-                )
+                raise UsageError(f"{where} is not a CIFAR-10 batch: data is not uint8 [{len(labels)}, 3072]")
         return planes.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), labels
 
     def _class_names(self) -> tuple[str, ...]:

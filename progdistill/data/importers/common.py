@@ -68,8 +68,7 @@ def require_class_number(where: str, number: int) -> None:
     """Raise UsageError for a number that is too large for a class."""
     if number >= MAX_CLASSES:
         raise UsageError(
-            f"{where} has class number {number}, above the maximum of {MAX_CLASSES - 1}: number the classes"
-            " 0, 1, 2, …"
+            f"{where} has class number {number}, above {MAX_CLASSES - 1}: number classes 0, 1, 2, …"
         )
 
 
@@ -82,14 +81,11 @@ def require_class_folders(where: Path, names: Sequence[str], *, loose_images: bo
     """Raise UsageError for class folders with images beside them, or whose names are not UTF-8."""
     if names and loose_images:
         raise UsageError(
-            f"{where} has images beside the class folders {', '.join(names[:3])}: move them into a class"
-            " folder, or give a folder without subfolders"
+            f"{where} has images beside the class folders {', '.join(names[:3])}: move them into one"
         )
     for name in names:
-        if name != readable_name(name):
-            raise UsageError(
-                f"{where} has a class whose name is not UTF-8, {readable_name(name)}: rename that folder"
-            )
+        if name != (shown := readable_name(name)):
+            raise UsageError(f"{where} has a class whose name is not UTF-8, {shown}: rename that folder")
 
 
 def read_member(archive: tarfile.TarFile, member: str | tarfile.TarInfo) -> bytes:

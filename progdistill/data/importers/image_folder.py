@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator
 from functools import partial
 from pathlib import Path
 
-from progdistill.data.image_names import IMAGE_SUFFIXES, is_image_name, name_bytes, readable_name
+from progdistill.data.image_names import is_image_name, name_bytes, readable_name
 from progdistill.data.importers.common import SPLIT_NAMES, native_size, require_class_folders
 from progdistill.data.preprocess import Preprocessing, decode_image
 from progdistill.data.source import Pixels, Source, SourceFacts, SourceImage, UnreadableImageError
@@ -31,8 +31,7 @@ class ImageFolderSource(Source):
         for split, count in counts.items():
             if not count:
                 raise UsageError(
-                    f"{self._splits[split]} has no images ({', '.join(IMAGE_SUFFIXES)}): give a folder"
-                    " of images, or a folder with one subfolder of images per class"
+                    f"{self._splits[split]} has no images: give a folder of images or of class folders"
                 )
         self.facts = SourceFacts(
             importer="image_folder",
@@ -87,8 +86,7 @@ def _split_folders(root: Path) -> dict[str, Path]:
         other = splits.setdefault(SPLIT_NAMES[name], root / name)
         if other.name != name:
             raise UsageError(
-                f"{root} has the folders {other.name} and {name}, both for split {SPLIT_NAMES[name]}: move"
-                " their images into one of them"
+                f"{root} has two folders for split {SPLIT_NAMES[name]}, {other.name} and {name}: merge them"
             )
     return splits
 
@@ -100,8 +98,7 @@ def _refuse_splits_without_training(root: Path) -> None:
     walks = (files for folder in others for _, _, files in os.walk(folder))
     if named and not _images_in(root) and not any(is_image_name(name) for files in walks for name in files):
         raise UsageError(
-            f"{root} has folders of splits ({', '.join(named)}), but none called train: rename the folder of"
-            " training images to train"
+            f"{root} has folders of splits ({', '.join(named)}), but none called train: rename one"
         )
 
 
@@ -116,9 +113,7 @@ def _class_names(splits: dict[str, Path]) -> tuple[str, ...]:
     for split, folder in splits.items():
         for entry in _subfolders(folder):
             if entry.name not in names and _images_in(entry):
-                raise UsageError(
-                    f"class {readable_name(entry.name)} of split {split} is not a class of the training split"
-                )
+                raise UsageError(f"class {readable_name(entry.name)} of split {split} is not in split train")
     return names
 
 
@@ -129,10 +124,7 @@ def _refuse_other_images(root: Path, splits: Collection[Path], used: Collection[
         folder = Path(name)
         stray = min(filter(is_image_name, files), default=None)
         if stray is not None and folder not in used:
-            raise UsageError(
-                f"{folder} has images that would be left out, such as {stray}: move them directly into a"
-                f" folder of a class or split, or out of {root}"
-            )
+            raise UsageError(f"{folder} has images that would be left out, such as {stray}: move them")
         subfolders[:] = sorted(
             inner
             for inner in subfolders

@@ -90,9 +90,7 @@ class ImageTarSource(Source):
         for image in itertools.islice(iterate_tar(path), start, None):
             class_name = image.class_name or self._class_of_file.get(PurePosixPath(image.name).name, "")
             if self._class_names and class_name not in labels:
-                raise UsageError(
-                    f"{path}: {image.name} is of class {class_name!r}, which the training images lack"
-                )
+                raise UsageError(f"{path}: class {class_name!r} of {image.name} is not in split train")
             with explain_damage(path, _PROBLEM, TAR_ERRORS, _REMEDY):
                 data = read_member(image.archive, image.member)
             decode = partial(decode_image, data, self._preprocessing)
@@ -119,8 +117,7 @@ def _scan(path: Path) -> _Contents:
     splits = {SPLIT_NAMES[folder]: folder for folder in sorted(folders) if folder in SPLIT_NAMES}
     if len(splits) > 1:
         raise UsageError(
-            f"{path} has the splits {', '.join(sorted(splits.values()))}, which are not supported in one"
-            " archive: unpack it and give the folder"
+            f"{path} has several splits ({', '.join(sorted(splits.values()))}): unpack it and give the folder"
         )
     return _Contents(classes, digest.hexdigest())
 

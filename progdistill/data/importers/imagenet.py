@@ -45,8 +45,7 @@ def _open_tars(path: Path, preprocessing: Preprocessing, unverified: bool) -> So
     if (folder / VALIDATION.name).is_file():
         if not (folder / DEVKIT.name).is_file():
             raise UsageError(
-                f"{folder / VALIDATION.name} does not contain its classes: put {DEVKIT.name} beside it, or"
-                " move it away to prepare only the training images"
+                f"{folder / VALIDATION.name} needs {DEVKIT.name} beside it: add it, or move that file away"
             )
         archives["validation"] = folder / VALIDATION.name
         classes = validation_classes(folder / DEVKIT.name)

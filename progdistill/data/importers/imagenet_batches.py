@@ -103,8 +103,7 @@ def _count_images(path: Path, image_size: int) -> int:
     size = math.isqrt(data.shape[1] // 3) if len(data.shape) == 2 else 0
     if data.dtype != np.uint8 or data.shape != (len(labels), 3 * size * size):
         raise UsageError(
-            f"{path} is the wrong file: its data is {data.dtype} {list(data.shape)} with {len(labels)}"
-            " labels, not uint8 [count, 3·size²]"
+            f"{path} is the wrong file: data is {data.dtype} {list(data.shape)}, labels are {len(labels)}"
         )
     if size != image_size:
         raise UsageError(

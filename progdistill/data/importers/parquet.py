@@ -168,8 +168,7 @@ def _find_columns(path: Path, schema: pa.Schema) -> _Columns:
     ]
     if len(images) != 1:
         raise UsageError(
-            f"{path} has {len(images)} image columns (structs of bytes and path) among"
-            f" {', '.join(schema.names)}: keep exactly one"
+            f"{path} has {len(images)} image columns among {', '.join(schema.names)}: keep exactly one"
         )
     classes = [name for name, feature in features.items() if feature.kind == "ClassLabel"]
     label = next((name for name in (*classes, *_LABEL_NAMES) if name in schema.names), None)
@@ -180,31 +179,21 @@ def _check_columns(path: Path, schema: pa.Schema, columns: _Columns, first: Path
     """Raise UsageError unless a file has the columns that were found in the file `first`."""
     for name in filter(None, (columns.image, columns.label)):
         if name not in schema.names:
-            raise UsageError(
-                f"{path} has no column {name}, which {first} has: add it, or move the file away to"
-                " prepare the others"
-            )
+            raise UsageError(f"{path} has no column {name}, which {first} has: add it, or move the file away")
         if schema.names.count(name) > 1:
             raise UsageError(f"{path} has {schema.names.count(name)} columns {name}: keep exactly one")
     kind = schema.field(columns.image).type
     if kind not in (pa.binary(), pa.large_binary()) and not _has_bytes(kind):
-        raise UsageError(
-            f"{path}: column {columns.image} holds {kind}, not images: store encoded files, as bytes or as"
-            " structs of bytes and path"
-        )
+        raise UsageError(f"{path}: column {columns.image} holds {kind}, not the bytes of image files")
     if columns.label is None:
         return
     if not pa.types.is_integer(kind := schema.field(columns.label).type):
-        raise UsageError(
-            f"{path}: column {columns.label} holds {kind}, not class numbers: store 0, 1, 2, …, or move the"
-            " file away to prepare the others"
-        )
+        raise UsageError(f"{path}: column {columns.label} holds {kind}, not class numbers 0, 1, 2, …")
     names = _class_names(_features(schema), columns.label)
     for number, (found, expected) in enumerate(zip(names, columns.class_names, strict=False)):
         if found != expected:
             raise UsageError(
-                f"{path}: column {columns.label} has {found!r} as class {number}, which is {expected!r} in"
-                f" {first}: number the classes the same way in all files"
+                f"{path}: class {number} of column {columns.label} is {found!r}, but {expected!r} in {first}"
             )
 
 

@@ -37,15 +37,10 @@ def verify_published(files: Iterable[tuple[Path, PublishedFile]]) -> None:
 def check_counts(location: Path, found: dict[str, int], published: dict[str, int]) -> None:
     """Compare the number of images in each split with the published one. Raises UsageError if they differ."""
     for split, count in found.items():
-        if split not in published:
+        if count != (expected := published.get(split, 0)):
             raise UsageError(
-                f"{location}: split {split} is not a published one ({', '.join(published)}). Move it away,"
-                f" or {ANYWAY}"
-            )
-        if count != published[split]:
-            raise UsageError(
-                f"{location}: split {split} has {count:,} images, published are {published[split]:,}. Get the"
-                f" missing files, or {ANYWAY}"
+                f"{location}: split {split} has {count:,} images, published are {expected:,}."
+                f" Get the published files, or {ANYWAY}"
             )
 
 
