@@ -141,7 +141,7 @@ def test_a_deployment_without_an_image_is_looked_at_but_not_made(flows_bucket: s
             '[options]\nreproduce = "production"\npreset = "digits"',
             "production decides what --preset",
         ),
-        ("[options.set]\n'distill.updates' = 1", "did you mean distill.updates?"),
+        ("[options.set]\n'distil.updates' = 1", "did you mean distill.updates?"),
         ("[options.set]\nladder = [8, 4]", "give it as --ladder"),
         ('[options]\nstore = "/disk"', "store is /disk, but a pod's disk is gone"),
         ("steps.distil = { retries = 1 }", "unknown step distil;"),
