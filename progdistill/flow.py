@@ -152,9 +152,11 @@ class DistillFlow(FlowSpec):
         print(f"Report: {self.report_path}, and in the store {self.report_uri}", flush=True)
 
     def _run(self, live: bool = False) -> "RunSteps":
+        from progdistill.run.prepare import PreparedRun
         from progdistill.run.steps import RunSteps
 
-        run = RunSteps(self.run_facts, current.flow_name, current.run_id)
+        prepared = PreparedRun.model_validate(self.run_facts)
+        run = RunSteps(prepared, current.flow_name, current.run_id)
         run.record(getattr(self, "checkpoints", []))  # a resumed run has some whose steps it did not execute
         if live and os.environ.get(LIVE_CARDS) != "0":
             run.show_on(current.card["live"])

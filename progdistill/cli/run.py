@@ -10,6 +10,7 @@ from typing import Any
 
 from progdistill.cli.common import writing
 from progdistill.config.options import (
+    RUN_OPTIONS,
     add_run_options,
     as_arguments,
     parse_known_options,
@@ -17,6 +18,7 @@ from progdistill.config.options import (
     resolve_options,
 )
 from progdistill.errors import Interrupted, ProgdistillError, UsageError
+from progdistill.logs import configure_logging
 
 VERBS = {
     "run": "train, distill, evaluate and report, with any option of Metaflow's `run` (such as --tag NAME)",
@@ -55,6 +57,7 @@ def main(flow: Any = None) -> None:
     Args:
         flow: the script's class. None: `progdistill run` has started this process for a task.
     """
+    configure_logging()
     arguments, entrypoint = sys.argv[1:], None
     if flow is None:
         from progdistill.flow import DistillFlow as flow
@@ -111,6 +114,10 @@ def _hand_over(typed: Mapping[str, Any], path: Path) -> None:
 
     with writing("results in", Path.cwd()), tempfile.TemporaryFile(dir="."):
         pass
+    for option in RUN_OPTIONS:
+        variable = f"METAFLOW_RUN_{option.field.upper()}"
+        if os.environ.get(variable):  # Metaflow would take it into account, the prepared run would not
+            raise UsageError(f"{variable} is set: unset it, and give --{option.name} instead")
     prepared = prepare_run(resolve_options(typed))
     path.write_text(prepared.model_dump_json())
     os.environ[PREPARED_RUN] = str(path)

@@ -51,7 +51,7 @@ def _train(run: PreparedRun, updates: int) -> dict[Kind, Measured]:
     with tempfile.TemporaryDirectory(prefix="progdistill-measure-") as folder, contextlib.chdir(folder):
         store = open_store(str(Path(folder) / "store"))
         shortened = run.model_copy(update={"settings": _shortened(run.settings, store.uri, updates)})
-        steps = RunSteps(shortened.model_dump(mode="json"), "Measure", str(updates))
+        steps = RunSteps(shortened, "Measure", str(updates))
         first = steps.first_teacher()
         ids = [first["id"], steps.distill(first, 1)["id"]]
         found: dict[Kind, Measured] = {}

@@ -1,13 +1,12 @@
-"""The report of a run, from its references, its measurements and the times its jobs computed."""
+"""The report of a run, from its checkpoints, its measurements and the times its jobs computed."""
 
 import errno
+import logging
 import os
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from progdistill.evaluation.measurement import EvaluationRecord
 from progdistill.registry.checkpoint import CheckpointManifest, load_manifest
@@ -19,30 +18,43 @@ from progdistill.store.base import Store
 from progdistill.store.layout import report_key
 from progdistill.training.provenance import code_version
 
+logger = logging.getLogger(__name__)
+
 
 def write_report(
     prepared: PreparedRun,
     store: Store,
     run: tuple[str, str],
     folder: Path,
-    checkpoints: Sequence[dict[str, Any]],
+    checkpoints: Sequence[tuple[str, Sequence[tuple[int, float]]]],
     evaluations: Sequence[EvaluationRecord],
     intervals: Sequence[tuple[float, float]],
     started_at: datetime,
 ) -> Path:
-    """Write `folder`/report and point `runs/latest` to the run; return the path of the page.
+    """Write `folder`/report, put its page into the store too, and point `runs/latest` to the run.
 
-    The page is put into the store too: a pod's own folder ends with the pod.
+    Args:
+        prepared: the run.
+        store: where its checkpoints are. The page there outlives a pod's own folder.
+        run: name of the flow, and run id.
+        folder: the run's folder.
+        checkpoints: id and loss curve (update, loss) of each, from the top of the ladder down.
+        evaluations: the record of each checkpoint.
+        intervals: seconds since the epoch between which each job of the run computed.
+        started_at: when the run started.
+
+    Returns:
+        The path of the page.
     """
     settings, dataset = prepared.settings, prepared.dataset
-    manifests = [load_manifest(store, checkpoint["id"]) for checkpoint in checkpoints]
+    manifests = [load_manifest(store, checkpoint_id) for checkpoint_id, _ in checkpoints]
     entries = []
-    for checkpoint, manifest, record in zip(checkpoints, manifests, evaluations, strict=True):
-        points = [LossPoint(update=update, loss=loss) for update, loss in checkpoint["loss_curve"]]
+    for (_, losses), manifest, record in zip(checkpoints, manifests, evaluations, strict=True):
+        points = [LossPoint(update=update, loss=loss) for update, loss in losses]
         entries.append(stage_entry(store, manifest, record, points))
     measured = next((r.distilled for r in evaluations if r.distilled is not None), None)
-    # What is damaged elsewhere in the store is no reason to lose this run's report.
-    tree = lineage_tree(store, checkpoints[-1]["id"], unreadable=[])
+    # Damage elsewhere in the store must not cost this run its report.
+    tree = lineage_tree(store, manifests[-1].id, unreadable=[])
     report = ReportInput(
         run_id=run[1],
         flow=run[0],
@@ -58,7 +70,7 @@ def write_report(
         configuration=settings.model_dump(mode="json"),
         checkpoints=tuple(entries),
         timings=timings_of(f"{run[0]}/{run[1]}", manifests, evaluations, intervals, started_at),
-        lineage="\n".join(draw(tree, checkpoints[-1]["id"])),
+        lineage="\n".join(draw(tree, manifests[-1].id)),
     )
     page = build_report(report, folder / "report")
     store.write(report_key(*run), page.read_bytes())
@@ -73,10 +85,10 @@ def timings_of(
     intervals: Sequence[tuple[float, float]],
     started_at: datetime,
 ) -> Timings:
-    """Where the time of `run` (Flow/run id) went, apart from what the store held already.
+    """Where the time of `run` (Flow/run id) went, apart from what the store already had.
 
-    A run's own are the checkpoints that bear its name, and what was made while a job of it computed: a
-    resumed run takes over the intervals of the run that it resumes.
+    A run made the checkpoints that bear its name, and what was made while one of its jobs computed: a resumed
+    run takes over the intervals of the run that it resumes.
     """
 
     def within(moment: datetime) -> bool:
@@ -117,22 +129,18 @@ def covered_seconds(intervals: Sequence[tuple[float, float]]) -> float:
 
 
 def point_latest_to(folder: Path) -> None:
-    """Make `latest` beside a run's folder a link to it, replacing an older link in one step.
-
-    It is a convenience: where it cannot be made, standard error says so and nothing fails.
-    """
+    """Make `latest` beside a run's folder a link to it, atomically; log a warning where that fails."""
     latest, draft = folder.parent / "latest", folder.parent / f".latest-{os.getpid()}"
     try:
         if latest.exists() and not latest.is_symlink():
-            raise FileExistsError(errno.EEXIST, "it is no link")
+            raise FileExistsError(errno.EEXIST, "it is not a link")
         draft.unlink(missing_ok=True)
         draft.symlink_to(folder.name)
         draft.replace(latest)
     except OSError as error:
-        print(
-            f"{latest} does not lead to this run ({error.strerror}): look into {folder}, and move {latest}"
-            " away for later runs",
-            file=sys.stderr,
+        logger.warning(
+            "%s does not point to this run (%s): see %s, and move %s away for later runs",
+            *(latest, error.strerror, folder, latest),
         )
         with suppress(OSError):
             draft.unlink(missing_ok=True)

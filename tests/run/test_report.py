@@ -7,6 +7,7 @@ import pytest
 
 from progdistill.diffusion.names import SamplerName
 from progdistill.evaluation.measurement import EvaluationRecord
+from progdistill.logs import configure_logging
 from progdistill.registry.checkpoint import CheckpointManifest, TrainingFigures, publish_checkpoint
 from progdistill.registry.evaluations import Measurement
 from progdistill.report.input import Timings
@@ -98,13 +99,15 @@ def test_latest_leads_to_the_run_that_reported_last(tmp_path: Path) -> None:
 def test_what_is_no_link_in_the_place_of_latest_stays_and_nothing_fails(
     what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    configure_logging()
     latest = tmp_path / "latest"
     latest.mkdir() if what == "folder" else latest.write_text("mine")
     point_latest_to(tmp_path / "7")
-    assert f"{latest} does not lead to this run (it is no link)" in capsys.readouterr().err
+    assert f"{latest} does not point to this run (it is not a link)" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == [latest] and not latest.is_symlink()
 
 
 def test_where_no_link_can_be_made_nothing_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging()
     point_latest_to(tmp_path / "gone" / "7")
     assert "No such file or directory" in capsys.readouterr().err
