@@ -54,7 +54,7 @@ def test_an_evaluator_that_does_not_fit_the_images_is_refused(tmp_path: Path) ->
     for number in range(4):
         Image.new("RGB", (32, 32), (number, 0, 0)).save(images / f"{number}.png")
     assert main(["data", "prepare", "red", "--source", str(images), "--image-size", "32"]) == 0
-    with pytest.raises(UsageError, match=r"digits_classifier reads.*red has"):
+    with pytest.raises(UsageError, match=r"digits_classifier needs.*red has"):
         prepare_run(RunOptions(dataset="red", set=("evaluation.evaluator=digits_classifier",)))
 
 
@@ -79,9 +79,9 @@ def test_published_statistics_of_cifar10_are_accepted(inception: str, tmp_path: 
     ("arrays", "words"),
     [
         (None, r"nowhere\.npz is not a file.*evaluation\.reference_statistics"),
-        ({"mu": np.zeros(64), "sigma": np.eye(64)}, r"64 features, Inception has 2048"),
-        ({"mu": np.zeros(2048)}, r"holds no reference statistics.*mu and sigma"),
-        ({"mu": np.zeros(2048), "sigma": np.eye(64)}, r"holds no reference statistics.*\(64, 64\)"),
+        ({"mu": np.zeros(64), "sigma": np.eye(64)}, r"64 features, but Inception has 2048"),
+        ({"mu": np.zeros(2048)}, r"is not a file of reference statistics.*mu and sigma"),
+        ({"mu": np.zeros(2048), "sigma": np.eye(64)}, r"is not a file of reference statistics.*\(64, 64\)"),
         ({"mu": np.full(2048, np.nan), "sigma": np.eye(2048)}, "not all numbers are finite"),
     ],
 )
@@ -98,7 +98,7 @@ def test_other_statistics_are_refused_before_anything_is_trained(
 
 def test_a_file_that_is_no_archive_is_refused(inception: str, tmp_path: Path) -> None:
     (tmp_path / "page.npz").write_text("<html>not found</html>")
-    with pytest.raises(UsageError, match="holds no reference statistics"):
+    with pytest.raises(UsageError, match="is not a file of reference statistics"):
         prepared(inception, f"evaluation.reference_statistics={tmp_path}/page.npz")
 
 

@@ -58,9 +58,9 @@ def test_the_plan_tells_what_is_said_of_a_model_that_comes_from_the_teacher(
     store: Store, digits: DatasetInfo
 ) -> None:
     own, other = f"model.prediction={DIGITS.prediction}", "model.network.base_channels=8"
-    assert "without effect" not in branch(store, digits.fingerprint, set=(own,)).describe()
+    assert "ignored" not in branch(store, digits.fingerprint, set=(own,)).describe()
     plan = branch(store, digits.fingerprint, set=(own, other)).describe()
-    assert "without effect, as the model is the teacher's: model.network.base_channels" in plan
+    assert "ignored, since the model is the teacher's: model.network.base_channels" in plan
     assert "model.prediction" not in plan
 
 
