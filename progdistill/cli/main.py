@@ -49,7 +49,6 @@ def main(arguments: list[str] | None = None) -> int:
     subparsers = parser.add_subparsers(required=True, metavar="VERB")
     for verb in VERBS:
         verb.add_parser(subparsers)
-    configure_logging()
     # A shell makes background commands ignore Ctrl-C; they keep ignoring it.
     handled = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     with StopSignals(signals=handled) as signals:  # as exceptions, so that half-written files are removed
