@@ -30,6 +30,14 @@ class LostInvariantError(ProgdistillError):
     """An invariant is violated (digest mismatch, NaN loss): the stage stops and keeps its last good state."""
 
 
+class DeviceMemoryError(UsageError):
+    """The work does not fit in the device's memory with these settings."""
+
+
+class NonFiniteError(LostInvariantError):
+    """A loss, gradient or sample is NaN or infinite."""
+
+
 class Interrupted(ProgdistillError):
     """Work was stopped by a signal (Ctrl-C, SIGTERM) and saved its state for the next run."""
 

@@ -51,7 +51,7 @@ class LiveTraining:
         self._samples_key: str | None = None
 
     def __call__(self, state: TrainingState, loss: float) -> None:
-        """See TrainingTask.watch."""
+        """See TrainingHooks.watch."""
         total = self._spec.training.updates
         if self._first_update is None:
             self._first_update = state.update - 1

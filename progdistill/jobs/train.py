@@ -23,7 +23,7 @@ from progdistill.store.base import Store
 from progdistill.training.distributed import Rank
 from progdistill.training.execution import Execution, decide, place
 from progdistill.training.guidance import GUIDANCE_PARAMETER
-from progdistill.training.loop import Trained, TrainingTask, train
+from progdistill.training.loop import Trained, TrainingHooks, TrainingTask, train
 from progdistill.training.objective import BaseObjective, DistillationObjective, GuidanceObjective, Objective
 from progdistill.training.provenance import peak_memory_bytes, provenance
 from progdistill.training.snapshots import (
@@ -80,25 +80,24 @@ def _train(
         ),
         seed=spec.seed,
         purpose=spec.purpose,
-        device=rank.device,
-        rank=rank.rank,
-        world_size=rank.world_size,
-        snapshots=SnapshotWriter(
-            store,
-            spec.id,
-            keep=request.snapshots.keep,
-            rank=rank.rank,
-            world_size=rank.world_size,
-            attempt=rank.attempt,
+        rank=rank,
+        execution=execution,
+        hooks=TrainingHooks(
+            snapshots=SnapshotWriter(
+                store,
+                spec.id,
+                keep=request.snapshots.keep,
+                rank=rank.rank,
+                world_size=rank.world_size,
+                attempt=rank.attempt,
+            ),
+            snapshot_interval_updates=request.snapshots.interval_updates,
+            should_stop=lambda: rank.any_rank(should_stop()),
+            # Garbage collection keeps the teacher of a job that is under way.
+            snapshot_facts={} if isinstance(spec, TrainBaseSpec) else {"teacher": spec.teacher},
+            watch=LiveTraining(spec, request.live, store) if request.live and rank.rank == 0 else None,
         ),
-        snapshot_interval_updates=request.snapshots.interval_updates,
-        # Garbage collection keeps the teacher of a job that is under way.
-        snapshot_facts={} if isinstance(spec, TrainBaseSpec) else {"teacher": spec.teacher},
-        should_stop=lambda: rank.any_rank(should_stop()),
-        new_weights=frozenset({GUIDANCE_PARAMETER}) if isinstance(spec, GuideSpec) else frozenset(),
-        micro_batch_size=execution.micro_batch_size,
-        sharded=execution.sharded,
-        watch=LiveTraining(spec, request.live, store) if request.live and rank.rank == 0 else None,
+        new_parameters=frozenset({GUIDANCE_PARAMETER}) if isinstance(spec, GuideSpec) else frozenset(),
     )
     return train(task, model, _start(store, spec.id, rank))
 

@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from progdistill.models.denoiser import Denoiser
 from progdistill.training.objective import Images, Labels, Objective
 from progdistill.training.random import BatchRandom
-from progdistill.training.state import whole
+from progdistill.training.state import full_tensor
 
 
 def accumulate(
@@ -20,23 +20,35 @@ def accumulate(
     network: nn.Module,
     x: Images,
     labels: Labels | None,
-    draws: BatchRandom,
+    random: BatchRandom,
     micro_batch_size: int | None,
 ) -> Float[Tensor, ""]:
-    """Add the gradient of the mean loss over this rank's images, and return that mean, detached.
+    """Add the gradient of the mean loss over this rank's images to the parameters' `grad`.
 
-    At most `micro_batch_size` images are in memory at a time. DDP's ranks exchange gradients with the last of
-    them alone; FSDP's with each, so that no rank ever holds the whole gradient.
+    DDP all-reduces gradients with the last micro-batch only; FSDP with each, so that no rank ever holds the
+    whole gradient.
+
+    Args:
+        objective: The loss.
+        model: The denoiser.
+        network: `model`, or its DDP wrapper.
+        x: This rank's images.
+        labels: Their classes; None for a model without classes.
+        random: This rank's random numbers.
+        micro_batch_size: Images in memory at a time; None: all.
+
+    Returns:
+        The mean loss, detached.
     """
     images = len(x)
     size = micro_batch_size or images
     losses = []
     for start in range(0, images, size):
         rows = slice(start, min(start + size, images))
-        waits = isinstance(network, DistributedDataParallel) and rows.stop < images
-        with network.no_sync() if waits else nullcontext():  # type: ignore[operator]
+        accumulates = isinstance(network, DistributedDataParallel) and rows.stop < images
+        with network.no_sync() if accumulates else nullcontext():  # type: ignore[operator]
             part = None if labels is None else labels[rows]
-            loss = objective(model, network, x[rows], part, draws.of_rows(rows))
+            loss = objective(model, network, x[rows], part, random.slice(rows.start, rows.stop))
             if size < images:
                 loss = loss * ((rows.stop - rows.start) / images)
             loss.backward()  # type: ignore[no-untyped-call]
@@ -54,4 +66,4 @@ def mean_over_ranks(loss: Float[Tensor, ""], world_size: int) -> float:
 
 def clip_gradients(parameters: Sequence[Tensor], limit: float) -> float:
     """Scale gradients to a norm of at most `limit`; return the norm before, the same on every rank."""
-    return float(whole(nn.utils.clip_grad_norm_(parameters, limit)))
+    return float(full_tensor(nn.utils.clip_grad_norm_(parameters, limit)))

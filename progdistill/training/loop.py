@@ -10,12 +10,14 @@ from torch import Tensor, nn
 
 from progdistill.data.loader import TrainingLoader
 from progdistill.diffusion.noise import generator, seed_for
-from progdistill.errors import Interrupted, LostInvariantError, UsageError
+from progdistill.errors import DeviceMemoryError, Interrupted, NonFiniteError
 from progdistill.models.denoiser import Denoiser
 from progdistill.progress import Progress
 from progdistill.store.failpoints import failpoint
 from progdistill.training.config import LearningRateSchedule, TrainingSettings
 from progdistill.training.devices import device_of_draws
+from progdistill.training.distributed import Rank
+from progdistill.training.execution import Execution
 from progdistill.training.gradients import accumulate, clip_gradients, mean_over_ranks
 from progdistill.training.objective import Objective
 from progdistill.training.random import BatchRandom
@@ -26,28 +28,35 @@ LOSS_POINTS = 100
 """Points of a stage's loss curve, each a mean over the updates since the one before."""
 
 
+class TrainingHooks(NamedTuple):
+    """What happens between updates."""
+
+    snapshots: SnapshotWriter
+    snapshot_interval_updates: int
+    should_stop: Callable[[], bool]
+    """Called after every update; must return the same on all ranks."""
+    snapshot_facts: dict[str, JsonValue] = {}
+    """Recorded in every snapshot beside the training state."""
+    watch: "Callable[[TrainingState, float], None] | None" = None
+    """Called with the state and the loss after every update; must not change the model."""
+
+
 class TrainingTask(NamedTuple):
-    """What to train, on what, and where randomness and snapshots come from."""
+    """What to train on what data, on which rank, and what happens between updates."""
 
     label: str
+    """The name in progress lines and messages."""
     settings: TrainingSettings
     objective: Objective
     loader: TrainingLoader
     seed: int
     purpose: str
-    device: torch.device
-    rank: int
-    world_size: int
-    snapshots: SnapshotWriter
-    snapshot_interval_updates: int
-    snapshot_facts: dict[str, JsonValue]
-    should_stop: Callable[[], bool]
-    new_weights: frozenset[str] = frozenset()
-    micro_batch_size: int | None = None
-    sharded: bool = False
-    """Whether the model's weights are shared out among ranks (`placement.place`) instead of copied."""
-    watch: "Callable[[TrainingState, float], None] | None" = None
-    """Told the state and the loss after every update; it leaves weights and the model's mode as they are."""
+    """With `seed` and the update it decides all random numbers."""
+    rank: Rank
+    execution: Execution
+    hooks: TrainingHooks
+    new_parameters: frozenset[str] = frozenset()
+    """Names of parameters that start at zero in a model that otherwise starts trained."""
 
 
 class Trained(NamedTuple):
@@ -59,7 +68,7 @@ class Trained(NamedTuple):
 
 
 def learning_rate_at(settings: TrainingSettings, update: int) -> float:
-    """The rate of update 0, 1, …: linear warm-up, then constant or linearly down to zero after the last."""
+    """The learning rate of update 0, 1, …: linear warm-up, then constant or linear to zero."""
     rate = settings.learning_rate
     if settings.learning_rate_schedule is LearningRateSchedule.LINEAR_TO_ZERO:
         rate *= 1 - update / settings.updates
@@ -67,27 +76,37 @@ def learning_rate_at(settings: TrainingSettings, update: int) -> float:
 
 
 def ema_decay_at(decay: float, update: int) -> float:
-    """The decay after update 0, 1, …; it grows to `decay`, so that the random start is soon forgotten."""
+    """The decay after update 0, 1, …: it grows to `decay`, so that the random start is soon forgotten."""
     return min(decay, (1 + update) / (10 + update))
 
 
 def train(task: TrainingTask, model: Denoiser, start: Snapshot | None) -> Trained:
-    """Train until `settings.updates`, from `start` where there is a snapshot.
+    """Train a model for `task.settings.updates` updates.
 
-    Bit for bit the same weights come out whether training was interrupted or not, on the same machine with
-    the same number of ranks, threads and micro-batches: batches, times, noise and dropped labels are
-    functions of (seed, update), dropout of (seed, update, rank, micro-batch).
+    Interrupted and resumed training gives the same weights bit for bit, on the same machine with the same
+    number of ranks, threads and micro-batches: batches, times, noise and dropped labels are functions of
+    (seed, update), dropout of (seed, update, rank, micro-batch).
 
-    Raises Interrupted, after a last snapshot, when `should_stop` says so; LostInvariantError when the
-    loss or the gradient is not finite, on every rank alike and before it reaches a weight; UsageError when
-    memory is too small.
+    Args:
+        task: What to do; `task.execution` is the one that `place` was called with.
+        model: On the rank's device, as `place` returned it; trained in place.
+        start: The snapshot to resume from; None: start at update 0 with the model as it is.
+
+    Returns:
+        The weights to publish, and how the training went.
+
+    Raises:
+        Interrupted: `should_stop` returned true; a snapshot has been written.
+        NonFiniteError: The loss or the gradient is NaN or infinite; raised on all ranks before the update.
+        DeviceMemoryError: A micro-batch does not fit in the device's memory.
     """
     model.train()
-    state = TrainingState(model, task.settings, task.new_weights)
+    rank, hooks = task.rank, task.hooks
+    state = TrainingState(model, task.settings, task.new_parameters)
     if start is not None:
         state.restore(start)
     network: nn.Module = model
-    if task.world_size > 1 and not task.sharded:
+    if rank.world_size > 1 and not task.execution.sharded:
         network = nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True)
     total = task.settings.updates
     with Progress(task.label, total=total, unit="updates", start=state.update) as progress:
@@ -95,16 +114,16 @@ def train(task: TrainingTask, model: Denoiser, start: Snapshot | None) -> Traine
             loss = _one_update(task, state, network)
             _record_loss(state, loss, total)
             progress.advance(loss=loss)
-            if task.watch is not None:
-                task.watch(state, loss)
+            if hooks.watch is not None:
+                hooks.watch(state, loss)
             failpoint("training.update")
-            if task.should_stop():
-                _save(task, state)
-                task.snapshots.wait()
+            if hooks.should_stop():
+                _save(hooks, state)
+                hooks.snapshots.wait()
                 raise Interrupted(f"{task.label} stopped after update {state.update} of {total}; saved")
-            if state.update % task.snapshot_interval_updates == 0 and state.update < total:
-                _save(task, state)
-    task.snapshots.join()  # A snapshot that could not be written is no loss any more.
+            if state.update % hooks.snapshot_interval_updates == 0 and state.update < total:
+                _save(hooks, state)
+    hooks.snapshots.join()  # A snapshot that could not be written no longer matters.
     return Trained(state.published_weights(), state.loss_curve, state.seconds)
 
 
@@ -112,7 +131,7 @@ def _one_update(task: TrainingTask, state: TrainingState, network: nn.Module) ->
     settings, update = task.settings, state.update
     loss, norm = _gradient(task, state, network)
     if not (math.isfinite(loss) and math.isfinite(norm)):
-        raise LostInvariantError(
+        raise NonFiniteError(
             f"{task.label}: loss {loss} and gradient norm {norm} at update {update} are not finite;"
             " the weights before it are kept. Lower the learning rate (--set distill.learning_rate=…,"
             " --set base.learning_rate=…) or look at the data"
@@ -129,28 +148,28 @@ def _one_update(task: TrainingTask, state: TrainingState, network: nn.Module) ->
 
 def _gradient(task: TrainingTask, state: TrainingState, network: nn.Module) -> tuple[float, float]:
     """The loss and the norm of the gradient, the same on every rank: all stop, or none."""
-    settings, update = task.settings, state.update
+    settings, rank, update = task.settings, task.rank, state.update
     batch = task.loader.batch(update)
-    x = batch.images.to(task.device, non_blocking=True)
+    x = batch.images.to(rank.device, non_blocking=True)
     has_classes = state.model.config.network.num_classes > 0
-    labels = batch.labels.to(task.device, non_blocking=True) if has_classes else None
-    # Rank 0's generator, on every rank.
-    random = generator(task.seed, task.purpose, update, 0, device=device_of_draws(task.device))
-    draws = BatchRandom(random, settings.batch_size, task.rank, task.world_size, task.device)
-    # Dropout draws from the global generator, on each rank something else, and nowhere the times and noise.
-    torch.manual_seed(seed_for(task.seed, f"{task.purpose}, dropout", update, task.rank))
+    labels = batch.labels.to(rank.device, non_blocking=True) if has_classes else None
+    # Every rank draws with the generator of rank 0.
+    source = generator(task.seed, task.purpose, update, 0, device=device_of_draws(rank.device))
+    random = BatchRandom(source, settings.batch_size, rank.rank, rank.world_size, rank.device)
+    # Dropout draws from the global generator, differently on each rank.
+    torch.manual_seed(seed_for(task.seed, f"{task.purpose}, dropout", update, rank.rank))
     state.optimizer.zero_grad(set_to_none=True)
-    size = task.micro_batch_size
+    size = task.execution.micro_batch_size
     try:
-        loss = accumulate(task.objective, state.model, network, x, labels, draws, size)
+        loss = accumulate(task.objective, state.model, network, x, labels, random, size)
     except torch.OutOfMemoryError as error:
-        raise UsageError(
+        raise DeviceMemoryError(
             f"{task.label}: {min(size or len(x), len(x))} images at a time do not fit in the device's memory"
-            f" ({error}): halve compute.micro_batch_size or set it, or set"
-            " compute.activation_checkpointing=true; training goes on from its last snapshot"
+            f" ({error}): set or halve compute.micro_batch_size, or set"
+            " compute.activation_checkpointing=true; training resumes from its last snapshot"
         ) from None
     norm = clip_gradients(state.parameters, settings.gradient_clip_norm)
-    return mean_over_ranks(loss, task.world_size), norm
+    return mean_over_ranks(loss, rank.world_size), norm
 
 
 def _record_loss(state: TrainingState, loss: float, total: int) -> None:
@@ -160,7 +179,7 @@ def _record_loss(state: TrainingState, loss: float, total: int) -> None:
         state.recent = []
 
 
-def _save(task: TrainingTask, state: TrainingState) -> None:
+def _save(hooks: TrainingHooks, state: TrainingState) -> None:
     tensors, pieces = state.tensors_to_save()
-    facts = {**task.snapshot_facts, **state.facts().model_dump(mode="json")}
-    task.snapshots.save(state.update, tensors, facts, pieces)
+    facts = {**hooks.snapshot_facts, **state.facts().model_dump(mode="json")}
+    hooks.snapshots.save(state.update, tensors, facts, pieces)

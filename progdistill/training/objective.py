@@ -25,9 +25,17 @@ class Objective(Protocol):
     """The mean loss of a model on a batch; `network` is the model, wrapped for several ranks or not."""
 
     def __call__(
-        self, model: Denoiser, network: nn.Module, x: Images, labels: Labels | None, draws: BatchRandom
+        self, model: Denoiser, network: nn.Module, x: Images, labels: Labels | None, random: BatchRandom
     ) -> Float[Tensor, ""]:
-        """All that is random comes from `draws`."""
+        """Compute the loss.
+
+        Args:
+            model: The denoiser being trained.
+            network: `model`, or its DDP wrapper, to call for the output.
+            x: Images in [−1, 1].
+            labels: Their classes; None for a model without classes.
+            random: The only source of randomness.
+        """
 
 
 class BaseObjective:
@@ -41,14 +49,14 @@ class BaseObjective:
         self._weight, self._label_dropout = weight, label_dropout
 
     def __call__(
-        self, model: Denoiser, network: nn.Module, x: Images, labels: Labels | None, draws: BatchRandom
+        self, model: Denoiser, network: nn.Module, x: Images, labels: Labels | None, random: BatchRandom
     ) -> Float[Tensor, ""]:
-        """See Objective."""
-        t = draws.uniform()
-        eps = draws.noise_like(x)
+        """Compute the loss; see Objective."""
+        t = random.uniform()
+        eps = random.noise_like(x)
         if labels is not None and self._label_dropout:
             labels = labels.masked_fill(
-                draws.uniform() < self._label_dropout, model.config.network.num_classes
+                random.uniform() < self._label_dropout, model.config.network.num_classes
             )
         z = diffuse(x, eps, t)
         output = network(z, t, labels)
@@ -74,12 +82,12 @@ class DistillationObjective:
         self._guidance_scale = guidance_scale
 
     def __call__(
-        self, model: Denoiser, network: nn.Module, x: Images, labels: Labels | None, draws: BatchRandom
+        self, model: Denoiser, network: nn.Module, x: Images, labels: Labels | None, random: BatchRandom
     ) -> Float[Tensor, ""]:
-        """See Objective."""
-        t = draws.integers(1, self._steps).to(x.dtype) / self._steps
-        z = diffuse(x, draws.noise_like(x), t)
-        w = None if self._guidance_scale is None else draw_w(self._guidance_scale, draws)
+        """Compute the loss; see Objective."""
+        t = random.integers(1, self._steps).to(x.dtype) / self._steps
+        z = diffuse(x, random.noise_like(x), t)
+        w = None if self._guidance_scale is None else draw_w(self._guidance_scale, random)
         target = distillation_target(self._teacher.bind(labels, w), z, t, self._steps)
         output = network(z, t, labels, w)
         return weighted_loss(output, target, z, t, model.config.prediction, self._weight).mean()
@@ -99,23 +107,23 @@ class GuidanceObjective:
         self._guidance_scale = guidance_scale
 
     def __call__(
-        self, model: Denoiser, network: nn.Module, x: Images, labels: Labels | None, draws: BatchRandom
+        self, model: Denoiser, network: nn.Module, x: Images, labels: Labels | None, random: BatchRandom
     ) -> Float[Tensor, ""]:
-        """See Objective."""
+        """Compute the loss; see Objective."""
         if labels is None:
             raise ValueError("guidance is toward a class: a batch without labels has none")
-        t = draws.integers(1, self._steps).to(x.dtype) / self._steps
-        z = diffuse(x, draws.noise_like(x), t)
-        w = draw_w(self._guidance_scale, draws)
+        t = random.integers(1, self._steps).to(x.dtype) / self._steps
+        z = diffuse(x, random.noise_like(x), t)
+        w = draw_w(self._guidance_scale, random)
         no_class = torch.full_like(labels, self._teacher.config.network.num_classes)
         target = guidance_target(self._teacher.bind(labels), self._teacher.bind(no_class), z, t, w)
         output = network(z, t, labels, w)
         return weighted_loss(output, target, z, t, model.config.prediction, self._weight).mean()
 
 
-def draw_w(guidance_scale: GuidanceRange, draws: BatchRandom) -> Each:
+def draw_w(guidance_scale: GuidanceRange, random: BatchRandom) -> Each:
     """w = guidance_scale − 1 of each sample, uniform on the range."""
-    return (guidance_scale.lowest - 1) + (guidance_scale.highest - guidance_scale.lowest) * draws.uniform()
+    return (guidance_scale.lowest - 1) + (guidance_scale.highest - guidance_scale.lowest) * random.uniform()
 
 
 def _frozen(teacher: Denoiser) -> Denoiser:

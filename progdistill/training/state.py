@@ -1,4 +1,4 @@
-"""What a training is at an update: weights, moving average, optimizer and the curve so far."""
+"""The state of a training between updates, and its tensors under FSDP."""
 
 import math
 import time
@@ -13,53 +13,53 @@ from progdistill.training.config import TrainingSettings
 from progdistill.training.snapshots import FlatSlice, Snapshot
 
 
-def is_shared_out(tensor: Tensor) -> bool:
-    """Whether this is FSDP's kind of tensor, told without importing it, which takes a second."""
+def is_dtensor(tensor: Tensor) -> bool:
+    """Whether FSDP has sharded the tensor; found without importing DTensor, which takes a second."""
     return hasattr(tensor, "to_local")
 
 
-def local(tensor: Tensor) -> Tensor:
-    """This rank's rows, or the tensor itself; no copy."""
-    rows: Tensor = tensor.to_local() if is_shared_out(tensor) else tensor  # type: ignore[attr-defined]
-    return rows
+def to_local(tensor: Tensor) -> Tensor:
+    """This rank's shard of a DTensor, or the tensor itself; not a copy."""
+    shard: Tensor = tensor.to_local() if is_dtensor(tensor) else tensor  # type: ignore[attr-defined]
+    return shard
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """The whole tensor on every rank; all ranks must ask at once."""
-    gathered: Tensor = tensor.full_tensor() if is_shared_out(tensor) else tensor  # type: ignore[attr-defined]
+def full_tensor(tensor: Tensor) -> Tensor:
+    """The whole tensor, to be called on all ranks at once."""
+    gathered: Tensor = tensor.full_tensor() if is_dtensor(tensor) else tensor  # type: ignore[attr-defined]
     return gathered
 
 
 def flat_slice(tensor: Tensor) -> FlatSlice:
-    """Where this rank's rows lie in the flattened tensor; FSDP splits the first dimension as torch.chunk."""
-    rows = local(tensor)
-    if not is_shared_out(tensor):
-        return FlatSlice(rows.flatten(), 0, rows.numel())
+    """Where this rank's shard lies in the flattened tensor; FSDP splits dimension 0 as torch.chunk does."""
+    shard = to_local(tensor)
+    if not is_dtensor(tensor):
+        return FlatSlice(shard.flatten(), 0, shard.numel())
     mesh = tensor.device_mesh  # type: ignore[attr-defined]
     rows_each = -(-tensor.shape[0] // mesh.size())
     first = min(mesh.get_local_rank() * rows_each, tensor.shape[0])
-    # Not of tensor[0]: that would be an exchange between ranks.
-    return FlatSlice(rows.flatten(), first * math.prod(tensor.shape[1:]), tensor.numel())
+    # Not the size of tensor[0], whose indexing communicates.
+    return FlatSlice(shard.flatten(), first * math.prod(tensor.shape[1:]), tensor.numel())
 
 
 def load_shard(snapshot: Snapshot, name: str, tensor: Tensor) -> None:
-    """Fill a tensor of any kind in place from a snapshot that ranks of any number and kind have written."""
+    """Fill a tensor, sharded or not, in place from a snapshot of any world size."""
     piece = flat_slice(tensor)
     if piece.tensor.numel() == 0:
         return  # more ranks than rows
     found = snapshot.read_flat(name, piece.offset, piece.tensor.numel())
-    local(tensor).copy_(found.view(local(tensor).shape))
+    to_local(tensor).copy_(found.view(to_local(tensor).shape))
 
 
 NEW_INPUT_RATE = 30.0
-"""Times the learning rate for the weights of an input that the teacher lacks: they begin at zero where all
-others begin trained, and Adam moves every weight by about the learning rate. On digits 200 updates at rate
-1e-3 thus bring the loss of distilling guidance from 0.24 to 0.058; without the factor to 0.124, which is that
-of the range's mean weight. Factor 100 gives 0.058 too."""
+"""Factor on the learning rate of parameters that start at zero where all others start trained: Adam moves
+every parameter by about the learning rate. On digits, 200 updates at rate 1e-3 bring the loss of distilling
+guidance from 0.24 to 0.058; without the factor to 0.124, as if guidance were always at the middle of its
+range. A factor of 100 also gives 0.058."""
 
 
 class StateFacts(BaseModel):
-    """What of a training state is no tensor; a snapshot may hold other facts beside."""
+    """The part of a training state that is not tensors; a snapshot may record other facts too."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -69,21 +69,21 @@ class StateFacts(BaseModel):
 
 
 class TrainingState:
-    """Everything that a snapshot must hold for training to go on as if it had never stopped.
+    """All that a snapshot must hold: model, moving average, optimizer and the loss curve so far.
 
-    Under FSDP the weights, and with them average and optimizer, are this rank's share.
+    Under FSDP the tensors of model, average and optimizer are this rank's shards.
     """
 
     def __init__(
-        self, model: Denoiser, settings: TrainingSettings, new_weights: frozenset[str] = frozenset()
+        self, model: Denoiser, settings: TrainingSettings, new_parameters: frozenset[str] = frozenset()
     ) -> None:
-        """`new_weights` are the names of those that begin at zero in a model that else begins trained."""
+        """Start at update 0; `new_parameters` names those that are trained at NEW_INPUT_RATE."""
         self.model = model
         named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         self.parameters = [p for _, p in named]
         groups: list[dict[str, Any]] = [
-            {"params": [p for name, p in named if name not in new_weights], "rate_factor": 1.0},
-            {"params": [p for name, p in named if name in new_weights], "rate_factor": NEW_INPUT_RATE},
+            {"params": [p for name, p in named if name not in new_parameters], "rate_factor": 1.0},
+            {"params": [p for name, p in named if name in new_parameters], "rate_factor": NEW_INPUT_RATE},
         ]
         self.optimizer = torch.optim.AdamW(
             [group for group in groups if group["params"]],
@@ -92,8 +92,7 @@ class TrainingState:
             weight_decay=settings.weight_decay,
             fused=True,
         )
-        keeps_average = settings.ema_decay is not None
-        self.average = [p.detach().clone() for p in self.parameters] if keeps_average else []
+        self.average = [] if settings.ema_decay is None else [p.detach().clone() for p in self.parameters]
         self.update = 0
         self.loss_curve: list[tuple[int, float]] = []
         self.recent: list[float] = []
@@ -109,17 +108,17 @@ class TrainingState:
         return found
 
     def tensors_to_save(self) -> tuple[dict[str, Tensor], dict[str, FlatSlice]]:
-        """Those that every rank has whole, and this rank's pieces of the others."""
+        """The tensors that every rank has whole, and this rank's pieces of the others."""
         found = self.tensors()
-        pieces = {name: flat_slice(tensor) for name, tensor in found.items() if is_shared_out(tensor)}
+        pieces = {name: flat_slice(tensor) for name, tensor in found.items() if is_dtensor(tensor)}
         return {name: tensor for name, tensor in found.items() if name not in pieces}, pieces
 
     def facts(self) -> StateFacts:
-        """What of the state is no tensor."""
+        """The part of the state that is not tensors."""
         return StateFacts(loss_curve=tuple(self.loss_curve), recent=tuple(self.recent), seconds=self.seconds)
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Put back what `tensors` gave, and the counters, whatever ranks had saved them."""
+        """Restore tensors and counters from a snapshot of any world size."""
         for parameter in self.parameters:
             self.optimizer.state[parameter] = {
                 "step": torch.zeros((), device=parameter.device),
@@ -136,13 +135,13 @@ class TrainingState:
 
     @property
     def seconds(self) -> float:
-        """Wall-clock seconds of training, with those of earlier processes up to their last snapshot."""
+        """Wall-clock seconds of training, earlier processes included up to their last snapshot."""
         return self.earlier_seconds + time.monotonic() - self._began
 
     def published_weights(self) -> dict[str, Tensor]:
-        """The moving average where one is kept, else the weights; whole, and on the CPU. Ask on all ranks."""
+        """The moving average if one is kept, else the weights, whole and on the CPU; call on all ranks."""
         weights = {name: tensor.detach() for name, tensor in self.model.state_dict().items()}
         if self.average:
             names = [name for name, p in self.model.named_parameters() if p.requires_grad]
             weights |= dict(zip(names, self.average, strict=True))
-        return {name: whole(tensor).cpu().contiguous() for name, tensor in weights.items()}
+        return {name: full_tensor(tensor).cpu().contiguous() for name, tensor in weights.items()}

@@ -18,7 +18,9 @@ from progdistill.models.config import DenoiserConfig, UNetConfig
 from progdistill.models.denoiser import Denoiser, build_denoiser
 from progdistill.store.open import open_store
 from progdistill.training.config import TrainingSettings
-from progdistill.training.loop import Trained, TrainingTask, train
+from progdistill.training.distributed import Rank
+from progdistill.training.execution import Execution
+from progdistill.training.loop import Trained, TrainingHooks, TrainingTask, train
 from progdistill.training.objective import BaseObjective
 from progdistill.training.snapshots import SnapshotWriter
 from tests.data.preparing import prepared
@@ -184,13 +186,11 @@ def a_few_updates(info: DatasetInfo, model: Denoiser, folder: Path) -> Trained:
         loader=loader,
         seed=0,
         purpose="test",
-        device=torch.device("cpu"),
-        rank=0,
-        world_size=1,
-        snapshots=SnapshotWriter(open_store(str(folder / "store")), "0" * 64),
-        snapshot_interval_updates=100,
-        snapshot_facts={},
-        should_stop=lambda: False,
+        rank=Rank("cpu", torch.get_num_threads()),
+        execution=Execution(),
+        hooks=TrainingHooks(
+            SnapshotWriter(open_store(str(folder / "store")), "0" * 64), 100, should_stop=lambda: False
+        ),
     )
     trained = train(task, model, None)
     loader.close()

@@ -14,7 +14,9 @@ from progdistill.models.config import DenoiserConfig, UNetConfig
 from progdistill.store.base import Store
 from progdistill.store.open import open_store
 from progdistill.training.config import TrainingSettings
-from progdistill.training.loop import TrainingTask
+from progdistill.training.distributed import Rank
+from progdistill.training.execution import Execution
+from progdistill.training.loop import TrainingHooks, TrainingTask
 from progdistill.training.objective import Objective
 from progdistill.training.snapshots import SnapshotWriter
 
@@ -23,7 +25,7 @@ JOB = "a" * 64
 
 
 def tiny(prediction: PredictionType = PredictionType.V, **network: Any) -> DenoiserConfig:
-    """A denoiser of 8×8 digits with about 20,000 weights."""
+    """A denoiser of 8×8 digits with about 20,000 parameters."""
     facts: dict[str, Any] = {
         "image_channels": 1,
         "image_size": 8,
@@ -66,7 +68,12 @@ def store(tmp_path: Path) -> Store:
 def make_task(store: Store, digits: DatasetInfo) -> MakeTask:
     """A task of this process; keyword arguments change it."""
 
-    def make(objective: Objective, chosen: TrainingSettings, **changes: Any) -> TrainingTask:
+    def make(
+        objective: Objective,
+        chosen: TrainingSettings,
+        should_stop: Callable[[], bool] = lambda: False,
+        **changes: Any,
+    ) -> TrainingTask:
         loader = TrainingLoader(digits, batch_size=chosen.batch_size, seed=3, flip=False)
         facts: dict[str, Any] = {
             "label": "test",
@@ -75,13 +82,9 @@ def make_task(store: Store, digits: DatasetInfo) -> MakeTask:
             "loader": loader,
             "seed": 3,
             "purpose": "train",
-            "device": torch.device("cpu"),
-            "rank": 0,
-            "world_size": 1,
-            "snapshots": SnapshotWriter(store, JOB),
-            "snapshot_interval_updates": 1000,
-            "snapshot_facts": {},
-            "should_stop": lambda: False,
+            "rank": Rank("cpu", 1),
+            "execution": Execution(),
+            "hooks": TrainingHooks(SnapshotWriter(store, JOB), 1000, should_stop),
         }
         return TrainingTask(**(facts | changes))
 

@@ -20,7 +20,7 @@ from progdistill.models.denoiser import Denoiser, build_denoiser, save_weights
 from progdistill.store.open import open_store
 from progdistill.training.distributed import Rank
 from progdistill.training.execution import Execution, place
-from progdistill.training.loop import TrainingTask, train
+from progdistill.training.loop import TrainingHooks, TrainingTask, train
 from progdistill.training.objective import BaseObjective
 from progdistill.training.random import BatchRandom
 from progdistill.training.snapshots import SnapshotWriter, latest_snapshot
@@ -61,6 +61,7 @@ def run(order: Order, rank: Rank) -> None:
     place_ = {"rank": rank.rank, "world_size": rank.world_size}
     model = build_denoiser(tiny(label_dropout=True), seed=0)
     calls = count(1)
+    execution = Execution(sharded=order.sharded, micro_batch_size=order.micro_batch_size)
     task = TrainingTask(
         label="test",
         settings=chosen,
@@ -68,16 +69,15 @@ def run(order: Order, rank: Rank) -> None:
         loader=TrainingLoader(order.digits, batch_size=chosen.batch_size, seed=3, flip=False, **place_),
         seed=3,
         purpose="train",
-        device=rank.device,
-        snapshots=SnapshotWriter(store, JOB, attempt=order.attempt, **place_),
-        snapshot_interval_updates=1000,
-        snapshot_facts={},
-        should_stop=lambda: next(calls) == order.stop_after,
-        micro_batch_size=order.micro_batch_size,
-        sharded=order.sharded,
-        **place_,
+        rank=rank,
+        execution=execution,
+        hooks=TrainingHooks(
+            SnapshotWriter(store, JOB, attempt=order.attempt, **place_),
+            snapshot_interval_updates=1000,
+            should_stop=lambda: next(calls) == order.stop_after,
+        ),
     )
-    placed = place(model, Execution(sharded=order.sharded), rank.device)
+    placed = place(model, execution, rank.device)
     trained = train(task, placed, latest_snapshot(store, JOB))
     if rank.rank == 0:
         save_weights(trained.weights, order.folder / "weights.safetensors")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from progdistill.data.dataset import DatasetInfo
 from progdistill.data.loader import TrainingLoader
 from progdistill.diffusion.names import LossWeight, PredictionType
-from progdistill.errors import UsageError
+from progdistill.errors import DeviceMemoryError
 from progdistill.models.denoiser import Denoiser, build_denoiser, student_of
 from progdistill.training.config import Precision
 from progdistill.training.execution import Execution, place
@@ -74,7 +74,7 @@ def test_parts_of_a_batch_draw_its_rows() -> None:
     again = BatchRandom(torch.Generator().manual_seed(5), 12, 1, 2)
     parts = []
     for rows in (slice(0, 4), slice(4, 6)):
-        part = again.of_rows(rows)
+        part = again.slice(rows.start, rows.stop)
         parts.append([part.uniform(), part.integers(1, 4), part.noise_like(image[rows])])
     for one, two, expected in zip(*parts, wanted, strict=True):
         assert torch.equal(torch.cat((one, two)), expected)
@@ -122,7 +122,9 @@ def test_a_student_in_bfloat16_distills(make_task: MakeTask) -> None:
         CPU,
     )
     objective = DistillationObjective(place(teacher, execution, CPU), 2, WEIGHT)
-    trained = train(make_task(objective, settings(20), micro_batch_size=8), student, None)
+    trained = train(
+        make_task(objective, settings(20), execution=execution._replace(micro_batch_size=8)), student, None
+    )
     first, last = (
         sum(loss for _, loss in part) for part in (trained.loss_curve[:5], trained.loss_curve[-5:])
     )
@@ -135,8 +137,9 @@ def test_too_little_memory_names_the_settings_to_change(make_task: MakeTask) -> 
         def __call__(self, *arguments: object) -> Tensor:  # type: ignore[override]
             raise torch.OutOfMemoryError("tried to allocate 80 GiB")
 
-    with pytest.raises(UsageError, match=r"4 images.*80 GiB.*compute\.micro_batch_size"):
-        train(make_task(Full(WEIGHT), settings(2), micro_batch_size=4), untrained(1), None)
+    task = make_task(Full(WEIGHT), settings(2), execution=Execution(micro_batch_size=4))
+    with pytest.raises(DeviceMemoryError, match=r"4 images.*80 GiB.*compute\.micro_batch_size"):
+        train(task, untrained(1), None)
 
 
 def test_a_compiled_network_keeps_the_names_of_its_weights() -> None:

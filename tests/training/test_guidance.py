@@ -108,7 +108,7 @@ def test_a_guided_student_answers_at_once_what_its_teacher_is_asked_twice(
     student = guided_student(guided_base)
     objective = GuidanceObjective(guided_base, 8, SNR_PLUS_ONE, RANGE)
     chosen = settings(200, batch_size=32, learning_rate_schedule=LearningRateSchedule.LINEAR_TO_ZERO)
-    train(make_task(objective, chosen, new_weights=frozenset({GUIDANCE_PARAMETER})), student, None)
+    train(make_task(objective, chosen, new_parameters=frozenset({GUIDANCE_PARAMETER})), student, None)
     errors = [error_at(w, student, guided_base, digits) for w in (0.0, 3.0)]
     assert all(error < 0.8 * of_the_ignorant for error, of_the_ignorant in errors), errors
 

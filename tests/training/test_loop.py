@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from progdistill.diffusion.names import LossWeight
-from progdistill.errors import Interrupted, LostInvariantError
+from progdistill.errors import Interrupted, NonFiniteError
 from progdistill.models.denoiser import Denoiser, build_denoiser
 from progdistill.store.base import Store
 from progdistill.training.config import LearningRateSchedule
@@ -112,7 +112,7 @@ def test_what_is_not_finite_stops_training_before_it_reaches_a_weight(what: str,
         last.update({name: tensor.clone() for name, tensor in model.state_dict().items()})
         return False
 
-    with pytest.raises(LostInvariantError, match=r"at update 2 are not finite.*learning_rate"):
+    with pytest.raises(NonFiniteError, match=r"at update 2 are not finite.*learning_rate"):
         train(make_task(FailsAtThird(what), settings(8), should_stop=keep), model, None)
     assert last and all(torch.equal(model.state_dict()[name], tensor) for name, tensor in last.items())
 
