@@ -25,7 +25,7 @@ _LONGEST_SHARE = 0.05
 """Of the time, for drawing samples."""
 
 
-def forget_samples(store: Store, job_id: str) -> None:
+def delete_samples(store: Store, job_id: str) -> None:
     """Remove the samples of a job that is done."""
     store.delete(live_samples_key(job_id))
 

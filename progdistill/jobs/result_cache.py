@@ -1,69 +1,74 @@
-"""The launcher's promise, and the one way to get a job done: look for its result, else launch it."""
+"""The cache of job results: `complete` returns a job's result from the store, or launches the job."""
 
-import sys
+import logging
 from datetime import UTC, datetime
 from typing import Literal, NamedTuple, Protocol
 
 from progdistill.errors import LostInvariantError
-from progdistill.evaluation.measurement import EvaluationRecord
 from progdistill.features.manifest import require_evaluator
 from progdistill.jobs.events import JobEvent, Listener, ignore
 from progdistill.jobs.spec import (
-    EvaluateSpec,
+    CheckpointOutput,
+    EvaluationOutput,
+    EvaluatorOutput,
     JobRequest,
     JobResult,
     JobSpec,
-    PrepareEvaluatorSpec,
-    TrainingSpec,
 )
 from progdistill.registry.checkpoint import require_blob, require_checkpoint
 from progdistill.store.base import Store
 from progdistill.store.documents import publish_record, read_record
 from progdistill.store.layout import job_result_key
 
+logger = logging.getLogger(__name__)
+
 
 def cached_result(store: Store, spec: JobSpec) -> JobResult | None:
-    """The result of a job that is done; None where it is to be run, for the first time or again.
+    """Return the result of a finished job; None where the job has to run, for the first time or again.
 
-    A result that is damaged, or that has lost what it stands for, is removed: reused, it would keep the job
-    from mending that. Of files only the size is looked at: `progdistill checkpoints verify` reads weights.
+    A result that is damaged, or whose checkpoint, evaluator or images are missing, is removed, so that the
+    job runs again. Of files only the size is checked: `progdistill checkpoints verify` reads them.
     """
     key = job_result_key(spec.id)
     try:
         found = read_record(store, key, JobResult)
         if found is None:
             return None
-        # Its age starts again before the checkpoint is looked for: from now on gc spares both.
+        # Its age starts again before what it refers to is checked, so garbage collection spares both.
         result = publish_record(store, key, found)
-        if isinstance(spec, TrainingSpec):
-            require_checkpoint(store, result.output)
-        elif isinstance(spec, PrepareEvaluatorSpec):
-            require_evaluator(store, result.output)
-        else:
-            for picture in EvaluationRecord.model_validate_json(result.output).files:
-                require_blob(store, picture)
+        match result.output:
+            case CheckpointOutput(checkpoint_id=checkpoint_id):
+                require_checkpoint(store, checkpoint_id)
+            case EvaluatorOutput(evaluator_id=evaluator_id):
+                require_evaluator(store, evaluator_id)
+            case EvaluationOutput(record=record):
+                for file in record.files:
+                    require_blob(store, file)
     except LostInvariantError as error:
-        print(f"{spec.label} is made again: {error}", file=sys.stderr, flush=True)
+        logger.warning("%s runs again: %s", spec.label, error)
         store.delete(key)
         return None
-    if isinstance(spec, EvaluateSpec):
-        for measurement in EvaluationRecord.model_validate_json(result.output).measurements:
+    if isinstance(result.output, EvaluationOutput):
+        for measurement in result.output.record.measurements:
             publish_record(store, measurement.spec.key, measurement)
     return result
 
 
 class Launcher(Protocol):
-    """Where jobs run: child processes here, or pods of a cluster."""
+    """Where jobs run: child processes on this machine, or pods of a cluster."""
 
     def launch(self, request: JobRequest) -> None:
-        """Run a job to its end; its result is then in the store.
+        """Run a job until its result is in the store.
 
-        Raises UsageError, Interrupted or ProgdistillError with the worker's last words.
+        Raises:
+            UsageError: If the job's request is wrong.
+            Interrupted: If a signal stopped the job; it saved a snapshot.
+            ProgdistillError: If the job failed; the message ends with the last lines of its log.
         """
 
 
 class JobOutcome(NamedTuple):
-    """A job's result, and whether it was there already."""
+    """A job's result, and whether the store had it already."""
 
     result: JobResult
     reused: bool
@@ -72,25 +77,35 @@ class JobOutcome(NamedTuple):
 def complete(
     store: Store, launcher: Launcher, request: JobRequest, on_event: Listener = ignore
 ) -> JobOutcome:
-    """Return the result of a job, running it unless the store has its result and what that stands for."""
+    """Return the result of a job; launch it unless the store has the result.
 
-    def tell(state: Literal["found", "started", "finished", "failed"]) -> None:
-        spec = request.spec
+    Args:
+        store: The store of the request.
+        launcher: Runs the job.
+        request: The job.
+        on_event: Called when the job is found, started, finished or failed.
+
+    Raises:
+        ProgdistillError: If the job failed or was interrupted (see `Launcher.launch`).
+    """
+    spec = request.spec
+
+    def emit_state(state: Literal["found", "started", "finished", "failed"]) -> None:
         on_event(JobEvent(at=datetime.now(UTC), job_id=spec.id, label=spec.label, state=state))
 
-    key = job_result_key(request.spec.id)
-    known = cached_result(store, request.spec)
-    if known is not None:
-        tell("found")
-        return JobOutcome(known, reused=True)
-    tell("started")
+    cached = cached_result(store, spec)
+    if cached is not None:
+        emit_state("found")
+        return JobOutcome(cached, reused=True)
+    emit_state("started")
     try:
         launcher.launch(request)
     except BaseException:
-        tell("failed")
+        emit_state("failed")
         raise
-    tell("finished")
+    emit_state("finished")
+    key = job_result_key(spec.id)
     result = read_record(store, key, JobResult)
     if result is None:
-        raise LostInvariantError(f"{request.spec.label} ended well but left no result at {store.uri}/{key}")
+        raise LostInvariantError(f"{spec.label} succeeded but left no result at {store.uri}/{key}")
     return JobOutcome(result, reused=False)

@@ -1,17 +1,19 @@
-"""What a job is, and what it gives: no torch."""
+"""Job specs, requests and results."""
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import Field, JsonValue, field_serializer
+from pydantic import Field, JsonValue
 
 from progdistill.data.dataset import DatasetInfo
 from progdistill.diffusion.names import PredictionType
+from progdistill.errors import LostInvariantError
 from progdistill.evaluation.config import EvaluationSettings
 from progdistill.evaluation.measurement import EvaluationRecord
 from progdistill.models.config import DenoiserConfig
 from progdistill.models_base import Frozen, content_id
+from progdistill.store.digest import Sha256
 from progdistill.store.documents import Record
 from progdistill.store.layout import checkpoint_key, evaluator_key
 from progdistill.training.config import (
@@ -42,37 +44,33 @@ class _TrainingSpec(_Spec):
     precision: Precision = Field(
         Precision.FLOAT32,
         description="the arithmetic of networks: it changes the numbers",
-        exclude_if=lambda precision: precision is Precision.FLOAT32,
     )
 
     def recorded_training(self) -> dict[str, JsonValue]:
-        """What the checkpoint's identity says of its training."""
-        recorded: dict[str, JsonValue] = self.training.model_dump(mode="json")
-        added: dict[str, JsonValue] = {"precision": str(self.precision)}
-        return recorded if self.precision is Precision.FLOAT32 else recorded | added
+        """Return the training settings that the checkpoint's identity records."""
+        return self.training.model_dump(mode="json") | {"precision": str(self.precision)}
 
 
 class TrainBaseSpec(_TrainingSpec):
-    """Train a diffusion model from nothing (Algorithm 1)."""
+    """Train a base model (Algorithm 1)."""
 
     kind: Literal["train_base"] = "train_base"
     model: DenoiserConfig
-    label_dropout: float = Field(0.0, ge=0, lt=1, exclude_if=lambda share: share == 0)
+    label_dropout: float = Field(0.0, ge=0, lt=1)
 
     @property
     def label(self) -> str:
-        """What people call this job."""
+        """The name of this job in logs and messages."""
         return "base model"
 
     @property
     def purpose(self) -> str:
-        """What this job's random numbers are drawn for."""
+        """Seeds this job's random numbers: it must not change."""
         return "train base"
 
     def recorded_training(self) -> dict[str, JsonValue]:
-        """What the checkpoint's identity says of its training."""
-        added: dict[str, JsonValue] = {"label_dropout": self.label_dropout} if self.label_dropout else {}
-        return {**super().recorded_training(), **added}
+        """Return the training settings that the checkpoint's identity records."""
+        return super().recorded_training() | {"label_dropout": self.label_dropout}
 
 
 class _StudentSpec(_TrainingSpec):
@@ -82,10 +80,9 @@ class _StudentSpec(_TrainingSpec):
     guidance_scale: GuidanceRange | None
 
     def recorded_training(self) -> dict[str, JsonValue]:
-        """What the checkpoint's identity says of its training."""
+        """Return the training settings that the checkpoint's identity records."""
         ends = None if self.guidance_scale is None else self.guidance_scale.model_dump(mode="json")
-        added: dict[str, JsonValue] = {} if ends is None else {"guidance_scale": ends}
-        return {**super().recorded_training(), **added}
+        return super().recorded_training() | {"guidance_scale": ends}
 
 
 class DistillSpec(_StudentSpec):
@@ -95,17 +92,16 @@ class DistillSpec(_StudentSpec):
     guidance_scale: GuidanceRange | None = Field(
         None,
         description="of a teacher that takes a guidance scale as an input, and of its student",
-        exclude_if=lambda scale: scale is None,
     )
 
     @property
     def label(self) -> str:
-        """What people call this job."""
+        """The name of this job in logs and messages."""
         return f"student of {self.student_steps} steps"
 
     @property
     def purpose(self) -> str:
-        """What this job's random numbers are drawn for."""
+        """Seeds this job's random numbers: it must not change."""
         return f"distil to {self.student_steps} steps"
 
 
@@ -117,12 +113,12 @@ class GuideSpec(_StudentSpec):
 
     @property
     def label(self) -> str:
-        """What people call this job."""
+        """The name of this job in logs and messages."""
         return f"guided student of {self.student_steps} steps"
 
     @property
     def purpose(self) -> str:
-        """What this job's random numbers are drawn for."""
+        """Seeds this job's random numbers: it must not change."""
         return f"guide with {self.student_steps} steps"
 
 
@@ -132,15 +128,9 @@ TrainingSpec = TrainBaseSpec | DistillSpec | GuideSpec
 class _MeasuringSpec(_Spec):
     evaluation: EvaluationSettings
 
-    @field_serializer("evaluation")
-    def _as_ever(self, evaluation: EvaluationSettings) -> dict[str, JsonValue]:
-        """Without guidance as it was before there was any: equal jobs keep their id."""
-        without = {"guidance_scale"} if evaluation.guidance_scale is None else set()
-        return evaluation.model_dump(mode="json", exclude=without)
-
     @property
     def id(self) -> str:
-        """That of the job on one rank: no figure depends on how many share the work."""
+        """The id of the job on one rank: no number depends on the world size."""
         return super().id if self.world_size == 1 else self.model_copy(update={"world_size": 1}).id
 
 
@@ -151,7 +141,7 @@ class PrepareEvaluatorSpec(_MeasuringSpec):
 
     @property
     def label(self) -> str:
-        """What people call this job."""
+        """The name of this job in logs and messages."""
         return "evaluator"
 
 
@@ -165,7 +155,7 @@ class EvaluateSpec(_MeasuringSpec):
 
     @property
     def label(self) -> str:
-        """What people call this job."""
+        """The name of this job in logs and messages."""
         return f"evaluation at {self.sampling_steps} steps"
 
 
@@ -176,7 +166,7 @@ JobSpec = Annotated[
 
 
 class JobRequest(Record):
-    """A job and the provenance it runs in; the provenance are no part of its identity."""
+    """A job and where and for whom it runs; only `spec` is part of its identity."""
 
     spec: JobSpec
     store: str
@@ -185,9 +175,9 @@ class JobRequest(Record):
     compute: ComputeSettings
     created_by: str
     configuration: dict[str, JsonValue]
-    driver_process_id: int | None = Field(None, description="the worker stops when that process is gone")
+    driver_process_id: int | None = Field(None, description="the worker stops when this process is gone")
     live: LiveSettings | None = Field(
-        None, description="what training says to programs while it goes on; None: nothing"
+        None, description="progress events and samples during training; None: neither"
     )
 
     def references(self) -> Iterable[str]:
@@ -199,7 +189,35 @@ class JobRequest(Record):
                 checkpoints = (checkpoint, baseline)
             case _:
                 checkpoints = ()
-        return (checkpoint_key(one) for one in checkpoints if one is not None)
+        return (checkpoint_key(checkpoint) for checkpoint in checkpoints if checkpoint is not None)
+
+
+class CheckpointOutput(Frozen):
+    """What a training job publishes."""
+
+    kind: Literal["checkpoint"] = "checkpoint"
+    checkpoint_id: Sha256
+    loss_curve: tuple[tuple[int, float], ...] = Field(
+        (), description="(update, mean loss since the point before)"
+    )
+
+
+class EvaluatorOutput(Frozen):
+    """What a job that prepares an evaluator publishes."""
+
+    kind: Literal["evaluator"] = "evaluator"
+    evaluator_id: Sha256
+
+
+class EvaluationOutput(Frozen):
+    """What an evaluation publishes."""
+
+    kind: Literal["evaluation"] = "evaluation"
+    record: EvaluationRecord
+
+
+JobOutput = CheckpointOutput | EvaluatorOutput | EvaluationOutput
+Output = TypeVar("Output", bound=JobOutput)
 
 
 class JobResult(Record):
@@ -207,14 +225,27 @@ class JobResult(Record):
 
     schema_version: Literal[2] = 2
     job_id: str
-    output: str = Field(description="checkpoint or evaluator id, or an evaluation record as JSON")
+    output: JobOutput = Field(discriminator="kind")
     started_at: datetime
     finished_at: datetime
     device: str
-    loss_curve: tuple[tuple[int, float], ...] = ()
+
+    def output_of(self, kind: type[Output]) -> Output:
+        """Return the output of a job that gives this kind.
+
+        Raises:
+            LostInvariantError: If the job gave another kind.
+        """
+        if not isinstance(self.output, kind):
+            raise LostInvariantError(f"the result of job {self.job_id} is of kind {self.output.kind}")
+        return self.output
 
     def references(self) -> Iterable[str]:
         """See Record.references: what the job published."""
-        if self.output.startswith("{"):
-            return EvaluationRecord.model_validate_json(self.output).references()
-        return (checkpoint_key(self.output) if self.loss_curve else evaluator_key(self.output),)
+        match self.output:
+            case CheckpointOutput(checkpoint_id=checkpoint_id):
+                return (checkpoint_key(checkpoint_id),)
+            case EvaluatorOutput(evaluator_id=evaluator_id):
+                return (evaluator_key(evaluator_id),)
+            case EvaluationOutput(record=record):
+                return record.references()

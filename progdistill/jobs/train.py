@@ -1,6 +1,6 @@
-"""Training jobs: from a description to a published checkpoint."""
+"""Training jobs: from a spec to a published checkpoint."""
 
-import sys
+import logging
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -8,8 +8,15 @@ from pathlib import Path
 from progdistill.data.loader import TrainingLoader
 from progdistill.diffusion.noise import seed_for
 from progdistill.errors import ProgdistillError
-from progdistill.jobs.live import LiveTraining, forget_samples
-from progdistill.jobs.spec import DistillSpec, GuideSpec, JobRequest, TrainBaseSpec, TrainingSpec
+from progdistill.jobs.live import LiveTraining, delete_samples
+from progdistill.jobs.spec import (
+    CheckpointOutput,
+    DistillSpec,
+    GuideSpec,
+    JobRequest,
+    TrainBaseSpec,
+    TrainingSpec,
+)
 from progdistill.models.config import DenoiserConfig
 from progdistill.models.denoiser import Denoiser, build_denoiser, load_denoiser, save_weights, student_of
 from progdistill.registry.checkpoint import (
@@ -34,26 +41,27 @@ from progdistill.training.snapshots import (
     snapshot_named,
 )
 
+logger = logging.getLogger(__name__)
+
 
 def run_training(
-    request: JobRequest, store: Store, rank: Rank, should_stop: Callable[[], bool]
-) -> tuple[str, list[tuple[int, float]]]:
-    """Train, and on rank 0 publish; return the checkpoint id (empty on other ranks) and the loss curve."""
-    spec = request.spec
-    assert isinstance(spec, TrainingSpec)
+    spec: TrainingSpec, request: JobRequest, store: Store, rank: Rank, should_stop: Callable[[], bool]
+) -> CheckpointOutput | None:
+    """Train, from the newest snapshot if there is one; publish and return the checkpoint on rank 0."""
     trained = _train(spec, request, store, rank, should_stop)
     if rank.rank != 0:
-        return "", trained.loss_curve
-    return _publish(spec, request, store, rank, trained), trained.loss_curve
+        return None
+    checkpoint_id = _publish(spec, request, store, rank, trained)
+    return CheckpointOutput(checkpoint_id=checkpoint_id, loss_curve=tuple(trained.loss_curve))
 
 
-def tidy_up(store: Store, job_id: str) -> None:
-    """Remove what a training needs no more once its result is published; what stays is garbage."""
+def delete_leftovers(store: Store, job_id: str) -> None:
+    """Delete the snapshots and live samples of a job whose result is published."""
     try:
         delete_snapshots(store, job_id)
-        forget_samples(store, job_id)
+        delete_samples(store, job_id)
     except ProgdistillError as error:
-        print(f"snapshots of a finished job are left: {error}", file=sys.stderr, flush=True)
+        logger.warning("snapshots of a finished job remain for garbage collection: %s", error)
 
 
 def _train(

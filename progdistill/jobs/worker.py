@@ -15,7 +15,14 @@ from pathlib import Path
 
 from progdistill.errors import Interrupted, PeerLostError, ProgdistillError, UsageError
 from progdistill.jobs.result_cache import cached_result
-from progdistill.jobs.spec import EvaluateSpec, JobRequest, JobResult, PrepareEvaluatorSpec
+from progdistill.jobs.spec import (
+    CheckpointOutput,
+    EvaluateSpec,
+    JobOutput,
+    JobRequest,
+    JobResult,
+    PrepareEvaluatorSpec,
+)
 from progdistill.logs import configure_logging
 from progdistill.signals import StopSignals, exit_interrupted, raise_interrupt, record
 from progdistill.store.documents import publish_record
@@ -44,29 +51,33 @@ def run_job(request: JobRequest, rank: Rank, should_stop: Callable[[], bool]) ->
     if cached_result(store, spec) is not None:
         return
     started_at = datetime.now(UTC)
-    loss_curve: list[tuple[int, float]] = []
-    if isinstance(spec, PrepareEvaluatorSpec | EvaluateSpec):
-        from progdistill.jobs.evaluate import run_measuring
+    output: JobOutput | None
+    match spec:
+        case PrepareEvaluatorSpec():
+            from progdistill.jobs.evaluate import run_prepare_evaluator
 
-        output = run_measuring(request, store, rank)
-    else:
-        from progdistill.jobs.train import run_training
+            output = run_prepare_evaluator(spec, request, store, rank)
+        case EvaluateSpec():
+            from progdistill.jobs.evaluate import run_evaluation
 
-        output, loss_curve = run_training(request, store, rank, should_stop)
-    if rank.rank == 0:
+            output = run_evaluation(spec, request, store, rank)
+        case _:
+            from progdistill.jobs.train import run_training
+
+            output = run_training(spec, request, store, rank, should_stop)
+    if output is not None:  # on rank 0
         result = JobResult(
             job_id=spec.id,
             output=output,
             started_at=started_at,
             finished_at=datetime.now(UTC),
             device=rank.device_name,
-            loss_curve=tuple(loss_curve),
         )
         publish_record(store, job_result_key(spec.id), result)
-        if not isinstance(spec, PrepareEvaluatorSpec | EvaluateSpec):
-            from progdistill.jobs.train import tidy_up
+        if isinstance(output, CheckpointOutput):
+            from progdistill.jobs.train import delete_leftovers
 
-            tidy_up(store, spec.id)
+            delete_leftovers(store, spec.id)
 
 
 def main(path: str) -> int:

@@ -17,8 +17,10 @@ from progdistill.jobs.events import Event, EventFile, Harmless, Listener, ignore
 from progdistill.jobs.local import LocalLauncher
 from progdistill.jobs.result_cache import Launcher, complete
 from progdistill.jobs.spec import (
+    CheckpointOutput,
     DistillSpec,
     EvaluateSpec,
+    EvaluationOutput,
     GuideSpec,
     JobRequest,
     JobResult,
@@ -104,7 +106,7 @@ class RunSteps:
             The checkpoint at the top of the ladder: the base model, or its guided student.
         """
         settings, checkpoint_id = self._settings, self._settings.first_teacher
-        result: JobResult | None = None
+        output: CheckpointOutput | None = None
         if checkpoint_id is None:
             base = TrainBaseSpec(
                 **self._training("train_base"),
@@ -112,8 +114,8 @@ class RunSteps:
                 training=settings.base.loop_settings(),
                 label_dropout=settings.label_dropout,
             )
-            result = self._complete(base)
-            checkpoint_id = result.output
+            output = self._complete(base).output_of(CheckpointOutput)
+            checkpoint_id = output.checkpoint_id
         if settings.guidance_scale is not None and settings.has_guided_stage:
             guided = GuideSpec(
                 **self._training("guide"),
@@ -123,9 +125,9 @@ class RunSteps:
                 training=settings.distill.guidance_settings(),
                 guidance_scale=settings.guidance_scale,
             )
-            result = self._complete(guided)
-            checkpoint_id = result.output
-        return self._stage_checkpoint(checkpoint_id, 0, result)
+            output = self._complete(guided).output_of(CheckpointOutput)
+            checkpoint_id = output.checkpoint_id
+        return self._stage_checkpoint(checkpoint_id, 0, output)
 
     def has_stage(self, stage_index: int) -> bool:
         """Whether the ladder has a stage of this number; stage 1 makes the first student."""
@@ -142,8 +144,8 @@ class RunSteps:
             training=self._settings.distill.for_stage(steps),
             guidance_scale=self._settings.guidance_scale,
         )
-        result = self._complete(spec)
-        return self._stage_checkpoint(result.output, stage_index, result)
+        output = self._complete(spec).output_of(CheckpointOutput)
+        return self._stage_checkpoint(output.checkpoint_id, stage_index, output)
 
     def prepare_evaluator(self) -> None:
         """Train or fetch the feature extractor, and measure the real images.
@@ -168,7 +170,7 @@ class RunSteps:
             sampling_steps=self._settings.ladder[rung],
             evaluation=self._evaluation,
         )
-        return EvaluationRecord.model_validate_json(self._complete(spec).output).model_dump(mode="json")
+        return self._complete(spec).output_of(EvaluationOutput).record.model_dump(mode="json")
 
     @property
     def _evaluation(self) -> EvaluationSettings:
@@ -251,7 +253,9 @@ class RunSteps:
         self._event_file(event)
         self._card(event)
 
-    def _stage_checkpoint(self, checkpoint_id: str, rung: int, result: JobResult | None) -> StageCheckpoint:
+    def _stage_checkpoint(
+        self, checkpoint_id: str, rung: int, output: CheckpointOutput | None
+    ) -> StageCheckpoint:
         manifest = load_manifest(self._store, checkpoint_id)
         steps = self._settings.ladder[rung]
         record_run_checkpoint(self._store, self._flow, self._run_id, steps, checkpoint_id)
@@ -262,5 +266,5 @@ class RunSteps:
             sampling_steps=manifest.identity.sampling_steps,
             dataset_name=manifest.provenance.dataset_name,
             parent=manifest.identity.parent,
-            loss_curve=[] if result is None else list(result.loss_curve),
+            loss_curve=[] if output is None else list(output.loss_curve),
         )

@@ -8,7 +8,7 @@ from progdistill.config.cluster import ClusterSettings
 from progdistill.errors import ProgdistillError
 from progdistill.jobs.kubernetes.launcher import KubernetesLauncher
 from progdistill.jobs.result_cache import complete
-from progdistill.jobs.spec import JobRequest
+from progdistill.jobs.spec import CheckpointOutput, JobRequest
 from progdistill.store.open import open_store
 
 
@@ -21,7 +21,7 @@ def main(path: str) -> int:
         store, ClusterSettings.model_validate(facts["cluster"]), Path(facts["logs"])
     )
     try:
-        print(complete(store, launcher, request).result.output)
+        print(complete(store, launcher, request).result.output_of(CheckpointOutput).checkpoint_id)
     except ProgdistillError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status

@@ -17,7 +17,7 @@ from progdistill.data.dataset import DatasetInfo, find_dataset
 from progdistill.jobs.kubernetes.manifest import Submission, submission_for
 from progdistill.jobs.local import LocalLauncher
 from progdistill.jobs.result_cache import complete
-from progdistill.jobs.spec import JobRequest
+from progdistill.jobs.spec import CheckpointOutput, JobRequest
 from progdistill.store.base import Store
 from progdistill.store.open import open_store
 from tests.jobs.asking import base_of_two_ranks
@@ -167,4 +167,5 @@ def expected(tmp_path_factory: pytest.TempPathFactory, cluster_digits: DatasetIn
     folder = tmp_path_factory.mktemp("local")
     store = open_store(str(folder / "store"))
     request = small_job(store, cluster_digits)
-    return complete(store, LocalLauncher(folder / "logs"), request).result.output
+    result = complete(store, LocalLauncher(folder / "logs"), request).result
+    return result.output_of(CheckpointOutput).checkpoint_id

@@ -10,7 +10,7 @@ import pytest
 
 from progdistill.data.dataset import DatasetInfo
 from progdistill.jobs.agent import RESTARTS_WITHOUT_PROGRESS, progress_of
-from progdistill.jobs.spec import JobRequest, JobResult
+from progdistill.jobs.spec import CheckpointOutput, JobRequest, JobResult
 from progdistill.store.base import Store
 from progdistill.store.documents import read_record
 from progdistill.store.layout import job_result_key
@@ -41,7 +41,7 @@ def finish(agent: "subprocess.Popen[str]") -> tuple[int, str]:
 def checkpoint_of(store: Store, job: JobRequest) -> str:
     result = read_record(store, job_result_key(job.spec.id), JobResult)
     assert result is not None
-    return result.output
+    return result.output_of(CheckpointOutput).checkpoint_id
 
 
 @pytest.fixture(scope="module")

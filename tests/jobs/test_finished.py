@@ -13,7 +13,9 @@ from progdistill.features.manifest import load_evaluator_manifest
 from progdistill.jobs import worker
 from progdistill.jobs.result_cache import JobOutcome, complete
 from progdistill.jobs.spec import (
+    CheckpointOutput,
     EvaluateSpec,
+    EvaluationOutput,
     JobRequest,
     JobResult,
     PrepareEvaluatorSpec,
@@ -52,7 +54,7 @@ def again(store: Store, digits: DatasetInfo) -> Callable[[], JobOutcome]:
 
 def keys_of(store: Store, outcome: JobOutcome) -> dict[str, str]:
     """The documents and the file that make up a finished training."""
-    manifest = load_manifest(store, outcome.result.output)
+    manifest = load_manifest(store, outcome.result.output_of(CheckpointOutput).checkpoint_id)
     return {
         "result": job_result_key(outcome.result.job_id),
         "manifest": checkpoint_key(manifest.id),
@@ -74,7 +76,7 @@ def test_starting_the_run_again_mends_what_it_made(
         store.write(key, data[:-9])
     second = again()
     assert (second.reused, second.result.output) == (False, first.result.output)
-    verify_weights(store, load_manifest(store, second.result.output))
+    verify_weights(store, load_manifest(store, second.result.output_of(CheckpointOutput).checkpoint_id))
     assert again() == JobOutcome(second.result, reused=True)
 
 
@@ -88,7 +90,7 @@ def test_weights_with_a_flipped_bit_are_mended_once_they_are_removed(
     store.write(key, data[:-1] + bytes([data[-1] ^ 1]))
     assert again().reused
     with pytest.raises(LostInvariantError, match=r"damaged.*remove what is there and start"):
-        verify_weights(store, load_manifest(store, first.result.output))
+        verify_weights(store, load_manifest(store, first.result.output_of(CheckpointOutput).checkpoint_id))
     store.delete(key)
     assert not again().reused
     assert store.read(key) == data
@@ -106,7 +108,7 @@ def test_whatever_an_evaluation_has_lost_is_made_again(store: Store, digits: Dat
     def evaluated() -> EvaluationRecord:
         for spec in specs:
             outcome = complete(store, Here(), request_for(spec, store, digits))
-        return EvaluationRecord.model_validate_json(outcome.result.output)
+        return outcome.result.output_of(EvaluationOutput).record
 
     record = evaluated()
     evaluator = load_evaluator_manifest(store, record.measurements[0].spec.evaluator_id)
@@ -149,9 +151,8 @@ def test_a_lost_measurement_is_published_again_from_its_jobs_result(
         sampling_steps=4,
     )
     now = datetime.now(UTC)
-    result = JobResult(
-        job_id=spec.id, output=record.model_dump_json(), started_at=now, finished_at=now, device="cpu"
-    )
+    output = EvaluationOutput(record=record)
+    result = JobResult(job_id=spec.id, output=output, started_at=now, finished_at=now, device="cpu")
     publish_record(store, job_result_key(spec.id), result)
     assert complete(store, Here(), request_for(spec, store, digits)) == JobOutcome(result, reused=True)
     assert read_record(store, measured.spec.key, Measurement) == measured

@@ -15,7 +15,7 @@ from progdistill.jobs.events import Event, TrainingEvent
 from progdistill.jobs.live import LiveTraining
 from progdistill.jobs.local import LocalLauncher
 from progdistill.jobs.result_cache import complete
-from progdistill.jobs.spec import DistillSpec
+from progdistill.jobs.spec import CheckpointOutput, DistillSpec
 from progdistill.models.denoiser import Denoiser, build_denoiser
 from progdistill.registry.checkpoint import CheckpointKind
 from progdistill.store.base import Store
@@ -137,7 +137,7 @@ def test_a_job_that_is_watched_publishes_the_very_same_weights(
     for live in (None, LiveSettings(interval_seconds=0, samples_interval_seconds=0, samples=2)):
         request = request_for(spec, store, digits, live=live)
         launcher = LocalLauncher(tmp_path / "jobs", told.append)
-        made.append(complete(store, launcher, request).result.output)
+        made.append(complete(store, launcher, request).result.output_of(CheckpointOutput).checkpoint_id)
         store.delete(f"jobs/{spec.id}/result.json")
     assert made[0] == made[1]
     assert len(told) == 6

@@ -10,10 +10,9 @@ import pytest
 
 from progdistill.data.dataset import DatasetInfo
 from progdistill.evaluation.config import EvaluationSettings
-from progdistill.evaluation.measurement import EvaluationRecord
 from progdistill.jobs.local import LocalLauncher
 from progdistill.jobs.result_cache import complete
-from progdistill.jobs.spec import EvaluateSpec
+from progdistill.jobs.spec import EvaluateSpec, EvaluationOutput
 from progdistill.registry.checkpoint import CheckpointKind
 from progdistill.store.base import Store
 from progdistill.store.layout import evaluations_prefix, job_result_key
@@ -66,7 +65,7 @@ def test_a_measurement_that_is_told_to_stop_goes_on_behind_its_finished_shards(
     driver.kill()
     driver.wait()
     assert worker.returncode == 130
-    assert "evaluation at 2 steps: stopped" in said and "Traceback" not in said
+    assert "evaluation at 2 steps: interrupted" in said and "Traceback" not in said
     (kept,) = store.list("evaluation_shards/")
     assert kept.key.endswith("/0-5000.json")
     complete(store, LocalLauncher(tmp_path), request_for(spec, store, digits))
@@ -81,7 +80,7 @@ def test_a_record_of_two_ranks_is_that_of_one(
     for world_size in (2, 1):
         request = request_for(spec.model_copy(update={"world_size": world_size}), store, digits)
         result = complete(store, LocalLauncher(tmp_path / str(world_size)), request).result
-        records.append(EvaluationRecord.model_validate_json(result.output))
+        records.append(result.output_of(EvaluationOutput).record)
         answers = [item.key for item in store.list(evaluations_prefix(spec.checkpoint))]
         assert len(answers) == 2 + 2  # DDIM, ancestral, and a trial of each γ
         assert not list(store.list("evaluation_shards/"))

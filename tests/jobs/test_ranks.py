@@ -10,7 +10,7 @@ from progdistill.data.dataset import DatasetInfo
 from progdistill.diffusion.names import PredictionType
 from progdistill.jobs.local import LocalLauncher
 from progdistill.jobs.result_cache import complete
-from progdistill.jobs.spec import GuideSpec, TrainBaseSpec, TrainingSpec
+from progdistill.jobs.spec import CheckpointOutput, GuideSpec, TrainBaseSpec, TrainingSpec
 from progdistill.models.denoiser import load_denoiser
 from progdistill.registry.checkpoint import CheckpointKind, load_manifest
 from progdistill.store.base import Store
@@ -23,7 +23,7 @@ from tests.training.conftest import settings, tiny
 def trained(spec: TrainingSpec, store: Store, digits: DatasetInfo, folder: Path) -> dict[str, torch.Tensor]:
     """The weights that a job publishes."""
     result = complete(store, LocalLauncher(folder), request_for(spec, store, digits)).result
-    manifest = load_manifest(store, result.output)
+    manifest = load_manifest(store, result.output_of(CheckpointOutput).checkpoint_id)
     return dict(load_denoiser(store, manifest).state_dict())
 
 

@@ -7,7 +7,7 @@ import pytest
 from progdistill.data.dataset import DatasetInfo
 from progdistill.errors import TransientError
 from progdistill.jobs import worker
-from progdistill.jobs.spec import JobRequest, JobResult, TrainBaseSpec
+from progdistill.jobs.spec import CheckpointOutput, JobRequest, JobResult, TrainBaseSpec
 from progdistill.registry.checkpoint import list_ids
 from progdistill.store.base import Store
 from progdistill.store.documents import read_record
@@ -53,7 +53,7 @@ def test_snapshots_stay_until_the_result_is_published(
     assert stopped_before_its_result(request_, store, monkeypatch).update == 4
     run(request_)
     result = read_record(store, job_result_key(request_.spec.id), JobResult)
-    assert result is not None and list_ids(store) == [result.output]
+    assert result is not None and list_ids(store) == [result.output_of(CheckpointOutput).checkpoint_id]
     assert not complete_snapshots(store, request_.spec.id)
 
 

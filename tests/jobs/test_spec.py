@@ -1,13 +1,25 @@
 """What a job's identity depends on."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from pydantic import TypeAdapter
 
 from progdistill.diffusion.names import PredictionType
+from progdistill.errors import LostInvariantError
 from progdistill.evaluation.config import EvaluationSettings
-from progdistill.jobs.spec import DistillSpec, EvaluateSpec, GuideSpec, JobSpec, TrainBaseSpec
+from progdistill.jobs.spec import (
+    CheckpointOutput,
+    DistillSpec,
+    EvaluateSpec,
+    EvaluatorOutput,
+    GuideSpec,
+    JobResult,
+    JobSpec,
+    TrainBaseSpec,
+)
+from progdistill.store.layout import evaluator_key
 from progdistill.training.config import Precision
 from progdistill.training.guidance import GuidanceRange
 from tests.training.conftest import settings, tiny
@@ -22,10 +34,10 @@ STUDENT: dict[str, Any] = {
 RANGE = GuidanceRange(lowest=1, highest=5)
 
 
-def test_a_run_without_guidance_says_nothing_of_it() -> None:
-    base, student = TrainBaseSpec(**SHARED, model=tiny()), DistillSpec(**STUDENT)
-    assert "label_dropout" not in base.model_dump() and "guidance_scale" not in student.model_dump()
-    assert base.recorded_training() == student.recorded_training() == settings(4).model_dump(mode="json")
+def test_a_checkpoint_records_all_that_decided_its_numbers() -> None:
+    shared = {**settings(4).model_dump(mode="json"), "precision": "float32"}
+    assert TrainBaseSpec(**SHARED, model=tiny()).recorded_training() == {**shared, "label_dropout": 0.0}
+    assert DistillSpec(**STUDENT).recorded_training() == {**shared, "guidance_scale": None}
 
 
 def test_dropped_labels_and_the_range_of_weights_make_another_job() -> None:
@@ -54,30 +66,35 @@ def test_a_job_read_back_is_the_same_job(spec: TrainBaseSpec | DistillSpec | Gui
     assert read == spec and read.id == spec.id
 
 
-def test_precision_makes_another_job_and_float32_says_nothing_of_itself() -> None:
+def test_precision_makes_another_job() -> None:
     plain, rounded = DistillSpec(**STUDENT), DistillSpec(**STUDENT, precision=Precision.BFLOAT16)
-    assert "precision" not in plain.model_dump() and "precision" not in plain.recorded_training()
     assert rounded.id != plain.id and rounded.recorded_training()["precision"] == "bfloat16"
 
 
-def test_the_id_of_a_job_stays_what_it_was_before_precision_was_a_choice() -> None:
-    base = TrainBaseSpec(**SHARED, model=tiny(), numerics_version=1)
-    student = DistillSpec(**STUDENT, numerics_version=1)
-    assert (base.id[:12], student.id[:12]) == ("3f935fe5b0f8", "a354d59f446f")
-
-
-def test_guidance_makes_another_measurement_and_none_says_nothing_of_itself() -> None:
-    plain, guided = (
-        EvaluateSpec(
-            dataset_fingerprint="f" * 64,
-            seed=0,
-            checkpoint="a" * 64,
-            baseline=None,
-            sampling_steps=4,
-            evaluation=EvaluationSettings(guidance_scale=guidance),
-            numerics_version=1,
+def test_guidance_makes_another_measurement_and_the_world_size_does_not() -> None:
+    facts: dict[str, Any] = {"dataset_fingerprint": "f" * 64, "seed": 0, "checkpoint": "a" * 64}
+    plain, guided, shared = (
+        EvaluateSpec(**facts, **changes, baseline=None, sampling_steps=4, evaluation=evaluation)
+        for evaluation, changes in (
+            (EvaluationSettings(), {}),
+            (EvaluationSettings(guidance_scale=2.0), {}),
+            (EvaluationSettings(), {"world_size": 2}),
         )
-        for guidance in (None, 2.0)
     )
-    assert plain.id[:12] == "0abcec2df335" != guided.id[:12]
+    assert shared.id == plain.id != guided.id
     assert EvaluateSpec.model_validate(guided.model_dump(mode="json")) == guided
+
+
+def test_a_result_has_the_output_of_its_kind_of_job_and_refers_to_it() -> None:
+    now = datetime.now(UTC)
+    result = JobResult(
+        job_id="c" * 64,
+        output=EvaluatorOutput(evaluator_id="d" * 64),
+        started_at=now,
+        finished_at=now,
+        device="cpu",
+    )
+    assert JobResult.model_validate_json(result.model_dump_json()) == result
+    assert list(result.references()) == [evaluator_key("d" * 64)]
+    with pytest.raises(LostInvariantError, match="is of kind evaluator"):
+        result.output_of(CheckpointOutput)
