@@ -2,15 +2,25 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 
 class Frozen(BaseModel):
     """A pydantic model that cannot be changed and has no other fields than it declares."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def leaves(value: JsonValue, path: str = "") -> Iterator[tuple[str, JsonValue]]:
+    """Yield every leaf of nested JSON objects with its dotted path; lists and empty objects are leaves."""
+    if not isinstance(value, dict) or not value:
+        yield path, value
+    else:
+        for key, inner in value.items():
+            yield from leaves(inner, f"{path}.{key}" if path else key)
 
 
 def canonical_json(facts: Any) -> bytes:

@@ -5,7 +5,7 @@ import getpass
 import json
 import socket
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, Final
 
@@ -18,8 +18,9 @@ from progdistill.cli.common import (
     store_of,
 )
 from progdistill.errors import LostInvariantError, ProgdistillError, UsageError
+from progdistill.models_base import leaves
 from progdistill.progress import Progress
-from progdistill.registry.aliases import move_alias, read_alias
+from progdistill.registry.aliases import aliases_by_checkpoint, move_alias, read_alias
 from progdistill.registry.checkpoint import list_ids, load_manifest, verify_weights
 from progdistill.registry.gc import (
     DEFAULT_GRACE,
@@ -31,7 +32,6 @@ from progdistill.registry.gc import (
 )
 from progdistill.registry.listing import (
     CheckpointSummary,
-    aliases_by_checkpoint,
     checkpoints_of_run,
     list_checkpoints,
 )
@@ -139,17 +139,9 @@ def _show(args: argparse.Namespace) -> int:
     if args.json:
         print_json(facts)
     else:
-        for name, value in _leaves("", facts):
-            print(f"{name}: {value}")
+        for name, value in leaves(facts):
+            print(f"{name}: {value if isinstance(value, str) else json.dumps(value)}")
     return 0
-
-
-def _leaves(prefix: str, value: Any) -> Iterable[tuple[str, str]]:
-    if isinstance(value, dict) and value:
-        for name, inner in value.items():
-            yield from _leaves(f"{prefix}.{name}".lstrip("."), inner)
-    else:
-        yield prefix, value if isinstance(value, str) else json.dumps(value)
 
 
 def _verify(args: argparse.Namespace) -> int:

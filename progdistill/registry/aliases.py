@@ -65,6 +65,15 @@ def list_aliases(store: Store) -> Iterator[Alias]:
     return list_records(store, ALIASES, Alias)
 
 
+def aliases_by_checkpoint(store: Store) -> dict[str, list[str]]:
+    """Return the current aliases of each checkpoint id that has any."""
+    names: dict[str, list[str]] = {}
+    for alias in list_aliases(store):
+        if alias.checkpoint_id is not None:
+            names.setdefault(alias.checkpoint_id, []).append(alias.name)
+    return names
+
+
 def move_alias(store: Store, name: str, checkpoint_id: str | None, moved_by: str) -> Alias:
     """Point an alias at a checkpoint, appending to its history.
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from progdistill.errors import ProgdistillError
-from progdistill.registry.aliases import list_aliases
+from progdistill.registry.aliases import aliases_by_checkpoint
 from progdistill.registry.checkpoint import CheckpointManifest, list_manifests
 from progdistill.registry.evaluations import Measurement, best_record, evaluations_of
 from progdistill.registry.resolve import resolve_reference
@@ -42,12 +42,12 @@ def lineage_tree(
     Returns:
         The roots: checkpoints without a parent, or whose parent is not in the store.
     """
-    aliases = {alias.name: alias.checkpoint_id for alias in list_aliases(store)}
+    aliases = aliases_by_checkpoint(store)
     entries = list_run_checkpoints(store)
     nodes = {
         manifest.id: LineageNode(
             manifest,
-            aliases=[name for name, meaning in aliases.items() if meaning == manifest.id],
+            aliases=aliases.get(manifest.id, []),
             runs=sorted({f"{e.flow}/{e.run_id}" for e in entries if e.checkpoint_id == manifest.id}),
             evaluations=evaluations_of(store, manifest.id, unreadable),
             children=[],

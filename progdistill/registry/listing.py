@@ -1,14 +1,13 @@
 """The checkpoints of a store at a glance, with the measurement that stands for each."""
 
-from collections.abc import Iterator
 from datetime import datetime
 
 from progdistill.errors import ProgdistillError, UsageError
 from progdistill.models_base import Frozen
-from progdistill.registry.aliases import list_aliases
-from progdistill.registry.checkpoint import CheckpointManifest, list_manifests
+from progdistill.registry.aliases import aliases_by_checkpoint
+from progdistill.registry.checkpoint import list_manifests
 from progdistill.registry.evaluations import best_record, evaluations_of
-from progdistill.registry.runs import list_run_checkpoints
+from progdistill.registry.runs import run_checkpoints
 from progdistill.store.base import Store
 
 
@@ -51,65 +50,46 @@ def list_checkpoints(
         UsageError: The run is unknown, or `max_distance` would compare different distances.
     """
     held = None if run is None else checkpoints_of_run(store, run)
-    found = [
-        manifest
-        for manifest in list_manifests(store, unreadable)
-        if dataset in (None, manifest.provenance.dataset_name)
-        and sampling_steps in (None, manifest.identity.sampling_steps)
-        and (held is None or manifest.id in held)
-    ]
     names = aliases_by_checkpoint(store)
-    summaries = [_summary(store, manifest, names, unreadable) for manifest in found]
+    found = []
+    for manifest in list_manifests(store, unreadable):
+        identity, provenance = manifest.identity, manifest.provenance
+        if (
+            dataset not in (None, provenance.dataset_name)
+            or sampling_steps not in (None, identity.sampling_steps)
+            or (held is not None and manifest.id not in held)
+        ):
+            continue
+        record = best_record(manifest, evaluations_of(store, manifest.id, unreadable))
+        summary = CheckpointSummary(
+            id=manifest.id,
+            kind=identity.kind,
+            sampling_steps=identity.sampling_steps,
+            dataset=provenance.dataset_name,
+            parent=identity.parent,
+            created_by=provenance.created_by,
+            created_at=provenance.created_at,
+            bytes=identity.weights.size_bytes,
+            distance=None if record is None else record.distance,
+            distance_name=None if record is None else record.distance_name,
+            aliases=tuple(names.get(manifest.id, ())),
+        )
+        found.append(summary)
     if max_distance is not None:
-        summaries = list(_within(summaries, max_distance))
-    return sorted(summaries, key=lambda summary: summary.created_at)
+        distance_names = sorted({summary.distance_name for summary in found if summary.distance_name})
+        if len(distance_names) > 1:
+            raise UsageError(
+                f"cannot select by distance: {' and '.join(distance_names)} are not comparable; narrow the"
+                " list by dataset or run"
+            )
+        found = [s for s in found if s.distance is not None and s.distance <= max_distance]
+    return sorted(found, key=lambda summary: summary.created_at)
 
 
 def checkpoints_of_run(store: Store, run: str) -> set[str]:
     """Return the ids of the checkpoints that `Flow/run id` holds; UsageError for an unknown run."""
-    held = {e.checkpoint_id for e in list_run_checkpoints(store) if f"{e.flow}/{e.run_id}" == run}
+    flow, _, run_id = run.partition("/")
+    held = set(run_checkpoints(store, flow, run_id).values()) if flow and run_id else set()
     if not held:
         raise UsageError(f"no run {run} in store {store.uri}; give it as Flow/run id (`progdistill lineage`)")
     return held
-
-
-def aliases_by_checkpoint(store: Store) -> dict[str, tuple[str, ...]]:
-    """Return the current aliases of each checkpoint id that has any."""
-    names: dict[str, tuple[str, ...]] = {}
-    for alias in list_aliases(store):
-        if alias.checkpoint_id is not None:
-            names[alias.checkpoint_id] = (*names.get(alias.checkpoint_id, ()), alias.name)
-    return names
-
-
-def _summary(
-    store: Store,
-    manifest: CheckpointManifest,
-    aliases: dict[str, tuple[str, ...]],
-    unreadable: list[ProgdistillError] | None,
-) -> CheckpointSummary:
-    identity, provenance = manifest.identity, manifest.provenance
-    record = best_record(manifest, evaluations_of(store, manifest.id, unreadable))
-    return CheckpointSummary(
-        id=manifest.id,
-        kind=identity.kind,
-        sampling_steps=identity.sampling_steps,
-        dataset=provenance.dataset_name,
-        parent=identity.parent,
-        created_by=provenance.created_by,
-        created_at=provenance.created_at,
-        bytes=identity.weights.size_bytes,
-        distance=None if record is None else record.distance,
-        distance_name=None if record is None else record.distance_name,
-        aliases=aliases.get(manifest.id, ()),
-    )
-
-
-def _within(summaries: list[CheckpointSummary], limit: float) -> Iterator[CheckpointSummary]:
-    names = sorted({summary.distance_name for summary in summaries if summary.distance_name})
-    if len(names) > 1:
-        raise UsageError(
-            f"cannot select by distance: {' and '.join(names)} are not comparable; narrow the list by dataset"
-            " or run"
-        )
-    return (summary for summary in summaries if summary.distance is not None and summary.distance <= limit)

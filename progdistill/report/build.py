@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from progdistill.errors import UsageError
+from progdistill.models_base import first_problem
 from progdistill.report.figures import curves_of, draw_distance_chart, to_png
 from progdistill.report.input import INPUT_FILE, ReportInput, counts_text, distance_name_of
 from progdistill.report.page import report_page
@@ -72,8 +73,6 @@ def read_input(folder: Path) -> ReportInput:
     try:
         return ReportInput.model_validate_json(source.read_bytes())
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"]))
         raise UsageError(
-            f"cannot read {source}: {field}: {first['msg']}; rebuild it with the version that wrote it"
+            f"cannot read {source}: {first_problem(error)}; rebuild it with the version that wrote it"
         ) from None

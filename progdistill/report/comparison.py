@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from progdistill.errors import UsageError
-from progdistill.models_base import Frozen
+from progdistill.models_base import Frozen, leaves
 from progdistill.progress import format_duration
 from progdistill.report.figures import (
     MUTED,
@@ -106,17 +106,10 @@ def _distance_at(run: ReportInput, sampling_steps: int) -> float | None:
 
 
 def _differences(configurations: Sequence[dict[str, JsonValue]]) -> tuple[Difference, ...]:
-    flat = [dict(_leaves(configuration)) for configuration in configurations]
+    flat = [dict(leaves(configuration)) for configuration in configurations]
     paths = sorted({path for settings in flat for path in settings})
     found = (Difference(path=path, values=tuple(s.get(path) for s in flat)) for path in paths)
     return tuple(d for d in found if any(value != d.values[0] for value in d.values))
-
-
-def _leaves(value: JsonValue, path: str = "") -> list[tuple[str, JsonValue]]:
-    """Every leaf of nested settings with its dotted path; a list is a leaf."""
-    if not isinstance(value, dict):
-        return [(path, value)]
-    return [leaf for key, inner in value.items() for leaf in _leaves(inner, f"{path}.{key}".lstrip("."))]
 
 
 def build_comparison(runs: Sequence[ReportInput], out: Path) -> Path:

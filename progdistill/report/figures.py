@@ -4,7 +4,8 @@ import functools
 import io
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, ParamSpec, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple, ParamSpec, TypeVar
 from xml.etree import ElementTree
 
 from progdistill.report.input import ReportInput, StageEntry, distance_label, distance_name_of, steps_text
@@ -16,9 +17,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 
-INK: Final = "#1c2430"
 MUTED: Final = "#5b6675"
-GRID: Final = "#e3e7ec"
 PAPER: Final = "#ffffff"
 DISTILLED: Final = "#0b6bcb"
 DDIM: Final = "#c4501b"
@@ -29,9 +28,9 @@ RUN_COLORS: Final = (DISTILLED, DDIM, ANCESTRAL, PUBLISHED, "#b8336a", "#0e8a8a"
 """One color per run in a comparison."""
 
 PAGE_VALUES: Final = {
-    INK: "var(--ink)",
+    "#1c2430": "var(--ink)",
     MUTED: "var(--muted)",
-    GRID: "var(--rule)",
+    "#e3e7ec": "var(--rule)",
     PAPER: "var(--paper)",
     DISTILLED: "var(--distilled)",
     DDIM: "var(--ddim)",
@@ -48,47 +47,17 @@ NARROW: Final = (4.3, 4.5)
 
 _DPI: Final = 160
 
-_RC: Final[Any] = {
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 11,
-    "axes.edgecolor": MUTED,
-    "axes.labelcolor": INK,
-    "axes.linewidth": 0.8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlecolor": INK,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 14,
-    "axes.titleweight": "bold",
-    "axes.titlepad": 14,
-    "figure.facecolor": PAPER,
-    "axes.facecolor": PAPER,
-    "grid.color": GRID,
-    "grid.linewidth": 0.8,
-    "text.color": INK,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "legend.frameon": True,
-    "legend.facecolor": PAPER,
-    "legend.edgecolor": "none",
-    "legend.framealpha": 1.0,
-    "svg.fonttype": "none",
-}
-
 _SVG = "http://www.w3.org/2000/svg"
 
 
 def themed(function: Callable[P, R]) -> Callable[P, R]:
-    """Run a drawing function under the report's matplotlib settings; the caller's own stay as they are."""
+    """Run a drawing function under report.mplstyle; the caller's own settings stay as they are."""
 
     @functools.wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
         import matplotlib
 
-        with matplotlib.rc_context(_RC):
+        with matplotlib.rc_context(fname=Path(__file__).with_name("report.mplstyle")):
             return function(*args, **kwargs)
 
     return wrapper

@@ -30,7 +30,7 @@ class NeighborImages(Frozen, ser_json_bytes="base64", val_json_bytes="base64"):
     png: bytes = Field(repr=False)
     samples: int
     nearest: int
-    mirrored: bool = Field(default=False, description="whether training images count in both orientations")
+    mirrored: bool = False  # whether training images were compared in both orientations
 
 
 class LossPoint(Frozen):
@@ -50,36 +50,24 @@ class StageEntry(Frozen, ser_json_bytes="base64", val_json_bytes="base64"):
     distance: float | None = None
     distance_name: str | None = None
     inception_score: float | None = None
-    baseline_ddim: float | None = Field(
-        default=None, description="distance of the undistilled model with DDIM"
-    )
-    baseline_ancestral: float | None = Field(
-        default=None, description="distance of the undistilled model with ancestral sampling"
-    )
-    distilled_ancestral: float | None = Field(
-        default=None, description="distance of this checkpoint with ancestral sampling"
-    )
+    baseline_ddim: float | None = None  # distance of the undistilled model with DDIM
+    baseline_ancestral: float | None = None  # distance of the undistilled model with ancestral sampling
+    distilled_ancestral: float | None = None  # distance of this checkpoint with ancestral sampling
     kernel_distance: float | None = None
     precision: float | None = None
     recall: float | None = None
-    baseline_ancestral_gamma: float | None = Field(
-        default=None, description="log-scale position of the baseline's variance between its bounds"
-    )
-    evaluated_samples: int | None = Field(default=None, description="images behind each distance")
+    baseline_ancestral_gamma: float | None = None  # log-scale position of its variance between the bounds
+    evaluated_samples: int | None = None  # behind each distance
     guidance_scale: float | None = None
     not_evaluated_reason: str | None = None
     updates: int | None = None
-    images: int | None = Field(default=None, description="training images seen")
-    seconds: float | None = Field(default=None, description="wall-clock seconds of training")
+    images: int | None = None  # training images seen
+    seconds: float | None = None  # wall-clock time of training
     images_per_second: float | None = None
-    sampling_seconds: float | None = Field(
-        default=None, description="of this stage's measurements, baselines included"
-    )
-    evaluation_seconds: float | None = Field(
-        default=None, description="features and statistics of those samples"
-    )
+    sampling_seconds: float | None = None  # of all measurements, baselines included
+    evaluation_seconds: float | None = None  # features and statistics of those samples
     device: str | None = None
-    created_by: str | None = Field(default=None, description="run that trained it; may be an earlier one")
+    created_by: str | None = None  # run that trained it; may be an earlier one
     samples: SampleImages | None = None
     baseline_ddim_samples: SampleImages | None = None
     neighbors: NeighborImages | None = None
@@ -93,10 +81,8 @@ class Timings(Frozen):
     training_seconds: float
     sampling_seconds: float
     evaluation_seconds: float
-    overhead_seconds_per_stage: float = Field(description="outside training, sampling and evaluation")
-    stored_seconds: float = Field(
-        default=0.0, description="training and evaluation found in the store; in none of the others"
-    )
+    overhead_seconds_per_stage: float  # outside training, sampling and evaluation
+    stored_seconds: float = 0.0  # training and evaluation found in the store; in none of the others
 
 
 class ReportInput(Frozen):
@@ -117,16 +103,12 @@ class ReportInput(Frozen):
     configuration: dict[str, JsonValue]
     checkpoints: tuple[StageEntry, ...]
     timings: Timings | None = None
-    price_per_hour: float | None = Field(
-        default=None, ge=0, description="of one machine, in any currency; None if not given"
-    )
-    lineage: str = Field(default="", description="the tree of teachers and students as text")
+    price_per_hour: float | None = Field(default=None, ge=0)  # of one machine, in any currency
+    lineage: str = ""  # the tree of teachers and students as text
 
 
 _TRAINING_FIELDS = {"updates", "images", "seconds", "images_per_second"}
-_MEASURED_FIELDS = {
-    "distance", "distance_name", "inception_score", "kernel_distance", "precision", "recall",
-}  # fmt: skip
+_METRICS = {"distance", "distance_name", "inception_score", "kernel_distance", "precision", "recall"}
 
 
 def stage_entry(
@@ -165,7 +147,7 @@ def stage_entry(
         neighbors=_neighbors(store, record.neighbors),
         loss_curve=tuple(loss_curve),
         **({} if figures is None else figures.model_dump(include=_TRAINING_FIELDS)),
-        **({} if own is None else own.model_dump(include=_MEASURED_FIELDS)),
+        **({} if own is None else own.model_dump(include=_METRICS)),
     )
 
 

@@ -1,6 +1,6 @@
 """The headline, the tables of stages, and what the report omits."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from progdistill.progress import format_duration
@@ -117,22 +117,20 @@ def _evaluation_settings(run: ReportInput) -> dict[str, Any]:
 
 def quality_table(stages: Sequence[StageEntry]) -> TextTable:
     """Return one row per checkpoint: how close its samples are to the real images."""
-    header = (
-        "Steps", "Kind", "Distance", "DDIM", "Ancestral", "Kernel distance", "Precision", "Recall",
-        "Class score",
-    )  # fmt: skip
+    columns = {
+        "Distance": "distance",
+        "DDIM": "baseline_ddim",
+        "Ancestral": "baseline_ancestral",
+        "Kernel distance": "kernel_distance",
+        "Precision": "precision",
+        "Recall": "recall",
+        "Class score": "inception_score",
+    }
     rows = [
-        [f"{s.sampling_steps:,}", s.kind]
-        + [
-            number(value)
-            for value in (
-                s.distance, s.baseline_ddim, s.baseline_ancestral, s.kernel_distance, s.precision, s.recall,
-                s.inception_score,
-            )
-        ]
+        [f"{s.sampling_steps:,}", s.kind, *(number(getattr(s, field)) for field in columns.values())]
         for s in stages
-    ]  # fmt: skip
-    return TextTable(header, rows, frozenset({0, 1}))
+    ]
+    return TextTable(("Steps", "Kind", *columns), rows, frozenset({0, 1}))
 
 
 def quality_note(run: ReportInput) -> str:
@@ -147,37 +145,33 @@ def quality_note(run: ReportInput) -> str:
 
 def cost_table(run: ReportInput) -> TextTable:
     """Return one row per checkpoint, then their sum: what training and evaluating it took."""
-    cost = "Machine time" if run.price_per_hour is None else "Cost"
+    price = run.price_per_hour
+
+    def row(first: str, checkpoint: str, stages: Sequence[StageEntry], rate: str, device: str) -> list[str]:
+        training = sum(stage.seconds or 0.0 for stage in stages)
+        evaluation = sum(map(evaluating_seconds, stages))
+        machine = training + evaluation
+        return [
+            first,
+            checkpoint,
+            _total(stage.updates for stage in stages),
+            _total(stage.images for stage in stages),
+            _duration(training),
+            rate,
+            _duration(evaluation),
+            _duration(machine) if price is None else f"{machine / 3600 * price:,.2f}",
+            device,
+        ]
+
+    rows = [
+        row(f"{s.sampling_steps:,}", s.id[:12], [s], _total([s.images_per_second]), s.device or "–")
+        for s in run.checkpoints
+    ]
+    cost = "Machine time" if price is None else "Cost"
     header = (
         "Steps", "Checkpoint", "Updates", "Images", "Training", "Images/s", "Evaluation", cost, "Device",
     )  # fmt: skip
-    stages = run.checkpoints
-    rows = [
-        [
-            f"{s.sampling_steps:,}",
-            s.id[:12],
-            _count(s.updates),
-            _count(s.images),
-            _duration(s.seconds),
-            _count(s.images_per_second),
-            _duration(evaluating_seconds(s)),
-            _cost(machine_seconds(s), run.price_per_hour),
-            s.device or "–",
-        ]
-        for s in stages
-    ]
-    total = [
-        "All",
-        "",
-        _count(sum(s.updates or 0 for s in stages)),
-        _count(sum(s.images or 0 for s in stages)),
-        _duration(sum(s.seconds or 0.0 for s in stages)),
-        "",
-        _duration(sum(map(evaluating_seconds, stages))),
-        _cost(sum(map(machine_seconds, stages)), run.price_per_hour),
-        "",
-    ]
-    return TextTable(header, [*rows, total], frozenset({0, 1, 8}))
+    return TextTable(header, [*rows, row("All", "", run.checkpoints, "", "")], frozenset({0, 1, 8}))
 
 
 def cost_note(run: ReportInput) -> str:
@@ -199,18 +193,10 @@ def evaluating_seconds(stage: StageEntry) -> float:
     return (stage.sampling_seconds or 0.0) + (stage.evaluation_seconds or 0.0)
 
 
-def machine_seconds(stage: StageEntry) -> float:
-    """Return the seconds spent on a stage, training and evaluation."""
-    return (stage.seconds or 0.0) + evaluating_seconds(stage)
-
-
-def _duration(seconds: float | None) -> str:
+def _duration(seconds: float) -> str:
     return format_duration(seconds) if seconds else "–"
 
 
-def _cost(seconds: float, price_per_hour: float | None) -> str:
-    return _duration(seconds) if price_per_hour is None else f"{seconds / 3600 * price_per_hour:,.2f}"
-
-
-def _count(value: float | None) -> str:
-    return "–" if value is None else f"{value:,.0f}"
+def _total(values: Iterable[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    return f"{sum(known):,.0f}" if known else "–"
