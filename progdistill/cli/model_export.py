@@ -108,7 +108,7 @@ def _model_facts(
         checkpoint_id=manifest.id,
         kind=str(manifest.identity.kind),
         dataset_name=manifest.provenance.dataset_name,
-        config=DenoiserConfig.model_validate(manifest.identity.architecture),
+        config=DenoiserConfig.of(manifest.identity),
         sampling_steps=manifest.identity.sampling_steps,
         guidance_scale=guidance_scale,
         guidance_built_in=built_in,

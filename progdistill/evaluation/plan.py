@@ -106,7 +106,7 @@ def _class_counts(info: DatasetInfo, checkpoint: CheckpointManifest) -> tuple[in
     With as many samples of a rare class as of a common one, even a perfect model would be at a distance.
     """
     counts = info.class_counts
-    classes = DenoiserConfig.model_validate(checkpoint.identity.architecture).network.num_classes
+    classes = DenoiserConfig.of(checkpoint.identity).network.num_classes
     return counts if len(counts) == classes and len(set(counts)) > 1 else None
 
 

@@ -171,7 +171,7 @@ def _publish(spec: TrainingSpec, request: JobRequest, store: Store, rank: Rank, 
     else:
         teacher = load_manifest(store, spec.teacher).identity
         kind, steps, parent = CheckpointKind.STUDENT, spec.student_steps, spec.teacher
-        config = _student_config(DenoiserConfig.model_validate(teacher.architecture), spec)
+        config = _student_config(DenoiserConfig.of(teacher), spec)
     description = CheckpointDescription(
         kind=kind,
         sampling_steps=steps,

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from progdistill.diffusion.names import PredictionType
 from progdistill.models_base import Frozen
+from progdistill.registry.checkpoint import CheckpointDescription
 
 
 class ForeignSchedule(Frozen, allow_inf_nan=False):
@@ -163,6 +164,11 @@ class DenoiserConfig(Frozen, allow_inf_nan=False):
     network: UNetConfig
     prediction: PredictionType
     time_input: TimeInput = CosineTime()
+
+    @classmethod
+    def of(cls, checkpoint: CheckpointDescription) -> "DenoiserConfig":
+        """The configuration of a checkpoint's denoiser, from its identity."""
+        return cls.model_validate(checkpoint.architecture)
 
     @property
     def out_channels(self) -> int:

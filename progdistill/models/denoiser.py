@@ -188,6 +188,6 @@ def load_denoiser(store: Store, manifest: CheckpointManifest, device: torch.devi
     Raises:
         LostInvariantError: The weights are missing or damaged, or belong to another architecture.
     """
-    config = DenoiserConfig.model_validate(manifest.identity.architecture)
+    config = DenoiserConfig.of(manifest.identity)
     denoiser = denoiser_from_file(config, fetch_weights(store, manifest))
     return denoiser.to(device).eval().requires_grad_(False)

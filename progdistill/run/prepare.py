@@ -189,7 +189,7 @@ def _branched(settings: Settings, options: RunOptions, teacher: CheckpointManife
                 f" down to {ladder[-1]}: choose a checkpoint of more steps"
             )
         ladder = (steps, *(rung for rung in ladder if rung < steps))
-    model = DenoiserConfig.model_validate(teacher.identity.architecture)
+    model = DenoiserConfig.of(teacher.identity)
     scales = _guidance_scale(settings, teacher, model)
     changes = {"ladder": ladder, "first_teacher": teacher.id, "model": model, "guidance_scale": scales}
     return settings.model_copy(update=changes)

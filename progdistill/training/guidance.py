@@ -64,7 +64,7 @@ def parse_guidance_scale(text: str) -> GuidanceRange:
 
 def range_of(manifest: CheckpointManifest) -> GuidanceRange | None:
     """The guidance scales that a student was trained with; None where guidance is not an input."""
-    if not DenoiserConfig.model_validate(manifest.identity.architecture).network.guidance_input:
+    if not DenoiserConfig.of(manifest.identity).network.guidance_input:
         return None
     return GuidanceRange.model_validate(manifest.identity.training["guidance_scale"])
 
@@ -74,7 +74,7 @@ def can_be_guided(manifest: CheckpointManifest) -> bool:
 
     Distillation without guidance teaches a student nothing about "no class".
     """
-    network = DenoiserConfig.model_validate(manifest.identity.architecture).network
+    network = DenoiserConfig.of(manifest.identity).network
     return network.label_dropout and manifest.identity.kind is not CheckpointKind.STUDENT
 
 
