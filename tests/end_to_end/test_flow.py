@@ -94,14 +94,6 @@ def test_bad_input_is_one_message_and_starts_nothing(
     assert not (tmp_path / "runs").exists()
 
 
-def test_bad_input_that_a_step_finds_first_is_one_message_too(tmp_path: Path) -> None:
-    """As on Argo, where nobody looks at what was typed before the run starts."""
-    done = run_flow(tmp_path, "run", METAFLOW_RUN_PRESET="nonsense")
-    said = done.stdout + done.stderr
-    assert done.returncode == 1
-    assert "unknown preset 'nonsense'; known are digits" in said and "Traceback" not in said
-
-
 def test_a_run_that_never_began_is_none_to_go_on_with(copy: Path) -> None:
     done = run_flow(copy, "run", "--no-such-option")
     assert done.returncode != 0 and "resume" not in done.stderr
