@@ -1,50 +1,85 @@
-"""Imports run one way, and what the flow's steps import stays light."""
+"""Imports between rooms run one way, imports between files make no circle, and light modules stay light."""
 
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "progdistill"
-LEVEL = {
-    "diffusion": 0,
-    "models": 1,
-    "data": 1,
-    "artifacts": 1,
-    "training": 2,
-    "evaluation": 2,
-    "report": 2,
-    "jobs": 3,
-    "planning": 4,
-}
-
-
-def _imported(path: Path) -> set[str]:
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module)
-        elif isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-    return found
-
-
-@pytest.mark.parametrize("room", sorted(LEVEL))
-def test_a_room_imports_only_rooms_below_it_or_beside_it(room: str) -> None:
-    for path in (PACKAGE / room).glob("*.py"):
-        for name in _imported(path):
-            parts = name.split(".")
-            if parts[0] == "progdistill" and len(parts) > 1 and parts[1] in LEVEL:
-                assert LEVEL[parts[1]] <= LEVEL[room], f"{path} imports {name}"
-
-
-@pytest.mark.parametrize(
-    "module", ["config", "prepare", "planning.estimate", "jobs.steps", "jobs.reporting", "options"]
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "progdistill"
+ORDER = (
+    *("version", "errors", "logs", "models_base", "progress", "signals", "images"),
+    *("diffusion", "store"),
+    *("registry", "data", "models"),
+    *("features", "training"),
+    *("evaluation", "report", "config", "jobs", "run"),
+    *("argo", "flow", "api", "cli"),
 )
-def test_what_steps_import_brings_no_heavy_library(module: str) -> None:
-    heavy = "{'torch', 'boto3', 'sklearn', 'matplotlib', 'diffusers', 'scipy'}"
-    code = f"import sys, progdistill.{module}; print(sorted({heavy} & set(sys.modules)))"
+"""Root modules and rooms. Each may import itself and what stands before it."""
+
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+LIGHT = (
+    *("config.options", "config.settings", "config.deployment"),
+    *("run.prepare", "run.estimate", "run.steps", "run.report", "jobs.spec", "jobs.result_cache"),
+    *("flow", "argo", "cli.main", "cli.run"),
+)
+HEAVY = {"torch", "boto3", "sklearn", "matplotlib", "diffusers", "scipy", "kubernetes"}
+
+
+def imported_by(module: str) -> Iterator[str]:
+    """The modules of the package that a module imports, at any time (types apart)."""
+    tree = ast.parse(MODULES[module].read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield inner if inner in MODULES else node.module
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def room_of(module: str) -> str:
+    return module.split(".")[1]
+
+
+def test_every_module_and_every_room_has_its_place() -> None:
+    assert {room_of(module) for module in MODULES if "." in module} <= set(ORDER)
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if "." in module])
+def test_a_module_imports_its_own_room_and_rooms_before_it(module: str) -> None:
+    allowed = ORDER[: ORDER.index(room_of(module)) + 1]
+    for name in imported_by(module):
+        if name.startswith("progdistill."):
+            assert room_of(name) in allowed, f"{module} imports {name}"
+
+
+def test_no_files_import_one_another_in_a_circle() -> None:
+    graph = {module: {name for name in imported_by(module) if name in MODULES} for module in MODULES}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        raise AssertionError(" → ".join(error.args[1])) from None
+
+
+@pytest.mark.parametrize("module", LIGHT)
+def test_what_every_task_of_the_flow_imports_is_light(module: str) -> None:
+    code = f"import sys, progdistill.{module}; print(sorted({HEAVY} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_importing_a_room_imports_nothing_else() -> None:
+    """An `__init__.py` of a room is a docstring: whoever needs a module names it."""
+    for path in PACKAGE.glob("*/**/__init__.py"):
+        assert len(ast.parse(path.read_text()).body) == 1, path
