@@ -2,9 +2,11 @@
 
 Both run the same Inception-v3 (its architecture with random weights: speed does not depend on them) on the
 CPU, one after the other in each repeat, so that a noisy machine disturbs them alike; figures are medians.
-clean-fid reads PNG files from a folder, which is its pipeline; ours takes images from memory, as they leave
-the sampler. The last figures are what the streaming sums add to the rest of a measurement: beside Inception's
-features alone, and beside the digits preset's sampling with one step, the least there is, and its features.
+Loader and resizer are clean-fid's in both. clean-fid reads PNG files from a folder and resizes them one by
+one; ours takes images from memory, as they leave the sampler, resizes them in threads, and runs a frozen
+network with channels last. The last figures are what the streaming sums add to the rest of a measurement:
+beside Inception's features alone, and beside the digits preset's sampling with one step, the least there is,
+and its features.
 
     python benchmarks/evaluation_speed.py --out benchmarks/results/evaluation_speed.txt
 """
@@ -93,7 +95,7 @@ def main() -> None:
 def contenders(folder: Path, images: np.ndarray, reference: Moments) -> dict[str, Callable[[], object]]:
     """What is timed, by name: features of all images, then the distance from features."""
     network = InceptionV3W(str(folder), download=False).eval()
-    observe = InceptionEvaluator().load(folder / "inception-2015-12-05.pt", {"mode": MODE}, "cpu")
+    extract = InceptionEvaluator().load(folder / "inception-2015-12-05.pt", {"mode": MODE}, "cpu")
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
     mean, covariance = reference.mean.numpy(), reference.covariance.numpy()
     features = np.random.default_rng(1).standard_normal((4096, 2048)).astype(np.float32)
@@ -110,7 +112,7 @@ def contenders(folder: Path, images: np.ndarray, reference: Moments) -> dict[str
 
     def our_features() -> list[Tensor]:
         with torch.inference_mode():
-            return [observe(batch).features for batch in torch.split(pixels, BATCH)]
+            return [extract(batch).features for batch in torch.split(pixels, BATCH)]
 
     def our_distance() -> float:
         moments = streamed(torch.from_numpy(features), BATCH)
