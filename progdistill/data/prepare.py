@@ -89,16 +89,15 @@ def _present(facts: SourceFacts, out: Store) -> DatasetManifest | None:
 def _stage(source: Source, name: str, staging: StagingFolder, max_unreadable: int) -> DatasetManifest:
     """Write every split to the staging folder."""
     facts = source.facts
-    state = staging.resume(facts.identity)
+    staging.resume(facts.identity)
     staging.require_space(sum(facts.splits.values()) * facts.image_bytes)
-    if not state.splits:
+    if not staging.splits:
         source.verify()
     splits: dict[str, tuple[ShardEntry, ...]] = {}
     statistics: dict[str, SplitStatistics] = {}
     unreadable: list[str] = []
     for split, count in facts.splits.items():
-        state = write_split(source, split, staging, state, max_unreadable)
-        skipped = state.split(split).unreadable.values()
+        skipped = write_split(source, split, staging, max_unreadable).unreadable.values()
         unreadable += skipped
         splits[split], statistics[split] = describe_split(
             staging.path, split, count - len(skipped), facts.image_shape, max(1, len(facts.class_names))

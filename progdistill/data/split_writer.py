@@ -24,7 +24,7 @@ from progdistill.data.shards import (
     write_rows,
 )
 from progdistill.data.source import Pixels, Source, SourceFacts, SourceImage, UnreadableImageError
-from progdistill.data.staging import PreparationState, SplitState, StagingFolder
+from progdistill.data.staging import SplitState, StagingFolder
 from progdistill.data.statistics import PixelSums, SplitStatistics
 from progdistill.errors import UsageError
 from progdistill.progress import Progress
@@ -43,15 +43,10 @@ IN_FLIGHT_PER_THREAD: Final = 4
 logger = logging.getLogger(__name__)
 
 
-def write_split(
-    source: Source, split: str, staging: StagingFolder, state: PreparationState, max_unreadable: int
-) -> PreparationState:
-    """Write the images of a split that `state` does not have yet, and return the new state.
-
-    Shards and the state go to `staging`. Raises UsageError as `prepare` does.
-    """
-    facts, before = source.facts, state.split(split)
-    count, done, unreadable = facts.splits[split], before.done, dict(before.unreadable)
+def write_split(source: Source, split: str, staging: StagingFolder, max_unreadable: int) -> SplitState:
+    """Write the images of a split that are not in `staging` yet. Raises UsageError as `prepare` does."""
+    facts, state = source.facts, staging.splits.get(split, SplitState())
+    count, done, unreadable = facts.splits[split], state.done, dict(state.unreadable)
     writer = SplitWriter(staging.path, split, count, facts.image_shape)
     with Progress(f"preparing {split}", total=count, unit="images", start=done) as progress:
         try:
@@ -65,19 +60,18 @@ def write_split(
                 done += 1
                 progress.advance()
                 if done % CHECKPOINT_IMAGES == 0:
-                    state = state.with_split(split, SplitState(done=done, unreadable=unreadable))
-                    staging.save(state)
+                    staging.save(split, SplitState(done=done, unreadable=unreadable))
         except KeyboardInterrupt:
-            staging.save(state.with_split(split, SplitState(done=done, unreadable=unreadable)))
+            staging.save(split, SplitState(done=done, unreadable=unreadable))
             raise
     if done != count:
         raise UsageError(f"{facts.location}: split {split} has {done:,} images, expected {count:,}")
     if len(unreadable) == count:
         raise UsageError(f"{facts.location}: split {split} has no readable image")
-    if unreadable and not before.gaps_filled:
+    if unreadable and not state.gaps_filled:
         writer.fill_gaps(sorted(unreadable))
-        state = state.with_split(split, SplitState(done=done, unreadable=unreadable, gaps_filled=True))
-        staging.save(state)
+        state = SplitState(done=done, unreadable=unreadable, gaps_filled=True)
+        staging.save(split, state)
     writer.truncate(count - len(unreadable))
     return state
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Literal
 
-from pydantic import Field, JsonValue
+from pydantic import JsonValue
 
 from progdistill.errors import UsageError
 from progdistill.models_base import Frozen
@@ -26,7 +26,7 @@ class SplitState(Frozen):
 
     done: int = 0
     """Number of images, in the source's order, that are stored or known to be unreadable."""
-    unreadable: dict[int, str] = Field(default={})
+    unreadable: dict[int, str] = {}
     """Number and name of each image that could not be read."""
     gaps_filled: bool = False
 
@@ -36,41 +36,35 @@ class PreparationState(Record):
 
     schema_version: Literal[1] = 1
     identity: dict[str, JsonValue]
-    splits: dict[str, SplitState] = Field(default={})
-
-    def split(self, name: str) -> SplitState:
-        """Return the state of a split, initially empty."""
-        return self.splits.get(name, SplitState())
-
-    def with_split(self, name: str, state: SplitState) -> "PreparationState":
-        """Return a copy with one split's state replaced."""
-        return self.model_copy(update={"splits": {**self.splits, name: state}})
+    splits: dict[str, SplitState] = {}
 
 
 class StagingFolder:
-    """Unfinished shards, and the record of how far they got."""
+    """Unfinished shards, and the record of how far each split got."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.store = LocalStore(path)
+        self.splits: dict[str, SplitState] = {}
 
-    def resume(self, identity: dict[str, JsonValue]) -> PreparationState:
-        """Return the recorded state. Without one, empty the folder.
+    def resume(self, identity: dict[str, JsonValue]) -> None:
+        """Read the record. Without one, empty the folder.
 
         Raises:
             UsageError: The record is of another source or other options.
         """
+        self._identity = identity
         state = read_record(self.store, STATE_KEY, PreparationState)
         if state is None:
             shutil.rmtree(self.path, ignore_errors=True)
             self.path.mkdir(parents=True)
-            return PreparationState(identity=identity)
-        if state.identity != identity:
+        elif state.identity != identity:
             raise UsageError(
                 f"{self.path} holds an interrupted preparation of another source or with other options:"
                 " repeat that command to resume it, or remove the folder"
             )
-        return state
+        else:
+            self.splits = dict(state.splits)
 
     def require_space(self, size_bytes: int) -> None:
         """Raise UsageError unless the disk has room for a dataset of this size, including what is here."""
@@ -83,10 +77,11 @@ class StagingFolder:
                 " PROGDISTILL_DATA"
             )
 
-    def save(self, state: PreparationState) -> None:
-        """Record how far the preparation got, after flushing the shards to disk."""
+    def save(self, split: str, state: SplitState) -> None:
+        """Record how far a split got, after flushing the shards to disk."""
+        self.splits[split] = state
         os.sync()
-        self.store.write(STATE_KEY, encode(state))
+        self.store.write(STATE_KEY, encode(PreparationState(identity=self._identity, splits=self.splits)))
 
     def finish(self) -> None:
         """Remove the record: what remains is the dataset."""

@@ -4,6 +4,15 @@ from pathlib import Path
 from typing import Final
 
 from progdistill.data.catalog import CATALOG
+from progdistill.data.importers.arrays import ArraysSource
+from progdistill.data.importers.cifar10 import Cifar10Source
+from progdistill.data.importers.digits import DigitsSource
+from progdistill.data.importers.image_folder import ImageFolderSource
+from progdistill.data.importers.image_tar import ImageTarSource
+from progdistill.data.importers.imagenet import open_imagenet
+from progdistill.data.importers.imagenet_batches import ImageNetBatchesSource, find_batches
+from progdistill.data.importers.lsun import LsunSource
+from progdistill.data.importers.parquet import ParquetSource
 from progdistill.data.preprocess import Preprocessing, Resize
 from progdistill.data.source import Source
 from progdistill.errors import UsageError
@@ -34,22 +43,16 @@ def open_source(
         UsageError: No importer reads what is at `path`, or the files are damaged.
     """
     if name == "digits":
-        from progdistill.data.importers.digits import DigitsSource
-
         return DigitsSource()
     if path is None:
         raise UsageError(f"give the files of {name} with --source PATH")
     if not path.exists():
         raise UsageError(f"{path} does not exist")
     if name == "cifar10":
-        from progdistill.data.importers.cifar10 import Cifar10Source
-
         return Cifar10Source(path, unverified=unverified)
     if name == "imagenet64":
         return _open_imagenet64(path, unverified)
     if name in _LSUN_CATEGORIES:
-        from progdistill.data.importers.lsun import LsunSource
-
         # Center crop and antialiased bilinear resize, as in the paper's published code.
         as_published = Preprocessing(image_size=LSUN_SIZE, resize=Resize.BILINEAR)
         return LsunSource(path, _LSUN_CATEGORIES[name], as_published, unverified=unverified)
@@ -57,9 +60,6 @@ def open_source(
 
 
 def _open_imagenet64(path: Path, unverified: bool) -> Source:
-    from progdistill.data.importers.imagenet import open_imagenet
-    from progdistill.data.importers.imagenet_batches import ImageNetBatchesSource, find_batches
-
     if path.is_dir() and find_batches(path):
         return ImageNetBatchesSource(path, IMAGENET64_SIZE, unverified=unverified)
     if path.is_dir() and not any(path.iterdir()):
@@ -71,22 +71,14 @@ def _open_imagenet64(path: Path, unverified: bool) -> Source:
 
 def _open_own(path: Path, preprocessing: Preprocessing, horizontal_flip_safe: bool) -> Source:
     if path.suffix in (".npy", ".npz"):
-        from progdistill.data.importers.arrays import ArraysSource
-
         if preprocessing.image_size is not None or preprocessing.channels != 3:
             raise UsageError(f"{path}: arrays are used as they are; remove --image-size and --gray")
         return ArraysSource(path, horizontal_flip_safe=horizontal_flip_safe)
     if path.suffix == ".parquet" or (path.is_dir() and next(path.rglob("*.parquet"), None)):
-        from progdistill.data.importers.parquet import ParquetSource
-
         return ParquetSource(path, preprocessing, horizontal_flip_safe=horizontal_flip_safe)
     if path.suffix == ".tar":
-        from progdistill.data.importers.image_tar import ImageTarSource
-
         return ImageTarSource({"train": path}, preprocessing, horizontal_flip_safe=horizontal_flip_safe)
     if path.is_dir():
-        from progdistill.data.importers.image_folder import ImageFolderSource
-
         return ImageFolderSource(path, preprocessing, horizontal_flip_safe=horizontal_flip_safe)
     raise UsageError(
         f"{path} cannot be prepared: give a folder of images, a .tar of images, .parquet files, or an .npz"
