@@ -1,4 +1,47 @@
-"""Progressive distillation of diffusion models (Salimans & Ho, ICLR 2022) as a production pipeline."""
+"""Progressive distillation of diffusion models (Salimans & Ho, ICLR 2022) as a production pipeline.
+
+The Python interface is `progdistill.api`; its names are here too.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from progdistill.api import (
+        Model,
+        Options,
+        Run,
+        RunFailedError,
+        Samples,
+        checkpoints,
+        compare,
+        distill,
+        load,
+        plan,
+        resume,
+    )
+
+__all__ = [
+    "Model",
+    "Options",
+    "Run",
+    "RunFailedError",
+    "Samples",
+    "checkpoints",
+    "compare",
+    "distill",
+    "load",
+    "plan",
+    "resume",
+]
 
 # Metaflow ships only the flow's own folder to remote workers; this makes it bring the whole package along.
 METAFLOW_PACKAGE_POLICY = "include"
+
+
+def __getattr__(name: str) -> Any:
+    """Import the interface when it is first used: workers and tasks, which do not use it, start faster."""
+    if name in __all__:
+        from progdistill import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module 'progdistill' has no attribute {name!r}")

@@ -42,3 +42,9 @@ class Interrupted(ProgdistillError):
     """Work was stopped by a signal (Ctrl-C, SIGTERM) and saved its state for the next run."""
 
     exit_status = 130
+
+
+def require_between(option: str, value: float | None, least: float, most: float) -> None:
+    """Raise UsageError for a number outside the bounds, or NaN; None, a number that was not given, passes."""
+    if value is not None and not least <= value <= most:
+        raise UsageError(f"{option} {value}: give a number from {least:,} to {most:,}")

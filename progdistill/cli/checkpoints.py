@@ -9,15 +9,8 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, Final
 
-from progdistill.cli.common import (
-    add_json_argument,
-    add_store_argument,
-    print_json,
-    require_between,
-    status_of,
-    store_of,
-)
-from progdistill.errors import LostInvariantError, ProgdistillError, UsageError
+from progdistill.cli.common import add_json_argument, add_store_argument, print_json, status_of, store_of
+from progdistill.errors import LostInvariantError, ProgdistillError, UsageError, require_between
 from progdistill.models_base import leaves
 from progdistill.progress import Progress
 from progdistill.registry.aliases import aliases_by_checkpoint, move_alias, read_alias

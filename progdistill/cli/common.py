@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from progdistill.config.options import DEFAULT_STORE, resolve_options
 from progdistill.errors import UsageError
@@ -15,12 +15,6 @@ from progdistill.errors import UsageError
 if TYPE_CHECKING:
     from progdistill.errors import ProgdistillError
     from progdistill.store.base import Store
-
-MOST_IMAGES: Final = 10_000_000
-"""Drawn in one call: two hundred times what a published FID takes."""
-
-MOST_STEPS: Final = 2**20
-"""Sampling steps in one call: 128 times those of the paper's longest ladder."""
 
 
 def add_store_argument(parser: argparse.ArgumentParser) -> None:
@@ -66,12 +60,6 @@ def store_of(args: argparse.Namespace, *, may_be_new: bool = False) -> "Store":
 
     uri = store_uri(args)
     return open_store(uri or DEFAULT_STORE, must_exist=uri is not None and not may_be_new)
-
-
-def require_between(option: str, value: float | None, least: float, most: float) -> None:
-    """Raise UsageError for a number that was given (None: it was not) and is outside the bounds, or NaN."""
-    if value is not None and not least <= value <= most:
-        raise UsageError(f"{option} {value}: give a number from {least:,} to {most:,}")
 
 
 def check_output(option: str, path: Path, *, folder: bool = False) -> None:

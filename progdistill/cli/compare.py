@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from progdistill.cli.common import add_json_argument, check_output, print_json, writing
-from progdistill.cli.report import report_folder
+from progdistill.run.report import report_folder
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

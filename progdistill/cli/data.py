@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from progdistill.cli.common import add_json_argument, check_output, print_json, require_between, writing
-from progdistill.errors import UsageError
+from progdistill.cli.common import add_json_argument, check_output, print_json, writing
+from progdistill.errors import UsageError, require_between
 
 if TYPE_CHECKING:
     from progdistill.data.dataset import DatasetInfo

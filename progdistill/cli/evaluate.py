@@ -3,27 +3,22 @@
 import argparse
 from typing import TYPE_CHECKING, get_args
 
-from pydantic import JsonValue, ValidationError
+from pydantic import JsonValue
 
+from progdistill.api import MOST_IMAGES, MOST_STEPS, Model
 from progdistill.cli.common import (
-    MOST_IMAGES,
-    MOST_STEPS,
     add_guidance_scale_argument,
     add_json_argument,
     add_sampling_steps_argument,
     add_store_argument,
     print_json,
-    require_between,
     store_of,
 )
-from progdistill.errors import UsageError
+from progdistill.errors import UsageError, require_between
 from progdistill.features.config import EvaluatorName
 
 if TYPE_CHECKING:
-    from progdistill.data.dataset import DatasetInfo
-    from progdistill.evaluation.config import EvaluationSettings
     from progdistill.evaluation.measurement import EvaluationRecord
-    from progdistill.registry.checkpoint import CheckpointManifest
     from progdistill.registry.evaluations import Measurement
 
 
@@ -55,33 +50,14 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    from progdistill.data.catalog import UNKNOWN_DATASET
-    from progdistill.data.dataset import default_data_root, find_dataset, require_data_of
-    from progdistill.evaluation.evaluate import evaluate_checkpoint
-    from progdistill.evaluation.plan import baseline_of
-    from progdistill.registry.resolve import resolve_reference
-    from progdistill.training.devices import choose_device
-
     require_between("--sampling-steps", args.sampling_steps, 1, MOST_STEPS)
     require_between("--samples", args.samples, 2, MOST_IMAGES)
-    store = store_of(args)
-    manifest = resolve_reference(store, args.reference)
-    name = args.dataset or manifest.provenance.dataset_name
-    if name == UNKNOWN_DATASET:
-        raise UsageError(
-            f"{args.reference}: the dataset of this imported model is unknown: choose with --dataset what"
-            " to compare its samples with"
-        )
-    info = find_dataset(name, default_data_root())
-    if args.dataset is None:
-        require_data_of(info, manifest.identity.dataset_fingerprint, args.reference)
-    steps = args.sampling_steps or manifest.identity.sampling_steps
-    if steps is None:
-        raise UsageError(f"{args.reference} takes any number of sampling steps: give --sampling-steps N")
-    baseline = None if args.no_baselines else baseline_of(store, manifest)
-    settings = settings_for(manifest, info, sampling_steps=steps, changes=_changes(args))
-    device = str(choose_device("auto", local_rank=0))
-    record = evaluate_checkpoint(store, manifest, baseline, steps, settings, info, device=device)
+    record = Model(store_of(args), args.reference).evaluate(
+        sampling_steps=args.sampling_steps,
+        dataset=args.dataset,
+        baselines=not args.no_baselines,
+        **_changes(args),
+    )
     if args.json:
         print_json(record.model_dump(mode="json"))
     else:
@@ -103,32 +79,6 @@ def _changes(args: argparse.Namespace) -> dict[str, JsonValue]:
         "reference_statistics": args.reference_statistics,
     }
     return {name: value for name, value in named.items() if value is not None}
-
-
-def settings_for(
-    manifest: "CheckpointManifest",
-    info: "DatasetInfo",
-    *,
-    sampling_steps: int,
-    changes: dict[str, JsonValue],
-) -> "EvaluationSettings":
-    """The evaluation settings of the checkpoint's run, or of its dataset's preset, with changes."""
-    from progdistill.config.overrides import apply_overrides, check_named_files
-    from progdistill.config.presets import PRESETS, preset_name_for
-    from progdistill.evaluation.config import EvaluationSettings
-
-    recorded = manifest.provenance.configuration.get("evaluation")
-    if isinstance(recorded, dict):
-        fields = dict(recorded)
-    else:
-        fields = PRESETS[preset_name_for(info)].evaluation.model_dump(mode="json")
-    fields = apply_overrides(fields, {"max_sampling_steps": sampling_steps, **changes})
-    check_named_files(fields, changes)
-    try:
-        return EvaluationSettings.model_validate(fields)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise UsageError(f"{'.'.join(map(str, first['loc']))} = {first['input']!r}: {first['msg']}") from None
 
 
 def _described(record: "EvaluationRecord") -> str:

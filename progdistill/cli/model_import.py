@@ -6,10 +6,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 from progdistill.cli.common import add_json_argument, add_store_argument, print_json, store_of
-from progdistill.cli.model_export import MANIFEST_FILE, WEIGHTS_FILE
 from progdistill.data.catalog import UNKNOWN_DATASET
 from progdistill.errors import LostInvariantError, UsageError
 from progdistill.models.config import DenoiserConfig
+from progdistill.models.export import MANIFEST_FILE, WEIGHTS_FILE
 from progdistill.registry.aliases import check_alias_name, move_alias
 from progdistill.registry.checkpoint import (
     CheckpointDescription,

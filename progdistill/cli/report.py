@@ -3,12 +3,11 @@
 import argparse
 import os
 import webbrowser
-from pathlib import Path
 
-from progdistill.cli.common import add_json_argument, print_json, require_between, writing
-from progdistill.errors import UsageError
+from progdistill.cli.common import add_json_argument, print_json, writing
+from progdistill.errors import require_between
+from progdistill.run.report import report_folder
 
-RUNS_FOLDER = Path("runs")
 HIGHEST_PRICE = 1e9
 """In any currency."""
 
@@ -33,17 +32,6 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     add_json_argument(parser)
     parser.set_defaults(run=_report)
-
-
-def report_folder(run_id: str) -> Path:
-    """Return the report folder of a run id, `latest` or a run folder; UsageError if there is none."""
-    name = run_id.removeprefix("DistillFlow/")
-    for run_folder in (RUNS_FOLDER / name, Path(run_id)):
-        if (run_folder / "report").is_dir():
-            return run_folder / "report"
-    known = sorted(path.parent.name for path in RUNS_FOLDER.glob("*/report"))
-    available = f"available: {', '.join(known)}" if known else f"{RUNS_FOLDER.absolute()} holds none"
-    raise UsageError(f"no report of run {run_id!r}; {available}")
 
 
 def _report(args: argparse.Namespace) -> int:

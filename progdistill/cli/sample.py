@@ -1,31 +1,26 @@
 """`progdistill sample`: draws samples from a checkpoint."""
 
 import argparse
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from progdistill.api import MOST_IMAGES, MOST_STEPS, Model
 from progdistill.cli.common import (
-    MOST_IMAGES,
-    MOST_STEPS,
     add_guidance_scale_argument,
     add_json_argument,
     add_sampling_steps_argument,
     add_store_argument,
     check_output,
     print_json,
-    require_between,
     store_of,
     writing,
 )
 from progdistill.diffusion.names import SamplerName
-from progdistill.errors import UsageError
+from progdistill.errors import UsageError, require_between
 from progdistill.progress import Progress
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from progdistill.images import Pixels
 
 ENDINGS: Final = (".png", ".parquet")
@@ -68,47 +63,28 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def _sample(args: argparse.Namespace) -> int:
-    import torch
-
-    from progdistill.evaluation.sampling import generate, labels_of
-    from progdistill.models.denoiser import load_denoiser
-    from progdistill.registry.resolve import resolve_reference
-    from progdistill.training.config import Precision
-    from progdistill.training.devices import choose_device
-    from progdistill.training.execution import set_float32_products
-    from progdistill.training.guidance import guidance_scale_for
-
     _check(args)
-    store = store_of(args)
-    manifest = resolve_reference(store, args.reference)
-    steps = _steps(args.sampling_steps, manifest.identity.sampling_steps, args.reference)
-    guidance_scale = guidance_scale_for(manifest, args.guidance_scale)
-    device = str(choose_device("auto", local_rank=0))
-    set_float32_products(Precision.FLOAT32, torch.device(device))
-    denoiser = load_denoiser(store, manifest, device)
-    classes = denoiser.config.network.num_classes
-    label = _class_label(args.class_label, classes)
+    model = Model(store_of(args), args.reference)
+    steps = model.steps_for(args.sampling_steps)
+    guidance_scale = model.guidance_scale_for(args.guidance_scale)
+    label = _class_label(args.class_label, model.config.network.num_classes)
     check_output("--out", args.out)
-    batches = generate(
-        denoiser,
-        SamplerName(args.sampler),
-        steps,
-        indices=range(args.count),
+    batches, labels = model.batches(
+        args.count,
         seed=args.seed,
-        batch_size=args.batch_size,
-        gamma=args.gamma,
+        sampling_steps=steps,
+        sampler=args.sampler,
         guidance_scale=guidance_scale,
+        gamma=args.gamma,
+        label=label,
         clip=not args.no_clip,
-        class_label=label,
-        device=device,
-        name=f"checkpoint {manifest.id[:12]}",
+        batch_size=args.batch_size,
     )
-    labels = labels_of(range(args.count), classes, label)
     with Progress(f"{args.sampler} × {steps}", total=args.count, unit="images") as progress:
-        images = _save(args.out, _counted(batches, progress), None if labels is None else labels.tolist())
+        images = _save(args.out, _counted(batches, progress), labels)
     facts = {
         "out": str(args.out),
-        "checkpoint": manifest.id,
+        "checkpoint": model.id,
         "sampler": args.sampler,
         "sampling_steps": steps,
         "images": images,
@@ -118,7 +94,7 @@ def _sample(args: argparse.Namespace) -> int:
     if args.json:
         print_json(facts)
     else:
-        print(f"{args.out}: {images} images of {manifest.id[:12]}, {args.sampler} × {steps}")
+        print(f"{args.out}: {images} images of {model.id[:12]}, {args.sampler} × {steps}")
     return 0
 
 
@@ -134,10 +110,9 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError(f"--out {args.out}: give a file name that ends in {' or '.join(ENDINGS)}")
 
 
-def _counted(batches: "Iterable[Tensor]", progress: Progress) -> "Iterator[Pixels]":
-    """Batches as [count, height, width, channels] in memory, with progress."""
+def _counted(batches: "Iterable[Pixels]", progress: Progress) -> "Iterator[Pixels]":
     for batch in batches:
-        yield batch.permute(0, 2, 3, 1).cpu().numpy()
+        yield batch
         progress.advance(len(batch))
 
 
@@ -156,15 +131,6 @@ def _save(out: Path, batches: "Iterable[Pixels]", labels: list[int] | None) -> i
     with writing("--out", out):
         out.write_bytes(picture)
     return len(images)
-
-
-def _steps(wanted: int | None, own: int | None, reference: str) -> int:
-    """The number of steps to sample with; a student can take others than it was distilled to."""
-    if wanted is None and own is None:
-        raise UsageError(f"{reference} takes any number of sampling steps: give --sampling-steps N")
-    if wanted is not None and own is not None and wanted != own:
-        print(f"note: {reference} was distilled to {own} sampling steps, not {wanted}", file=sys.stderr)
-    return wanted or own or 1
 
 
 def _class_label(text: str | None, num_classes: int) -> int | None:

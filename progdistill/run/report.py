@@ -8,12 +8,13 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
+from progdistill.errors import UsageError
 from progdistill.evaluation.measurement import EvaluationRecord
 from progdistill.registry.checkpoint import CheckpointManifest, load_manifest
 from progdistill.registry.lineage import draw, lineage_tree
 from progdistill.report.build import build_report
 from progdistill.report.input import LossPoint, ReportInput, Timings, stage_entry
-from progdistill.run.prepare import PreparedRun
+from progdistill.run.prepare import PreparedRun, runs_folder
 from progdistill.store.base import Store
 from progdistill.store.layout import report_key
 from progdistill.training.provenance import code_version
@@ -144,3 +145,14 @@ def point_latest_to(folder: Path) -> None:
         )
         with suppress(OSError):
             draft.unlink(missing_ok=True)
+
+
+def report_folder(run_id: str) -> Path:
+    """Return the report folder of a run id, `latest` or a run folder; UsageError if there is none."""
+    name = run_id.removeprefix("DistillFlow/")
+    for run_folder in (runs_folder() / name, Path(run_id)):
+        if (run_folder / "report").is_dir():
+            return run_folder / "report"
+    known = sorted(path.parent.name for path in runs_folder().glob("*/report"))
+    available = f"available: {', '.join(known)}" if known else f"{runs_folder().absolute()} holds none"
+    raise UsageError(f"no report of run {run_id!r}; {available}")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pydantic import JsonValue
 
-from progdistill.cli.evaluate import settings_for
+from progdistill.api import evaluation_settings
 from progdistill.config.options import RunOptions
 from progdistill.config.overrides import apply_overrides
 from progdistill.config.settings import settings_from
@@ -88,7 +88,7 @@ def test_evaluate_compares_with_the_statistics_that_are_named(
     new = published(tmp_path, "new", 50.0)
     named: dict[str, JsonValue] = {"reference_statistics": str(new)}
     for changes, mean in (({}, 0.0), (named, 50.0)):
-        settings = settings_for(manifest, digits, sampling_steps=2, changes=changes)
+        settings = evaluation_settings(manifest, digits, sampling_steps=2, changes=changes)
         reference = MeasurementRunner(evaluated_store, settings, digits).reference
         assert reference.mean.tolist() == [mean] * 64
 
@@ -141,9 +141,9 @@ def test_inception_from_another_file_than_the_official_one_needs_its_digest(
     weights.write_bytes(b"a network")
     changes: dict[str, JsonValue] = {"evaluator": "inception", "weights": str(weights)}
     with pytest.raises(UsageError, match="--inception-sha256"):
-        settings_for(student, digits, sampling_steps=2, changes=changes)
+        evaluation_settings(student, digits, sampling_steps=2, changes=changes)
     changes["weights_sha256"] = sha256_of(weights)
-    assert settings_for(student, digits, sampling_steps=2, changes=changes).weights == str(weights)
+    assert evaluation_settings(student, digits, sampling_steps=2, changes=changes).weights == str(weights)
 
 
 def test_what_a_run_recorded_stands_by_its_digest_after_the_file_has_changed(

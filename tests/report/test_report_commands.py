@@ -9,9 +9,9 @@ import pytest
 
 from progdistill.cli import compare
 from progdistill.cli.main import main
-from progdistill.cli.report import report_folder
 from progdistill.errors import UsageError
 from progdistill.report.input import INPUT_FILE
+from progdistill.run.report import report_folder
 from tests.report.runs import example_run
 
 

@@ -1,0 +1,127 @@
+"""Exports a checkpoint: to diffusers, to ONNX, or as it is, each with a model card."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from progdistill.models.config import DenoiserConfig
+from progdistill.models.model_card import (
+    ModelFacts,
+    diffusers_usage,
+    onnx_usage,
+    render_card,
+    safetensors_usage,
+)
+from progdistill.registry.checkpoint import CheckpointManifest, fetch_weights, list_ids, load_manifest
+from progdistill.registry.evaluations import MeasurementSpec, evaluations_of, reported_only
+from progdistill.store.base import Store
+from progdistill.store.documents import encode
+
+ExportFormat = Literal["diffusers", "safetensors", "onnx"]
+
+MANIFEST_FILE = "manifest.json"
+WEIGHTS_FILE = "weights.safetensors"
+ONNX_FILE = "denoising_step.onnx"
+
+
+def export_checkpoint(
+    store: Store, manifest: CheckpointManifest, form: ExportFormat, out: Path, guidance_scale: float | None
+) -> float | None:
+    """Write a checkpoint for other programs, with a model card that shows how to use it.
+
+    Args:
+        store: holds the checkpoint.
+        manifest: of the checkpoint.
+        form: `diffusers` (a pipeline that stock diffusers loads), `safetensors` or `onnx`.
+        out: folder to write into.
+        guidance_scale: to build into a guided student where the format takes none as an input.
+
+    Returns:
+        The guidance scale that is built in, None where there is none.
+
+    Raises:
+        UsageError: the format cannot express the model.
+    """
+    facts = _model_facts(store, manifest, guidance_scale, built_in=form == "diffusers")
+    usage = _write(store, manifest, facts, form, out)
+    (out / "README.md").write_text(render_card(facts, usage), encoding="utf-8")
+    return guidance_scale if facts.guidance_built_in else None
+
+
+def _write(
+    store: Store, manifest: CheckpointManifest, facts: ModelFacts, form: ExportFormat, out: Path
+) -> str:
+    """Write everything but the card, and return the card's section on use."""
+    from progdistill.models.denoiser import load_denoiser
+
+    if form == "diffusers":
+        from progdistill.models.diffusers_export import check_exportable, export_diffusers
+
+        check_exportable(facts.config, facts.guidance_scale)
+        export_diffusers(load_denoiser(store, manifest), out, facts.guidance_scale)
+        return diffusers_usage(facts)
+    weights = fetch_weights(store, manifest)
+    out.mkdir(parents=True, exist_ok=True)
+    if form == "onnx":
+        from progdistill.models.onnx_export import export_onnx
+
+        export_onnx(load_denoiser(store, manifest), out / ONNX_FILE)
+        return onnx_usage(facts, ONNX_FILE)
+    shutil.copyfile(weights, out / WEIGHTS_FILE)
+    (out / MANIFEST_FILE).write_bytes(encode(manifest))
+    return safetensors_usage()
+
+
+def _model_facts(
+    store: Store, manifest: CheckpointManifest, guidance_scale: float | None, *, built_in: bool
+) -> ModelFacts:
+    return ModelFacts(
+        checkpoint_id=manifest.id,
+        kind=str(manifest.identity.kind),
+        dataset_name=manifest.provenance.dataset_name,
+        config=DenoiserConfig.of(manifest.identity),
+        sampling_steps=manifest.identity.sampling_steps,
+        guidance_scale=guidance_scale,
+        guidance_built_in=built_in,
+        lineage=[_generation(ancestor) for ancestor in reversed(list(_ancestry(store, manifest)))],
+        figures=list(_figures(store, manifest)),
+    )
+
+
+def _ancestry(store: Store, manifest: CheckpointManifest) -> Iterator[CheckpointManifest]:
+    """The model, its teacher, its teacher's teacher, as far back as the store goes."""
+    held = set(list_ids(store))
+    yield manifest
+    while (parent := manifest.identity.parent) in held and parent is not None:
+        manifest = load_manifest(store, parent)
+        yield manifest
+
+
+def _generation(manifest: CheckpointManifest) -> str:
+    identity, figures = manifest.identity, manifest.provenance.figures
+    steps = f"{identity.sampling_steps} steps" if identity.sampling_steps else "any number of steps"
+    training = f", {figures.updates:,} updates on {figures.images:,} images" if figures else ""
+    return f"`{manifest.id[:12]}` {identity.kind}, {steps}, predicts {identity.prediction}{training}"
+
+
+def _figures(store: Store, manifest: CheckpointManifest) -> Iterator[str]:
+    for record in reported_only(evaluations_of(store, manifest.id)):
+        yield f"{record.distance_name} {record.distance:.4g}: {_sampling(record.spec)}"
+    if figures := manifest.provenance.figures:
+        loss = "" if figures.final_loss is None else f", final loss {figures.final_loss:.4g}"
+        yield f"trained for {figures.updates:,} updates in {figures.seconds:,.0f} s{loss}"
+
+
+def _sampling(spec: MeasurementSpec) -> str:
+    """How the samples of a measurement were drawn, where it differs from the default of `evaluate`."""
+    parts = [f"{spec.sampling_steps} steps of {spec.sampler}"]
+    if spec.gamma is not None:
+        parts.append(f"γ = {spec.gamma:g}")
+    if spec.guidance_scale:
+        parts.append(f"guidance scale {spec.guidance_scale:g}")
+    if not spec.clip:
+        parts.append("without clipping")
+    if spec.seed:
+        parts.append(f"seed {spec.seed}")
+    return ", ".join([*parts, f"{spec.samples} samples"])
