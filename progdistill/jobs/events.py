@@ -1,6 +1,6 @@
-"""What happens in jobs, for programs: a worker's lines among those for people, and a file. No torch."""
+"""Events of jobs for programs: lines in a worker's output, and a file of JSON lines."""
 
-import sys
+import logging
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
@@ -9,8 +9,10 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+logger = logging.getLogger(__name__)
+
 PREFIX = "progdistill-event: "
-"""What comes before the JSON of an event in a worker's output; a launcher may put more before it."""
+"""Precedes the JSON of an event in a line of a worker's output; a launcher may put more before it."""
 
 
 class _Event(BaseModel):
@@ -18,23 +20,23 @@ class _Event(BaseModel):
 
     at: datetime
     job_id: str
-    label: str = Field(description="what people call the job")
+    label: str  # name of the job for people
 
 
 class TrainingEvent(_Event):
-    """How far a training has come."""
+    """Progress of a training job."""
 
     kind: Literal["training"] = "training"
     update: int
     updates: int
-    loss: float = Field(description="mean over the updates since the event before")
+    loss: float  # mean over the updates since the previous event
     images_per_second: float
     remaining_seconds: float
-    samples_key: str | None = Field(None, description="key of a PNG in the job's store: current samples")
+    samples_key: str | None = None  # of a PNG of current samples in the job's store
 
 
 class JobEvent(_Event):
-    """What became of a job; "found" is one whose result the store had already."""
+    """State of a job; "found" means that the store already held its result."""
 
     kind: Literal["job"] = "job"
     state: Literal["found", "started", "finished", "failed"]
@@ -47,17 +49,17 @@ _READ: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="ki
 
 
 def ignore(event: Event) -> None:
-    """The listener of whoever wants to hear nothing."""
+    """A listener that does nothing."""
 
 
-def say(event: Event) -> None:
-    """Print an event as one line of standard output, for the launcher to find, if it is still there."""
+def emit(event: Event) -> None:
+    """Print an event as one line of standard output, from which the launcher parses it."""
     with suppress(BrokenPipeError):
         print(PREFIX + event.model_dump_json(), flush=True)
 
 
-def event_in(line: str) -> Event | None:
-    """The event in a line of a worker's output; None where the line is for people, or cut off."""
+def parse_event(line: str) -> Event | None:
+    """Return the event in a line of a worker's output, None if the line has none or is cut off."""
     _, found, text = line.partition(PREFIX)
     if not found:
         return None
@@ -68,8 +70,8 @@ def event_in(line: str) -> Event | None:
 
 
 def deliver(line: str, listener: Listener) -> bool:
-    """Give the event in a line to the listener; False where the line is for people."""
-    event = event_in(line)
+    """Pass the event in a line to the listener; return False if the line has none."""
+    event = parse_event(line)
     if event is None:
         return False
     listener(event)
@@ -77,7 +79,7 @@ def deliver(line: str, listener: Listener) -> bool:
 
 
 class EventFile:
-    """A listener that keeps events, one line of JSON each, in a file that several processes may append to."""
+    """A listener that appends events as JSON lines to a file; several processes may append to it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -89,18 +91,17 @@ class EventFile:
             file.write(event.model_dump_json() + "\n")
 
 
-class Harmless:
-    """A listener whose failures stop no job: the first is said, for people; later events may do better."""
+def suppress_errors(listener: Listener) -> Listener:
+    """Wrap a listener so that its failures stop no job; only the first is logged."""
+    failed = False
 
-    def __init__(self, listener: Listener) -> None:
-        self._listener, self._failed = listener, False
-
-    def __call__(self, event: Event) -> None:
-        """Hand on the event."""
+    def wrapper(event: Event) -> None:
+        nonlocal failed
         try:
-            self._listener(event)
+            listener(event)
         except Exception as error:
-            if not self._failed:
-                what = f"{type(error).__name__}: {error}"
-                print(f"what happens in jobs is not all shown ({what})", file=sys.stderr, flush=True)
-            self._failed = True
+            if not failed:
+                logger.warning("some job events were dropped (%s: %s)", type(error).__name__, error)
+            failed = True
+
+    return wrapper

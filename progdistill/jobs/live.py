@@ -13,7 +13,7 @@ from progdistill.diffusion.names import SamplerName
 from progdistill.errors import ProgdistillError
 from progdistill.evaluation.sampling import generate
 from progdistill.images import encode_png, grid, readable_scale
-from progdistill.jobs.events import Listener, TrainingEvent, say
+from progdistill.jobs.events import Listener, TrainingEvent, emit
 from progdistill.jobs.spec import TrainBaseSpec, TrainingSpec
 from progdistill.models.denoiser import Denoiser
 from progdistill.store.base import Store
@@ -38,11 +38,11 @@ class LiveTraining:
         spec: TrainingSpec,
         settings: LiveSettings,
         store: Store,
-        tell: Listener = say,
+        listener: Listener = emit,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._spec, self._settings, self._store = spec, settings, store
-        self._tell, self._clock = tell, clock
+        self._listener, self._clock = listener, clock
         self._began = clock()
         self._next_event = self._began + settings.interval_seconds
         self._next_samples = self._began + settings.samples_interval_seconds
@@ -60,7 +60,7 @@ class LiveTraining:
         if now >= self._next_samples and self._settings.samples and state.update < total:
             self._draw(state.model)
         if now >= self._next_event or state.update == total:
-            self._tell(self._event(state.update, total, now - self._began))
+            self._listener(self._event(state.update, total, now - self._began))
             self._next_event = self._clock() + self._settings.interval_seconds
             self._losses = []
 

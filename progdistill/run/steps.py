@@ -13,7 +13,7 @@ from progdistill.config.settings import LauncherName
 from progdistill.evaluation.config import EvaluationSettings
 from progdistill.evaluation.measurement import EvaluationRecord
 from progdistill.evaluation.plan import baseline_of
-from progdistill.jobs.events import Event, EventFile, Harmless, Listener, ignore
+from progdistill.jobs.events import Event, EventFile, Listener, ignore, suppress_errors
 from progdistill.jobs.local import LocalLauncher
 from progdistill.jobs.result_cache import Launcher, complete
 from progdistill.jobs.spec import (
@@ -78,7 +78,7 @@ class RunSteps:
         self._flow, self._run_id = flow, run_id
         self._store = open_store(self._settings.store)
         self._folder = runs_folder() / run_id
-        self._event_file = Harmless(EventFile(self._folder / "events.jsonl"))
+        self._event_file = suppress_errors(EventFile(self._folder / "events.jsonl"))
         self._card: Listener = ignore
         self._launcher = self._make_launcher()
         self._job = _Job(dataset_fingerprint=prepared.dataset.fingerprint, seed=self._settings.seed)
@@ -88,7 +88,7 @@ class RunSteps:
         """Update a Metaflow card with the training of the next steps."""
         from progdistill.run.live_card import LiveCard
 
-        self._card = Harmless(LiveCard(card, self._store))
+        self._card = suppress_errors(LiveCard(card, self._store))
 
     def record(self, checkpoints: Sequence[StageCheckpoint]) -> None:
         """Record in the store that the run has these checkpoints, from the top of the ladder down.

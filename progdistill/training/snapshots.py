@@ -3,7 +3,7 @@
 Plain safetensors with sealed JSON: torch.distributed.checkpoint checks no digest and unpickles its metadata.
 """
 
-import sys
+import logging
 import threading
 import time
 import uuid
@@ -31,6 +31,8 @@ from progdistill.training.snapshot_format import (
     delete_snapshots,
     prune_snapshots,
 )
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["FlatSlice", "Snapshot", "SnapshotWriter", "delete_snapshots", "latest_snapshot", "snapshot_named"]
 
@@ -79,7 +81,7 @@ class SnapshotWriter:
         """Take a snapshot after `update` updates; the tensors may change as soon as this returns.
 
         `tensors` are equal on all ranks (each writes its share), `flat` holds this rank's pieces of split
-        ones. A write that fails is reported on standard error and by `wait`; training goes on without it.
+        ones. A write that fails is logged and by `wait`; training goes on without it.
         """
         began = time.perf_counter()
         self.join()
@@ -155,9 +157,7 @@ class SnapshotWriter:
                 prune_snapshots(self._store, place, keep=self._keep)
         except Exception as error:  # Whatever it is: training goes on, and `wait` says so.
             self._error = error
-            print(
-                f"snapshot after update {place.update} was not written: {error}", file=sys.stderr, flush=True
-            )
+            logger.warning("snapshot after update %d was not written: %s", place.update, error)
 
 
 class Snapshot:
@@ -237,15 +237,13 @@ class Snapshot:
 def latest_snapshot(store: Store, job_id: str) -> Snapshot | None:
     """Return a job's newest intact snapshot, None when it has none.
 
-    Every shard is verified; a damaged snapshot is reported on standard error and the one before it is taken.
+    Every shard is verified; a damaged snapshot is logged and the one before it is taken.
     """
     for place in complete_snapshots(store, job_id):
         try:
             return _opened(store, place)
         except LostInvariantError as error:
-            print(
-                f"snapshot after update {place.update} is passed over: {error}", file=sys.stderr, flush=True
-            )
+            logger.warning("snapshot after update %d is skipped: %s", place.update, error)
     return None
 
 

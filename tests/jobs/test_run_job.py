@@ -58,7 +58,7 @@ def test_snapshots_stay_until_the_result_is_published(
 
 
 def test_a_snapshot_that_could_not_be_written_costs_no_finished_training(
-    request_: JobRequest, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    request_: JobRequest, store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     upload = type(store).upload
 
@@ -69,7 +69,7 @@ def test_a_snapshot_that_could_not_be_written_costs_no_finished_training(
 
     monkeypatch.setattr(type(store), "upload", fails_for_snapshots)
     run(request_)
-    assert "snapshot after update 4 was not written: the connection broke" in capsys.readouterr().err
+    assert "snapshot after update 4 was not written: the connection broke" in caplog.text
     assert len(list_ids(store)) == 1
 
 

@@ -5,6 +5,7 @@ names. Exit status as in worker.py and agent.py; a job whose result is there is 
 """
 
 import argparse
+import logging
 import os
 import sys
 import tempfile
@@ -12,16 +13,20 @@ from pathlib import Path
 
 from progdistill.errors import ProgdistillError, UsageError
 from progdistill.jobs.spec import JobRequest, JobResult
+from progdistill.logs import configure_logging
 from progdistill.signals import StopSignals, exit_interrupted
 from progdistill.store.base import Store
 from progdistill.store.documents import read_record
 from progdistill.store.layout import job_request_key, job_result_key
 from progdistill.store.open import open_store
 
+logger = logging.getLogger("progdistill.jobs.kubernetes.pod")  # runs as __main__
+
 
 def main(arguments: list[str]) -> int:
     """Do this host's part of the job."""
     # The first process of a container ignores a signal that has no handler.
+    configure_logging()
     with StopSignals(exit_interrupted):
         return _main(arguments)
 
@@ -38,7 +43,7 @@ def _main(arguments: list[str]) -> int:
             return 0
         request = _request(store, args.job)
     except ProgdistillError as error:
-        print(error, file=sys.stderr, flush=True)
+        logger.error("%s", error)
         return error.exit_status
     return _run(request, args.processes)
 
