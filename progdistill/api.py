@@ -540,14 +540,14 @@ def _start(verb: str, arguments: Sequence[str]) -> Run:
 
 def _read_events(path: Path, position: int) -> "tuple[list[Event], int]":
     """The events in the whole lines of a file from `position` on, and where the next one starts."""
-    from progdistill.jobs.events import PREFIX, event_in
+    from progdistill.jobs.events import PREFIX, parse_event
 
     if not path.exists():
         return [], position
     with path.open("rb") as file:
         file.seek(position)
         lines = file.read().rpartition(b"\n")[0].splitlines(keepends=True)
-    found = (event_in(PREFIX + line.decode()) for line in lines)
+    found = (parse_event(PREFIX + line.decode()) for line in lines)
     return [event for event in found if event is not None], position + sum(map(len, lines))
 
 

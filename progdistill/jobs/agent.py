@@ -55,7 +55,7 @@ _NETWORK_HINT: Final = (
     " NCCL_SOCKET_IFNAME (--set cluster.env=…)"
 )
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("progdistill.jobs.agent")  # runs as __main__
 
 
 class Hosts(NamedTuple):

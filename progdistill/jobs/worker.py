@@ -33,7 +33,7 @@ from progdistill.training.distributed import Rank, is_peer_failure
 DRIVER_CHECK_SECONDS = 1.0
 UNWIND_SECONDS = 10.0
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("progdistill.jobs.worker")  # runs as __main__
 
 
 def run_job(request: JobRequest, rank: Rank, should_stop: Callable[[], bool]) -> None:
