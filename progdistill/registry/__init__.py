@@ -1,1 +1,1 @@
-"""What a store holds, by meaning: checkpoints, aliases, runs, evaluations and their lineage. No torch."""
+"""What a store holds, by meaning: checkpoints, aliases, runs, evaluations and their lineage."""

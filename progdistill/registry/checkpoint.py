@@ -31,7 +31,7 @@ class CheckpointDescription(Frozen):
 
     kind: CheckpointKind
     sampling_steps: PositiveInt | None
-    """The number of steps a student was distilled to; None for models that sample with any."""
+    """Steps that a student was distilled to; None for a model that samples with any number of them."""
     prediction: str
     loss_weight: str | None
     schedule: str = "cosine"
@@ -55,7 +55,7 @@ class CheckpointDescription(Frozen):
 
 
 class CheckpointIdentity(CheckpointDescription):
-    """Everything a checkpoint's id is computed from."""
+    """What a checkpoint's id is computed from."""
 
     weights: FileDigest
 
@@ -66,10 +66,7 @@ class CheckpointIdentity(CheckpointDescription):
 
 
 class TrainingFigures(Frozen):
-    """What the training took: updates, images seen, wall-clock seconds, rate, and the last mean loss.
-
-    The last three say how comparable the rate is; None where a checkpoint is older than they are.
-    """
+    """What the training took: updates, images seen, wall-clock seconds, rate, and the last mean loss."""
 
     updates: int
     images: int
@@ -145,7 +142,7 @@ class CheckpointManifest(Record):
 
 
 def require_blob(store: Store, expected: FileDigest) -> None:
-    """Raise LostInvariantError unless a file that is named by its digest is there, in its size."""
+    """Raise LostInvariantError unless the blob is in the store, at the right size."""
     key = blob_key(expected.sha256)
     found = next((item.size_bytes for item in store.list(key) if item.key == key), None)
     if found is None:
@@ -164,10 +161,17 @@ def publish_checkpoint(
     *,
     consume: bool = False,
 ) -> CheckpointManifest:
-    """Publish weights, then the manifest that makes them a checkpoint; return the store's manifest.
+    """Publish weights, then the manifest that makes them a checkpoint. A crash leaves no half of it.
 
-    A crash in between leaves nothing visible. The first manifest of a checkpoint stays.
-    `consume` allows the weights file to be moved into the store.
+    Args:
+        store: Where to publish.
+        weights_path: A safetensors file.
+        description: What the checkpoint is; with the weights' digest it makes the id.
+        provenance: Recorded beside it.
+        consume: Whether the weights file may be moved into the store.
+
+    Returns:
+        The store's manifest: the first one that was published for this checkpoint.
     """
     mark_layout(store)
     weights = store.upload(weights_path, blob_key, consume=consume)
@@ -180,7 +184,12 @@ def publish_checkpoint(
 
 
 def load_manifest(store: Store, checkpoint_id: str) -> CheckpointManifest:
-    """Read a checkpoint's manifest by its full id; UsageError when the store has no such checkpoint."""
+    """Read a checkpoint's manifest by its full id.
+
+    Raises:
+        UsageError: The store has no such checkpoint, or its manifest has an unsupported schema version.
+        LostInvariantError: The manifest is damaged.
+    """
     manifest = _read_manifest(store, checkpoint_id)
     if manifest is None:
         raise UsageError(
@@ -199,15 +208,12 @@ def _read_manifest(store: Store, checkpoint_id: str) -> CheckpointManifest | Non
 def _misplaced(store: Store, checkpoint_id: str, manifest: CheckpointManifest) -> LostInvariantError:
     return LostInvariantError(
         f"{store.uri}/{checkpoint_key(checkpoint_id)} holds the manifest of {manifest.id}: remove it, and"
-        " start the run that made the checkpoint again"
+        " run again what made the checkpoint"
     )
 
 
 def require_checkpoint(store: Store, checkpoint_id: str) -> None:
-    """Raise LostInvariantError unless a checkpoint's manifest can be read and its weights have their size.
-
-    `verify_weights` reads them too.
-    """
+    """Raise LostInvariantError unless a checkpoint's manifest is intact, and its weights are there."""
     manifest = _read_manifest(store, checkpoint_id)
     if manifest is None:
         raise LostInvariantError(f"{store.uri}/{checkpoint_key(checkpoint_id)} is missing from the store")
@@ -215,7 +221,7 @@ def require_checkpoint(store: Store, checkpoint_id: str) -> None:
 
 
 def fetch_weights(store: Store, manifest: CheckpointManifest) -> Path:
-    """Return a local safetensors file with the weights, verified before anyone parses it: read only."""
+    """Return a local, read-only safetensors file with the weights, whose digest has been verified."""
     with _advised():
         return store.download(blob_key(manifest.identity.weights.sha256), manifest.identity.weights)
 
@@ -228,12 +234,11 @@ def verify_weights(store: Store, manifest: CheckpointManifest) -> None:
 
 @contextmanager
 def _advised() -> Iterator[None]:
-    """Say of lost weights how to get them back."""
     try:
         yield
     except LostInvariantError as error:
         raise LostInvariantError(
-            f"{error}. Restore it from a backup, or remove what is there and start the run that made it again"
+            f"{error}. Restore it from a backup, or remove it and run again what made it"
         ) from error
 
 
@@ -252,9 +257,9 @@ def list_manifests(
 def load_manifests(
     store: Store, checkpoint_ids: Iterable[str], unreadable: list[ProgdistillError] | None = None
 ) -> Iterator[CheckpointManifest]:
-    """Yield the manifests of those checkpoints that are still there.
+    """Yield the manifests of those checkpoints that exist.
 
-    One that is damaged or of a newer schema is raised, or with `unreadable` noted there and passed over.
+    A manifest that cannot be read raises; with `unreadable` the error is appended there and it is skipped.
     """
     for checkpoint_id in checkpoint_ids:
         with collect_errors(unreadable):

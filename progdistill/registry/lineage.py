@@ -18,7 +18,7 @@ class LineageNode(NamedTuple):
     manifest: CheckpointManifest
     aliases: list[str]
     runs: list[str]
-    """`Flow/run id` of every run that holds it."""
+    """`Flow/run id` of every run that has it."""
     evaluations: list[Measurement]
     children: "list[LineageNode]"
 

@@ -24,14 +24,14 @@ def run_events(store: Store, run: str) -> list[dict[str, Any]]:
     starts. UsageError for an unknown run.
     """
     flow, _, run_id = run.partition("/")
-    held = run_checkpoints(store, flow, run_id) if flow and run_id else {}
-    if not held:
+    checkpoints = run_checkpoints(store, flow, run_id) if flow and run_id else {}
+    if not checkpoints:
         raise UsageError(
             f"no run {run!r} in store {store.uri}; give it as Flow/run id (`progdistill lineage`)"
         )
     return [
         event
-        for steps, checkpoint_id in held.items()
+        for steps, checkpoint_id in checkpoints.items()
         for event in _start_and_end(store, flow, run_id, steps, load_manifest(store, checkpoint_id))
     ]
 

@@ -1,4 +1,4 @@
-"""From what a person types to one checkpoint."""
+"""Finds a checkpoint by the reference that a person types."""
 
 import difflib
 import re
@@ -17,9 +17,14 @@ _RUN: Final = re.compile(r"([A-Za-z_]\w*)/([A-Za-z0-9_][A-Za-z0-9._-]*)/([0-9]+)
 
 
 def resolve_reference(store: Store, text: str) -> CheckpointManifest:
-    """Find the checkpoint that `text` names: an id, a unique prefix of one, an alias, or `Flow/run id/steps`.
+    """Find a checkpoint by reference.
 
-    Raises UsageError that lists the candidates of an ambiguous prefix, or what is nearest to an unknown one.
+    Args:
+        store: Where to look.
+        text: An id, a unique prefix of one (4 digits or more), an alias, or `Flow/run id/steps`.
+
+    Raises:
+        UsageError: There is no such checkpoint, or the prefix is ambiguous; the message lists candidates.
     """
     if run := _RUN.fullmatch(text):
         return load_manifest(store, _of_run(store, run[1], run[2], int(run[3])))
@@ -29,18 +34,18 @@ def resolve_reference(store: Store, text: str) -> CheckpointManifest:
 
 
 def _of_run(store: Store, flow: str, run_id: str, sampling_steps: int) -> str:
-    held = run_checkpoints(store, flow, run_id)
-    if sampling_steps in held:
-        return held[sampling_steps]
-    if held:
-        steps = ", ".join(str(steps) for steps in held)
+    found = run_checkpoints(store, flow, run_id)
+    if sampling_steps in found:
+        return found[sampling_steps]
+    if found:
+        steps = ", ".join(str(steps) for steps in found)
         raise UsageError(
-            f"run {flow}/{run_id} has no checkpoint at {sampling_steps} steps; it has them at {steps}"
+            f"run {flow}/{run_id} has no checkpoint at {sampling_steps} steps; it has checkpoints at {steps}"
         )
     runs = sorted({f"{entry.flow}/{entry.run_id}" for entry in list_run_checkpoints(store)})
     raise UsageError(
         f"no run {flow}/{run_id} in store {store.uri};"
-        f" {_nearest(f'{flow}/{run_id}', runs) or 'the store has no run yet'}"
+        f" {_nearest(f'{flow}/{run_id}', runs) or 'the store has no runs'}"
     )
 
 
@@ -63,8 +68,8 @@ def _of_alias(store: Store, name: str) -> str:
         return alias.checkpoint_id
     names = [alias.name for alias in list_aliases(store) if alias.checkpoint_id is not None]
     raise UsageError(
-        f"{name!r} is no checkpoint id (at least {SHORTEST_PREFIX} hex digits), alias or Flow/run/steps in"
-        f" store {store.uri}; {_nearest(name, names) or '`progdistill checkpoints list` shows what there is'}"
+        f"{name!r} not found in store {store.uri}: not a checkpoint id ({SHORTEST_PREFIX} or more hex digits),"
+        f" alias or Flow/run/steps; {_nearest(name, names) or '`progdistill checkpoints list` shows all'}"
     )
 
 

@@ -37,13 +37,13 @@ def record_run_checkpoint(
     entry = RunCheckpoint(
         flow=flow, run_id=run_id, sampling_steps=sampling_steps, checkpoint_id=checkpoint_id
     )
-    held = publish_record(store, run_checkpoint_key(flow, run_id, sampling_steps), entry)
-    if held.checkpoint_id != checkpoint_id:
+    recorded = publish_record(store, run_checkpoint_key(flow, run_id, sampling_steps), entry)
+    if recorded.checkpoint_id != checkpoint_id:
         raise LostInvariantError(
-            f"run {flow}/{run_id} already has checkpoint {held.checkpoint_id} at {sampling_steps} steps,"
+            f"run {flow}/{run_id} already has checkpoint {recorded.checkpoint_id} at {sampling_steps} steps,"
             f" not {checkpoint_id}: a run's stages are made once"
         )
-    return held
+    return recorded
 
 
 def run_checkpoints(store: Store, flow: str, run_id: str) -> dict[int, str]:
@@ -51,7 +51,7 @@ def run_checkpoints(store: Store, flow: str, run_id: str) -> dict[int, str]:
     entries = list_records(store, run_prefix(flow, run_id), RunCheckpoint)
     return {
         entry.sampling_steps: entry.checkpoint_id
-        for entry in sorted(entries, key=lambda e: -e.sampling_steps)
+        for entry in sorted(entries, key=lambda entry: -entry.sampling_steps)
     }
 
 

@@ -28,12 +28,14 @@ class Versioned(NamedTuple):
 
 
 class Store(Protocol):
-    """A flat space of keys (`a/b/c`), each holding bytes, where every write is whole or absent.
+    """A flat space of keys (`a/b/c`), each holding bytes. Every write is whole or absent.
 
-    Small objects travel as bytes, files by path.
+    Small objects are passed as bytes, files by path.
 
-    Raises UsageError for what the user mends (permissions, full disk, missing bucket), TransientError for
-    what may pass, LostInvariantError when bytes do not match a digest.
+    Raises:
+        UsageError: By any method: permissions, a full disk, a missing bucket, or a key that is not valid.
+        TransientError: By any method: a fault that may pass, after it was retried.
+        LostInvariantError: By `download` and `verify`: the object is missing or damaged.
     """
 
     @property
@@ -43,6 +45,10 @@ class Store(Protocol):
     @property
     def folder(self) -> Path | None:
         """The folder in which each object is a file named by its key; None where objects are not files."""
+
+    @property
+    def reuse_period(self) -> timedelta:
+        """For how long after an upload a file is not uploaded again; garbage collection waits longer."""
 
     def read(self, key: str) -> bytes | None:
         """Return the object's bytes, None when there is none."""
@@ -54,35 +60,40 @@ class Store(Protocol):
         """Store the object, replacing any: a reader sees the old bytes or the new, never a mixture."""
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
-        """Store the object unless one exists; True for exactly one of any number of racing callers."""
+        """Store the object unless it exists. Returns True for exactly one of any number of racing callers."""
 
     def compare_and_swap(self, key: str, data: bytes, version: str) -> bool:
-        """Replace the object if it still has `version`; False when somebody else changed or removed it."""
+        """Replace the object if it still has `version`. Returns False if others changed or removed it."""
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
         """Yield the objects whose keys start with `prefix`, in key order.
 
-        Names that no key has (`my notes.json`) are not ours, and passed over.
+        Names that cannot be keys (`my notes.json`) are skipped: they are not ours.
         """
 
     def delete(self, key: str) -> None:
-        """Remove the object; removing what is not there is no error."""
+        """Remove the object if it exists."""
 
     def upload(self, path: Path, key_for: Callable[[str], str], *, consume: bool = False) -> FileDigest:
-        """Store a file under `key_for(its digest)`; `consume` allows the file itself to be moved away."""
+        """Store a file under a key made from its digest.
+
+        Args:
+            path: The file.
+            key_for: From the file's digest (hex) to the key. An existing object is replaced.
+            consume: Whether the file may be moved away. It is left alone if it cannot be stored.
+
+        Returns:
+            The digest and size of what was stored.
+        """
 
     def download(self, key: str, expected: FileDigest) -> Path:
-        """Return a local, read-only file with the object's bytes, its digest verified first."""
+        """Return a local, read-only file with the object's bytes, whose digest has been verified."""
 
     def verify(self, key: str, expected: FileDigest) -> None:
         """Raise LostInvariantError unless the object is intact in the store itself, past any local copy."""
 
     def scratch(self) -> Path:
-        """Return a local folder from which `upload(consume=True)` is cheapest; leftovers are swept by gc."""
-
-    @property
-    def reuse_period(self) -> timedelta:
-        """For how long after an upload a file is not uploaded again; garbage collection waits longer."""
+        """Return a local folder from which `upload(consume=True)` is cheapest; gc sweeps leftovers."""
 
     def check_writable(self) -> None:
         """Raise UsageError unless objects can be written and removed here."""
@@ -94,7 +105,7 @@ class Store(Protocol):
         """Remove what writers that died before that time left unfinished; return how many leftovers went."""
 
     def now(self) -> datetime:
-        """Return the time (UTC) on the clock that stamps `modified_at`: never this machine's guess."""
+        """Return the time (UTC) on the clock that stamps `modified_at`, which is not this machine's."""
 
 
 def is_key(key: str) -> bool:
@@ -103,7 +114,7 @@ def is_key(key: str) -> bool:
 
 
 def checked_key(key: str) -> str:
-    """Return the key if it is one; UsageError otherwise."""
+    """Return the key if it is valid; raise UsageError otherwise."""
     if is_key(key):
         return key
     raise UsageError(

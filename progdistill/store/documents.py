@@ -47,7 +47,7 @@ def unseal(data: bytes, *, where: str) -> dict[str, Any]:
     if facts is None:
         raise LostInvariantError(
             f"{where} is damaged: its contents do not match its own SHA-256. Restore it from a backup, or"
-            " remove it and start the run that made it again"
+            " remove it and run again what made it"
         )
     facts.pop(REFERENCES, None)
     return facts

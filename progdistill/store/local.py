@@ -26,14 +26,14 @@ _PLACE_ATTEMPTS: Final = 20
 
 
 def _mode_of_new_files() -> int:
-    """What this process's umask leaves; it can only be read by setting it."""
+    # The umask can only be read by setting it.
     mask = os.umask(0o077)
     os.umask(mask)
     return 0o666 & ~mask
 
 
 _FILE_MODE: Final = _mode_of_new_files()
-"""Read once, before there are threads that could make files meanwhile."""
+"""Read once, before other threads may create files."""
 
 
 class LocalStore:
@@ -82,7 +82,7 @@ class LocalStore:
         return True
 
     def compare_and_swap(self, key: str, data: bytes, version: str) -> bool:
-        """See Store.compare_and_swap. Swaps exclude one another by a lock on the store."""
+        """See Store.compare_and_swap, under a lock on the store."""
         with self._locked():
             current = self.read_versioned(key)
             if current is None or current.version != version:
@@ -114,10 +114,7 @@ class LocalStore:
                 folder.rmdir()
 
     def upload(self, path: Path, key_for: Callable[[str], str], *, consume: bool = False) -> FileDigest:
-        """See Store.upload. A copy is hashed while it is made; `consume` renames the file if it can.
-
-        An object of that name is replaced: where names are digests that changes nothing, or mends damage.
-        """
+        """See Store.upload. Replacing an object that is named by its digest repairs it if it is damaged."""
         with self._explained("store", path.name):
             staged = self.scratch() / uuid.uuid4().hex
             try:
@@ -127,8 +124,8 @@ class LocalStore:
                 self._place(self._path(key_for(digest.sha256)), lambda final: os.replace(staged, final))
                 failpoint("file.published")
             except BaseException:
-                if consume and not path.exists():
-                    os.replace(staged, path)  # What could not be stored stays the caller's.
+                if consume and staged.exists() and not path.exists():
+                    os.replace(staged, path)  # It stays where it was.
                 raise
             finally:
                 staged.unlink(missing_ok=True)
@@ -165,10 +162,7 @@ class LocalStore:
 
     def check_writable(self) -> None:
         """See Store.check_writable."""
-        with self._explained("write", SCRATCH):
-            probe = self.scratch() / uuid.uuid4().hex
-            probe.write_bytes(b"probe")
-            probe.unlink()
+        self.now()
 
     def free_bytes(self) -> int | None:
         """See Store.free_bytes."""
@@ -225,10 +219,7 @@ class LocalStore:
             staged.unlink(missing_ok=True)
 
     def _place(self, path: Path, name_it: Callable[[Path], None]) -> None:
-        """Give staged contents their name, durably.
-
-        A concurrent `delete` may sweep the folder away between its creation and its use: then again.
-        """
+        """Give a staged file its name, durably. A concurrent `delete` may remove its folder: try again."""
         for attempts_left in reversed(range(_PLACE_ATTEMPTS)):
             try:
                 self._make_folder(path.parent)
@@ -237,7 +228,7 @@ class LocalStore:
             except FileNotFoundError:
                 if not attempts_left:
                     raise
-        with suppress(FileNotFoundError):  # Named, and removed with its folder since.
+        with suppress(FileNotFoundError):  # Removed since.
             _sync_folder(path.parent)
 
     @contextmanager

@@ -87,7 +87,7 @@ class S3Store:
         return None if found is None else found.data
 
     def read_versioned(self, key: str) -> Versioned | None:
-        """See Store.read_versioned. The version is the ETag. A reply that breaks off is asked for again."""
+        """See Store.read_versioned. The version is the ETag. A reply that breaks off is requested again."""
         with explained(self.uri, f"read {key}"):
             attempts = 0
             while True:

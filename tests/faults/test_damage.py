@@ -57,7 +57,7 @@ def test_a_flipped_bit_in_the_weights_is_found(
         fetch_weights(store, published)
 
 
-def test_publishing_the_same_weights_again_mends_them(
+def test_publishing_the_same_weights_again_repairs_them(
     store: Store, published: CheckpointManifest, tmp_path: Path
 ) -> None:
     flip(store, blob_key(published.identity.weights.sha256), 0.5)

@@ -79,7 +79,7 @@ def test_an_alias_keeps_its_history(store: Store) -> None:
 def test_a_removed_alias_names_nothing(local_store: Store, student: CheckpointManifest) -> None:
     move_alias(local_store, "best", student.id, "ann@lab")
     move_alias(local_store, "best", None, "ann@lab")
-    with pytest.raises(UsageError, match="no checkpoint id"):
+    with pytest.raises(UsageError, match="not a checkpoint id"):
         resolve_reference(local_store, "best")
 
 

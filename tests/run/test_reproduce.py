@@ -85,7 +85,7 @@ def test_the_plan_says_which_checkpoint_it_is_like(store: Store) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"reproduce": "nobody"}, "'nobody' is no checkpoint id"),
+        ({"reproduce": "nobody"}, "'nobody' not found"),
         ({"reproduce": "imported"}, "does not have the settings of a run"),
         (
             {"reproduce": "imported", "start_from": "abcd"},

@@ -54,7 +54,7 @@ def test_without_a_checkpoint_in_production_the_first_step_says_so(
     access: str, store: Store, tmp_path: Path
 ) -> None:
     workflow = scheduled(access, store, tmp_path)
-    with pytest.raises(PodFailed, match="'production' is no checkpoint id"):
+    with pytest.raises(PodFailed, match="'production' not found"):
         workflow.run()
     assert [name for name, _ in workflow.pods] == ["start"]
 
