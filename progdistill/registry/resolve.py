@@ -40,7 +40,7 @@ def _of_run(store: Store, flow: str, run_id: str, sampling_steps: int) -> str:
     if found:
         steps = ", ".join(str(steps) for steps in found)
         raise UsageError(
-            f"run {flow}/{run_id} has no checkpoint at {sampling_steps} steps; it has checkpoints at {steps}"
+            f"run {flow}/{run_id} has no checkpoint at {sampling_steps} steps; it has them at {steps}"
         )
     runs = sorted({f"{entry.flow}/{entry.run_id}" for entry in list_run_checkpoints(store)})
     raise UsageError(
@@ -68,7 +68,7 @@ def _of_alias(store: Store, name: str) -> str:
         return alias.checkpoint_id
     names = [alias.name for alias in list_aliases(store) if alias.checkpoint_id is not None]
     raise UsageError(
-        f"{name!r} not found in store {store.uri}: not a checkpoint id ({SHORTEST_PREFIX} or more hex digits),"
+        f"{name!r} not found in store {store.uri}: not a checkpoint id ({SHORTEST_PREFIX}+ hex digits),"
         f" alias or Flow/run/steps; {_nearest(name, names) or '`progdistill checkpoints list` shows all'}"
     )
 
