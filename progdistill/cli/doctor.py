@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the verb."""
-    text = (
-        "check this machine, the store, the cluster and the datasets; say what is missing and how to get it"
-    )
+    text = "check this machine, the store, the cluster and the datasets, and how to get what is missing"
     parser = subparsers.add_parser("doctor", help=text, description=text)
     add_store_argument(parser)
     add_json_argument(parser)
@@ -42,8 +40,8 @@ def _doctor(args: argparse.Namespace) -> int:
     for name, value in facts.items():
         if isinstance(value, dict):
             print(f"{name}:")
-            for key, said in value.items():
-                print(f"  {key}: {said}")
+            for key, fact in value.items():
+                print(f"  {key}: {fact}")
         else:
             print(f"{name}: {value}")
     return status
@@ -88,7 +86,7 @@ def _store(args: argparse.Namespace) -> dict[str, Any]:
     except UsageError as error:
         return {"uri": uri, "writable": f"no: {error}"}
     except ProgdistillError as error:
-        return {"uri": uri, "writable": f"no: {error}; mend that or choose another --store"}
+        return {"uri": uri, "writable": f"no: {error}; fix that or choose another --store"}
     return {"uri": store.uri, "writable": "yes", "free_bytes": store.free_bytes()}
 
 

@@ -20,7 +20,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         type=int,
         const=MEASURED_UPDATES,
         metavar="UPDATES",
-        help=f"train that many updates here (default: {MEASURED_UPDATES}) to know how long all of them take",
+        help=f"train that many updates here (default: {MEASURED_UPDATES}) to estimate the time of all",
     )
     add_json_argument(parser)
     parser.set_defaults(run=_plan)
@@ -37,7 +37,7 @@ def _plan(args: argparse.Namespace) -> int:
     rates = [] if args.measure is None else measure_here(prepared, args.measure)
     takes = estimate(prepared, rates)
     if args.json:
-        print_json({**prepared.facts(), "estimate": takes.facts()})
+        print_json({**prepared.facts(), "estimate": takes.model_dump(mode="json")})
     else:
         print(prepared.describe(), takes.describe(), sep="\n")
     return 0

@@ -1,1 +1,1 @@
-"""What a user can set: options, settings, presets, the ladder, the cluster, a deployment. No torch."""
+"""What a user can set: options, settings, presets, the ladder, the cluster, a deployment."""

@@ -34,7 +34,7 @@ class PodSettings(Frozen):
     disk_mib: int = Field(10240, gt=0)
     gpus: int | None = Field(None, gt=0, description="only where the local launcher trains in the pod itself")
     timeout_minutes: int = Field(60, gt=0, description="of one attempt, after which its pod is stopped")
-    retries: int = Field(3, ge=0, description="a new attempt continues the job of the one before")
+    retries: int = Field(3, ge=0, description="a new attempt continues the job of the previous attempt")
     minutes_between_retries: int = Field(2, ge=0)
 
 

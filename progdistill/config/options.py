@@ -143,7 +143,7 @@ def resolve_options(typed: Mapping[str, Any]) -> RunOptions:
     defaults = _file_defaults(Path(DEFAULTS_FILE))
     if "reproduce" in given:
         defaults = {name: value for name, value in defaults.items() if name in ("store", "launcher", "set")}
-        defaults["set"] = [one for one in defaults.get("set", ()) if one.section == "cluster"]
+        defaults["set"] = [item for item in defaults.get("set", ()) if item.section == "cluster"]
     # Overrides add up; the typed ones come last and win.
     given["set"] = (*defaults.get("set", ()), *given.get("set", ()))
     given = {**_environment_defaults(), **given}
@@ -151,12 +151,13 @@ def resolve_options(typed: Mapping[str, Any]) -> RunOptions:
 
 
 def as_arguments(typed: Mapping[str, Any]) -> list[str]:
-    """The command line that says `typed`: values by field of RunOptions, None where not given."""
-    words = []
+    """The command line of typed options: values by field of RunOptions, None where not given."""
+    words: list[str] = []
     for option in RUN_OPTIONS:
         value = typed.get(option.field)
-        values = value or () if option.repeatable else () if value is None else (value,)
-        words += [word for one in values for word in (f"--{option.parameter}", str(one))]
+        values = (value or ()) if option.repeatable else [value] if value is not None else []
+        for item in values:
+            words += [f"--{option.parameter}", str(item)]
     return words
 
 

@@ -1,4 +1,4 @@
-"""How fast this machine trains what a run would: a few updates of its own jobs, in a store thrown away."""
+"""`plan --measure`: how fast this machine trains a run, by a few updates of its jobs in a temporary store."""
 
 import contextlib
 import tempfile
@@ -15,14 +15,14 @@ from progdistill.run.steps import RunSteps
 from progdistill.store.open import open_store
 
 WARM_UP = 3
-"""Updates of the shorter training of two, whose difference is free of what happens once."""
+"""Updates of the shorter of two trainings; their difference excludes what happens once."""
 
 Measured = tuple[str, TrainingFigures]
 """The device, and what the training took on it."""
 
 
 def measure_here(run: PreparedRun, updates: int) -> list[Rate]:
-    """The rates of the run's kinds of training on this machine, each over that many updates."""
+    """The rate of each kind of the run's trainings on this machine, over that many updates."""
     with fork_server():
         few, more = _train(run, WARM_UP), _train(run, WARM_UP + updates)
     return [_rate(kind, few[kind], more[kind]) for kind in more]
@@ -33,7 +33,7 @@ def _rate(kind: Kind, few: Measured, more: Measured) -> Rate:
     seconds = figures.seconds - few[1].seconds
     if seconds <= 0 or figures.world_size is None:
         raise LostInvariantError(
-            f"{figures.updates - few[1].updates} updates more took no longer ({kind} on {device}):"
+            f"{figures.updates - few[1].updates} more updates took no longer ({kind} on {device}):"
             " measure with more updates, --measure 100"
         )
     return Rate(
@@ -47,7 +47,7 @@ def _rate(kind: Kind, few: Measured, more: Measured) -> Rate:
 
 
 def _train(run: PreparedRun, updates: int) -> dict[Kind, Measured]:
-    """Do every kind of training of the run for so many updates; the figures by kind."""
+    """Do each kind of training of the run for so many updates; return device and figures by kind."""
     with tempfile.TemporaryDirectory(prefix="progdistill-measure-") as folder, contextlib.chdir(folder):
         store = open_store(str(Path(folder) / "store"))
         shortened = run.model_copy(update={"settings": _shortened(run.settings, store.uri, updates)})
@@ -65,7 +65,7 @@ def _train(run: PreparedRun, updates: int) -> dict[Kind, Measured]:
 
 
 def _shortened(settings: Settings, store: str, updates: int) -> Settings:
-    """One stage of few updates here, from a base model that is trained as shortly."""
+    """Settings of one stage of few updates on this machine, after a base model of as few."""
     few: dict[str, Any] = {"updates": updates}
     stage = few | {"updates_at_steps": {}, "guidance_updates": None}
     return settings.model_copy(

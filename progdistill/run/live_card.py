@@ -1,4 +1,4 @@
-"""A Metaflow card that shows a stage while it trains. No torch."""
+"""A Metaflow card that shows a stage while it trains."""
 
 from typing import Any
 
@@ -10,15 +10,15 @@ from progdistill.store.base import Store
 
 
 class LiveCard:
-    """A listener that brings a card up to date with every event of a training."""
+    """A listener that updates a card with every event of a training."""
 
     def __init__(self, card: Any, store: Store) -> None:
-        """`card` is one of Metaflow's `current.card[…]`; `store` is where jobs leave current samples."""
+        """`card` is a Metaflow `current.card[…]`; `store` has the current samples of jobs."""
         self._card, self._store = card, store
         self._job_id: str | None = None
 
     def __call__(self, event: Event) -> None:
-        """Show the event, if it is one of a training; a second training of a step goes below the first."""
+        """Show a training's event; a second training of the step is shown below the first."""
         if not isinstance(event, TrainingEvent):
             return
         if event.job_id != self._job_id:
@@ -36,7 +36,7 @@ class LiveCard:
         self._card.refresh()
 
     def _samples(self, event: TrainingEvent) -> bytes | None:
-        """Current samples; None where there are none, or where the store does not say."""
+        """Current samples; None where there are none, or the store cannot be read."""
         if event.samples_key is None:
             return None
         try:

@@ -177,7 +177,7 @@ def test_base_model_and_stages_may_train_on_different_numbers_of_ranks(store: St
     changed = {"launcher": LauncherName.KUBERNETES, "cluster": cluster}
     in_pods = run.model_copy(update={"settings": run.settings.model_copy(update=changed)})
     (time,) = estimate(in_pods).times
-    assert (time.base_ranks, time.world_size) == (2, 8)
+    assert (time.base_world_size, time.world_size) == (2, 8)
     assert time.device_hours == pytest.approx((2 * 1000 * 64 / 200 + 8 * 2 * 500 * 64 / 100) / 3600)
     assert f"training on 2 (base model) and 8 × {GPU}" in estimate(in_pods).describe()
 
