@@ -14,9 +14,14 @@ def w_from_guidance_scale(guidance_scale: float | None) -> float | None:
 
 
 def guided(conditional: Velocity, unconditional: Velocity, w: float | Float[Tensor, " batch"]) -> Velocity:
-    """v̂ = (1 + w)·v̂_conditional − w·v̂_unconditional, w one number or one per sample; 0 is no guidance.
+    """Guide a model: v̂ = (1 + w)·v̂_conditional − w·v̂_unconditional.
 
-    x̂, ε̂ and v̂ are affine in each other at a given z, so guiding one guides all alike.
+    x̂, ε̂ and v̂ are affine in each other at a given z, so guiding one of them guides all.
+
+    Args:
+        conditional: The model with class labels bound.
+        unconditional: The model with the label "no class" bound.
+        w: One number or one per sample; 0 is no guidance.
     """
 
     def guided_velocity(z: Images, t: Times) -> Images:

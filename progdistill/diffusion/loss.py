@@ -1,4 +1,4 @@
-"""The training loss w(λ_t)·‖x − x̂‖² (eq. 2) of every prediction type and weight (section 4)."""
+"""The training loss w(λ_t)·‖x − x̂‖² (eq. 2) for every prediction type and loss weight (section 4)."""
 
 import torch
 from jaxtyping import Float
@@ -21,23 +21,34 @@ def weighted_loss(
     z: Latents,
     t: Times,
     prediction: PredictionType,
-    weight: LossWeight,
+    loss_weight: LossWeight,
 ) -> Float[Tensor, " batch"]:
-    """w(λ_t) times the mean over pixels of (x − x̂)², one number a sample.
+    """w(λ_t) times the mean over pixels of (x − x̂)² (eq. 2).
 
     In terms of velocities x − x̂ = −σ·(v − v̂), so that SNR+1 is ‖v − v̂‖², SNR is α²·‖v − v̂‖² = ‖ε − ε̂‖², and
     truncated SNR is max(α², σ²)·‖v − v̂‖² = max(‖x − x̂‖², ‖ε − ε̂‖²). The error is taken in what the network
     predicts, before anything is divided: it does not cancel, and its gradient is finite at both ends.
+
+    Args:
+        output: The network's raw output.
+        target_velocity: v, or a teacher's v*.
+        z: The noisy images.
+        t: Their times in [0, 1].
+        prediction: What the output means.
+        loss_weight: w(λ_t).
+
+    Returns:
+        One loss per sample, in the dtype of t.
     """
     error = _output_error(output, target_velocity, z, t, prediction).square().flatten(1).mean(1)
-    return reconstruction_weight(t, weight) * _x_error_scale(t, prediction).square() * error
+    return reconstruction_weight(t, loss_weight) * _x_error_scale(t, prediction).square() * error
 
 
-def reconstruction_weight(t: Times, weight: LossWeight) -> Times:
+def reconstruction_weight(t: Times, loss_weight: LossWeight) -> Times:
     """w(λ_t), the weight of ‖x − x̂‖² (Figure 2), with λ_t limited to [−20, 20]."""
     alpha, sigma = _limited(t)
     snr = (alpha / sigma).square()
-    match weight:
+    match loss_weight:
         case LossWeight.SNR:
             return snr
         case LossWeight.TRUNCATED_SNR:
@@ -49,7 +60,7 @@ def reconstruction_weight(t: Times, weight: LossWeight) -> Times:
 def _output_error(
     output: Outputs, target_velocity: Latents, z: Latents, t: Times, prediction: PredictionType
 ) -> Latents:
-    """The network's output less what it should have been; for (x, ε) the error of v̂."""
+    """The error of the network's output; for (x, ε) the error of v̂."""
     match prediction:
         case PredictionType.X:
             return output - x_from_velocity(target_velocity, z, t)

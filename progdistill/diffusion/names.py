@@ -1,4 +1,4 @@
-"""The names of what a user may choose, and which choices the paper rules out. Imports no torch."""
+"""Names that users choose from, and the combinations that the paper rules out."""
 
 from enum import StrEnum
 
@@ -23,7 +23,7 @@ class LossWeight(StrEnum):
 
 
 class SamplerName(StrEnum):
-    """How samples are drawn from a velocity; `samplers.SAMPLERS` holds the function of each."""
+    """The samplers; `samplers.SAMPLERS` has their functions."""
 
     DDIM = "ddim"
     ANCESTRAL = "ancestral"
@@ -33,12 +33,21 @@ class SamplerName(StrEnum):
     DPM_SOLVER = "dpm_solver"
 
 
-def check_combination(prediction: PredictionType, weight: LossWeight, distilling: bool) -> None:
-    """Raise UsageError, with the paper's reason, where training would fail (`distilling`: a student's)."""
-    if prediction is PredictionType.EPS and weight is LossWeight.TRUNCATED_SNR:
+def check_combination(prediction: PredictionType, loss_weight: LossWeight, distilling: bool) -> None:
+    """Check that training with these choices can work.
+
+    Args:
+        prediction: Of the network to train.
+        loss_weight: Of its loss.
+        distilling: Whether the network is a student.
+
+    Raises:
+        UsageError: With the paper's reason why it cannot.
+    """
+    if prediction is PredictionType.EPS and loss_weight is LossWeight.TRUNCATED_SNR:
         raise UsageError(
             "prediction 'eps' with loss weight 'truncated_snr' diverges (Table 1 of the paper):"
-            " choose weight 'snr' or 'snr_plus_one', or prediction 'v', 'x' or 'x_eps'"
+            " choose loss weight 'snr' or 'snr_plus_one', or prediction 'v', 'x' or 'x_eps'"
         )
     if distilling and prediction is PredictionType.EPS:
         raise UsageError(
@@ -46,8 +55,8 @@ def check_combination(prediction: PredictionType, weight: LossWeight, distilling
             " says nothing of x (section 4 of the paper): let the student predict 'v', 'x' or 'x_eps';"
             " its teacher may predict 'eps'"
         )
-    if distilling and weight is LossWeight.SNR:
+    if distilling and loss_weight is LossWeight.SNR:
         raise UsageError(
-            "loss weight 'snr' cannot be used in distillation: it gives no weight at t = 1, the only time"
+            "loss weight 'snr' cannot be used in distillation: it is 0 at t = 1, the only time"
             " that a one-step student sees (section 4 of the paper): choose 'truncated_snr' or 'snr_plus_one'"
         )

@@ -10,15 +10,15 @@ from torch import Tensor
 
 
 def seed_for(seed: int, purpose: str, *index: int) -> int:
-    """A seed in [0, 2⁶³) for one purpose, the same in every process and version."""
+    """A seed in [0, 2⁶³) for one purpose and index, the same in every process and version."""
     key = json.dumps([seed, purpose, *index]).encode()
     return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest()) >> 1
 
 
 def generator(seed: int, purpose: str, *index: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """A fresh generator on `device`, seeded for one purpose.
+    """A new generator on `device`, seeded by `seed_for`.
 
-    A CPU's heeds 32 bits of its seed: of 50,000 samples two begin with the same noise for one seed in four.
+    CPU generators use 32 bits of the seed: with 50,000 samples, two share their noise for one seed in four.
     """
     return torch.Generator(device).manual_seed(seed_for(seed, purpose, *index))
 
@@ -30,10 +30,9 @@ def sample_noise(
     shape: tuple[int, ...],
     dtype: torch.dtype = torch.float32,
 ) -> Float[Tensor, " indices *shape"]:
-    """Standard Gaussian noise on the CPU, one row of `shape` an index.
+    """Standard Gaussian noise on the CPU, one row per index.
 
-    A row is a function of (seed, purpose, its index) alone, whatever the other rows and their order; other
-    dtypes hold the float32 values.
+    A row is a function of (seed, purpose, index) alone. It is drawn in float32, then converted to `dtype`.
     """
     noise = torch.empty((len(indices), *shape))
     source = torch.Generator()

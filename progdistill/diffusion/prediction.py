@@ -1,4 +1,4 @@
-"""What a network's output means (section 4), always read as a velocity v̂ (App. D).
+"""The output of a network (section 4), converted to a velocity v̂ (App. D).
 
 Everything else works on v̂: x̂ = α·z − σ·v̂ and ε̂ = σ·z + α·v̂ divide by nothing, at t = 1 and t = 0 alike.
 Half-precision outputs are promoted to the dtype of t, float32 or float64.
@@ -11,28 +11,37 @@ from jaxtyping import Float
 from torch import Tensor
 
 from progdistill.diffusion.names import PredictionType
-from progdistill.diffusion.schedule import SMALLEST_COEFFICIENT, Images, Times, alpha_sigma_at, coefficients
+from progdistill.diffusion.schedule import SMALLEST_COEFFICIENT, Images, Times, coefficients
 
 Outputs = Float[Tensor, "batch outputs *rest"]
 Latents = Float[Tensor, "batch channels *rest"]
 
 SMALLEST_ALPHA_FOR_EPS = 0.00635
-"""What α is raised to where ε̂ is read as v̂: α_T of the schedule of Ho et al. (2020), for which ε-prediction
-was made, and which ends there. Further on, errors of ε̂ would be blown up to any size."""
+"""Lower bound of α in the conversion of ε̂ to v̂: α_T of the schedule of Ho et al. (2020), for which
+ε-prediction was made, and which ends there. Below it, errors of ε̂ would grow without bound."""
 
 
 def output_multiplier(prediction: PredictionType) -> int:
-    """How many images the network puts out for one image in: 2 for (x, ε), else 1."""
+    """Output channels per image channel: 2 for (x, ε), 1 for other predictions."""
     return 2 if prediction is PredictionType.X_EPS else 1
 
 
 def velocity_from_output(output: Outputs, z: Latents, t: Times, prediction: PredictionType) -> Latents:
-    """v̂ from the raw output, whose channels are x̂ then ε̂ for (x, ε).
+    """Convert the network's raw output to v̂ (eq. 31).
 
     x: v̂ = (α·z − x̂)/σ, with σ at least SMALLEST_COEFFICIENT.
     ε: v̂ = (ε̂ − σ·z)/α, with α at least SMALLEST_ALPHA_FOR_EPS. At t = 1, where ε̂ says nothing of x (section
     4), a perfect ε̂ then gives v̂ = 0, which is x̂ = 0, and an error of ε̂ grows 158-fold at most.
     (x, ε): the paper's merged x̂ = σ²·x̂_θ + α·(z − σ·ε̂_θ) is exactly v̂ = α·ε̂_θ − σ·x̂_θ.
+
+    Args:
+        output: The raw output; for (x, ε) the channels of x̂, then those of ε̂.
+        z: The noisy images.
+        t: Their times in [0, 1], float32 or float64.
+        prediction: What the output means.
+
+    Returns:
+        v̂ with the shape of z and the dtype of t.
     """
     alpha, sigma = coefficients(t, z)
     match prediction:
@@ -66,22 +75,11 @@ def eps_from_velocity(v: Images, z: Images, t: Times) -> Images:
 
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
-"""(z: [batch, …], t: [batch] in [0, 1]) → v̂ like z. Class labels and guidance are bound inside."""
-
-
-def ask(velocity: Velocity, z: Images, t: float) -> Images:
-    """v̂(z, t) at one time for the whole batch, in the dtype of z (float32 or float64)."""
-    return velocity(z, torch.full((len(z),), t, dtype=z.dtype, device=z.device)).to(z.dtype)
-
-
-def ask_x(velocity: Velocity, z: Images, t: float) -> Images:
-    """x̂ = α·z − σ·v̂ (eq. 30) at one time for the whole batch."""
-    alpha, sigma = alpha_sigma_at(t)
-    return alpha * z - sigma * ask(velocity, z, t)
+"""A model as a function: (z: [batch, …], t: [batch] in [0, 1]) → v̂ shaped like z."""
 
 
 def clipped(velocity: Velocity) -> Velocity:
-    """The same model with x̂ clipped to [−1, 1] and ε̂ recomputed from it: ε̂ = (z − α·x̂)/σ. Needs t > 0.
+    """Wrap a model so that x̂ is clipped to [−1, 1] and ε̂ = (z − α·x̂)/σ recomputed from it; for t > 0.
 
     In velocities that is v̂ + (x̂ − clip(x̂))/σ, which leaves v̂ untouched where nothing is clipped.
     """

@@ -1,13 +1,18 @@
-"""Samplers: from pure noise to an image in N steps. All share one signature; `SAMPLERS` names them."""
+"""Samplers: from noise to an image in N steps. All have the signature `Sampler`; `SAMPLERS` lists them.
+
+To add a sampler: a function with `@_sampler`, a name in `names.SamplerName`, and a row of `SAMPLERS`.
+"""
 
 import math
 from collections.abc import Callable
+from functools import wraps
 from typing import NamedTuple, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from progdistill.diffusion.names import SamplerName
-from progdistill.diffusion.prediction import Velocity, ask, ask_x, clipped
+from progdistill.diffusion.prediction import Velocity, clipped
 from progdistill.diffusion.schedule import Images, alpha_sigma_at
 from progdistill.errors import UsageError
 
@@ -17,12 +22,7 @@ StepNoise = Callable[[int], Tensor]
 
 @runtime_checkable
 class Sampler(Protocol):
-    """Maps z₁ ~ N(0, I) to x in `steps` equal steps of time from t = 1 to t = 0.
-
-    z is float32 or float64, and so is the result, on the device of z. With `clip` every x̂ is clipped to
-    [−1, 1], and ε̂ recomputed from it. Deterministic samplers draw no `noise` and ignore `gamma`. No sampler
-    asks the velocity at t = 0, where z is x already and every prediction type but v would divide by zero.
-    """
+    """Maps z₁ ~ N(0, I) to x in `steps` equal steps of time from t = 1 to t = 0."""
 
     def __call__(
         self,
@@ -33,7 +33,82 @@ class Sampler(Protocol):
         noise: StepNoise | None = None,
         clip: bool = False,
         gamma: float = 0.0,
-    ) -> Images: ...
+    ) -> Images:
+        """Sample.
+
+        Args:
+            velocity: The model; never evaluated at t = 0, where most predictions would divide by 0.
+            z: Standard Gaussian noise, float32 or float64.
+            steps: Number of steps, at least 1.
+            noise: Needed by stochastic samplers, ignored by others.
+            clip: Clip every x̂ to [−1, 1] and recompute ε̂ from it.
+            gamma: Variance of stochastic samplers, 0 to 1; ignored by others.
+
+        Returns:
+            Images with the shape, dtype and device of z.
+
+        Raises:
+            UsageError: A stochastic sampler was called without `noise`.
+        """
+
+
+_Steps = Callable[[Velocity, Images, int, StepNoise | None, float], Images]
+
+
+def _sampler(draw: _Steps) -> Sampler:
+    """Give a function of (velocity, z, steps, noise, gamma) the signature of `Sampler`."""
+
+    @wraps(draw)
+    def sample(
+        velocity: Velocity,
+        z: Images,
+        steps: int,
+        *,
+        noise: StepNoise | None = None,
+        clip: bool = False,
+        gamma: float = 0.0,
+    ) -> Images:
+        return draw(clipped(velocity) if clip else velocity, z, steps, noise, gamma)
+
+    return sample
+
+
+def _velocity_at(velocity: Velocity, z: Images, t: float) -> Images:
+    """v̂(z, t) at one time for the whole batch, in the dtype of z."""
+    return velocity(z, torch.full((len(z),), t, dtype=z.dtype, device=z.device)).to(z.dtype)
+
+
+def _x_at(velocity: Velocity, z: Images, t: float) -> Images:
+    """x̂ = α·z − σ·v̂ (eq. 30) at one time for the whole batch."""
+    alpha, sigma = alpha_sigma_at(t)
+    return alpha * z - sigma * _velocity_at(velocity, z, t)
+
+
+@_sampler
+def ddim(velocity: Velocity, z: Images, steps: int, noise: StepNoise | None, gamma: float) -> Images:
+    """DDIM (eq. 8) as a rotation of z: z_{φ−δ} = cos δ·z_φ − sin δ·v̂ (eq. 38)."""
+    delta = math.pi / (2 * steps)
+    for step in range(steps):
+        z = math.cos(delta) * z - math.sin(delta) * _velocity_at(velocity, z, 1 - step / steps)
+    return z
+
+
+@_sampler
+def ancestral(velocity: Velocity, z: Images, steps: int, noise: StepNoise | None, gamma: float) -> Images:
+    """z_s = μ_{s|t}(z_t, x̂) + √((σ̃²_{s|t})^(1−γ)·(σ²_{t|s})^γ)·ε (eq. 4–5), γ in [0, 1].
+
+    γ interpolates log-variances: 0 is the variance of z_s when x is known, 1 when x is N(0, I). The last step
+    adds no noise and ends at x̂.
+    """
+    if noise is None:
+        raise UsageError("ancestral sampling draws noise at every step: pass noise=")
+    for step in range(steps):
+        t, s = 1 - step / steps, 1 - (step + 1) / steps
+        z = posterior_mean(z, _x_at(velocity, z, t), t, s)
+        if s > 0:
+            variance = posterior_variance(t, s) ** (1 - gamma) * forward_variance(t, s) ** gamma
+            z = z + math.sqrt(variance) * noise(step)
+    return z
 
 
 def forward_variance(t: float, s: float) -> float:
@@ -49,96 +124,43 @@ def posterior_variance(t: float, s: float) -> float:
 def posterior_mean(z: Images, x: Images, t: float, s: float) -> Images:
     """μ_{s|t}(z_t, x) = r·(α_s/α_t)·z_t + (1 − r)·α_s·x (eq. 3)."""
     (alpha_t, sigma_t), (alpha_s, sigma_s) = alpha_sigma_at(t), alpha_sigma_at(s)
-    kept = alpha_t * sigma_s**2 / (alpha_s * sigma_t**2)
-    return kept * z + _one_minus_r(t, s) * alpha_s * x
+    z_coefficient = alpha_t * sigma_s**2 / (alpha_s * sigma_t**2)
+    return z_coefficient * z + _one_minus_r(t, s) * alpha_s * x
 
 
 def _one_minus_r(t: float, s: float) -> float:
-    """1 − r = 1 − (tan φ_s/tan φ_t)² as a product of sines, since for close times the difference cancels."""
-    apart, together = (t - s) * math.pi / 2, (t + s) * math.pi / 2
-    return math.sin(apart) * math.sin(together) / (alpha_sigma_at(s)[0] * alpha_sigma_at(t)[1]) ** 2
+    """1 − r = 1 − (tan φ_s/tan φ_t)² as a product of sines: for close times the difference would cancel."""
+    difference, total = (t - s) * math.pi / 2, (t + s) * math.pi / 2
+    return math.sin(difference) * math.sin(total) / (alpha_sigma_at(s)[0] * alpha_sigma_at(t)[1]) ** 2
 
 
-def ddim(
-    velocity: Velocity,
-    z: Images,
-    steps: int,
-    *,
-    noise: StepNoise | None = None,
-    clip: bool = False,
-    gamma: float = 0.0,
-) -> Images:
-    """DDIM (eq. 8) as the rotation that it is in angles: z_{φ−δ} = cos δ·z_φ − sin δ·v̂ (eq. 38)."""
-    velocity = clipped(velocity) if clip else velocity
-    delta = math.pi / (2 * steps)
-    for step in range(steps):
-        z = math.cos(delta) * z - math.sin(delta) * ask(velocity, z, 1 - step / steps)
-    return z
-
-
-def ancestral(
-    velocity: Velocity,
-    z: Images,
-    steps: int,
-    *,
-    noise: StepNoise | None = None,
-    clip: bool = False,
-    gamma: float = 0.0,
-) -> Images:
-    """z_s = μ_{s|t}(z_t, x̂) + √((σ̃²_{s|t})^(1−γ)·(σ²_{t|s})^γ)·ε (eq. 4–5), γ in [0, 1].
-
-    γ interpolates log-variances: 0 is the variance of z_s when x is known, 1 when x is N(0, I). The last step
-    adds no noise and ends at x̂.
-
-    Raises UsageError without `noise`.
-    """
-    if noise is None:
-        raise UsageError("ancestral sampling draws noise at every step: pass noise=")
-    velocity = clipped(velocity) if clip else velocity
-    for step in range(steps):
-        t, s = 1 - step / steps, 1 - (step + 1) / steps
-        z = posterior_mean(z, ask_x(velocity, z, t), t, s)
-        if s > 0:
-            variance = posterior_variance(t, s) ** (1 - gamma) * forward_variance(t, s) ** gamma
-            z = z + math.sqrt(variance) * noise(step)
-    return z
-
-
-def dpm_solver(
-    velocity: Velocity,
-    z: Images,
-    steps: int,
-    *,
-    noise: StepNoise | None = None,
-    clip: bool = False,
-    gamma: float = 0.0,
-) -> Images:
-    """A second-order multistep method at one evaluation a step: DDIM toward an extrapolated x̂.
+@_sampler
+def dpm_solver(velocity: Velocity, z: Images, steps: int, noise: StepNoise | None, gamma: float) -> Images:
+    """DPM-Solver++(2M), a second-order multistep method: DDIM toward an extrapolated x̂.
 
     x̂ is extrapolated linearly in the log-SNR from this step and the one before. The log-SNR is −∞ at t = 1
-    and +∞ at t = 0: so the first two steps and the last are plain DDIM.
+    and +∞ at t = 0, so the first two steps and the last are plain DDIM.
     """
-    velocity = clipped(velocity) if clip else velocity
     delta = math.pi / (2 * steps)
-    before = z
+    previous = z
     for step in range(steps):
         t, s = 1 - step / steps, 1 - (step + 1) / steps
-        x = ask_x(velocity, z, t)
-        ahead = x + _extrapolation(t, delta) * (x - before) if 2 <= step < steps - 1 else x
-        z = (alpha_sigma_at(s)[1] * z + math.sin(delta) * ahead) / alpha_sigma_at(t)[1]
-        before = x
+        x = _x_at(velocity, z, t)
+        target = x + _extrapolation(t, delta) * (x - previous) if 2 <= step < steps - 1 else x
+        z = (alpha_sigma_at(s)[1] * z + math.sin(delta) * target) / alpha_sigma_at(t)[1]
+        previous = x
     return z
 
 
 def _extrapolation(t: float, delta: float) -> float:
-    """Half the coming change of log-SNR over the change just made."""
+    """Half the change of log-SNR in the coming step over that in the step before."""
     angle = t * math.pi / 2
     before, now, after = (math.log(math.tan(angle + shift)) for shift in (delta, 0, -delta))
     return (now - after) / (2 * (before - now))
 
 
 class Tableau(NamedTuple):
-    """A Butcher tableau: stage i lies `nodes[i]` of the step ahead, reached along `couplings[i]`."""
+    """A Butcher tableau: stage i is evaluated at `nodes[i]` of the step, reached along `couplings[i]`."""
 
     nodes: tuple[float, ...]
     couplings: tuple[tuple[float, ...], ...]
@@ -157,21 +179,16 @@ CLASSIC = Tableau(
 
 
 def runge_kutta(method: Tableau, last_method: Tableau) -> Sampler:
-    """A sampler that takes every step with `method` but the last one, which must not ask at t = 0.
+    """Make a sampler of the probability-flow ODE dz/dφ = v̂ (eq. 6).
 
-    One single step of one order less leaves the order of the whole as it is.
+    Args:
+        method: The method of all steps but the last.
+        last_method: The method of the last step, which must not evaluate at t = 0; one order less in a single
+            step leaves the order of the whole as it is.
     """
 
-    def sample(
-        velocity: Velocity,
-        z: Images,
-        steps: int,
-        *,
-        noise: StepNoise | None = None,
-        clip: bool = False,
-        gamma: float = 0.0,
-    ) -> Images:
-        velocity = clipped(velocity) if clip else velocity
+    @_sampler
+    def sample(velocity: Velocity, z: Images, steps: int, noise: StepNoise | None, gamma: float) -> Images:
         for step in range(steps):
             z = _step(last_method if step == steps - 1 else method, velocity, z, step, steps)
         return z
@@ -183,27 +200,23 @@ def _step(method: Tableau, velocity: Velocity, z: Images, step: int, steps: int)
     delta = math.pi / (2 * steps)
     slopes: list[Images] = []
     for node, coupling in zip(method.nodes, method.couplings, strict=True):
-        slopes.append(ask(velocity, _moved(z, delta, coupling, slopes), 1 - (step + node) / steps))
-    return _moved(z, delta, method.weights, slopes)
+        stage = _descend(z, delta, coupling, slopes)
+        slopes.append(_velocity_at(velocity, stage, 1 - (step + node) / steps))
+    return _descend(z, delta, method.weights, slopes)
 
 
-def _moved(z: Images, delta: float, weights: tuple[float, ...], slopes: list[Images]) -> Images:
-    """z − δ·Σ wᵢ·vᵢ: φ falls as samples form."""
+def _descend(z: Images, delta: float, weights: tuple[float, ...], slopes: list[Images]) -> Images:
+    """z − δ·Σ wᵢ·vᵢ: φ falls while sampling."""
     for weight, slope in zip(weights, slopes, strict=True):
         z = z - delta * weight * slope
     return z
 
 
-euler = runge_kutta(EULER, EULER)
-heun = runge_kutta(HEUN, MIDPOINT)
-rk4 = runge_kutta(CLASSIC, HEUN_THIRD_ORDER)
-
-
 SAMPLERS: dict[SamplerName, Sampler] = {
     SamplerName.DDIM: ddim,
     SamplerName.ANCESTRAL: ancestral,
-    SamplerName.EULER: euler,
-    SamplerName.HEUN: heun,
-    SamplerName.RK4: rk4,
+    SamplerName.EULER: runge_kutta(EULER, EULER),
+    SamplerName.HEUN: runge_kutta(HEUN, MIDPOINT),
+    SamplerName.RK4: runge_kutta(CLASSIC, HEUN_THIRD_ORDER),
     SamplerName.DPM_SOLVER: dpm_solver,
 }

@@ -10,20 +10,20 @@ Times = Float[Tensor, "*batch"]
 Images = Float[Tensor, "batch *shape"]
 
 SMALLEST_COEFFICIENT = math.exp(-10)
-"""What α and σ are raised to before anything is divided by them: their value at a log-SNR of −20 and 20,
-where the published code ends its schedule."""
+"""Lower bound of α and σ in divisions: their value at a log-SNR of −20 and 20, where the published code ends
+its schedule."""
 
 
 def alpha_sigma(t: Times) -> tuple[Times, Times]:
     """α_t = cos(πt/2) and σ_t = sin(πt/2) for t in [0, 1], in the dtype of t (float32 or float64).
 
-    The cosine is written as a sine of 1 − t: so α is exactly 0 at t = 1, and keeps its digits close to it.
+    The cosine is computed as a sine of 1 − t: α is then exactly 0 at t = 1 and accurate close to it.
     """
     return torch.sin((1 - t) * (math.pi / 2)), torch.sin(t * (math.pi / 2))
 
 
 def alpha_sigma_at(t: float) -> tuple[float, float]:
-    """α_t and σ_t as plain numbers in double precision, for a sampler, whose batch is all at one time."""
+    """α_t and σ_t of one time in double precision."""
     return math.sin((1 - t) * math.pi / 2), math.sin(t * math.pi / 2)
 
 
@@ -39,19 +39,19 @@ def time_of_log_snr(log_snr: Times) -> Times:
 
 
 def broadcast(coefficient: Float[Tensor, " batch"], like: Images) -> Float[Tensor, " batch *ones"]:
-    """One number a sample, shaped [batch, 1, 1, …] to multiply `like`."""
+    """One number per sample, reshaped to [batch, 1, 1, …] to multiply `like`."""
     return coefficient.reshape(-1, *[1] * (like.ndim - 1))
 
 
 def coefficients(
     t: Float[Tensor, " batch"], like: Images
 ) -> tuple[Float[Tensor, " batch *ones"], Float[Tensor, " batch *ones"]]:
-    """α_t and σ_t, shaped to multiply `like`."""
+    """α_t and σ_t, reshaped to multiply `like`."""
     alpha, sigma = alpha_sigma(t)
     return broadcast(alpha, like), broadcast(sigma, like)
 
 
 def diffuse(x: Images, eps: Images, t: Float[Tensor, " batch"]) -> Images:
-    """z_t = α_t·x + σ_t·ε (eq. 1)."""
+    """z_t = α_t·x + σ_t·ε (eq. 1), with images and noise of one shape and t in [0, 1]."""
     alpha, sigma = coefficients(t, x)
     return alpha * x + sigma * eps

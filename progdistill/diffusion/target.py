@@ -7,8 +7,6 @@ import torch
 from progdistill.diffusion.prediction import Velocity
 from progdistill.diffusion.schedule import Images, Times
 
-__all__ = ["Velocity", "distillation_target"]
-
 
 @torch.no_grad()
 def distillation_target(teacher: Velocity, z: Images, t: Times, student_steps: int) -> Images:
@@ -22,7 +20,14 @@ def distillation_target(teacher: Velocity, z: Images, t: Times, student_steps: i
     v: that divides two differences which vanish as N grows, here nothing cancels, and neither t = 1 nor the
     last step to t = 0 is a special case. The teacher may have any number of steps of its own (App. I).
 
-    z and t are float32 or float64 and so is v*; the teacher may answer in lower precision. t is in [1/N, 1].
+    Args:
+        teacher: May return lower precision than z.
+        z: z_t, float32 or float64.
+        t: In [1/N, 1].
+        student_steps: N.
+
+    Returns:
+        v* with the shape and dtype of z.
     """
     h = math.pi / (4 * student_steps)
     v1 = teacher(z, t).to(z.dtype)
