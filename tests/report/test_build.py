@@ -148,6 +148,13 @@ def test_a_folder_without_a_report_is_named(tmp_path: Path) -> None:
         rebuild_report(tmp_path)
 
 
+def test_the_input_of_another_version_is_refused_in_one_message(folder: Path, tmp_path: Path) -> None:
+    older = (folder / INPUT_FILE).read_text().replace('"schema_version":2', '"schema_version":1')
+    (tmp_path / INPUT_FILE).write_text(older)
+    with pytest.raises(UsageError, match=r"input.json: schema_version = 1: .*version that wrote it"):
+        rebuild_report(tmp_path)
+
+
 def test_the_input_survives_its_own_json() -> None:
     run = example_run()
     assert ReportInput.model_validate_json(run.model_dump_json()) == run

@@ -1,10 +1,11 @@
-"""Ticks of the logarithmic axes."""
+"""Charts in the theme of reports."""
 
 import itertools
 
+import matplotlib
 import pytest
 
-from progdistill.report.figures import round_ticks
+from progdistill.report.figures import draw_distance_chart, round_ticks, to_png, to_svg
 
 RANGES = [(7.7, 224.0), (0.19, 0.82), (9e-5, 5e-3), (1.0, 1.0), (3.1, 3.4), (1e-4, 1e4)]
 
@@ -24,3 +25,17 @@ def test_a_chart_of_two_decades_is_marked_at_one_two_and_five() -> None:
 
 def test_nothing_positive_to_draw_still_has_a_tick() -> None:
     assert round_ticks(float("inf"), float("-inf"), 7) == [1.0]
+
+
+def test_drawing_leaves_the_settings_of_matplotlib_alone() -> None:
+    before = dict(matplotlib.rcParams)
+    figure = draw_distance_chart([], None)
+    assert to_png(figure) and to_svg(figure, "an empty chart", "empty")
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_a_chart_in_a_page_is_described_and_takes_its_colors_and_font_from_the_page() -> None:
+    svg = to_svg(draw_distance_chart([], None), 'a "chart" of a < b', "empty")
+    assert svg.startswith("<svg") and 'aria-label="a &quot;chart&quot; of a &lt; b"' in svg
+    assert "var(--ink)" in svg and "var(--sans)" in svg
+    assert "#1c2430" not in svg and "DejaVu" not in svg and "<metadata" not in svg
