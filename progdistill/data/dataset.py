@@ -145,31 +145,24 @@ def _prepare_digits(folder: Path) -> DatasetInfo:
 
 
 def _not_found(name_or_location: str, data_root: Path) -> UsageError:
+    command = "progdistill data prepare NAME --source PATH"
     if "://" in name_or_location:
-        return UsageError(
-            f"no prepared dataset at {name_or_location}: prepare one there with"
-            f" `progdistill data prepare NAME --source PATH --out {name_or_location}`"
-        )
+        return UsageError(f"no prepared dataset at {name_or_location}: prepare it with `{command} --out URI`")
     path = Path(name_or_location).expanduser()
     if name_or_location in CATALOG or not (path.exists() or "/" in name_or_location):
         return _unknown(name_or_location, data_root)
     if not path.exists():
         return UsageError(f"{path} does not exist: give the folder of a prepared dataset")
-    children = itertools.chain(path.glob("*"), path.glob("*/*"))
-    if not any(is_image_name(child.name) for child in children):
-        return UsageError(
-            f"{path} is not a prepared dataset (it has no manifest.json): prepare one with"
-            " `progdistill data prepare NAME --source PATH`"
-        )
+    if any(is_image_name(child.name) for child in itertools.chain(path.glob("*"), path.glob("*/*"))):
+        command = f"progdistill data prepare {path.absolute().name} --source {path}"
+        return UsageError(f"{path} is a folder of images, which must be prepared once: `{command}`")
     return UsageError(
-        f"{path} is a folder of images, which must be prepared once:"
-        f" `progdistill data prepare {path.absolute().name} --source {path}`"
+        f"{path} is not a prepared dataset (it has no manifest.json): prepare one with `{command}`"
     )
 
 
 def _unknown(name: str, data_root: Path) -> UsageError:
-    if name in CATALOG:
-        known = CATALOG[name]
+    if (known := CATALOG.get(name)) is not None:
         return UsageError(
             f"dataset {name} ({known.title}) is not prepared in {data_root}.\n"
             f"Get {known.files}.\nThen run: {prepare_command(name)}"

@@ -68,13 +68,7 @@ def fingerprint_of(
     class_names: Sequence[str],
     splits: Mapping[str, Sequence[ShardEntry]],
 ) -> str:
-    """Return the SHA-256 over what a model sees: shape, classes, and each split's pixels and labels.
-
-    Args:
-        image_shape: (height, width, channels).
-        class_names: Names of the classes by label.
-        splits: The shards of each split in stored order.
-    """
+    """Return the SHA-256 over what a model sees: shape, classes, and each split's pixels and labels."""
     content = {split: [entry.content_sha256 for entry in entries] for split, entries in splits.items()}
     facts = {"shape": list(image_shape), "classes": list(class_names), "content": content}
     return content_id(facts)

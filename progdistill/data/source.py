@@ -19,7 +19,7 @@ class UnreadableImageError(Exception):
 
 
 class SourceFacts(Frozen):
-    """What is known about a source before any image is decoded."""
+    """What is known about a source before any image is decoded. See DatasetManifest."""
 
     importer: str
     location: str
@@ -29,11 +29,9 @@ class SourceFacts(Frozen):
     """Identifies the source and the options. A preparation resumes only if it is equal."""
     channels: Literal[1, 3]
     image_size: int
-    """Height and width in pixels."""
     class_names: tuple[str, ...]
     """Empty: no labels."""
     horizontal_flip_safe: bool
-    """Whether a mirrored image is as plausible as the image."""
     splits: dict[str, int]
     """Number of images in each split."""
 

@@ -8,7 +8,7 @@ import pytest
 from progdistill.data.importers.arrays import ArraysSource
 from progdistill.data.source import Source
 from progdistill.errors import UsageError
-from tests.data.preparing import prepared, rows, stored
+from tests.data.datasets import prepared, rows, stored
 from tests.data.published import random_images
 
 IMAGES, LABELS = random_images(20, 8, classes=4)

@@ -11,7 +11,7 @@ from progdistill.data.importers.cifar10 import PYTHON, Cifar10Source
 from progdistill.data.importers.published import PublishedFile, verify_published
 from progdistill.data.source import SourceImage
 from progdistill.errors import UsageError
-from tests.data.preparing import prepared, rows, stored
+from tests.data.datasets import prepared, rows, stored
 from tests.data.published import (
     CIFAR10_NAMES,
     Images,

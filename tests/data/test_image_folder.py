@@ -10,7 +10,7 @@ from progdistill.data.importers.image_folder import ImageFolderSource
 from progdistill.data.preprocess import Preprocessing
 from progdistill.data.source import Source
 from progdistill.errors import UsageError
-from tests.data.preparing import prepared, rows, stored
+from tests.data.datasets import prepared, rows, stored
 from tests.data.published import encoded, random_images
 
 AS_THEY_ARE = Preprocessing(image_size=None)

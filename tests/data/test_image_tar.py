@@ -9,7 +9,7 @@ from progdistill.data.importers.image_tar import ImageTarSource
 from progdistill.data.preprocess import Preprocessing
 from progdistill.data.source import Source
 from progdistill.errors import UsageError
-from tests.data.preparing import prepared, rows, stored
+from tests.data.datasets import prepared, rows, stored
 from tests.data.published import encoded, random_images, tar_bytes, write_tar
 
 IMAGES, _ = random_images(3, 8)

@@ -10,7 +10,7 @@ import pytest
 
 from progdistill.data.importers.imagenet_batches import ImageNetBatchesSource
 from progdistill.errors import UsageError
-from tests.data.preparing import prepared, rows, stored
+from tests.data.datasets import prepared, rows, stored
 from tests.data.published import (
     imagenet_npz,
     imagenet_pickle,

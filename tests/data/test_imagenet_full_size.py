@@ -9,7 +9,7 @@ from progdistill.data.importers import imagenet
 from progdistill.data.importers.imagenet import open_imagenet
 from progdistill.data.preprocess import Preprocessing
 from progdistill.errors import UsageError
-from tests.data.preparing import prepared, stored
+from tests.data.datasets import prepared, stored
 from tests.data.published import Images, devkit_tar, encoded, tar_bytes, write_tar
 
 RULE = Preprocessing(image_size=64)

@@ -9,7 +9,7 @@ import pytest
 from progdistill.data.importers.lsun import LsunSource
 from progdistill.data.preprocess import Preprocessing, Resize
 from progdistill.errors import UsageError
-from tests.data.preparing import prepared, stored
+from tests.data.datasets import prepared, stored
 from tests.data.published import encoded, lsun_database, random_images
 
 RULE = Preprocessing(image_size=128, resize=Resize.BILINEAR)

@@ -13,7 +13,7 @@ from progdistill.data.importers.parquet import ParquetSource
 from progdistill.data.preprocess import Preprocessing
 from progdistill.data.source import Source
 from progdistill.errors import UsageError
-from tests.data.preparing import prepared, rows, stored
+from tests.data.datasets import prepared, rows, stored
 from tests.data.published import encoded, huggingface_parquet, random_images
 
 IMAGES, LABELS = random_images(250, 8, classes=3)

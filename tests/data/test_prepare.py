@@ -18,7 +18,7 @@ from progdistill.data.preprocess import Preprocessing
 from progdistill.data.source import Source, SourceFacts, SourceImage, UnreadableImageError
 from progdistill.errors import Interrupted, UsageError
 from progdistill.store.open import open_store
-from tests.data.preparing import prepared, rows, stored
+from tests.data.datasets import prepared, rows, stored
 from tests.data.published import encoded, random_images
 
 REPOSITORY = Path(__file__).parents[2]
@@ -82,7 +82,7 @@ import os, signal, sys
 from pathlib import Path
 from progdistill.data import split_writer
 from progdistill.data.importers.arrays import ArraysSource
-from tests.data.preparing import prepared
+from tests.data.datasets import prepared
 
 class Killed(ArraysSource):
     def read(self, split, start):

@@ -13,7 +13,7 @@ from progdistill.data.prepare import UPLOADING_KEY
 from progdistill.data.reading import read_split
 from progdistill.errors import Interrupted, LostInvariantError, UsageError
 from progdistill.store.open import open_store
-from tests.data.numbered import loaded, numbered_dataset, streaming
+from tests.data.datasets import loaded, numbered_dataset, streaming
 from tests.data.published import encoded, random_images
 
 IMAGES = 1200
@@ -54,7 +54,7 @@ def test_the_command_prepares_into_a_bucket_what_it_prepares_into_a_folder(
     assert f"location     {s3_uri}/cats" in capsys.readouterr().out
     assert (tmp_path / "grid.png").stat().st_size > 0
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["cats"]
-    with pytest.raises(UsageError, match=f"no prepared dataset at {s3_uri}/dogs: prepare one there"):
+    with pytest.raises(UsageError, match=f"no prepared dataset at {s3_uri}/dogs: prepare it with"):
         find_dataset(f"{s3_uri}/dogs", tmp_path)
 
 

@@ -12,7 +12,7 @@ from progdistill.data import shards
 from progdistill.data.dataset import DatasetInfo
 from progdistill.data.loader import TrainingLoader
 from progdistill.errors import LostInvariantError
-from tests.data.numbered import CLASSES, loaded, numbered_dataset, numbers, streaming
+from tests.data.datasets import CLASSES, loaded, numbered_dataset, numbers, streaming
 
 IMAGES = 5003
 UPDATES = range(0, 100)

@@ -23,7 +23,7 @@ from progdistill.training.execution import Execution
 from progdistill.training.loop import Trained, TrainingHooks, TrainingTask, train
 from progdistill.training.objective import BaseObjective
 from progdistill.training.snapshots import SnapshotWriter
-from tests.data.preparing import prepared
+from tests.data.datasets import prepared
 from tests.data.published import (
     cifar10_binary_files,
     cifar10_files,

@@ -13,7 +13,7 @@ from progdistill.data.reading import read_split
 from progdistill.registry.aliases import move_alias
 from progdistill.store.open import open_store
 from progdistill.version import NUMERICS_VERSION
-from tests.data.preparing import prepared
+from tests.data.datasets import prepared
 from tests.end_to_end.running import ids_of, report_of, run_flow
 
 ROOT = Path(__file__).parents[2]

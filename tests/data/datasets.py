@@ -1,19 +1,40 @@
-"""A dataset whose images tell their number, in many small shards, so that order and reading show."""
+"""Prepared datasets for tests: of any source, and one whose images encode their number in small shards."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from progdistill.data import loader, shards
-from progdistill.data.dataset import DatasetInfo, find_dataset
+from progdistill.data.dataset import DatasetInfo, find_dataset, info_of
 from progdistill.data.importers.arrays import ArraysSource
 from progdistill.data.loader import Batch, TrainingLoader
 from progdistill.data.prepare import prepare
+from progdistill.data.reading import read_split
+from progdistill.data.source import Source
 
 ROWS_PER_SHARD = 50
 CLASSES = 10
 SHAPE = (2, 2, 1)
+
+Rows = list[tuple[int, bytes]]
+
+
+def prepared(source: Source, folder: Path, name: str = "mine") -> DatasetInfo:
+    """Prepare a source in a folder of that name."""
+    out = str(folder / name)
+    return info_of(prepare(source, name, out, staging_root=folder), out)
+
+
+def rows(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> Rows:
+    """Sort images with their labels, so that two sets can be compared."""
+    return sorted((int(label), image.tobytes()) for image, label in zip(images, labels, strict=True))
+
+
+def stored(info: DatasetInfo, split: str = "train") -> Rows:
+    """The stored images of a split."""
+    return rows(*read_split(info, split))
 
 
 def numbered_dataset(folder: Path, count: int, out: str | None = None) -> DatasetInfo:
