@@ -1,5 +1,6 @@
 """A finished job is not run again, unless what it made is lost: then its run mends the store."""
 
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 
@@ -28,13 +29,15 @@ from progdistill.registry.checkpoint import (
 )
 from progdistill.registry.evaluations import Measurement
 from progdistill.store.base import Store
-from progdistill.store.documents import publish_record, read_record
+from progdistill.store.documents import declared_references, publish_record, read_record
 from progdistill.store.layout import blob_key, checkpoint_key, evaluator_key, job_result_key
 from progdistill.training.distributed import Rank
 from tests.evaluation.measurements import any_measurement, any_spec
 from tests.jobs.asking import request_for
 from tests.jobs.conftest import publish
 from tests.training.conftest import settings, tiny
+
+DIGEST = re.compile(r"\b[0-9a-f]{64}\b")
 
 
 class Here:
@@ -89,7 +92,7 @@ def test_weights_with_a_flipped_bit_are_mended_once_they_are_removed(
     assert data is not None
     store.write(key, data[:-1] + bytes([data[-1] ^ 1]))
     assert again().reused
-    with pytest.raises(LostInvariantError, match=r"damaged.*remove what is there and start"):
+    with pytest.raises(LostInvariantError, match=r"damaged.*remove it and run again"):
         verify_weights(store, load_manifest(store, first.result.output_of(CheckpointOutput).checkpoint_id))
     store.delete(key)
     assert not again().reused
@@ -133,6 +136,26 @@ def test_whatever_an_evaluation_has_lost_is_made_again(store: Store, digits: Dat
         assert evaluated().files == record.files
         assert {item.key: store.read(item.key) for item in store.list("blobs/")} == made
         assert load_evaluator_manifest(store, evaluator.id).identity == evaluator.identity
+    assert undeclared_references(store) == {}
+
+
+def undeclared_references(store: Store) -> dict[str, set[str]]:
+    """What documents mention by digest, without declaring it: garbage collection would not keep it."""
+    keys = [item.key for item in store.list("")]
+    named = {
+        digest: key
+        for key in keys
+        for digest in DIGEST.findall(key)
+        if key in (blob_key(digest), checkpoint_key(digest), evaluator_key(digest))
+    }
+    undeclared: dict[str, set[str]] = {}
+    for key in keys:
+        if key.endswith(".json"):
+            data = store.read(key) or b""
+            mentioned = {named[digest] for digest in DIGEST.findall(data.decode()) if digest in named}
+            if missing := mentioned - {key} - set(declared_references(data) or ()):
+                undeclared[key] = missing
+    return undeclared
 
 
 def test_a_lost_measurement_is_published_again_from_its_jobs_result(
