@@ -181,6 +181,15 @@ def test_a_lack_of_gpus_is_said_within_half_a_minute(job: OneJob) -> None:
     assert finished(driver)[0] == 130
 
 
+def test_an_exceeded_quota_is_passed_on(job: OneJob) -> None:
+    job.cluster.refuse_pods("exceeded quota: team, requested: pods=2, used: pods=8, limited: pods=8")
+    driver = job.drive()
+    said = job.wait_for_line(driver, "exceeded quota: team")
+    assert "FailedCreate" in said
+    driver.terminate()
+    assert finished(driver)[0] == 130
+
+
 def test_a_suspended_job_says_in_which_queue_it_stands(job: OneJob) -> None:
     job.change(train={**job.settings.train.model_dump(), "queue": "research"})
     driver = job.drive()

@@ -8,6 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
+import pytest
 from kubernetes import client
 
 from progdistill.jobs.events import ignore
@@ -115,6 +116,17 @@ def test_what_the_kubelet_says_itself_is_shown_once(tmp_path: Path) -> None:
         log = PodLog(api, "pod", "", JobLog(tmp_path / "job.log", ignore), lambda: len(asked) >= 2)
         log.finish(200)
     assert log_lines(tmp_path) == ["kubelet: unable to retrieve container logs for containerd://1"]
+
+
+def test_the_log_of_a_lost_node_fails_no_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("progdistill.jobs.kubernetes.log.NODE_SECONDS", 1.0)
+    with answering([LINES]) as (api, _):
+        pass  # nothing answers there any more
+    api.closed.clear()
+    log = PodLog(api, "pod", "", JobLog(tmp_path / "job.log", ignore), lambda: True)
+    log.finish(200)
+    assert log.error is None
+    assert "the rest of the log of pod is lost" in log_lines(tmp_path)[-1]
 
 
 def test_what_breaks_a_log_unforeseen_ends_the_wait_with_a_message(tmp_path: Path) -> None:
