@@ -9,11 +9,13 @@ from progdistill.errors import ProgdistillError
 from progdistill.jobs.kubernetes.launcher import KubernetesLauncher
 from progdistill.jobs.result_cache import complete
 from progdistill.jobs.spec import CheckpointOutput, JobRequest
+from progdistill.logs import configure_logging
 from progdistill.store.open import open_store
 
 
 def main(path: str) -> int:
     """Do what the file says; as in a step of the flow, an error is one message and a status."""
+    configure_logging()
     facts = json.loads(Path(path).read_text())
     request = JobRequest.model_validate(facts["request"])
     store = open_store(request.store)

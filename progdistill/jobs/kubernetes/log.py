@@ -1,4 +1,4 @@
-"""Follows the logs of a job's pods. Lines of rank 0 are shown as they are, the others' with their rank."""
+"""Follows the logs of a job's pods. Lines of ranks other than 0 begin with `[rank n]` in the pod already."""
 
 import threading
 from array import array
@@ -12,7 +12,7 @@ from typing import Final
 from progdistill.errors import ProgdistillError, TransientError
 from progdistill.jobs.events import Listener, deliver
 from progdistill.jobs.kubernetes.api import ClusterApi, NotFoundError, NotReadyError, retry, unexpected_error
-from progdistill.jobs.kubernetes.diagnostics import completion_index, has_started, name_of, pod_exit
+from progdistill.jobs.kubernetes.diagnostics import has_started, name_of, pod_exit
 from progdistill.jobs.kubernetes.manifest import CONTAINER
 from progdistill.jobs.kubernetes.watch import WatchCache
 from progdistill.jobs.local import LogFile
@@ -51,28 +51,23 @@ class JobLog:
 
 
 class PodLogs:
-    """The logs of all pods of a job.
+    """The logs of all pods of a job."""
 
-    Args:
-        prefix_ranks: begin each line with its rank; False where the pod itself does.
-    """
-
-    def __init__(self, api: ClusterApi, log: JobLog, pods: WatchCache, prefix_ranks: bool) -> None:
-        self._api, self._log, self._pods, self._prefix_ranks = api, log, pods, prefix_ranks
+    def __init__(self, api: ClusterApi, log: JobLog, pods: WatchCache) -> None:
+        self._api, self._log, self._pods = api, log, pods
         self._logs: dict[str, PodLog] = {}
 
     def follow(self) -> None:
         """Begin to follow the pods that have started since the last call."""
         for pod in self._pods.ever_seen():
-            uid, rank = pod["metadata"]["uid"], completion_index(pod)
+            uid = pod["metadata"]["uid"]
             if uid not in self._logs and has_started(pod):
-                prefix = f"[rank {rank}] " if self._prefix_ranks and rank else ""
 
                 def has_ended(uid: str = uid) -> bool:
                     latest = self._pods.find(uid)
                     return latest is None or pod_exit(latest) is not None
 
-                self._logs[uid] = PodLog(self._api, name_of(pod), prefix, self._log, has_ended)
+                self._logs[uid] = PodLog(self._api, name_of(pod), self._log, has_ended)
 
     def finish(self) -> None:
         """Wait for the last lines, FINISH_SECONDS at most."""
@@ -93,10 +88,8 @@ class PodLogs:
 class PodLog:
     """A thread that follows one pod's log to its end, across broken connections, each line once."""
 
-    def __init__(
-        self, api: ClusterApi, pod: str, prefix: str, log: JobLog, has_ended: Callable[[], bool]
-    ) -> None:
-        self._api, self.pod, self._prefix, self._log = api, pod, prefix, log
+    def __init__(self, api: ClusterApi, pod: str, log: JobLog, has_ended: Callable[[], bool]) -> None:
+        self._api, self.pod, self._log = api, pod, log
         self._has_ended = has_ended
         self._seen = _SeenLines()
         self._partial = b""
@@ -145,7 +138,7 @@ class PodLog:
         try:
             retry(read_to_end, self._api.closed, NODE_SECONDS)
         except TransientError as error:
-            self._log.write(f"{self._prefix}the rest of the log of {self.pod} is lost: {error}")
+            self._log.write(f"the rest of the log of {self.pod} is lost: {error}")
         self._take_partial()
 
     def _read(self) -> bool:
@@ -183,13 +176,13 @@ class PodLog:
             message = f"{timestamp} {text}".strip()
             if message not in self._kubelet_messages:  # it comes with each request
                 self._kubelet_messages.add(message)
-                self._log.write(f"{self._prefix}kubelet: {message}")
+                self._log.write(f"{self.pod}: {message}")
             return
         self._seen.add(second, line)
         if self._log.feed(text):
             return
         self.last.append(text)
-        self._log.write(f"{self._prefix}{text}")
+        self._log.write(text)
 
 
 class _SeenLines:

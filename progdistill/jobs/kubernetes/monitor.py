@@ -29,7 +29,7 @@ class JobMonitor:
         selector = f"{JOB_LABEL}={submission.name}"
         self._jobs = WatchCache(api, api.path("batch/v1", "jobs"), selector, self._changed)
         self._pods = WatchCache(api, api.path("v1", "pods"), selector, self._changed)
-        self._pod_logs = PodLogs(api, log, self._pods, prefix_ranks=submission.processes == 1)
+        self._pod_logs = PodLogs(api, log, self._pods)
         self._status = _StatusLog(api, submission, log)
         self._job_missing, self._image_failing = _Stopwatch(), _Stopwatch()
 
