@@ -51,16 +51,10 @@ class StepResources(Frozen, allow_inf_nan=False):
     """What each pod of a kind of job gets. One pod is one host, and all hosts are alike."""
 
     hosts: int = Field(1, gt=0, description="pods of the job; for a TPU slice the topology decides")
-    accelerator: str | None = Field(
-        None, description="resource name: nvidia.com/gpu, amd.com/gpu, google.com/tpu"
-    )
-    accelerators_per_host: int = Field(
-        0, ge=0, description="also the processes per host; 0: one process, on CPUs"
-    )
+    accelerator: str | None = Field(None, description="resource: nvidia.com/gpu, amd.com/gpu, google.com/tpu")
+    accelerators_per_host: int = Field(0, ge=0, description="and ranks per host; 0: one rank, on CPUs")
     tpu_type: str | None = Field(None, description="GKE's cloud.google.com/gke-tpu-accelerator")
-    tpu_topology: str | None = Field(
-        None, pattern=r"^\d+x\d+(x\d+)?$", description="GKE's cloud.google.com/gke-tpu-topology, such as 2x4"
-    )
+    tpu_topology: str | None = Field(None, pattern=r"^\d+x\d+(x\d+)?$", description="such as 2x4")
     cpu: float = Field(2.0, gt=0, description="cores")
     memory_gib: float = Field(8.0, gt=0)
     disk_gib: float = Field(20.0, gt=0, description="ephemeral storage: store cache and temporary files")
@@ -81,9 +75,11 @@ class StepResources(Frozen, allow_inf_nan=False):
     @property
     def host_count(self) -> int:
         """Pods of the job; for a TPU slice, its chips divided by those of a host."""
-        if self.tpu_topology is None:
-            return self.hosts
-        return math.prod(map(int, self.tpu_topology.split("x"))) // self.accelerators_per_host
+        return self.hosts if self.tpu_topology is None else self._chips // self.accelerators_per_host
+
+    @property
+    def _chips(self) -> int:
+        return math.prod(map(int, (self.tpu_topology or "1").split("x")))
 
     @property
     def world_size(self) -> int:
@@ -105,51 +101,34 @@ class StepResources(Frozen, allow_inf_nan=False):
             raise ValueError("tpu_type and tpu_topology go together: set both or neither")
         if (self.accelerator == TPU) != (self.tpu_topology is not None):
             raise ValueError(f"a TPU slice needs accelerator={TPU}, tpu_type and tpu_topology")
-        if self.tpu_topology is not None:
-            chips = math.prod(map(int, self.tpu_topology.split("x")))
-            if chips % self.accelerators_per_host:
-                raise ValueError(
-                    f"topology {self.tpu_topology} has {chips} chips, which is not a multiple of"
-                    f" accelerators_per_host = {self.accelerators_per_host}"
-                )
-            if self.hosts not in (1, self.host_count):
-                raise ValueError(
-                    f"topology {self.tpu_topology} needs {self.host_count} hosts, not {self.hosts}"
-                )
+        if self.tpu_topology is not None and self._chips % self.accelerators_per_host:
+            raise ValueError(
+                f"topology {self.tpu_topology} has {self._chips} chips, which is not a multiple of"
+                f" accelerators_per_host = {self.accelerators_per_host}"
+            )
+        if self.tpu_topology is not None and self.hosts not in (1, self.host_count):
+            raise ValueError(f"topology {self.tpu_topology} needs {self.host_count} hosts, not {self.hosts}")
         return self
 
 
 class ClusterSettings(Frozen, allow_inf_nan=False):
     """How jobs run in pods. Only the world sizes of `train` and `distill` change the numbers of a run."""
 
-    namespace: str | None = Field(
-        None, description="None: that of the kubeconfig context, or of the driver's pod"
-    )
+    namespace: str | None = Field(None, description="None: that of the kubeconfig, or of the driver's pod")
     context: str | None = Field(None, description="kubeconfig context; None: the current one")
     image: str | None = Field(None, description="the pods' image; use a digest for a reproducible run")
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
     image_pull_secrets: tuple[str, ...] = Field((), description="names of Secrets")
-    service_account: str | None = Field(
-        None, description="the pods' service account; None: the namespace's default"
-    )
-    env: PlainVariables = Field(
-        default_factory=dict, description="plain values, such as AWS_ENDPOINT_URL_S3 and AWS_REGION"
-    )
+    service_account: str | None = Field(None, description="of the pods; None: the namespace's default")
+    env: PlainVariables = Field(default_factory=dict, description="plain values, such as AWS_REGION")
     env_from_secrets: tuple[str, ...] = Field((), description="names of Secrets; their keys become variables")
-    volumes: dict[str, str] = Field(
-        default_factory=dict, description="persistent volume claim → mount path, for data and cache"
-    )
+    volumes: dict[str, str] = Field(default_factory=dict, description="persistent volume claim → mount path")
     run_as_user: int = Field(1000, gt=0)
-    backoff_limit: int = Field(
-        5, ge=0, description="the Job's backoffLimit: retries after pod failures; disruptions do not count"
-    )
+    backoff_limit: int = Field(5, ge=0, description="retries after pod failures; disruptions do not count")
     deadline_hours: float | None = Field(None, gt=0, description="a job that takes longer fails")
     ttl_hours: float = Field(24.0, gt=0, description="how long a finished or failed Job is kept")
     grace_seconds: int = Field(120, gt=0, description="from SIGTERM to SIGKILL: time to save a snapshot")
-    on_interrupt: OnInterrupt = Field(
-        OnInterrupt.ASK,
-        description="what Ctrl-C does to the running Job; without a terminal, ask means leave",
-    )
+    on_interrupt: OnInterrupt = Field(OnInterrupt.ASK, description="ask means leave without a terminal")
     api_timeout_seconds: float = Field(900.0, gt=0, description="how long the API server may be unreachable")
     image_pull_timeout_seconds: float = Field(300.0, gt=0, description="how long an image pull may fail")
 

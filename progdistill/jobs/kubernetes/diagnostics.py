@@ -10,13 +10,10 @@ from progdistill.jobs.kubernetes.manifest import CONTAINER, QUEUE_LABEL, Submiss
 Object = dict[str, Any]
 
 EVICTED: Final = "Evicted"
-SIGBUS_STATUS: Final = 135
-SIGKILL_STATUS: Final = 137
-SIGTERM_STATUS: Final = 143
-
+_SIGBUS, _SIGKILL, _SIGTERM = 135, 137, 143  # as a container reports them: 128 + the signal
 _PULL_ERRORS: Final = ("ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull")
 _START_ERRORS: Final = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
-_CAUSED_BY_OTHERS: Final = (PeerLostError.exit_status, Interrupted.exit_status, SIGTERM_STATUS)
+_CAUSED_BY_OTHERS: Final = (PeerLostError.exit_status, Interrupted.exit_status, _SIGTERM)
 _INDEX: Final = "batch.kubernetes.io/job-completion-index"
 
 
@@ -200,9 +197,9 @@ def _outcome(pod: PodExit) -> str:
         return "ran out of memory (OOMKilled)"
     if pod.reason == EVICTED:
         return f"was evicted ({pod.message.strip().rstrip('.') or 'no reason given'})"
-    if pod.exit_code == SIGKILL_STATUS:
+    if pod.exit_code == _SIGKILL:
         return "was killed (SIGKILL), most likely for lack of memory"
-    if pod.exit_code == SIGBUS_STATUS:
+    if pod.exit_code == _SIGBUS:
         return "was killed (SIGBUS), most likely for lack of shared memory"
     return f"failed with exit status {pod.exit_code}" + (f" ({pod.reason})" if pod.reason else "")
 
@@ -214,9 +211,9 @@ def _advice(submission: Submission, pod: PodExit) -> str:
             return _raise_limit(submission, "shared_memory_gib")
         is_disk = re.search("ephemeral|emptydir|disk", pod.message, re.IGNORECASE)
         return _raise_limit(submission, "disk_gib") if is_disk else ""
-    if pod.reason == "OOMKilled" or pod.exit_code == SIGKILL_STATUS:
+    if pod.reason == "OOMKilled" or pod.exit_code == _SIGKILL:
         return f"{_raise_limit(submission, 'memory_gib')} or spread the batch over more hosts"
-    return _raise_limit(submission, "shared_memory_gib") if pod.exit_code == SIGBUS_STATUS else ""
+    return _raise_limit(submission, "shared_memory_gib") if pod.exit_code == _SIGBUS else ""
 
 
 def _raise_limit(submission: Submission, name: str) -> str:

@@ -91,7 +91,8 @@ class PodLog:
     def __init__(self, api: ClusterApi, pod: str, log: JobLog, has_ended: Callable[[], bool]) -> None:
         self._api, self.pod, self._log = api, pod, log
         self._has_ended = has_ended
-        self._seen = _SeenLines()
+        # Of each line that was read, its second and its hash: 16 bytes per line.
+        self._seconds, self._hashes = array("q"), array("q")
         self._partial = b""
         self._kubelet_messages: set[str] = set()
         self.last: deque[str] = deque(maxlen=LAST_LINES)
@@ -147,9 +148,12 @@ class PodLog:
         A response that ends is not the end of the log: it may have been cut off anywhere.
         """
         query = {"container": CONTAINER, "follow": "true", "timestamps": "true"}
-        repeated, before = self._seen.repeated(), (len(self._seen), self._partial)
-        if (since := self._seen.since) is not None:
+        before, repeated = (len(self._seconds), self._partial), Counter[int]()
+        if self._seconds:
+            since = self._seconds[-1] - OVERLAP_SECONDS
             query["sinceTime"] = f"{datetime.fromtimestamp(since, UTC):%Y-%m-%dT%H:%M:%S}Z"
+            dated = zip(self._seconds, self._hashes, strict=True)
+            repeated.update(line for second, line in dated if second >= since)
         path, partial = self._api.path("v1", "pods", self.pod, "log"), b""
         for line in self._api.lines(path, read_seconds=READ_SECONDS, **query):
             if not line.endswith(b"\n"):
@@ -161,7 +165,7 @@ class PodLog:
         self._partial = partial
         if partial and not partial[:1].isdigit():
             self._take(partial)  # a message of the kubelet, which has no line end
-        return before == (len(self._seen), partial)
+        return before == (len(self._seconds), partial)
 
     def _take_partial(self) -> None:
         """Take a last line without a line end: nothing can follow it."""
@@ -178,34 +182,9 @@ class PodLog:
                 self._kubelet_messages.add(message)
                 self._log.write(f"{self.pod}: {message}")
             return
-        self._seen.add(second, line)
+        self._seconds.append(second)
+        self._hashes.append(hash(line))
         if self._log.feed(text):
             return
         self.last.append(text)
         self._log.write(text)
-
-
-class _SeenLines:
-    """The lines of a log that were read, each as its second and its hash: 16 bytes per line."""
-
-    def __init__(self) -> None:
-        self._seconds, self._hashes = array("q"), array("q")
-
-    def __len__(self) -> int:
-        return len(self._seconds)
-
-    def add(self, second: int, line: bytes) -> None:
-        """Add a line, with its time stamp."""
-        self._seconds.append(second)
-        self._hashes.append(hash(line))
-
-    @property
-    def since(self) -> int | None:
-        """The second from which the next request reads; None before the first line."""
-        return self._seconds[-1] - OVERLAP_SECONDS if self._seconds else None
-
-    def repeated(self) -> Counter[int]:
-        """How often the next response will repeat each line, by the line's hash."""
-        since = self.since
-        dated = zip(self._seconds, self._hashes, strict=True)
-        return Counter() if since is None else Counter(line for second, line in dated if second >= since)
