@@ -50,11 +50,11 @@ def numbered_dataset(folder: Path, count: int, out: str | None = None) -> Datase
     if not file.exists():
         np.savez(file, images=images, labels=number * CLASSES // count)
     source = ArraysSource(file, horizontal_flip_safe=True)
-    place = out or str(folder / "numbered")
+    location = out or str(folder / "numbered")
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(shards, "SHARD_BYTES", ROWS_PER_SHARD * int(np.prod(SHAPE)))
-        prepare(source, "numbered", place, staging_root=folder)
-    return find_dataset(place, folder)
+        prepare(source, "numbered", location, staging_root=folder)
+    return find_dataset(location, folder)
 
 
 def numbers(batch: Batch) -> list[int]:

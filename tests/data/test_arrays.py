@@ -1,4 +1,4 @@
-"""npy and npz files of one's own."""
+"""User's npy and npz files."""
 
 from pathlib import Path
 
@@ -60,7 +60,7 @@ def test_channels_may_come_first(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("contents", "words"),
+    ("contents", "message"),
     [
         ({"images": IMAGES / 255}, "holds float64: images are uint8"),
         ({"images": IMAGES[:, :4]}, r"has shape \[20, 4, 8, 3\]"),
@@ -83,9 +83,9 @@ def test_channels_may_come_first(tmp_path: Path) -> None:
         ({"x_train": IMAGES, "y_train": LABELS, "x_test": IMAGES}, "x_test has no classes, unlike the other"),
     ],
 )
-def test_what_is_no_dataset_is_named(tmp_path: Path, contents: dict[str, np.ndarray], words: str) -> None:  # type: ignore[type-arg]
+def test_what_is_no_dataset_is_named(tmp_path: Path, contents: dict[str, np.ndarray], message: str) -> None:  # type: ignore[type-arg]
     np.savez(tmp_path / "x.npz", **contents)  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match=words):
+    with pytest.raises(UsageError, match=message):
         arrays(tmp_path / "x.npz")
 
 

@@ -1,4 +1,4 @@
-"""`progdistill data` as typed: one line prepares, what is wrong is one message and exit status 2."""
+"""`progdistill data` as typed: one line prepares, errors are one message and exit status 2."""
 
 import hashlib
 import json
@@ -36,17 +36,17 @@ def pets(tmp_path: Path) -> Path:
     return Path("pets")
 
 
-def facts(capsys: pytest.CaptureFixture[str], *words: object) -> Any:
+def facts(capsys: pytest.CaptureFixture[str], *arguments: object) -> Any:
     """What a verb prints with --json, and nothing else on standard output."""
     capsys.readouterr()
-    assert main(["data", *map(str, words), "--json"]) == 0
+    assert main(["data", *map(str, arguments), "--json"]) == 0
     return json.loads(capsys.readouterr().out)
 
 
-def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
+def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     """The one message of a usage error."""
     capsys.readouterr()
-    assert main(["data", *map(str, words)]) == 2
+    assert main(["data", *map(str, arguments)]) == 2
     captured = capsys.readouterr()
     assert captured.out == "" and captured.err.startswith("error: ")
     return captured.err
@@ -54,8 +54,8 @@ def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
 
 def test_a_folder_of_images_is_prepared_in_one_line(pets: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "prepare", "pets", "--source", "pets"]) == 0
-    said = capsys.readouterr().out
-    assert "24 train" in said and "use it with: --dataset pets" in said
+    output = capsys.readouterr().out
+    assert "24 train" in output and "use it with: --dataset pets" in output
     info = facts(capsys, "info", "pets")
     assert (info["image_size"], info["class_names"], info["splits"]) == (12, ["cat", "dog"], {"train": 24})
     statistics = info["statistics"]["train"]
@@ -97,9 +97,9 @@ def test_list_tells_what_is_prepared_and_the_line_for_the_rest(
     facts(capsys, "prepare", "digits")
     facts(capsys, "prepare", "pets", "--source", pets)
     assert main(["data", "list"]) == 0
-    said = capsys.readouterr().out
-    assert "pets           12×12 RGB, 24 train, 2 classes" in said
-    assert "progdistill data prepare cifar10 --source cifar-10-python.tar.gz" in said
+    output = capsys.readouterr().out
+    assert "pets           12×12 RGB, 24 train, 2 classes" in output
+    assert "progdistill data prepare cifar10 --source cifar-10-python.tar.gz" in output
 
 
 def test_a_dataset_prepared_elsewhere_is_found_by_its_folder(
@@ -128,7 +128,7 @@ def test_known_datasets_are_prepared_by_name(capsys: pytest.CaptureFixture[str])
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("arguments", "message"),
     [
         (("prepare", "pets"), "give the files of pets with --source PATH"),
         (("prepare", "pets", "--source", "nowhere"), "nowhere does not exist"),
@@ -165,12 +165,12 @@ def test_known_datasets_are_prepared_by_name(capsys: pytest.CaptureFixture[str])
     ],
 )
 def test_what_is_wrong_is_one_message(
-    pets: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], message: str
+    pets: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str
 ) -> None:
     (pets / "cat" / "0.txt").write_text("no image")
     np.save("x.npy", IMAGES)
     Path("empty").mkdir()
-    assert message in refused(capsys, *words)
+    assert message in refused(capsys, *arguments)
     assert not [*Path().rglob("*.preparing*"), *Path("/").glob("*.preparing*")]
 
 
@@ -178,8 +178,8 @@ def test_a_data_folder_that_cannot_be_made_is_one_message(
     pets: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PROGDISTILL_DATA", "/dev/null/x")
-    said = refused(capsys, "prepare", "pets", "--source", "pets")
-    assert said.startswith("error: cannot write PROGDISTILL_DATA /dev/null/x/pets: ")
+    output = refused(capsys, "prepare", "pets", "--source", "pets")
+    assert output.startswith("error: cannot write PROGDISTILL_DATA /dev/null/x/pets: ")
     assert not [entry for entry in facts(capsys, "list") if entry["prepared"]]
 
 
@@ -193,7 +193,7 @@ def test_a_corrupt_shard_is_named_with_its_digests(
     damaged[len(damaged) // 2] ^= 1
     shard.write_bytes(damaged)
     assert main(["data", "info", "pets", "--verify"]) == 1
-    said = capsys.readouterr().err
+    output = capsys.readouterr().err
     found, expected = hashlib.sha256(damaged).hexdigest(), hashlib.sha256(intact).hexdigest()
-    assert re.search(rf"pets/train-00000\.arrow is damaged: .*{found}.*{expected}", said)
-    assert f"remove {data_root}/pets and prepare it again" in said
+    assert re.search(rf"pets/train-00000\.arrow is damaged: .*{found}.*{expected}", output)
+    assert f"remove {data_root}/pets and prepare it again" in output

@@ -1,4 +1,4 @@
-"""What a user hears who names a dataset that is not there, or not what it was."""
+"""Finding datasets: missing, unknown, replaced and damaged ones."""
 
 from pathlib import Path
 
@@ -9,6 +9,7 @@ from PIL import Image
 from progdistill.data.dataset import DatasetInfo, find_dataset
 from progdistill.data.manifest import read_manifest
 from progdistill.data.reading import iterate_images, read_split
+from progdistill.data.statistics import SplitStatistics
 from progdistill.errors import LostInvariantError, UsageError
 from progdistill.store.documents import encode
 from progdistill.store.local import LocalStore
@@ -114,3 +115,8 @@ def test_batches_join_to_the_whole_split(digits: DatasetInfo, batch_size: int) -
     assert all(len(part) == batch_size for _, part in batches[:-1])
     assert np.array_equal(np.concatenate([part for part, _ in batches]), images)
     assert np.array_equal(np.concatenate([part for _, part in batches]), labels)
+
+
+def test_statistics_in_older_manifests_are_read() -> None:
+    older = {"class_counts": [3], "mean": [1.0], "spread": [2.0]}
+    assert SplitStatistics.model_validate(older).std == (2.0,)

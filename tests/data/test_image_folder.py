@@ -1,4 +1,4 @@
-"""A folder of images of one's own, and what is wrong with some folders."""
+"""User's folders of images, and folders that are refused."""
 
 import os
 from pathlib import Path
@@ -103,8 +103,8 @@ def test_files_that_are_no_images_are_left_out_by_name(
     info = prepared(folder(write(tmp_path / "cats", CLASSED | broken)), tmp_path)
     assert info.splits == {"train": 12}
     assert stored(info) == rows(IMAGES, LABELS)
-    said = capsys.readouterr().err
-    assert "skipped a/broken.png" in said and "skipped b/cut.png" in said
+    output = capsys.readouterr().err
+    assert "skipped a/broken.png" in output and "skipped b/cut.png" in output
 
 
 def test_links_that_lead_nowhere_and_what_is_no_file_are_left_out_by_name(
@@ -117,9 +117,11 @@ def test_links_that_lead_nowhere_and_what_is_no_file_are_left_out_by_name(
     os.mkfifo(path / "b" / "pipe.png")
     info = prepared(folder(path), tmp_path)
     assert stored(info) == rows(IMAGES, LABELS)
-    said = capsys.readouterr().err
-    assert "skipped a/dangling.png: No such file" in said and "skipped b/pipe.png: it is not a file" in said
-    assert "skipped a/loop.png: Too many levels" in said
+    output = capsys.readouterr().err
+    assert (
+        "skipped a/dangling.png: No such file" in output and "skipped b/pipe.png: it is not a file" in output
+    )
+    assert "skipped a/loop.png: Too many levels" in output
 
 
 def test_names_of_images_need_not_be_utf8(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -135,7 +137,7 @@ def test_names_of_classes_must_be_utf8(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("files", "words"),
+    ("files", "message"),
     [
         (("a/1.png", "a/deep/2.png"), "a/deep has images that would be left out, such as 2.png: move them"),
         (("a/1.png", "b/deep/2.png"), "b/deep has images that would be left out"),
@@ -148,9 +150,9 @@ def test_names_of_classes_must_be_utf8(tmp_path: Path) -> None:
     ],
 )
 def test_a_folder_of_which_images_would_be_left_out_is_refused(
-    tmp_path: Path, files: tuple[str, ...], words: str
+    tmp_path: Path, files: tuple[str, ...], message: str
 ) -> None:
-    with pytest.raises(UsageError, match=words):
+    with pytest.raises(UsageError, match=message):
         folder(write(tmp_path / "cats", dict.fromkeys(files, encoded(IMAGES[0]))))
 
 

@@ -1,4 +1,4 @@
-"""A tar of images of one's own."""
+"""User's tars of images."""
 
 from pathlib import Path
 

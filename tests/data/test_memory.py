@@ -94,9 +94,9 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 
 def prepared(name: str, source: Path, out: Path, spare: int) -> "subprocess.CompletedProcess[str]":
     """Prepare in a process that gets `spare` bytes of memory beyond what its modules take."""
-    words = [name, str(source), str(out), str(spare)]
+    arguments = [name, str(source), str(out), str(spare)]
     return subprocess.run(
-        [sys.executable, "-c", PROGRAM, *words],
+        [sys.executable, "-c", PROGRAM, *arguments],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,

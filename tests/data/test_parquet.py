@@ -104,7 +104,7 @@ LABELED = table(label=[0, 1] * 3)
 
 
 @pytest.mark.parametrize(
-    ("name", "other", "words"),
+    ("name", "other", "message"),
     [
         (
             "test-0",
@@ -135,11 +135,11 @@ LABELED = table(label=[0, 1] * 3)
     ],
 )
 def test_a_file_whose_columns_differ_from_the_first_is_named(
-    tmp_path: Path, name: str, other: pa.Table, words: str
+    tmp_path: Path, name: str, other: pa.Table, message: str
 ) -> None:
     pq.write_table(described(LABELED, classes_called("a", "b")), tmp_path / "train-0.parquet")
     pq.write_table(other, tmp_path / f"{name}.parquet")
-    with pytest.raises(UsageError, match=words):
+    with pytest.raises(UsageError, match=message):
         parquet(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""Preparing the same name again: what an interrupted call left is used, a changed source is noticed."""
+"""Preparing again: an interrupted preparation resumes, and a changed source is refused."""
 
 import signal
 import subprocess
@@ -106,7 +106,9 @@ def test_a_killed_preparation_goes_on_and_gives_the_same_dataset(
     assert killed.returncode == -signal.SIGKILL
     assert not (tmp_path / "mine").exists()
     read = ArraysSource.read
-    monkeypatch.setattr(ArraysSource, "read", lambda *words: read_from.append(words[2]) or read(*words))
+    monkeypatch.setattr(
+        ArraysSource, "read", lambda *arguments: read_from.append(arguments[2]) or read(*arguments)
+    )
     info = prepared(ArraysSource(path, horizontal_flip_safe=True), tmp_path)
     assert info.fingerprint == whole.fingerprint
     assert stored(info) == rows(IMAGES, LABELS)

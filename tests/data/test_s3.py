@@ -118,11 +118,11 @@ def test_a_shard_that_is_harmed_in_the_bucket_is_named(
         data = store.read("train-00007.arrow")
         assert data is not None
         store.write("train-00007.arrow", data[:-9] + b"\xff" + data[-8:])
-        said = r"train-00007\.arrow is damaged: .*digest [0-9a-f]{64}, expected .* [0-9a-f]{64}"
+        output = r"train-00007\.arrow is damaged: .*digest [0-9a-f]{64}, expected .* [0-9a-f]{64}"
     else:
         store.delete("train-00007.arrow")
-        said = r"s3://.*/train-00007\.arrow is missing; restore it from a copy"
-    with pytest.raises(LostInvariantError, match=said):
+        output = r"s3://.*/train-00007\.arrow is missing; restore it from a copy"
+    with pytest.raises(LostInvariantError, match=output):
         loaded(remote, UPDATES)
 
 
