@@ -1,8 +1,7 @@
-"""`progdistill import`: a model made elsewhere becomes a checkpoint of this store, under a name."""
+"""`progdistill import`: make a model from elsewhere a checkpoint of this store."""
 
 import argparse
 import socket
-from importlib.metadata import version
 from pathlib import Path
 
 from progdistill.cli.common import add_json_argument, add_store_argument, print_json, store_of
@@ -16,7 +15,6 @@ from progdistill.registry.checkpoint import (
     CheckpointIdentity,
     CheckpointKind,
     CheckpointManifest,
-    Provenance,
     fetch_weights,
     publish_checkpoint,
 )
@@ -25,7 +23,7 @@ from progdistill.store.base import Store
 from progdistill.store.digest import digest_of_file
 from progdistill.store.documents import decode
 from progdistill.store.open import open_store
-from progdistill.training.provenance import RECORDED_PACKAGES, code_version
+from progdistill.training.provenance import provenance
 from progdistill.version import NUMERICS_VERSION
 
 
@@ -40,7 +38,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument(
         "--scheduler", type=Path, metavar="FILE", help="scheduler_config.json of its training"
     )
-    parser.add_argument("--label-dropout", action="store_true", help="its last class stands for 'no class'")
+    parser.add_argument("--label-dropout", action="store_true", help="its last class means 'no class'")
     parser.add_argument("--allow-pickle", action="store_true", help="read pickled weights, as tensors only")
     add_store_argument(parser)
     add_json_argument(parser)
@@ -60,7 +58,8 @@ def _import(args: argparse.Namespace) -> int:
         manifest = _import_exported(store, folder, args) if own else _import_diffusers(store, folder, args)
     else:
         raise UsageError(
-            f"{args.source} is no folder; download the model first, or name another store with --from-store"
+            f"{args.source} is not a directory; download the model first, or name another store with"
+            " --from-store"
         )
     _require_dataset(manifest, args.dataset)
     move_alias(store, args.name, manifest.id, f"progdistill import@{socket.gethostname()}")
@@ -71,14 +70,14 @@ def _import(args: argparse.Namespace) -> int:
     return 0
 
 
-def _require_dataset(manifest: CheckpointManifest, asked: str | None) -> None:
-    """Refuse a --dataset that goes nowhere: the first manifest of a checkpoint stays, with what it says."""
+def _require_dataset(manifest: CheckpointManifest, requested: str | None) -> None:
+    """Refuse a --dataset that would have no effect: the first manifest of a checkpoint stays as it is."""
     known = manifest.provenance.dataset_name
-    if asked not in (None, known):
+    if requested not in (None, known):
         raise UsageError(
-            f"--dataset {asked}: checkpoint {manifest.id[:12]} was made or imported before with dataset"
-            f" {known}, which stays; leave --dataset out: `--from {manifest.id[:12]} --dataset {asked}` says"
-            " which images its students learn from"
+            f"--dataset {requested}: checkpoint {manifest.id[:12]} was made or imported before with dataset"
+            f" {known}, which stays; leave --dataset out: `--from {manifest.id[:12]} --dataset {requested}`"
+            " chooses the dataset of its students"
         )
 
 
@@ -91,7 +90,7 @@ def _import_exported(store: Store, folder: Path, args: argparse.Namespace) -> Ch
 
 
 def _publish_own(store: Store, manifest: CheckpointManifest, weights: Path) -> CheckpointManifest:
-    """Publish weights under the identity they have elsewhere, once they are proven to be those weights."""
+    """Publish verified weights under the identity that they have elsewhere."""
     if not weights.is_file():
         raise UsageError(
             f"there is no {weights}, the weights of {manifest.id[:12]}: copy the whole folder again"
@@ -119,13 +118,17 @@ def _import_diffusers(store: Store, folder: Path, args: argparse.Namespace) -> C
         store,
         weights,
         _description(model.config),
-        _circumstances(store, folder, args.dataset or UNKNOWN_DATASET),
+        provenance(
+            device="cpu",
+            configuration={"imported_from": str(folder.resolve())},
+            dataset_name=args.dataset or UNKNOWN_DATASET,
+        ),
         consume=True,
     )
 
 
 def _description(config: DenoiserConfig) -> CheckpointDescription:
-    """What is known of a model trained elsewhere: not its data, nor its training."""
+    """The description of a model whose data and training are unknown."""
     return CheckpointDescription(
         kind=CheckpointKind.IMPORTED,
         sampling_steps=None,
@@ -137,19 +140,4 @@ def _description(config: DenoiserConfig) -> CheckpointDescription:
         training={},
         seed=0,
         numerics_version=NUMERICS_VERSION,
-    )
-
-
-def _circumstances(store: Store, folder: Path, dataset_name: str) -> Provenance:
-    code, dirty = code_version()
-    return Provenance(
-        created_at=store.now(),
-        code_version=code,
-        code_dirty=dirty,
-        packages={name: version(name) for name in RECORDED_PACKAGES},
-        device="cpu",
-        host=socket.gethostname(),
-        created_by=None,
-        configuration={"imported_from": str(folder.resolve())},
-        dataset_name=dataset_name,
     )

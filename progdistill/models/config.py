@@ -1,4 +1,4 @@
-"""What a network and a denoiser are, as facts that fit in a manifest: no torch, no weights."""
+"""Configurations of networks and denoisers, as manifests record them, and the paper's architectures."""
 
 import math
 from itertools import pairwise
@@ -48,7 +48,7 @@ def _cosine_alpha_bar(u: float) -> float:
 
 
 TIME_SCALE = 8192
-"""Times are shown to networks as 8192·t − 1, the index that a stock scheduler with 8192 steps would pass."""
+"""The time input is 8192·t − 1, the index that a stock scheduler with 8192 steps passes."""
 
 
 class UNetConfig(Frozen, allow_inf_nan=False):
@@ -61,9 +61,9 @@ class UNetConfig(Frozen, allow_inf_nan=False):
     image_size: int = Field(gt=0, description="height and width in pixels")
     base_channels: int = Field(gt=0)
     channel_multipliers: tuple[int, ...] = Field(
-        min_length=1, description="of base_channels, one a resolution"
+        min_length=1, description="of base_channels, one per resolution"
     )
-    residual_blocks: int = Field(gt=0, description="a resolution on the way down; one more on the way up")
+    residual_blocks: int = Field(gt=0, description="per resolution on the way down; one more on the way up")
     attention_resolutions: tuple[int, ...] = Field(
         default=(), description="heights in pixels that have attention"
     )
@@ -71,9 +71,7 @@ class UNetConfig(Frozen, allow_inf_nan=False):
         default=None, gt=0, description="width of an attention head; None: a single head"
     )
     num_classes: int = Field(default=0, ge=0, description="0: unconditional")
-    label_dropout: bool = Field(
-        default=False, description="one more label, num_classes, stands for 'no class'"
-    )
+    label_dropout: bool = Field(default=False, description="one more label, num_classes, means 'no class'")
     guidance_input: bool = Field(
         default=False, description="the guidance scale is an input (Meng et al. 2023)"
     )
@@ -109,7 +107,7 @@ class UNetConfig(Frozen, allow_inf_nan=False):
 
     @property
     def label_rows(self) -> int:
-        """Rows of the class embedding: the classes, and the label 'no class' where labels are dropped."""
+        """Rows of the class embedding: the classes, and 'no class' with label dropout."""
         return self.num_classes + int(self.label_dropout)
 
     def has_attention(self, level: int) -> bool:
@@ -119,37 +117,37 @@ class UNetConfig(Frozen, allow_inf_nan=False):
     @model_validator(mode="after")
     def _fits_together(self) -> "UNetConfig":
         if self.channel_multipliers[0] != 1:
-            raise ValueError(f"channel_multipliers start with {self.channel_multipliers[0]}, not with 1")
+            raise ValueError(f"channel_multipliers must start with 1, not {self.channel_multipliers[0]}")
         halvings = len(self.channel_multipliers) - 1
         if self.image_size % 2**halvings:
             raise ValueError(f"image_size {self.image_size} cannot be halved {halvings} times")
         reached = {self.image_size >> level for level in range(halvings + 1)}
         if stray := sorted(set(self.attention_resolutions) - reached):
-            raise ValueError(f"attention_resolutions {stray} are none of the resolutions {sorted(reached)}")
+            raise ValueError(f"attention_resolutions {stray} are not among the resolutions {sorted(reached)}")
         for channels in self.level_channels:
             if channels % self.groups:
                 raise ValueError(f"{channels} channels do not divide into {self.groups} groups")
             if self.head_channels and channels % self.head_channels:
                 raise ValueError(f"{channels} channels do not divide into heads of {self.head_channels}")
         if self.label_dropout and not self.num_classes:
-            raise ValueError("label_dropout needs num_classes > 0: there are no labels to drop")
+            raise ValueError("label_dropout needs num_classes > 0")
         if self.guidance_input and not self.num_classes:
-            raise ValueError("guidance_input needs num_classes > 0: guidance is toward a class")
+            raise ValueError("guidance_input needs num_classes > 0")
         if self.base_channels % 2:
             raise ValueError(
-                f"base_channels {self.base_channels} is odd; half are sines, half cosines of the time"
+                f"base_channels {self.base_channels} is odd; half of them are sines of the time, half cosines"
             )
         return self
 
 
 class CosineTime(Frozen, allow_inf_nan=False):
-    """The network reads the time as 8192·t − 1."""
+    """The time input is 8192·t − 1."""
 
     kind: Literal["cosine-8192"] = "cosine-8192"
 
 
 class ForeignTime(Frozen, allow_inf_nan=False):
-    """The network reads the (fractional) index at which another, discrete schedule has the log-SNR of t."""
+    """The time input is the (fractional) index at which a discrete schedule has the log-SNR of t."""
 
     kind: Literal["foreign"] = "foreign"
     schedule: ForeignSchedule
@@ -159,7 +157,7 @@ TimeInput = Annotated[CosineTime | ForeignTime, Field(discriminator="kind")]
 
 
 class DenoiserConfig(Frozen, allow_inf_nan=False):
-    """A network, what its output means, and how it reads the time."""
+    """A network, its prediction type and its time input."""
 
     network: UNetConfig
     prediction: PredictionType
@@ -172,7 +170,7 @@ class DenoiserConfig(Frozen, allow_inf_nan=False):
 
     @property
     def out_channels(self) -> int:
-        """Channels the network puts out: (x, ε) models predict two images."""
+        """Output channels: (x, ε) models predict two images."""
         pair = self.prediction is PredictionType.X_EPS
         return self.network.image_channels * (2 if pair else 1)
 

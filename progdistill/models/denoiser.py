@@ -23,10 +23,10 @@ Labels = Int[Tensor, " batch"]
 
 
 class Denoiser(nn.Module):
-    """Predicts at (z_t, t), with z_t = α_t·x + σ_t·ε and t ∈ [0, 1].
+    """A network with its prediction type and time input: predicts at z_t = α_t·x + σ_t·ε, t ∈ [0, 1].
 
-    To run in half precision cast `denoiser.network`, or set `denoiser.autocasts` to have the network compute
-    in bfloat16 while its weights stay float32; times and outputs stay float32 either way.
+    To run in half precision, cast `denoiser.network`, or set `denoiser.autocasts` to compute in bfloat16 with
+    float32 parameters. Times and outputs are float32 either way.
     """
 
     def __init__(self, config: DenoiserConfig, network: UNet) -> None:
@@ -39,25 +39,31 @@ class Denoiser(nn.Module):
     def forward(
         self, z: Images, t: Times, labels: Labels | None = None, w: Times | None = None
     ) -> Float[Tensor, "batch outputs height width"]:
-        """The network's raw output in float32; twice the channels of z, x̂ before ε̂, for (x, ε) models.
+        """Return the network's raw output.
 
-        `labels` and `w` as in `UNet.forward`.
+        Args:
+            z: Noisy images.
+            t: Times in [0, 1].
+            labels: Classes, as in `UNet.forward`.
+            w: guidance_scale − 1 of each sample, for networks with a guidance input.
+
+        Returns:
+            float32; for (x, ε) models twice the channels of z: x̂, then ε̂.
         """
         time = self.read_time(t)
         if self.autocasts:
             with torch.autocast(z.device.type, torch.bfloat16):
-                return self._ask(z, time, labels, w)
-        return self._ask(z, time, labels, w)
+                return self._run(z, time, labels, w)
+        return self._run(z, time, labels, w)
 
-    def _ask(self, z: Images, time: Times, labels: Labels | None, w: Times | None) -> Tensor:
+    def _run(self, z: Images, time: Times, labels: Labels | None, w: Times | None) -> Tensor:
         output: Tensor = self.network(z.to(self.network.conv_in.weight.dtype), time, labels, w)
         return output.float()
 
     def velocity(self, z: Images, t: Times, labels: Labels | None = None, w: Times | None = None) -> Images:
-        """v̂ = α·ε̂ − σ·x̂ (App. D) in the dtype of t, from whatever the network predicts.
+        """Return v̂ = α·ε̂ − σ·x̂ (App. D) in the dtype of t; arguments as in `forward`.
 
-        Where α is smaller than a foreign network has seen, its ε̂ says nothing of x; v̂ is then that of the
-        nearest time it knows.
+        Below the α that a foreign ε-network was trained on, v̂ is that of the nearest time it knows.
         """
         output = self(z, t, labels, w)
         if self.config.prediction is PredictionType.EPS:
@@ -65,16 +71,21 @@ class Denoiser(nn.Module):
         return velocity_from_output(output, z, t, self.config.prediction)
 
     def bind(self, labels: Labels | None = None, w: float | Times | None = None) -> Velocity:
-        """The velocity as a function of (z, t) alone, which samplers take.
+        """Return the velocity as a function of (z, t), which samplers take.
 
-        With w ≥ 0 (one number, or one per sample), a network with a guidance input gets w; one trained with
-        label dropout is evaluated twice: v̂ = (1 + w)·v̂(labels) − w·v̂(no class) (Ho & Salimans 2021).
+        A network with a guidance input gets w. One trained with label dropout is evaluated twice a step:
+        v̂ = (1 + w)·v̂(labels) − w·v̂(no class) (Ho & Salimans 2021).
 
-        Raises UsageError when labels are missing, or for guidance of a network that can do neither.
+        Args:
+            labels: One class per sample; None for a model without classes.
+            w: guidance_scale − 1, one number or one per sample, at least 0; None: no guidance.
+
+        Raises:
+            UsageError: Labels are missing, or the model cannot be guided.
         """
         network = self.config.network
         if network.num_classes and labels is None:
-            raise UsageError(f"this model draws one of {network.num_classes} classes: give labels")
+            raise UsageError(f"this model has {network.num_classes} classes: give labels")
         if w is None:
             return lambda z, t: self.velocity(z, t, labels)
         if network.guidance_input:
@@ -87,10 +98,10 @@ class Denoiser(nn.Module):
         nothing = torch.full_like(labels, network.num_classes)
         return lambda z, t: self._guided_velocity(z, t, torch.cat((labels, nothing)), _per_sample(w, t))
 
-    def _guided_velocity(self, z: Images, t: Times, labels: Int[Tensor, " twice"], w: Times) -> Images:
-        """Both questions in one batch; guiding v̂ guides x̂ and ε̂ alike, since all are affine in each other."""
-        informed, uninformed = self.velocity(torch.cat((z, z)), torch.cat((t, t)), labels).chunk(2)
-        return informed + w[:, None, None, None] * (informed - uninformed)
+    def _guided_velocity(self, z: Images, t: Times, labels: Int[Tensor, " two_batches"], w: Times) -> Images:
+        """Conditional and unconditional v̂ from one batch; guiding v̂ guides x̂ and ε̂ too."""
+        conditional, unconditional = self.velocity(torch.cat((z, z)), torch.cat((t, t)), labels).chunk(2)
+        return conditional + w[:, None, None, None] * (conditional - unconditional)
 
 
 def _per_sample(w: float | Times, t: Times) -> Times:
@@ -100,35 +111,39 @@ def _per_sample(w: float | Times, t: Times) -> Times:
 
 
 def empty_denoiser(config: DenoiserConfig) -> Denoiser:
-    """A denoiser on the CPU whose weights are yet to be filled in."""
+    """A denoiser on the CPU with uninitialized weights."""
     with torch.device("meta"):
         network = UNet(config.network, config.out_channels)
     return Denoiser(config, network.to_empty(device="cpu"))
 
 
 def build_denoiser(config: DenoiserConfig, seed: int) -> Denoiser:
-    """A denoiser on the CPU with initial weights that are a function of the seed alone."""
+    """A denoiser on the CPU with random initial weights, a function of the seed alone."""
     denoiser = empty_denoiser(config)
     initialize(denoiser.network, generator(seed, "initial weights"))
     return denoiser
 
 
 def student_of(teacher: Denoiser, config: DenoiserConfig) -> Denoiser:
-    """A denoiser of `config` on the CPU that begins as a copy of its teacher.
+    """A denoiser on the CPU that starts as a copy of its teacher.
 
-    It may have a guidance input that the teacher lacks: that begins at zero. So does its last convolution
-    where one of the two predicts (x, ε) and the other does not; among single predictions even that is worth
-    copying (an ε-teacher's v-student got closer in equally many updates than from zero).
+    A guidance input that the teacher lacks starts at zero, and so does the last convolution if only one of
+    the two predicts (x, ε). Otherwise it is copied: an ε-teacher's v-student learns faster so.
 
-    Raises LostInvariantError when the networks differ in more than that.
+    Args:
+        teacher: The denoiser to copy.
+        config: Of the student; the network may differ from the teacher's in the guidance input and dropout.
+
+    Raises:
+        LostInvariantError: The networks differ in more than that.
     """
     student = empty_denoiser(config)
     weights = weights_of(teacher)
-    afresh = {"network.time_embedding.guidance_proj.weight"} - weights.keys()
+    zeroed = {"network.time_embedding.guidance_proj.weight"} - weights.keys()
     if config.out_channels != teacher.config.out_channels:
-        afresh |= {"network.conv_out.weight", "network.conv_out.bias"}
+        zeroed |= {"network.conv_out.weight", "network.conv_out.bias"}
     wanted = student.state_dict()
-    weights |= {name: torch.zeros_like(wanted[name]) for name in afresh & wanted.keys()}
+    weights |= {name: torch.zeros_like(wanted[name]) for name in zeroed & wanted.keys()}
     if problem := mismatch(weights, wanted):
         raise LostInvariantError(f"the student's network is not its teacher's: {problem}")
     student.load_state_dict(weights)
@@ -136,24 +151,24 @@ def student_of(teacher: Denoiser, config: DenoiserConfig) -> Denoiser:
 
 
 def weights_of(denoiser: Denoiser) -> dict[str, Tensor]:
-    """A copy of every weight by its name in `denoiser.state_dict()`: on the CPU and contiguous."""
+    """A copy of the state dict, on the CPU and contiguous."""
     return {
         name: tensor.detach().cpu().contiguous().clone() for name, tensor in denoiser.state_dict().items()
     }
 
 
 def save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
-    """Write weights as safetensors without metadata: equal weights give equal bytes."""
+    """Write a safetensors file without metadata: equal weights give equal bytes."""
     save_file(dict(sorted(weights.items())), path)
 
 
 def mismatch(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
-    """What keeps `found` from filling `wanted` (names or a shape), or the empty string."""
-    missing, surplus = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
-    if missing or surplus:
+    """How two state dicts differ in names or shapes; empty if they do not."""
+    missing, unexpected = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
+    if missing or unexpected:
         return (
             f"{len(missing)} weights missing ({', '.join(missing[:3])}),"
-            f" {len(surplus)} too many ({', '.join(surplus[:3])})"
+            f" {len(unexpected)} unexpected ({', '.join(unexpected[:3])})"
         )
     for name, tensor in found.items():
         if tensor.shape != wanted[name].shape:

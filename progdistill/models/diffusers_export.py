@@ -1,4 +1,4 @@
-"""A folder that stock diffusers loads, and that draws the images our own DDIM sampler draws."""
+"""Export to a folder that stock diffusers loads and samples as our DDIM sampler does."""
 
 import math
 from importlib import import_module
@@ -21,12 +21,12 @@ _PREDICTION_NAMES = {PredictionType.X: "sample", PredictionType.V: "v_prediction
 _CONVERT = "distill it into one with prediction=v first (one stage is enough), or export safetensors or onnx"
 _REFUSALS = {
     PredictionType.X_EPS: f"predicts x and ε together, but a stock scheduler takes one of them; {_CONVERT}",
-    PredictionType.EPS: f"predicts ε, from which nothing can be drawn at t = 1, where α = 0; {_CONVERT}",
+    PredictionType.EPS: f"predicts ε, which cannot be sampled from at t = 1, where α = 0; {_CONVERT}",
 }
 
 
 def check_exportable(config: DenoiserConfig, guidance_scale: float | None) -> None:
-    """Raise UsageError when stock diffusers cannot run this model."""
+    """Raise UsageError if stock diffusers cannot run this model."""
     if refusal := _REFUSALS.get(config.prediction):
         raise UsageError(f"cannot export to diffusers: the model {refusal}")
     if guidance_scale is not None and not config.network.guidance_input:
@@ -38,8 +38,15 @@ def check_exportable(config: DenoiserConfig, guidance_scale: float | None) -> No
 def export_diffusers(denoiser: Denoiser, folder: Path, guidance_scale: float | None = None) -> None:
     """Write `unet/` and `scheduler/`, and for unconditional models the index that makes it a `DDIMPipeline`.
 
-    A guidance scale that is an input of the network is built into its parameters (1 where None), since a
-    stock `UNet2DModel` has no such input. Raises UsageError as `check_exportable`.
+    A stock `UNet2DModel` has no guidance input: a guidance scale is built into the parameters.
+
+    Args:
+        denoiser: Left as it is.
+        folder: Where to write.
+        guidance_scale: Of a model with a guidance input, at least 1; None: 1, no guidance.
+
+    Raises:
+        UsageError: Stock diffusers cannot run this model, or diffusers is not installed.
     """
     check_exportable(denoiser.config, guidance_scale)
     diffusers = _diffusers()
@@ -76,9 +83,9 @@ def cosine_betas() -> list[float]:
 
 
 def _scheduler_config(prediction_type: str) -> dict[str, Any]:
-    """What makes a stock scheduler step from t to t − 1/N with the paper's schedule.
+    """Settings with which a stock scheduler steps from t to t − 1/N with the paper's schedule.
 
-    "trailing" asks the network at k = 8192·i/N − 1, and with set_alpha_to_one the last step ends at t = 0.
+    "trailing" evaluates at k = 8192·i/N − 1, and with set_alpha_to_one the last step ends at t = 0.
     """
     return {
         "num_train_timesteps": TIME_SCALE,
@@ -93,7 +100,7 @@ def _scheduler_config(prediction_type: str) -> dict[str, Any]:
 def _network_config(config: DenoiserConfig) -> dict[str, Any]:
     arguments = diffusers_config(config.network, config.out_channels)
     if not isinstance(config.time_input, CosineTime):
-        # A network that reads the time otherwise gets its features of every time from a table.
+        # A network with another time input gets the features of every time from a table.
         arguments |= {"time_embedding_type": "learned", "num_train_timesteps": TIME_SCALE}
     return arguments
 
@@ -113,7 +120,7 @@ def _network_weights(denoiser: Denoiser, w: float) -> dict[str, Tensor]:
 
 
 def _time_table(denoiser: Denoiser) -> Float[Tensor, "steps width"]:
-    """The features the network reads at t = (k + 1)/8192, for k = 0 … 8191."""
+    """The time features at t = (k + 1)/8192, for k = 0 … 8191."""
     device = denoiser.read_time.log_snr_of_level.device
     times = torch.arange(1, TIME_SCALE + 1, device=device) / TIME_SCALE
     return time_features(denoiser.read_time(times), denoiser.config.network).cpu()

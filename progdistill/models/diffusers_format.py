@@ -1,7 +1,4 @@
-"""Our U-Net and diffusers' `UNet2DModel` as two writings of one thing: configurations and weights, both ways.
-
-Needs no diffusers: its configuration is a dictionary of JSON, its weights a dictionary of tensors.
-"""
+"""Conversion between our U-Net and diffusers' `UNet2DModel`, both ways, without importing diffusers."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -17,10 +14,10 @@ _UP = {"residual": "ResnetUpsampleBlock2D", "convolution": "UpBlock2D"}
 _RESAMPLING_TYPE = {"residual": "resnet", "convolution": "conv"}
 _PROJECTIONS = ("to_q", "to_k", "to_v")
 
-# Attention layers of files written before diffusers 0.15.
+# Names of attention layers before diffusers 0.15.
 _FORMER_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 
-# What our network has no counterpart of, with the value that means "not used".
+# Settings without a counterpart here, with the value that means "not used".
 _REQUIRED = {
     "center_input_sample": False,
     "time_embedding_type": "positional",
@@ -31,7 +28,7 @@ _REQUIRED = {
 
 
 def diffusers_config(config: UNetConfig, out_channels: int) -> dict[str, Any]:
-    """The arguments of `UNet2DModel` that build the same network, its guidance input left out."""
+    """The arguments of `UNet2DModel` for the same network without a guidance input."""
     attention = [config.has_attention(level) for level in range(len(config.channel_multipliers))]
     return {
         "sample_size": config.image_size,
@@ -61,17 +58,19 @@ def diffusers_config(config: UNetConfig, out_channels: int) -> dict[str, Any]:
 
 
 def config_from_diffusers(foreign: Mapping[str, Any], label_dropout: bool = False) -> UNetConfig:
-    """Our configuration of a `UNet2DModel`, from the contents of its config.json.
+    """Convert the configuration of a `UNet2DModel`.
 
-    `label_dropout` says that the last of its classes stands for 'no class', which the file cannot say.
+    Args:
+        foreign: The contents of its config.json.
+        label_dropout: Whether the last of its classes means 'no class', which the file does not record.
 
-    Raises UsageError naming the first setting that our network has no counterpart of, or that is missing or
-    not of its type.
+    Raises:
+        UsageError: A setting has no counterpart here, is missing, or has the wrong type.
     """
     try:
         return UNetConfig(**_fields(foreign, label_dropout))
     except KeyError as error:
-        raise UsageError(f"this is no configuration of a UNet2DModel: it has no {error}") from error
+        raise UsageError(f"this is not a configuration of a UNet2DModel: it has no {error}") from error
     except (TypeError, ValueError, IndexError) as error:
         raise UsageError(f"this UNet2DModel has no counterpart here: {error}") from error
 
@@ -111,7 +110,7 @@ def _require(holds: bool, name: str, foreign: Mapping[str, Any]) -> None:
     if not holds:
         raise UsageError(
             f"cannot import a UNet2DModel with {name}={foreign.get(name)!r}:"
-            " the network here has no such part (docs/models.md lists what can be imported)"
+            " it has no counterpart here (docs/models.md lists what can be imported)"
         )
 
 
@@ -123,7 +122,7 @@ def _attention_resolutions(foreign: Mapping[str, Any]) -> Iterator[int]:
 
 
 def _resampling(foreign: Mapping[str, Any]) -> str:
-    """One kind must serve all resolutions; the block at the lowest resolution resamples nothing."""
+    """The kind used at all resolutions; the block at the lowest one does not resample."""
     types = {"AttnDownBlock2D": foreign.get("downsample_type", "conv")}
     types |= {"AttnUpBlock2D": foreign.get("upsample_type", "conv")}
     for kind, short in _RESAMPLING_TYPE.items():
@@ -153,7 +152,7 @@ def _middle_attention(foreign: Mapping[str, Any]) -> str:
 
 
 def weights_to_diffusers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the weights of a `UNet` to those of a `UNet2DModel`; each attention's projections are split."""
+    """Convert a state dict of `UNet` to one of `UNet2DModel`; the projections of attention are split."""
     renamed: dict[str, Tensor] = {}
     for name, tensor in weights.items():
         if ".to_qkv." in name:
@@ -165,7 +164,7 @@ def weights_to_diffusers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def weights_from_diffusers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The inverse of `weights_to_diffusers`; also reads the names that diffusers wrote before 0.15."""
+    """The inverse of `weights_to_diffusers`; also accepts the names from before diffusers 0.15."""
     current: dict[str, Tensor] = {}
     for name, tensor in weights.items():
         for former, now in _FORMER_NAMES.items():

@@ -1,4 +1,4 @@
-"""A pretrained diffusers model read from its folder: needs no diffusers, and unpickles nothing unasked."""
+"""Import of a pretrained diffusers model from its folder, without diffusers; pickles only on request."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ _PREFIX = "network."
 
 
 class ForeignModel(NamedTuple):
-    """A model as this package understands it: weights carry the names of `Denoiser.state_dict()`, float32."""
+    """A model in our format: float32 weights with the names of `Denoiser.state_dict()`."""
 
     config: DenoiserConfig
     weights: dict[str, Tensor]
@@ -30,10 +30,14 @@ def read_diffusers(
 ) -> ForeignModel:
     """Read a pipeline folder (`unet/` and `scheduler/`, or both flat), or the folder of a U-Net alone.
 
-    `scheduler` is the scheduler_config.json to use instead of the folder's own. `label_dropout` says that the
-    last class stands for 'no class'. `allow_pickle` reads pickled weights too, restricted to plain tensors.
+    Args:
+        folder: The local folder.
+        scheduler: The scheduler_config.json to use instead of the folder's own.
+        label_dropout: Whether the last class means 'no class'.
+        allow_pickle: Read pickled weights too, restricted to plain tensors.
 
-    Raises UsageError for what is missing, unsafe or without counterpart here.
+    Raises:
+        UsageError: Something is missing, unsafe or has no counterpart here.
     """
     unet = folder / "unet" if (folder / "unet").is_dir() else folder
     network = config_from_diffusers(_read_network_config(unet), label_dropout)
@@ -72,9 +76,9 @@ def _read_json(path: Path) -> dict[str, Any]:
             f"{path} does not exist; give the local folder of a diffusers pipeline or UNet2DModel"
         ) from None
     except ValueError as error:
-        raise UsageError(f"{path} is no JSON: {error}") from error
+        raise UsageError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(facts, dict):
-        raise UsageError(f"{path} holds no JSON object")
+        raise UsageError(f"{path} is not a JSON object")
     return facts
 
 
@@ -83,7 +87,7 @@ def _find_scheduler(folder: Path) -> Path:
         if (place / "scheduler_config.json").is_file():
             return place / "scheduler_config.json"
     raise UsageError(
-        f"{folder} has no scheduler_config.json, which says what noise its network was trained on;"
+        f"{folder} has no scheduler_config.json, which describes the noise its network was trained on;"
         " give the whole pipeline folder, or --scheduler FILE"
     )
 
@@ -92,14 +96,14 @@ def _find_weights(folder: Path, allow_pickle: bool) -> Path:
     for pattern in ("diffusion_pytorch_model.safetensors", "*.safetensors"):
         if found := sorted(folder.glob(pattern)):
             if len(found) > 1:
-                raise UsageError(f"{folder} holds several weights: {', '.join(p.name for p in found)}")
+                raise UsageError(f"{folder} has several weights files: {', '.join(p.name for p in found)}")
             return found[0]
     pickled = sorted(folder.glob("*.bin"))
     if not pickled:
-        raise UsageError(f"{folder} holds no *.safetensors weights")
+        raise UsageError(f"{folder} has no *.safetensors weights")
     if not allow_pickle:
         raise UsageError(
-            f"{pickled[0]} is a pickle, and unpickling runs whatever code its author put in;"
+            f"{pickled[0]} is a pickle, and unpickling can run any code;"
             " convert it to safetensors, or pass --allow-pickle to read it restricted to plain tensors"
         )
     return pickled[0]
@@ -113,6 +117,6 @@ def _read(path: Path) -> dict[str, Tensor]:
             raise UsageError(f"{path} is damaged: {error}") from error
     try:
         weights: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # every way in which unpickling can fail
-        raise UsageError(f"{path} does not unpickle to plain tensors: {error}") from error
+    except Exception as error:  # unpickling can fail in any way
+        raise UsageError(f"{path} cannot be unpickled as plain tensors: {error}") from error
     return weights

@@ -1,4 +1,4 @@
-"""What a diffusers scheduler_config.json says of a network: what its output means, and the noise it knows."""
+"""The prediction type and the noise schedule of a network, from a diffusers scheduler_config.json."""
 
 import math
 from pathlib import Path
@@ -43,27 +43,33 @@ SCHEDULERS = {
     "UnCLIPScheduler": ForeignSchedule(kind="squaredcos_cap_v2"),
     "UniPCMultistepScheduler": _DDPM,
 }
-"""The classes of diffusers 0.42.1 whose noise is ᾱ_k = Π (1 − β_j), each with its schedule by default."""
+"""The classes of diffusers 0.42.1 whose noise is ᾱ_k = Π (1 − β_j), each with its default schedule."""
 
 
 def read_schedule(facts: dict[str, Any], path: Path) -> tuple[PredictionType, TimeInput]:
-    """What the output of a network means, and how it reads the time, as `facts` from `path` have it.
+    """Read what a network's output means and what its time input is.
 
-    How a scheduler steps (`use_karras_sigmas`, `timestep_spacing`, …) is no matter of the network's. Raises
-    UsageError for noise, or a meaning, without counterpart here.
+    Settings of how a scheduler steps (`use_karras_sigmas`, `timestep_spacing`, …) do not matter here.
+
+    Args:
+        facts: The contents of the scheduler_config.json.
+        path: The file, for messages.
+
+    Raises:
+        UsageError: The prediction or the noise has no counterpart here.
     """
     defaults = _defaults(facts, path)
     prediction = _PREDICTIONS.get(str(facts.get("prediction_type", "epsilon")))
     if prediction is None:
         raise UsageError(
-            f"{path}: prediction_type {facts['prediction_type']!r} is none of {', '.join(_PREDICTIONS)}"
+            f"{path}: prediction_type {facts['prediction_type']!r} is not one of {', '.join(_PREDICTIONS)}"
         )
     _check_forward_process(facts, path)
     return prediction, _time_input(facts, defaults, path)
 
 
 def _defaults(facts: dict[str, Any], path: Path) -> ForeignSchedule:
-    """The schedule where the file leaves it out, which is a matter of the scheduler's class."""
+    """The default schedule of the scheduler's class."""
     name = facts.get("_class_name")
     if name is None:
         if facts.get("beta_schedule") is None and facts.get("trained_betas") is None:
@@ -74,7 +80,7 @@ def _defaults(facts: dict[str, Any], path: Path) -> ForeignSchedule:
         return _DDPM
     if str(name) not in SCHEDULERS:
         raise UsageError(
-            f"{path} is of a {name}, which is not known to add noise as a DDPMScheduler does; if the network"
+            f"{path} is for {name}, which is not known to add noise as DDPMScheduler does; if the network"
             " was trained with a scheduler that does (docs/models.md lists them), give its file with"
             " --scheduler FILE"
         )
@@ -82,7 +88,7 @@ def _defaults(facts: dict[str, Any], path: Path) -> ForeignSchedule:
 
 
 def _check_forward_process(facts: dict[str, Any], path: Path) -> None:
-    """Raise UsageError for settings that make other noise of the betas, or tell the network another time."""
+    """Raise UsageError for settings that change the noise of the betas or the time input."""
     refused = [name for name in ("rescale_betas_zero_snr", "use_flow_sigmas") if facts.get(name)]
     # Euler's continuous time is log(σ)/4, and diffusers uses it with v alone.
     if facts.get("timestep_type") == "continuous" and facts.get("prediction_type") == "v_prediction":
@@ -104,7 +110,7 @@ def _time_input(facts: dict[str, Any], defaults: ForeignSchedule, path: Path) ->
         )
     kind = facts.get("beta_schedule", defaults.kind)
     if kind not in _KINDS:
-        raise UsageError(f"{path}: beta_schedule {kind!r} is none of {', '.join(_KINDS)}")
+        raise UsageError(f"{path}: beta_schedule {kind!r} is not one of {', '.join(_KINDS)}")
     fields = {"kind": kind, "steps": facts.get("num_train_timesteps", defaults.steps)}
     if kind != "squaredcos_cap_v2":
         fields["beta_start"] = facts.get("beta_start", defaults.beta_start)
@@ -112,9 +118,9 @@ def _time_input(facts: dict[str, Any], defaults: ForeignSchedule, path: Path) ->
     try:
         return ForeignTime(schedule=ForeignSchedule(**fields))
     except ValueError as error:
-        raise UsageError(f"{path} describes no schedule: {error}") from error
+        raise UsageError(f"{path} does not describe a schedule: {error}") from error
 
 
-def _nearly_equal(one: float, other: float) -> bool:
-    """Equal up to what two machines' sines may differ by."""
-    return math.isclose(one, other, rel_tol=1e-12)
+def _nearly_equal(a: float, b: float) -> bool:
+    """Equal up to the differences between two machines' sines."""
+    return math.isclose(a, b, rel_tol=1e-12)

@@ -1,4 +1,4 @@
-"""The README.md that goes with an exported model: what it is, where it comes from, how to draw with it."""
+"""The model card: the README.md of an exported model."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,7 +10,7 @@ _UNBOUND_STEPS = 64
 
 
 class ModelFacts(NamedTuple):
-    """What a card says of a model."""
+    """The facts of a model card."""
 
     checkpoint_id: str
     kind: str
@@ -22,9 +22,9 @@ class ModelFacts(NamedTuple):
     guidance_built_in: bool
     """Whether the export always samples with that scale; otherwise it stays an input."""
     lineage: Sequence[str]
-    """One line a generation, from the first teacher to this model."""
+    """One line per generation, from the first teacher to this model."""
     figures: Sequence[str]
-    """One line a measured or recorded figure."""
+    """One line per measured or recorded figure."""
 
     @property
     def shown_steps(self) -> int:
@@ -33,7 +33,7 @@ class ModelFacts(NamedTuple):
 
 
 def render_card(facts: ModelFacts, usage: str) -> str:
-    """The whole page in Markdown; `usage` is one of the sections below."""
+    """Render the card as Markdown; `usage` is one of the sections below."""
     steps = f"{facts.sampling_steps} sampling steps" if facts.sampling_steps else "any number of steps"
     network = facts.config.network
     size = f"{network.image_size} × {network.image_size}"
@@ -44,7 +44,7 @@ def render_card(facts: ModelFacts, usage: str) -> str:
         f"predicts {facts.config.prediction}; schedule α = cos(πt/2), σ = sin(πt/2)",
     ]
     if network.label_dropout:
-        about.append(f"label {network.num_classes} stands for 'no class'")
+        about.append(f"label {network.num_classes} means 'no class'")
     if facts.guidance_scale is not None:
         built_in = f"{facts.guidance_scale:g} is built in"
         as_input = f"is an input; the lowest it was trained with is {facts.guidance_scale:g}"
@@ -72,7 +72,7 @@ Written by progdistill, which distills diffusion models progressively after Sali
 
 ## Before you publish it
 
-The license of the weights depends on the images they were trained on: this card cannot know it.
+The license of the weights depends on the images they were trained on: this card does not know it.
 """
 
 
@@ -81,10 +81,10 @@ def _bullets(lines: Sequence[str]) -> str:
 
 
 def diffusers_usage(facts: ModelFacts) -> str:
-    """A `DDIMPipeline`, or for class-conditional models the loop that such a pipeline would run."""
+    """A `DDIMPipeline`, or for class-conditional models the loop of one."""
     network, steps = facts.config.network, facts.shown_steps
     if not network.num_classes:
-        return f"""Needs diffusers alone:
+        return f"""Needs only diffusers:
 
 ```python
 from diffusers import DDIMPipeline
@@ -92,7 +92,7 @@ from diffusers import DDIMPipeline
 pipeline = DDIMPipeline.from_pretrained(".")
 images = pipeline(batch_size=4, num_inference_steps={steps}).images
 ```"""
-    return f"""Needs diffusers alone; its pipelines pass no class labels, so this is their loop:
+    return f"""Needs only diffusers; its pipelines pass no class labels, so this is their loop:
 
 ```python
 import torch
@@ -138,12 +138,12 @@ images = ((z + 1) * 127.5).round().clip(0, 255).astype(np.uint8)
 
 
 def safetensors_usage() -> str:
-    """How another store takes the files in."""
-    return """`weights.safetensors` and `manifest.json` are the checkpoint itself. Another store takes them:
+    """How to import the files into another store."""
+    return """`weights.safetensors` and `manifest.json` are the checkpoint. To import it into another store:
 
     progdistill import . --name NAME
 
-and finds the same id, or refuses them if a byte differs."""
+The id is the same; files that differ in a byte are refused."""
 
 
 def _shape(facts: ModelFacts) -> str:

@@ -32,7 +32,7 @@ class DenoisingStep(nn.Module):
         labels: Int[Tensor, " batch"] | None = None,
         guidance_scale: Times | None = None,
     ) -> tuple[Images, Images]:
-        """From time t to t_next; both z at t_next and v̂ at t."""
+        """Step from time t to t_next; return z at t_next and v̂ at t."""
         w = None if guidance_scale is None else guidance_scale - 1
         velocity = self.denoiser.velocity(z, t, labels, w)
         angle = (math.pi / 2 * (t - t_next))[:, None, None, None]
@@ -40,10 +40,20 @@ class DenoisingStep(nn.Module):
 
 
 def export_onnx(denoiser: Denoiser, path: Path) -> list[str]:
-    """Write a float32 `DenoisingStep` with a free batch size; returns the names of its inputs.
+    """Write a float32 `DenoisingStep` with a dynamic batch size.
 
-    Inputs are z, t and t_next, with classes also labels (int64), with a guidance input also guidance_scale;
-    outputs are z_next and velocity. Raises UsageError where the exporter is not installed.
+    Its outputs are z_next and velocity.
+
+    Args:
+        denoiser: Left as it is.
+        path: The file to write.
+
+    Returns:
+        The names of the inputs: z, t, t_next; with classes labels (int64); with a guidance input
+        guidance_scale.
+
+    Raises:
+        UsageError: The exporter is not installed.
     """
     if find_spec("onnxscript") is None:
         raise UsageError("this export needs onnx and onnxscript: pip install 'progdistill[onnx]'")
@@ -56,7 +66,7 @@ def export_onnx(denoiser: Denoiser, path: Path) -> list[str]:
     if config.guidance_input:
         inputs["guidance_scale"] = torch.ones(2)
     with warnings.catch_warnings():
-        # One name for the batch axis of every input is what we mean.
+        # Every input has the same batch axis, as intended.
         warnings.filterwarnings("ignore", message="# The axis name: batch")
         torch.onnx.export(
             step,

@@ -1,10 +1,10 @@
-"""How large a network is, by arithmetic: a plan must not wait for torch."""
+"""The number of parameters of a network by arithmetic: planning does not import torch."""
 
 from progdistill.models.config import UNetConfig
 
 
 def parameter_count(config: UNetConfig, out_channels: int | None = None) -> int:
-    """The number of parameters of `UNet(config, out_channels)`; None: those of the images."""
+    """The number of parameters of `UNet(config, out_channels)`; None: as many as image channels."""
     base, widths = config.base_channels, config.level_channels
     entries, exits = (base, *widths[:-1]), (*widths[1:], widths[-1])
     total = _convolution(config.image_channels, base) + _conditions(config)

@@ -1,4 +1,4 @@
-"""The U-Net of ADM (Dhariwal & Nichol 2021), as the paper trains it."""
+"""The U-Net of ADM (Dhariwal & Nichol 2021): time input, blocks, network, initialization."""
 
 import math
 from itertools import zip_longest
@@ -15,11 +15,11 @@ Times = Float[Tensor, " batch"]
 
 
 class TimeReader(nn.Module):
-    """Turns t ∈ [0, 1] into what the network reads, in float32.
+    """Converts t ∈ [0, 1] to the time input of the network, in float32.
 
-    A foreign network is asked at the index whose log-SNR is that of t: a variance-preserving z_t depends on t
-    through its log-SNR alone (section 2 of the paper). Between indices the log-SNR is interpolated linearly;
-    outside the foreign range of log-SNR the nearest index is asked.
+    A foreign network gets the index with the log-SNR of t: a variance-preserving z_t depends on t through its
+    log-SNR alone (section 2 of the paper). Between indices the log-SNR is interpolated linearly; outside the
+    foreign range of log-SNR the nearest index is used.
     """
 
     log_snr_of_level: Tensor
@@ -36,13 +36,13 @@ class TimeReader(nn.Module):
             return t.float() * TIME_SCALE - 1
         rising = self.log_snr_of_level
         wanted = log_snr(t).float().clamp(rising[0], rising[-1])
-        # Counting is searchsorted written with operations that ONNX has.
+        # Counting is searchsorted in operations that ONNX has.
         above = (rising < wanted[:, None]).sum(dim=1).clamp(1, len(rising) - 1)
         low, high = rising[above - 1], rising[above]
         return len(rising) - above - (wanted - low) / (high - low)
 
     def nearest_known(self, t: Times) -> Times:
-        """The time nearest to t whose log-SNR the network was trained on: t itself for our own networks."""
+        """The time nearest to t whose log-SNR the network was trained on; t itself for our own networks."""
         if not self.foreign:
             return t
         last, first = time_of_log_snr(self.log_snr_of_level[[0, -1]])
@@ -65,7 +65,7 @@ def time_features(time: Float[Tensor, " batch"], config: UNetConfig) -> Float[Te
 
 
 class TimeEmbedding(nn.Module):
-    """Time, and guidance where it is an input, to the vector that conditions every residual block."""
+    """Embeds the time, and guidance where it is an input, as the condition of the residual blocks."""
 
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ class Residual(nn.Module):
         self.conv_shortcut = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else None
 
     def forward(self, features: Features, condition: Condition) -> NewFeatures:
-        """`condition` has been through its SiLU already: every block would apply the same one."""
+        """`condition` has passed through SiLU already, which is the same for every block."""
         hidden = F.silu(self.norm1(features))
         if self.resample is not None:
             hidden, features = _resize(hidden, self.resample), _resize(features, self.resample)
@@ -161,45 +161,30 @@ class Attention(nn.Module):
         return features + added
 
 
-class StridedConvolution(nn.Module):
-    """Halve the resolution by a convolution of stride 2 (Ho et al. 2020)."""
+class ConvolutionResampler(nn.Module):
+    """Halves the resolution by a convolution of stride 2, or doubles it and convolves (Ho et al. 2020)."""
 
-    def __init__(self, config: UNetConfig, channels: int) -> None:
+    def __init__(self, config: UNetConfig, channels: int, resample: str) -> None:
         super().__init__()
-        self.padding = config.downsample_padding
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=self.padding)
+        self.resample = resample
+        stride, self.padding = (1, 1) if resample == "up" else (2, config.downsample_padding)
+        self.conv = nn.Conv2d(channels, channels, 3, stride=stride, padding=self.padding)
 
     def forward(self, features: Features, condition: Condition) -> NewFeatures:
-        """The condition is not used; every resampling is called alike."""
-        halved: Tensor = self.conv(features if self.padding else F.pad(features, (0, 1, 0, 1)))
-        return halved
+        """The condition is not used; all resamplers have one signature."""
+        if self.resample == "up":
+            features = _resize(features, "up")
+        elif not self.padding:
+            features = F.pad(features, (0, 1, 0, 1))
+        resampled: Tensor = self.conv(features)
+        return resampled
 
 
-class UpsampledConvolution(nn.Module):
-    """Double the resolution, then convolve (Ho et al. 2020)."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, features: Features, condition: Condition) -> NewFeatures:
-        """The condition is not used; every resampling is called alike."""
-        doubled: Tensor = self.conv(_resize(features, "up"))
-        return doubled
-
-
-def downsampler(config: UNetConfig, channels: int) -> nn.Module:
-    """What halves the resolution at the end of a level."""
+def resampler(config: UNetConfig, channels: int, resample: str) -> nn.Module:
+    """The layer that halves ("down") or doubles ("up") the resolution at the end of a level."""
     if config.resampling == "residual":
-        return Residual(config, channels, channels, "down")
-    return StridedConvolution(config, channels)
-
-
-def upsampler(config: UNetConfig, channels: int) -> nn.Module:
-    """What doubles the resolution at the end of a level."""
-    if config.resampling == "residual":
-        return Residual(config, channels, channels, "up")
-    return UpsampledConvolution(channels)
+        return Residual(config, channels, channels, resample)
+    return ConvolutionResampler(config, channels, resample)
 
 
 class UNet(nn.Module):
@@ -234,11 +219,14 @@ class UNet(nn.Module):
         labels: Int[Tensor, " batch"] | None = None,
         w: Float[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, "batch out_channels height width"]:
-        """The raw output. `time` is what the network was trained to read, 8192·t − 1 for our own.
+        """Return the raw output.
 
-        `labels` are 0 … num_classes − 1, or num_classes for 'no class' in a network with label dropout; they
-        are needed by a class-conditional network and ignored by others. `w` is guidance_scale − 1, 0 where
-        None, for networks that have it as an input.
+        Args:
+            z: Noisy images.
+            time: The time input the network was trained with: 8192·t − 1 for our own.
+            labels: 0 … num_classes − 1, or num_classes for "no class" in a network with label dropout.
+                Required by class-conditional networks, ignored by others.
+            w: guidance_scale − 1 for networks with a guidance input; None: 0.
         """
         condition = self.time_embedding(time, w)
         if self.class_embedding is not None:
@@ -269,10 +257,10 @@ class DownBlock(nn.Module):
         self.attentions = nn.ModuleList(
             Attention(config, width) for _ in range(count * config.has_attention(level))
         )
-        self.downsamplers = nn.ModuleList([downsampler(config, width)] if halve else [])
+        self.downsamplers = nn.ModuleList([resampler(config, width, "down")] if halve else [])
 
     def forward(self, features: Features, condition: Condition, skips: list[Tensor]) -> NewFeatures:
-        """Appends what the way up will need to `skips`."""
+        """Append the skip connections to `skips`."""
         for resnet, attention in zip_longest(self.resnets, self.attentions):
             features = resnet(features, condition)
             if attention is not None:
@@ -296,7 +284,7 @@ class MiddleBlock(nn.Module):
         )
 
     def forward(self, features: Features, condition: Condition) -> Features:
-        """Keeps the shape."""
+        """Keep the shape."""
         first, second = self.resnets
         features = first(features, condition)
         for attention in self.attentions:
@@ -306,7 +294,7 @@ class MiddleBlock(nn.Module):
 
 
 class UpBlock(nn.Module):
-    """One resolution on the way up: each residual block also takes what the way down left."""
+    """One resolution on the way up: each residual block also takes a skip connection."""
 
     def __init__(self, config: UNetConfig, level: int, below: int, entry: int, double: bool) -> None:
         super().__init__()
@@ -319,10 +307,10 @@ class UpBlock(nn.Module):
         self.attentions = nn.ModuleList(
             Attention(config, width) for _ in range(count * config.has_attention(level))
         )
-        self.upsamplers = nn.ModuleList([upsampler(config, width)] if double else [])
+        self.upsamplers = nn.ModuleList([resampler(config, width, "up")] if double else [])
 
     def forward(self, features: Features, condition: Condition, skips: list[Tensor]) -> NewFeatures:
-        """Takes from the end of `skips`."""
+        """Take skip connections from the end of `skips`."""
         for resnet, attention in zip_longest(self.resnets, self.attentions):
             features = resnet(torch.cat((features, skips.pop()), dim=1), condition)
             if attention is not None:
@@ -333,11 +321,10 @@ class UpBlock(nn.Module):
 
 
 def initialize(network: UNet, generator: torch.Generator) -> None:
-    """Fill every parameter in place, in a fixed order.
+    """Initialize every parameter in place, in a fixed order.
 
-    Uniform in ±1/√fan_in as in Dhariwal & Nichol's code; but the last layer of each residual branch, of each
-    attention and of the whole network begins at zero. So does the guidance input: a student copied from an
-    unguided teacher starts as that teacher.
+    Uniform in ±1/√fan_in as in Dhariwal & Nichol's code; zero in the last layer of each residual branch, of
+    each attention and of the network, and in the guidance input.
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):

@@ -1,4 +1,4 @@
-"""What this machine has to compute with, found without importing torch, which takes two seconds."""
+"""The accelerators of this machine, found without importing torch, which takes two seconds."""
 
 import os
 import re
@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 from progdistill.training.config import ComputeSettings, Precision
 
 GOOGLE, TPUS = "0x1ae0", frozenset({"0x005e", "0x0062", "0x0063", "0x006f", "0x0076"})
-"""PCI vendor, and the devices that are TPUs v4, v5p, v5e, v6e and v7 among its others."""
+"""PCI vendor, and its devices that are TPUs v4, v5p, v5e, v6e and v7."""
 
 FIRST_CAPABILITY_WITH_BFLOAT16 = 8.0
 """Compute capability of NVIDIA's A100, the first GPU with bfloat16 arithmetic."""
@@ -18,14 +18,14 @@ DeviceKind = Literal["cuda", "tpu", "cpu"]
 
 
 class Accelerators(NamedTuple):
-    """What jobs of `compute.device=auto` use here, and how many there are; 0 CPUs, since ranks share them."""
+    """What jobs with `compute.device=auto` use here, and how many; 0 for CPUs, which ranks share."""
 
     kind: DeviceKind
     number: int
 
 
 def accelerators_here(root: Path = Path("/")) -> Accelerators:
-    """The GPUs that this machine or container is given, NVIDIA's or AMD's, else its TPUs."""
+    """The GPUs (NVIDIA or AMD) of this machine or container; without GPUs its TPUs."""
     gpus = _numbered(root / "dev", r"nvidia\d+")
     if not gpus and (root / "dev/kfd").exists():
         gpus = _numbered(root / "dev/dri", r"renderD\d+")
@@ -47,10 +47,10 @@ def kind_for(compute: ComputeSettings) -> DeviceKind:
 
 
 def precision_for(compute: ComputeSettings, kind: DeviceKind) -> Precision:
-    """The precision of a job on devices of a kind, which is part of the job's identity.
+    """The precision of a job on devices of a kind; part of the job's identity.
 
-    CPUs compute in float32, those with bfloat16 instructions too, unless told otherwise: so every CPU has the
-    same jobs. GPUs of this machine that lack bfloat16 compute in float32.
+    With `auto`, all CPUs use float32, so that jobs are the same on every CPU, and so do GPUs of this machine
+    without bfloat16.
     """
     if compute.precision != "auto":
         return Precision(compute.precision)
@@ -60,11 +60,11 @@ def precision_for(compute: ComputeSettings, kind: DeviceKind) -> Precision:
 
 
 def _gpus_here_have_bfloat16() -> bool:
-    """True where no nvidia-smi tells otherwise: on AMD's, and on a machine that only submits jobs."""
+    """True unless nvidia-smi says otherwise: on AMD GPUs, and where jobs are only submitted."""
     query = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
     try:
-        told = subprocess.run(query, capture_output=True, text=True, check=True, timeout=30).stdout
-        return all(float(line) >= FIRST_CAPABILITY_WITH_BFLOAT16 for line in told.split())
+        output = subprocess.run(query, capture_output=True, text=True, check=True, timeout=30).stdout
+        return all(float(line) >= FIRST_CAPABILITY_WITH_BFLOAT16 for line in output.split())
     except (OSError, subprocess.SubprocessError, ValueError):
         return True
 
@@ -74,7 +74,7 @@ def _visible(gpus: int) -> int:
     for variable in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"):
         named = os.environ.get(variable)
         if named is not None:
-            return len([one for one in named.split(",") if one.strip() not in ("", "-1")])
+            return sum(device.strip() not in ("", "-1") for device in named.split(","))
     return gpus
 
 

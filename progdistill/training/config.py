@@ -1,4 +1,4 @@
-"""Settings of a training run, for a base model and for a student alike."""
+"""Settings of training, of a base model or a student."""
 
 from enum import StrEnum
 from typing import Literal
@@ -10,17 +10,17 @@ from progdistill.models_base import Frozen
 
 
 class LearningRateSchedule(StrEnum):
-    """How the learning rate moves after warm-up."""
+    """The learning rate after warm-up."""
 
     CONSTANT = "constant"
     LINEAR_TO_ZERO = "linear_to_zero"
 
 
 class TrainingSettings(Frozen, allow_inf_nan=False):
-    """What decides the numbers that training gives; part of a job's identity, field by field."""
+    """Settings that decide the resulting weights; part of a job's identity."""
 
     updates: int = Field(gt=0)
-    batch_size: int = Field(gt=0, le=1_000_000, description="images per update over all ranks together")
+    batch_size: int = Field(gt=0, le=1_000_000, description="images per update, of all ranks together")
     learning_rate: float = Field(gt=0)
     learning_rate_schedule: LearningRateSchedule = LearningRateSchedule.CONSTANT
     warmup_updates: int = Field(0, ge=0)
@@ -45,7 +45,7 @@ class BaseTrainingSettings(TrainingSettings):
     )
 
     def loop_settings(self) -> TrainingSettings:
-        """Those settings that every training has."""
+        """The settings that every training has."""
         return TrainingSettings(**self.model_dump(exclude={"label_dropout"}))
 
 
@@ -53,7 +53,7 @@ class DistillationSettings(TrainingSettings):
     """Settings of every distillation stage; the paper gives the last stages more updates."""
 
     prediction: PredictionType | None = Field(
-        None, description="what students predict, if not what their first teacher predicts"
+        None, description="of students; None: that of their first teacher"
     )
     updates_at_steps: dict[int, PositiveInt] = Field(
         default_factory=dict, description="updates of the stages whose student has that many sampling steps"
@@ -76,40 +76,40 @@ class DistillationSettings(TrainingSettings):
 
 
 class SnapshotSettings(Frozen, allow_inf_nan=False):
-    """How often a stage saves where it stands. Changes no numbers, so it is part of no identity."""
+    """How often training saves its state; not part of a job's identity."""
 
     interval_updates: int = Field(1000, gt=0)
     keep: int = Field(2, gt=0)
 
 
 class Precision(StrEnum):
-    """The arithmetic of networks. Weights, targets, losses, optimizer and average are float32 in any case."""
+    """The arithmetic of networks. Parameters, targets, losses, optimizer and average are always float32."""
 
     FLOAT32 = "float32"
     TF32 = "tf32"
-    """float32 whose products have TensorFloat-32's 10 bits of mantissa; CUDA GPUs only."""
+    """float32 with products in TensorFloat-32 (10 bits of mantissa); CUDA GPUs only."""
     BFLOAT16 = "bfloat16"
 
 
 class LiveSettings(Frozen, allow_inf_nan=False):
-    """What a training shows of itself while it goes on. Changes no numbers, so it is part of no identity."""
+    """What training reports while it runs; not part of a job's identity."""
 
     interval_seconds: float = Field(10.0, ge=0, description="between two reports of loss, rate and ETA")
     samples_interval_seconds: float = Field(
-        30.0, ge=0, description="between two drawings of samples, which take 5 % of the time at most"
+        30.0, ge=0, description="between two sets of samples, which take at most 5 % of the time"
     )
-    samples: int = Field(10, ge=0, description="drawn each time, of classes one after the other; 0: none")
+    samples: int = Field(10, ge=0, description="images per set, of the classes in turn; 0: none")
     most_sampling_steps: int = Field(
-        16, gt=0, description="they are drawn with as many steps as the student is for, up to this"
+        16, gt=0, description="upper limit of their sampling steps, otherwise those of the student"
     )
 
 
 class ComputeSettings(Frozen, allow_inf_nan=False):
-    """Where and how arithmetic runs. Of these only ranks and precision are part of a job's identity."""
+    """Where and how to compute. Only world_size and precision are part of a job's identity."""
 
-    device: str = Field("auto", pattern="^(auto|cpu|cuda|tpu)$", description="cuda is AMD's GPUs too")
+    device: str = Field("auto", pattern="^(auto|cpu|cuda|tpu)$", description="cuda includes AMD GPUs")
     world_size: int | None = Field(
-        None, gt=0, description="processes of a job; None: one per accelerator, else one"
+        None, gt=0, description="processes of a job; None: one per accelerator, or one"
     )
     threads_per_rank: int | None = Field(
         None, gt=0, description="CPU threads; None: all cores, shared evenly"
@@ -118,14 +118,14 @@ class ComputeSettings(Frozen, allow_inf_nan=False):
         "auto", description="of networks; auto: bfloat16 on accelerators that have it, float32 on CPUs"
     )
     micro_batch_size: int | None = Field(
-        None, gt=0, description="images a rank takes at a time; None: its whole share of the batch"
+        None, gt=0, description="images of a rank at a time; None: its whole share of the batch"
     )
     compile: Literal["auto", "on", "off"] = Field(
         "auto", description="torch.compile networks; auto: on accelerators, unless weights are sharded"
     )
     activation_checkpointing: bool = Field(
-        False, description="keep less for the backward pass and compute it again: less memory, more time"
+        False, description="recompute activations in the backward pass: less memory, more time"
     )
     parallelism: Literal["auto", "ddp", "fsdp"] = Field(
-        "auto", description="every rank has all weights, or a share; auto: ddp where they fit"
+        "auto", description="parameters replicated or sharded; auto: ddp if they fit"
     )

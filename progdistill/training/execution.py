@@ -1,4 +1,4 @@
-"""How networks are run: precision, micro-batches, compilation and shared weights."""
+"""How networks run: precision, micro-batches, compilation and sharding."""
 
 from functools import partial
 from typing import NamedTuple
@@ -12,13 +12,13 @@ from progdistill.models.denoiser import Denoiser
 from progdistill.models.unet import Attention, Residual
 from progdistill.training.config import ComputeSettings, Precision
 
-BYTES_PER_WEIGHT = 24
-"""What a distillation keeps of a weight under DDP, in float32: itself, its gradient, its moving average, the
-optimizer's two moments, and the teacher's."""
+BYTES_PER_PARAMETER = 24
+"""Memory of a distillation under DDP, in float32: parameter, gradient, moving average, two moments of Adam,
+teacher's parameter."""
 
 
 class Execution(NamedTuple):
-    """What is left of the compute settings when nothing is open any more."""
+    """How a network runs: the compute settings after every `auto` is decided."""
 
     precision: Precision = Precision.FLOAT32
     compile: bool = False
@@ -30,10 +30,18 @@ class Execution(NamedTuple):
 def decide(
     compute: ComputeSettings, precision: Precision, device: torch.device, world_size: int, parameters: int
 ) -> Execution:
-    """Decide for a network of so many parameters; `precision` is the job's.
+    """Decide how a network runs.
 
-    Raises UsageError for a precision that the device does not have, and for sharded weights with one rank or
-    with compilation.
+    Args:
+        compute: The settings.
+        precision: Of the job.
+        device: Of this rank.
+        world_size: Number of ranks.
+        parameters: Number of the network's parameters.
+
+    Raises:
+        UsageError: The device does not support the precision, or sharding is combined with a single rank or
+            with compilation.
     """
     check_precision(precision, device)
     sharded = compute.parallelism == "fsdp" or (
@@ -41,8 +49,8 @@ def decide(
     )
     if sharded and world_size == 1:
         raise UsageError(
-            "compute.parallelism=fsdp shares weights among ranks, and this job has one: leave it out, or set"
-            " compute.world_size to the number of devices"
+            "compute.parallelism=fsdp shards parameters over ranks, and this job has one: leave it out, or"
+            " set compute.world_size to the number of devices"
         )
     if sharded and compute.compile == "on":
         raise UsageError(
@@ -59,7 +67,7 @@ def decide(
 
 
 def check_precision(precision: Precision, device: torch.device) -> None:
-    """Raise UsageError for a precision that would be emulated or ignored; a CPU has bfloat16, if slow."""
+    """Raise UsageError for a precision that the device would emulate or ignore; CPUs do support bfloat16."""
     if precision is Precision.TF32 and device.type != "cuda":
         raise UsageError(f"compute.precision=tf32 is for CUDA GPUs, not for {device.type}: use float32")
     if precision is Precision.BFLOAT16 and device.type == "cuda":
@@ -71,15 +79,15 @@ def check_precision(precision: Precision, device: torch.device) -> None:
 
 
 def _fits(parameters: int, device: torch.device) -> bool:
-    """Whether what DDP keeps of the weights leaves half of the memory free; only GPUs are asked."""
+    """Whether DDP leaves half of a GPU's memory free; always true elsewhere."""
     if device.type != "cuda":
         return True
     memory: int = torch.cuda.get_device_properties(device).total_memory
-    return BYTES_PER_WEIGHT * parameters <= memory / 2
+    return BYTES_PER_PARAMETER * parameters <= memory / 2
 
 
 def place(denoiser: Denoiser, execution: Execution, device: torch.device) -> Denoiser:
-    """Move a denoiser to `device` and have it run as decided; its weights keep their names. In place."""
+    """Move a denoiser to `device` and make it run as decided, in place; names of parameters do not change."""
     set_float32_products(execution.precision, device)
     denoiser.to(device)
     denoiser.autocasts = execution.precision is Precision.BFLOAT16
@@ -91,7 +99,7 @@ def place(denoiser: Denoiser, execution: Execution, device: torch.device) -> Den
     if execution.sharded:
         from torch.distributed.fsdp import fully_shard  # Importing it takes a second.
 
-        # Not a U-Net's levels: they share a list of skip connections, which FSDP would copy.
+        # Not the levels of the U-Net: they share a list of skip connections, which FSDP would copy.
         for module in _blocks(denoiser):
             fully_shard(module)
         fully_shard(denoiser)
@@ -99,9 +107,9 @@ def place(denoiser: Denoiser, execution: Execution, device: torch.device) -> Den
 
 
 def set_float32_products(precision: Precision, device: torch.device) -> None:
-    """Have products of float32 numbers computed in float32, or in TensorFloat-32 where that is asked for.
+    """Compute float32 products in float32, or in TensorFloat-32 with that precision.
 
-    By default CUDA convolves in TensorFloat-32, and a TPU multiplies float32 as bfloat16.
+    By default CUDA convolves in TensorFloat-32, and TPUs multiply float32 as bfloat16.
     """
     if device.type == "cuda":
         how = "tf32" if precision is Precision.TF32 else "ieee"
@@ -112,5 +120,5 @@ def set_float32_products(precision: Precision, device: torch.device) -> None:
 
 
 def _blocks(denoiser: Denoiser) -> list[nn.Module]:
-    """What nearly all weights and activations are in."""
+    """The modules with nearly all parameters and activations."""
     return [module for module in denoiser.network.modules() if isinstance(module, Residual | Attention)]

@@ -1,4 +1,4 @@
-"""What a network is trained for: Algorithm 1 (a base model), Algorithm 2 (a student), and guidance."""
+"""Training objectives: Algorithm 1 (a base model), Algorithm 2 (a student), and guidance."""
 
 from typing import Protocol
 
@@ -41,12 +41,12 @@ class Objective(Protocol):
 class BaseObjective:
     """Algorithm 1: t ~ U[0, 1], and the clean data is the target.
 
-    With probability `label_dropout` a sample's label is replaced by num_classes, which stands for "no class":
+    With probability `label_dropout` a sample's label is replaced by num_classes, "no class":
     one network learns the conditional and the unconditional model (Ho & Salimans 2021).
     """
 
-    def __init__(self, weight: LossWeight, label_dropout: float = 0.0) -> None:
-        self._weight, self._label_dropout = weight, label_dropout
+    def __init__(self, loss_weight: LossWeight, label_dropout: float = 0.0) -> None:
+        self._loss_weight, self._label_dropout = loss_weight, label_dropout
 
     def __call__(
         self, model: Denoiser, network: nn.Module, x: Images, labels: Labels | None, random: BatchRandom
@@ -61,7 +61,7 @@ class BaseObjective:
         z = diffuse(x, eps, t)
         output = network(z, t, labels)
         target = velocity_from_x_eps(x, eps, t)
-        return weighted_loss(output, target, z, t, model.config.prediction, self._weight).mean()
+        return weighted_loss(output, target, z, t, model.config.prediction, self._loss_weight).mean()
 
 
 class DistillationObjective:
@@ -75,10 +75,10 @@ class DistillationObjective:
         self,
         teacher: Denoiser,
         student_steps: int,
-        weight: LossWeight,
+        loss_weight: LossWeight,
         guidance_scale: GuidanceRange | None = None,
     ) -> None:
-        self._teacher, self._steps, self._weight = _frozen(teacher), student_steps, weight
+        self._teacher, self._steps, self._loss_weight = _frozen(teacher), student_steps, loss_weight
         self._guidance_scale = guidance_scale
 
     def __call__(
@@ -90,20 +90,20 @@ class DistillationObjective:
         w = None if self._guidance_scale is None else draw_w(self._guidance_scale, random)
         target = distillation_target(self._teacher.bind(labels, w), z, t, self._steps)
         output = network(z, t, labels, w)
-        return weighted_loss(output, target, z, t, model.config.prediction, self._weight).mean()
+        return weighted_loss(output, target, z, t, model.config.prediction, self._loss_weight).mean()
 
 
 class GuidanceObjective:
     """Stage one of Meng et al. (2023): the scale is uniform on a range; the guided teacher is the target.
 
-    The student is asked once where its teacher is asked twice. t = i/N as in Algorithm 2: the times at which
-    N sampling steps, and the students of the stages after this one, will ask it.
+    The student is evaluated once where its teacher is evaluated twice. t = i/N as in Algorithm 2: the times
+    at which samplers of N steps, and the students of the next stages, evaluate it.
     """
 
     def __init__(
-        self, teacher: Denoiser, student_steps: int, weight: LossWeight, guidance_scale: GuidanceRange
+        self, teacher: Denoiser, student_steps: int, loss_weight: LossWeight, guidance_scale: GuidanceRange
     ) -> None:
-        self._teacher, self._steps, self._weight = _frozen(teacher), student_steps, weight
+        self._teacher, self._steps, self._loss_weight = _frozen(teacher), student_steps, loss_weight
         self._guidance_scale = guidance_scale
 
     def __call__(
@@ -111,14 +111,14 @@ class GuidanceObjective:
     ) -> Float[Tensor, ""]:
         """Compute the loss; see Objective."""
         if labels is None:
-            raise ValueError("guidance is toward a class: a batch without labels has none")
+            raise ValueError("guidance needs class labels")
         t = random.integers(1, self._steps).to(x.dtype) / self._steps
         z = diffuse(x, random.noise_like(x), t)
         w = draw_w(self._guidance_scale, random)
         no_class = torch.full_like(labels, self._teacher.config.network.num_classes)
         target = guidance_target(self._teacher.bind(labels), self._teacher.bind(no_class), z, t, w)
         output = network(z, t, labels, w)
-        return weighted_loss(output, target, z, t, model.config.prediction, self._weight).mean()
+        return weighted_loss(output, target, z, t, model.config.prediction, self._loss_weight).mean()
 
 
 def draw_w(guidance_scale: GuidanceRange, random: BatchRandom) -> Each:

@@ -1,4 +1,4 @@
-"""When, where and with what code a checkpoint is made."""
+"""The provenance of a checkpoint: when, where and with what code it was made."""
 
 import importlib.metadata
 import platform
@@ -17,7 +17,7 @@ RECORDED_PACKAGES = ("torch", "numpy", "safetensors", "metaflow")
 
 
 def code_version() -> tuple[str, bool | None]:
-    """The package version with the commit it runs from, and whether that checkout has uncommitted changes."""
+    """The package version with the commit of its checkout, and whether that has uncommitted changes."""
     root = Path(__file__).resolve().parents[2]
     try:
         commit = _git(root, "rev-parse", "--short=12", "HEAD")
@@ -35,7 +35,7 @@ def _git(root: Path, *arguments: str) -> str:
 
 
 def peak_memory_bytes(on_gpu: bool) -> int:
-    """The most this process has held so far: allocated on its GPU, else resident."""
+    """Peak memory of this process in bytes: allocated on its GPU, or resident."""
     if on_gpu:
         import torch
 
@@ -46,12 +46,12 @@ def peak_memory_bytes(on_gpu: bool) -> int:
 def provenance(
     *,
     device: str,
-    created_by: str,
     configuration: dict[str, JsonValue],
     dataset_name: str,
-    figures: TrainingFigures,
+    created_by: str | None = None,
+    figures: TrainingFigures | None = None,
 ) -> Provenance:
-    """Gather what stands beside a checkpoint's identity."""
+    """Collect the provenance of a checkpoint that this process made just now."""
     version, dirty = code_version()
     return Provenance(
         created_at=datetime.now(UTC),

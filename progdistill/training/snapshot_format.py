@@ -1,6 +1,6 @@
-"""How a snapshot lies in a store: per rank one safetensors shard and, written after it, one sealed document.
+"""The layout of a snapshot: one safetensors shard per rank and, written after it, one sealed document.
 
-A snapshot exists when the documents of all its ranks do: no rank waits for another.
+A snapshot is complete when the documents of all ranks exist: no rank waits for another.
 """
 
 import re
@@ -21,7 +21,7 @@ _PIECE: Final = re.compile(r"(\d{12})-[A-Za-z0-9]+/\d{5}-of-\d{5}\.(json|safeten
 
 
 class SliceFacts(Frozen):
-    """Where a rank's piece lies in a flat tensor: first element, elements held, elements in all."""
+    """A rank's slice of a flattened tensor: first element, number of elements, elements of the whole."""
 
     offset: NonNegativeInt
     length: NonNegativeInt
@@ -48,7 +48,7 @@ class ShardFacts(Record):
 
 
 class SnapshotKey(NamedTuple):
-    """One snapshot's folder: the update it was taken after, the attempt that took it, its world size."""
+    """Identifies a snapshot: its job, the updates done, the attempt that took it, its world size."""
 
     job_id: str
     update: int
@@ -57,12 +57,12 @@ class SnapshotKey(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What tells this snapshot from the job's others."""
+        """The name of the snapshot within its job."""
         return f"{self.update}-{self.attempt}-{self.world_size}"
 
     @staticmethod
     def named(job_id: str, name: str) -> "SnapshotKey":
-        """The place that has this name."""
+        """The key of a snapshot with this name."""
         update, attempt, world_size = name.split("-")
         return SnapshotKey(job_id, int(update), attempt, int(world_size))
 
@@ -86,7 +86,7 @@ class SnapshotKey(NamedTuple):
 def complete_snapshots(store: Store, job_id: str) -> list[SnapshotKey]:
     """Return the snapshots of a job whose every rank has finished, those of most updates first."""
     finished_at = _complete_since(store, job_id)
-    return sorted(finished_at, key=lambda place: (place.update, finished_at[place]), reverse=True)
+    return sorted(finished_at, key=lambda key: (key.update, finished_at[key]), reverse=True)
 
 
 def _complete_since(store: Store, job_id: str) -> dict[SnapshotKey, datetime]:
@@ -96,37 +96,35 @@ def _complete_since(store: Store, job_id: str) -> dict[SnapshotKey, datetime]:
     folder = snapshots_prefix(job_id)
     for item in store.list(folder):
         if found := _DOCUMENT.fullmatch(item.key.removeprefix(folder)):
-            place = SnapshotKey(job_id, int(found[1]), found[2], int(found[4]))
-            written[place] = written.get(place, 0) + 1
-            finished_at[place] = max(item.modified_at, finished_at.get(place, item.modified_at))
-    return {
-        place: finished_at[place] for place, documents in written.items() if documents == place.world_size
-    }
+            key = SnapshotKey(job_id, int(found[1]), found[2], int(found[4]))
+            written[key] = written.get(key, 0) + 1
+            finished_at[key] = max(item.modified_at, finished_at.get(key, item.modified_at))
+    return {key: finished_at[key] for key, documents in written.items() if documents == key.world_size}
 
 
-def prune_snapshots(store: Store, place: SnapshotKey, *, keep: int) -> None:
-    """Remove all but the `keep` complete snapshots of a job that were finished last, `place` among them.
+def prune_snapshots(store: Store, latest: SnapshotKey, *, keep: int) -> None:
+    """Remove all but the `keep` complete snapshots of a job that were finished last, `latest` among them.
 
-    They need not be those of most updates: damaged ones are passed over, and training goes on from before
-    them. What unfinished ones left behind before the kept ones goes too. Documents go before their tensors,
-    so that a snapshot vanishes at once for every reader.
+    These need not have the most updates: training resumes from before damaged ones. Incomplete snapshots that
+    are older than the kept ones are removed too. Documents go before tensors, so that a snapshot vanishes at
+    once.
     """
-    finished_at = _complete_since(store, place.job_id)
+    finished_at = _complete_since(store, latest.job_id)
     newest_first = sorted(
-        finished_at, key=lambda one: (one == place, finished_at[one], one.update), reverse=True
+        finished_at, key=lambda key: (key == latest, finished_at[key], key.update), reverse=True
     )
-    kept = {one.folder for one in newest_first[:keep]}
-    gone = {one.folder for one in newest_first[keep:]} - kept
-    oldest = min((one.update for one in newest_first[:keep] if one.update <= place.update), default=-1)
-    keys = [item.key for item in store.list(snapshots_prefix(place.job_id))]
+    kept = {key.folder for key in newest_first[:keep]}
+    gone = {key.folder for key in newest_first[keep:]} - kept
+    oldest = min((key.update for key in newest_first[:keep] if key.update <= latest.update), default=-1)
+    keys = [item.key for item in store.list(snapshots_prefix(latest.job_id))]
     for key in sorted(keys, key=lambda key: key.endswith(".safetensors")):
         folder = f"{key.rpartition('/')[0]}/"
-        piece = _PIECE.fullmatch(key.removeprefix(snapshots_prefix(place.job_id)))
+        piece = _PIECE.fullmatch(key.removeprefix(snapshots_prefix(latest.job_id)))
         if piece and (folder in gone or (folder not in kept and int(piece[1]) <= oldest)):
             store.delete(key)
 
 
 def delete_snapshots(store: Store, job_id: str) -> None:
-    """Remove all snapshots of a job: its result is published."""
+    """Remove all snapshots of a job, whose result is published."""
     for item in list(store.list(snapshots_prefix(job_id))):
         store.delete(item.key)

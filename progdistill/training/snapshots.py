@@ -48,8 +48,8 @@ class FlatSlice(NamedTuple):
 class SnapshotWriter:
     """Writes a job's snapshots from one rank. `save` copies and returns; a thread does the rest.
 
-    Training waits only if the previous snapshot is still being written: memory stays at one copy of the
-    state. All ranks of one launch share `attempt`, so that pieces of different launches never mix.
+    Training waits only if the previous snapshot is still being written: there is one copy of the state. All
+    ranks of one launch share `attempt`, so that shards of different launches never mix.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class SnapshotWriter:
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
         self.stalled_seconds = 0.0
-        """How long all calls of `save` together have kept their caller."""
+        """Time that all calls of `save` took."""
 
     def save(
         self,
@@ -78,10 +78,15 @@ class SnapshotWriter:
         facts: Mapping[str, JsonValue],
         flat: Mapping[str, FlatSlice] | None = None,
     ) -> None:
-        """Take a snapshot after `update` updates; the tensors may change as soon as this returns.
+        """Take a snapshot; the tensors may change as soon as this returns.
 
-        `tensors` are equal on all ranks (each writes its share), `flat` holds this rank's pieces of split
-        ones. A write that fails is logged and by `wait`; training goes on without it.
+        A failed write is logged, and raised by `wait`; training continues without it.
+
+        Args:
+            update: Updates done.
+            tensors: Equal on all ranks, of which each writes its share.
+            facts: JSON to record.
+            flat: This rank's slices of sharded tensors.
         """
         began = time.perf_counter()
         self.join()
@@ -92,28 +97,28 @@ class SnapshotWriter:
             name: SliceFacts(offset=p.offset, length=p.tensor.numel(), full_length=p.full_length)
             for name, p in pieces.items()
         }
-        place = SnapshotKey(self._job_id, update, self._attempt, self._ranks)
+        key = SnapshotKey(self._job_id, update, self._attempt, self._ranks)
         self._thread = threading.Thread(
-            target=self._write, args=(place, copies, slices, dict(facts)), name=f"snapshot-{update}"
+            target=self._write, args=(key, copies, slices, dict(facts)), name=f"snapshot-{update}"
         )
         self._thread.start()
         self.stalled_seconds += time.perf_counter() - began
 
     def wait(self) -> None:
-        """Return when the last snapshot is in the store; raise what kept it out."""
+        """Wait until the last snapshot is in the store; raise the error of a failed write."""
         self.join()
         if self._error is not None:
             error, self._error = self._error, None
             raise error
 
     def join(self) -> None:
-        """Return when nothing is being written any more; what went wrong has been reported."""
+        """Wait until nothing is being written; errors have been logged."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
 
     def _copied(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Copy to buffers in main memory, kept from one snapshot to the next (page-locked for a GPU)."""
+        """Copy to buffers in main memory, reused by the next snapshot (page-locked for a GPU)."""
         self._buffers = {name: self._buffer_for(name, tensor) for name, tensor in tensors.items()}
         for name, tensor in tensors.items():
             self._buffers[name].copy_(tensor.detach(), non_blocking=True)
@@ -129,7 +134,7 @@ class SnapshotWriter:
 
     def _write(
         self,
-        place: SnapshotKey,
+        key: SnapshotKey,
         tensors: dict[str, Tensor],
         slices: dict[str, SliceFacts],
         facts: dict[str, JsonValue],
@@ -139,41 +144,41 @@ class SnapshotWriter:
             file = self._store.scratch() / f"{uuid.uuid4().hex}.safetensors"
             try:
                 save_file(tensors, file)
-                digest = self._store.upload(file, lambda _: place.tensors_key(self._rank), consume=True)
+                digest = self._store.upload(file, lambda _: key.tensors_key(self._rank), consume=True)
             finally:
                 file.unlink(missing_ok=True)
             document = ShardFacts(
-                job_id=place.job_id,
-                update=place.update,
-                attempt=place.attempt,
+                job_id=key.job_id,
+                update=key.update,
+                attempt=key.attempt,
                 rank=self._rank,
-                world_size=place.world_size,
+                world_size=key.world_size,
                 tensors=digest,
                 slices=slices,
                 facts=facts,
             )
-            self._store.write(place.document_key(self._rank), encode(document))
+            self._store.write(key.document_key(self._rank), encode(document))
             if self._rank == 0:
-                prune_snapshots(self._store, place, keep=self._keep)
-        except Exception as error:  # Whatever it is: training goes on, and `wait` says so.
+                prune_snapshots(self._store, key, keep=self._keep)
+        except Exception as error:  # Training continues whatever it is; `wait` raises it.
             self._error = error
-            logger.warning("snapshot after update %d was not written: %s", place.update, error)
+            logger.warning("snapshot after update %d was not written: %s", key.update, error)
 
 
 class Snapshot:
     """A complete snapshot whose shards have all been verified."""
 
-    def __init__(self, place: SnapshotKey, shards: list[tuple[ShardFacts, Path]]) -> None:
-        self.name = place.name
-        """By which another process finds the very same one."""
+    def __init__(self, key: SnapshotKey, shards: list[tuple[ShardFacts, Path]]) -> None:
+        self.name = key.name
+        """For `snapshot_named` in another process."""
         self._shards = shards
         self.update = shards[0][0].update
         """The number of updates done when it was taken."""
         self.facts = shards[0][0].facts
-        """What rank 0 recorded beside the tensors."""
+        """The JSON that rank 0 recorded."""
 
     def load(self) -> dict[str, Tensor]:
-        """Return every tensor whole, in main memory, however many ranks had written it."""
+        """Return all tensors, whole, in main memory."""
         tensors: dict[str, Tensor] = {}
         lengths: dict[str, int] = {}
         for shard, path in self._shards:
@@ -184,7 +189,7 @@ class Snapshot:
         return tensors | {name: self.load_flat(name, 0, length) for name, length in lengths.items()}
 
     def read_flat(self, name: str, offset: int, length: int) -> Shaped[Tensor, " length"]:
-        """Return `length` elements from `offset` of any tensor, flattened; split or whole when written."""
+        """Return `length` elements from `offset` of a flattened tensor, sharded or not when it was saved."""
         path = self._files_of_whole.get(name)
         if path is None:
             return self.load_flat(name, offset, length)
@@ -239,11 +244,11 @@ def latest_snapshot(store: Store, job_id: str) -> Snapshot | None:
 
     Every shard is verified; a damaged snapshot is logged and the one before it is taken.
     """
-    for place in complete_snapshots(store, job_id):
+    for key in complete_snapshots(store, job_id):
         try:
-            return _opened(store, place)
+            return _opened(store, key)
         except LostInvariantError as error:
-            logger.warning("snapshot after update %d is skipped: %s", place.update, error)
+            logger.warning("snapshot after update %d is skipped: %s", key.update, error)
     return None
 
 
@@ -252,16 +257,16 @@ def snapshot_named(store: Store, job_id: str, name: str) -> Snapshot:
     return _opened(store, SnapshotKey.named(job_id, name))
 
 
-def _opened(store: Store, place: SnapshotKey) -> Snapshot:
-    return Snapshot(place, [_verified(store, place, rank) for rank in range(place.world_size)])
+def _opened(store: Store, key: SnapshotKey) -> Snapshot:
+    return Snapshot(key, [_verified(store, key, rank) for rank in range(key.world_size)])
 
 
-def _verified(store: Store, place: SnapshotKey, rank: int) -> tuple[ShardFacts, Path]:
-    key = place.document_key(rank)
-    shard = read_record(store, key, ShardFacts)
-    if shard is None or (shard.rank, shard.update, shard.job_id) != (rank, place.update, place.job_id):
-        raise LostInvariantError(f"{store.uri}/{key} is missing or in the wrong place")
-    return shard, store.download(place.tensors_key(rank), shard.tensors)
+def _verified(store: Store, key: SnapshotKey, rank: int) -> tuple[ShardFacts, Path]:
+    document = key.document_key(rank)
+    shard = read_record(store, document, ShardFacts)
+    if shard is None or (shard.rank, shard.update, shard.job_id) != (rank, key.update, key.job_id):
+        raise LostInvariantError(f"{store.uri}/{document} is missing or in the wrong place")
+    return shard, store.download(key.tensors_key(rank), shard.tensors)
 
 
 def _share_of(tensors: Mapping[str, Tensor], rank: int, world_size: int) -> list[str]:

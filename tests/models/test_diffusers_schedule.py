@@ -62,14 +62,18 @@ def test_the_noise_is_that_which_the_scheduler_adds(tmp_path: Path, name: str) -
     ],
 )
 def test_schedulers_of_other_noise_are_refused_by_name(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UsageError, match=f"is of a {name}, .* --scheduler FILE"):
+    with pytest.raises(UsageError, match=f"is for {name}, .* --scheduler FILE"):
         read_schedule(saved(tmp_path, getattr(diffusers, name)()), tmp_path)
 
 
 @pytest.mark.parametrize(
     ("name", "settings", "complaint"),
     [
-        ("DPMSolverMultistepScheduler", {"prediction_type": "flow_prediction"}, "'flow_prediction' is none"),
+        (
+            "DPMSolverMultistepScheduler",
+            {"prediction_type": "flow_prediction"},
+            "'flow_prediction' is not one of",
+        ),
         ("UniPCMultistepScheduler", {"use_flow_sigmas": True}, "use_flow_sigmas = True"),
         ("DDIMScheduler", {"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr = True"),
         (
