@@ -113,22 +113,17 @@ def _add_schedule(mutable_flow: Any, deployment: "DeploymentSettings") -> None:
         mutable_flow.add_decorator("schedule", deco_kwargs=schedule)
 
 
+KUBERNETES_FIELDS = {
+    *("image", "image_pull_policy", "image_pull_secrets", "service_account", "secrets", "node_selector"),
+    *("tolerations", "labels", "annotations", "security_context"),
+}
+"""Fields of a deployment that Metaflow's `@kubernetes` has by the same names."""
+
+
 def _add_pod(step: Any, deployment: "DeploymentSettings", pod: "PodSettings") -> None:
     kubernetes = {
-        "cpu": pod.cpu,
-        "memory": pod.memory_mib,
-        "disk": pod.disk_mib,
-        "gpu": pod.gpus,
-        "image": deployment.image,
-        "image_pull_policy": deployment.image_pull_policy,
-        "image_pull_secrets": list(deployment.image_pull_secrets),
-        "service_account": deployment.service_account,
-        "secrets": list(deployment.secrets),
-        "node_selector": deployment.node_selector,
-        "tolerations": list(deployment.tolerations),
-        "labels": deployment.labels,
-        "annotations": deployment.annotations,
-        "security_context": deployment.security_context,
+        **{"cpu": pod.cpu, "memory": pod.memory_mib, "disk": pod.disk_mib, "gpu": pod.gpus},
+        **deployment.model_dump(mode="json", include=KUBERNETES_FIELDS),
     }
     step.add_decorator("kubernetes", deco_kwargs={k: v for k, v in kubernetes.items() if v})
     step.add_decorator("timeout", deco_kwargs={"minutes": pod.timeout_minutes})

@@ -69,11 +69,8 @@ def accelerators_facts(here: "Accelerators", chosen: "torch.device") -> str:
         return f"{max(here.number, 1)} × {device_name(chosen)}"
     if here.number == 0:
         return "none: jobs run on the CPU"
-    advice = (
-        "pip install torch-tpu==0.2.0"
-        if here.kind == "tpu"
-        else "install torch's build for them, and a driver"
-    )
+    tpu, gpu = "pip install torch-tpu==0.2.0", "install torch's build for them, and a driver"
+    advice = tpu if here.kind == "tpu" else gpu
     return f"{here.number} of kind {here.kind}, which torch does not find: {advice}"
 
 

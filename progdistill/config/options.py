@@ -140,7 +140,9 @@ def resolve_options(typed: Mapping[str, Any]) -> RunOptions:
         _refuse_blank(value, f"--{option.name}")
         if value not in (None, (), []):
             given[option.field] = value
-    defaults = _file_defaults(Path(DEFAULTS_FILE))
+    defaults = read_defaults_file(Path(DEFAULTS_FILE))
+    defaults.pop(PRICES_TABLE, None)
+    defaults = options_of_table(defaults, DEFAULTS_FILE)
     if "reproduce" in given:
         defaults = {name: value for name, value in defaults.items() if name in ("store", "launcher", "set")}
         defaults["set"] = [item for item in defaults.get("set", ()) if item.section == "cluster"]
@@ -200,13 +202,6 @@ def read_defaults_file(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not valid TOML: {error}") from None
-
-
-def _file_defaults(path: Path) -> dict[str, Any]:
-    """The defaults of a `progdistill.toml` by field: options as keys, and a table `[set]` of settings."""
-    table = read_defaults_file(path)
-    table.pop(PRICES_TABLE, None)
-    return options_of_table(table, str(path))
 
 
 def options_of_table(table: Mapping[str, Any], where: str) -> dict[str, Any]:

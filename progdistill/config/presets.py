@@ -16,6 +16,8 @@ from progdistill.training.config import (
     SnapshotSettings,
 )
 
+DEFAULT_DATASET = "digits"
+
 
 class Preset(NamedTuple):
     """Everything of a configuration that depends on the dataset."""
@@ -150,21 +152,36 @@ def preset_name_for(dataset: DatasetInfo) -> str:
     return _OF_IMAGE_SIZE[size]
 
 
-def fitted(preset: Preset, dataset: DatasetInfo) -> Preset:
-    """A preset for somebody's own dataset: with its channels and classes, and an evaluator for them."""
+def preset_for(name: str | None, dataset: DatasetInfo | None) -> tuple[str, Preset]:
+    """A preset and its name.
+
+    Args:
+        name: of the preset; None: the dataset's own, or one with the dataset's channels and classes.
+        dataset: what to train on; None: the embedded digits. If mirrored images of it would be wrong, the
+            preset has no horizontal flips.
+
+    Raises:
+        UsageError: for an unknown name, and where no preset has images of the dataset's size.
+    """
+    if name is not None and name not in PRESETS:
+        raise UsageError(f"unknown preset {name!r}; valid presets: {', '.join(PRESETS)}")
+    if dataset is None:
+        return name or DEFAULT_DATASET, PRESETS[name or DEFAULT_DATASET]
+    own = name or preset_name_for(dataset)
+    preset = PRESETS[own]
+    if name is None and own != dataset.name:
+        preset = _fitted(preset, dataset)
+    if not dataset.horizontal_flip_safe:
+        never = {"horizontal_flip": False}
+        base, distill = preset.base.model_copy(update=never), preset.distill.model_copy(update=never)
+        preset = preset._replace(base=base, distill=distill)
+    return own, preset
+
+
+def _fitted(preset: Preset, dataset: DatasetInfo) -> Preset:
     shape = {"image_channels": dataset.channels, "num_classes": dataset.num_classes}
     network = preset.model.network.model_copy(update=shape)
     evaluation = preset.evaluation
     if evaluation.evaluator == "digits_classifier" and not digits_classifier_fits(dataset):
         evaluation = evaluation.model_copy(update={"evaluator": "inception"})
     return preset._replace(model=preset.model.model_copy(update={"network": network}), evaluation=evaluation)
-
-
-def mirroring_only_where_safe(preset: Preset, dataset: DatasetInfo) -> Preset:
-    """A preset without horizontal flips where a mirrored image of the dataset would be wrong."""
-    if dataset.horizontal_flip_safe:
-        return preset
-    never = {"horizontal_flip": False}
-    return preset._replace(
-        base=preset.base.model_copy(update=never), distill=preset.distill.model_copy(update=never)
-    )

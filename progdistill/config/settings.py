@@ -11,7 +11,7 @@ from progdistill.config.cluster import ClusterSettings
 from progdistill.config.ladder import parse_ladder
 from progdistill.config.options import DEFAULT_STORE, DEFAULTS_FILE, RunOptions
 from progdistill.config.overrides import Override, apply_overrides, check_named_files, overridden, set_field
-from progdistill.config.presets import PRESETS, Preset, fitted, mirroring_only_where_safe, preset_name_for
+from progdistill.config.presets import DEFAULT_DATASET, preset_for
 from progdistill.data.dataset import DatasetInfo
 from progdistill.diffusion.names import PredictionType, check_combination
 from progdistill.errors import UsageError
@@ -26,8 +26,6 @@ from progdistill.training.config import (
     SnapshotSettings,
 )
 from progdistill.training.guidance import LABEL_DROPOUT, GuidanceRange, parse_guidance_scale
-
-DEFAULT_DATASET = "digits"
 
 OPTION_OF = {
     "dataset": "dataset",
@@ -170,8 +168,7 @@ def _with_label_dropout(settings: Settings) -> Settings:
 
 
 def _preset_fields(options: RunOptions, dataset: DatasetInfo | None) -> dict[str, Any]:
-    name, preset = _preset(options, dataset)
-    preset = preset if dataset is None else mirroring_only_where_safe(preset, dataset)
+    name, preset = preset_for(options.preset, dataset)
     models = ("model", "base", "distill", "evaluation", "snapshots", "compute")
     fields = {key: getattr(preset, key).model_dump(mode="json") for key in models}
     scales = options.guidance_scale
@@ -193,18 +190,6 @@ def _place(options: RunOptions) -> dict[str, Any]:
         "store": options.store or DEFAULT_STORE,
         "launcher": options.launcher or str(LauncherName.LOCAL),
     }
-
-
-def _preset(options: RunOptions, dataset: DatasetInfo | None) -> tuple[str, Preset]:
-    if options.preset is not None:
-        if options.preset not in PRESETS:
-            raise UsageError(f"unknown preset {options.preset!r}; valid presets: {', '.join(PRESETS)}")
-        return options.preset, PRESETS[options.preset]
-    if dataset is None:
-        return DEFAULT_DATASET, PRESETS[DEFAULT_DATASET]
-    name = preset_name_for(dataset)
-    preset = PRESETS[name]
-    return name, preset if name == dataset.name else fitted(preset, dataset)
 
 
 def _ladder(options: RunOptions, default: Sequence[int]) -> tuple[int, ...]:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from progdistill.config.ladder import format_ladder
 from progdistill.config.options import DEFAULT_STORE, RunOptions
-from progdistill.config.settings import DEFAULT_DATASET, LauncherName, Settings, settings_from
+from progdistill.config.presets import DEFAULT_DATASET
+from progdistill.config.settings import LauncherName, Settings, settings_from
 from progdistill.data.catalog import UNKNOWN_DATASET
 from progdistill.data.dataset import DatasetInfo, default_data_root, find_dataset, is_data_of, require_data_of
 from progdistill.diffusion.names import check_combination

@@ -3,7 +3,7 @@
 import pytest
 
 from progdistill.config.ladder import parse_ladder
-from progdistill.config.presets import PRESETS, fitted, preset_name_for
+from progdistill.config.presets import PRESETS, preset_for
 from progdistill.data.dataset import DatasetInfo
 from progdistill.training.config import LearningRateSchedule
 
@@ -51,4 +51,4 @@ def test_own_images_of_the_digits_size_get_an_evaluator_that_reads_them(
         splits={"train": 100},
         horizontal_flip_safe=True,
     )
-    assert fitted(PRESETS[preset_name_for(own)], own).evaluation.evaluator == evaluator
+    assert preset_for(None, own)[1].evaluation.evaluator == evaluator
