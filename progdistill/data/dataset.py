@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 from progdistill.data.catalog import CATALOG, UNKNOWN_DATASET, prepare_command
-from progdistill.data.image_names import is_image_name
 from progdistill.data.manifest import DatasetManifest, read_manifest
+from progdistill.data.source import is_image_name
 from progdistill.errors import LostInvariantError, UsageError
 from progdistill.models_base import Frozen
 from progdistill.store.open import open_store

@@ -1,19 +1,29 @@
-"""The manifest of a prepared dataset: its shape, classes, shards and fingerprint."""
+"""The manifest of a prepared dataset: its shape, classes, shards, statistics and fingerprint."""
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Final, Literal
 
-from pydantic import JsonValue, PositiveInt
+from pydantic import AliasChoices, Field, JsonValue, NonNegativeInt, PositiveInt
 
 from progdistill.data.shards import ShardEntry
-from progdistill.data.statistics import SplitStatistics
 from progdistill.models_base import Frozen, content_id
 from progdistill.store.base import Store
 from progdistill.store.digest import Sha256
 from progdistill.store.documents import Record, encode, read_record
 
 MANIFEST_KEY: Final = "manifest.json"
+
+
+class SplitStatistics(Frozen):
+    """Exact statistics of a split, computed when it was prepared."""
+
+    class_counts: tuple[NonNegativeInt, ...]
+    """Number of images in each class."""
+    mean: tuple[float, ...]
+    """Mean pixel value of each channel, 0..255."""
+    std: tuple[float, ...] = Field(validation_alias=AliasChoices("std", "spread"))
+    """Standard deviation of each channel's pixel values. Older manifests call it `spread`."""
 
 
 class PreparedFrom(Frozen):

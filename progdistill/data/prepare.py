@@ -6,19 +6,18 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
-from progdistill.data.image_names import readable_name
 from progdistill.data.manifest import (
     DatasetManifest,
     PreparedFrom,
+    SplitStatistics,
     fingerprint_of,
     read_manifest,
     write_manifest,
 )
 from progdistill.data.shards import ShardEntry
-from progdistill.data.source import Source, SourceFacts
+from progdistill.data.source import Source, SourceFacts, readable_name
 from progdistill.data.split_writer import describe_split, write_split
 from progdistill.data.staging import StagingFolder, exclusively
-from progdistill.data.statistics import SplitStatistics
 from progdistill.errors import Interrupted, LostInvariantError, UsageError
 from progdistill.progress import Progress
 from progdistill.store.base import Store

@@ -1,14 +1,17 @@
-"""The interface of an importer: numbered images for each split, readable from any number."""
+"""What importers provide: named, numbered images for each split, readable from any number."""
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import JsonValue
 
 from progdistill.models_base import Frozen
+
+IMAGE_SUFFIXES: Final = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 Pixels = NDArray[np.uint8]
 """One image: uint8 [height, width, channel], 0..255, channels in the order red, green, blue."""
@@ -73,3 +76,18 @@ class Source(ABC):
     @abstractmethod
     def read(self, split: str, start: int = 0) -> Iterator[SourceImage]:
         """Yield the images of `split` from number `start` on, holding only a few in memory."""
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file name (without folders) has an image suffix and is not hidden."""
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith(".")
+
+
+def name_bytes(name: str) -> bytes:
+    """Return the bytes of a file name as the file system stores them."""
+    return name.encode("utf-8", "surrogateescape")
+
+
+def readable_name(name: str) -> str:
+    """Return a file name as valid text, in which bytes that are not UTF-8 appear as `\\xff`."""
+    return name_bytes(name).decode("utf-8", "backslashreplace")

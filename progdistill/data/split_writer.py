@@ -7,11 +7,12 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property, reduce
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from progdistill.data.manifest import SplitStatistics
 from progdistill.data.order import random_order
 from progdistill.data.shards import (
     ShardEntry,
@@ -25,7 +26,6 @@ from progdistill.data.shards import (
 )
 from progdistill.data.source import Pixels, Source, SourceFacts, SourceImage, UnreadableImageError
 from progdistill.data.staging import SplitState, StagingFolder
-from progdistill.data.statistics import PixelSums, SplitStatistics
 from progdistill.errors import UsageError
 from progdistill.progress import Progress
 from progdistill.store.digest import digest_of_file, worker_threads
@@ -94,6 +94,48 @@ def describe_split(
             sums.append(pixel_sums)
             progress.advance()
     return tuple(entries), reduce(PixelSums.plus, sums).statistics()
+
+
+class PixelSums(NamedTuple):
+    """Integer sums over images: adding them up is exact in any order."""
+
+    class_counts: NDArray[np.int64]
+    pixels: int
+    """Pixels of one channel."""
+    sums: NDArray[np.uint64]
+    squares: NDArray[np.uint64]
+
+    @classmethod
+    def of(cls, images: NDArray[np.uint8], labels: NDArray[np.int64], classes: int) -> Self:
+        """Sum over images, uint8 [count, height, width, channel], and labels, int64 [count]."""
+        count, height, width, channels = images.shape
+        # Sum over images first: numpy adds long rows twenty times faster than a few channels at a time.
+        rows = images.reshape(count, -1)
+        sums = rows.sum(axis=0, dtype=np.uint64)
+        squares = np.square(rows, dtype=np.uint16).sum(axis=0, dtype=np.uint64)
+        return cls(
+            np.bincount(labels, minlength=classes)[:classes],
+            count * height * width,
+            sums.reshape(-1, channels).sum(axis=0),
+            squares.reshape(-1, channels).sum(axis=0),
+        )
+
+    def plus(self, other: "PixelSums") -> "PixelSums":
+        """Return the sums over both sets of images."""
+        return PixelSums(
+            self.class_counts + other.class_counts,
+            self.pixels + other.pixels,
+            self.sums + other.sums,
+            self.squares + other.squares,
+        )
+
+    def statistics(self) -> SplitStatistics:
+        """Return the statistics of the images summed."""
+        mean = self.sums / self.pixels
+        std = np.sqrt(np.maximum(self.squares / self.pixels - mean**2, 0))
+        return SplitStatistics(
+            class_counts=tuple(self.class_counts.tolist()), mean=tuple(mean.tolist()), std=tuple(std.tolist())
+        )
 
 
 class SplitWriter:

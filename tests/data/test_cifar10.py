@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from progdistill.data.importers.cifar10 import PYTHON, Cifar10Source
-from progdistill.data.importers.published import PublishedFile, verify_published
+from progdistill.data.importers.common import PublishedFile, verify_published
 from progdistill.data.source import SourceImage
 from progdistill.errors import UsageError
 from tests.data.datasets import prepared, rows, stored

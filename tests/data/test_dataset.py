@@ -7,9 +7,8 @@ import pytest
 from PIL import Image
 
 from progdistill.data.dataset import DatasetInfo, find_dataset
-from progdistill.data.manifest import read_manifest
+from progdistill.data.manifest import SplitStatistics, read_manifest
 from progdistill.data.reading import iterate_images, read_split
-from progdistill.data.statistics import SplitStatistics
 from progdistill.errors import LostInvariantError, UsageError
 from progdistill.store.documents import encode
 from progdistill.store.local import LocalStore

@@ -11,9 +11,8 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from progdistill.data.image_names import readable_name
 from progdistill.data.importers.common import explain_damage, numbered_classes, require_class_number
-from progdistill.data.source import Source, SourceFacts, SourceImage
+from progdistill.data.source import Source, SourceFacts, SourceImage, readable_name
 from progdistill.errors import UsageError
 
 CHUNK_BYTES: Final = 2**24

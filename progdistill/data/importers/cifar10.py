@@ -16,8 +16,15 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from progdistill.data.importers.common import TAR_ERRORS, explain_damage, parts_from, read_member
-from progdistill.data.importers.published import PublishedFile, check_counts, verify_published
+from progdistill.data.importers.common import (
+    TAR_ERRORS,
+    PublishedFile,
+    check_counts,
+    explain_damage,
+    parts_from,
+    read_member,
+    verify_published,
+)
 from progdistill.data.importers.restricted_pickle import load_batch, load_restricted
 from progdistill.data.source import Source, SourceFacts, SourceImage
 from progdistill.errors import UsageError

@@ -8,10 +8,18 @@ from collections.abc import Collection, Iterator
 from functools import partial
 from pathlib import Path
 
-from progdistill.data.image_names import is_image_name, name_bytes, readable_name
 from progdistill.data.importers.common import SPLIT_NAMES, native_size, require_class_folders
 from progdistill.data.preprocess import Preprocessing, decode_image
-from progdistill.data.source import Pixels, Source, SourceFacts, SourceImage, UnreadableImageError
+from progdistill.data.source import (
+    Pixels,
+    Source,
+    SourceFacts,
+    SourceImage,
+    UnreadableImageError,
+    is_image_name,
+    name_bytes,
+    readable_name,
+)
 from progdistill.errors import UsageError
 
 logger = logging.getLogger(__name__)

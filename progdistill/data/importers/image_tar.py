@@ -15,18 +15,26 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from progdistill.data.image_names import IMAGE_SUFFIXES, is_image_name, name_bytes, readable_name
 from progdistill.data.importers.common import (
     SPLIT_NAMES,
     TAR_ERRORS,
+    PublishedFile,
     explain_damage,
     native_size,
     read_member,
     require_class_folders,
+    verify_published,
 )
-from progdistill.data.importers.published import PublishedFile, verify_published
 from progdistill.data.preprocess import Preprocessing, decode_image
-from progdistill.data.source import Source, SourceFacts, SourceImage
+from progdistill.data.source import (
+    IMAGE_SUFFIXES,
+    Source,
+    SourceFacts,
+    SourceImage,
+    is_image_name,
+    name_bytes,
+    readable_name,
+)
 from progdistill.errors import UsageError
 from progdistill.progress import Progress
 

@@ -5,10 +5,9 @@ import tarfile
 from pathlib import Path
 from typing import Final
 
-from progdistill.data.importers.common import explain_damage, read_member
+from progdistill.data.importers.common import PublishedFile, check_counts, explain_damage, read_member
 from progdistill.data.importers.image_folder import ImageFolderSource
 from progdistill.data.importers.image_tar import ImageTarSource
-from progdistill.data.importers.published import PublishedFile, check_counts
 from progdistill.data.preprocess import Preprocessing
 from progdistill.data.source import Source
 from progdistill.errors import UsageError

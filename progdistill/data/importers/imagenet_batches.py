@@ -17,8 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from progdistill.data.importers.arrays import iterate_rows, read_array, read_header
-from progdistill.data.importers.common import parts_from
-from progdistill.data.importers.published import check_counts
+from progdistill.data.importers.common import check_counts, parts_from
 from progdistill.data.importers.restricted_pickle import load_batch
 from progdistill.data.source import Source, SourceFacts, SourceImage
 from progdistill.errors import UsageError

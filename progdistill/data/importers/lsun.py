@@ -9,8 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from progdistill.data.importers.common import explain_damage, native_size
-from progdistill.data.importers.published import check_counts
+from progdistill.data.importers.common import check_counts, explain_damage, native_size
 from progdistill.data.preprocess import Preprocessing, decode_image
 from progdistill.data.source import Source, SourceFacts, SourceImage
 from progdistill.errors import UsageError

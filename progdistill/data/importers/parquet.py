@@ -17,7 +17,6 @@ import pyarrow.compute
 import pyarrow.parquet as pq
 from pydantic import BaseModel, Field
 
-from progdistill.data.image_names import readable_name
 from progdistill.data.importers.common import (
     SPLIT_NAMES,
     explain_damage,
@@ -27,7 +26,14 @@ from progdistill.data.importers.common import (
     require_class_number,
 )
 from progdistill.data.preprocess import Preprocessing, decode_image
-from progdistill.data.source import Pixels, Source, SourceFacts, SourceImage, UnreadableImageError
+from progdistill.data.source import (
+    Pixels,
+    Source,
+    SourceFacts,
+    SourceImage,
+    UnreadableImageError,
+    readable_name,
+)
 from progdistill.errors import UsageError
 
 BATCH_ROWS: Final = 64
