@@ -17,7 +17,6 @@ from progdistill.data.source import (
     SourceImage,
     UnreadableImageError,
     is_image_name,
-    name_bytes,
     readable_name,
 )
 from progdistill.errors import UsageError
@@ -78,7 +77,7 @@ class ImageFolderSource(Source):
             for _, folder in self._folders(split):
                 for path in _images_in(folder):
                     counts[split] += 1
-                    name = name_bytes(str(path.relative_to(self._root)))
+                    name = os.fsencode(path.relative_to(self._root))
                     digest.update(name + f"\0{_size_and_mtime(path)}\n".encode())
         return counts, digest.hexdigest()
 

@@ -8,6 +8,7 @@ gives. A user's archive holds `<class>/<image>`, or images alone, of the trainin
 
 import hashlib
 import itertools
+import os
 import tarfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,7 +33,6 @@ from progdistill.data.source import (
     SourceFacts,
     SourceImage,
     is_image_name,
-    name_bytes,
     readable_name,
 )
 from progdistill.errors import UsageError
@@ -118,7 +118,7 @@ def _scan(path: Path) -> _Contents:
         for image in iterate_tar(path):
             classes[image.class_name] += 1
             folders.update((*PurePosixPath(image.name).parts[:-1], image.class_name))
-            digest.update(name_bytes(image.name) + f"\0{image.member.size}\0{image.member.mtime}\n".encode())
+            digest.update(os.fsencode(image.name) + f"\0{image.member.size}\0{image.member.mtime}\n".encode())
             progress.advance(image.member.size)
     if not classes:
         raise UsageError(f"{path} has no images ({', '.join(IMAGE_SUFFIXES)})")
