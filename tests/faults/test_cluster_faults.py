@@ -145,6 +145,17 @@ def worker_that_ends(job: OneJob, script: str) -> None:
 
 
 @pytest.mark.slow
+def test_ranks_lost_again_and_again_without_progress_fail_the_job_with_the_ports_to_open(job: OneJob) -> None:
+    """Each is killed before the first snapshot."""
+    fault = {"PROGDISTILL_FAULT": "kill:training.update@1"}
+    job.change(backoff_limit=0, env={**job.settings.env, **fault})
+    status, _, said = finished(job.drive())
+    error = said.partition("error: ")[2]
+    assert status == 1 and "no newer snapshot after 5 restarts" in error
+    assert "allow all TCP ports between them" in error and f":{job.submission.port}" in error
+
+
+@pytest.mark.slow
 def test_pods_evicted_for_their_own_disk_use_are_given_up_with_the_limit_to_raise(job: OneJob) -> None:
     """A worker that saves its snapshot exits with 130, which the Job does not count."""
     worker_that_ends(job, "trap 'exit 130' TERM; echo up; while :; do sleep 0.1; done")
