@@ -1,11 +1,11 @@
-"""Images a second of training and of distillation, in every way to run them, against plain PyTorch.
+"""Images per second of training and distillation, in every way to run them, against plain PyTorch.
 
     python benchmarks/training_speed.py [--preset imagenet64] [--batch 64] [--micro-batch 32] [--device cuda]
         [--updates 10] [--threads 1]
 
-Every row is the whole update: draws, forward, backward, clipping, AdamW and, for the base model, the moving
-average. `plain` is the loop that one would write over diffusers' `UNet2DModel` with the same architecture,
-loss, optimizer and average, in float32. It runs in turn with each case, so that a busy machine slows both;
+Every row is a whole update: random numbers, forward, backward, clipping, AdamW and, for the base model, the
+moving average. `plain` is a plain loop over diffusers' `UNet2DModel` with the same architecture, loss,
+optimizer and average, in float32. It runs in turn with each case, so that a busy machine slows both;
 the ratio is the median over rounds of (plain's time / the case's): above 1 the case is faster. Data are
 random images on the device, so that nothing is read. Needs the `diffusers` extra.
 """
@@ -55,7 +55,7 @@ class Batch(NamedTuple):
 
 
 def main() -> None:
-    """Print one line a case."""
+    """Print one line per case."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--preset", default="digits", choices=sorted(PRESETS))
     parser.add_argument("--batch", type=int, default=64)
@@ -85,7 +85,7 @@ def main() -> None:
 
 
 def cases(device: torch.device, batch: int, micro_batch: int | None) -> list[Case]:
-    """float32 first; what a CPU does not gain from is left out there."""
+    """float32 first; ways that do not help a CPU are left out there."""
     size = micro_batch or max(1, batch // 4)
     found = [
         Case("float32", Execution()),
@@ -123,10 +123,10 @@ def our_update(kind: str, preset: Preset, case: Case, batch: Batch) -> Update:
     state = TrainingState(model.train(), settings)
 
     def update() -> None:
-        draws = BatchRandom(torch.Generator(device).manual_seed(state.update), len(batch.images))
+        random = BatchRandom(torch.Generator(device).manual_seed(state.update), len(batch.images))
         state.optimizer.zero_grad(set_to_none=True)
         size = case.execution.micro_batch_size
-        accumulate(objective, model, model, batch.images, batch.labels, draws, size)
+        accumulate(objective, model, model, batch.images, batch.labels, random, size)
         clip_gradients(state.parameters, settings.gradient_clip_norm)
         state.optimizer.step()
         follow(state.average, state.parameters, settings, state.update)
@@ -187,7 +187,7 @@ def follow(average: list[Tensor], parameters: list[Any], settings: TrainingSetti
 
 
 def seconds(update: Update, device: torch.device) -> float:
-    """Wall-clock seconds of one update, waited for."""
+    """Wall-clock seconds of one update, synchronized."""
     began = time.perf_counter()
     update()
     if device.type != "cpu":
@@ -196,7 +196,7 @@ def seconds(update: Update, device: torch.device) -> float:
 
 
 def print_row(name: str, images: float, ratio: float, device: torch.device) -> None:
-    """The most memory in use since the row before is told on CUDA alone; plain's weights are in it."""
+    """Peak memory since the row before, on CUDA only; it includes the parameters of `plain`."""
     memory = f"{'':>7}"
     if device.type == "cuda":
         memory = f"{torch.cuda.max_memory_allocated() / 1e9:7.1f}"
@@ -205,7 +205,7 @@ def print_row(name: str, images: float, ratio: float, device: torch.device) -> N
 
 
 def name_of(device: torch.device) -> str:
-    """What a person calls the device."""
+    """The model name of the device."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 

@@ -7,14 +7,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import nn
 
 from progdistill.errors import UsageError
-from progdistill.models.denoiser import Denoiser
-
-Images = Float[Tensor, "batch channels height width"]
-Times = Float[Tensor, " batch"]
+from progdistill.models.denoiser import Denoiser, Images, Labels, Times
 
 
 class DenoisingStep(nn.Module):
@@ -29,7 +25,7 @@ class DenoisingStep(nn.Module):
         z: Images,
         t: Times,
         t_next: Times,
-        labels: Int[Tensor, " batch"] | None = None,
+        labels: Labels | None = None,
         guidance_scale: Times | None = None,
     ) -> tuple[Images, Images]:
         """Step from time t to t_next; return z at t_next and v̂ at t."""

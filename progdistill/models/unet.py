@@ -336,18 +336,14 @@ def initialize(network: UNet, generator: torch.Generator) -> None:
         elif isinstance(module, nn.GroupNorm):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
-    for last in _last_layers(network):
-        for parameter in last.parameters():
-            nn.init.zeros_(parameter)
-
-
-def _last_layers(network: UNet) -> list[nn.Module]:
-    last: list[nn.Module] = [network.conv_out]
+    last_layers: list[nn.Module] = [network.conv_out]
     for module in network.modules():
-        if isinstance(module, Residual):
-            last.append(module.conv2)
-        elif isinstance(module, Attention):
-            last.append(module.to_out)
-        elif isinstance(module, TimeEmbedding) and module.guidance_proj is not None:
-            last.append(module.guidance_proj)
-    return last
+        match module:
+            case Residual():
+                last_layers.append(module.conv2)
+            case Attention():
+                last_layers.append(module.to_out)
+            case TimeEmbedding(guidance_proj=nn.Linear() as projection):
+                last_layers.append(projection)
+    for parameter in nn.ModuleList(last_layers).parameters():
+        nn.init.zeros_(parameter)

@@ -65,7 +65,7 @@ class BaseObjective:
 
 
 class DistillationObjective:
-    """Algorithm 2: t = i/N with i uniform on 1 … N, and two DDIM steps of the teacher give the target.
+    """Algorithm 2: t = i/N with i uniform on 1 … N; two DDIM steps of the teacher give the target.
 
     Where teacher and student take guidance as an input, `guidance_scale` is the range that each sample's
     scale is drawn from, the same for both.
@@ -78,8 +78,8 @@ class DistillationObjective:
         loss_weight: LossWeight,
         guidance_scale: GuidanceRange | None = None,
     ) -> None:
-        self._teacher, self._steps, self._loss_weight = _frozen(teacher), student_steps, loss_weight
-        self._guidance_scale = guidance_scale
+        self._teacher = teacher.eval().requires_grad_(False)
+        self._steps, self._loss_weight, self._guidance_scale = student_steps, loss_weight, guidance_scale
 
     def __call__(
         self, model: Denoiser, network: nn.Module, x: Images, labels: Labels | None, random: BatchRandom
@@ -88,43 +88,28 @@ class DistillationObjective:
         t = random.integers(1, self._steps).to(x.dtype) / self._steps
         z = diffuse(x, random.noise_like(x), t)
         w = None if self._guidance_scale is None else draw_w(self._guidance_scale, random)
-        target = distillation_target(self._teacher.bind(labels, w), z, t, self._steps)
+        target = self._target(z, t, labels, w)
         output = network(z, t, labels, w)
         return weighted_loss(output, target, z, t, model.config.prediction, self._loss_weight).mean()
 
+    def _target(self, z: Images, t: Each, labels: Labels | None, w: Each | None) -> Images:
+        return distillation_target(self._teacher.bind(labels, w), z, t, self._steps)
 
-class GuidanceObjective:
-    """Stage one of Meng et al. (2023): the scale is uniform on a range; the guided teacher is the target.
 
-    The student is evaluated once where its teacher is evaluated twice. t = i/N as in Algorithm 2: the times
-    at which samplers of N steps, and the students of the next stages, evaluate it.
+class GuidanceObjective(DistillationObjective):
+    """Stage one of Meng et al. (2023): like Algorithm 2, but the guided teacher's velocity is the target.
+
+    The student is evaluated once where its teacher is evaluated twice. t = i/N are the times at which
+    samplers of N steps, and the students of the next stages, evaluate it.
     """
 
-    def __init__(
-        self, teacher: Denoiser, student_steps: int, loss_weight: LossWeight, guidance_scale: GuidanceRange
-    ) -> None:
-        self._teacher, self._steps, self._loss_weight = _frozen(teacher), student_steps, loss_weight
-        self._guidance_scale = guidance_scale
-
-    def __call__(
-        self, model: Denoiser, network: nn.Module, x: Images, labels: Labels | None, random: BatchRandom
-    ) -> Float[Tensor, ""]:
-        """Compute the loss; see Objective."""
-        if labels is None:
-            raise ValueError("guidance needs class labels")
-        t = random.integers(1, self._steps).to(x.dtype) / self._steps
-        z = diffuse(x, random.noise_like(x), t)
-        w = draw_w(self._guidance_scale, random)
+    def _target(self, z: Images, t: Each, labels: Labels | None, w: Each | None) -> Images:
+        if labels is None or w is None:
+            raise ValueError("guidance needs class labels and a range of guidance scales")
         no_class = torch.full_like(labels, self._teacher.config.network.num_classes)
-        target = guidance_target(self._teacher.bind(labels), self._teacher.bind(no_class), z, t, w)
-        output = network(z, t, labels, w)
-        return weighted_loss(output, target, z, t, model.config.prediction, self._loss_weight).mean()
+        return guidance_target(self._teacher.bind(labels), self._teacher.bind(no_class), z, t, w)
 
 
 def draw_w(guidance_scale: GuidanceRange, random: BatchRandom) -> Each:
     """w = guidance_scale − 1 of each sample, uniform on the range."""
     return (guidance_scale.lowest - 1) + (guidance_scale.highest - guidance_scale.lowest) * random.uniform()
-
-
-def _frozen(teacher: Denoiser) -> Denoiser:
-    return teacher.eval().requires_grad_(False)
