@@ -1,20 +1,56 @@
-"""What several verbs share: the store option, checks of what was typed, the printing of facts."""
+"""Helpers of all commands: exit statuses, shared options, checks of arguments and outputs, JSON."""
 
 import argparse
 import json
+import os
+import signal
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from progdistill.config.options import DEFAULT_STORE, resolve_options
-from progdistill.errors import UsageError
+from progdistill.errors import Interrupted, ProgdistillError, UsageError
+from progdistill.logs import configure_logging
+from progdistill.signals import STOP_SIGNALS, StopSignals, record
 
 if TYPE_CHECKING:
-    from progdistill.errors import ProgdistillError
     from progdistill.store.base import Store
+
+
+def run_command(command: Callable[[], int]) -> int:
+    """Run a command; return its exit status: 0 done, 1 failed, 2 usage error, 130 interrupted.
+
+    SIGINT and SIGTERM raise KeyboardInterrupt in the command, so that partial files are removed.
+    """
+    configure_logging()
+    # A shell makes background commands ignore Ctrl-C; they keep ignoring it.
+    handled = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    with StopSignals(signals=handled) as signals:
+        try:
+            status = _with_errors_printed(command)
+            signals.action = record
+        except KeyboardInterrupt:
+            signals.ignore()
+            print("interrupted", file=sys.stderr)
+            status = Interrupted.exit_status
+    return status
+
+
+def _with_errors_printed(command: Callable[[], int]) -> int:
+    try:
+        status = command()
+        sys.stdout.flush()
+        return status
+    except ProgdistillError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_status
+    except BrokenPipeError:
+        # The reader of the output has closed it, as `| head` does.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
 
 
 def add_store_argument(parser: argparse.ArgumentParser) -> None:
@@ -52,9 +88,9 @@ def store_uri(args: argparse.Namespace) -> str | None:
 
 
 def store_of(args: argparse.Namespace, *, may_be_new: bool = False) -> "Store":
-    """Open the store that was named, else the default one beside the work: no service is needed to begin.
+    """Open the named store, or the default store of this folder.
 
-    Raises UsageError where the one that was named is not there, unless it may be new.
+    Raises UsageError where a named store does not exist, unless it may be new.
     """
     from progdistill.store.open import open_store
 
@@ -65,7 +101,7 @@ def store_of(args: argparse.Namespace, *, may_be_new: bool = False) -> "Store":
 def check_output(option: str, path: Path, *, folder: bool = False) -> None:
     """Raise UsageError, before any work, unless a file (or folder) can be written at `path`.
 
-    The folders on the way there are made: whether one can be is only known then.
+    Parent folders are created: only then is it known whether they can be.
     """
     with writing(option, path):
         if path.exists() and path.is_dir() != folder:
@@ -79,7 +115,7 @@ def check_output(option: str, path: Path, *, folder: bool = False) -> None:
 
 @contextmanager
 def writing(option: str, path: Path) -> Iterator[None]:
-    """Turn what the operating system has against writing `path` into a UsageError."""
+    """Raise an OSError of writing `path` as a UsageError."""
     try:
         yield
     except OSError as error:
@@ -92,8 +128,8 @@ def print_json(facts: Any) -> None:
     print(json.dumps(facts, indent=2, sort_keys=True, default=str))
 
 
-def status_of(unreadable: "Sequence[ProgdistillError]") -> int:
-    """Say what of a listing could not be read, behind what could; the exit status of the whole."""
+def status_of(unreadable: Sequence[ProgdistillError]) -> int:
+    """Print what a listing could not read, after the rest; return the exit status of the whole."""
     for error in unreadable:
         print(f"error: {error}", file=sys.stderr)
     return max((error.exit_status for error in unreadable), default=0)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from progdistill.cli.common import writing
+from progdistill.cli.common import run_command, writing
 from progdistill.config.options import (
     RUN_OPTIONS,
     add_run_options,
@@ -57,25 +57,26 @@ def main(flow: Any = None) -> None:
     Args:
         flow: the script's class. None: `progdistill run` has started this process for a task.
     """
-    configure_logging()
     arguments, entrypoint = sys.argv[1:], None
     if flow is None:
         from progdistill.flow import DistillFlow as flow
 
         entrypoint = ENTRYPOINT
+    if "step" in arguments:  # a task, which is no command of a user
+        configure_logging()
+        sys.exit(_metaflow(flow, arguments, entrypoint))
     verb = next((word for word in arguments if word in VERBS), None)
-    try:
+
+    def run() -> int:
         refuse_renamed(arguments)
         if verb is None or "--help" in arguments:
-            sys.exit(_metaflow(flow, arguments, entrypoint))
+            return _metaflow(flow, arguments, entrypoint)
         position = arguments.index(verb)
-        typed, rest = parse_known_options(
-            lambda parser: _add_arguments(parser, verb), arguments[position + 1 :]
-        )
-        sys.exit(_start(flow, arguments[:position], verb, typed, rest, entrypoint))
-    except ProgdistillError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_status)
+        before, after = arguments[:position], arguments[position + 1 :]
+        typed, rest = parse_known_options(lambda parser: _add_arguments(parser, verb), after)
+        return _start(flow, before, verb, typed, rest, entrypoint)
+
+    sys.exit(run_command(run))
 
 
 def _start(
