@@ -1,12 +1,10 @@
 """The Python interface: load, sample, evaluate and export models; plan, start and follow runs; compare them.
 
-    import progdistill
-
     run = progdistill.distill(ladder="64:4", seed=1).wait()
-    progdistill.load(f"DistillFlow/{run.run_id}/4").sample(64, seed=0).save("grid.png")
+    run.models()[4].sample(64, seed=0).save("grid.png")
 
-Every function takes what the command of its name takes, and raises what that command prints: UsageError for
-what the caller can correct, another ProgdistillError otherwise.
+What a command of the same name prints as an error is raised here: UsageError for what the caller can correct,
+another ProgdistillError otherwise.
 """
 
 import logging
@@ -19,98 +17,108 @@ import time
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, Unpack
 
+import numpy as np
 from pydantic import JsonValue
 
 from progdistill.config.options import DEFAULT_STORE, RUN_OPTIONS, as_arguments, resolve_options
 from progdistill.config.overrides import overrides_of
+from progdistill.config.presets import evaluation_settings
 from progdistill.data.catalog import UNKNOWN_DATASET
+from progdistill.data.dataset import default_data_root, find_dataset, require_data_of
 from progdistill.diffusion.names import SamplerName
 from progdistill.errors import ProgdistillError, UsageError, require_between
+from progdistill.images import Pixels, encode_png, grid, readable_scale, write_parquet
+from progdistill.jobs.events import Event, read_events
 from progdistill.models.config import DenoiserConfig
 from progdistill.models.export import ExportFormat, export_checkpoint
 from progdistill.registry.checkpoint import CheckpointManifest, list_manifests
 from progdistill.registry.resolve import resolve_reference
+from progdistill.report.build import read_input
+from progdistill.report.comparison import Comparison, compare_runs
+from progdistill.report.input import ReportInput
 from progdistill.run.prepare import PreparedRun, prepare_run, runs_folder
+from progdistill.run.report import report_folder
+from progdistill.run.steps import EVENTS_FILE
 from progdistill.store.base import Store
 from progdistill.store.open import open_store
+from progdistill.training.guidance import guidance_scale_for
 
-if TYPE_CHECKING:
-    from progdistill.data.dataset import DatasetInfo
-    from progdistill.evaluation.config import EvaluationSettings
+if TYPE_CHECKING:  # these import torch
     from progdistill.evaluation.measurement import EvaluationRecord
-    from progdistill.images import Pixels
-    from progdistill.jobs.events import Event
     from progdistill.models.denoiser import Denoiser
-    from progdistill.report.comparison import Comparison
-    from progdistill.report.input import ReportInput
 
 logger = logging.getLogger(__name__)
 
 MOST_IMAGES = 10_000_000
 """Drawn in one call: two hundred times what a published FID takes."""
-
 MOST_STEPS = 2**20
 """Sampling steps in one call: 128 times those of the paper's longest ladder."""
-
-POLL_SECONDS = 0.5
-EVENTS_FILE = "events.jsonl"
 LOG_FILE = "output.log"
-LOG_LINES = 20
-"""Lines of a failed run's log that its error shows."""
+_LOG_LINES = 20
+_POLL_SECONDS = 0.2
 
 
-class Samples:
-    """Images drawn from a model; a notebook shows them as a grid.
+class Samples(NamedTuple):
+    """Images drawn from a model; a notebook shows them as a grid."""
 
-    Attributes:
-        images: uint8 array of shape [count, height, width, channels], 1 (gray) or 3 (RGB) channels.
-        labels: class of each image, or None for a model without classes.
-    """
-
-    def __init__(self, images: "Pixels", labels: list[int] | None) -> None:
-        self.images, self.labels = images, labels
-
-    def __len__(self) -> int:
-        return len(self.images)
+    images: Pixels
+    """uint8 of shape [count, height, width, channels], with 1 (gray) or 3 (RGB) channels."""
+    labels: list[int] | None
+    """The class of each image; None for a model without classes."""
 
     def __repr__(self) -> str:
         count, height, width, channels = self.images.shape
         return f"Samples({count} images of {height}×{width}, {'gray' if channels == 1 else 'RGB'})"
 
-    def grid(self, columns: int | None = None) -> "Pixels":
+    def grid(self, columns: int | None = None) -> Pixels:
         """One uint8 image of shape [height, width, channels] with all samples, small ones enlarged."""
-        from progdistill.images import grid, readable_scale
-
         return grid(self.images, columns, scale=readable_scale(self.images.shape[1]))
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write a PNG grid, or a Parquet file with each image as it is, by the ending of `path`."""
-        from progdistill.images import encode_png, write_parquet
-
+        """Write a grid to a .png file, or each image as it is to a .parquet file; return the path."""
         out = Path(path)
         if out.suffix == ".parquet":
             write_parquet(out, [self.images], self.labels)
         elif out.suffix == ".png":
-            out.write_bytes(encode_png(self.grid()))
+            out.write_bytes(self._repr_png_())
         else:
             raise UsageError(f"{out}: give a file that ends in .png or .parquet")
         return out
 
     def _repr_png_(self) -> bytes:
-        from progdistill.images import encode_png
-
         return encode_png(self.grid())
 
 
+class SamplingOptions(TypedDict, total=False):
+    """How to sample a model."""
+
+    seed: int
+    """Of the noise; default 0."""
+    sampling_steps: int | None
+    """Default: those that the student was distilled to."""
+    sampler: str
+    """A name of `diffusion.names.SamplerName`; default `ddim`."""
+    guidance_scale: float | None
+    """From 1 (no guidance) upward; default: the lowest that a guided student was trained with."""
+    gamma: float | None
+    """Variance of ancestral sampling on a logarithmic scale, from 0 to 1."""
+    label: int | None
+    """The one class to draw; default: all classes in turn."""
+    clip: bool
+    """Clip x̂ to [−1, 1] in every step; default true."""
+    batch_size: int
+    """Images at once; default 250."""
+
+
 class Model:
-    """A checkpoint that can be sampled, evaluated and exported. `load` makes one.
+    """A checkpoint that can be sampled, evaluated and exported; `load` returns one.
 
     Attributes:
-        manifest: everything that is known of the checkpoint (`registry.checkpoint.CheckpointManifest`).
         store: the store that holds it.
-        reference: as it was named.
+        reference: how the caller named it.
+        manifest: everything that is known of the checkpoint.
     """
 
     def __init__(self, store: Store, reference: str, device: str = "auto") -> None:
@@ -118,11 +126,8 @@ class Model:
         self.manifest = resolve_reference(store, reference)
 
     def __repr__(self) -> str:
-        identity = self.manifest.identity
-        steps = (
-            f"{identity.sampling_steps} sampling steps" if identity.sampling_steps else "any sampling steps"
-        )
-        return f"Model({self.id[:12]}, {identity.kind}, {steps}, {self.manifest.provenance.dataset_name})"
+        kind, dataset = self.manifest.identity.kind, self.manifest.provenance.dataset_name
+        return f"Model({self.id[:12]}, {kind}, {self.sampling_steps or 'any'} sampling steps, {dataset})"
 
     @property
     def id(self) -> str:
@@ -148,7 +153,7 @@ class Model:
 
     @cached_property
     def denoiser(self) -> "Denoiser":
-        """The network as a `torch.nn.Module`, its weights verified; read when it is first used."""
+        """The network as a `torch.nn.Module`; read, and its weights verified, on first use."""
         import torch
 
         from progdistill.models.denoiser import load_denoiser
@@ -169,92 +174,42 @@ class Model:
             )
         return sampling_steps or own or 1
 
-    def guidance_scale_for(self, guidance_scale: float | None) -> float | None:
-        """The guidance scale to sample with: the one asked for, else the lowest that a guided student knows.
-
-        Raises UsageError for one below 1, and for a model that cannot be guided.
-        """
-        from progdistill.training.guidance import guidance_scale_for
-
-        return guidance_scale_for(self.manifest, guidance_scale)
-
-    def sample(
-        self,
-        count: int = 64,
-        *,
-        seed: int = 0,
-        sampling_steps: int | None = None,
-        sampler: str = SamplerName.DDIM,
-        guidance_scale: float | None = None,
-        gamma: float | None = None,
-        label: int | None = None,
-        clip: bool = True,
-        batch_size: int = 250,
-    ) -> Samples:
-        """Draw images. Image i is a function of (seed, i) alone, whatever the count and the batch size.
+    def sample(self, count: int = 64, **options: Unpack[SamplingOptions]) -> Samples:
+        """Draw `count` images. Image i is a function of (seed, i) alone, whatever count and batch size.
 
         Args:
-            count: number of images, at least 1.
-            seed: seed of the noise.
-            sampling_steps: default: those that the student was distilled to.
-            sampler: `ddim` or another name of `diffusion.names.SamplerName`.
-            guidance_scale: from 1 (no guidance) upward; default: the lowest that the model was trained with.
-            gamma: variance of ancestral sampling on a logarithmic scale, from 0 to 1.
-            label: the one class to draw; default: all classes in turn.
-            clip: clip x̂ to [−1, 1] in every step.
-            batch_size: images at once.
+            count: at least 1.
+            **options: see `SamplingOptions`.
 
         Raises:
-            UsageError: an argument is out of range, or the model cannot do what it asks.
+            UsageError: an option is out of range, or the model cannot do what it asks.
         """
-        import numpy as np
-
-        batches, labels = self.batches(
-            count,
-            seed=seed,
-            sampling_steps=sampling_steps,
-            sampler=sampler,
-            guidance_scale=self.guidance_scale_for(guidance_scale),
-            gamma=gamma,
-            label=label,
-            clip=clip,
-            batch_size=batch_size,
-        )
+        batches, labels = self.batches(count, **options)
         return Samples(np.concatenate(list(batches)), labels)
 
     def batches(
-        self,
-        count: int,
-        *,
-        seed: int,
-        sampling_steps: int | None,
-        sampler: str,
-        guidance_scale: float | None,
-        gamma: float | None,
-        label: int | None,
-        clip: bool,
-        batch_size: int,
-    ) -> "tuple[Iterator[Pixels], list[int] | None]":
-        """As `sample`, in batches of at most `batch_size` images, which need not fit in memory together."""
+        self, count: int, **options: Unpack[SamplingOptions]
+    ) -> tuple[Iterator[Pixels], list[int] | None]:
+        """As `sample`, batch by batch, for images that need not fit in memory together."""
         from progdistill.evaluation.sampling import generate, labels_of
 
-        _require_sampling(count, sampling_steps, sampler, gamma, batch_size)
-        steps = self.steps_for(sampling_steps)
-        classes = self.config.network.num_classes
+        _check_sampling(count, options)
+        steps = self.steps_for(options.get("sampling_steps"))
+        classes, label = self.config.network.num_classes, options.get("label")
         if label is not None and not 0 <= label < classes:
             fit = f"give a class from 0 to {classes - 1}" if classes else "this model has no classes"
             raise UsageError(f"label {label}: {fit}")
         labels = labels_of(range(count), classes, label)
         drawn = generate(
             self.denoiser,
-            SamplerName(sampler),
+            SamplerName(options.get("sampler", SamplerName.DDIM)),
             steps,
             indices=range(count),
-            seed=seed,
-            batch_size=batch_size,
-            gamma=gamma,
-            guidance_scale=guidance_scale,
-            clip=clip,
+            seed=options.get("seed", 0),
+            batch_size=options.get("batch_size", 250),
+            gamma=options.get("gamma"),
+            guidance_scale=guidance_scale_for(self.manifest, options.get("guidance_scale")),
+            clip=options.get("clip", True),
             class_label=label,
             device=self.device,
             name=f"checkpoint {self.id[:12]}",
@@ -270,13 +225,13 @@ class Model:
         baselines: bool = True,
         **changes: JsonValue,
     ) -> "EvaluationRecord":
-        """Measure the model's samples against real images, beside the undistilled model's.
+        """Measure the model's samples, and the undistilled model's, against real images.
 
-        Figures that the store holds already are not measured again.
+        What the store holds already is not measured again.
 
         Args:
             sampling_steps: default: those that the student was distilled to.
-            dataset: name of the real images' dataset; default: the one the model was trained on.
+            dataset: with the real images; default: the one the model was trained on.
             baselines: measure the undistilled model at equally many steps too.
             **changes: fields of `evaluation.config.EvaluationSettings`, such as `samples` and `evaluator`;
                 default: those of the run that trained the model.
@@ -284,7 +239,6 @@ class Model:
         Raises:
             UsageError: the dataset, a file or a setting cannot be used.
         """
-        from progdistill.data.dataset import default_data_root, find_dataset, require_data_of
         from progdistill.evaluation.evaluate import evaluate_checkpoint
         from progdistill.evaluation.plan import baseline_of
 
@@ -298,7 +252,8 @@ class Model:
         if dataset is None:
             require_data_of(info, self.manifest.identity.dataset_fingerprint, self.reference)
         steps = sampling_steps or self.steps_for(None)
-        settings = evaluation_settings(self.manifest, info, sampling_steps=steps, changes=changes)
+        recorded = self.manifest.provenance.configuration.get("evaluation")
+        settings = evaluation_settings(recorded, info, sampling_steps=steps, changes=changes)
         baseline = baseline_of(self.store, self.manifest) if baselines else None
         return evaluate_checkpoint(
             self.store, self.manifest, baseline, steps, settings, info, device=self.device
@@ -325,11 +280,11 @@ class Model:
             UsageError: the folder holds files, or the format cannot express the model.
         """
         if guidance_scale is not None and format != "diffusers":
-            raise UsageError("--guidance-scale is for --format diffusers; elsewhere it stays an input")
+            raise UsageError("--guidance-scale is for --format diffusers; in other formats it stays an input")
         folder = Path(out)
         if folder.is_dir() and any(folder.iterdir()):
             raise UsageError(f"{folder} holds something already: give a new folder")
-        scale = self.guidance_scale_for(guidance_scale)
+        scale = guidance_scale_for(self.manifest, guidance_scale)
         return export_checkpoint(self.store, self.manifest, format, folder, scale)
 
 
@@ -359,26 +314,12 @@ def checkpoints(store: str | None = None) -> list[CheckpointManifest]:
     return sorted(found, key=lambda manifest: manifest.provenance.created_at)
 
 
-def compare(*runs: "Run | str") -> "Comparison":
-    """Compare the distances, times and settings of two or more runs.
-
-    Args:
-        *runs: runs or their ids, measured with one evaluator on one dataset.
-
-    Raises:
-        UsageError: fewer than two runs, no such run, or figures that do not compare.
-    """
-    from progdistill.report.comparison import compare_runs
-
-    return compare_runs([(run if isinstance(run, Run) else Run(run)).report() for run in runs])
-
-
 class Run:
-    """A run of the flow in the current folder: one that `distill` started, or a finished one by its id.
+    """A run of the flow in the current folder: one that `distill` started, or any other by its id.
 
     Attributes:
         run_id: Metaflow's id of the run.
-        folder: `runs/RUN`, where its report and its log `output.log` are.
+        folder: `runs/RUN`, with its report and, if it was started from Python, its log `output.log`.
     """
 
     def __init__(self, run_id: str = "latest", process: "subprocess.Popen[bytes] | None" = None) -> None:
@@ -390,7 +331,7 @@ class Run:
 
     @property
     def state(self) -> Literal["running", "done", "failed", "unknown"]:
-        """`unknown` for a run of another process that has left no report yet."""
+        """`unknown` for a run of another process that has no report yet."""
         status = None if self._process is None else self._process.poll()
         if self._process is not None and status is None:
             return "running"
@@ -398,44 +339,35 @@ class Run:
             return "failed"
         return "done" if (self.folder / "report").is_dir() else "unknown"
 
-    def events(self) -> "Iterator[Event]":
+    def events(self) -> Iterator[Event]:
         """Yield the run's events from its start until it ends.
 
-        A `jobs.events.TrainingEvent` says update, loss, images per second and remaining seconds; a `JobEvent`
-        that a job has started, finished or failed.
+        A `jobs.events.TrainingEvent` has update, loss, images per second and remaining seconds; a `JobEvent`
+        says that a job has started, finished or failed.
         """
         position, ended = 0, False
         while not ended:
             ended = self.state != "running"
-            found, position = _read_events(self.folder / EVENTS_FILE, position)
+            found, position = read_events(self.folder / EVENTS_FILE, position)
             yield from found
-            if not ended:
-                time.sleep(POLL_SECONDS)
+            time.sleep(0 if ended else _POLL_SECONDS)
 
     def wait(self) -> "Run":
-        """Wait until the run ends; return it. RunFailedError, with the end of its log, where it failed."""
+        """Wait until the run ends, and return it. RunFailedError, with the end of its log, if it failed."""
         if self._process is not None and self._process.wait() != 0:
-            raise RunFailedError(
-                f"run {self.run_id} failed with status {self._process.returncode}:\n{self._last_lines()}"
-            )
+            lines = (self.folder / LOG_FILE).read_text(errors="replace").splitlines()[-_LOG_LINES:]
+            text = "\n".join(lines)
+            raise RunFailedError(f"run {self.run_id} failed with status {self._process.returncode}:\n{text}")
         return self
 
-    def _last_lines(self) -> str:
-        log = self.folder / LOG_FILE
-        lines = log.read_text(errors="replace").splitlines() if log.exists() else []
-        return "\n".join(lines[-LOG_LINES:])
-
     def stop(self) -> None:
-        """Interrupt the run, which saves its state, and wait for it; `resume` goes on from there."""
+        """Interrupt the run, which saves its state, and wait for it; `resume` continues it."""
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(signal.SIGINT)
             self._process.wait()
 
-    def report(self) -> "ReportInput":
-        """The figures of the run's report: every stage with its distance, baselines, time and images."""
-        from progdistill.report.build import read_input
-        from progdistill.run.report import report_folder
-
+    def report(self) -> ReportInput:
+        """The figures of the report: every stage with its distance, baselines, seconds and images."""
         return read_input(report_folder(self.run_id))
 
     def models(self, store: str | None = None) -> dict[int, Model]:
@@ -445,11 +377,11 @@ class Run:
 
 
 class RunFailedError(ProgdistillError):
-    """A run that was started from Python ended with another exit status than 0."""
+    """A run that was started from Python ended with an exit status other than 0."""
 
 
 class Options(TypedDict, total=False):
-    """The options of `progdistill run`, with underscores for dashes; `start_from` stands for `--from`."""
+    """The options of `progdistill run`, with underscores for dashes; `start_from` is `--from`."""
 
     dataset: str
     ladder: str
@@ -468,54 +400,44 @@ class Options(TypedDict, total=False):
 
 
 def plan(**options: Unpack[Options]) -> PreparedRun:
-    """Check a run's options and return what it would do; nothing is trained or written.
+    """Check the options of a run and return what it would do; nothing is trained or written.
 
-    Args:
-        **options: see `Options`.
-
-    Returns:
-        The plan; `print(plan.describe())` shows it, `plan.facts()` gives its numbers.
-
-    Raises:
-        UsageError: an option cannot be used.
+    `print(plan.describe())` shows it, `plan.facts()` has its numbers. UsageError if an option cannot be used.
     """
-    return prepare_run(resolve_options(_typed(options)))
+    return prepare_run(resolve_options(_by_field(options)))
 
 
 def distill(**options: Unpack[Options]) -> Run:
     """Start a run of the flow in this folder, in a process of its own, and return at once.
 
-    Args:
-        **options: see `Options`.
-
-    Returns:
-        The run: `wait()` for it, or follow its `events()`.
-
-    Raises:
-        UsageError: an option cannot be used; nothing was started.
+    UsageError if an option cannot be used; nothing was started then.
     """
     plan(**options)
-    return _start("run", as_arguments(_typed(options)))
+    return _start("run", as_arguments(_by_field(options)))
 
 
 def resume(run_id: str) -> Run:
-    """Go on with a run that failed or was interrupted: as `progdistill resume --origin-run-id RUN`."""
+    """Continue a run that failed or was interrupted, as `progdistill resume --origin-run-id RUN` does."""
     return _start("resume", ["--origin-run-id", run_id])
 
 
-def _typed(options: Options) -> dict[str, Any]:
-    """Options by field, as a command line would give them."""
+def compare(*runs: Run | str) -> Comparison:
+    """Compare the distances, times and settings of two or more runs, given as runs or run ids.
+
+    UsageError for fewer than two runs, an unknown run, or figures that do not compare.
+    """
+    return compare_runs([(run if isinstance(run, Run) else Run(run)).report() for run in runs])
+
+
+def _by_field(options: Options) -> dict[str, Any]:
     known = {option.field for option in RUN_OPTIONS}
     if unknown := sorted(options.keys() - known):
         raise UsageError(f"unknown option {unknown[0]!r}; valid options: {', '.join(sorted(known))}")
-    typed: dict[str, Any] = dict(options)
-    if "set" in typed:
-        typed["set"] = overrides_of(typed["set"], "set")
-    return typed
+    return {**options, "set": overrides_of(options.get("set", {}), "set")}
 
 
 def _start(verb: str, arguments: Sequence[str]) -> Run:
-    """Start the flow in a process of its own; return when it has its run id."""
+    """Start the flow in a process of its own; return as soon as it has a run id."""
     folder = runs_folder()
     folder.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:
@@ -531,62 +453,20 @@ def _start(verb: str, arguments: Sequence[str]) -> Run:
                 log.unlink()
                 kind = UsageError if process.returncode == UsageError.exit_status else RunFailedError
                 raise kind(text.removeprefix("error: "))
-            time.sleep(POLL_SECONDS / 10)
+            time.sleep(_POLL_SECONDS)
     run = Run(run_id, process)
     run.folder.mkdir(exist_ok=True)
     log.replace(run.folder / LOG_FILE)
     return run
 
 
-def _read_events(path: Path, position: int) -> "tuple[list[Event], int]":
-    """The events in the whole lines of a file from `position` on, and where the next one starts."""
-    from progdistill.jobs.events import PREFIX, parse_event
-
-    if not path.exists():
-        return [], position
-    with path.open("rb") as file:
-        file.seek(position)
-        lines = file.read().rpartition(b"\n")[0].splitlines(keepends=True)
-    found = (parse_event(PREFIX + line.decode()) for line in lines)
-    return [event for event in found if event is not None], position + sum(map(len, lines))
-
-
-def evaluation_settings(
-    manifest: CheckpointManifest, info: "DatasetInfo", *, sampling_steps: int, changes: dict[str, JsonValue]
-) -> "EvaluationSettings":
-    """The evaluation settings of the checkpoint's run, else of its dataset's preset, with `changes`.
-
-    Raises UsageError for a change that is not valid.
-    """
-    from pydantic import ValidationError
-
-    from progdistill.config.overrides import apply_overrides, check_named_files
-    from progdistill.config.presets import PRESETS, preset_name_for
-    from progdistill.evaluation.config import EvaluationSettings
-
-    recorded = manifest.provenance.configuration.get("evaluation")
-    if isinstance(recorded, dict):
-        fields = dict(recorded)
-    else:
-        fields = PRESETS[preset_name_for(info)].evaluation.model_dump(mode="json")
-    fields = apply_overrides(fields, {"max_sampling_steps": sampling_steps, **changes})
-    check_named_files(fields, changes)
-    try:
-        return EvaluationSettings.model_validate(fields)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise UsageError(f"{'.'.join(map(str, first['loc']))} = {first['input']!r}: {first['msg']}") from None
-
-
-def _require_sampling(
-    count: int, sampling_steps: int | None, sampler: str, gamma: float | None, batch_size: int
-) -> None:
+def _check_sampling(count: int, options: SamplingOptions) -> None:
     require_between("count", count, 1, MOST_IMAGES)
-    require_between("sampling steps", sampling_steps, 1, MOST_STEPS)
-    require_between("batch size", batch_size, 1, MOST_IMAGES)
-    require_between("gamma", gamma, 0, 1)
-    names = [str(name) for name in SamplerName]
+    require_between("sampling steps", options.get("sampling_steps"), 1, MOST_STEPS)
+    require_between("batch size", options.get("batch_size"), 1, MOST_IMAGES)
+    require_between("gamma", options.get("gamma"), 0, 1)
+    sampler, names = options.get("sampler", "ddim"), [str(name) for name in SamplerName]
     if sampler not in names:
         raise UsageError(f"unknown sampler {sampler!r}; valid samplers: {', '.join(names)}")
-    if gamma is not None and sampler != SamplerName.ANCESTRAL:
+    if options.get("gamma") is not None and sampler != SamplerName.ANCESTRAL:
         raise UsageError(f"gamma is for the sampler {SamplerName.ANCESTRAL}: {sampler} has no variance")

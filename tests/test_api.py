@@ -58,7 +58,7 @@ def test_an_image_depends_on_seed_and_index_alone(model: progdistill.Model) -> N
 
 def test_samples_are_saved_and_shown(model: progdistill.Model, tmp_path: Path) -> None:
     samples = model.sample(4, seed=0, label=7)
-    assert samples.labels == [7] * 4 and len(samples) == 4
+    assert samples.labels == [7] * 4 and len(samples.images) == 4
     assert np.array_equal(
         np.asarray(Image.open(samples.save(tmp_path / "grid.png"))), samples.grid()[:, :, 0]
     )

@@ -19,6 +19,7 @@ from progdistill.cli.common import (
 from progdistill.diffusion.names import SamplerName
 from progdistill.errors import UsageError, require_between
 from progdistill.progress import Progress
+from progdistill.training.guidance import guidance_scale_for
 
 if TYPE_CHECKING:
     from progdistill.images import Pixels
@@ -66,7 +67,7 @@ def _sample(args: argparse.Namespace) -> int:
     _check(args)
     model = Model(store_of(args), args.reference)
     steps = model.steps_for(args.sampling_steps)
-    guidance_scale = model.guidance_scale_for(args.guidance_scale)
+    guidance_scale = guidance_scale_for(model.manifest, args.guidance_scale)
     label = _class_label(args.class_label, model.config.network.num_classes)
     check_output("--out", args.out)
     batches, labels = model.batches(

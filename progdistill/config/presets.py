@@ -1,7 +1,11 @@
 """The preset of each dataset: every hyperparameter, with where it comes from."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
+from pydantic import JsonValue, ValidationError
+
+from progdistill.config.overrides import apply_overrides, check_named_files
 from progdistill.data.dataset import DatasetInfo
 from progdistill.diffusion.names import LossWeight, PredictionType
 from progdistill.errors import UsageError
@@ -185,3 +189,22 @@ def _fitted(preset: Preset, dataset: DatasetInfo) -> Preset:
     if evaluation.evaluator == "digits_classifier" and not digits_classifier_fits(dataset):
         evaluation = evaluation.model_copy(update={"evaluator": "inception"})
     return preset._replace(model=preset.model.model_copy(update={"network": network}), evaluation=evaluation)
+
+
+def evaluation_settings(
+    recorded: JsonValue, info: DatasetInfo, *, sampling_steps: int, changes: Mapping[str, JsonValue]
+) -> EvaluationSettings:
+    """A run's recorded evaluation settings, or those of the dataset's preset where there are none, changed.
+
+    Raises UsageError for a change that is not valid.
+    """
+    fields = recorded
+    if not isinstance(fields, dict):
+        fields = PRESETS[preset_name_for(info)].evaluation.model_dump(mode="json")
+    fields = apply_overrides(fields, {"max_sampling_steps": sampling_steps, **changes})
+    check_named_files(fields, changes)
+    try:
+        return EvaluationSettings.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UsageError(f"{'.'.join(map(str, first['loc']))} = {first['input']!r}: {first['msg']}") from None

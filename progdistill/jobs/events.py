@@ -78,6 +78,17 @@ def deliver(line: str, listener: Listener) -> bool:
     return True
 
 
+def read_events(path: Path, position: int = 0) -> tuple[list[Event], int]:
+    """The events in the whole lines of an EventFile from byte `position` on, and where they end."""
+    if not path.exists():
+        return [], position
+    with path.open("rb") as file:
+        file.seek(position)
+        lines = file.read().rpartition(b"\n")[0].splitlines(keepends=True)
+    found = (parse_event(PREFIX + line.decode()) for line in lines)
+    return [event for event in found if event is not None], position + sum(map(len, lines))
+
+
 class EventFile:
     """A listener that appends events as JSON lines to a file; several processes may append to it."""
 

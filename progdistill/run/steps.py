@@ -42,6 +42,8 @@ logger = logging.getLogger(__name__)
 Interval = tuple[float, float]
 """Seconds since the epoch between which a job of this run computed."""
 
+EVENTS_FILE = "events.jsonl"
+
 
 class StageCheckpoint(TypedDict):
     """A checkpoint of the run, as a Metaflow artifact: plain values, readable without this package."""
@@ -78,7 +80,7 @@ class RunSteps:
         self._flow, self._run_id = flow, run_id
         self._store = open_store(self._settings.store)
         self._folder = runs_folder() / run_id
-        self._event_file = suppress_errors(EventFile(self._folder / "events.jsonl"))
+        self._event_file = suppress_errors(EventFile(self._folder / EVENTS_FILE))
         self._card: Listener = ignore
         self._launcher = self._make_launcher()
         self._job = _Job(dataset_fingerprint=prepared.dataset.fingerprint, seed=self._settings.seed)

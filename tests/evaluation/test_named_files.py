@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from pydantic import JsonValue
 
-from progdistill.api import evaluation_settings
 from progdistill.config.options import RunOptions
 from progdistill.config.overrides import apply_overrides
+from progdistill.config.presets import evaluation_settings
 from progdistill.config.settings import settings_from
 from progdistill.data.dataset import DatasetInfo
 from progdistill.errors import UsageError
@@ -60,6 +60,13 @@ def test_a_change_takes_with_it_what_was_recorded_of_the_file_before(
     assert found == EvaluationSettings.model_validate(RECORDED | differs)
 
 
+def settings_of(
+    manifest: CheckpointManifest, info: DatasetInfo, changes: dict[str, JsonValue]
+) -> EvaluationSettings:
+    recorded = manifest.provenance.configuration.get("evaluation")
+    return evaluation_settings(recorded, info, sampling_steps=2, changes=changes)
+
+
 def published(folder: Path, name: str, mean: float) -> Path:
     path = folder / f"{name}.npz"
     np.savez(path, mu=np.full(64, mean), sigma=np.eye(64))
@@ -88,7 +95,9 @@ def test_evaluate_compares_with_the_statistics_that_are_named(
     new = published(tmp_path, "new", 50.0)
     named: dict[str, JsonValue] = {"reference_statistics": str(new)}
     for changes, mean in (({}, 0.0), (named, 50.0)):
-        settings = evaluation_settings(manifest, digits, sampling_steps=2, changes=changes)
+        settings = evaluation_settings(
+            manifest.provenance.configuration.get("evaluation"), digits, sampling_steps=2, changes=changes
+        )
         reference = MeasurementRunner(evaluated_store, settings, digits).reference
         assert reference.mean.tolist() == [mean] * 64
 
@@ -141,9 +150,13 @@ def test_inception_from_another_file_than_the_official_one_needs_its_digest(
     weights.write_bytes(b"a network")
     changes: dict[str, JsonValue] = {"evaluator": "inception", "weights": str(weights)}
     with pytest.raises(UsageError, match="--inception-sha256"):
-        evaluation_settings(student, digits, sampling_steps=2, changes=changes)
+        evaluation_settings(
+            student.provenance.configuration.get("evaluation"), digits, sampling_steps=2, changes=changes
+        )
     changes["weights_sha256"] = sha256_of(weights)
-    assert evaluation_settings(student, digits, sampling_steps=2, changes=changes).weights == str(weights)
+    assert evaluation_settings(
+        student.provenance.configuration.get("evaluation"), digits, sampling_steps=2, changes=changes
+    ).weights == str(weights)
 
 
 def test_what_a_run_recorded_stands_by_its_digest_after_the_file_has_changed(
