@@ -207,7 +207,7 @@ class Snapshot:
                 raise
             raise TransientError(
                 f"the snapshot after update {self.update} was removed while it was read: another worker of"
-                " this job went on or finished; try again"
+                " this job continued or finished; try again"
             ) from error
 
     @cached_property
