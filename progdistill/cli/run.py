@@ -151,10 +151,10 @@ def _supervise(flow: Any, arguments: Sequence[str], entrypoint: Sequence[str] | 
             with fork_server():
                 status = _metaflow(flow, arguments, entrypoint)
         except (KeyboardInterrupt, SystemExit) as leaving:
-            signals.ignore()
             code = getattr(leaving, "code", 1)
             status = code if isinstance(code, int) else int(code is not None)
         if signals.received:
+            signals.ignore()
             status = Interrupted.exit_status
             _ask_about_jobs_left(str(current.run_id))
         if status != 0 and current.run_id:
