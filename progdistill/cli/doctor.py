@@ -38,12 +38,12 @@ def _doctor(args: argparse.Namespace) -> int:
         print_json(facts)
         return status
     for name, value in facts.items():
-        if isinstance(value, dict):
-            print(f"{name}:")
-            for key, fact in value.items():
-                print(f"  {key}: {fact}")
-        else:
-            print(f"{name}: {value}")
+        lines = (
+            [f"\n  {key}: {fact}" for key, fact in value.items()]
+            if isinstance(value, dict)
+            else [f" {value}"]
+        )
+        print(f"{name}:{''.join(lines)}")
     return status
 
 

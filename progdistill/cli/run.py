@@ -89,13 +89,7 @@ def _start(
 ) -> int:
     """Check everything before Metaflow starts anything, then run or resume; return the exit status.
 
-    Args:
-        flow: class of the flow.
-        before: Metaflow's options that precede the verb.
-        verb: "run" or "resume".
-        typed: values of this package's options.
-        rest: Metaflow's options of the verb.
-        entrypoint: command that starts a task; None: the script.
+    `before` and `rest` are Metaflow's options, `typed` ours; `entrypoint` starts a task (None: the script).
     """
     with tempfile.TemporaryDirectory(prefix="progdistill-run-") as folder:
         if verb == "run":

@@ -1,4 +1,4 @@
-"""The ladder of sampling steps that progressive distillation climbs down: 8192 → 4096 → … → 1."""
+"""The ladder of sampling steps that progressive distillation descends: 8192 → 4096 → … → 1."""
 
 from itertools import pairwise
 
@@ -9,40 +9,36 @@ _SYNTAX = "write START:END (halving, such as 64:1), START:END:FACTOR, or a list 
 
 
 def parse_ladder(text: str) -> tuple[int, ...]:
-    """Turn `START:END[:FACTOR]` or `A,B,C` into strictly falling powers of two.
+    """Parse `START:END[:FACTOR]` or `A,B,C`.
 
-    The first rung is the teacher's number of sampling steps, each further one a student's. `FACTOR` is 2, as
-    in the paper's procedure, or 4 (its Appendix I).
+    Args:
+        text: FACTOR is 2 (the default, as in the paper's procedure) or 4 (its Appendix I).
 
-    Raises UsageError for anything that is not a falling sequence of two or more powers of two from 1 to 2^20.
+    Returns:
+        Sampling steps, strictly falling powers of two: of the teacher, then of each student.
+
+    Raises:
+        UsageError: for anything but two or more falling powers of two from 1 to 2^20.
     """
+    parts = [_steps(part, text) for part in text.replace(",", ":").split(":")]
     if "," in text:
-        rungs = tuple(_rung(part, text) for part in text.split(","))
+        rungs = parts
+    elif len(parts) in (2, 3):
+        rungs = _descend(*parts, text=text)
     else:
-        parts = text.split(":")
-        if len(parts) not in (2, 3):
-            raise UsageError(f"ladder {text!r} has {len(parts)} parts; {_SYNTAX}")
-        start, end = _rung(parts[0], text), _rung(parts[1], text)
-        factor = _rung(parts[2], text) if len(parts) == 3 else 2
-        rungs = _descend(start, end, factor, text)
+        raise UsageError(f"ladder {text!r} has {len(parts)} parts; {_SYNTAX}")
     if len(rungs) < 2:
-        raise UsageError(
-            f"ladder {text!r} has no stage: its teacher needs a student of fewer steps; {_SYNTAX}"
-        )
+        raise UsageError(f"ladder {text!r} has no student of fewer steps than the teacher; {_SYNTAX}")
     for higher, lower in pairwise(rungs):
         if lower >= higher:
-            raise UsageError(
-                f"ladder {text!r} goes up from {higher} to {lower} sampling steps;"
-                f" each student has fewer steps than its teacher: {_SYNTAX}"
-            )
-    return rungs
+            raise UsageError(f"ladder {text!r} goes up from {higher} to {lower} sampling steps; {_SYNTAX}")
+    return tuple(rungs)
 
 
-def _rung(part: str, text: str) -> int:
-    try:
-        steps = int(part)
-    except ValueError:
-        raise UsageError(f"ladder {text!r}: {part!r} is not a number of sampling steps; {_SYNTAX}") from None
+def _steps(part: str, text: str) -> int:
+    if not part.strip().isdecimal():
+        raise UsageError(f"ladder {text!r}: {part!r} is not a number of sampling steps; {_SYNTAX}")
+    steps = int(part)
     if not 1 <= steps <= MAX_SAMPLING_STEPS or steps & (steps - 1):
         raise UsageError(
             f"ladder {text!r}: {steps} is not a power of two from 1 to {MAX_SAMPLING_STEPS}; {_SYNTAX}"
@@ -50,11 +46,9 @@ def _rung(part: str, text: str) -> int:
     return steps
 
 
-def _descend(start: int, end: int, factor: int, text: str) -> tuple[int, ...]:
+def _descend(start: int, end: int, factor: int = 2, *, text: str) -> list[int]:
     if factor not in (2, 4):
-        raise UsageError(
-            f"ladder {text!r}: the factor is {factor}, but a student skips 2 or 4 steps; {_SYNTAX}"
-        )
+        raise UsageError(f"ladder {text!r}: the factor is {factor}, not 2 or 4; {_SYNTAX}")
     if end > start:
         raise UsageError(f"ladder {text!r} goes up from {start} to {end} sampling steps; {_SYNTAX}")
     rungs = [start]
@@ -62,7 +56,7 @@ def _descend(start: int, end: int, factor: int, text: str) -> tuple[int, ...]:
         rungs.append(rungs[-1] // factor)
     if rungs[-1] != end:
         raise UsageError(f"ladder {text!r}: {start} is not {end} times a power of {factor}; {_SYNTAX}")
-    return tuple(rungs)
+    return rungs
 
 
 def format_ladder(rungs: tuple[int, ...]) -> str:

@@ -34,18 +34,9 @@ def write_report(
 ) -> Path:
     """Write `folder`/report, put its page into the store too, and point `runs/latest` to the run.
 
-    Args:
-        prepared: the run.
-        store: where its checkpoints are. The page there outlives a pod's own folder.
-        run: name of the flow, and run id.
-        folder: the run's folder.
-        checkpoints: id and loss curve (update, loss) of each, from the top of the ladder down.
-        evaluations: the record of each checkpoint.
-        intervals: seconds since the epoch between which each job of the run computed.
-        started_at: when the run started.
-
-    Returns:
-        The path of the page.
+    `run` is the flow's name and the run id; `checkpoints` are ids with loss curves (update, loss), and
+    `evaluations` their records, from the top of the ladder down; `intervals` are seconds since the epoch
+    between which jobs of the run computed. Returns the path of the page.
     """
     settings, dataset = prepared.settings, prepared.dataset
     manifests = [load_manifest(store, checkpoint_id) for checkpoint_id, _ in checkpoints]

@@ -7,7 +7,6 @@ from pydantic import ValidationError
 from progdistill.config.options import DEFAULT_STORE, RunOptions
 from progdistill.config.settings import Settings
 from progdistill.errors import UsageError
-from progdistill.registry.checkpoint import CheckpointManifest
 from progdistill.registry.resolve import resolve_reference
 from progdistill.store.open import open_store
 
@@ -46,21 +45,14 @@ def reproduce(options: RunOptions) -> Reproduced | None:
     check_reproduce(options)
     store = open_store(options.store or DEFAULT_STORE)
     manifest = resolve_reference(store, options.reproduce)
-    settings = _configuration_of(manifest, options.reproduce)
-    follows = {"start_from": settings.first_teacher, "dataset": options.dataset or settings.dataset}
-    return Reproduced(
-        manifest.id,
-        settings.model_copy(update={"first_teacher": None}),
-        options.model_copy(update=follows),
-    )
-
-
-def _configuration_of(manifest: CheckpointManifest, reference: str) -> Settings:
     try:
-        return Settings.model_validate(manifest.provenance.configuration)
+        settings = Settings.model_validate(manifest.provenance.configuration)
     except ValidationError:
         raise UsageError(
-            f"--reproduce {reference}: checkpoint {manifest.id[:12]} ({manifest.identity.kind}) does not have"
-            " the settings of a run of this version; give --dataset, --ladder and other settings, or start"
-            f" from it with --from {reference}"
+            f"--reproduce {options.reproduce}: checkpoint {manifest.id[:12]} ({manifest.identity.kind})"
+            " does not have the settings of a run of this version; give --dataset, --ladder and other"
+            f" settings, or start from it with --from {options.reproduce}"
         ) from None
+    follows = {"start_from": settings.first_teacher, "dataset": options.dataset or settings.dataset}
+    settings = settings.model_copy(update={"first_teacher": None})
+    return Reproduced(manifest.id, settings, options.model_copy(update=follows))
