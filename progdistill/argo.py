@@ -34,7 +34,7 @@ def read_deployment(text: str) -> dict[str, Any]:
 
 
 class RunParameters(FlowMutator):
-    """Adds the run options as parameters; for Argo also what the deployment says."""
+    """Adds the run options as parameters, and for Argo the deployment."""
 
     def pre_mutate(self, mutable_flow: Any) -> None:
         """Add parameters; in `argo-workflows` commands and their pods, schedule, options and pods."""

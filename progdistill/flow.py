@@ -32,7 +32,7 @@ def _live_card(function: Any) -> Any:
 
 
 def _one_message(function: Callable[[Any], None]) -> Callable[[Any], None]:
-    """Show an error of this package, which says what to do, without a traceback: as one of Metaflow's."""
+    """Raise an error of this package as one of Metaflow's, which is shown without a traceback."""
 
     @wraps(function)
     def wrapper(self: Any) -> None:

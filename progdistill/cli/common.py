@@ -107,7 +107,7 @@ def check_output(option: str, path: Path, *, folder: bool = False) -> None:
         if path.exists() and path.is_dir() != folder:
             raise UsageError(f"cannot write {option} {path}: it is {'a file' if folder else 'a folder'}")
         where = path if path.is_dir() else path.parent
-        with suppress(FileExistsError):  # A file there is no folder to write in, as the next line says.
+        with suppress(FileExistsError):  # the next line refuses a file in its place
             where.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=where):
             pass

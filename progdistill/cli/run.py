@@ -62,7 +62,7 @@ def main(flow: Any = None) -> None:
         from progdistill.flow import DistillFlow as flow
 
         entrypoint = ENTRYPOINT
-    if "step" in arguments:  # a task, which is no command of a user
+    if "step" in arguments:  # a task, not a command of the user
         configure_logging()
         sys.exit(_metaflow(flow, arguments, entrypoint))
     verb = next((word for word in arguments if word in VERBS), None)

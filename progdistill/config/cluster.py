@@ -126,7 +126,7 @@ class ClusterSettings(Frozen, allow_inf_nan=False):
     run_as_user: int = Field(1000, gt=0)
     backoff_limit: int = Field(5, ge=0, description="retries after pod failures; disruptions do not count")
     deadline_hours: float | None = Field(None, gt=0, description="a job that takes longer fails")
-    ttl_hours: float = Field(24.0, gt=0, description="how long a finished or failed Job is kept")
+    ttl_hours: float = Field(24.0, gt=0, description="lifetime of a finished or failed Job")
     grace_seconds: int = Field(120, gt=0, description="from SIGTERM to SIGKILL: time to save a snapshot")
     on_interrupt: OnInterrupt = Field(OnInterrupt.ASK, description="ask means leave without a terminal")
     api_timeout_seconds: float = Field(900.0, gt=0, description="how long the API server may be unreachable")

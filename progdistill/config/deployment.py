@@ -86,7 +86,7 @@ class DeploymentSettings(Frozen):
 
 
 def parse_deployment(text: str) -> DeploymentSettings:
-    """Read TOML, or JSON where it begins with a brace; UsageError says which value is wrong."""
+    """Read TOML, or JSON where it begins with a brace; UsageError names the bad value."""
     try:
         if text.lstrip().startswith("{"):
             settings = DeploymentSettings.model_validate_json(text)

@@ -82,8 +82,8 @@ def set_field(fields: dict[str, Any], override: Override, model: type[BaseModel]
 
     Args:
         fields: JSON values of a `model`.
-        override: path and value; UsageError if there is no such setting.
-        model: says which tables are sections, whose other fields stay.
+        override: path and value; UsageError for an unknown setting.
+        model: defines which tables are sections, whose other fields stay.
     """
     path, value = override
     *parents, leaf = path.split(".")
@@ -135,7 +135,7 @@ def overridden(overrides: Iterable[Override], section: str) -> set[str]:
 def apply_overrides(recorded: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """Recorded evaluation settings with `changes`, without outdated digests.
 
-    A file that is named anew loses its recorded digest. Another evaluator loses the recorded files too: they
+    A changed file loses its recorded digest. Another evaluator loses the recorded files too: they
     belong to another network. Values in `changes` stay.
     """
     outdated = {f"{name}_sha256" for name in FILES if name in changes}
