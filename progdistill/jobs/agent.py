@@ -183,6 +183,7 @@ class _PrefixedOutput(LogsSpecs):
     def reify(self, envs: dict[int, dict[str, str]]) -> LogsDest:
         """Make the pipes of one start of the ranks."""
         paths = {local_rank: os.path.join(self._folder, str(next(self._number))) for local_rank in envs}
+        self._threads = []  # earlier ranks have ended, and their lines are read
         for local_rank, path in paths.items():
             os.mkfifo(path)
             prefix = f"[rank {rank}] " if (rank := envs[local_rank]["RANK"]) != "0" else ""

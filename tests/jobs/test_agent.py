@@ -1,8 +1,11 @@
 """The elastic agent of a host: which ends of ranks are final, and which restart all ranks in place."""
 
 import signal
+import socket
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -144,23 +147,102 @@ def test_a_line_that_is_not_text_is_passed_on() -> None:
     assert done.returncode == 0 and done.stdout.count(b"half a letter: \xc3\n") == 2
 
 
-class Host:
-    """An agent with one of two ranks."""
-
-    def __init__(self, script: str, host: int, port: int, run_id: str = "run") -> None:
-        self._process = subprocess.Popen(
-            command(script, 2, host, port, run_id),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-
-
 def free_port() -> int:
-    import socket
-
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+class Hosts:
+    """Two hosts of one rank each: agents that are started, killed and replaced."""
+
+    def __init__(self) -> None:
+        self._port, self._agents = free_port(), list[subprocess.Popen[str]]()
+
+    def start(self, host: int, script: str, run_id: str = "run") -> "subprocess.Popen[str]":
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        arguments = command(script, 2, host, self._port, run_id)
+        self._agents.append(subprocess.Popen(arguments, text=True, **pipes))  # type: ignore[call-overload]
+        return self._agents[-1]
+
+    def stop(self) -> None:
+        for agent in self._agents:
+            agent.kill()
+            agent.communicate()
+
+
+@pytest.fixture
+def hosts() -> Iterator[Hosts]:
+    hosts = Hosts()
+    yield hosts
+    hosts.stop()
+
+
+def line_with(agent: "subprocess.Popen[str]", text: str) -> str:
+    """Read the output up to a line that has the text."""
+    assert agent.stdout is not None
+    for line in agent.stdout:
+        if text in line:
+            return line
+    raise AssertionError(f"no line with {text!r}")
+
+
+def in_pairs(tmp_path: Path, then: str = "print('well')") -> str:
+    """A script whose ranks work until the file `go` exists, then do what `then` says."""
+    go = str(tmp_path / "go")
+    return f"""if True:
+        import os, pathlib, time
+        print("working", flush=True)
+        while not pathlib.Path({go!r}).exists():
+            time.sleep(0.05)
+        rank = int(os.environ["RANK"])
+        {then}
+    """
+
+
+def test_a_host_that_is_replaced_meets_the_survivor_and_a_stranger_meets_nobody(
+    hosts: Hosts, tmp_path: Path
+) -> None:
+    script = in_pairs(tmp_path)
+    second = hosts.start(1, script)
+    assert "host 0 does not answer at 127.0.0.1:" in line_with(second, "does not answer")
+    stranger = hosts.start(1, script, run_id="deleted")
+    first = hosts.start(0, script)
+    line_with(first, "working")
+    line_with(second, "working")
+    second.kill()
+    successor = hosts.start(1, script)
+    line_with(successor, "working")
+    line_with(first, "working")
+    (tmp_path / "go").touch()
+    assert (first.wait(timeout=250), successor.wait(timeout=250)) == (0, 0)
+    assert stranger.poll() is None or stranger.returncode == 75
+
+
+def test_a_host_that_loses_the_rendezvous_exits_with_75(hosts: Hosts, tmp_path: Path) -> None:
+    script = in_pairs(tmp_path)
+    first, second = hosts.start(0, script), hosts.start(1, script)
+    line_with(second, "working")
+    line_with(first, "working")
+    first.kill()
+    assert second.wait(timeout=250) == 75
+
+
+def test_a_host_that_waits_for_others_says_so_and_can_be_interrupted(hosts: Hosts) -> None:
+    first = hosts.start(0, "pass")
+    assert "host 0 is waiting for the job's other hosts" in line_with(first, "waiting")
+    first.send_signal(signal.SIGTERM)
+    assert first.wait(timeout=250) == 130
+
+
+def test_of_hosts_that_fail_together_one_reports_it(hosts: Hosts, tmp_path: Path) -> None:
+    """The other waits for its successor, or has lost the rendezvous with it."""
+    script = in_pairs(tmp_path, "os._exit(1)")
+    agents = [hosts.start(0, script), hosts.start(1, script)]
+    line_with(agents[1], "working")
+    (tmp_path / "go").touch()
+    while not any(agent.poll() == 1 for agent in agents):
+        time.sleep(0.1)
+    other = next(agent for agent in agents if agent.poll() != 1)
+    other.send_signal(signal.SIGTERM)
+    assert other.wait(timeout=250) in (75, 130)
