@@ -51,7 +51,7 @@ class EvaluationSettings(FeatureSettings, allow_inf_nan=False):
     guidance_scale: float | None = Field(
         default=None,
         ge=1,
-        description="of samples; None: the lowest of a guided student's range, no guidance for others",
+        description="None: the lowest of a guided student's range, no guidance for other models",
     )
     clip: bool = Field(default=True, description="clip x̂ to [−1, 1] at every sampling step")
     shown_samples: int = Field(

@@ -22,7 +22,7 @@ from progdistill.progress import Progress
 from progdistill.registry.evaluations import MeasurementSpec
 from progdistill.registry.records import upload_bytes
 from progdistill.store.base import Store
-from progdistill.store.digest import FileDigest, Sha256
+from progdistill.store.digest import FileDigest
 from progdistill.store.documents import Record, publish_record, read_record
 from progdistill.store.failpoints import failpoint
 from progdistill.store.layout import blob_key, shard_key, shards_prefix
@@ -46,9 +46,6 @@ class ShardRecord(Record):
     """A finished shard; its tensors are in a safetensors blob."""
 
     schema_version: Literal[2] = 2
-    spec_id: Sha256
-    start: int
-    stop: int
     vectors: int
     negative_entropy: float | None
     sampling_seconds: float
@@ -131,9 +128,6 @@ def save_shard(store: Store, spec: MeasurementSpec, indices: range, result: Shar
     if statistics.score is not None:
         tensors["probabilities"] = statistics.score.probabilities
     record = ShardRecord(
-        spec_id=spec.id,
-        start=indices.start,
-        stop=indices.stop,
         vectors=statistics.moments.vectors,
         negative_entropy=None if statistics.score is None else statistics.score.negative_entropy,
         sampling_seconds=result.sampling_seconds,

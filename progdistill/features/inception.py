@@ -37,7 +37,6 @@ class InceptionEvaluator:
     """
 
     def recipe(self, settings: FeatureSettings, info: DatasetInfo) -> dict[str, JsonValue]:
-        """See EvaluatorKind.recipe."""
         check_fit(settings, info)
         return {
             "name": "inception",
@@ -46,14 +45,12 @@ class InceptionEvaluator:
         }
 
     def obtain(self, settings: FeatureSettings, info: DatasetInfo, folder: Path) -> ObtainedWeights:
-        """See EvaluatorKind.obtain."""
         with given_file(settings.weights, INCEPTION_VARIABLE, INCEPTION_ADVICE) as path:
             copied = Path(shutil.copyfile(path, folder / "inception.pt"))
         check_digest(copied, settings.weights_sha256 or INCEPTION_SHA256)
         return ObtainedWeights(copied, distance_name=f"fid_{settings.inception_mode}")
 
     def load(self, weights: Path, recipe: dict[str, JsonValue], device: str) -> Extract:
-        """See EvaluatorKind.load."""
         clean = recipe["mode"] == "clean"
         network, output = load_inception(weights, device, resize_inside=not clean)
         resize = resizer(INPUT_SIZE) if clean else torch.Tensor.float

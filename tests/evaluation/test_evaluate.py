@@ -1,4 +1,4 @@
-"""One checkpoint beside its baselines: what is asked, what is kept, what is not done twice."""
+"""A checkpoint beside its baselines: what is measured, what is recorded, what is not repeated."""
 
 import pytest
 
@@ -29,11 +29,11 @@ def record(
 def test_a_student_stands_beside_both_baselines_at_its_own_steps(
     record: EvaluationRecord, student: CheckpointManifest, base: CheckpointManifest
 ) -> None:
-    asked = [
+    measured = [
         (m.spec.checkpoint_id, m.spec.sampler, m.spec.sampling_steps, m.spec.samples, m.spec.seed)
         for m in record.measurements
     ]
-    assert asked == [
+    assert measured == [
         (student.id, SamplerName.DDIM, 2, 40, 0),
         (base.id, SamplerName.DDIM, 2, 40, 0),
         (base.id, SamplerName.ANCESTRAL, 2, 40, 0),
@@ -45,7 +45,7 @@ def test_the_distance_goes_by_its_own_name(record: EvaluationRecord) -> None:
     assert {m.distance_name for m in record.measurements} == {"frechet_digits_classifier"}
 
 
-def test_asking_again_gives_the_first_answer(
+def test_a_repeated_evaluation_reuses_the_measurements(
     record: EvaluationRecord,
     evaluated_store: Store,
     student: CheckpointManifest,
@@ -82,7 +82,7 @@ def test_too_many_steps_are_left_out_with_the_reason(
     assert record.not_evaluated_reason == "8 sampling steps exceed evaluation.max_sampling_steps = 4"
 
 
-def test_each_answer_is_one_record_of_its_checkpoint(
+def test_each_measurement_is_a_record_of_its_checkpoint(
     record: EvaluationRecord, evaluated_store: Store, student: CheckpointManifest
 ) -> None:
     assert record.distilled is not None

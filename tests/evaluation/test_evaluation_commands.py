@@ -57,7 +57,7 @@ def test_sample_keeps_each_image_as_it_is_in_parquet(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_asked_to_stop_sample_leaves_nothing_half_written(
+def test_an_interrupted_sample_leaves_no_partial_file(
     number: signal.Signals, store: str, student: CheckpointManifest, tmp_path: Path
 ) -> None:
     options = [

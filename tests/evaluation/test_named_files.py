@@ -1,4 +1,4 @@
-"""What a user names anew is what is measured with, whatever an earlier run recorded."""
+"""Files and evaluators that a user names replace those that an earlier run recorded."""
 
 from pathlib import Path
 

@@ -70,9 +70,9 @@ def test_images_leave_rounded_and_clamped() -> None:
     assert to_uint8(x).flatten().tolist() == [0, 0, 128, 128, 255, 255]
 
 
-def _drawer(room: int, asked: list[int]) -> Callable[[Sequence[int]], Tensor]:
+def _drawer(room: int, sizes: list[int]) -> Callable[[Sequence[int]], Tensor]:
     def draw(batch: Sequence[int]) -> Tensor:
-        asked.append(len(batch))
+        sizes.append(len(batch))
         if len(batch) > room:
             raise torch.OutOfMemoryError("too many at once")
         return torch.tensor(batch, dtype=torch.uint8).view(-1, 1, 1, 1)
@@ -81,10 +81,10 @@ def _drawer(room: int, asked: list[int]) -> Callable[[Sequence[int]], Tensor]:
 
 
 def test_batches_shrink_to_the_memory_that_there_is() -> None:
-    asked: list[int] = []
-    drawn = torch.cat(list(in_batches(_drawer(3, asked), range(10), 8)))
+    sizes: list[int] = []
+    drawn = torch.cat(list(in_batches(_drawer(3, sizes), range(10), 8)))
     assert drawn.flatten().tolist() == list(range(10))
-    assert asked == [8, 4, 2, 2, 2, 2, 2]
+    assert sizes == [8, 4, 2, 2, 2, 2, 2]
 
 
 def test_a_single_image_that_does_not_fit_is_an_error() -> None:

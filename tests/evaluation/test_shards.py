@@ -27,7 +27,7 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def settings(request: pytest.FixtureRequest) -> EvaluationSettings:
-    """A seed of its own for each test, so that no test finds another's answers."""
+    """A seed of its own for each test, so that no test finds the measurements of another."""
     return EvaluationSettings(samples=25, batch_size=5, seed=crc32(request.node.name.encode()))
 
 
