@@ -71,9 +71,7 @@ class InceptionInterface(nn.Module):
 
 def main() -> None:
     """Measure both pipelines, and the parts that differ, and write the figures down."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=128)
     parser.add_argument("--size", type=int, default=32, help="pixels of each side")
     parser.add_argument("--repeats", type=int, default=3)
@@ -106,9 +104,7 @@ def contenders(folder: Path, images: np.ndarray, reference: Moments) -> dict[str
         )
 
     def clean_distance() -> float:
-        return clean_fid.frechet_distance(
-            features.mean(axis=0), np.cov(features, rowvar=False), mean, covariance
-        )
+        return clean_fid.frechet_distance(features.mean(axis=0), np.cov(features, rowvar=False), mean, covariance)
 
     def our_features() -> list[Tensor]:
         with torch.inference_mode():

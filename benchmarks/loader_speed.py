@@ -134,9 +134,7 @@ def speed(folder: Path, size: int, rounds: int) -> str:
     info = synthesize(folder / f"stored{size}", STORED_IMAGES[size], size)
     png_bytes = write_pngs(folder / f"png{size}", size)
     ours = TrainingLoader(info, batch_size=BATCH, seed=0, flip=True)
-    theirs = DataLoader(
-        PngFolder(folder / f"png{size}"), BATCH, shuffle=True, num_workers=2, persistent_workers=True
-    )
+    theirs = DataLoader(PngFolder(folder / f"png{size}"), BATCH, shuffle=True, num_workers=2, persistent_workers=True)
     updates = endless(ours)
     for _ in range(20):
         next(updates)
@@ -235,9 +233,7 @@ def large(folder: Path, count: int, rounds: int) -> list[str]:
 
 def main() -> None:
     """Print both tables, and write them to `loader_speed.txt`."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=1_281_167)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--folder", type=Path, help="a folder on the disk to measure, with 20 GB free")

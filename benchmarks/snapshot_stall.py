@@ -24,9 +24,7 @@ from progdistill.training.snapshots import SnapshotWriter
 
 def main() -> None:
     """Measure and write `snapshot_stall.json` and `snapshot_stall.md`."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parameters", type=float, default=8e6)
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--interval", type=int, default=100)
@@ -88,11 +86,7 @@ class Loop:
 
 
 def report(
-    args: argparse.Namespace,
-    state_bytes: int,
-    plain: list[float],
-    snapshotting: list[float],
-    stalls: list[float],
+    args: argparse.Namespace, state_bytes: int, plain: list[float], snapshotting: list[float], stalls: list[float]
 ) -> None:
     """Write the figures as JSON and as a page."""
     slowdown = statistics.median(snapshotting) / statistics.median(plain) - 1

@@ -35,9 +35,7 @@ Contender = tuple[str, Callable[[], object], Callable[[], object]]
 
 def main() -> None:
     """Measure both stores and write `store_speed.json` and `store_speed.md`."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bytes", type=float, default=1.2e9)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
@@ -108,11 +106,7 @@ def s3_contenders(folder: Path, source: Path, endpoint: str) -> list[Contender]:
             lambda: store.delete(key),
         ),
         ("S3 publish", lambda: store.upload(source, blob_key), lambda: None),
-        (
-            "S3 plain download",
-            lambda: client.download_file("benchmark", "plain", str(copy), Config=plain),
-            copy.unlink,
-        ),
+        ("S3 plain download", lambda: client.download_file("benchmark", "plain", str(copy), Config=plain), copy.unlink),
         ("S3 load", lambda: store.download(key, digest), lambda: None),
         ("S3 load, cached", lambda: store.download(key, digest), lambda: shutil.rmtree(folder / "cache")),
     ]
@@ -156,8 +150,7 @@ def report(seconds: dict[str, list[float]], size_bytes: int, repeats: int, out: 
     """Write the figures as JSON and as a page."""
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     ratios = [
-        {"ours": ours, "plain": plain, "ratio": round(medians[plain] / medians[ours], 2)}
-        for ours, plain in RATIOS
+        {"ours": ours, "plain": plain, "ratio": round(medians[plain] / medians[ours], 2)} for ours, plain in RATIOS
     ]
     facts: dict[str, Any] = {
         "bytes": size_bytes,

@@ -50,8 +50,7 @@ def main() -> None:
     print(f"{'N':>5}" + " |    eq. 43     stable " * len(PRECISIONS))
     for steps in (2**k for k in range(14)):
         pairs = [
-            [error(form, steps, *precision) for form in (equation_43, stable_form)]
-            for precision in PRECISIONS.values()
+            [error(form, steps, *precision) for form in (equation_43, stable_form)] for precision in PRECISIONS.values()
         ]
         print(f"{steps:>5}" + "".join(f" | {written:>9.1e}  {stable:>9.1e} " for written, stable in pairs))
 

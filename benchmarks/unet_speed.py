@@ -43,12 +43,7 @@ class Timing(NamedTuple):
 def narrowed(name: str, base_channels: int) -> UNetConfig:
     """A large architecture with fewer channels, so that a CPU can run it."""
     return ARCHITECTURES[name].model_copy(
-        update={
-            "base_channels": base_channels,
-            "head_channels": None,
-            "condition_channels": None,
-            "dropout": 0.0,
-        }
+        update={"base_channels": base_channels, "head_channels": None, "condition_channels": None, "dropout": 0.0}
     )
 
 

@@ -169,9 +169,7 @@ class Model:
         if sampling_steps is None and own is None:
             raise UsageError(f"{self.reference} takes any number of sampling steps: give --sampling-steps N")
         if sampling_steps is not None and own is not None and sampling_steps != own:
-            logger.warning(
-                "note: %s was distilled to %d sampling steps, not %d", self.reference, own, sampling_steps
-            )
+            logger.warning("note: %s was distilled to %d sampling steps, not %d", self.reference, own, sampling_steps)
         return sampling_steps or own or 1
 
     def sample(self, count: int = 64, **options: Unpack[SamplingOptions]) -> Samples:
@@ -187,9 +185,7 @@ class Model:
         batches, labels = self.batches(count, **options)
         return Samples(np.concatenate(list(batches)), labels)
 
-    def batches(
-        self, count: int, **options: Unpack[SamplingOptions]
-    ) -> tuple[Iterator[Pixels], list[int] | None]:
+    def batches(self, count: int, **options: Unpack[SamplingOptions]) -> tuple[Iterator[Pixels], list[int] | None]:
         """As `sample`, batch by batch, for images that need not fit in memory together."""
         from progdistill.evaluation.sampling import generate, labels_of
 
@@ -255,16 +251,10 @@ class Model:
         recorded = self.manifest.provenance.configuration.get("evaluation")
         settings = evaluation_settings(recorded, info, sampling_steps=steps, changes=changes)
         baseline = baseline_of(self.store, self.manifest) if baselines else None
-        return evaluate_checkpoint(
-            self.store, self.manifest, baseline, steps, settings, info, device=self.device
-        )
+        return evaluate_checkpoint(self.store, self.manifest, baseline, steps, settings, info, device=self.device)
 
     def export(
-        self,
-        out: str | os.PathLike[str],
-        format: ExportFormat = "diffusers",
-        *,
-        guidance_scale: float | None = None,
+        self, out: str | os.PathLike[str], format: ExportFormat = "diffusers", *, guidance_scale: float | None = None
     ) -> float | None:
         """Write the model for other programs, with a model card that shows how to use it.
 

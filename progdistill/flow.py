@@ -117,9 +117,7 @@ class DistillFlow(FlowSpec):
     @step
     def collect(self, inputs: Any) -> None:
         """Collect the measurements in the order of the ladder."""
-        self.merge_artifacts(
-            inputs, include=["run_facts", "started_at", "checkpoints", "intervals", "checkpoint"]
-        )
+        self.merge_artifacts(inputs, include=["run_facts", "started_at", "checkpoints", "intervals", "checkpoint"])
         tasks = sorted(inputs, key=lambda task: -task.evaluation["sampling_steps"])
         self.evaluations = [task.evaluation for task in tasks]
         self.intervals = [*self.intervals, *(interval for task in tasks for interval in task.intervals_here)]
@@ -135,9 +133,7 @@ class DistillFlow(FlowSpec):
         from progdistill.report.card import embedded_page, report_components
 
         run = self._run()
-        self.report_path = str(
-            run.report(self.checkpoints, self.evaluations, self.intervals, self.started_at)
-        )
+        self.report_path = str(run.report(self.checkpoints, self.evaluations, self.intervals, self.started_at))
         self.report_uri = run.report_uri
         current.card["report"].extend(report_components(read_input(Path(self.report_path).parent)))
         lineage = run.lineage_page(self.checkpoints[-1]["id"])

@@ -16,11 +16,7 @@ NAMES = (
     *("ARGO_WORKFLOW_TEMPLATE", "JOB_COMPLETION_INDEX", "KUBECONFIG"),
     *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"),
 )
-NO_FILES = {
-    "AWS_CONFIG_FILE": os.devnull,
-    "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-    "METAFLOW_HOME": os.devnull,
-}
+NO_FILES = {"AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull, "METAFLOW_HOME": os.devnull}
 """In place of the files in the home folder that say the same as those variables."""
 
 

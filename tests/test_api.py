@@ -59,9 +59,7 @@ def test_an_image_depends_on_seed_and_index_alone(model: progdistill.Model) -> N
 def test_samples_are_saved_and_shown(model: progdistill.Model, tmp_path: Path) -> None:
     samples = model.sample(4, seed=0, label=7)
     assert samples.labels == [7] * 4 and len(samples.images) == 4
-    assert np.array_equal(
-        np.asarray(Image.open(samples.save(tmp_path / "grid.png"))), samples.grid()[:, :, 0]
-    )
+    assert np.array_equal(np.asarray(Image.open(samples.save(tmp_path / "grid.png"))), samples.grid()[:, :, 0])
     assert samples.save(tmp_path / "all.parquet").exists()
     assert samples._repr_png_().startswith(b"\x89PNG")
     with pytest.raises(UsageError, match="ends in .png or .parquet"):
@@ -78,9 +76,7 @@ def test_samples_are_saved_and_shown(model: progdistill.Model, tmp_path: Path) -
         ({"label": 10}, "label 10: give a class from 0 to 9"),
     ],
 )
-def test_a_bad_argument_is_one_message(
-    model: progdistill.Model, arguments: dict[str, int], message: str
-) -> None:
+def test_a_bad_argument_is_one_message(model: progdistill.Model, arguments: dict[str, int], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         model.sample(**arguments)
 
@@ -112,9 +108,7 @@ def test_a_plan_starts_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_run_is_started_followed_and_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    run = progdistill.distill(
-        ladder="2:1", base_updates=12, updates_per_stage=6, set={"evaluation.samples": 50}
-    )
+    run = progdistill.distill(ladder="2:1", base_updates=12, updates_per_stage=6, set={"evaluation.samples": 50})
     events = list(run.events())
     assert run.wait().state == "done"
     assert {"base model", "student of 1 steps"} <= {event.label for event in events}

@@ -43,9 +43,7 @@ def test_an_interrupt_that_was_caught_is_not_raised_again(number: signal.Signals
     assert stop.received == [number]
 
 
-def test_an_interrupt_is_not_raised_again_after_the_handlers_are_gone(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_an_interrupt_is_not_raised_again_after_the_handlers_are_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     """The block ends in the very moment in which the dropped interrupt is sent again."""
     sending, send = threading.Event(), signal.pthread_kill
 

@@ -30,11 +30,7 @@ def names_in(text: str) -> set[str]:
 
 def part_of(lock: str, *, without: set[str] | None = None, only: set[str] | None = None) -> str:
     """The lock's entries less `without`, and of these only `only` if it is given."""
-    kept = [
-        entry
-        for name, entry in entries(lock)
-        if name not in (without or set()) and (only is None or name in only)
-    ]
+    kept = [entry for name, entry in entries(lock) if name not in (without or set()) and (only is None or name in only)]
     return "\n".join(kept) + "\n"
 
 

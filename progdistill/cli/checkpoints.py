@@ -23,11 +23,7 @@ from progdistill.registry.gc import (
     remove_garbage,
     require_safe_grace,
 )
-from progdistill.registry.listing import (
-    CheckpointSummary,
-    checkpoints_of_run,
-    list_checkpoints,
-)
+from progdistill.registry.listing import CheckpointSummary, checkpoints_of_run, list_checkpoints
 from progdistill.registry.resolve import resolve_reference
 from progdistill.store.base import Store
 from progdistill.store.layout import blob_key, checkpoint_key, evaluations_prefix
@@ -102,9 +98,7 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _print_table(summaries: list[CheckpointSummary]) -> None:
-    lines = [
-        ["id", "kind", "steps", "dataset", "parent", "run", "created", "distance", "distance name", "aliases"]
-    ]
+    lines = [["id", "kind", "steps", "dataset", "parent", "run", "created", "distance", "distance name", "aliases"]]
     lines += [
         [
             s.id[:12],

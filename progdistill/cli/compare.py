@@ -12,9 +12,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     text = "compare distances and settings of several runs"
     parser = subparsers.add_parser("compare", help=text, description=text)
     parser.add_argument("run_ids", nargs="+", metavar="RUN", help="run ids, `latest` or run folders")
-    parser.add_argument(
-        "--out", type=Path, default=Path("comparison"), help="output folder (default: %(default)s)"
-    )
+    parser.add_argument("--out", type=Path, default=Path("comparison"), help="output folder (default: %(default)s)")
     add_json_argument(parser)
     parser.set_defaults(run=_compare)
 

@@ -69,11 +69,7 @@ def _prepare(args: argparse.Namespace) -> int:
         raise UsageError(f"{args.name!r} is not a valid dataset name: use letters, digits and ._-")
     require_between("--max-unreadable", args.max_unreadable, 0, MAX_UNREADABLE)
     source = open_source(
-        args.name,
-        args.source,
-        _preprocessing(args),
-        horizontal_flip_safe=not args.no_flip,
-        unverified=args.unverified,
+        args.name, args.source, _preprocessing(args), horizontal_flip_safe=not args.no_flip, unverified=args.unverified
     )
     root = default_data_root()
     out = args.out or str(root / args.name)
@@ -206,9 +202,7 @@ def _histogram(info: "DatasetInfo", class_counts: tuple[int, ...]) -> list[str]:
         rows = [*ranked[: SHOWN_CLASSES // 2], *ranked[-SHOWN_CLASSES // 2 :]]
     width = max(len(name) for name, _ in rows)
     largest = max(1, *class_counts)
-    return lines + [
-        f"  {name:<{width}} {count:>9,} {'█' * round(BAR_WIDTH * count / largest)}" for name, count in rows
-    ]
+    return lines + [f"  {name:<{width}} {count:>9,} {'█' * round(BAR_WIDTH * count / largest)}" for name, count in rows]
 
 
 def _shape(info: "DatasetInfo") -> str:

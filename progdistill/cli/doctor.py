@@ -38,11 +38,7 @@ def _doctor(args: argparse.Namespace) -> int:
         print_json(facts)
         return status
     for name, value in facts.items():
-        lines = (
-            [f"\n  {key}: {fact}" for key, fact in value.items()]
-            if isinstance(value, dict)
-            else [f" {value}"]
-        )
+        lines = [f"\n  {key}: {fact}" for key, fact in value.items()] if isinstance(value, dict) else [f" {value}"]
         print(f"{name}:{''.join(lines)}")
     return status
 

@@ -36,9 +36,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     text = f"network whose features are compared: {', '.join(get_args(EvaluatorName))}"
     parser.add_argument("--evaluator", metavar="NAME", help=f"{text} (default: as in its run)")
     text = "path or URI of inception-2015-12-05.pt, required once per store; implies --evaluator inception"
-    parser.add_argument(
-        "--inception-weights", metavar="FILE", help=f"{text} (default: $PROGDISTILL_INCEPTION)"
-    )
+    parser.add_argument("--inception-weights", metavar="FILE", help=f"{text} (default: $PROGDISTILL_INCEPTION)")
     text = "expected SHA-256 of that file (default: the official file's)"
     parser.add_argument("--inception-sha256", metavar="HEX", help=text)
     text = "compare with the mu and sigma in this .npz instead of those of the dataset"
@@ -53,10 +51,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     require_between("--sampling-steps", args.sampling_steps, 1, MOST_STEPS)
     require_between("--samples", args.samples, 2, MOST_IMAGES)
     record = Model(store_of(args), args.reference).evaluate(
-        sampling_steps=args.sampling_steps,
-        dataset=args.dataset,
-        baselines=not args.no_baselines,
-        **_changes(args),
+        sampling_steps=args.sampling_steps, dataset=args.dataset, baselines=not args.no_baselines, **_changes(args)
     )
     if args.json:
         print_json(record.model_dump(mode="json"))

@@ -25,9 +25,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     """Add the verb."""
     text = "draw the tree of teachers and students across runs"
     parser = subparsers.add_parser("lineage", help=text, description=text)
-    parser.add_argument(
-        "reference", metavar="REF", nargs="?", help="mark this checkpoint and show only its tree"
-    )
+    parser.add_argument("reference", metavar="REF", nargs="?", help="mark this checkpoint and show only its tree")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write an interactive HTML page")
     parser.add_argument("--openlineage", metavar="FLOW/RUN", help="print a run's OpenLineage events (JSON)")
     add_store_argument(parser)

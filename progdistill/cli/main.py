@@ -21,20 +21,7 @@ from progdistill.cli.common import run_command
 from progdistill.config.options import refuse_renamed
 from progdistill.version import __version__
 
-VERBS = (
-    run,
-    plan,
-    data,
-    checkpoints,
-    lineage,
-    sample,
-    evaluate,
-    model_export,
-    model_import,
-    report,
-    compare,
-    doctor,
-)
+VERBS = (run, plan, data, checkpoints, lineage, sample, evaluate, model_export, model_import, report, compare, doctor)
 
 
 def main(arguments: list[str] | None = None) -> int:

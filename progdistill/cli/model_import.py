@@ -35,9 +35,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument("--name", required=True, help="alias to give the checkpoint")
     parser.add_argument("--from-store", metavar="URI", help="copy SOURCE from this store")
     parser.add_argument("--dataset", metavar="NAME", help="what it was trained on, if that is not recorded")
-    parser.add_argument(
-        "--scheduler", type=Path, metavar="FILE", help="scheduler_config.json of its training"
-    )
+    parser.add_argument("--scheduler", type=Path, metavar="FILE", help="scheduler_config.json of its training")
     parser.add_argument("--label-dropout", action="store_true", help="its last class means 'no class'")
     parser.add_argument("--allow-pickle", action="store_true", help="read pickled weights, as tensors only")
     add_store_argument(parser)
@@ -58,8 +56,7 @@ def _import(args: argparse.Namespace) -> int:
         manifest = _import_exported(store, folder, args) if own else _import_diffusers(store, folder, args)
     else:
         raise UsageError(
-            f"{args.source} is not a directory; download the model first, or name another store with"
-            " --from-store"
+            f"{args.source} is not a directory; download the model first, or name another store with --from-store"
         )
     _require_dataset(manifest, args.dataset)
     move_alias(store, args.name, manifest.id, f"progdistill import@{socket.gethostname()}")
@@ -92,9 +89,7 @@ def _import_exported(store: Store, folder: Path, args: argparse.Namespace) -> Ch
 def _publish_own(store: Store, manifest: CheckpointManifest, weights: Path) -> CheckpointManifest:
     """Publish verified weights under the identity that they have elsewhere."""
     if not weights.is_file():
-        raise UsageError(
-            f"there is no {weights}, the weights of {manifest.id[:12]}: copy the whole folder again"
-        )
+        raise UsageError(f"there is no {weights}, the weights of {manifest.id[:12]}: copy the whole folder again")
     if digest_of_file(weights) != manifest.identity.weights:
         raise LostInvariantError(f"{weights} is not the weights of {manifest.id}: fetch both files again")
     added = CheckpointIdentity.model_fields.keys() - CheckpointDescription.model_fields.keys()
@@ -107,10 +102,7 @@ def _import_diffusers(store: Store, folder: Path, args: argparse.Namespace) -> C
     from progdistill.models.diffusers_import import read_diffusers
 
     model = read_diffusers(
-        folder,
-        scheduler=args.scheduler,
-        label_dropout=args.label_dropout,
-        allow_pickle=args.allow_pickle,
+        folder, scheduler=args.scheduler, label_dropout=args.label_dropout, allow_pickle=args.allow_pickle
     )
     weights = store.scratch() / f"import-{args.name.replace('/', '-')}.safetensors"
     save_weights(model.weights, weights)

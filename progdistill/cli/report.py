@@ -17,18 +17,11 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     text = "rebuild the report of a run and print its path"
     parser = subparsers.add_parser("report", help=text, description=text)
     parser.add_argument(
-        "run_id",
-        metavar="RUN",
-        nargs="?",
-        default="latest",
-        help="run id or run folder (default: latest)",
+        "run_id", metavar="RUN", nargs="?", default="latest", help="run id or run folder (default: latest)"
     )
     parser.add_argument("--open", action="store_true", help="open it in a browser")
     parser.add_argument(
-        "--price-per-hour",
-        type=float,
-        metavar="P",
-        help="machine price per hour, to show the cost of each stage",
+        "--price-per-hour", type=float, metavar="P", help="machine price per hour, to show the cost of each stage"
     )
     add_json_argument(parser)
     parser.set_defaults(run=_report)

@@ -40,22 +40,14 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         metavar="FILE",
         help=".png for a grid, .parquet for separate images (default: %(default)s)",
     )
-    parser.add_argument(
-        "--sampler", choices=[str(name) for name in SamplerName], default=str(SamplerName.DDIM)
-    )
+    parser.add_argument("--sampler", choices=[str(name) for name in SamplerName], default=str(SamplerName.DDIM))
     add_sampling_steps_argument(parser)
-    parser.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="seed of the noise (default: %(default)s)"
-    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the noise (default: %(default)s)")
     parser.add_argument("--class", dest="class_label", metavar="K", help="sample class number K only")
     parser.add_argument("--gamma", type=float, metavar="G", help="variance of ancestral sampling, 0 to 1")
     add_guidance_scale_argument(parser, "guidance scale, 1 or more")
     parser.add_argument(
-        "--batch-size",
-        type=int,
-        default=250,
-        metavar="N",
-        help="images sampled at once (default: %(default)s)",
+        "--batch-size", type=int, default=250, metavar="N", help="images sampled at once (default: %(default)s)"
     )
     parser.add_argument("--no-clip", action="store_true", help="do not clip x̂ to [−1, 1]")
     add_store_argument(parser)

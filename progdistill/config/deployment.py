@@ -59,9 +59,7 @@ class DeploymentSettings(Frozen):
     image: str | None = Field(None, description="of the steps; None: METAFLOW_KUBERNETES_CONTAINER_IMAGE")
     image_pull_policy: str | None = Field(None, pattern="^(Always|IfNotPresent|Never)$")
     image_pull_secrets: tuple[str, ...] = ()
-    service_account: str | None = Field(
-        None, description="of the steps; None: METAFLOW_KUBERNETES_SERVICE_ACCOUNT"
-    )
+    service_account: str | None = Field(None, description="of the steps; None: METAFLOW_KUBERNETES_SERVICE_ACCOUNT")
     secrets: tuple[str, ...] = Field((), description="names of Kubernetes Secrets, read as variables")
     environment: PlainVariables = Field(default={}, description="plain variables of the steps, no secrets")
     node_selector: dict[str, str] = {}

@@ -40,9 +40,7 @@ def _steps(part: str, text: str) -> int:
         raise UsageError(f"ladder {text!r}: {part!r} is not a number of sampling steps; {_SYNTAX}")
     steps = int(part)
     if not 1 <= steps <= MAX_SAMPLING_STEPS or steps & (steps - 1):
-        raise UsageError(
-            f"ladder {text!r}: {steps} is not a power of two from 1 to {MAX_SAMPLING_STEPS}; {_SYNTAX}"
-        )
+        raise UsageError(f"ladder {text!r}: {steps} is not a power of two from 1 to {MAX_SAMPLING_STEPS}; {_SYNTAX}")
     return steps
 
 

@@ -18,10 +18,7 @@ DEFAULT_STORE = ".progdistill/store"
 PRICES_TABLE = "prices"
 """A table of `progdistill.toml` that is not an option (see `run/estimate.py`)."""
 
-RENAMED_OPTIONS = {
-    "like": "reproduce",
-    "guidance": "guidance-scale, which is 1 more (0 is now 1, 0:4 is now 1:5)",
-}
+RENAMED_OPTIONS = {"like": "reproduce", "guidance": "guidance-scale, which is 1 more (0 is now 1, 0:4 is now 1:5)"}
 """Former names of options of any command, and what to use instead."""
 
 
@@ -48,17 +45,13 @@ class RunOption(NamedTuple):
 RUN_OPTIONS = (
     RunOption("dataset", str, "dataset name, folder or URI (default: digits, or the dataset of --from)"),
     RunOption(
-        "ladder",
-        str,
-        "sampling steps from teacher to last student, START:END[:FACTOR] or a list (default: preset)",
+        "ladder", str, "sampling steps from teacher to last student, START:END[:FACTOR] or a list (default: preset)"
     ),
     RunOption("target-steps", int, "stop distilling at this many sampling steps (default: the ladder's end)"),
     RunOption("from", str, "start from this checkpoint: id, unique prefix, alias, or DistillFlow/RUN/STEPS"),
     RunOption("reproduce", str, "re-run with the settings of this checkpoint's run"),
     RunOption("preset", str, "settings to start from (default: the dataset's own)"),
-    RunOption(
-        "store", str, f"where checkpoints live: folder or s3://bucket/prefix (default: {DEFAULT_STORE})"
-    ),
+    RunOption("store", str, f"where checkpoints live: folder or s3://bucket/prefix (default: {DEFAULT_STORE})"),
     RunOption("launcher", str, "where jobs run: local or kubernetes (default: local)"),
     RunOption("seed", int, "seed of every random choice (default: 0)"),
     RunOption("base-updates", int, "parameter updates of the base model (default: preset)"),

@@ -27,13 +27,7 @@ from progdistill.training.config import (
 )
 from progdistill.training.guidance import LABEL_DROPOUT, GuidanceRange, parse_guidance_scale
 
-OPTION_OF = {
-    "dataset": "dataset",
-    "first_teacher": "from",
-    "ladder": "ladder",
-    "preset": "preset",
-    "store": "store",
-}
+OPTION_OF = {"dataset": "dataset", "first_teacher": "from", "ladder": "ladder", "preset": "preset", "store": "store"}
 """Settings that an option of their own decides, before any `--set` is read."""
 
 
@@ -160,8 +154,7 @@ def _with_label_dropout(settings: Settings) -> Settings:
         scales = settings.guidance_scale
         what = f"--guidance-scale {scales}" if scales else "base.label_dropout"
         raise UsageError(
-            f"{what} is for models with classes, and preset {settings.preset} has none:"
-            " choose another --preset"
+            f"{what} is for models with classes, and preset {settings.preset} has none: choose another --preset"
         )
     network = network.model_copy(update={"label_dropout": True})
     return settings.model_copy(update={"model": settings.model.model_copy(update={"network": network})})
@@ -197,9 +190,7 @@ def _ladder(options: RunOptions, default: Sequence[int]) -> tuple[int, ...]:
     if options.target_steps is None:
         return rungs
     if options.target_steps not in rungs:
-        raise UsageError(
-            f"--target-steps {options.target_steps} is not in the ladder {', '.join(map(str, rungs))}"
-        )
+        raise UsageError(f"--target-steps {options.target_steps} is not in the ladder {', '.join(map(str, rungs))}")
     return rungs[: rungs.index(options.target_steps) + 1]
 
 

@@ -33,8 +33,7 @@ CATALOG: Final = {
     ),
     "lsun_bedroom": KnownDataset(
         "LSUN bedroom at 128×128 pixels: 3,033,042 photographs without classes",
-        "bedroom_train_lmdb.zip and bedroom_val_lmdb.zip from http://dl.yf.io/lsun/scenes/, unpacked into one"
-        " folder",
+        "bedroom_train_lmdb.zip and bedroom_val_lmdb.zip from http://dl.yf.io/lsun/scenes/, unpacked into one folder",
         "FOLDER",
     ),
     "lsun_church": KnownDataset(

@@ -156,9 +156,7 @@ def _not_found(name_or_location: str, data_root: Path) -> UsageError:
     if any(is_image_name(child.name) for child in itertools.chain(path.glob("*"), path.glob("*/*"))):
         command = f"progdistill data prepare {path.absolute().name} --source {path}"
         return UsageError(f"{path} is a folder of images, which must be prepared once: `{command}`")
-    return UsageError(
-        f"{path} is not a prepared dataset (it has no manifest.json): prepare one with `{command}`"
-    )
+    return UsageError(f"{path} is not a prepared dataset (it has no manifest.json): prepare one with `{command}`")
 
 
 def _unknown(name: str, data_root: Path) -> UsageError:

@@ -125,8 +125,7 @@ class TrainingLoader:
             self._rows.files.expect(self._order.shards_after(indices.start))
         images, labels = self._rows.gather(self._order.positions(indices.start, len(indices)))
         batch = Batch(
-            normalized(images.to(self._device, non_blocking=True)),
-            labels.to(self._device, non_blocking=True),
+            normalized(images.to(self._device, non_blocking=True)), labels.to(self._device, non_blocking=True)
         )
         if self._flip_key is not None:
             # Indices, not a mask: a mask would make the accelerator synchronize to count its elements.
@@ -151,9 +150,7 @@ def flipped(key: int, indices: range) -> NDArray[np.bool_]:
     return top_bits.astype(np.bool_)
 
 
-def normalized(
-    images: UInt8[Tensor, "batch channels height width"],
-) -> Float[Tensor, "batch channels height width"]:
+def normalized(images: UInt8[Tensor, "batch channels height width"]) -> Float[Tensor, "batch channels height width"]:
     """Map 0..255 to [-1, 1] in float32, contiguous: x / 127.5 - 1, exact at both ends."""
     return images.to(torch.float32, memory_format=torch.contiguous_format).div_(127.5).sub_(1)
 

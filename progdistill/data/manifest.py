@@ -74,9 +74,7 @@ class DatasetManifest(Record):
 
 
 def fingerprint_of(
-    image_shape: tuple[int, int, int],
-    class_names: Sequence[str],
-    splits: Mapping[str, Sequence[ShardEntry]],
+    image_shape: tuple[int, int, int], class_names: Sequence[str], splits: Mapping[str, Sequence[ShardEntry]]
 ) -> str:
     """Return the SHA-256 over what a model sees: shape, classes, and each split's pixels and labels."""
     content = {split: [entry.content_sha256 for entry in entries] for split, entries in splits.items()}

@@ -79,11 +79,7 @@ def create_shard(path: Path, rows: int, shape: tuple[int, int, int]) -> ShardLay
     tensors = pa.fixed_shape_tensor(pa.uint8(), shape, dim_names=["height", "width", "channel"])
     images = pa.ExtensionArray.from_storage(tensors, storage)
     batch = pa.record_batch([images, pa.array(np.zeros(rows, np.int64))], names=["image", "label"])
-    with (
-        atomic_path(path) as draft,
-        pa.OSFile(str(draft), "wb") as sink,
-        pa.ipc.new_file(sink, batch.schema) as writer,
-    ):
+    with atomic_path(path) as draft, pa.OSFile(str(draft), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
         writer.write_batch(batch)
     return layout_of(path)
 

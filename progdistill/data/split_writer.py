@@ -245,9 +245,7 @@ def _decoded(images: Iterator[SourceImage]) -> Iterator[tuple[SourceImage, Pixel
             yield _result(*pending.popleft())
 
 
-def _result(
-    image: SourceImage, pixels: Future[Pixels] | Pixels
-) -> tuple[SourceImage, Pixels | UnreadableImageError]:
+def _result(image: SourceImage, pixels: Future[Pixels] | Pixels) -> tuple[SourceImage, Pixels | UnreadableImageError]:
     try:
         return image, pixels.result() if isinstance(pixels, Future) else pixels
     except UnreadableImageError as error:
@@ -271,6 +269,4 @@ def _check(image: SourceImage, pixels: Pixels, facts: SourceFacts) -> None:
         )
     classes = len(facts.class_names)
     if not 0 <= image.label < max(1, classes):
-        raise UsageError(
-            f"{image.name} has label {image.label}, out of range for the {classes} classes of the source"
-        )
+        raise UsageError(f"{image.name} has label {image.label}, out of range for the {classes} classes of the source")

@@ -5,23 +5,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from progdistill.diffusion.names import LossWeight, PredictionType
-from progdistill.diffusion.prediction import (
-    Latents,
-    Outputs,
-    eps_from_velocity,
-    velocity_from_output,
-    x_from_velocity,
-)
+from progdistill.diffusion.prediction import Latents, Outputs, eps_from_velocity, velocity_from_output, x_from_velocity
 from progdistill.diffusion.schedule import SMALLEST_COEFFICIENT, Times, alpha_sigma
 
 
 def weighted_loss(
-    output: Outputs,
-    target_velocity: Latents,
-    z: Latents,
-    t: Times,
-    prediction: PredictionType,
-    loss_weight: LossWeight,
+    output: Outputs, target_velocity: Latents, z: Latents, t: Times, prediction: PredictionType, loss_weight: LossWeight
 ) -> Float[Tensor, " batch"]:
     """w(λ_t) times the mean over pixels of (x − x̂)² (eq. 2).
 

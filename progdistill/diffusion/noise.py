@@ -24,11 +24,7 @@ def generator(seed: int, purpose: str, *index: int, device: torch.device | str =
 
 
 def sample_noise(
-    seed: int,
-    purpose: str,
-    indices: Sequence[int],
-    shape: tuple[int, ...],
-    dtype: torch.dtype = torch.float32,
+    seed: int, purpose: str, indices: Sequence[int], shape: tuple[int, ...], dtype: torch.dtype = torch.float32
 ) -> Float[Tensor, " indices *shape"]:
     """Standard Gaussian noise on the CPU, one row per index.
 

@@ -9,17 +9,13 @@ class EvaluationSettings(FeatureSettings, allow_inf_nan=False):
     """What decides the figures of an evaluation. The defaults suit 8×8 digits on two CPU cores."""
 
     reference_statistics: str | None = Field(
-        default=None,
-        description="path or URI of an .npz with mu and sigma to compare with instead of the dataset",
+        default=None, description="path or URI of an .npz with mu and sigma to compare with instead of the dataset"
     )
     reference_statistics_sha256: str | None = Field(
         default=None, pattern="^[0-9a-f]{64}$", description="expected SHA-256 of reference_statistics"
     )
     samples: int = Field(
-        default=1000,
-        gt=1,
-        le=10_000_000,
-        description="images per measurement; distances compare only at equal counts",
+        default=1000, gt=1, le=10_000_000, description="images per measurement; distances compare only at equal counts"
     )
     batch_size: int = Field(default=250, gt=0, le=1_000_000, description="images sampled at once")
     seed: int = Field(
@@ -49,14 +45,10 @@ class EvaluationSettings(FeatureSettings, allow_inf_nan=False):
         default=False, description="measure students with ancestral sampling too (the paper's Figure 6)"
     )
     guidance_scale: float | None = Field(
-        default=None,
-        ge=1,
-        description="None: the lowest of a guided student's range, no guidance for other models",
+        default=None, ge=1, description="None: the lowest of a guided student's range, no guidance for other models"
     )
     clip: bool = Field(default=True, description="clip x̂ to [−1, 1] at every sampling step")
-    shown_samples: int = Field(
-        default=20, ge=0, description="images kept for the report: the first of those measured"
-    )
+    shown_samples: int = Field(default=20, ge=0, description="images kept for the report: the first of those measured")
     neighbors_at_steps: tuple[PositiveInt, ...] = Field(
         default=(4, 1),
         description="sampling steps of the checkpoints that are shown beside the nearest training images",

@@ -56,14 +56,10 @@ def evaluate_checkpoint(
             be guided as requested.
         LostInvariantError: Samples are not finite, or the store lost weights.
     """
-    record = EvaluationRecord(
-        checkpoint_id=manifest.id, kind=manifest.identity.kind, sampling_steps=sampling_steps
-    )
+    record = EvaluationRecord(checkpoint_id=manifest.id, kind=manifest.identity.kind, sampling_steps=sampling_steps)
     if sampling_steps > settings.max_sampling_steps:
         limit = f"evaluation.max_sampling_steps = {settings.max_sampling_steps}"
-        return record.model_copy(
-            update={"not_evaluated_reason": f"{sampling_steps} sampling steps exceed {limit}"}
-        )
+        return record.model_copy(update={"not_evaluated_reason": f"{sampling_steps} sampling steps exceed {limit}"})
     runner = MeasurementRunner(store, settings, info, device)
     plan = runner.plan(manifest, baseline, sampling_steps)
     measurements = {planned.field: runner.run(_reported(planned, runner)) for planned in plan}

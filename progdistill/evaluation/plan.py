@@ -52,9 +52,7 @@ def plan_measurements(
     guidance_scale = None if guidance_scale == 1 else guidance_scale
     statistics = settings.reference_statistics_sha256
 
-    def spec(
-        checkpoint: CheckpointManifest, sampler: SamplerName, gamma: float | None = None
-    ) -> MeasurementSpec:
+    def spec(checkpoint: CheckpointManifest, sampler: SamplerName, gamma: float | None = None) -> MeasurementSpec:
         return MeasurementSpec(
             checkpoint_id=checkpoint.id,
             sampler=sampler,

@@ -68,7 +68,5 @@ def _parsed(data: bytes, name: str) -> PublishedStatistics:
         if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
             raise ValueError("not all numbers are finite")
     except Exception as error:  # NumPy and zipfile raise many types for bytes of another format.
-        raise UsageError(
-            f"{name} is not a file of reference statistics (.npz with mu and sigma): {error}"
-        ) from None
+        raise UsageError(f"{name} is not a file of reference statistics (.npz with mu and sigma): {error}") from None
     return PublishedStatistics(mean, covariance)

@@ -51,9 +51,7 @@ class ReferenceStatistics(Record):
         return (evaluator_key(self.evaluator_id), blob_key(self.file.sha256))
 
 
-def reference_of(
-    store: Store, extractor: FeatureExtractor, info: DatasetInfo, split: str, device: str
-) -> Reference:
+def reference_of(store: Store, extractor: FeatureExtractor, info: DatasetInfo, split: str, device: str) -> Reference:
     """Load a split's statistics from the store; compute and publish them first if there are none."""
     key = reference_key(extractor.manifest.id, info.fingerprint, split)
     record = load_valid_record(store, key, ReferenceStatistics, lambda known: [known.file])
@@ -73,8 +71,7 @@ def published_reference(
         features = extractor.extract(blank).features.shape[1]
     if len(mean) != features:
         raise UsageError(
-            f"{settings.reference_statistics} has {len(mean)} features, but {settings.evaluator} has"
-            f" {features}"
+            f"{settings.reference_statistics} has {len(mean)} features, but {settings.evaluator} has {features}"
         )
     return Reference(mean, covariance, None)
 

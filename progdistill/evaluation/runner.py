@@ -14,14 +14,7 @@ from progdistill.evaluation.plan import REFERENCE_SPLIT, PlannedMeasurement, pla
 from progdistill.evaluation.published_statistics import pinned_statistics
 from progdistill.evaluation.reference import Reference, published_reference, reference_of
 from progdistill.evaluation.sampling import labels_of
-from progdistill.evaluation.shards import (
-    ShardResult,
-    delete_shards,
-    load_shard,
-    measure_shard,
-    save_shard,
-    shards_of,
-)
+from progdistill.evaluation.shards import ShardResult, delete_shards, load_shard, measure_shard, save_shard, shards_of
 from progdistill.evaluation.statistics import compare, merge_statistics
 from progdistill.features.base import FeatureExtractor
 from progdistill.features.registry import find_or_publish_evaluator, open_evaluator
@@ -44,9 +37,7 @@ class MeasurementRunner:
     Networks and reference statistics are loaded only when needed.
     """
 
-    def __init__(
-        self, store: Store, settings: EvaluationSettings, info: DatasetInfo, device: str = "cpu"
-    ) -> None:
+    def __init__(self, store: Store, settings: EvaluationSettings, info: DatasetInfo, device: str = "cpu") -> None:
         set_float32_products(Precision.FLOAT32, torch.device(device))
         self._store, self._info, self._device = store, info, device
         self._settings = pinned_statistics(store, settings)
@@ -105,15 +96,11 @@ class MeasurementRunner:
             evaluation_seconds=sum(result.evaluation_seconds for result in results) + comparing_seconds,
             device=device_name(torch.device(self._device)),
             created_at=datetime.now(UTC),
-            shown=self._publish_shown(
-                np.concatenate([result.shown for result in results]), spec, num_classes
-            ),
+            shown=self._publish_shown(np.concatenate([result.shown for result in results]), spec, num_classes),
             **figures._asdict(),
         )
 
-    def _draw(
-        self, spec: MeasurementSpec, shards: Sequence[range], *, keep: bool
-    ) -> tuple[list[ShardResult], int]:
+    def _draw(self, spec: MeasurementSpec, shards: Sequence[range], *, keep: bool) -> tuple[list[ShardResult], int]:
         """Draw shards unless the store has them, in order; also return the model's number of classes."""
         denoiser = load_denoiser(self._store, load_manifest(self._store, spec.checkpoint_id), self._device)
         results = []

@@ -101,9 +101,7 @@ def in_batches(
             yield images
 
 
-def _draw_if_memory_suffices(
-    draw: Callable[[Sequence[int]], UInt8Images], batch: Sequence[int]
-) -> UInt8Images | None:
+def _draw_if_memory_suffices(draw: Callable[[Sequence[int]], UInt8Images], batch: Sequence[int]) -> UInt8Images | None:
     """A function of its own, so that the tensors of a failed attempt are freed when it returns."""
     try:
         return draw(batch)

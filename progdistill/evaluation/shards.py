@@ -155,9 +155,7 @@ def load_shard(store: Store, spec: MeasurementSpec, indices: range) -> ShardResu
         score = ScoreSums(record.vectors, tensors["probabilities"], record.negative_entropy)
     moments = Moments(record.vectors, tensors["mean"], tensors["scatter"])
     statistics = SampleStatistics(moments, score, tensors["features"])
-    return ShardResult(
-        statistics, tensors["shown"].numpy(), record.sampling_seconds, record.evaluation_seconds
-    )
+    return ShardResult(statistics, tensors["shown"].numpy(), record.sampling_seconds, record.evaluation_seconds)
 
 
 def delete_shards(store: Store, spec: MeasurementSpec) -> None:

@@ -58,10 +58,7 @@ def train_digits_classifier(
 
 
 def _train(
-    network: DigitsClassifier,
-    images: UInt8[Tensor, "count 1 8 8"],
-    labels: Int64[Tensor, " count"],
-    seed: int,
+    network: DigitsClassifier, images: UInt8[Tensor, "count 1 8 8"], labels: Int64[Tensor, " count"], seed: int
 ) -> DigitsClassifier:
     optimizer = torch.optim.AdamW(network.parameters(), LEARNING_RATE, weight_decay=0.01)
     updates_an_epoch = len(images) // BATCH_SIZE
@@ -89,9 +86,7 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def accuracy(
-    network: DigitsClassifier, images: UInt8[Tensor, "count 1 8 8"], labels: Int64[Tensor, " count"]
-) -> float:
+def accuracy(network: DigitsClassifier, images: UInt8[Tensor, "count 1 8 8"], labels: Int64[Tensor, " count"]) -> float:
     """Fraction of images whose most probable class is their label."""
     with torch.inference_mode():
         return float((network(images).argmax(dim=1) == labels).double().mean())
@@ -113,20 +108,13 @@ class DigitsEvaluator:
 
     def recipe(self, settings: FeatureSettings, info: DatasetInfo) -> dict[str, JsonValue]:
         check_fit(settings, info)
-        return {
-            "name": settings.evaluator,
-            "trained_on": info.fingerprint,
-            "split": "train",
-            "seed": SEED,
-        }
+        return {"name": settings.evaluator, "trained_on": info.fingerprint, "split": "train", "seed": SEED}
 
     def obtain(self, settings: FeatureSettings, info: DatasetInfo, folder: Path) -> ObtainedWeights:
         network = train_digits_classifier(*_read(info, "train"), seed=SEED)
         path = folder / "digits_classifier.safetensors"
         save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, path)
-        return ObtainedWeights(
-            path, "frechet_digits_classifier", test_accuracy=accuracy(network, *_read(info, "test"))
-        )
+        return ObtainedWeights(path, "frechet_digits_classifier", test_accuracy=accuracy(network, *_read(info, "test")))
 
     def load(self, weights: Path, recipe: dict[str, JsonValue], device: str) -> Extract:
         network = DigitsClassifier()

@@ -102,9 +102,7 @@ def _no_deprecation_warning() -> Iterator[None]:
         yield
 
 
-def resizer(
-    size: int,
-) -> Callable[[UInt8[Tensor, "batch 3 height width"]], Float[Tensor, "batch 3 size size"]]:
+def resizer(size: int) -> Callable[[UInt8[Tensor, "batch 3 height width"]], Float[Tensor, "batch 3 size size"]]:
     """Batch clean-fid's resizer: Pillow's bicubic filter in floating point, clipped to [0, 255].
 
     It antialiases and does not round to bytes. Images are resized in threads on the CPU, where the result

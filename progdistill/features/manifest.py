@@ -21,9 +21,7 @@ class EvaluatorIdentity(Frozen):
     name: str
     distance_name: str = Field(description="what reports call the Fréchet distance in these features")
     weights: FileDigest
-    recipe: dict[str, JsonValue] = Field(
-        description="how the weights were obtained and images are preprocessed"
-    )
+    recipe: dict[str, JsonValue] = Field(description="how the weights were obtained and images are preprocessed")
     numerics_version: int
 
     @property
@@ -38,9 +36,7 @@ class EvaluatorManifest(Record):
     schema_version: Literal[2] = 2
     id: Sha256
     identity: EvaluatorIdentity
-    test_accuracy: float | None = Field(
-        description="on images it was not trained on; None if it was not trained here"
-    )
+    test_accuracy: float | None = Field(description="on images it was not trained on; None if it was not trained here")
     created_at: datetime
     code_version: str
 
@@ -71,9 +67,7 @@ def load_evaluator_manifest(store: Store, evaluator_id: str) -> EvaluatorManifes
     """Read an evaluator's manifest by id; LostInvariantError if it is missing."""
     manifest = read_record(store, evaluator_key(evaluator_id), EvaluatorManifest)
     if manifest is None:
-        raise LostInvariantError(
-            f"{store.uri}/{evaluator_key(evaluator_id)} is missing, but records refer to it"
-        )
+        raise LostInvariantError(f"{store.uri}/{evaluator_key(evaluator_id)} is missing, but records refer to it")
     return manifest
 
 

@@ -13,12 +13,7 @@ from progdistill.features.digits import DigitsEvaluator
 from progdistill.features.efficientnet import EfficientNetEvaluator
 from progdistill.features.from_file import FeaturesFileEvaluator
 from progdistill.features.inception import InceptionEvaluator
-from progdistill.features.manifest import (
-    EvaluatorIdentity,
-    EvaluatorManifest,
-    RecipeRecord,
-    load_evaluator_manifest,
-)
+from progdistill.features.manifest import EvaluatorIdentity, EvaluatorManifest, RecipeRecord, load_evaluator_manifest
 from progdistill.models_base import content_id
 from progdistill.registry.records import load_valid_record
 from progdistill.store.base import Store
@@ -34,9 +29,7 @@ KINDS: dict[str, EvaluatorKind] = {
 }
 
 
-def find_or_publish_evaluator(
-    store: Store, settings: FeatureSettings, info: DatasetInfo
-) -> EvaluatorManifest:
+def find_or_publish_evaluator(store: Store, settings: FeatureSettings, info: DatasetInfo) -> EvaluatorManifest:
     """Return the store's evaluator for these settings and this dataset; obtain and publish it if missing.
 
     Raises UsageError if the evaluator does not fit the dataset or its weights cannot be found.
@@ -47,10 +40,7 @@ def find_or_publish_evaluator(
     record = read_record(store, key, RecipeRecord)
     if record is not None:
         found = load_valid_record(
-            store,
-            evaluator_key(record.evaluator_id),
-            EvaluatorManifest,
-            lambda known: [known.identity.weights],
+            store, evaluator_key(record.evaluator_id), EvaluatorManifest, lambda known: [known.identity.weights]
         )
         if found is not None:
             return found
@@ -68,11 +58,7 @@ def open_evaluator(store: Store, manifest: EvaluatorManifest, device: str = "cpu
 
 
 def _publish(
-    store: Store,
-    kind: EvaluatorKind,
-    recipe: dict[str, JsonValue],
-    settings: FeatureSettings,
-    info: DatasetInfo,
+    store: Store, kind: EvaluatorKind, recipe: dict[str, JsonValue], settings: FeatureSettings, info: DatasetInfo
 ) -> EvaluatorManifest:
     with tempfile.TemporaryDirectory() as folder:
         obtained = kind.obtain(settings, info, Path(folder))

@@ -50,9 +50,7 @@ def check_evaluator(store: Store, settings: FeatureSettings, info: DatasetInfo) 
 
 def check_fit(settings: FeatureSettings, info: DatasetInfo) -> None:
     """Raise UsageError unless the evaluator accepts images like the dataset's."""
-    shape = (
-        f"{info.name} has {info.num_classes} classes of {info.channels}×{info.image_size}×{info.image_size}"
-    )
+    shape = f"{info.name} has {info.num_classes} classes of {info.channels}×{info.image_size}×{info.image_size}"
     advice = "use another: --set evaluation.evaluator=NAME in a run, --evaluator NAME in `evaluate`"
     if settings.evaluator == "digits_classifier" and not digits_classifier_fits(info):
         raise UsageError(
@@ -60,9 +58,7 @@ def check_fit(settings: FeatureSettings, info: DatasetInfo) -> None:
             " (inception, efficientnet_lite0 or features_file)"
         )
     if settings.evaluator in ("inception", "efficientnet_lite0") and info.channels not in (1, 3):
-        raise UsageError(
-            f"the evaluator {settings.evaluator} needs grayscale or RGB images, but {shape}; {advice}"
-        )
+        raise UsageError(f"the evaluator {settings.evaluator} needs grayscale or RGB images, but {shape}; {advice}")
 
 
 def digits_classifier_fits(info: DatasetInfo) -> bool:
@@ -78,9 +74,7 @@ def named_file(location: str | None, variable: str, advice: str) -> str:
     """
     named = location_of(location, variable)
     if named is None:
-        raise UsageError(
-            f"{advice}. Name it with --set evaluation.weights=FILE in a run, or {variable}=FILE anywhere"
-        )
+        raise UsageError(f"{advice}. Name it with --set evaluation.weights=FILE in a run, or {variable}=FILE anywhere")
     path = local_path(named)
     if path is None:
         return named
@@ -157,6 +151,5 @@ def _has_efficientnet() -> bool:
 def _store_has_inception(store: Store, settings: FeatureSettings) -> bool:
     wanted = settings.weights_sha256 or INCEPTION_SHA256
     return any(
-        (recipe.get("name"), recipe.get("weights_sha256")) == ("inception", wanted)
-        for recipe in list_recipes(store)
+        (recipe.get("name"), recipe.get("weights_sha256")) == ("inception", wanted) for recipe in list_recipes(store)
     )

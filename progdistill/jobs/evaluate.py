@@ -1,38 +1,26 @@
 """Measuring jobs: prepare an evaluator, or evaluate a checkpoint."""
 
 from progdistill.evaluation.evaluate import evaluate_checkpoint, prepare_evaluator, sample_distributed
-from progdistill.jobs.spec import (
-    EvaluateSpec,
-    EvaluationOutput,
-    EvaluatorOutput,
-    JobRequest,
-    PrepareEvaluatorSpec,
-)
+from progdistill.jobs.spec import EvaluateSpec, EvaluationOutput, EvaluatorOutput, JobRequest, PrepareEvaluatorSpec
 from progdistill.registry.checkpoint import load_manifest
 from progdistill.store.base import Store
 from progdistill.training.distributed import Rank
 
 
-def run_prepare_evaluator(
-    spec: PrepareEvaluatorSpec, request: JobRequest, store: Store, rank: Rank
-) -> EvaluatorOutput:
+def run_prepare_evaluator(spec: PrepareEvaluatorSpec, request: JobRequest, store: Store, rank: Rank) -> EvaluatorOutput:
     """Prepare the evaluator and measure the real images with it, on one rank."""
     evaluator = prepare_evaluator(store, spec.evaluation, request.dataset, device=str(rank.device))
     return EvaluatorOutput(evaluator_id=evaluator.id)
 
 
-def run_evaluation(
-    spec: EvaluateSpec, request: JobRequest, store: Store, rank: Rank
-) -> EvaluationOutput | None:
+def run_evaluation(spec: EvaluateSpec, request: JobRequest, store: Store, rank: Rank) -> EvaluationOutput | None:
     """Measure a checkpoint with all ranks; return the record on rank 0, None on others."""
     device = str(rank.device)
     manifest = load_manifest(store, spec.checkpoint)
     baseline = None if spec.baseline is None else load_manifest(store, spec.baseline)
     arguments = (store, manifest, baseline, spec.sampling_steps, spec.evaluation, request.dataset)
     if rank.world_size > 1:
-        sample_distributed(
-            *arguments, rank=rank.rank, world_size=rank.world_size, barrier=rank.barrier, device=device
-        )
+        sample_distributed(*arguments, rank=rank.rank, world_size=rank.world_size, barrier=rank.barrier, device=device)
     if rank.rank != 0:
         return None
     return EvaluationOutput(record=evaluate_checkpoint(*arguments, device=device))

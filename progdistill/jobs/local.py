@@ -116,7 +116,5 @@ def _failure(request: JobRequest, status: int, last_lines: str, log: Path) -> Pr
         return UsageError(last_lines)
     if status == Interrupted.exit_status:
         return Interrupted(last_lines)
-    how = (
-        f"was killed by {signal.Signals(-status).name}" if status < 0 else f"failed with exit status {status}"
-    )
+    how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"failed with exit status {status}"
     return ProgdistillError(f"{request.spec.label} {how}; its log is {log}. Last lines:\n{last_lines}")

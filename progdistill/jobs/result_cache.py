@@ -7,14 +7,7 @@ from typing import Literal, NamedTuple, Protocol
 from progdistill.errors import LostInvariantError
 from progdistill.features.manifest import require_evaluator
 from progdistill.jobs.events import JobEvent, Listener, ignore
-from progdistill.jobs.spec import (
-    CheckpointOutput,
-    EvaluationOutput,
-    EvaluatorOutput,
-    JobRequest,
-    JobResult,
-    JobSpec,
-)
+from progdistill.jobs.spec import CheckpointOutput, EvaluationOutput, EvaluatorOutput, JobRequest, JobResult, JobSpec
 from progdistill.registry.checkpoint import require_blob, require_checkpoint
 from progdistill.store.base import Store
 from progdistill.store.documents import publish_record, read_record
@@ -74,9 +67,7 @@ class JobOutcome(NamedTuple):
     reused: bool
 
 
-def complete(
-    store: Store, launcher: Launcher, request: JobRequest, on_event: Listener = ignore
-) -> JobOutcome:
+def complete(store: Store, launcher: Launcher, request: JobRequest, on_event: Listener = ignore) -> JobOutcome:
     """Return the result of a job; launch it unless the store has the result.
 
     Args:

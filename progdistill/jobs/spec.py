@@ -16,13 +16,7 @@ from progdistill.models_base import Frozen, content_id
 from progdistill.store.digest import Sha256
 from progdistill.store.documents import Record
 from progdistill.store.layout import checkpoint_key, evaluator_key
-from progdistill.training.config import (
-    ComputeSettings,
-    LiveSettings,
-    Precision,
-    SnapshotSettings,
-    TrainingSettings,
-)
+from progdistill.training.config import ComputeSettings, LiveSettings, Precision, SnapshotSettings, TrainingSettings
 from progdistill.training.guidance import GuidanceRange
 from progdistill.version import NUMERICS_VERSION
 
@@ -41,10 +35,7 @@ class _Spec(Frozen):
 
 class _TrainingSpec(_Spec):
     training: TrainingSettings
-    precision: Precision = Field(
-        Precision.FLOAT32,
-        description="the arithmetic of networks: it changes the numbers",
-    )
+    precision: Precision = Field(Precision.FLOAT32, description="the arithmetic of networks: it changes the numbers")
 
     def recorded_training(self) -> dict[str, JsonValue]:
         """Return the training settings that the checkpoint's identity records."""
@@ -90,8 +81,7 @@ class DistillSpec(_StudentSpec):
 
     kind: Literal["distill"] = "distill"
     guidance_scale: GuidanceRange | None = Field(
-        None,
-        description="of a teacher that takes a guidance scale as an input, and of its student",
+        None, description="of a teacher that takes a guidance scale as an input, and of its student"
     )
 
     @property
@@ -160,8 +150,7 @@ class EvaluateSpec(_MeasuringSpec):
 
 
 JobSpec = Annotated[
-    TrainBaseSpec | DistillSpec | GuideSpec | PrepareEvaluatorSpec | EvaluateSpec,
-    Field(discriminator="kind"),
+    TrainBaseSpec | DistillSpec | GuideSpec | PrepareEvaluatorSpec | EvaluateSpec, Field(discriminator="kind")
 ]
 
 
@@ -176,9 +165,7 @@ class JobRequest(Record):
     created_by: str
     configuration: dict[str, JsonValue]
     driver_process_id: int | None = Field(None, description="the worker stops when this process is gone")
-    live: LiveSettings | None = Field(
-        None, description="progress events and samples during training; None: neither"
-    )
+    live: LiveSettings | None = Field(None, description="progress events and samples during training; None: neither")
 
     def references(self) -> Iterable[str]:
         """See Record.references: the checkpoints that the job starts from."""
@@ -197,9 +184,7 @@ class CheckpointOutput(Frozen):
 
     kind: Literal["checkpoint"] = "checkpoint"
     checkpoint_id: Sha256
-    loss_curve: tuple[tuple[int, float], ...] = Field(
-        (), description="(update, mean loss since the point before)"
-    )
+    loss_curve: tuple[tuple[int, float], ...] = Field((), description="(update, mean loss since the point before)")
 
 
 class EvaluatorOutput(Frozen):

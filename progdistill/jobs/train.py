@@ -9,14 +9,7 @@ from progdistill.data.loader import TrainingLoader
 from progdistill.diffusion.noise import seed_for
 from progdistill.errors import ProgdistillError
 from progdistill.jobs.live import LiveTraining, delete_samples
-from progdistill.jobs.spec import (
-    CheckpointOutput,
-    DistillSpec,
-    GuideSpec,
-    JobRequest,
-    TrainBaseSpec,
-    TrainingSpec,
-)
+from progdistill.jobs.spec import CheckpointOutput, DistillSpec, GuideSpec, JobRequest, TrainBaseSpec, TrainingSpec
 from progdistill.models.config import DenoiserConfig
 from progdistill.models.denoiser import Denoiser, build_denoiser, load_denoiser, save_weights, student_of
 from progdistill.registry.checkpoint import (
@@ -33,13 +26,7 @@ from progdistill.training.guidance import GUIDANCE_PARAMETER
 from progdistill.training.loop import Trained, TrainingHooks, TrainingTask, train
 from progdistill.training.objective import BaseObjective, DistillationObjective, GuidanceObjective, Objective
 from progdistill.training.provenance import peak_memory_bytes, provenance
-from progdistill.training.snapshots import (
-    Snapshot,
-    SnapshotWriter,
-    delete_snapshots,
-    latest_snapshot,
-    snapshot_named,
-)
+from progdistill.training.snapshots import Snapshot, SnapshotWriter, delete_snapshots, latest_snapshot, snapshot_named
 
 logger = logging.getLogger(__name__)
 
@@ -65,11 +52,7 @@ def delete_leftovers(store: Store, job_id: str) -> None:
 
 
 def _train(
-    spec: TrainingSpec,
-    request: JobRequest,
-    store: Store,
-    rank: Rank,
-    should_stop: Callable[[], bool],
+    spec: TrainingSpec, request: JobRequest, store: Store, rank: Rank, should_stop: Callable[[], bool]
 ) -> Trained:
     objective, model, execution = _prepared(spec, request, store, rank)
     task = TrainingTask(

@@ -15,14 +15,7 @@ from pathlib import Path
 
 from progdistill.errors import Interrupted, PeerLostError, ProgdistillError, UsageError
 from progdistill.jobs.result_cache import cached_result
-from progdistill.jobs.spec import (
-    CheckpointOutput,
-    EvaluateSpec,
-    JobOutput,
-    JobRequest,
-    JobResult,
-    PrepareEvaluatorSpec,
-)
+from progdistill.jobs.spec import CheckpointOutput, EvaluateSpec, JobOutput, JobRequest, JobResult, PrepareEvaluatorSpec
 from progdistill.logs import configure_logging
 from progdistill.signals import StopSignals, exit_interrupted, raise_interrupt, record
 from progdistill.store.documents import publish_record
@@ -67,11 +60,7 @@ def run_job(request: JobRequest, rank: Rank, should_stop: Callable[[], bool]) ->
             output = run_training(spec, request, store, rank, should_stop)
     if output is not None:  # on rank 0
         result = JobResult(
-            job_id=spec.id,
-            output=output,
-            started_at=started_at,
-            finished_at=datetime.now(UTC),
-            device=rank.device_name,
+            job_id=spec.id, output=output, started_at=started_at, finished_at=datetime.now(UTC), device=rank.device_name
         )
         publish_record(store, job_result_key(spec.id), result)
         if isinstance(output, CheckpointOutput):

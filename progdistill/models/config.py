@@ -60,21 +60,13 @@ class UNetConfig(Frozen, allow_inf_nan=False):
     image_channels: int = Field(gt=0)
     image_size: int = Field(gt=0, description="height and width in pixels")
     base_channels: int = Field(gt=0)
-    channel_multipliers: tuple[int, ...] = Field(
-        min_length=1, description="of base_channels, one per resolution"
-    )
+    channel_multipliers: tuple[int, ...] = Field(min_length=1, description="of base_channels, one per resolution")
     residual_blocks: int = Field(gt=0, description="per resolution on the way down; one more on the way up")
-    attention_resolutions: tuple[int, ...] = Field(
-        default=(), description="heights in pixels that have attention"
-    )
-    head_channels: int | None = Field(
-        default=None, gt=0, description="width of an attention head; None: a single head"
-    )
+    attention_resolutions: tuple[int, ...] = Field(default=(), description="heights in pixels that have attention")
+    head_channels: int | None = Field(default=None, gt=0, description="width of an attention head; None: a single head")
     num_classes: int = Field(default=0, ge=0, description="0: unconditional")
     label_dropout: bool = Field(default=False, description="one more label, num_classes, means 'no class'")
-    guidance_input: bool = Field(
-        default=False, description="the guidance scale is an input (Meng et al. 2023)"
-    )
+    guidance_input: bool = Field(default=False, description="the guidance scale is an input (Meng et al. 2023)")
     dropout: float = Field(default=0.0, ge=0, lt=1)
     groups: int = Field(default=32, gt=0, description="of each group normalization")
     condition_channels: int | None = Field(
@@ -88,12 +80,8 @@ class UNetConfig(Frozen, allow_inf_nan=False):
     )
     group_epsilon: float = Field(default=1e-5, gt=0)
     time_features: Literal["sin_cos", "cos_sin"] = "sin_cos"
-    time_frequency_shift: Literal[0, 1] = Field(
-        default=1, description="frequencies are 10000^(−i/(half − shift))"
-    )
-    downsample_padding: Literal[0, 1] = Field(
-        default=1, description="of strided convolutions; 0 pads right and bottom"
-    )
+    time_frequency_shift: Literal[0, 1] = Field(default=1, description="frequencies are 10000^(−i/(half − shift))")
+    downsample_padding: Literal[0, 1] = Field(default=1, description="of strided convolutions; 0 pads right and bottom")
 
     @property
     def level_channels(self) -> tuple[int, ...]:

@@ -152,9 +152,7 @@ def student_of(teacher: Denoiser, config: DenoiserConfig) -> Denoiser:
 
 def weights_of(denoiser: Denoiser) -> dict[str, Tensor]:
     """A copy of the state dict, on the CPU and contiguous."""
-    return {
-        name: tensor.detach().cpu().contiguous().clone() for name, tensor in denoiser.state_dict().items()
-    }
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in denoiser.state_dict().items()}
 
 
 def save_weights(weights: Mapping[str, Tensor], path: Path) -> None:

@@ -52,9 +52,7 @@ def export_diffusers(denoiser: Denoiser, folder: Path, guidance_scale: float | N
     diffusers = _diffusers()
     with torch.device("meta"):
         twin = diffusers.UNet2DModel(**_network_config(denoiser.config))
-    twin.load_state_dict(
-        _network_weights(denoiser, w_from_guidance_scale(guidance_scale) or 0.0), assign=True
-    )
+    twin.load_state_dict(_network_weights(denoiser, w_from_guidance_scale(guidance_scale) or 0.0), assign=True)
     scheduler = diffusers.DDIMScheduler(**_scheduler_config(_PREDICTION_NAMES[denoiser.config.prediction]))
     if denoiser.config.network.num_classes:
         twin.save_pretrained(folder / "unet")

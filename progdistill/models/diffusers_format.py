@@ -38,9 +38,7 @@ def diffusers_config(config: UNetConfig, out_channels: int) -> dict[str, Any]:
         "freq_shift": config.time_frequency_shift,
         "flip_sin_to_cos": config.time_features == "cos_sin",
         "down_block_types": tuple("AttnDownBlock2D" if a else _DOWN[config.resampling] for a in attention),
-        "up_block_types": tuple(
-            "AttnUpBlock2D" if a else _UP[config.resampling] for a in reversed(attention)
-        ),
+        "up_block_types": tuple("AttnUpBlock2D" if a else _UP[config.resampling] for a in reversed(attention)),
         "block_out_channels": config.level_channels,
         "layers_per_block": config.residual_blocks,
         "downsample_padding": config.downsample_padding,

@@ -45,9 +45,7 @@ def read_diffusers(
     prediction, time_input = read_schedule(_read_json(noise_file), noise_file)
     config = DenoiserConfig(network=network, prediction=prediction, time_input=time_input)
     weights_file = _find_weights(unet, allow_pickle)
-    weights = {
-        _PREFIX + name: tensor.float() for name, tensor in weights_from_diffusers(_read(weights_file)).items()
-    }
+    weights = {_PREFIX + name: tensor.float() for name, tensor in weights_from_diffusers(_read(weights_file)).items()}
     if problem := mismatch(weights, empty_denoiser(config).state_dict()):
         raise UsageError(f"{weights_file} does not fit {unet / 'config.json'}: {problem}")
     return ForeignModel(config, weights)
@@ -57,8 +55,7 @@ def _read_network_config(folder: Path) -> dict[str, Any]:
     facts = _read_json(folder / "config.json")
     if facts.get("_class_name") != "UNet2DModel":
         raise UsageError(
-            f"{folder / 'config.json'} describes a {facts.get('_class_name')};"
-            " only a UNet2DModel can be imported"
+            f"{folder / 'config.json'} describes a {facts.get('_class_name')}; only a UNet2DModel can be imported"
         )
     if facts.get("out_channels", 3) != facts.get("in_channels", 3):
         raise UsageError(

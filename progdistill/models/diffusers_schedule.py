@@ -9,11 +9,7 @@ from progdistill.errors import UsageError
 from progdistill.models.config import TIME_SCALE, CosineTime, ForeignSchedule, ForeignTime, TimeInput
 from progdistill.models.diffusers_export import cosine_betas
 
-_PREDICTIONS = {
-    "epsilon": PredictionType.EPS,
-    "sample": PredictionType.X,
-    "v_prediction": PredictionType.V,
-}
+_PREDICTIONS = {"epsilon": PredictionType.EPS, "sample": PredictionType.X, "v_prediction": PredictionType.V}
 _KINDS = ("linear", "scaled_linear", "squaredcos_cap_v2")
 _DDPM = ForeignSchedule(kind="linear")
 _STABLE_DIFFUSION = ForeignSchedule(kind="linear", beta_start=0.00085, beta_end=0.012)
@@ -105,9 +101,7 @@ def _time_input(facts: dict[str, Any], defaults: ForeignSchedule, path: Path) ->
     if betas is not None:
         if len(betas) == TIME_SCALE and all(map(_nearly_equal, betas, cosine_betas())):
             return CosineTime()
-        raise UsageError(
-            f"{path}: trained_betas other than those of this package's exports cannot be imported"
-        )
+        raise UsageError(f"{path}: trained_betas other than those of this package's exports cannot be imported")
     kind = facts.get("beta_schedule", defaults.kind)
     if kind not in _KINDS:
         raise UsageError(f"{path}: beta_schedule {kind!r} is not one of {', '.join(_KINDS)}")

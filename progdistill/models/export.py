@@ -6,13 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from progdistill.models.config import DenoiserConfig
-from progdistill.models.model_card import (
-    ModelFacts,
-    diffusers_usage,
-    onnx_usage,
-    render_card,
-    safetensors_usage,
-)
+from progdistill.models.model_card import ModelFacts, diffusers_usage, onnx_usage, render_card, safetensors_usage
 from progdistill.registry.checkpoint import CheckpointManifest, fetch_weights, list_ids, load_manifest
 from progdistill.registry.evaluations import MeasurementSpec, evaluations_of, reported_only
 from progdistill.store.base import Store
@@ -49,9 +43,7 @@ def export_checkpoint(
     return guidance_scale if facts.guidance_built_in else None
 
 
-def _write(
-    store: Store, manifest: CheckpointManifest, facts: ModelFacts, form: ExportFormat, out: Path
-) -> str:
+def _write(store: Store, manifest: CheckpointManifest, facts: ModelFacts, form: ExportFormat, out: Path) -> str:
     """Write everything but the card, and return the card's section on use."""
     from progdistill.models.denoiser import load_denoiser
 

@@ -21,12 +21,7 @@ class DenoisingStep(nn.Module):
         self.denoiser = denoiser
 
     def forward(
-        self,
-        z: Images,
-        t: Times,
-        t_next: Times,
-        labels: Labels | None = None,
-        guidance_scale: Times | None = None,
+        self, z: Images, t: Times, t_next: Times, labels: Labels | None = None, guidance_scale: Times | None = None
     ) -> tuple[Images, Images]:
         """Step from time t to t_next; return z at t_next and v̂ at t."""
         w = None if guidance_scale is None else guidance_scale - 1

@@ -98,9 +98,7 @@ class Residual(nn.Module):
     y_s is 1 + the projected scale.
     """
 
-    def __init__(
-        self, config: UNetConfig, in_channels: int, out_channels: int, resample: str | None = None
-    ) -> None:
+    def __init__(self, config: UNetConfig, in_channels: int, out_channels: int, resample: str | None = None) -> None:
         super().__init__()
         self.resample = resample
         self.scale_shift = config.conditioning == "scale_shift"
@@ -196,9 +194,7 @@ class UNet(nn.Module):
         base, widths, last = config.base_channels, config.level_channels, len(config.level_channels) - 1
         self.conv_in = nn.Conv2d(config.image_channels, base, 3, padding=1)
         self.time_embedding = TimeEmbedding(config)
-        self.class_embedding = (
-            nn.Embedding(config.label_rows, config.condition_width) if config.num_classes else None
-        )
+        self.class_embedding = nn.Embedding(config.label_rows, config.condition_width) if config.num_classes else None
         entries = (base, *widths[:-1])
         self.down_blocks = nn.ModuleList(
             DownBlock(config, level, entries[level], halve=level < last) for level in range(last + 1)
@@ -251,12 +247,8 @@ class DownBlock(nn.Module):
     def __init__(self, config: UNetConfig, level: int, entry: int, halve: bool) -> None:
         super().__init__()
         width, count = config.level_channels[level], config.residual_blocks
-        self.resnets = nn.ModuleList(
-            Residual(config, entry if i == 0 else width, width) for i in range(count)
-        )
-        self.attentions = nn.ModuleList(
-            Attention(config, width) for _ in range(count * config.has_attention(level))
-        )
+        self.resnets = nn.ModuleList(Residual(config, entry if i == 0 else width, width) for i in range(count))
+        self.attentions = nn.ModuleList(Attention(config, width) for _ in range(count * config.has_attention(level)))
         self.downsamplers = nn.ModuleList([resampler(config, width, "down")] if halve else [])
 
     def forward(self, features: Features, condition: Condition, skips: list[Tensor]) -> NewFeatures:
@@ -279,9 +271,7 @@ class MiddleBlock(nn.Module):
         super().__init__()
         self.resnets = nn.ModuleList(Residual(config, width, width) for _ in range(2))
         kind = config.middle_attention
-        self.attentions = nn.ModuleList(
-            [] if kind == "none" else [Attention(config, width, kind == "normed")]
-        )
+        self.attentions = nn.ModuleList([] if kind == "none" else [Attention(config, width, kind == "normed")])
 
     def forward(self, features: Features, condition: Condition) -> Features:
         """Keep the shape."""
@@ -301,12 +291,8 @@ class UpBlock(nn.Module):
         width, count = config.level_channels[level], config.residual_blocks + 1
         arriving = [below] + [width] * (count - 1)
         skipped = [width] * (count - 1) + [entry]
-        self.resnets = nn.ModuleList(
-            Residual(config, a + s, width) for a, s in zip(arriving, skipped, strict=True)
-        )
-        self.attentions = nn.ModuleList(
-            Attention(config, width) for _ in range(count * config.has_attention(level))
-        )
+        self.resnets = nn.ModuleList(Residual(config, a + s, width) for a, s in zip(arriving, skipped, strict=True))
+        self.attentions = nn.ModuleList(Attention(config, width) for _ in range(count * config.has_attention(level)))
         self.upsamplers = nn.ModuleList([resampler(config, width, "up")] if double else [])
 
     def forward(self, features: Features, condition: Condition, skips: list[Tensor]) -> NewFeatures:

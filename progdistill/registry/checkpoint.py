@@ -148,9 +148,7 @@ def require_blob(store: Store, expected: FileDigest) -> None:
     if found is None:
         raise LostInvariantError(f"{store.uri}/{key} is missing from the store")
     if found != expected.size_bytes:
-        raise LostInvariantError(
-            f"{store.uri}/{key} is damaged: {found:,} bytes, expected {expected.size_bytes:,}"
-        )
+        raise LostInvariantError(f"{store.uri}/{key} is damaged: {found:,} bytes, expected {expected.size_bytes:,}")
 
 
 def publish_checkpoint(
@@ -247,9 +245,7 @@ def list_ids(store: Store) -> list[str]:
     return [item.key.split("/")[1] for item in store.list(CHECKPOINTS) if item.key.endswith("/manifest.json")]
 
 
-def list_manifests(
-    store: Store, unreadable: list[ProgdistillError] | None = None
-) -> Iterator[CheckpointManifest]:
+def list_manifests(store: Store, unreadable: list[ProgdistillError] | None = None) -> Iterator[CheckpointManifest]:
     """Yield every checkpoint's manifest, in order of id; see `load_manifests`."""
     return load_manifests(store, list_ids(store), unreadable)
 

@@ -13,13 +13,7 @@ from progdistill.registry.checkpoint import CheckpointManifest
 from progdistill.store.base import Store
 from progdistill.store.digest import FileDigest, Sha256
 from progdistill.store.documents import Record, list_records
-from progdistill.store.layout import (
-    blob_key,
-    checkpoint_key,
-    evaluation_key,
-    evaluations_prefix,
-    evaluator_key,
-)
+from progdistill.store.layout import blob_key, checkpoint_key, evaluation_key, evaluations_prefix, evaluator_key
 
 
 class MeasurementSpec(Frozen):
@@ -28,13 +22,10 @@ class MeasurementSpec(Frozen):
     checkpoint_id: Sha256
     sampler: SamplerName
     sampling_steps: int
-    gamma: float | None = Field(
-        description="log-scale position of a stochastic sampler's variance; None for DDIM"
-    )
+    gamma: float | None = Field(description="log-scale position of a stochastic sampler's variance; None for DDIM")
     guidance_scale: float | None = Field(default=None, description="None: sampled without guidance")
     class_counts: tuple[int, ...] | None = Field(
-        default=None,
-        description="classes are sampled in these proportions; None: all equally often, or there are none",
+        default=None, description="classes are sampled in these proportions; None: all equally often, or there are none"
     )
     clip: bool
     samples: int

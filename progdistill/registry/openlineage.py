@@ -26,9 +26,7 @@ def run_events(store: Store, run: str) -> list[dict[str, Any]]:
     flow, _, run_id = run.partition("/")
     checkpoints = run_checkpoints(store, flow, run_id) if flow and run_id else {}
     if not checkpoints:
-        raise UsageError(
-            f"no run {run!r} in store {store.uri}; give it as Flow/run id (`progdistill lineage`)"
-        )
+        raise UsageError(f"no run {run!r} in store {store.uri}; give it as Flow/run id (`progdistill lineage`)")
     return [
         event
         for steps, checkpoint_id in checkpoints.items()
@@ -52,12 +50,7 @@ def _start_and_end(
     output = _checkpoint(store, manifest.id, {"progdistill_checkpoint": _manifest_facet(manifest)})
     return [
         {"eventType": "START", "eventTime": started_at.isoformat(), **shared, "outputs": []},
-        {
-            "eventType": "COMPLETE",
-            "eventTime": provenance.created_at.isoformat(),
-            **shared,
-            "outputs": [output],
-        },
+        {"eventType": "COMPLETE", "eventTime": provenance.created_at.isoformat(), **shared, "outputs": [output]},
     ]
 
 
@@ -83,8 +76,7 @@ def _checkpoint(store: Store, checkpoint_id: str, facets: dict[str, Any]) -> dic
 def _version(version: str) -> dict[str, Any]:
     return {
         "_producer": PRODUCER,
-        "_schemaURL": f"{SPECIFICATION}/facets/1-0-1/DatasetVersionDatasetFacet.json"
-        "#/$defs/DatasetVersionDatasetFacet",
+        "_schemaURL": f"{SPECIFICATION}/facets/1-0-1/DatasetVersionDatasetFacet.json#/$defs/DatasetVersionDatasetFacet",
         "datasetVersion": version,
     }
 

@@ -39,13 +39,10 @@ def _of_run(store: Store, flow: str, run_id: str, sampling_steps: int) -> str:
         return found[sampling_steps]
     if found:
         steps = ", ".join(str(steps) for steps in found)
-        raise UsageError(
-            f"run {flow}/{run_id} has no checkpoint at {sampling_steps} steps; it has them at {steps}"
-        )
+        raise UsageError(f"run {flow}/{run_id} has no checkpoint at {sampling_steps} steps; it has them at {steps}")
     runs = sorted({f"{entry.flow}/{entry.run_id}" for entry in list_run_checkpoints(store)})
     raise UsageError(
-        f"no run {flow}/{run_id} in store {store.uri};"
-        f" {_nearest(f'{flow}/{run_id}', runs) or 'the store has no runs'}"
+        f"no run {flow}/{run_id} in store {store.uri}; {_nearest(f'{flow}/{run_id}', runs) or 'the store has no runs'}"
     )
 
 
@@ -54,9 +51,7 @@ def _of_prefix(store: Store, prefix: str) -> str:
     if len(candidates) == 1:
         return candidates[0]
     if not candidates:
-        raise UsageError(
-            f"no checkpoint {prefix} in store {store.uri}; `progdistill checkpoints list` shows all"
-        )
+        raise UsageError(f"no checkpoint {prefix} in store {store.uri}; `progdistill checkpoints list` shows all")
     described = "".join(f"\n  {_line(load_manifest(store, candidate))}" for candidate in candidates[:10])
     more = f"\n  … and {len(candidates) - 10} more" if len(candidates) > 10 else ""
     raise UsageError(f"{prefix} is ambiguous, give more of the id:{described}{more}")

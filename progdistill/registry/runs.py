@@ -34,9 +34,7 @@ def record_run_checkpoint(
     Raises:
         LostInvariantError: The run has another checkpoint there.
     """
-    entry = RunCheckpoint(
-        flow=flow, run_id=run_id, sampling_steps=sampling_steps, checkpoint_id=checkpoint_id
-    )
+    entry = RunCheckpoint(flow=flow, run_id=run_id, sampling_steps=sampling_steps, checkpoint_id=checkpoint_id)
     recorded = publish_record(store, run_checkpoint_key(flow, run_id, sampling_steps), entry)
     if recorded.checkpoint_id != checkpoint_id:
         raise LostInvariantError(
@@ -50,8 +48,7 @@ def run_checkpoints(store: Store, flow: str, run_id: str) -> dict[int, str]:
     """Return a run's checkpoint ids by number of steps, most steps first; empty for an unknown run."""
     entries = list_records(store, run_prefix(flow, run_id), RunCheckpoint)
     return {
-        entry.sampling_steps: entry.checkpoint_id
-        for entry in sorted(entries, key=lambda entry: -entry.sampling_steps)
+        entry.sampling_steps: entry.checkpoint_id for entry in sorted(entries, key=lambda entry: -entry.sampling_steps)
     }
 
 

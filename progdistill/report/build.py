@@ -67,9 +67,7 @@ def read_input(folder: Path) -> ReportInput:
     """Read what a report was made from; UsageError if it is missing or this version cannot read it."""
     source = folder / INPUT_FILE
     if not source.exists():
-        raise UsageError(
-            f"no report in {folder}: {source.name} is missing; the run did not reach its report step"
-        )
+        raise UsageError(f"no report in {folder}: {source.name} is missing; the run did not reach its report step")
     try:
         return ReportInput.model_validate_json(source.read_bytes())
     except ValidationError as error:

@@ -9,15 +9,7 @@ from pydantic import JsonValue
 from progdistill.errors import UsageError
 from progdistill.models_base import Frozen, leaves
 from progdistill.progress import format_duration
-from progdistill.report.figures import (
-    MUTED,
-    RUN_COLORS,
-    Curve,
-    curves_of,
-    describe_curves,
-    draw_distance_chart,
-    to_png,
-)
+from progdistill.report.figures import MUTED, RUN_COLORS, Curve, curves_of, describe_curves, draw_distance_chart, to_png
 from progdistill.report.input import ReportInput, counts_text, distance_label, distance_name_of, number
 from progdistill.report.page import distance_charts, render
 from progdistill.store.files import atomic_write

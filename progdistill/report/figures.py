@@ -119,7 +119,7 @@ class PublishedResult(NamedTuple):
 PUBLISHED_RESULTS = {
     "cifar10": PublishedResult(
         "fid_legacy_tensorflow", "Salimans & Ho 2022, Table 2", {1: 9.12, 2: 4.51, 4: 3.00, 8: 2.57}
-    ),
+    )
 }
 """By dataset name. The paper uses TensorFlow's FID, which clean-fid's default mode does not compare with."""
 

@@ -112,10 +112,7 @@ _METRICS = {"distance", "distance_name", "inception_score", "kernel_distance", "
 
 
 def stage_entry(
-    store: Store,
-    manifest: CheckpointManifest,
-    record: EvaluationRecord,
-    loss_curve: Sequence[LossPoint] = (),
+    store: Store, manifest: CheckpointManifest, record: EvaluationRecord, loss_curve: Sequence[LossPoint] = ()
 ) -> StageEntry:
     """Return one checkpoint's entry in the report.
 
@@ -166,9 +163,7 @@ def _neighbors(store: Store, found: Neighbors | None) -> NeighborImages | None:
     if found is None:
         return None
     path = store.download(blob_key(found.file.sha256), found.file)
-    return NeighborImages(
-        png=path.read_bytes(), samples=found.samples, nearest=found.nearest, mirrored=found.mirrored
-    )
+    return NeighborImages(png=path.read_bytes(), samples=found.samples, nearest=found.nearest, mirrored=found.mirrored)
 
 
 def steps_text(sampling_steps: int) -> str:

@@ -18,24 +18,9 @@ from progdistill.report.figures import (
     loss_panels,
     to_svg,
 )
-from progdistill.report.input import (
-    ReportInput,
-    counts_text,
-    distance_label,
-    distance_name_of,
-    number,
-    steps_text,
-)
+from progdistill.report.input import ReportInput, counts_text, distance_label, distance_name_of, number, steps_text
 from progdistill.report.samples import class_grids, neighbor_groups, sample_rows
-from progdistill.report.tables import (
-    cost_note,
-    cost_table,
-    facts,
-    headline,
-    omissions,
-    quality_note,
-    quality_table,
-)
+from progdistill.report.tables import cost_note, cost_table, facts, headline, omissions, quality_note, quality_table
 
 
 @functools.cache
@@ -65,9 +50,7 @@ def render(template: str, **context: Any) -> str:
 def distance_charts(curves: list[Curve], distance_name: str | None, description: str) -> dict[str, Markup]:
     """Draw the chart for a desktop page and for a phone; style.css shows the one that fits."""
     return {
-        name: Markup(
-            to_svg(draw_distance_chart(curves, distance_name, size=size), description, f"distance-{name}")
-        )
+        name: Markup(to_svg(draw_distance_chart(curves, distance_name, size=size), description, f"distance-{name}"))
         for name, size in (("wide", WIDE), ("narrow", NARROW))
     }
 

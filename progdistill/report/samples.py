@@ -71,10 +71,7 @@ def sample_rows(run: ReportInput) -> list[SampleRows]:
             title,
             caption,
             _names(found[0][1].labels, run.class_names),
-            [
-                (steps_text(stage.sampling_steps), _row_picture(title, stage, images))
-                for stage, images in found
-            ],
+            [(steps_text(stage.sampling_steps), _row_picture(title, stage, images)) for stage, images in found],
         )
         for title, caption, found in parts
         if found
@@ -141,9 +138,7 @@ def draw_samples(run: ReportInput) -> "Figure":
         axes.axis("off")
         axes.text(0.5, 0.5, "no samples were drawn", ha="center", color=MUTED)
         return figure
-    panels = figure.subplots(
-        len(stages), len(titles), squeeze=False, gridspec_kw={"wspace": 0.03, "hspace": 0.0}
-    )
+    panels = figure.subplots(len(stages), len(titles), squeeze=False, gridspec_kw={"wspace": 0.03, "hspace": 0.0})
     for row, stage in zip(panels, stages, strict=True):
         for axes, samples in zip(row, (stage.samples, stage.baseline_ddim_samples), strict=False):
             _show(axes, samples)
@@ -154,9 +149,7 @@ def draw_samples(run: ReportInput) -> "Figure":
         axes.set_title(title, fontsize=13, pad=20)
         for column, name in enumerate(names):
             x = (column + 0.5) / len(names)
-            axes.text(
-                x, 1.03, name, transform=axes.transAxes, ha="center", va="bottom", fontsize=9, color=MUTED
-            )
+            axes.text(x, 1.03, name, transform=axes.transAxes, ha="center", va="bottom", fontsize=9, color=MUTED)
     return figure
 
 

@@ -84,9 +84,7 @@ def omissions(run: ReportInput) -> list[str]:
             f" (evaluation.tuned_gammas = 0); γ is {settings.get('ancestral_gamma')} throughout"
         )
     if settings.get("stochastic_students") is False:
-        found.append(
-            "stochastic sampling of the distilled models: off (evaluation.stochastic_students = false)"
-        )
+        found.append("stochastic sampling of the distilled models: off (evaluation.stochastic_students = false)")
     if all(stage.kernel_distance is None for stage in measured):
         found.append(
             "kernel distance, precision and recall: they need the features of each real image, but the given"
@@ -127,8 +125,7 @@ def quality_table(stages: Sequence[StageEntry]) -> TextTable:
         "Class score": "inception_score",
     }
     rows = [
-        [f"{s.sampling_steps:,}", s.kind, *(number(getattr(s, field)) for field in columns.values())]
-        for s in stages
+        [f"{s.sampling_steps:,}", s.kind, *(number(getattr(s, field)) for field in columns.values())] for s in stages
     ]
     return TextTable(("Steps", "Kind", *columns), rows, frozenset({0, 1}))
 

@@ -93,11 +93,7 @@ def estimate(run: PreparedRun, measured: Sequence[Rate] = ()) -> Estimate:
     """
     work = work_of(run.settings, run.parameters)
     manifests = newest_manifests(open_store(run.settings.store))
-    stored = [
-        rate
-        for part in work
-        for rate in rates_from(manifests, run.settings.model, part, run.settings.compute)
-    ]
+    stored = [rate for part in work for rate in rates_from(manifests, run.settings.model, part, run.settings.compute)]
     rates = {(rate.kind, rate.device, rate.world_size): rate for rate in (*stored, *measured)}
     peaks: dict[str, int] = {}
     for rate in rates.values():

@@ -107,8 +107,7 @@ class PreparedRun(Frozen):
             f"  {start}",
             f"  distill {format_ladder(settings.ladder)} in {facts['stages']} stages{guided},"
             f" {facts['distillation_updates']:,} updates",
-            f"  {facts['training_images']:,} training images,"
-            f" at most {self.disk_bytes / 1e6:,.1f} MB in the store",
+            f"  {facts['training_images']:,} training images, at most {self.disk_bytes / 1e6:,.1f} MB in the store",
         ]
         if self.ignored_overrides:
             ignored = ", ".join(self.ignored_overrides)
@@ -147,9 +146,7 @@ def prepare_run(options: RunOptions) -> PreparedRun:
     _check_fit(settings, dataset)
     _check_mirroring(settings, dataset)
     check_evaluator(store, settings.evaluation, dataset)
-    settings = settings.model_copy(
-        update={"evaluation": pinned_statistics(store, pinned(settings.evaluation))}
-    )
+    settings = settings.model_copy(update={"evaluation": pinned_statistics(store, pinned(settings.evaluation))})
     run = PreparedRun(
         settings=settings,
         dataset=dataset,
@@ -196,9 +193,7 @@ def _branched(settings: Settings, options: RunOptions, teacher: CheckpointManife
     return settings.model_copy(update=changes)
 
 
-def _guidance_scale(
-    settings: Settings, teacher: CheckpointManifest, model: DenoiserConfig
-) -> GuidanceRange | None:
+def _guidance_scale(settings: Settings, teacher: CheckpointManifest, model: DenoiserConfig) -> GuidanceRange | None:
     """The guidance scales that students of `teacher` learn: its own, else what the run sets."""
     wanted, own = settings.guidance_scale, range_of(teacher)
     if own is not None:

@@ -255,9 +255,7 @@ class RunSteps:
         self._event_file(event)
         self._card(event)
 
-    def _stage_checkpoint(
-        self, checkpoint_id: str, rung: int, output: CheckpointOutput | None
-    ) -> StageCheckpoint:
+    def _stage_checkpoint(self, checkpoint_id: str, rung: int, output: CheckpointOutput | None) -> StageCheckpoint:
         manifest = load_manifest(self._store, checkpoint_id)
         steps = self._settings.ladder[rung]
         record_run_checkpoint(self._store, self._flow, self._run_id, steps, checkpoint_id)

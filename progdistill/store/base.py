@@ -117,6 +117,4 @@ def checked_key(key: str) -> str:
     """Return the key if it is valid; raise UsageError otherwise."""
     if is_key(key):
         return key
-    raise UsageError(
-        f"{key!r} cannot name an object in a store: use letters, digits and ._=+- between slashes"
-    )
+    raise UsageError(f"{key!r} cannot name an object in a store: use letters, digits and ._=+- between slashes")

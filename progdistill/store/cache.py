@@ -158,9 +158,7 @@ class BlobCache:
                     f"{cause}; free some space there, or set PROGDISTILL_CACHE to a folder with more"
                 ) from error
             if error.errno in FORBIDDEN:
-                raise UsageError(
-                    f"{cause}; fix its permissions, or set PROGDISTILL_CACHE to another folder"
-                ) from error
+                raise UsageError(f"{cause}; fix its permissions, or set PROGDISTILL_CACHE to another folder") from error
             raise
 
 

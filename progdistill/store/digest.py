@@ -78,9 +78,7 @@ def digest_of_descriptor(descriptor: int) -> FileDigest:
     size_bytes = os.fstat(descriptor).st_size
     parts = parts_of(size_bytes)
     with ThreadPoolExecutor(min(worker_threads(), len(parts))) as pool:
-        return FileDigest(
-            combine(list(pool.map(lambda part: _digest_of_part(descriptor, *part), parts))), size_bytes
-        )
+        return FileDigest(combine(list(pool.map(lambda part: _digest_of_part(descriptor, *part), parts))), size_bytes)
 
 
 def digest_of_file(path: Path) -> FileDigest:

@@ -88,8 +88,7 @@ def decode(kind: type[Model], data: bytes, *, where: str) -> Model:
         newer = isinstance(found, int) and found > field.default
         advice = "upgrade progdistill" if newer else "use the release that wrote it, or another --store"
         raise UsageError(
-            f"{where}: unsupported schema version {found!r}; expected {field.default}: {advice}"
-            " (nothing was changed)"
+            f"{where}: unsupported schema version {found!r}; expected {field.default}: {advice} (nothing was changed)"
         )
     try:
         return kind.model_validate(facts)
@@ -124,9 +123,7 @@ def publish_record(store: Store, key: str, model: Model) -> Model:
             winner, stored = model, data
         if store.compare_and_swap(key, stored, found.version):
             return winner
-    raise TransientError(
-        f"{store.uri}/{key} was changed or removed by others {_ATTEMPTS} times meanwhile; try again"
-    )
+    raise TransientError(f"{store.uri}/{key} was changed or removed by others {_ATTEMPTS} times meanwhile; try again")
 
 
 def read_record(store: Store, key: str, kind: type[Model]) -> Model | None:

@@ -35,9 +35,7 @@ def open_store(uri: str, *, must_exist: bool = False) -> Store:
 
         store = S3Store.at(uri)
     else:
-        raise UsageError(
-            f"store {uri!r}: unknown scheme {scheme!r}; give a folder, file://… or s3://bucket/prefix"
-        )
+        raise UsageError(f"store {uri!r}: unknown scheme {scheme!r}; give a folder, file://… or s3://bucket/prefix")
     layout = read_record(store, LAYOUT_KEY, StoreLayout)
     if layout is None and must_exist and next(iter(store.list("")), None) is None:
         raise UsageError(f"no store at {store.uri}; check --store, PROGDISTILL_STORE or progdistill.toml")

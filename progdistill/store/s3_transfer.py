@@ -9,13 +9,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from boto3.s3.transfer import TransferConfig, create_transfer_manager
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    NoCredentialsError,
-    NoRegionError,
-    PartialCredentialsError,
-)
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, NoRegionError, PartialCredentialsError
 from s3transfer.exceptions import RetriesExceededError, S3DownloadFailedError
 
 from progdistill.errors import LostInvariantError, ProgdistillError, TransientError, UsageError
@@ -173,9 +167,7 @@ def download_file(source: Target, path: Path) -> None:
             manager.download(source.bucket, source.key, str(path)).result()
     except ClientError as error:
         if code_of(error) in ABSENT:
-            raise LostInvariantError(
-                f"s3://{source.bucket}/{source.key} is missing from the store"
-            ) from error
+            raise LostInvariantError(f"s3://{source.bucket}/{source.key} is missing from the store") from error
         raise
 
 

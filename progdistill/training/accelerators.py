@@ -83,9 +83,7 @@ def _numbered(folder: Path, pattern: str) -> int:
 
 
 def _has_tpu(devices: Path) -> bool:
-    return any(
-        _read(path / "vendor") == GOOGLE and _read(path / "device") in TPUS for path in devices.glob("*")
-    )
+    return any(_read(path / "vendor") == GOOGLE and _read(path / "device") in TPUS for path in devices.glob("*"))
 
 
 def _read(path: Path) -> str:

@@ -52,9 +52,7 @@ class BaseTrainingSettings(TrainingSettings):
 class DistillationSettings(TrainingSettings):
     """Settings of every distillation stage; the paper gives the last stages more updates."""
 
-    prediction: PredictionType | None = Field(
-        None, description="of students; None: that of their first teacher"
-    )
+    prediction: PredictionType | None = Field(None, description="of students; None: that of their first teacher")
     updates_at_steps: dict[int, PositiveInt] = Field(
         default_factory=dict, description="updates of the stages whose student has that many sampling steps"
     )
@@ -108,12 +106,8 @@ class ComputeSettings(Frozen, allow_inf_nan=False):
     """Where and how to compute. Only world_size and precision are part of a job's identity."""
 
     device: str = Field("auto", pattern="^(auto|cpu|cuda|tpu)$", description="cuda includes AMD GPUs")
-    world_size: int | None = Field(
-        None, gt=0, description="processes of a job; None: one per accelerator, or one"
-    )
-    threads_per_rank: int | None = Field(
-        None, gt=0, description="CPU threads; None: all cores, shared evenly"
-    )
+    world_size: int | None = Field(None, gt=0, description="processes of a job; None: one per accelerator, or one")
+    threads_per_rank: int | None = Field(None, gt=0, description="CPU threads; None: all cores, shared evenly")
     precision: Literal["auto", "float32", "tf32", "bfloat16"] = Field(
         "auto", description="of networks; auto: bfloat16 on accelerators that have it, float32 on CPUs"
     )

@@ -53,13 +53,10 @@ def decide(
             " set compute.world_size to the number of devices"
         )
     if sharded and compute.compile == "on":
-        raise UsageError(
-            "compute.compile=on with compute.parallelism=fsdp is not supported: leave one of them out"
-        )
+        raise UsageError("compute.compile=on with compute.parallelism=fsdp is not supported: leave one of them out")
     return Execution(
         precision=precision,
-        compile=compute.compile == "on"
-        or (compute.compile == "auto" and device.type != "cpu" and not sharded),
+        compile=compute.compile == "on" or (compute.compile == "auto" and device.type != "cpu" and not sharded),
         activation_checkpointing=compute.activation_checkpointing,
         sharded=sharded,
         micro_batch_size=compute.micro_batch_size,

@@ -31,9 +31,7 @@ class GuidanceRange(Frozen):
     @model_validator(mode="after")
     def _is_ordered(self) -> "GuidanceRange":
         if self.highest < self.lowest:
-            raise ValueError(
-                f"the lowest guidance scale {self.lowest:g} exceeds the highest {self.highest:g}"
-            )
+            raise ValueError(f"the lowest guidance scale {self.lowest:g} exceeds the highest {self.highest:g}")
         return self
 
     def __contains__(self, scale: float) -> bool:
@@ -110,7 +108,5 @@ def guidance_scale_for(manifest: CheckpointManifest, requested: float | None) ->
     if requested is None:
         return trained.lowest
     if requested not in trained:
-        logger.warning(
-            "note: %s was trained with guidance scales %s, not %g", manifest.id[:12], trained, requested
-        )
+        logger.warning("note: %s was trained with guidance scales %s, not %g", manifest.id[:12], trained, requested)
     return requested

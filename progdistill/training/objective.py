@@ -55,9 +55,7 @@ class BaseObjective:
         t = random.uniform()
         eps = random.noise_like(x)
         if labels is not None and self._label_dropout:
-            labels = labels.masked_fill(
-                random.uniform() < self._label_dropout, model.config.network.num_classes
-            )
+            labels = labels.masked_fill(random.uniform() < self._label_dropout, model.config.network.num_classes)
         z = diffuse(x, eps, t)
         output = network(z, t, labels)
         target = velocity_from_x_eps(x, eps, t)

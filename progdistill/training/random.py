@@ -54,9 +54,7 @@ class BatchRandom:
     def integers(self, low: int, high: int) -> Int64[Tensor, " batch"]:
         """Uniform on low, …, high."""
         size, device = (self._batch_size,), self._generator.device
-        return self._next(
-            lambda: torch.randint(low, high + 1, size, generator=self._generator, device=device)
-        )
+        return self._next(lambda: torch.randint(low, high + 1, size, generator=self._generator, device=device))
 
     def noise_like(
         self, x: Float[Tensor, "batch channels height width"]

@@ -110,9 +110,7 @@ def prune_snapshots(store: Store, latest: SnapshotKey, *, keep: int) -> None:
     once.
     """
     finished_at = _complete_since(store, latest.job_id)
-    newest_first = sorted(
-        finished_at, key=lambda key: (key == latest, finished_at[key], key.update), reverse=True
-    )
+    newest_first = sorted(finished_at, key=lambda key: (key == latest, finished_at[key], key.update), reverse=True)
     kept = {key.folder for key in newest_first[:keep]}
     gone = {key.folder for key in newest_first[keep:]} - kept
     oldest = min((key.update for key in newest_first[:keep] if key.update <= latest.update), default=-1)

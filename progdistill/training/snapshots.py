@@ -53,14 +53,7 @@ class SnapshotWriter:
     """
 
     def __init__(
-        self,
-        store: Store,
-        job_id: str,
-        *,
-        keep: int = 2,
-        rank: int = 0,
-        world_size: int = 1,
-        attempt: str = "alone",
+        self, store: Store, job_id: str, *, keep: int = 2, rank: int = 0, world_size: int = 1, attempt: str = "alone"
     ) -> None:
         self._store, self._job_id, self._keep = store, job_id, keep
         self._rank, self._ranks = rank, world_size
@@ -133,11 +126,7 @@ class SnapshotWriter:
         return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
 
     def _write(
-        self,
-        key: SnapshotKey,
-        tensors: dict[str, Tensor],
-        slices: dict[str, SliceFacts],
-        facts: dict[str, JsonValue],
+        self, key: SnapshotKey, tensors: dict[str, Tensor], slices: dict[str, SliceFacts], facts: dict[str, JsonValue]
     ) -> None:
         try:
             self._error = None

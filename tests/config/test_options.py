@@ -194,9 +194,7 @@ DECIDED = [
 
 
 @pytest.mark.parametrize(("field", "option"), DECIDED)
-def test_what_an_option_decides_is_refused_of_set_with_the_option_named(
-    field: str, option: str, here: Path
-) -> None:
+def test_what_an_option_decides_is_refused_of_set_with_the_option_named(field: str, option: str, here: Path) -> None:
     words = rf"--set {field}: this has an option of its own: give it as --{option}"
     for assignment in (f"{field}=x", f" {field} =x"):
         with pytest.raises(UsageError, match=words):
@@ -301,10 +299,7 @@ def test_values_of_another_type_are_refused(assignment: str, field: str) -> None
         ('[set]\n"base.updates" = true', r"base\.updates = True: Input should be a valid integer"),
         ("[set]\nday = 2026-01-01", r"progdistill\.toml: \[set\] day: dates"),
         ("[set.base]\nupdates = 07:30:00", r"progdistill\.toml: \[set\] base: dates"),
-        (
-            "[set.base]\nupdate = 7",
-            r"--set base\.update: unknown setting; did you mean base\.updates",
-        ),
+        ("[set.base]\nupdate = 7", r"--set base\.update: unknown setting; did you mean base\.updates"),
         ("set = 5", r"\[set\] must be a table"),
         ("seed =", "is not valid TOML"),
     ],

@@ -34,8 +34,7 @@ def test_the_large_presets_are_those_of_appendix_e(
 
 
 @pytest.mark.parametrize(
-    ("channels", "classes", "evaluator"),
-    [(1, 10, "digits_classifier"), (3, 10, "inception"), (1, 4, "inception")],
+    ("channels", "classes", "evaluator"), [(1, 10, "digits_classifier"), (3, 10, "inception"), (1, 4, "inception")]
 )
 def test_own_images_of_the_digits_size_get_an_evaluator_that_reads_them(
     channels: int, classes: int, evaluator: str

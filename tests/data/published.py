@@ -83,9 +83,7 @@ def cifar10_files(batches: Sequence[tuple[Images, Labels]], test: tuple[Images, 
     return files | {"batches.meta": python2_pickle(meta), "readme.html": b"<html></html>"}
 
 
-def cifar10_binary_files(
-    batches: Sequence[tuple[Images, Labels]], test: tuple[Images, Labels]
-) -> dict[str, bytes]:
+def cifar10_binary_files(batches: Sequence[tuple[Images, Labels]], test: tuple[Images, Labels]) -> dict[str, bytes]:
     """The files of `cifar-10-batches-bin`."""
     names = [f"data_batch_{number}.bin" for number in range(1, len(batches) + 1)]
     files = {}
@@ -137,9 +135,7 @@ def devkit_tar(path: Path, wordnet_ids: Sequence[str], truth: Iterable[int]) -> 
     folder = "ILSVRC2012_devkit_t12/data"
     files = {
         f"{folder}/meta.mat": meta.getvalue(),
-        f"{folder}/ILSVRC2012_validation_ground_truth.txt": "".join(
-            f"{number}\n" for number in truth
-        ).encode(),
+        f"{folder}/ILSVRC2012_validation_ground_truth.txt": "".join(f"{number}\n" for number in truth).encode(),
     }
     return write_tar(path, files, "w:gz")
 

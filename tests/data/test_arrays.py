@@ -27,12 +27,7 @@ def test_images_and_classes_are_found_by_their_keys(tmp_path: Path, keys: tuple[
 
 
 def test_training_and_test_arrays_are_splits(tmp_path: Path) -> None:
-    parts = {
-        "x_train": IMAGES[:15],
-        "y_train": LABELS[:15, None],
-        "x_test": IMAGES[15:],
-        "y_test": LABELS[15:],
-    }
+    parts = {"x_train": IMAGES[:15], "y_train": LABELS[:15, None], "x_test": IMAGES[15:], "y_test": LABELS[15:]}
     np.savez_compressed(tmp_path / "x.npz", **parts)
     info = prepared(arrays(tmp_path / "x.npz"), tmp_path)
     assert info.splits == {"train": 15, "test": 5}
@@ -70,14 +65,8 @@ def test_channels_may_come_first(tmp_path: Path) -> None:
         ({"images": IMAGES, "labels": LABELS / 2}, "labels is float64"),
         ({"images": IMAGES, "labels": np.zeros((20, 0), int)}, r"labels is int64 \[20, 0\]"),
         ({"images": IMAGES[:1], "labels": np.array(0)}, r"labels is int64 \[\]"),
-        (
-            {"images": IMAGES, "labels": LABELS + 10**8},
-            r"labels has class number 10000000\d, above 999999",
-        ),
-        (
-            {"images": IMAGES, "labels": LABELS.astype(np.uint64) - 4},
-            r"labels has class number 184467440\d+, abo",
-        ),
+        ({"images": IMAGES, "labels": LABELS + 10**8}, r"labels has class number 10000000\d, above 999999"),
+        ({"images": IMAGES, "labels": LABELS.astype(np.uint64) - 4}, r"labels has class number 184467440\d+, abo"),
         ({"images": IMAGES[:, :0, :0]}, r"images has shape \[20, 0, 0, 3\], without any pixels"),
         ({"x_train": IMAGES, "x_test": IMAGES[:, :4, :4]}, "x_test has images of another shape"),
         ({"x_train": IMAGES, "y_train": LABELS, "x_test": IMAGES}, "x_test has no classes, unlike the other"),

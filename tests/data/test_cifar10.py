@@ -27,9 +27,7 @@ TEST = random_images(20, 32, 9)
 
 
 def joined(batches: list[tuple[Images, Labels]]) -> tuple[Images, Labels]:
-    return np.concatenate([images for images, _ in batches]), np.concatenate(
-        [labels for _, labels in batches]
-    )
+    return np.concatenate([images for images, _ in batches]), np.concatenate([labels for _, labels in batches])
 
 
 def python_archive(folder: Path, files: dict[str, bytes] | None = None) -> Path:

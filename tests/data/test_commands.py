@@ -64,9 +64,7 @@ def test_a_folder_of_images_is_prepared_in_one_line(pets: Path, capsys: pytest.C
     assert statistics["std"] == pytest.approx(IMAGES.reshape(-1, 3).std(axis=0))
 
 
-def test_every_option_for_own_images_reaches_the_pixels(
-    pets: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_every_option_for_own_images_reaches_the_pixels(pets: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ("--image-size", "6", "--crop", "stretch", "--resize", "lanczos", "--gray", "--no-flip")
     info = facts(capsys, "prepare", "small", "--source", pets, *options)
     assert (info["image_size"], info["channels"], info["horizontal_flip_safe"]) == (6, 1, False)
@@ -84,9 +82,7 @@ def test_info_draws_a_grid_and_a_histogram(pets: Path, capsys: pytest.CaptureFix
     assert any(np.array_equal(corner, enlarge(image, 4)) for image in IMAGES)
 
 
-def test_list_tells_what_is_prepared_and_the_line_for_the_rest(
-    pets: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_list_tells_what_is_prepared_and_the_line_for_the_rest(pets: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert {entry["name"]: entry["prepared"] for entry in facts(capsys, "list")} == {
         "digits": False,
         "cifar10": False,
@@ -115,8 +111,7 @@ def test_known_datasets_are_prepared_by_name(capsys: pytest.CaptureFixture[str])
     images, labels = random_images(12, 32)
     batches = [(images[2 * k : 2 * k + 2], labels[2 * k : 2 * k + 2]) for k in range(5)]
     files = {
-        f"cifar-10-batches-py/{name}": data
-        for name, data in cifar10_files(batches, (images[10:], labels[10:])).items()
+        f"cifar-10-batches-py/{name}": data for name, data in cifar10_files(batches, (images[10:], labels[10:])).items()
     }
     write_tar(Path("cifar-10-python.tar.gz"), files, "w:gz")
     command = ("prepare", "cifar10", "--source", "cifar-10-python.tar.gz")
@@ -134,19 +129,13 @@ def test_known_datasets_are_prepared_by_name(capsys: pytest.CaptureFixture[str])
         (("prepare", "pets", "--source", "nowhere"), "nowhere does not exist"),
         (("prepare", "../pets", "--source", "pets"), "'../pets' is not a valid dataset name"),
         (("prepare", "pets", "--source", "pets", "--image-size", "0"), "--image-size 0"),
-        (
-            ("prepare", "pets", "--source", "pets", "--max-unreadable", "-1"),
-            "--max-unreadable -1: give a number",
-        ),
+        (("prepare", "pets", "--source", "pets", "--max-unreadable", "-1"), "--max-unreadable -1: give a number"),
         (("prepare", "pets", "--source", "pets", "--crop", "center"), "need --image-size N"),
         (("prepare", "pets", "--source", "pets", "--grey"), "--grey is now --gray"),
         (("prepare", "cifar10", "--source", "pets", "--gray"), "choose another NAME to use --gray"),
         (("prepare", "cifar10", "--source", "pets"), "no CIFAR-10 in pets"),
         (("prepare", "imagenet64", "--source", "pets"), "published are 1,281,167"),
-        (
-            ("prepare", "imagenet64", "--source", "empty"),
-            "empty is empty: put the files there. Get Imagenet64",
-        ),
+        (("prepare", "imagenet64", "--source", "empty"), "empty is empty: put the files there. Get Imagenet64"),
         (("prepare", "lsun_bedroom", "--source", "pets"), "unpack bedroom_train_lmdb.zip there first"),
         (("prepare", "pets", "--source", "pets/cat/0.txt"), "0.txt cannot be prepared"),
         (("prepare", "pets", "--source", "x.npy", "--image-size", "4"), "arrays are used as they are"),

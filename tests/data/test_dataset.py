@@ -18,14 +18,7 @@ def test_an_unknown_name_is_answered_with_the_known_ones_and_the_nearest(tmp_pat
     find_dataset("digits", tmp_path)
     with pytest.raises(UsageError, match="did you mean digits") as raised:
         find_dataset("digit", tmp_path)
-    for word in (
-        "cifar10",
-        "digits",
-        "imagenet64",
-        "lsun_bedroom",
-        "lsun_church",
-        "progdistill data prepare",
-    ):
+    for word in ("cifar10", "digits", "imagenet64", "lsun_bedroom", "lsun_church", "progdistill data prepare"):
         assert word in str(raised.value)
 
 

@@ -45,9 +45,7 @@ def test_finding_them_again_writes_nothing(digits: DatasetInfo) -> None:
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
 
 
-def test_processes_that_prepare_at_once_agree_and_leave_nothing_behind(
-    digits: DatasetInfo, tmp_path: Path
-) -> None:
+def test_processes_that_prepare_at_once_agree_and_leave_nothing_behind(digits: DatasetInfo, tmp_path: Path) -> None:
     line = f"{FIND} print(find_dataset('digits', Path(sys.argv[1])).fingerprint)"
 
     def prepare(_: int) -> str:

@@ -96,9 +96,7 @@ def test_a_class_that_training_lacks_is_named(tmp_path: Path) -> None:
         folder(write(tmp_path, files | {"val/zebra/1.png": encoded(IMAGES[0])}))
 
 
-def test_files_that_are_no_images_are_left_out_by_name(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_files_that_are_no_images_are_left_out_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     broken = {"a/broken.png": b"not a png", "b/cut.png": CLASSED["b/" + _first("b")][:-40]}
     info = prepared(folder(write(tmp_path / "cats", CLASSED | broken)), tmp_path)
     assert info.splits == {"train": 12}
@@ -118,9 +116,7 @@ def test_links_that_lead_nowhere_and_what_is_no_file_are_left_out_by_name(
     info = prepared(folder(path), tmp_path)
     assert stored(info) == rows(IMAGES, LABELS)
     output = capsys.readouterr().err
-    assert (
-        "skipped a/dangling.png: No such file" in output and "skipped b/pipe.png: it is not a file" in output
-    )
+    assert "skipped a/dangling.png: No such file" in output and "skipped b/pipe.png: it is not a file" in output
     assert "skipped a/loop.png: Too many levels" in output
 
 
@@ -170,9 +166,7 @@ def test_images_below_a_class_folder_that_is_a_link_are_noticed(tmp_path: Path) 
         folder(path)
 
 
-def test_a_class_that_is_called_like_a_split_is_said(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_class_that_is_called_like_a_split_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = folder(write(tmp_path, CLASSED | {"test/1.png": encoded(IMAGES[0])}))
     assert source.facts.class_names == ("a", "b", "c", "test")
     assert f"{tmp_path}/test is treated as a class, since there is no folder train" in capsys.readouterr().err

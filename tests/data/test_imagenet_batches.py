@@ -11,13 +11,7 @@ import pytest
 from progdistill.data.importers.imagenet_batches import ImageNetBatchesSource
 from progdistill.errors import UsageError
 from tests.data.datasets import prepared, rows, stored
-from tests.data.published import (
-    imagenet_npz,
-    imagenet_pickle,
-    planes,
-    python2_pickle,
-    random_images,
-)
+from tests.data.published import imagenet_npz, imagenet_pickle, planes, python2_pickle, random_images
 
 BATCHES = {number: random_images(12, 64, number, classes=1000) for number in range(1, 11)}
 VALIDATION = random_images(15, 64, 99, classes=1000)

@@ -75,8 +75,7 @@ def test_tars_and_folders_give_the_same_images_and_classes(make, tmp_path: Path)
     assert len(stored(info)) == len(expected)
     assert [label for label, _ in stored(info, "validation")] == sorted(number - 1 for number in TRUTH)
     assert stored(info, "validation") == sorted(
-        (truth - 1, area_resized(image).tobytes())
-        for image, truth in zip(VALIDATION.values(), TRUTH, strict=True)
+        (truth - 1, area_resized(image).tobytes()) for image, truth in zip(VALIDATION.values(), TRUTH, strict=True)
     )
 
 

@@ -13,9 +13,7 @@ from progdistill.errors import UsageError
 def loader(
     info: DatasetInfo, batch_size: int = 128, seed: int = 0, rank: int = 0, world_size: int = 1
 ) -> TrainingLoader:
-    return TrainingLoader(
-        info, batch_size=batch_size, seed=seed, rank=rank, world_size=world_size, flip=False
-    )
+    return TrainingLoader(info, batch_size=batch_size, seed=seed, rank=rank, world_size=world_size, flip=False)
 
 
 def test_a_batch_is_the_same_in_any_order_and_in_another_loader(digits: DatasetInfo) -> None:
@@ -38,9 +36,7 @@ def test_images_are_floats_from_minus_one_to_one_in_channels_first_order(digits:
 
 
 @pytest.mark.parametrize("world_size", [2, 4, 8])
-def test_the_ranks_parts_together_are_the_one_rank_batch_in_order(
-    digits: DatasetInfo, world_size: int
-) -> None:
+def test_the_ranks_parts_together_are_the_one_rank_batch_in_order(digits: DatasetInfo, world_size: int) -> None:
     parts = [loader(digits, rank=rank, world_size=world_size) for rank in range(world_size)]
     for update in (0, 11, 1000):  # Update 11 of 128 crosses an epoch's end.
         whole = loader(digits).batch(update)
@@ -74,8 +70,7 @@ def test_half_the_samples_are_mirrored_and_only_those(digits: DatasetInfo) -> No
     plain = TrainingLoader(safe, batch_size=256, seed=5, flip=False).batch(3)
     mixed = TrainingLoader(safe, batch_size=256, seed=5, flip=True).batch(3)
     halves = [
-        TrainingLoader(safe, batch_size=256, seed=5, flip=True, rank=rank, world_size=2).batch(3)
-        for rank in (0, 1)
+        TrainingLoader(safe, batch_size=256, seed=5, flip=True, rank=rank, world_size=2).batch(3) for rank in (0, 1)
     ]
     same = (mixed.images == plain.images).flatten(1).all(dim=1)
     mirrored = (mixed.images == plain.images.flip(3)).flatten(1).all(dim=1)

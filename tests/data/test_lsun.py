@@ -13,9 +13,7 @@ from tests.data.datasets import prepared, stored
 from tests.data.published import encoded, lsun_database, random_images
 
 RULE = Preprocessing(image_size=128, resize=Resize.BILINEAR)
-PHOTOGRAPHS = [
-    image[:, :256].repeat(2, axis=1)[:, : 256 + 40 * n] for n, image in enumerate(random_images(6, 256)[0])
-]
+PHOTOGRAPHS = [image[:, :256].repeat(2, axis=1)[:, : 256 + 40 * n] for n, image in enumerate(random_images(6, 256)[0])]
 
 
 def keyed(kind: str = "PNG") -> dict[str, bytes]:

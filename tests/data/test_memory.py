@@ -96,18 +96,12 @@ def prepared(name: str, source: Path, out: Path, spare: int) -> "subprocess.Comp
     """Prepare in a process that gets `spare` bytes of memory beyond what its modules take."""
     arguments = [name, str(source), str(out), str(spare)]
     return subprocess.run(
-        [sys.executable, "-c", PROGRAM, *arguments],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=False,
+        [sys.executable, "-c", PROGRAM, *arguments], cwd=REPOSITORY, capture_output=True, text=True, check=False
     )
 
 
 @pytest.mark.parametrize(("name", "write"), FORMS, ids=[write.__name__ for _, write in FORMS])
-def test_a_dataset_larger_than_memory_is_prepared(
-    folder: Path, name: str, write: Callable[[Path], Path]
-) -> None:
+def test_a_dataset_larger_than_memory_is_prepared(folder: Path, name: str, write: Callable[[Path], Path]) -> None:
     process = prepared(name, write(folder / "files"), folder / "out", SPARE_BYTES)
     assert process.returncode == 0, process.stderr[-2000:]
     assert int(process.stdout) > 0.95 * COUNT

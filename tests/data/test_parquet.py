@@ -106,32 +106,12 @@ LABELED = table(label=[0, 1] * 3)
 @pytest.mark.parametrize(
     ("name", "other", "message"),
     [
-        (
-            "test-0",
-            table(),
-            "test-0.parquet has no column label, which .*train-0.parquet has: add it, or move",
-        ),
+        ("test-0", table(), "test-0.parquet has no column label, which .*train-0.parquet has: add it, or move"),
         ("test-0", LABELED.rename_columns(["img", "label"]), "test-0.parquet has no column image, which"),
-        (
-            "train-1",
-            table(label=["cat"] * 6),
-            "train-1.parquet: column label holds string, not class numbers",
-        ),
-        (
-            "train-1",
-            pa.table({"image": ["a"], "label": [0]}),
-            "column image holds string, not the bytes of image",
-        ),
-        (
-            "train-1",
-            described(LABELED, classes_called("b", "a")),
-            "class 0 of column label is 'b', but 'a' in",
-        ),
-        (
-            "test-0",
-            pa.Table.from_arrays([*LABELED, LABELED["label"]], ["image", "label", "label"]),
-            "has 2",
-        ),
+        ("train-1", table(label=["cat"] * 6), "train-1.parquet: column label holds string, not class numbers"),
+        ("train-1", pa.table({"image": ["a"], "label": [0]}), "column image holds string, not the bytes of image"),
+        ("train-1", described(LABELED, classes_called("b", "a")), "class 0 of column label is 'b', but 'a' in"),
+        ("test-0", pa.Table.from_arrays([*LABELED, LABELED["label"]], ["image", "label", "label"]), "has 2"),
     ],
 )
 def test_a_file_whose_columns_differ_from_the_first_is_named(

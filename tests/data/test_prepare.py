@@ -106,9 +106,7 @@ def test_a_killed_preparation_goes_on_and_gives_the_same_dataset(
     assert killed.returncode == -signal.SIGKILL
     assert not (tmp_path / "mine").exists()
     read = ArraysSource.read
-    monkeypatch.setattr(
-        ArraysSource, "read", lambda *arguments: read_from.append(arguments[2]) or read(*arguments)
-    )
+    monkeypatch.setattr(ArraysSource, "read", lambda *arguments: read_from.append(arguments[2]) or read(*arguments))
     info = prepared(ArraysSource(path, horizontal_flip_safe=True), tmp_path)
     assert info.fingerprint == whole.fingerprint
     assert stored(info) == rows(IMAGES, LABELS)
@@ -152,7 +150,5 @@ def test_data_that_a_checkpoint_was_not_trained_on_is_refused_with_both_fingerpr
     out = str(tmp_path / "mine")
     info = info_of(prepare(ArrayInMemory(), "mine", out, staging_root=tmp_path), open_store(out).uri)
     require_data_of(info, info.fingerprint, "checkpoint abcd")
-    with pytest.raises(
-        UsageError, match=f"abcd was trained on .* {'f' * 64}, but mine in .* {info.fingerprint}"
-    ):
+    with pytest.raises(UsageError, match=f"abcd was trained on .* {'f' * 64}, but mine in .* {info.fingerprint}"):
         require_data_of(info, "f" * 64, "checkpoint abcd")

@@ -69,13 +69,7 @@ def test_a_camera_s_orientation_is_followed_only_when_asked() -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [
-        b"",
-        b"not an image",
-        encoded(ramp(64, 64))[:100],
-        encoded(ramp(64, 64), "JPEG")[:-99],
-        b"\xff\xd8\xff\xe0",
-    ],
+    [b"", b"not an image", encoded(ramp(64, 64))[:100], encoded(ramp(64, 64), "JPEG")[:-99], b"\xff\xd8\xff\xe0"],
 )
 def test_what_cannot_be_decoded_is_unreadable(data: bytes) -> None:
     with pytest.raises(UnreadableImageError):

@@ -58,9 +58,7 @@ def test_an_epoch_over_all_windows_has_every_image_once(expected: list[list[int]
     assert len(set(seen[IMAGES:])) == len(seen) - IMAGES
 
 
-def test_batches_of_a_source_sorted_by_class_have_their_fair_share_of_each(
-    expected: list[list[int]],
-) -> None:
+def test_batches_of_a_source_sorted_by_class_have_their_fair_share_of_each(expected: list[list[int]]) -> None:
     """χ² of the class counts of each batch, which has 9 degrees of freedom where batches are fair samples."""
     statistics = []
     for update in expected[: IMAGES // 64]:

@@ -74,9 +74,7 @@ def imagenet_old_batches(folder: Path) -> Path:
 def imagenet_tars(folder: Path) -> Path:
     photographs, _ = random_images(6, 80)
     inner = {
-        f"{name}.tar": tar_bytes(
-            {f"{name}_{k}.JPEG": encoded(photographs[3 * n + k], "JPEG") for k in range(3)}
-        )
+        f"{name}.tar": tar_bytes({f"{name}_{k}.JPEG": encoded(photographs[3 * n + k], "JPEG") for k in range(3)})
         for n, name in enumerate(WORDNET_IDS)
     }
     write_tar(folder / "ILSVRC2012_img_train.tar", inner)
@@ -107,9 +105,7 @@ def image_tar(folder: Path) -> Path:
 
 def parquet(folder: Path) -> Path:
     images, labels = random_images(6, 16, classes=2)
-    huggingface_parquet(
-        folder / "train-00000-of-00001.parquet", [encoded(i) for i in images], labels, ["cat", "dog"]
-    )
+    huggingface_parquet(folder / "train-00000-of-00001.parquet", [encoded(i) for i in images], labels, ["cat", "dog"])
     return folder
 
 
@@ -172,11 +168,7 @@ def tiny_denoiser(info: DatasetInfo) -> Denoiser:
 def a_few_updates(info: DatasetInfo, model: Denoiser, folder: Path) -> Trained:
     """Train for UPDATES updates of mirrored batches."""
     settings = TrainingSettings(
-        updates=UPDATES,
-        batch_size=BATCH,
-        learning_rate=1e-3,
-        loss_weight=LossWeight.SNR_PLUS_ONE,
-        horizontal_flip=True,
+        updates=UPDATES, batch_size=BATCH, learning_rate=1e-3, loss_weight=LossWeight.SNR_PLUS_ONE, horizontal_flip=True
     )
     loader = TrainingLoader(info, batch_size=BATCH, seed=0, flip=settings.horizontal_flip)
     task = TrainingTask(

@@ -26,9 +26,7 @@ class GaussianMixture:
         variance = alpha**2 * self.deviations[:, None] ** 2 + sigma**2
         away = z[:, None] - alpha * self.means
         log_share = (
-            self.shares.log()
-            - away.square().sum(-1) / (2 * variance[..., 0])
-            - z.shape[1] / 2 * variance[..., 0].log()
+            self.shares.log() - away.square().sum(-1) / (2 * variance[..., 0]) - z.shape[1] / 2 * variance[..., 0].log()
         )
         share = log_share.softmax(dim=1)[..., None]
         x = (share * (self.means + alpha * self.deviations[:, None] ** 2 / variance * away)).sum(1)
@@ -65,9 +63,7 @@ def gaussian(mean: float, deviation: float, dims: int = 1) -> GaussianMixture:
 def mixture(means: Tensor, deviations: list[float], shares: list[float]) -> GaussianMixture:
     """A mixture from plain numbers."""
     return GaussianMixture(
-        means.double(),
-        torch.tensor(deviations, dtype=torch.float64),
-        torch.tensor(shares, dtype=torch.float64),
+        means.double(), torch.tensor(deviations, dtype=torch.float64), torch.tensor(shares, dtype=torch.float64)
     )
 
 

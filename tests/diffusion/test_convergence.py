@@ -27,12 +27,9 @@ def test_the_exact_map_of_a_gaussian_scales_and_shifts() -> None:
 
 @every_data
 @pytest.mark.parametrize(
-    ("name", "order"),
-    [(SamplerName.DDIM, 1), (SamplerName.EULER, 1), (SamplerName.HEUN, 2), (SamplerName.RK4, 4)],
+    ("name", "order"), [(SamplerName.DDIM, 1), (SamplerName.EULER, 1), (SamplerName.HEUN, 2), (SamplerName.RK4, 4)]
 )
-def test_the_error_falls_at_the_order_of_the_method(
-    name: SamplerName, order: int, data: GaussianMixture
-) -> None:
+def test_the_error_falls_at_the_order_of_the_method(name: SamplerName, order: int, data: GaussianMixture) -> None:
     measured = math.log2(error(name, data, 64) / error(name, data, 128))
     assert measured == pytest.approx(order, abs=0.1)
 

@@ -8,9 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/mathematics.md").read_text(encoding="utf-8")
-ROWS = [
-    [cell.strip() for cell in line.strip("|").split("|")] for line in PAGE.splitlines() if line[:1] == "|"
-]
+ROWS = [[cell.strip() for cell in line.strip("|").split("|")] for line in PAGE.splitlines() if line[:1] == "|"]
 CODE = sorted(set(re.findall(r"`([a-z_]+\.[A-Za-z_]+)`", PAGE)))
 PATHS = sorted(set(re.findall(r"`((?:progdistill|tests|benchmarks)/[^`]+)`", PAGE)))
 
@@ -55,8 +53,7 @@ def numbered(word: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    ("word", "all_of_them"),
-    [("Table", "1 2 3"), ("App.", "A B C D E F G H I"), ("Algorithm", "1 2"), ("Figure", None)],
+    ("word", "all_of_them"), [("Table", "1 2 3"), ("App.", "A B C D E F G H I"), ("Algorithm", "1 2"), ("Figure", None)]
 )
 def test_every_table_figure_algorithm_and_appendix_has_a_row(word: str, all_of_them: str | None) -> None:
     wanted = {str(n) for n in range(1, 14)} if all_of_them is None else set(all_of_them.split())

@@ -12,9 +12,7 @@ ROWS = st.lists(st.integers(0, 2**40), max_size=6)
 
 @settings(deadline=None, max_examples=50)
 @given(rows=ROWS, seed=st.integers(-(2**70), 2**70), shape=st.sampled_from([(), (5,), (1, 4, 4), (3, 8, 8)]))
-def test_a_row_depends_on_its_index_and_on_no_other_row(
-    rows: list[int], seed: int, shape: tuple[int, ...]
-) -> None:
+def test_a_row_depends_on_its_index_and_on_no_other_row(rows: list[int], seed: int, shape: tuple[int, ...]) -> None:
     together = sample_noise(seed, "test", rows, shape)
     assert together.shape == (len(rows), *shape)
     for row, index in zip(together, rows, strict=True):

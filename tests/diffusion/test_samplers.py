@@ -135,8 +135,7 @@ def test_clipping_moves_x_into_range_and_recomputes_eps() -> None:
 def test_samplers_that_end_at_x_end_in_range_when_clipping(name: SamplerName) -> None:
     wide = gaussian(0.0, 2.0)
     free, tame = (
-        SAMPLERS[name](wide.velocity, Z, 8, noise=lambda step: noise_like(Z), clip=clip)
-        for clip in (False, True)
+        SAMPLERS[name](wide.velocity, Z, 8, noise=lambda step: noise_like(Z), clip=clip) for clip in (False, True)
     )
     assert free.abs().max() > 1.2
     assert tame.abs().max() <= 1 + 1e-12

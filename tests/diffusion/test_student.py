@@ -50,9 +50,7 @@ class Student(nn.Module):
         return velocity_from_output(self(z, t), z, t, self.prediction)
 
 
-def distill(
-    student: Student, teacher: Velocity, steps: int, weight: LossWeight, updates: int, seed: int
-) -> None:
+def distill(student: Student, teacher: Velocity, steps: int, weight: LossWeight, updates: int, seed: int) -> None:
     """The inner loop of Algorithm 2, with the learning rate annealed linearly to zero (App. E)."""
     source = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(student.parameters(), lr=8e-3)
@@ -92,9 +90,7 @@ def test_students_reach_the_map_of_a_teacher_with_twice_and_four_times_their_ste
 
 
 @pytest.mark.parametrize("prediction", [PredictionType.X, PredictionType.X_EPS])
-def test_students_that_predict_otherwise_than_their_teacher_come_nearer_too(
-    prediction: PredictionType,
-) -> None:
+def test_students_that_predict_otherwise_than_their_teacher_come_nearer_too(prediction: PredictionType) -> None:
     torch.manual_seed(0)
     student = Student(prediction)
     distill(student, teacher, 4, LossWeight.TRUNCATED_SNR, updates=400, seed=1)

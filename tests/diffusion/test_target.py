@@ -90,9 +90,7 @@ def test_equation_43_as_written_loses_its_digits_where_the_stable_form_does_not(
 
 @pytest.mark.parametrize("prediction", PredictionType)
 @pytest.mark.parametrize("steps", [2, 4, 512])
-def test_a_teacher_of_any_prediction_type_gives_the_same_target(
-    prediction: PredictionType, steps: int
-) -> None:
+def test_a_teacher_of_any_prediction_type_gives_the_same_target(prediction: PredictionType, steps: int) -> None:
     """The target is a velocity: teacher and student need not predict the same. x* and ε* follow from it."""
     z, t = grid(steps)
 
@@ -112,9 +110,7 @@ def test_a_teacher_of_any_prediction_type_gives_the_same_target(
         known = alpha_sigma(t)[0] > SMALLEST_ALPHA_FOR_EPS
         z, t = z[known], t[known]
     target = distillation_target(teacher, z, t, steps)
-    torch.testing.assert_close(
-        target, distillation_target(TWO_MODES.velocity, z, t, steps), rtol=0, atol=1e-11
-    )
+    torch.testing.assert_close(target, distillation_target(TWO_MODES.velocity, z, t, steps), rtol=0, atol=1e-11)
     x = x_from_velocity(target, z, t)
     torch.testing.assert_close(x, equation_43(teacher, z, t, steps), rtol=0, atol=1e-11)
 

@@ -24,9 +24,7 @@ def command(*arguments: str, flow: Path = FLOW) -> list[str]:
     return [sys.executable, str(flow), *arguments]
 
 
-def run_flow(
-    folder: Path, *arguments: str, flow: Path = FLOW, **extra: str
-) -> "subprocess.CompletedProcess[str]":
+def run_flow(folder: Path, *arguments: str, flow: Path = FLOW, **extra: str) -> "subprocess.CompletedProcess[str]":
     """Run the flow to its end."""
     return subprocess.run(
         command(*arguments, flow=flow), cwd=folder, env=environment(**extra), capture_output=True, text=True

@@ -85,9 +85,7 @@ def test_a_branch_starts_at_its_teachers_steps_and_names_it_as_parent(copy: Path
         (["--set", "model.network.base_channels=65536"], "free"),
     ],
 )
-def test_bad_input_is_one_message_and_starts_nothing(
-    arguments: list[str], words: str, tmp_path: Path
-) -> None:
+def test_bad_input_is_one_message_and_starts_nothing(arguments: list[str], words: str, tmp_path: Path) -> None:
     done = run_flow(tmp_path, "run", *arguments)
     assert done.returncode == 2, done.stderr
     assert words in done.stderr and "Traceback" not in done.stderr

@@ -17,9 +17,7 @@ def progdistill(folder: Path, *arguments: str, **extra: str) -> "subprocess.Comp
     return subprocess.run(line, cwd=folder, env=environment(**extra), capture_output=True, text=True)
 
 
-def test_a_run_of_the_command_is_resumed_to_the_checkpoints_of_the_flow(
-    finished: Path, tmp_path: Path
-) -> None:
+def test_a_run_of_the_command_is_resumed_to_the_checkpoints_of_the_flow(finished: Path, tmp_path: Path) -> None:
     fault = {"PROGDISTILL_FAULT": "kill:training.update@5"}
     line = ("run", "--ladder", "4:1", *SMALL, "--set", "snapshots.interval_updates=2", "--tag", "mine")
     killed = progdistill(tmp_path, *line, **fault)
@@ -41,9 +39,7 @@ def test_a_run_of_the_command_is_resumed_to_the_checkpoints_of_the_flow(
         (("plan", "--no-such-option"), "unrecognized arguments: --no-such-option"),
     ],
 )
-def test_bad_input_is_one_message_and_status_2(
-    arguments: tuple[str, ...], words: str, tmp_path: Path
-) -> None:
+def test_bad_input_is_one_message_and_status_2(arguments: tuple[str, ...], words: str, tmp_path: Path) -> None:
     done = progdistill(tmp_path, *arguments)
     assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "runs").exists()

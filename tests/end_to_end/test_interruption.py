@@ -27,9 +27,7 @@ def run_id_of(text: str) -> str:
     return found.group(1)
 
 
-def test_kill_9_in_the_middle_of_a_stage_then_resume_gives_the_same_checkpoints(
-    finished: Path, tmp_path: Path
-) -> None:
+def test_kill_9_in_the_middle_of_a_stage_then_resume_gives_the_same_checkpoints(finished: Path, tmp_path: Path) -> None:
     killed = run_flow(
         tmp_path, "run", "--ladder", "4:1", *SMALL, *SNAPSHOTS, PROGDISTILL_FAULT="kill:training.update@5"
     )

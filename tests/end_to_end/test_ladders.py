@@ -10,10 +10,7 @@ from tests.end_to_end.running import SMALL, report_of, run_flow
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("ladder", "rungs"),
-    [
-        pytest.param("16:1:4", [16, 4, 1], id="factor 4"),
-        pytest.param("64,32,2", [64, 32, 2], id="uneven"),
-    ],
+    [pytest.param("16:1:4", [16, 4, 1], id="factor 4"), pytest.param("64,32,2", [64, 32, 2], id="uneven")],
 )
 def test_a_ladder_may_skip_rungs(ladder: str, rungs: list[int], tmp_path: Path) -> None:
     done = run_flow(tmp_path, "run", "--ladder", ladder, *SMALL)

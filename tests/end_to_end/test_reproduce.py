@@ -53,9 +53,7 @@ def test_what_an_option_changes_is_trained_and_the_rest_is_found(folder: Path, p
 
 
 @pytest.mark.slow
-def test_other_data_under_the_same_name_is_trained_on(
-    folder: Path, production: list[str], tmp_path: Path
-) -> None:
+def test_other_data_under_the_same_name_is_trained_on(folder: Path, production: list[str], tmp_path: Path) -> None:
     before = find_dataset("digits", folder / ".progdistill" / "data")
     train, test = read_split(before, "train"), read_split(before, "test")
     np.savez(
@@ -74,9 +72,7 @@ def test_other_data_under_the_same_name_is_trained_on(
 
 
 @pytest.mark.slow
-def test_code_with_other_numerics_trains_everything_anew(
-    folder: Path, production: list[str], tmp_path: Path
-) -> None:
+def test_code_with_other_numerics_trains_everything_anew(folder: Path, production: list[str], tmp_path: Path) -> None:
     for part in ("progdistill", "flows"):
         shutil.copytree(ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__"))
     version = tmp_path / "progdistill" / "version.py"

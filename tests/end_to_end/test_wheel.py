@@ -24,9 +24,7 @@ def distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    shutil.copytree(
-        ROOT / "progdistill", source / "progdistill", ignore=shutil.ignore_patterns("__pycache__")
-    )
+    shutil.copytree(ROOT / "progdistill", source / "progdistill", ignore=shutil.ignore_patterns("__pycache__"))
     build = f"from setuptools.build_meta import build_sdist; build_sdist({str(folder)!r})"
     subprocess.run([sys.executable, "-c", build], cwd=source, check=True, capture_output=True)
     (sdist,) = folder.glob("*.tar.gz")

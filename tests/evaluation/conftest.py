@@ -52,18 +52,13 @@ def evaluated_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 @pytest.fixture(scope="session")
-def base(
-    evaluated_store: Store, digits: DatasetInfo, tmp_path_factory: pytest.TempPathFactory
-) -> CheckpointManifest:
+def base(evaluated_store: Store, digits: DatasetInfo, tmp_path_factory: pytest.TempPathFactory) -> CheckpointManifest:
     return publish(evaluated_store, tmp_path_factory.mktemp("base"), digits, seed=0)
 
 
 @pytest.fixture(scope="session")
 def student(
-    evaluated_store: Store,
-    digits: DatasetInfo,
-    base: CheckpointManifest,
-    tmp_path_factory: pytest.TempPathFactory,
+    evaluated_store: Store, digits: DatasetInfo, base: CheckpointManifest, tmp_path_factory: pytest.TempPathFactory
 ) -> CheckpointManifest:
     folder = tmp_path_factory.mktemp("student")
     return publish(evaluated_store, folder, digits, seed=1, parent=base.id, sampling_steps=2)

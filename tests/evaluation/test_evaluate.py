@@ -131,9 +131,7 @@ def test_a_plan_lists_every_measurement_and_its_trials_once(
     assert not any(planned.spec.trial for planned in plan)
     trials = [trial for planned in plan for trial in planned.trials]
     assert {trial.gamma for trial in trials} == {0.0, 0.5, 1.0}
-    assert {(trial.trial, trial.samples, trial.seed) for trial in trials} == {
-        (True, 30, settings.tuning_seed)
-    }
+    assert {(trial.trial, trial.samples, trial.seed) for trial in trials} == {(True, 30, settings.tuning_seed)}
     at_one_step = plan_measurements(student, base, 1, settings, digits, EVALUATOR)
     assert not any(planned.trials for planned in at_one_step)
 

@@ -42,9 +42,7 @@ def test_sample_draws_a_grid(
         assert picture.size == (3 * 50 + 2, 2 * 50 + 2)
 
 
-def test_sample_keeps_each_image_as_it_is_in_parquet(
-    store: str, student: CheckpointManifest, tmp_path: Path
-) -> None:
+def test_sample_keeps_each_image_as_it_is_in_parquet(store: str, student: CheckpointManifest, tmp_path: Path) -> None:
     out = tmp_path / "samples.parquet"
     options = ["--count", "12", "--batch-size", "5", "--out", str(out), "--store", store]
     assert main(["sample", student.id, *options]) == 0
@@ -60,16 +58,7 @@ def test_sample_keeps_each_image_as_it_is_in_parquet(
 def test_an_interrupted_sample_leaves_no_partial_file(
     number: signal.Signals, store: str, student: CheckpointManifest, tmp_path: Path
 ) -> None:
-    options = [
-        "--count",
-        "1000000",
-        "--batch-size",
-        "1",
-        "--out",
-        str(tmp_path / "x.parquet"),
-        "--store",
-        store,
-    ]
+    options = ["--count", "1000000", "--batch-size", "1", "--out", str(tmp_path / "x.parquet"), "--store", store]
     drawing = subprocess.Popen(
         [sys.executable, "-m", "progdistill.cli.main", "sample", student.id, *options],
         # A shell has what it runs in the background ignore Ctrl-C, tests included.
@@ -195,11 +184,7 @@ def test_a_disk_that_is_full_is_one_message(
     ],
 )
 def test_what_cannot_be_evaluated_is_refused(
-    store: str,
-    student: CheckpointManifest,
-    capsys: pytest.CaptureFixture[str],
-    options: list[str],
-    message: str,
+    store: str, student: CheckpointManifest, capsys: pytest.CaptureFixture[str], options: list[str], message: str
 ) -> None:
     assert main(["evaluate", student.id, *options, "--store", store]) == 2
     assert message in capsys.readouterr().err
@@ -223,11 +208,7 @@ def test_evaluate_prints_the_record(
 
 
 def test_evaluate_refuses_data_that_has_become_another_unless_it_is_named(
-    store: str,
-    evaluated_store: Store,
-    digits: DatasetInfo,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    store: str, evaluated_store: Store, digits: DatasetInfo, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = digits.model_copy(update={"fingerprint": "f" * 64})
     checkpoint = publish(evaluated_store, tmp_path, before, seed=9)
@@ -263,10 +244,7 @@ def test_inception_weights_from_a_file_give_a_fid_by_its_own_name(
 
 
 def test_without_inception_weights_the_exact_file_is_named(
-    store: str,
-    student: CheckpointManifest,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    store: str, student: CheckpointManifest, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("PROGDISTILL_INCEPTION", raising=False)
     assert main(["evaluate", student.id, "--evaluator", "inception", "--store", store]) == 2

@@ -24,10 +24,7 @@ def test_commuting_covariances_have_the_closed_form() -> None:
     """For diagonal covariances: Σ (μ₁ − μ₂)² + (√s₁ − √s₂)²."""
     mean1, mean2 = torch.tensor([0.0, 1.0]).double(), torch.tensor([3.0, 1.0]).double()
     distance = frechet_distance(
-        mean1,
-        torch.diag(torch.tensor([4.0, 9.0])).double(),
-        mean2,
-        torch.diag(torch.tensor([1.0, 25.0])).double(),
+        mean1, torch.diag(torch.tensor([4.0, 9.0])).double(), mean2, torch.diag(torch.tensor([1.0, 25.0])).double()
     )
     assert distance == pytest.approx(9 + 1 + 4, rel=1e-12)
 
@@ -36,9 +33,7 @@ def test_it_equals_the_definition_by_a_matrix_square_root() -> None:
     (mean1, covariance1), (mean2, covariance2) = _random_gaussian(24, 1), _random_gaussian(24, 2)
     root = scipy.linalg.sqrtm((covariance1 @ covariance2).numpy()).real
     expected = (mean1 - mean2).square().sum() + covariance1.trace() + covariance2.trace() - 2 * np.trace(root)
-    assert frechet_distance(mean1, covariance1, mean2, covariance2) == pytest.approx(
-        float(expected), rel=1e-10
-    )
+    assert frechet_distance(mean1, covariance1, mean2, covariance2) == pytest.approx(float(expected), rel=1e-10)
 
 
 def test_it_equals_clean_fids_function() -> None:
@@ -56,13 +51,9 @@ def test_it_is_symmetric() -> None:
 
 def test_singular_covariances_are_no_obstacle() -> None:
     """Rank 3 in 32 dimensions: on a common subspace the distance is that of the 3-dimensional Gaussians."""
-    basis = torch.linalg.qr(
-        torch.randn(32, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
-    )[0]
+    basis = torch.linalg.qr(torch.randn(32, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(7)))[0]
     (mean1, small1), (mean2, small2) = _random_gaussian(3, 8), _random_gaussian(3, 9)
-    embedded = frechet_distance(
-        basis @ mean1, basis @ small1 @ basis.T, basis @ mean2, basis @ small2 @ basis.T
-    )
+    embedded = frechet_distance(basis @ mean1, basis @ small1 @ basis.T, basis @ mean2, basis @ small2 @ basis.T)
     assert embedded == pytest.approx(frechet_distance(mean1, small1, mean2, small2), rel=1e-6)
 
 

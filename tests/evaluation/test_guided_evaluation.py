@@ -31,13 +31,7 @@ def test_the_guidance_scale_is_the_lowest_trained_or_the_requested_one(
     teacher = publish(evaluated_store, tmp_path, digits, seed=20, label_dropout=True)
     plain = publish(evaluated_store, tmp_path, digits, seed=21)
     student = publish(
-        evaluated_store,
-        tmp_path,
-        digits,
-        seed=22,
-        parent=teacher.id,
-        sampling_steps=2,
-        guidance_scale=trained,
+        evaluated_store, tmp_path, digits, seed=22, parent=teacher.id, sampling_steps=2, guidance_scale=trained
     )
     settings = SETTINGS.model_copy(update={"guidance_scale": requested})
     for baseline, guided_too in ((teacher, True), (plain, False)):
@@ -49,17 +43,9 @@ def test_the_guidance_scale_is_the_lowest_trained_or_the_requested_one(
         assert stage_entry(evaluated_store, student, record).guidance_scale == scale
 
 
-def test_guidance_scales_give_different_samples(
-    evaluated_store: Store, digits: DatasetInfo, tmp_path: Path
-) -> None:
+def test_guidance_scales_give_different_samples(evaluated_store: Store, digits: DatasetInfo, tmp_path: Path) -> None:
     student = publish(
-        evaluated_store,
-        tmp_path,
-        digits,
-        seed=23,
-        parent="b" * 64,
-        sampling_steps=2,
-        guidance_scale=(1.0, 5.0),
+        evaluated_store, tmp_path, digits, seed=23, parent="b" * 64, sampling_steps=2, guidance_scale=(1.0, 5.0)
     )
     distances = set()
     for scale in (1.0, 2.0, 5.0):
@@ -70,9 +56,7 @@ def test_guidance_scales_give_different_samples(
     assert len(distances) == 3
 
 
-def test_a_model_that_cannot_be_guided_is_not(
-    evaluated_store: Store, digits: DatasetInfo, tmp_path: Path
-) -> None:
+def test_a_model_that_cannot_be_guided_is_not(evaluated_store: Store, digits: DatasetInfo, tmp_path: Path) -> None:
     plain = publish(evaluated_store, tmp_path, digits, seed=21)
     settings = SETTINGS.model_copy(update={"guidance_scale": 2.0})
     with pytest.raises(UsageError, match="cannot be guided"):

@@ -21,8 +21,7 @@ def _kernel(a: Tensor, b: Tensor) -> float:
 def test_it_is_the_sum_over_pairs_of_the_definition() -> None:
     first, second = _features(7, 0), _features(5, 1)
     within = [
-        sum(_kernel(a, b) for a, b in itertools.permutations(x, 2)) / (len(x) * (len(x) - 1))
-        for x in (first, second)
+        sum(_kernel(a, b) for a, b in itertools.permutations(x, 2)) / (len(x) * (len(x) - 1)) for x in (first, second)
     ]
     between = sum(_kernel(a, b) for a in first for b in second) / (len(first) * len(second))
     assert kernel_distance(first, second) == pytest.approx(sum(within) - 2 * between, rel=1e-12)

@@ -27,13 +27,7 @@ def test_a_card_names_guidance_gamma_and_clipping_and_leaves_trials_of_gamma_out
 ) -> None:
     base = publish(evaluated_store, tmp_path, digits, seed=30, label_dropout=True)
     student = publish(
-        evaluated_store,
-        tmp_path,
-        digits,
-        seed=31,
-        parent=base.id,
-        sampling_steps=2,
-        guidance_scale=(1.0, 5.0),
+        evaluated_store, tmp_path, digits, seed=31, parent=base.id, sampling_steps=2, guidance_scale=(1.0, 5.0)
     )
     gammas = []
     for changes in ({}, {"guidance_scale": 4.0}, {"clip": False, "tuned_gammas": 0, "seed": 5}):

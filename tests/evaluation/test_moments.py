@@ -54,9 +54,6 @@ def test_a_large_mean_does_not_eat_the_digits_of_the_covariance() -> None:
 
 def test_merging_nothing_changes_nothing() -> None:
     moments = moments_of(torch.randn(10, 3, generator=torch.Generator().manual_seed(2)))
-    for merged in (
-        merge(moments_of(torch.empty(0, 3)), moments),
-        merge(moments, moments_of(torch.empty(0, 3))),
-    ):
+    for merged in (merge(moments_of(torch.empty(0, 3)), moments), merge(moments, moments_of(torch.empty(0, 3)))):
         assert merged.vectors == 10
         torch.testing.assert_close(merged.scatter, moments.scatter)

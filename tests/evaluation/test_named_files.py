@@ -40,10 +40,7 @@ OF_FILES = {name: None for name in RECORDED if name not in ("evaluator", "sample
         ({"weights": "old.pt"}, {"weights_sha256": None}),
         ({"weights": "x.pt", "weights_sha256": NEW}, {"weights": "x.pt", "weights_sha256": NEW}),
         ({"weights_sha256": NEW}, {"weights_sha256": NEW}),
-        (
-            {"reference_statistics": "new.npz"},
-            {"reference_statistics": "new.npz", "reference_statistics_sha256": None},
-        ),
+        ({"reference_statistics": "new.npz"}, {"reference_statistics": "new.npz", "reference_statistics_sha256": None}),
         ({"reference_statistics_sha256": NEW}, {"reference_statistics_sha256": NEW}),
         ({"evaluator": "features_file"}, {}),
         ({"evaluator": "inception"}, {**OF_FILES, "evaluator": "inception"}),
@@ -60,9 +57,7 @@ def test_a_change_takes_with_it_what_was_recorded_of_the_file_before(
     assert found == EvaluationSettings.model_validate(RECORDED | differs)
 
 
-def settings_of(
-    manifest: CheckpointManifest, info: DatasetInfo, changes: dict[str, JsonValue]
-) -> EvaluationSettings:
+def settings_of(manifest: CheckpointManifest, info: DatasetInfo, changes: dict[str, JsonValue]) -> EvaluationSettings:
     recorded = manifest.provenance.configuration.get("evaluation")
     return evaluation_settings(recorded, info, sampling_steps=2, changes=changes)
 
@@ -82,15 +77,9 @@ def old(evaluated_store: Store, tmp_path: Path) -> EvaluationSettings:
 
 
 def test_evaluate_compares_with_the_statistics_that_are_named(
-    evaluated_store: Store,
-    student: CheckpointManifest,
-    digits: DatasetInfo,
-    old: EvaluationSettings,
-    tmp_path: Path,
+    evaluated_store: Store, student: CheckpointManifest, digits: DatasetInfo, old: EvaluationSettings, tmp_path: Path
 ) -> None:
-    provenance = student.provenance.model_copy(
-        update={"configuration": {"evaluation": old.model_dump(mode="json")}}
-    )
+    provenance = student.provenance.model_copy(update={"configuration": {"evaluation": old.model_dump(mode="json")}})
     manifest = student.model_copy(update={"provenance": provenance})
     new = published(tmp_path, "new", 50.0)
     named: dict[str, JsonValue] = {"reference_statistics": str(new)}

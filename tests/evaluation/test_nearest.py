@@ -21,9 +21,7 @@ def test_a_memorized_image_is_its_own_nearest(digits: DatasetInfo) -> None:
     np.testing.assert_array_equal(found[:, 0], training[[5, 900]])
 
 
-def test_a_stream_finds_what_a_whole_search_finds(
-    digits: DatasetInfo, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stream_finds_what_a_whole_search_finds(digits: DatasetInfo, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(neighbors, "READ_IMAGES", 100)
     drawn = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 1), dtype=np.uint8)
     training = read_split(digits, "train")[0]
@@ -38,9 +36,7 @@ def test_a_memorized_image_is_found_mirrored_where_training_may_have_mirrored_it
     assert (nearest_images(copies, digits, "train", 1)[0, 0] != copies[0]).any()
 
 
-def test_each_image_counts_once_in_its_nearer_orientation(
-    digits: DatasetInfo, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_image_counts_once_in_its_nearer_orientation(digits: DatasetInfo, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(neighbors, "READ_IMAGES", 100)
     drawn = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 1), dtype=np.uint8)
     training = read_split(digits, "train")[0]

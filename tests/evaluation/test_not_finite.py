@@ -17,24 +17,16 @@ SETTINGS = EvaluationSettings(samples=20, batch_size=10)
 
 
 @pytest.fixture(scope="module")
-def broken(
-    evaluated_store: Store, digits: DatasetInfo, tmp_path_factory: pytest.TempPathFactory
-) -> CheckpointManifest:
+def broken(evaluated_store: Store, digits: DatasetInfo, tmp_path_factory: pytest.TempPathFactory) -> CheckpointManifest:
     return publish(evaluated_store, tmp_path_factory.mktemp("broken"), digits, seed=2, broken=True)
 
 
 @pytest.mark.parametrize("place", ["measured", "baseline"])
 def test_an_evaluation_stops_with_the_checkpoint_and_the_sampler(
-    place: str,
-    evaluated_store: Store,
-    broken: CheckpointManifest,
-    student: CheckpointManifest,
-    digits: DatasetInfo,
+    place: str, evaluated_store: Store, broken: CheckpointManifest, student: CheckpointManifest, digits: DatasetInfo
 ) -> None:
     measured, baseline = (broken, None) if place == "measured" else (student, broken)
-    with pytest.raises(
-        LostInvariantError, match=rf"{broken.id[:12]} gave.* not finite.* 0 to 9 with ddim × 2"
-    ):
+    with pytest.raises(LostInvariantError, match=rf"{broken.id[:12]} gave.* not finite.* 0 to 9 with ddim × 2"):
         evaluate_checkpoint(evaluated_store, measured, baseline, 2, SETTINGS, digits)
     assert not list(evaluated_store.list(f"evaluations/{broken.id}/"))
 

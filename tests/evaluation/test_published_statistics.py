@@ -56,9 +56,7 @@ def test_a_job_that_runs_elsewhere_needs_no_file(
     assert measured(evaluated_store, student, pinned, digits).distance > 0
 
 
-def test_a_file_in_a_bucket_or_folder_is_named_by_its_address(
-    evaluated_store: Store, statistics: Path
-) -> None:
+def test_a_file_in_a_bucket_or_folder_is_named_by_its_address(evaluated_store: Store, statistics: Path) -> None:
     by_address = SETTINGS.model_copy(update={"reference_statistics": f"file://{statistics}"})
     digests = [
         pinned_statistics(evaluated_store, settings).reference_statistics_sha256

@@ -44,9 +44,7 @@ def _draw_on_ranks(world_size: int, *arguments: Any) -> None:
     barrier = threading.Barrier(world_size, timeout=120)
     with ThreadPoolExecutor(world_size) as pool:
         drawing = [
-            pool.submit(
-                sample_distributed, *arguments, rank=rank, world_size=world_size, barrier=barrier.wait
-            )
+            pool.submit(sample_distributed, *arguments, rank=rank, world_size=world_size, barrier=barrier.wait)
             for rank in range(world_size)
         ]
         for future in drawing:

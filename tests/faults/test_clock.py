@@ -20,12 +20,7 @@ def shifted(offset: str) -> dict[str, str]:
     package = importlib.util.find_spec("libfaketime")
     assert package is not None and package.submodule_search_locations, "libfaketime is missing: make setup"
     library = Path(package.submodule_search_locations[0], "vendor/libfaketime/src/libfaketime.so.1")
-    return {
-        "LD_PRELOAD": str(library),
-        "FAKETIME": offset,
-        "NO_FAKE_STAT": "1",
-        "DONT_FAKE_MONOTONIC": "1",
-    }
+    return {"LD_PRELOAD": str(library), "FAKETIME": offset, "NO_FAKE_STAT": "1", "DONT_FAKE_MONOTONIC": "1"}
 
 
 @pytest.mark.parametrize("offset", ["-1d", "+1d"])

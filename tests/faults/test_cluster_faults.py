@@ -44,12 +44,8 @@ def test_with_the_permissions_of_the_list_and_no_other_a_job_runs(job: OneJob, e
     require_success(job, expected)
 
 
-@pytest.mark.parametrize(
-    ("resource", "verb"), [("jobs.batch", "create"), ("pods", "list"), ("pods/log", "get")]
-)
-def test_a_missing_permission_is_named_with_the_rule_that_grants_it(
-    resource: str, verb: str, job: OneJob
-) -> None:
+@pytest.mark.parametrize(("resource", "verb"), [("jobs.batch", "create"), ("pods", "list"), ("pods/log", "get")])
+def test_a_missing_permission_is_named_with_the_rule_that_grants_it(resource: str, verb: str, job: OneJob) -> None:
     job.cluster.allow_only({**ALL, resource: ALL[resource] - {verb}})
     status, _, said = finished(job.drive())
     group = "batch" if "." in resource else ""
@@ -210,9 +206,7 @@ def test_a_suspended_job_says_in_which_queue_it_stands(job: OneJob) -> None:
 
 
 @pytest.mark.slow
-def test_a_job_deleted_by_someone_else_is_said_so_and_starts_again_when_asked(
-    job: OneJob, expected: str
-) -> None:
+def test_a_job_deleted_by_someone_else_is_said_so_and_starts_again_when_asked(job: OneJob, expected: str) -> None:
     job.hold()
     driver = job.drive()
     job.wait_for_line(driver, "reached training.update")

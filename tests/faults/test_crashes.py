@@ -42,16 +42,12 @@ def test_a_local_publication_killed_anywhere_is_all_or_nothing(tmp_path: Path, p
 
 
 @pytest.mark.parametrize("point", [*S3_POINTS, "upload.part@2", "object.put@2"])
-def test_a_publication_to_s3_killed_anywhere_is_all_or_nothing(
-    s3_uri: str, tmp_path: Path, point: str
-) -> None:
+def test_a_publication_to_s3_killed_anywhere_is_all_or_nothing(s3_uri: str, tmp_path: Path, point: str) -> None:
     assert_survives_a_crash(s3_uri, weights_file(tmp_path, megabytes=MEGABYTES), point)
 
 
 @pytest.mark.parametrize("kind", ["local", "s3"])
-def test_two_publishers_at_once_give_one_checkpoint(
-    kind: str, request: pytest.FixtureRequest, tmp_path: Path
-) -> None:
+def test_two_publishers_at_once_give_one_checkpoint(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     uri = request.getfixturevalue("s3_uri") if kind == "s3" else str(tmp_path / "store")
     weights = weights_file(tmp_path, megabytes=MEGABYTES)
     processes = [start(uri, weights, host=f"host{number}") for number in range(2)]

@@ -49,9 +49,7 @@ def flip(store: Store, key: str, position: float) -> None:
 
 
 @pytest.mark.parametrize("position", [0.0, 0.5, 1.0])
-def test_a_flipped_bit_in_the_weights_is_found(
-    store: Store, published: CheckpointManifest, position: float
-) -> None:
+def test_a_flipped_bit_in_the_weights_is_found(store: Store, published: CheckpointManifest, position: float) -> None:
     flip(store, blob_key(published.identity.weights.sha256), position)
     with pytest.raises(LostInvariantError, match="damaged"):
         fetch_weights(store, published)
@@ -99,9 +97,7 @@ def forge(store: Store, published: CheckpointManifest, change: Callable[[dict[st
     store.write(checkpoint_key(published.id), json.dumps(facts).encode())
 
 
-def test_a_manifest_of_a_future_version_is_refused_with_advice(
-    store: Store, published: CheckpointManifest
-) -> None:
+def test_a_manifest_of_a_future_version_is_refused_with_advice(store: Store, published: CheckpointManifest) -> None:
     forge(store, published, lambda facts: facts.update(schema_version=3, unheard_of="fact"))
     with pytest.raises(UsageError, match=r"schema version 3; expected 2: upgrade progdistill"):
         load_manifest(store, published.id)
@@ -116,9 +112,7 @@ def test_a_manifest_that_points_outside_its_store_is_refused(
         load_manifest(store, published.id)
 
 
-def test_a_manifest_whose_identity_was_changed_is_refused(
-    store: Store, published: CheckpointManifest
-) -> None:
+def test_a_manifest_whose_identity_was_changed_is_refused(store: Store, published: CheckpointManifest) -> None:
     forge(store, published, lambda facts: facts["identity"].update(seed=99))
     with pytest.raises(LostInvariantError, match="is not that of its identity"):
         load_manifest(store, published.id)
@@ -142,9 +136,7 @@ def test_a_blob_that_is_a_link_out_of_the_store_is_not_followed(local_store: Sto
 
 
 @pytest.mark.parametrize("megabytes", [0.3, 5])
-def test_weights_whose_file_changes_its_length_while_it_is_copied_are_refused(
-    tmp_path: Path, megabytes: float
-) -> None:
+def test_weights_whose_file_changes_its_length_while_it_is_copied_are_refused(tmp_path: Path, megabytes: float) -> None:
     weights = weights_file(tmp_path, megabytes=1)
     process = start(str(tmp_path / "store"), weights, **{VARIABLE: f"hold:file.copying:{tmp_path}/go"})
     assert process.stdout is not None

@@ -79,9 +79,7 @@ def test_a_truncated_download_costs_only_that_part(proxied: Store, proxy: Faulty
     assert len(proxy.seen(r"^GET .*/blobs/")) == PARTS + 2
 
 
-def test_a_download_damaged_on_its_way_is_fetched_again(
-    proxied: Store, proxy: FaultyProxy, weights: Path
-) -> None:
+def test_a_download_damaged_on_its_way_is_fetched_again(proxied: Store, proxy: FaultyProxy, weights: Path) -> None:
     published = put(proxied, weights)
     proxy.requests.clear()
     proxy.faults = [Fault(r"^GET .*/blobs/", flip_reply_at=1000)]
@@ -89,9 +87,7 @@ def test_a_download_damaged_on_its_way_is_fetched_again(
     assert len(proxy.seen(r"^GET .*/blobs/")) == 2 * PARTS
 
 
-def test_a_download_that_stays_damaged_is_never_handed_out(
-    proxied: Store, proxy: FaultyProxy, tmp_path: Path
-) -> None:
+def test_a_download_that_stays_damaged_is_never_handed_out(proxied: Store, proxy: FaultyProxy, tmp_path: Path) -> None:
     published = put(proxied, weights_file(tmp_path))
     proxy.faults = [Fault(r"^GET .*/blobs/", times=9, flip_reply_at=1000)]
     with pytest.raises(LostInvariantError, match="damaged"):

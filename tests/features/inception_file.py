@@ -13,9 +13,7 @@ class SmallInception(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.layers = nn.Sequential(
-            nn.AvgPool2d(13, 13), nn.Flatten(), nn.Linear(3 * 23 * 23, 2048), nn.ReLU()
-        )
+        self.layers = nn.Sequential(nn.AvgPool2d(13, 13), nn.Flatten(), nn.Linear(3 * 23 * 23, 2048), nn.ReLU())
         self.output = nn.Linear(2048, 1008)
 
     def forward(

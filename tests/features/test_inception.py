@@ -87,9 +87,7 @@ def test_the_distance_is_clean_fids(mode: str, weights: Path, store: Store, digi
     assert frechet_distance(a.mean, a.covariance, b.mean, b.covariance) == pytest.approx(expected, rel=1e-6)
 
 
-def test_the_score_leaves_out_the_bias_of_the_softmax_layer(
-    weights: Path, store: Store, digits: DatasetInfo
-) -> None:
+def test_the_score_leaves_out_the_bias_of_the_softmax_layer(weights: Path, store: Store, digits: DatasetInfo) -> None:
     images = _images(10, 3)
     network = torch.jit.load(str(weights))
     expected = inception_score(score_sums(network(images.float(), no_output_bias=True).detach()))
@@ -98,16 +96,12 @@ def test_the_score_leaves_out_the_bias_of_the_softmax_layer(
     assert inception_score(score_sums(seen.probabilities.detach())) == pytest.approx(expected, rel=1e-6)
 
 
-def test_both_modes_are_evaluators_of_their_own_name(
-    weights: Path, store: Store, digits: DatasetInfo
-) -> None:
+def test_both_modes_are_evaluators_of_their_own_name(weights: Path, store: Store, digits: DatasetInfo) -> None:
     names = [_open(store, mode, weights, digits).manifest.identity.distance_name for mode in MODES]
     assert names == ["fid_legacy_tensorflow", "fid_clean"]
 
 
-def test_once_in_the_store_the_file_is_needed_no_more(
-    weights: Path, store: Store, digits: DatasetInfo
-) -> None:
+def test_once_in_the_store_the_file_is_needed_no_more(weights: Path, store: Store, digits: DatasetInfo) -> None:
     known = _open(store, "clean", weights, digits).manifest
     assert find_or_publish_evaluator(store, _settings("clean", None, sha256_of(weights)), digits) == known
 
@@ -125,14 +119,10 @@ def test_without_weights_the_message_says_which_file_to_fetch(
     tmp_path: Path, digits: DatasetInfo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("PROGDISTILL_INCEPTION", raising=False)
-    with pytest.raises(
-        UsageError, match=r"inception-2015-12-05\.pt .*SHA-256 f58cb9b6.*PROGDISTILL_INCEPTION"
-    ):
+    with pytest.raises(UsageError, match=r"inception-2015-12-05\.pt .*SHA-256 f58cb9b6.*PROGDISTILL_INCEPTION"):
         find_or_publish_evaluator(open_store(str(tmp_path)), _settings("clean", None, None), digits)
 
 
-def test_another_file_than_the_official_one_is_refused(
-    weights: Path, tmp_path: Path, digits: DatasetInfo
-) -> None:
+def test_another_file_than_the_official_one_is_refused(weights: Path, tmp_path: Path, digits: DatasetInfo) -> None:
     with pytest.raises(LostInvariantError, match="expected f58cb9b6"):
         find_or_publish_evaluator(open_store(str(tmp_path)), _settings("clean", weights, None), digits)

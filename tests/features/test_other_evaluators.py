@@ -32,9 +32,7 @@ def _open(store: Store, info: DatasetInfo, **settings: object) -> FeatureExtract
 def test_efficientnet_knows_a_red_square_from_noise(store: Store, digits: DatasetInfo) -> None:
     color = digits.model_copy(update={"channels": 3, "image_size": 32})
     evaluator = _open(store, color, evaluator="efficientnet_lite0")
-    noise = torch.randint(
-        0, 256, (2, 3, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
-    )
+    noise = torch.randint(0, 256, (2, 3, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     red = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
     red[:, 0] = 200
     seen = evaluator.extract(torch.cat((red, noise)))
@@ -95,9 +93,7 @@ def test_a_digest_alone_finds_a_torchscript_network_in_the_store(
     assert find_or_publish_evaluator(store, settings, digits) == published
 
 
-def test_once_in_the_store_a_pinned_file_is_needed_no_more(
-    store: Store, digits: DatasetInfo, tmp_path: Path
-) -> None:
+def test_once_in_the_store_a_pinned_file_is_needed_no_more(store: Store, digits: DatasetInfo, tmp_path: Path) -> None:
     path = _flatten_onnx(tmp_path)
     settings = pinned(EvaluationSettings(evaluator="features_file", weights=str(path)))
     published = find_or_publish_evaluator(store, settings, digits)

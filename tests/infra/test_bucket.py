@@ -50,9 +50,7 @@ SENT_BY_BOTO3 = {"GetObject", "CreateMultipartUpload", "UploadPart", "CompleteMu
 def _operations_in_code() -> set[str]:
     """Every operation that the S3 store's code calls or pages through."""
     names = {"".join(part.title() for part in one.split("_")) for one in _client_methods()}
-    return names & set(
-        boto3.session.Session().client("s3", region_name="us-east-1").meta.service_model.operation_names
-    )
+    return names & set(boto3.session.Session().client("s3", region_name="us-east-1").meta.service_model.operation_names)
 
 
 def _client_methods() -> Iterator[str]:
@@ -163,9 +161,7 @@ def test_maintenances_policy_allows_collecting_garbage(
     assert {"s3:AbortMultipartUpload", "s3:DeleteObject"} <= {action for action, _ in sent}
 
 
-@pytest.mark.parametrize(
-    "folder", ["blobs/", "checkpoints/", "jobs/", "aliases/", "runs/", "reports/", "evaluations/"]
-)
+@pytest.mark.parametrize("folder", ["blobs/", "checkpoints/", "jobs/", "aliases/", "runs/", "reports/", "evaluations/"])
 def test_no_worker_or_driver_can_remove_what_a_run_left(folder: str) -> None:
     for policies in (READER, WORKER, DRIVER):
         assert not allows(policies, "s3:DeleteObject", f"{BUCKET}/models/{folder}x/result.json")

@@ -18,11 +18,7 @@ from tests.infra.policies import template
 from tests.infra.tools import INFRA, KUBERNETES, ROOT, objects, run, tool
 
 GUIDES = ["production", "tpu", "disaster_recovery", "security", "costs"]
-PAGES = [
-    *(ROOT / "docs" / f"{name}.md" for name in GUIDES),
-    INFRA / "README.md",
-    INFRA / "metaflow" / "README.md",
-]
+PAGES = [*(ROOT / "docs" / f"{name}.md" for name in GUIDES), INFRA / "README.md", INFRA / "metaflow" / "README.md"]
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 
@@ -103,9 +99,7 @@ def test_every_option_of_a_run_exists() -> None:
             after = words[words.index("run") + 1 :]
             assert {word for word in after if word.startswith("--")} <= known, " ".join(words)
     deployed = [words for words in runs if "argo-workflows" in words]
-    assert deployed and all(
-        Path(_option(words, "deployment")).name == "deployment.toml" for words in deployed
-    )
+    assert deployed and all(Path(_option(words, "deployment")).name == "deployment.toml" for words in deployed)
 
 
 def test_every_folder_that_is_applied_renders() -> None:

@@ -133,9 +133,7 @@ def test_the_tpu_image_adds_pinned_packages_beside_the_lock() -> None:
 
 def test_the_package_builds_from_what_dockerignore_lets_through(tmp_path: Path) -> None:
     allowed = re.findall(r"^!(\S+)$", (ROOT / ".dockerignore").read_text(), re.MULTILINE)
-    copied = {
-        part for line in re.findall(r"^COPY (?!--from)(.*) \S+$", DOCKERFILE, re.M) for part in line.split()
-    }
+    copied = {part for line in re.findall(r"^COPY (?!--from)(.*) \S+$", DOCKERFILE, re.M) for part in line.split()}
     assert all(any(one.startswith(path) for path in allowed) for one in copied)
     context = tmp_path / "context"
     for path in ("pyproject.toml", "README.md", "LICENSE", "progdistill"):

@@ -88,9 +88,7 @@ def test_pods_use_accounts_and_configuration_that_exist(folder: str) -> None:
     maps = {one["metadata"]["name"] for one in of_kind(folder, "ConfigMap")}
     assert {pod["serviceAccountName"] for pod in _pods(folder)} <= accounts
     for container in _containers(folder):
-        named = {
-            source["configMapRef"]["name"] for source in container["envFrom"] if "configMapRef" in source
-        }
+        named = {source["configMapRef"]["name"] for source in container["envFrom"] if "configMapRef" in source}
         assert named and named <= maps
 
 

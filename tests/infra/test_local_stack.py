@@ -72,9 +72,7 @@ def test_the_file_with_the_secrets_is_never_committed() -> None:
 
 def test_the_profile_for_the_desk_leads_to_the_stack() -> None:
     profile = json.loads((INFRA / "metaflow" / "config_desk.json").read_text())
-    published = {
-        f"http://{port.rpartition(':')[0]}" for one in SERVICES.values() for port in one.get("ports", [])
-    }
+    published = {f"http://{port.rpartition(':')[0]}" for one in SERVICES.values() for port in one.get("ports", [])}
     addresses = {value for value in profile.values() if value.startswith("http")}
     assert addresses == published
     ui = SERVICES["ui"]["environment"]

@@ -59,9 +59,7 @@ def test_profiles_hold_no_secret_and_no_bucket_of_others() -> None:
 
 def test_the_argo_profile_names_objects_that_the_manifests_make() -> None:
     argo = PROFILES["argo"]
-    accounts = {
-        (one["metadata"]["namespace"], one["metadata"]["name"]) for one in of_kind("base", "ServiceAccount")
-    }
+    accounts = {(one["metadata"]["namespace"], one["metadata"]["name"]) for one in of_kind("base", "ServiceAccount")}
     account = (argo["METAFLOW_KUBERNETES_NAMESPACE"], argo["METAFLOW_KUBERNETES_SERVICE_ACCOUNT"])
     assert account in accounts
     services = {

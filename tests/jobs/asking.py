@@ -24,10 +24,6 @@ def request_for(spec: JobSpec, store: Store, digits: DatasetInfo, **changes: Any
 def base_of_two_ranks(store: Store, digits: DatasetInfo, seed: int, **training: Any) -> JobRequest:
     """Ask for a base model of eight updates on two ranks, with a snapshot each second update."""
     spec = TrainBaseSpec(
-        dataset_fingerprint=digits.fingerprint,
-        seed=seed,
-        world_size=2,
-        model=tiny(),
-        training=settings(8, **training),
+        dataset_fingerprint=digits.fingerprint, seed=seed, world_size=2, model=tiny(), training=settings(8, **training)
     )
     return request_for(spec, store, digits, snapshots=SnapshotSettings(interval_updates=2))

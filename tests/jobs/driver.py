@@ -19,9 +19,7 @@ def main(path: str) -> int:
     facts = json.loads(Path(path).read_text())
     request = JobRequest.model_validate(facts["request"])
     store = open_store(request.store)
-    launcher = KubernetesLauncher(
-        store, ClusterSettings.model_validate(facts["cluster"]), Path(facts["logs"])
-    )
+    launcher = KubernetesLauncher(store, ClusterSettings.model_validate(facts["cluster"]), Path(facts["logs"]))
     try:
         print(complete(store, launcher, request).result.output_of(CheckpointOutput).checkpoint_id)
     except ProgdistillError as error:

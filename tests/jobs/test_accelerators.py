@@ -56,9 +56,7 @@ def test_amds_are_those_that_can_compute(make_machine: MakeMachine) -> None:
     assert accelerators_here(make_machine("dev/kfd")) == Accelerators("cuda", 2)
 
 
-@pytest.mark.parametrize(
-    "files", [("dev/accel0", "dev/accel1"), ("dev/vfio/0", "dev/vfio/1", "dev/vfio/vfio")]
-)
+@pytest.mark.parametrize("files", [("dev/accel0", "dev/accel1"), ("dev/vfio/0", "dev/vfio/1", "dev/vfio/vfio")])
 def test_tpus_are_googles_pci_devices(files: tuple[str, ...], make_machine: MakeMachine) -> None:
     assert accelerators_here(make_machine(*files, pci=("0x1ae0", "0x006f"))) == Accelerators("tpu", 2)
 
@@ -108,10 +106,7 @@ def test_a_job_on_the_cpu_has_one_rank_whatever_accelerators_there_are() -> None
     [
         (Accelerators("cpu", 0), "none: jobs run on the CPU"),
         (Accelerators("tpu", 4), "4 of kind tpu, which torch does not find: pip install torch-tpu==0.2.0"),
-        (
-            Accelerators("cuda", 2),
-            "2 of kind cuda, which torch does not find: install torch's build for them",
-        ),
+        (Accelerators("cuda", 2), "2 of kind cuda, which torch does not find: install torch's build for them"),
     ],
 )
 def test_the_doctor_names_accelerators_that_torch_leaves_idle(here: Accelerators, said: str) -> None:

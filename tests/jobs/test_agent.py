@@ -81,9 +81,7 @@ def test_a_rank_that_was_killed_or_lost_a_peer_is_restarted_with_all_others(
     ("rank_0", "rank_1", "status"),
     [(75, 2, 2), (75, 1, 1), (1, 1, 1), (1, 2, 2), (130, 130, 130), (130, 75, 130), (130, 1, 1)],
 )
-def test_an_error_is_final_and_wins_over_what_it_did_to_other_ranks(
-    rank_0: int, rank_1: int, status: int
-) -> None:
+def test_an_error_is_final_and_wins_over_what_it_did_to_other_ranks(rank_0: int, rank_1: int, status: int) -> None:
     done = run(f"import os; os._exit(({rank_0}, {rank_1})[int(os.environ['RANK'])])")
     assert done.returncode == status
     assert "restarting" not in done.stderr
@@ -200,9 +198,7 @@ def in_pairs(tmp_path: Path, then: str = "print('well')") -> str:
     """
 
 
-def test_a_host_that_is_replaced_meets_the_survivor_and_a_stranger_meets_nobody(
-    hosts: Hosts, tmp_path: Path
-) -> None:
+def test_a_host_that_is_replaced_meets_the_survivor_and_a_stranger_meets_nobody(hosts: Hosts, tmp_path: Path) -> None:
     script = in_pairs(tmp_path)
     second = hosts.start(1, script)
     assert "host 0 does not answer at 127.0.0.1:" in line_with(second, "does not answer")

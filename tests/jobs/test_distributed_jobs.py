@@ -84,16 +84,12 @@ def rank_of(agent: int, rank: str) -> int:
 def test_a_job_that_kills_its_ranks_before_any_progress_fails(
     digits: DatasetInfo, store: Store, tmp_path: Path
 ) -> None:
-    status, output = finish(
-        start(base_of_two_ranks(store, digits, seed=4), tmp_path, "kill:training.update@1")
-    )
+    status, output = finish(start(base_of_two_ranks(store, digits, seed=4), tmp_path, "kill:training.update@1"))
     assert status == 1
     assert f"no newer snapshot after {RESTARTS_WITHOUT_PROGRESS} restarts" in output
 
 
-def test_of_ranks_that_fail_together_none_is_restarted(
-    digits: DatasetInfo, store: Store, tmp_path: Path
-) -> None:
+def test_of_ranks_that_fail_together_none_is_restarted(digits: DatasetInfo, store: Store, tmp_path: Path) -> None:
     job = base_of_two_ranks(store, digits, seed=4, learning_rate=1e30)
     status, output = finish(start(job, tmp_path))
     assert status == 1 and "not finite" in output and "restarting" not in output
@@ -141,9 +137,7 @@ def test_ranks_stop_when_their_driver_is_gone(digits: DatasetInfo, store: Store,
     assert status == 130 or checkpoint_of(store, job), output
 
 
-def test_progress_is_the_newest_snapshot_that_every_rank_has_finished(
-    digits: DatasetInfo, store: Store
-) -> None:
+def test_progress_is_the_newest_snapshot_that_every_rank_has_finished(digits: DatasetInfo, store: Store) -> None:
     import torch
 
     spec = base_of_two_ranks(store, digits, seed=4).spec

@@ -6,16 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from progdistill.jobs.events import (
-    PREFIX,
-    Event,
-    EventFile,
-    JobEvent,
-    TrainingEvent,
-    deliver,
-    emit,
-    suppress_errors,
-)
+from progdistill.jobs.events import PREFIX, Event, EventFile, JobEvent, TrainingEvent, deliver, emit, suppress_errors
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 TRAINING = TrainingEvent(
@@ -44,8 +35,7 @@ def test_what_a_worker_says_is_what_a_launcher_hears(
 
 
 @pytest.mark.parametrize(
-    "line",
-    ["student of 4 steps:  25% · 50/200 updates\n", "", PREFIX, PREFIX + TRAINING.model_dump_json()[:-30]],
+    "line", ["student of 4 steps:  25% · 50/200 updates\n", "", PREFIX, PREFIX + TRAINING.model_dump_json()[:-30]]
 )
 def test_lines_for_people_and_lines_cut_off_are_no_events(line: str) -> None:
     received: list[Event] = []

@@ -22,11 +22,7 @@ from progdistill.jobs.spec import (
     PrepareEvaluatorSpec,
     TrainBaseSpec,
 )
-from progdistill.registry.checkpoint import (
-    CheckpointKind,
-    load_manifest,
-    verify_weights,
-)
+from progdistill.registry.checkpoint import CheckpointKind, load_manifest, verify_weights
 from progdistill.registry.evaluations import Measurement
 from progdistill.store.base import Store
 from progdistill.store.documents import declared_references, publish_record, read_record
@@ -103,10 +99,7 @@ def test_whatever_an_evaluation_has_lost_is_made_again(store: Store, digits: Dat
     asked = EvaluationSettings(samples=20, batch_size=10, shown_samples=4, neighbors_at_steps=(2,))
     facts = {"dataset_fingerprint": digits.fingerprint, "seed": 0, "evaluation": asked}
     student = publish(store, tiny(), CheckpointKind.STUDENT, sampling_steps=2).id
-    specs = (
-        PrepareEvaluatorSpec(**facts),
-        EvaluateSpec(**facts, checkpoint=student, baseline=None, sampling_steps=2),
-    )
+    specs = (PrepareEvaluatorSpec(**facts), EvaluateSpec(**facts, checkpoint=student, baseline=None, sampling_steps=2))
 
     def evaluated() -> EvaluationRecord:
         for spec in specs:
@@ -158,13 +151,9 @@ def undeclared_references(store: Store) -> dict[str, set[str]]:
     return undeclared
 
 
-def test_a_lost_measurement_is_published_again_from_its_jobs_result(
-    store: Store, digits: DatasetInfo
-) -> None:
+def test_a_lost_measurement_is_published_again_from_its_jobs_result(store: Store, digits: DatasetInfo) -> None:
     measured = any_measurement(any_spec())
-    record = EvaluationRecord(
-        checkpoint_id="a" * 64, kind=CheckpointKind.BASE, sampling_steps=4, distilled=measured
-    )
+    record = EvaluationRecord(checkpoint_id="a" * 64, kind=CheckpointKind.BASE, sampling_steps=4, distilled=measured)
     spec = EvaluateSpec(
         dataset_fingerprint=digits.fingerprint,
         seed=0,

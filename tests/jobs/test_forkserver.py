@@ -84,9 +84,7 @@ def test_a_worker_reports_how_it_ended_though_its_fork_server_was_killed(tmp_pat
     assert done.stdout.split() == ["None", "1"], done.stderr
 
 
-def test_an_order_too_long_for_a_message_forks_nothing_and_harms_no_other(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_an_order_too_long_for_a_message_forks_nothing_and_harms_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     with fork_server():
         with monkeypatch.context() as long:
             for number in range(5):

@@ -63,9 +63,7 @@ def test_a_token_that_expires_is_read_anew(cluster: Cluster, api: ClusterApi) ->
     assert [request.status for request in cluster.requests] == [401, 200, 401, 200]
 
 
-def test_credentials_that_are_refused_when_read_anew_are_the_users_to_renew(
-    cluster: Cluster, api: ClusterApi
-) -> None:
+def test_credentials_that_are_refused_when_read_anew_are_the_users_to_renew(cluster: Cluster, api: ClusterApi) -> None:
     stale = cluster.kubeconfig.read_text()
     cluster.renew_token("another")
     cluster.kubeconfig.write_text(stale)

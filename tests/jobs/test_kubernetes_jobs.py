@@ -19,9 +19,7 @@ from tests.jobs.kubernetes_jobs import OneJob, cluster, cluster_digits, expected
 __all__ = ["cluster", "cluster_digits", "expected", "job"]
 
 
-def test_two_pods_train_what_two_local_ranks_train_and_leave_nothing_behind(
-    job: OneJob, expected: str
-) -> None:
+def test_two_pods_train_what_two_local_ranks_train_and_leave_nothing_behind(job: OneJob, expected: str) -> None:
     job.hold()
     driver = job.drive()
     said = job.wait_for_line(driver, "[rank 1] reached training.update")
@@ -73,9 +71,7 @@ def test_two_drivers_of_one_job_both_return_its_result(job: OneJob, expected: st
     assert creations(job) == 1
 
 
-def test_an_interrupted_driver_leaves_the_job_running_unless_told_otherwise(
-    job: OneJob, expected: str
-) -> None:
+def test_an_interrupted_driver_leaves_the_job_running_unless_told_otherwise(job: OneJob, expected: str) -> None:
     job.hold()
     first = job.drive()
     job.wait_for_line(first, "reached training.update")
@@ -151,9 +147,7 @@ def test_a_setting_that_is_wrong_fails_at_once_with_what_the_worker_said(job: On
 
 
 @pytest.mark.slow
-def test_a_failed_job_shows_its_reason_and_is_replaced_by_the_next_attempt(
-    job: OneJob, expected: str
-) -> None:
+def test_a_failed_job_shows_its_reason_and_is_replaced_by_the_next_attempt(job: OneJob, expected: str) -> None:
     job.change(backoff_limit=0)
     calm = job.settings
     job.change(env={**job.settings.env, "PROGDISTILL_FAULT": "kill:training.update@5"})

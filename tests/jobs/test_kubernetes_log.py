@@ -45,9 +45,7 @@ def answering(*answers: Sequence[bytes]) -> Iterator[tuple[ClusterApi, list[str]
             self.send_header("Transfer-Encoding", "chunked")
             self.end_headers()
             for chunk in chunks:
-                kept = b"".join(
-                    line for line in chunk.splitlines(keepends=True) if line.decode("latin1") >= since
-                )
+                kept = b"".join(line for line in chunk.splitlines(keepends=True) if line.decode("latin1") >= since)
                 if kept:
                     self.wfile.write(b"%x\r\n%s\r\n" % (len(kept), kept))
             self.wfile.write(b"0\r\n\r\n")

@@ -9,12 +9,7 @@ import pytest
 
 from progdistill.config.cluster import ClusterSettings
 from progdistill.data.dataset import DatasetInfo
-from progdistill.jobs.kubernetes.manifest import (
-    Submission,
-    job_manifest,
-    service_manifest,
-    submission_for,
-)
+from progdistill.jobs.kubernetes.manifest import Submission, job_manifest, service_manifest, submission_for
 from progdistill.store.open import open_store
 from tests.jobs.kubernetes_jobs import IMAGE, cluster_digits, small_job
 
@@ -67,9 +62,7 @@ TPU = {"accelerator": "google.com/tpu", "tpu_type": "tpu-v5-lite-podslice"}
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("settings", [{}, FULL])
-def test_manifests_are_valid_by_the_published_schemas(
-    version: str, settings: dict[str, Any], submit: Any
-) -> None:
+def test_manifests_are_valid_by_the_published_schemas(version: str, settings: dict[str, Any], submit: Any) -> None:
     submission = submit(**settings)
     for manifest in (job_manifest(submission), service_manifest(submission, "1234")):
         kubernetes_validate.validate(manifest, version, strict=True)
@@ -91,11 +84,7 @@ def test_pods_meet_the_restricted_pod_security_standard(submit: Any) -> None:
 
 def test_what_the_end_of_a_pod_means_is_settled_in_the_job(submit: Any) -> None:
     spec = job_manifest(submit(backoff_limit=3))["spec"]
-    assert (spec["completionMode"], spec["podReplacementPolicy"], spec["backoffLimit"]) == (
-        "Indexed",
-        "Failed",
-        3,
-    )
+    assert (spec["completionMode"], spec["podReplacementPolicy"], spec["backoffLimit"]) == ("Indexed", "Failed", 3)
     disrupted, others, setting = spec["podFailurePolicy"]["rules"]
     assert disrupted["action"] == others["action"] == "Ignore" and setting["action"] == "FailJob"
     assert others["onExitCodes"]["values"] == [75, 130]

@@ -27,9 +27,7 @@ def _reach(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def prepared(store: str, *settings: str, image: str = IMAGE, dataset: str | None = None) -> PreparedRun:
     changes = (f"cluster.image={image}",) if image else ()
-    return prepare_run(
-        RunOptions(launcher="kubernetes", store=store, dataset=dataset, set=(*changes, *settings))
-    )
+    return prepare_run(RunOptions(launcher="kubernetes", store=store, dataset=dataset, set=(*changes, *settings)))
 
 
 def test_the_embedded_digits_are_put_where_pods_reach_them(s3_uri: str, cluster_digits: DatasetInfo) -> None:

@@ -25,12 +25,7 @@ from progdistill.training.guidance import GuidanceRange
 from tests.training.conftest import settings, tiny
 
 SHARED: dict[str, Any] = {"dataset_fingerprint": "f" * 64, "seed": 0, "training": settings(4)}
-STUDENT: dict[str, Any] = {
-    **SHARED,
-    "teacher": "a" * 64,
-    "student_steps": 8,
-    "prediction": PredictionType.V,
-}
+STUDENT: dict[str, Any] = {**SHARED, "teacher": "a" * 64, "student_steps": 8, "prediction": PredictionType.V}
 RANGE = GuidanceRange(lowest=1, highest=5)
 
 
@@ -88,11 +83,7 @@ def test_guidance_makes_another_measurement_and_the_world_size_does_not() -> Non
 def test_a_result_has_the_output_of_its_kind_of_job_and_refers_to_it() -> None:
     now = datetime.now(UTC)
     result = JobResult(
-        job_id="c" * 64,
-        output=EvaluatorOutput(evaluator_id="d" * 64),
-        started_at=now,
-        finished_at=now,
-        device="cpu",
+        job_id="c" * 64, output=EvaluatorOutput(evaluator_id="d" * 64), started_at=now, finished_at=now, device="cpu"
     )
     assert JobResult.model_validate_json(result.model_dump_json()) == result
     assert list(result.references()) == [evaluator_key("d" * 64)]

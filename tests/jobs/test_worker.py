@@ -33,9 +33,7 @@ def request_of(store: Store, digits: DatasetInfo) -> Callable[[str], JobRequest]
         "measuring": PrepareEvaluatorSpec(
             dataset_fingerprint=digits.fingerprint, seed=0, evaluation=EvaluationSettings()
         ),
-        "training": TrainBaseSpec(
-            dataset_fingerprint=digits.fingerprint, seed=0, model=tiny(), training=settings(1)
-        ),
+        "training": TrainBaseSpec(dataset_fingerprint=digits.fingerprint, seed=0, model=tiny(), training=settings(1)),
     }
     return lambda kind: request_for(specs[kind], store, digits)
 
@@ -64,9 +62,7 @@ def test_a_second_signal_while_a_measurement_is_left_changes_nothing(
 
 
 @pytest.mark.parametrize("kind", ["measuring", "training"])
-@pytest.mark.parametrize(
-    ("failure", "status"), [(None, 0), (ProgdistillError("no"), 1), (ValueError("no"), 1)]
-)
+@pytest.mark.parametrize(("failure", "status"), [(None, 0), (ProgdistillError("no"), 1), (ValueError("no"), 1)])
 def test_signals_after_the_work_do_not_change_how_it_ended(
     failure: Exception | None,
     status: int,

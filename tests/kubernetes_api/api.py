@@ -12,14 +12,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from tests.kubernetes_api import validation
-from tests.kubernetes_api.errors import (
-    ApiError,
-    bad_request,
-    forbidden,
-    no_such_path,
-    not_found,
-    not_implemented,
-)
+from tests.kubernetes_api.errors import ApiError, bad_request, forbidden, no_such_path, not_found, not_implemented
 from tests.kubernetes_api.objects import EVENTS, JOBS, NAMESPACES, PODS, RESOURCES, SERVICES, Object, Resource
 from tests.kubernetes_api.storage import Change, Storage
 
@@ -294,9 +287,7 @@ def _seen(change: Change, matches: Matches) -> str | None:
 
 def _bookmark(resource: Resource, version: int) -> bytes:
     metadata = {"resourceVersion": str(version), "creationTimestamp": None}
-    return _event(
-        "BOOKMARK", {"kind": resource.kind, "apiVersion": resource.api_version, "metadata": metadata}
-    )
+    return _event("BOOKMARK", {"kind": resource.kind, "apiVersion": resource.api_version, "metadata": metadata})
 
 
 def _event(kind: str, item: Object) -> bytes:

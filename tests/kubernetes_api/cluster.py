@@ -134,9 +134,7 @@ class Cluster:
             container = self._kubelet.container(self._pod(pod))
             if container is None:
                 raise LookupError("the pod has no running container")
-            container.evicted = (
-                "Pod ephemeral local storage usage exceeds the total limit of containers 1Gi. "
-            )
+            container.evicted = "Pod ephemeral local storage usage exceeds the total limit of containers 1Gi. "
             container.terminate(1)
 
     def was_told_to_stop(self, pod: Object) -> bool:

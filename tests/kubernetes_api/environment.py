@@ -26,9 +26,7 @@ class ConfigError(Exception):
     """The container cannot be made: CreateContainerConfigError with this message."""
 
 
-def compose(
-    storage: Storage, pod: Object, image: Mapping[str, str], folder: Path
-) -> tuple[dict[str, str], list[str]]:
+def compose(storage: Storage, pod: Object, image: Mapping[str, str], folder: Path) -> tuple[dict[str, str], list[str]]:
     """The environment (over that of the image) and the argument vector of the pod's container."""
     container = pod["spec"]["containers"][0]
     own: dict[str, str] = {}

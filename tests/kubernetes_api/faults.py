@@ -48,11 +48,7 @@ class Faults:
         self._add(Fault(method, path_regex, "reset", times, after_work=after_work))
 
     def cut_stream(
-        self,
-        path_regex: str,
-        after_bytes: int | None = None,
-        times: int = 1,
-        after_events: int | None = None,
+        self, path_regex: str, after_bytes: int | None = None, times: int = 1, after_events: int | None = None
     ) -> None:
         """A watch or followed log breaks off after so many bytes, or whole events or lines."""
         self._add(Fault("GET", path_regex, "cut", times, after_bytes=after_bytes, after_events=after_events))

@@ -155,9 +155,7 @@ class JobController:
     def _create_missing(self, job: Object) -> Times:
         """Create the pods of missing indexes; of two pods of one index the younger is deleted."""
         uid, taken = job["metadata"]["uid"], read_indexes(job["status"].get("completedIndexes", ""))
-        for pod in sorted(
-            self._pods(job, _is_active), key=lambda pod: int(pod["metadata"]["resourceVersion"])
-        ):
+        for pod in sorted(self._pods(job, _is_active), key=lambda pod: int(pod["metadata"]["resourceVersion"])):
             if index_of(pod) in taken:
                 self._delete(pod)
             taken.add(index_of(pod))
@@ -276,13 +274,7 @@ def new_pod(job: Object, index: int) -> Object:
     spec.setdefault("hostname", f"{name}-{index}")
     source = {"fieldRef": {"fieldPath": f"metadata.labels['{INDEX}']"}}
     spec["containers"][0].setdefault("env", []).append({"name": "JOB_COMPLETION_INDEX", "valueFrom": source})
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": metadata,
-        "spec": spec,
-        "status": {"phase": "Pending"},
-    }
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec, "status": {"phase": "Pending"}}
 
 
 def index_of(pod: Object) -> int:

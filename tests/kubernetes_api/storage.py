@@ -14,17 +14,7 @@ from dataclasses import dataclass
 
 from tests.kubernetes_api import errors
 from tests.kubernetes_api.errors import ApiError
-from tests.kubernetes_api.objects import (
-    EVENTS,
-    PODS,
-    RESOURCES,
-    Object,
-    Resource,
-    is_finished,
-    key_of,
-    now,
-    timestamp,
-)
+from tests.kubernetes_api.objects import EVENTS, PODS, RESOURCES, Object, Resource, is_finished, key_of, now, timestamp
 
 
 @dataclass(frozen=True)
@@ -85,9 +75,7 @@ class Storage:
             self._write(resource, "ADDED", item, None)
             return copy.deepcopy(item)
 
-    def update(
-        self, resource: Resource, namespace: str, name: str, change: Callable[[Object], None]
-    ) -> Object:
+    def update(self, resource: Resource, namespace: str, name: str, change: Callable[[Object], None]) -> Object:
         """Read, change and write in one go; nothing is written when nothing changes."""
         with self.changed:
             before = self.get(resource, namespace, name)
@@ -177,9 +165,7 @@ class Storage:
             self.changed.notify_all()
 
 
-def record_event(
-    storage: Storage, about: Object, kind: str, reason: str, message: str, component: str
-) -> None:
+def record_event(storage: Storage, about: Object, kind: str, reason: str, message: str, component: str) -> None:
     """Record an event of type `kind` (Normal or Warning) about an object, once."""
     namespace, name = key_of(about)
     with storage.changed:

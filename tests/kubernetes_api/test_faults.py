@@ -12,28 +12,12 @@ import urllib3
 from kubernetes.client.exceptions import ApiException
 
 from tests.kubernetes_api import Cluster, running_cluster
-from tests.kubernetes_api.helpers import (
-    Client,
-    client_of,
-    conditions,
-    finished,
-    job,
-    pod,
-    refusal,
-    running,
-    service,
-)
+from tests.kubernetes_api.helpers import Client, client_of, conditions, finished, job, pod, refusal, running, service
 
 
 @pytest.mark.parametrize(
     ("code", "reason"),
-    [
-        (403, "Forbidden"),
-        (410, "Expired"),
-        (429, "TooManyRequests"),
-        (500, "InternalError"),
-        (504, "Timeout"),
-    ],
+    [(403, "Forbidden"), (410, "Expired"), (429, "TooManyRequests"), (500, "InternalError"), (504, "Timeout")],
 )
 def test_an_answer_of_a_status_is_given_to_the_next_requests(
     cluster: Cluster, client: Client, code: int, reason: str
@@ -77,9 +61,7 @@ def test_a_followed_log_breaks_off_after_a_line(cluster: Cluster, client: Client
     assert received == [b"1\n"]
 
 
-def test_jobs_go_on_while_the_server_does_not_answer(
-    cluster: Cluster, client: Client, tmp_path: Path
-) -> None:
+def test_jobs_go_on_while_the_server_does_not_answer(cluster: Cluster, client: Client, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "go")
     client.batch.create_namespaced_job("default", job("x", f"cat {tmp_path}/go"))
     address = cluster.url

@@ -6,16 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.kubernetes_api import Cluster, Node, running_cluster
-from tests.kubernetes_api.helpers import (
-    Client,
-    client_of,
-    conditions,
-    finished,
-    in_phase,
-    job,
-    log_of,
-    running,
-)
+from tests.kubernetes_api.helpers import Client, client_of, conditions, finished, in_phase, job, log_of, running
 from tests.kubernetes_api.jobs import read_indexes, written_indexes
 from tests.kubernetes_api.objects import condition
 
@@ -42,9 +33,7 @@ def test_each_index_runs_in_a_process_of_its_own_at_the_same_time(
     for name in ("0", "1"):
         os.mkfifo(tmp_path / name)
     # Each opens the pipe that the other needs: one after the other would never end.
-    meet = (
-        f"cd {tmp_path}; if [ $JOB_COMPLETION_INDEX = 0 ]; then echo a > 0; cat 1; else cat 0; echo a > 1; fi"
-    )
+    meet = f"cd {tmp_path}; if [ $JOB_COMPLETION_INDEX = 0 ]; then echo a > 0; cat 1; else cat 0; echo a > 1; fi"
     command = f"{meet}; echo $JOB_COMPLETION_INDEX $HOSTNAME"
     client.batch.create_namespaced_job("default", job("x", command, hosts=2))
     done = finished(cluster)
@@ -79,10 +68,7 @@ def test_a_finished_job_goes_when_its_time_to_live_is_over(cluster: Cluster, cli
 def test_a_deadline_ends_the_job(cluster: Cluster, client: Client) -> None:
     """ "Job termination and cleanup": all running pods are terminated, reason DeadlineExceeded."""
     client.batch.create_namespaced_job("default", job("x", "sleep 60", activeDeadlineSeconds=1))
-    assert conditions(finished(cluster)) == {
-        "FailureTarget": "DeadlineExceeded",
-        "Failed": "DeadlineExceeded",
-    }
+    assert conditions(finished(cluster)) == {"FailureTarget": "DeadlineExceeded", "Failed": "DeadlineExceeded"}
     cluster.wait_for(lambda: not cluster.objects("pods"))
 
 
@@ -157,9 +143,7 @@ def test_a_pod_that_its_node_evicts_fails_whatever_it_exits_with(cluster: Cluste
     assert condition(failed, "DisruptionTarget")["reason"] == "TerminationByKubelet"
 
 
-def test_a_terminating_pod_is_replaced_when_it_has_ended(
-    cluster: Cluster, client: Client, tmp_path: Path
-) -> None:
+def test_a_terminating_pod_is_replaced_when_it_has_ended(cluster: Cluster, client: Client, tmp_path: Path) -> None:
     """podReplacementPolicy Failed: wait until the terminating pod "is fully terminated"."""
     command = f"trap 'echo stopping; cat {tmp_path}/go; exit 1' TERM; echo up; while :; do sleep 0.05; done"
     os.mkfifo(tmp_path / "go")

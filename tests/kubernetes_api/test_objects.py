@@ -67,11 +67,7 @@ _GPU = {"containers": [container("true", {"resources": {"requests": {"nvidia.com
         (job("x" * 64, "true"), "spec.template.labels", "must be no more than 63 bytes"),
         (job("a.b", "true"), "metadata.name", "will not able to create pod with invalid DNS label"),
         (job("x" * 63, "true"), "metadata.name", "must be no more than 63 characters"),
-        (
-            job("x", "true", pod_spec=_GPU),
-            "spec.template.spec.containers[0].resources.limits",
-            "Limit must be set",
-        ),
+        (job("x", "true", pod_spec=_GPU), "spec.template.spec.containers[0].resources.limits", "Limit must be set"),
         (
             job("x", "true", podFailurePolicy=_policy("Ignore")),
             "spec.podFailurePolicy.rules[0]",
@@ -172,9 +168,7 @@ def test_a_selector_selects_by_label(client: Client) -> None:
 
 
 def _watched(client: Client, **options: Any) -> list[tuple[str, str]]:
-    stream = watch.Watch().stream(
-        client.core.list_namespaced_service, "default", **{"timeout_seconds": 0, **options}
-    )
+    stream = watch.Watch().stream(client.core.list_namespaced_service, "default", **{"timeout_seconds": 0, **options})
     return [(event["type"], event["object"].metadata.name) for event in stream]
 
 
@@ -187,10 +181,7 @@ def test_a_watch_from_a_list_shows_what_came_after_it(client: Client) -> None:
     client.core.delete_namespaced_service("x", "default")
     seen = _watched(client, resource_version=version, label_selector="wanted=yes")
     assert seen == [("ADDED", "x"), ("DELETED", "x")]
-    assert sorted(_watched(client)) == [
-        ("ADDED", "before"),
-        ("ADDED", "y"),
-    ]  # without a version: all there is
+    assert sorted(_watched(client)) == [("ADDED", "before"), ("ADDED", "y")]  # without a version: all there is
 
 
 def test_an_expired_version_is_an_error_event_of_410(cluster: Cluster, client: Client) -> None:
@@ -243,9 +234,7 @@ def test_foreground_deletion_keeps_the_job_until_its_pods_are_gone(
     cluster.wait_for(lambda: not any(cluster.objects(kind) for kind in ("jobs", "pods", "services")))
 
 
-def test_background_deletion_deletes_the_job_at_once_and_its_dependents_after(
-    cluster: Cluster, client: Client
-) -> None:
+def test_background_deletion_deletes_the_job_at_once_and_its_dependents_after(cluster: Cluster, client: Client) -> None:
     owner = client.batch.create_namespaced_job("default", job("x", "exec sleep 60"))
     running(cluster)
     client.batch.delete_namespaced_job("x", "default", body={"propagationPolicy": "Background"})

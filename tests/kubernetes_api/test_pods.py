@@ -37,12 +37,7 @@ def test_the_environment_comes_from_all_its_sources(cluster: Cluster, client: Cl
         {"name": "BOTH", "value": "$(NAME)/$(TOKEN)/$(NOBODY)/$$(NAME)"},
     ]
     secret = [{"secretRef": {"name": "keys"}}]
-    container = {
-        "command": ["sh", "-c"],
-        "args": ['echo "$BOTH $0"', "$(NAME)"],
-        "env": env,
-        "envFrom": secret,
-    }
+    container = {"command": ["sh", "-c"], "args": ['echo "$BOTH $0"', "$(NAME)"], "env": env, "envFrom": secret}
     client.core.create_namespaced_pod("default", pod("x", "", container=container))
     waiting = {"reason": "CreateContainerConfigError", "message": 'secret "keys" not found'}
     cluster.wait_for(lambda: state(cluster).get("waiting") == waiting)
@@ -117,9 +112,7 @@ def test_a_container_out_of_memory_is_oomkilled(cluster: Cluster, client: Client
     assert (terminated["exitCode"], terminated["reason"]) == (137, "OOMKilled")
 
 
-def test_a_pod_that_exceeds_its_disk_is_evicted_without_a_disruption(
-    cluster: Cluster, client: Client
-) -> None:
+def test_a_pod_that_exceeds_its_disk_is_evicted_without_a_disruption(cluster: Cluster, client: Client) -> None:
     """pkg/kubelet/eviction: SIGTERM and one second, then SIGKILL."""
     client.core.create_namespaced_pod("default", pod("x", "trap '' TERM; while :; do sleep 0.05; done"))
     cluster.exceed_disk(running(cluster))
@@ -129,9 +122,7 @@ def test_a_pod_that_exceeds_its_disk_is_evicted_without_a_disruption(
     assert condition(evicted, "DisruptionTarget") == {}
 
 
-def test_a_deleted_pod_gets_sigterm_and_its_grace_period(
-    cluster: Cluster, client: Client, tmp_path: Path
-) -> None:
+def test_a_deleted_pod_gets_sigterm_and_its_grace_period(cluster: Cluster, client: Client, tmp_path: Path) -> None:
     """ "Termination of Pods": the object stays, with a deletionTimestamp, until the process has ended."""
     command = f"trap 'echo saved > {tmp_path}/saved; exit 0' TERM; echo up; while :; do sleep 0.05; done"
     client.core.create_namespaced_pod("default", pod("x", command))
@@ -171,9 +162,7 @@ def test_an_image_that_cannot_be_pulled_backs_off(cluster: Cluster, client: Clie
     assert any(event.message.startswith('Failed to pull image "trainer:1"') for event in events)
     status = refusal(lambda: client.core.read_namespaced_pod_log("x", "default"))
     assert (status["code"], status["reason"]) == (400, "BadRequest")
-    assert status["message"] == (
-        'container "main" in pod "x" is waiting to start: trying and failing to pull image'
-    )
+    assert status["message"] == ('container "main" in pod "x" is waiting to start: trying and failing to pull image')
     cluster.allow_image("trainer:1")
     assert ended(cluster)["exitCode"] == 0
 
@@ -193,9 +182,7 @@ def test_a_followed_log_sends_lines_as_they_come_and_ends_with_the_container(
     assert status["message"] == "container side is not valid for pod x"
 
 
-def test_since_and_timestamps_choose_and_date_the_lines(
-    cluster: Cluster, client: Client, tmp_path: Path
-) -> None:
+def test_since_and_timestamps_choose_and_date_the_lines(cluster: Cluster, client: Client, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "go")
     client.core.create_namespaced_pod("default", pod("x", f"echo 1; echo 2; cat {tmp_path}/go; echo 3"))
     running(cluster)
@@ -211,11 +198,7 @@ def test_since_and_timestamps_choose_and_date_the_lines(
     def since(when: str) -> bytes:
         # The generated client has no since_time, so a caller adds it to the query.
         path = f"/api/v1/namespaces/default/pods/x/log?sinceTime={when}"
-        options = {
-            "auth_settings": ["BearerToken"],
-            "_preload_content": False,
-            "_return_http_data_only": True,
-        }
+        options = {"auth_settings": ["BearerToken"], "_preload_content": False, "_return_http_data_only": True}
         return bytes(client.core.api_client.call_api(path, "GET", **options).data)
 
     later = (times[2] + datetime.timedelta(seconds=1)).strftime("%Y-%m-%dT%H:%M:%SZ")

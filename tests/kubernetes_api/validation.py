@@ -20,13 +20,9 @@ _SERVICE_NAME = re.compile(r"^[a-z]([-a-z0-9]*[a-z0-9])?$")
 _SUBDOMAIN = re.compile(r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$")
 _LABEL_VALUE = re.compile(r"^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$")
 _LABEL_KEY = re.compile(r"^([a-z0-9][-a-z0-9.]*/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$")
-_SUBDOMAIN_RULE = (
-    "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.'"
-)
+_SUBDOMAIN_RULE = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.'"
 _LABEL_RULE = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-'"
-_SERVICE_RULE = (
-    "a DNS-1035 label must consist of lower case alphanumeric characters or '-', and start with a letter"
-)
+_SERVICE_RULE = "a DNS-1035 label must consist of lower case alphanumeric characters or '-', and start with a letter"
 _VALUE_RULE = "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.'"
 
 _LEFT_OUT = {
@@ -162,9 +158,7 @@ def _failure_policy(spec: Object, containers: list[str]) -> list[Cause]:
         if rule["action"] not in ("FailJob", "Ignore", "Count"):
             raise not_implemented(f"the action {rule['action']} of podFailurePolicy")
         if bool(codes) == bool(rule.get("onPodConditions")):
-            causes.append(
-                _wrong(field, "{}", "specifying one of OnExitCodes and OnPodConditions is required")
-            )
+            causes.append(_wrong(field, "{}", "specifying one of OnExitCodes and OnPodConditions is required"))
         if codes:
             values, name = codes["values"], codes.get("containerName")
             if codes["operator"] == "In" and 0 in values:
@@ -183,9 +177,7 @@ def _pod(spec: Object, field: str) -> list[Cause]:
         raise not_implemented("pods of several containers")
     for volume in spec.get("volumes") or []:
         if set(volume) - {"name", "emptyDir"}:
-            raise not_implemented(
-                f"volumes other than emptyDir ({', '.join(sorted(set(volume) - {'name'}))})"
-            )
+            raise not_implemented(f"volumes other than emptyDir ({', '.join(sorted(set(volume) - {'name'}))})")
     causes = [
         _wrong(f"{field}.{name}", spec[name], _LABEL_RULE)
         for name in ("hostname", "subdomain")

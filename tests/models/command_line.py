@@ -43,9 +43,7 @@ def publish(store: Store, denoiser: Denoiser, folder: Path) -> str:
             architecture=denoiser.config.model_dump(mode="json"),
             training={"guidance_scale": {"lowest": 2, "highest": 5}} if guided else {},
         )
-        figures = TrainingFigures(
-            updates=200, images=12800, seconds=20, images_per_second=640, final_loss=0.25
-        )
+        figures = TrainingFigures(updates=200, images=12800, seconds=20, images_per_second=640, final_loss=0.25)
         parent = publish_checkpoint(store, weights, identity, provenance(figures=figures)).id
     assert parent is not None
     return parent

@@ -54,9 +54,7 @@ def test_a_safetensors_export_becomes_the_same_checkpoint_elsewhere(
     assert resolve_reference(other, "best").id == student
 
 
-def test_a_changed_weight_is_refused_at_import(
-    store: Store, make_denoiser: MakeDenoiser, tmp_path: Path
-) -> None:
+def test_a_changed_weight_is_refused_at_import(store: Store, make_denoiser: MakeDenoiser, tmp_path: Path) -> None:
     student = publish(store, make_denoiser(), tmp_path)
     run(store, "export", student, "--format", "safetensors", "--out", tmp_path / "out")
     weights = tmp_path / "out" / "weights.safetensors"
@@ -77,9 +75,7 @@ def test_an_exported_folder_without_its_weights_is_one_message(
         run(store, "import", tmp_path / "out", "--name", "half")
 
 
-def test_a_checkpoint_is_copied_from_another_store(
-    store: Store, make_denoiser: MakeDenoiser, tmp_path: Path
-) -> None:
+def test_a_checkpoint_is_copied_from_another_store(store: Store, make_denoiser: MakeDenoiser, tmp_path: Path) -> None:
     student = publish(store, make_denoiser(), tmp_path)
     other = open_store(str(tmp_path / "other"))
     assert run(other, "import", student[:8], "--from-store", store.uri, "--name", "copied") == 0
@@ -107,9 +103,7 @@ def test_a_diffusers_folder_becomes_an_imported_checkpoint(
     assert manifest.identity.architecture == expected
 
 
-def test_importing_twice_gives_one_checkpoint(
-    store: Store, make_denoiser: MakeDenoiser, tmp_path: Path
-) -> None:
+def test_importing_twice_gives_one_checkpoint(store: Store, make_denoiser: MakeDenoiser, tmp_path: Path) -> None:
     first = imported(store, make_denoiser, tmp_path)
     for name, words in (("again", ()), ("once-more", ("--dataset", "digits"))):
         assert run(store, "import", tmp_path / "diffusers", "--name", name, *words) == 0
@@ -127,9 +121,7 @@ def test_another_dataset_than_the_first_time_is_refused(
     assert read_alias(store, "other") is None
 
 
-def test_a_recorded_dataset_is_not_renamed_at_import(
-    store: Store, make_denoiser: MakeDenoiser, tmp_path: Path
-) -> None:
+def test_a_recorded_dataset_is_not_renamed_at_import(store: Store, make_denoiser: MakeDenoiser, tmp_path: Path) -> None:
     student = publish(store, make_denoiser(), tmp_path)
     run(store, "export", student, "--format", "safetensors", "--out", tmp_path / "out")
     other = open_store(str(tmp_path / "other"))
@@ -150,10 +142,7 @@ def test_a_recorded_dataset_is_not_renamed_at_import(
             ["--format", "diffusers", "--guidance-scale", "-3", "--out", "new"],
             "guidance scale -3: give a number from 1",
         ),
-        (
-            ["--format", "diffusers", "--guidance-scale", "nan", "--out", "new"],
-            "guidance scale nan: give a number",
-        ),
+        (["--format", "diffusers", "--guidance-scale", "nan", "--out", "new"], "guidance scale nan: give a number"),
     ],
 )
 def test_wrong_export_options_are_explained(
@@ -210,9 +199,7 @@ def test_a_model_guided_by_two_questions_has_nowhere_to_build_a_scale_into(
     publish(store, make_denoiser(label_dropout=True), tmp_path)
     (base,) = [m.id for m in list_manifests(store) if m.identity.kind is CheckpointKind.BASE]
     with pytest.raises(UsageError, match="guidance as an input"):
-        run(
-            store, "export", base, "--format", "diffusers", "--guidance-scale", "2", "--out", tmp_path / "new"
-        )
+        run(store, "export", base, "--format", "diffusers", "--guidance-scale", "2", "--out", tmp_path / "new")
 
 
 @pytest.mark.parametrize("form", ["diffusers", "onnx", "safetensors"])

@@ -10,13 +10,7 @@ from progdistill.diffusion.names import PredictionType
 from progdistill.diffusion.prediction import velocity_from_output
 from progdistill.errors import LostInvariantError, UsageError
 from progdistill.models.config import ARCHITECTURES, DenoiserConfig, UNetConfig
-from progdistill.models.denoiser import (
-    build_denoiser,
-    denoiser_from_file,
-    save_weights,
-    student_of,
-    weights_of,
-)
+from progdistill.models.denoiser import build_denoiser, denoiser_from_file, save_weights, student_of, weights_of
 from tests.models.conftest import MakeDenoiser
 
 DIGITS = DenoiserConfig(network=ARCHITECTURES["digits"], prediction=PredictionType.V)
@@ -53,16 +47,12 @@ def test_every_weight_receives_a_gradient(make_denoiser: MakeDenoiser) -> None:
     denoiser = make_denoiser(guidance_input=True)
     z, t, labels = batch()
     denoiser(z, t, labels, torch.ones(4)).square().sum().backward()
-    idle = [
-        name for name, weight in denoiser.named_parameters() if weight.grad is None or not weight.grad.any()
-    ]
+    idle = [name for name, weight in denoiser.named_parameters() if weight.grad is None or not weight.grad.any()]
     assert idle == []
 
 
 @pytest.mark.parametrize("prediction", PredictionType)
-def test_the_velocity_is_read_from_the_output(
-    make_denoiser: MakeDenoiser, prediction: PredictionType
-) -> None:
+def test_the_velocity_is_read_from_the_output(make_denoiser: MakeDenoiser, prediction: PredictionType) -> None:
     denoiser = make_denoiser(prediction)
     z, t, labels = batch()
     with torch.no_grad():
@@ -142,9 +132,7 @@ def test_a_guided_student_starts_as_its_unguided_teacher(make_denoiser: MakeDeno
     student = student_of(teacher, teacher.config.model_copy(update={"network": network}))
     z, t, labels = batch()
     with torch.no_grad():
-        assert torch.equal(
-            student.velocity(z, t, labels, torch.full((4,), 3.0)), teacher.velocity(z, t, labels)
-        )
+        assert torch.equal(student.velocity(z, t, labels, torch.full((4,), 3.0)), teacher.velocity(z, t, labels))
 
 
 def test_a_student_of_one_prediction_starts_as_its_teacher(make_denoiser: MakeDenoiser) -> None:

@@ -35,11 +35,7 @@ def stock_samples(folder: Path, z: torch.Tensor, steps: int, labels: torch.Tenso
 
 
 def our_samples(
-    denoiser: Denoiser,
-    z: torch.Tensor,
-    steps: int,
-    labels: torch.Tensor | None,
-    w: float | None = None,
+    denoiser: Denoiser, z: torch.Tensor, steps: int, labels: torch.Tensor | None, w: float | None = None
 ) -> torch.Tensor:
     """DDIM without clipping."""
     with torch.no_grad():
@@ -211,11 +207,7 @@ def edit(path: Path, **changes: Any) -> None:
         ("unet/config.json", {"out_channels": 2}, "learned variance"),
         ("unet/config.json", {"layers_per_block": 2}, "does not fit"),
         ("scheduler/scheduler_config.json", {"beta_schedule": "sigmoid"}, "'sigmoid' is not one of"),
-        (
-            "scheduler/scheduler_config.json",
-            {"prediction_type": "flow"},
-            "prediction_type 'flow' is not one of",
-        ),
+        ("scheduler/scheduler_config.json", {"prediction_type": "flow"}, "prediction_type 'flow' is not one of"),
         ("scheduler/scheduler_config.json", {"trained_betas": [0.1, 0.2]}, "trained_betas other than"),
         ("scheduler/scheduler_config.json", {"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr"),
         ("scheduler/scheduler_config.json", {"beta_end": 2.0}, "does not describe a schedule"),
@@ -239,9 +231,7 @@ def test_damaged_weights_are_refused(tmp_path: Path, damage: str) -> None:
         path.write_bytes(path.read_bytes()[:-100])
     else:
         weights = load_file(path)
-        weights["down_blocks.1.attentions.0.to_x.weight"] = weights.pop(
-            "down_blocks.1.attentions.0.to_k.weight"
-        )
+        weights["down_blocks.1.attentions.0.to_x.weight"] = weights.pop("down_blocks.1.attentions.0.to_k.weight")
         save_file(weights, path)
     with pytest.raises(UsageError, match=r"is damaged|does not fit"):
         read_diffusers(tmp_path)

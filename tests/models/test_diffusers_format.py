@@ -44,18 +44,10 @@ def variant(**changes: Any) -> UNetConfig:
 VARIANTS = {
     **{name: narrow(name) for name in ARCHITECTURES},
     "ho2020": variant(
-        resampling="convolution",
-        conditioning="shift",
-        group_epsilon=1e-6,
-        downsample_padding=0,
-        num_classes=0,
+        resampling="convolution", conditioning="shift", group_epsilon=1e-6, downsample_padding=0, num_classes=0
     ),
     "diffusers-defaults": variant(
-        resampling="convolution",
-        conditioning="shift",
-        time_features="cos_sin",
-        time_frequency_shift=0,
-        head_channels=8,
+        resampling="convolution", conditioning="shift", time_features="cos_sin", time_frequency_shift=0, head_channels=8
     ),
     "plain-middle": variant(middle_attention="plain", attention_resolutions=(4,)),
     "no-middle": variant(middle_attention="none"),

@@ -69,11 +69,7 @@ def test_schedulers_of_other_noise_are_refused_by_name(tmp_path: Path, name: str
 @pytest.mark.parametrize(
     ("name", "settings", "complaint"),
     [
-        (
-            "DPMSolverMultistepScheduler",
-            {"prediction_type": "flow_prediction"},
-            "'flow_prediction' is not one of",
-        ),
+        ("DPMSolverMultistepScheduler", {"prediction_type": "flow_prediction"}, "'flow_prediction' is not one of"),
         ("UniPCMultistepScheduler", {"use_flow_sigmas": True}, "use_flow_sigmas = True"),
         ("DDIMScheduler", {"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr = True"),
         (

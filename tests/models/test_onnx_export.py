@@ -17,9 +17,7 @@ from tests.models.conftest import MakeDenoiser
 
 
 @pytest.mark.parametrize("levels", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_onnxruntime_makes_our_step(
-    make_denoiser: MakeDenoiser, store: Store, tmp_path: Path, levels: int
-) -> None:
+def test_onnxruntime_makes_our_step(make_denoiser: MakeDenoiser, store: Store, tmp_path: Path, levels: int) -> None:
     """The most demanding case in one export: labels, a guidance input, ε of a foreign schedule."""
     time_input = ForeignTime(schedule=ForeignSchedule(kind="squaredcos_cap_v2"))
     network = {"channel_multipliers": (1, 2)[:levels], "guidance_input": True}
@@ -29,9 +27,7 @@ def test_onnxruntime_makes_our_step(
     card = follow_card(out)
     assert card["images"].shape == (4, 1, 8, 8)
     assert card["inputs"]["guidance_scale"].tolist() == [2, 2, 2, 2]
-    assert (
-        "guidance scale is an input; the lowest it was trained with is 2 " in (out / "README.md").read_text()
-    )
+    assert "guidance scale is an input; the lowest it was trained with is 2 " in (out / "README.md").read_text()
     for batch in (1, 3):
         assert_same_step(denoiser, card["session"], batch)
 

@@ -25,9 +25,7 @@ def test_log_snr_is_that_of_diffusers(schedule: ForeignSchedule) -> None:
     alpha_bar = scheduler.alphas_cumprod.double()
     expected = (alpha_bar / (1 - alpha_bar)).log()
     # diffusers multiplies 1,000 factors in float32.
-    torch.testing.assert_close(
-        torch.tensor(schedule.log_snr(), dtype=torch.float64), expected, rtol=0, atol=2e-3
-    )
+    torch.testing.assert_close(torch.tensor(schedule.log_snr(), dtype=torch.float64), expected, rtol=0, atol=2e-3)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda schedule: schedule.kind)

@@ -95,9 +95,7 @@ def test_distances_that_do_not_compare_choose_nothing(local_store: Store, tmp_pa
         run(local_store, "checkpoints", "list", "--max-distance", "5")
 
 
-@pytest.mark.parametrize(
-    "words", [["list", "--run", "DistillFlow/9"], ["gc", "--forget-run", "DistillFlow/9"]]
-)
+@pytest.mark.parametrize("words", [["list", "--run", "DistillFlow/9"], ["gc", "--forget-run", "DistillFlow/9"]])
 def test_an_unknown_run_is_refused(local_store: Store, words: list[str]) -> None:
     mark_layout(local_store)
     with pytest.raises(UsageError, match="Flow/run id"):
@@ -125,8 +123,7 @@ def test_verify_finds_the_damaged_one(
 
 @pytest.mark.parametrize("words", [["checkpoints", "list"], ["lineage"], ["checkpoints", "verify"]])
 @pytest.mark.parametrize(
-    ("content", "status", "said"),
-    [(b"{}", 1, "damaged"), (encode(Newer()), 2, "upgrade progdistill")],
+    ("content", "status", "said"), [(b"{}", 1, "damaged"), (encode(Newer()), 2, "upgrade progdistill")]
 )
 def test_what_cannot_be_read_hides_nothing_else(
     store: Store,

@@ -58,17 +58,13 @@ def ladder(store: Store, tmp_path: Path) -> list[CheckpointManifest]:
     return [base, four, two, branch]
 
 
-def test_what_a_run_holds_survives_with_all_its_teachers(
-    store: Store, ladder: list[CheckpointManifest]
-) -> None:
+def test_what_a_run_holds_survives_with_all_its_teachers(store: Store, ladder: list[CheckpointManifest]) -> None:
     collect(store)
     assert list_ids(store) == sorted(manifest.id for manifest in ladder[:3])
     assert len(list(store.list("blobs/"))) == 3
 
 
-def test_an_alias_keeps_a_checkpoint_as_long_as_it_points_there(
-    store: Store, ladder: list[CheckpointManifest]
-) -> None:
+def test_an_alias_keeps_a_checkpoint_as_long_as_it_points_there(store: Store, ladder: list[CheckpointManifest]) -> None:
     move_alias(store, "best", ladder[3].id, "ann@lab")
     collect(store)
     assert ladder[3].id in list_ids(store)
@@ -136,9 +132,7 @@ def test_what_a_surviving_record_refers_to_survives(local_store: Store, tmp_path
 
 
 @pytest.mark.parametrize("harm", [b"?", b""])
-def test_a_document_that_cannot_be_read_keeps_what_it_mentions(
-    local_store: Store, tmp_path: Path, harm: bytes
-) -> None:
+def test_a_document_that_cannot_be_read_keeps_what_it_mentions(local_store: Store, tmp_path: Path, harm: bytes) -> None:
     kept = publish_base(local_store, tmp_path)
     local_store.upload(weights_file(tmp_path, 9), blob_key)
     facts = b'{"anything": "' + kept.id.encode() + b'"}'
@@ -244,9 +238,7 @@ def result(*outputs: str) -> bytes:
     return encode(Holder(keys=tuple(map(checkpoint_key, outputs))))
 
 
-def test_what_a_young_result_names_stays_and_all_of_it_goes_once_old(
-    local_store: Store, tmp_path: Path
-) -> None:
+def test_what_a_young_result_names_stays_and_all_of_it_goes_once_old(local_store: Store, tmp_path: Path) -> None:
     made = publish_student(local_store, tmp_path, publish_base(local_store, tmp_path), steps=4)
     age(local_store, days=8)
     local_store.write("jobs/one/result.json", result(made.id))
@@ -299,13 +291,7 @@ def test_what_tells_more_of_a_picture_lives_as_long_as_the_picture(
 ) -> None:
     pictures = [store.upload(weights_file(tmp_path, seed=seed), blob_key).sha256 for seed in (70, 71, 72, 73)]
     for manifest, picture, sheet in ((ladder[2], *pictures[:2]), (ladder[3], *pictures[2:])):
-        measure(
-            store,
-            manifest,
-            5.0,
-            steps=2,
-            shown=ContactSheet(file=FileDigest(picture, 1), images=1, labels=None),
-        )
+        measure(store, manifest, 5.0, steps=2, shown=ContactSheet(file=FileDigest(picture, 1), images=1, labels=None))
         store.write(neighbors_key(picture, "all"), encode(Holder(keys=(blob_key(sheet),))))
     collect(store)
     left = [item.key for item in store.list("")]

@@ -21,14 +21,7 @@ from progdistill.registry.runs import record_run_checkpoint
 from progdistill.report.lineage_page import lineage_page
 from progdistill.store.base import Store
 from progdistill.store.layout import blob_key
-from tests.registry.samples import (
-    description,
-    measure,
-    provenance,
-    publish_base,
-    publish_student,
-    weights_file,
-)
+from tests.registry.samples import description, measure, provenance, publish_base, publish_student, weights_file
 from tests.report.browser import chromium
 
 

@@ -23,9 +23,7 @@ def student(local_store: Store, tmp_path: Path) -> CheckpointManifest:
     return student
 
 
-def test_id_prefix_alias_and_run_all_find_the_checkpoint(
-    local_store: Store, student: CheckpointManifest
-) -> None:
+def test_id_prefix_alias_and_run_all_find_the_checkpoint(local_store: Store, student: CheckpointManifest) -> None:
     move_alias(local_store, "digits/4-step", student.id, "ann@lab")
     for text in (student.id, student.id[:8], "digits/4-step", "DistillFlow/7/4"):
         assert resolve_reference(local_store, text) == student
@@ -40,10 +38,7 @@ def test_an_ambiguous_prefix_lists_the_candidates(local_store: Store, tmp_path: 
         other = seeds.setdefault(identity.id[:4], seed)
         if other != seed:
             break
-    pair = [
-        publish_checkpoint(local_store, weights, description(seed=each), provenance())
-        for each in (seed, other)
-    ]
+    pair = [publish_checkpoint(local_store, weights, description(seed=each), provenance()) for each in (seed, other)]
     with pytest.raises(UsageError, match="ambiguous") as caught:
         resolve_reference(local_store, pair[0].id[:4])
     assert all(manifest.id[:16] in str(caught.value) for manifest in pair)

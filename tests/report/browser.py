@@ -41,11 +41,7 @@ class Page:
         self.send("Page.enable")
         self.send("Network.enable")
         self.send(
-            "Emulation.setDeviceMetricsOverride",
-            width=width,
-            height=height,
-            deviceScaleFactor=1,
-            mobile=width < 600,
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
         )
         self.send("Page.navigate", url=path.absolute().as_uri())
         while self._read().get("method") != "Page.loadEventFired":
@@ -85,10 +81,7 @@ def chromium(profile: Path) -> Iterator[Page]:
     # It puts a socket into its temporary folder, with a path of at most 107 bytes, and leaves it there.
     with tempfile.TemporaryDirectory(dir="/tmp", ignore_cleanup_errors=True) as folder:
         process = subprocess.Popen(
-            command,
-            env={**os.environ, "TMPDIR": folder},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            command, env={**os.environ, "TMPDIR": folder}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         try:
             port = _port(profile / "DevToolsActivePort", process)

@@ -6,14 +6,7 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 from progdistill.images import encode_contact_sheet
-from progdistill.report.input import (
-    LossPoint,
-    NeighborImages,
-    ReportInput,
-    SampleImages,
-    StageEntry,
-    Timings,
-)
+from progdistill.report.input import LossPoint, NeighborImages, ReportInput, SampleImages, StageEntry, Timings
 
 STEPS = (64, 32, 16, 8, 4, 2, 1)
 DISTILLED = (7.0, 7.1, 7.3, 7.6, 8.1, 9.0, 10.5)

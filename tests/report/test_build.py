@@ -111,9 +111,7 @@ def test_ids_within_the_page_are_unique(page: str) -> None:
 
 def test_text_from_outside_cannot_become_markup() -> None:
     hostile = example_run(
-        dataset="<script>alert(1)</script>",
-        lineage="<img src=x>",
-        configuration={"note": "</pre><script>"},
+        dataset="<script>alert(1)</script>", lineage="<img src=x>", configuration={"note": "</pre><script>"}
     )
     page = report_page(hostile)
     assert "<script" not in page
@@ -172,7 +170,5 @@ def test_checkpoints_of_too_many_steps_share_one_sentence() -> None:
 def test_time_that_earlier_runs_spent_is_a_line_of_its_own(stored: float, said: bool) -> None:
     run = example_run()
     assert run.timings is not None
-    page = report_page(
-        run.model_copy(update={"timings": run.timings.model_copy(update={"stored_seconds": stored})})
-    )
+    page = report_page(run.model_copy(update={"timings": run.timings.model_copy(update={"stored_seconds": stored})}))
     assert ("Taken from the store: 1m30s" in page) == said

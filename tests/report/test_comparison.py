@@ -16,9 +16,7 @@ def _faster_run() -> ReportInput:
     configuration = {**example_run().configuration, "base": {"updates": 500}}
     run = example_run("1700000001", configuration=configuration)
     stages = tuple(
-        s.model_copy(update={"distance": 2 * (s.distance or 0)})
-        for s in run.checkpoints
-        if s.sampling_steps != 16
+        s.model_copy(update={"distance": 2 * (s.distance or 0)}) for s in run.checkpoints if s.sampling_steps != 16
     )
     return run.model_copy(update={"checkpoints": stages})
 
@@ -40,10 +38,7 @@ def test_only_what_differs_in_the_settings_is_listed() -> None:
     [
         ({"evaluator_id": "0" * 64}, "feature extractor"),
         ({"dataset_fingerprint": "0" * 64}, "dataset"),
-        (
-            {"configuration": {"evaluation": {"reference_statistics_sha256": "0" * 64}}},
-            "reference statistics",
-        ),
+        ({"configuration": {"evaluation": {"reference_statistics_sha256": "0" * 64}}}, "reference statistics"),
     ],
 )
 def test_runs_that_were_measured_otherwise_do_not_compare(change: dict[str, object], named: str) -> None:
@@ -65,11 +60,7 @@ def test_one_run_is_no_comparison() -> None:
 
 def test_every_run_has_a_curve_of_its_own() -> None:
     curves = comparison_curves([example_run(), _faster_run()])
-    assert [c.label for c in curves] == [
-        "Run 1700000000",
-        "Run 1700000001",
-        "Undistilled, DDIM (run 1700000000)",
-    ]
+    assert [c.label for c in curves] == ["Run 1700000000", "Run 1700000001", "Undistilled, DDIM (run 1700000000)"]
     assert len({(c.color, c.marker) for c in curves}) == 3
 
 

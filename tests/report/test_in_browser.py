@@ -29,9 +29,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
 @pytest.mark.parametrize("width", [PHONE, DESK])
 def test_every_figure_renders(browser: Page, report: Path, width: int) -> None:
     browser.open(report, width)
-    pictures = browser.evaluate(
-        "[...document.images].map(i => i.complete && i.naturalWidth > 0 && i.width > 25)"
-    )
+    pictures = browser.evaluate("[...document.images].map(i => i.complete && i.naturalWidth > 0 && i.width > 25)")
     assert len(pictures) == 14 + 3 + 8 * 4
     assert all(pictures)
     charts = browser.evaluate(
@@ -77,13 +75,9 @@ def test_nothing_but_the_file_itself_is_asked_for(browser: Page, report: Path) -
 
 def test_every_link_scrolls_to_its_section(browser: Page, report: Path) -> None:
     browser.open(report, DESK)
-    links = browser.evaluate(
-        "[...document.querySelectorAll('nav a')].map(a => { a.click(); return location.hash; })"
-    )
+    links = browser.evaluate("[...document.querySelectorAll('nav a')].map(a => { a.click(); return location.hash; })")
     assert len(links) == 10
-    assert browser.evaluate(
-        "[...document.querySelectorAll('nav a')].every(a => document.querySelector(a.hash))"
-    )
+    assert browser.evaluate("[...document.querySelectorAll('nav a')].every(a => document.querySelector(a.hash))")
     assert browser.evaluate("scrollY") > 0
 
 

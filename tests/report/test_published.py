@@ -14,9 +14,7 @@ def test_table_2_is_quoted_as_published() -> None:
     assert result.source == "Salimans & Ho 2022, Table 2"
 
 
-@pytest.mark.parametrize(
-    ("dataset", "name"), [("digits", "fid"), ("cifar10", "fid_clean"), ("cifar10", None)]
-)
+@pytest.mark.parametrize(("dataset", "name"), [("digits", "fid"), ("cifar10", "fid_clean"), ("cifar10", None)])
 def test_other_distances_and_datasets_have_nothing_published(dataset: str, name: str | None) -> None:
     assert published_for(dataset, name) is None
 

@@ -71,9 +71,7 @@ def test_a_comparison_that_cannot_be_written_is_one_message(
     assert f"error: cannot write --out {out}: " in capsys.readouterr().err
 
 
-def test_the_distances_stand_below_the_run_they_are_of(
-    work: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_distances_stand_below_the_run_they_are_of(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for run_id in ("1700000000000000", "1700000000000001"):
         folder = work / "long" / run_id / "report"
         folder.mkdir(parents=True, exist_ok=True)
@@ -83,9 +81,7 @@ def test_the_distances_stand_below_the_run_they_are_of(
     assert {len(line) for line in table} == {8 + 2 * (2 + 16)}
 
 
-def test_an_unknown_run_is_answered_with_those_that_exist(
-    work: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_unknown_run_is_answered_with_those_that_exist(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", "17"]) == 2
     assert "1700000000, 1700000001" in capsys.readouterr().err
 

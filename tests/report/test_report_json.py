@@ -7,16 +7,7 @@ import pytest
 
 from tests.report.runs import DDIM, DISTILLED, STEPS
 
-TOP = {
-    "schema_version",
-    "run_id",
-    "dataset",
-    "dataset_fingerprint",
-    "evaluator",
-    "seed",
-    "code_version",
-    "checkpoints",
-}
+TOP = {"schema_version", "run_id", "dataset", "dataset_fingerprint", "evaluator", "seed", "code_version", "checkpoints"}
 CHECKPOINT = {
     "sampling_steps", "id", "parent", "kind", "distance", "distance_name", "inception_score", "baseline_ddim",
     "baseline_ancestral", "updates", "images", "seconds", "images_per_second",

@@ -114,9 +114,7 @@ def test_without_a_price_there_is_no_cost_but_a_word_on_how_to_set_one(store: St
         ("distill", {"compute": {"precision": "float32"}}),  # where it was left to the device
     ],
 )
-def test_what_was_measured_of_something_else_is_no_estimate(
-    store: Store, job: str, changes: dict[str, Any]
-) -> None:
+def test_what_was_measured_of_something_else_is_no_estimate(store: Store, job: str, changes: dict[str, Any]) -> None:
     run = plan(store, ladder="4:1")
     trained(store, run, "train_base", 200.0)
     trained(store, run, job, 100.0, **changes)

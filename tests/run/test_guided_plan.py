@@ -141,8 +141,6 @@ def test_sampling_says_which_scale_and_refuses_what_cannot_be(
 
 
 @pytest.mark.parametrize("verb", [["sample", "x"], ["evaluate", "x"], ["export", "x"], ["plan"]])
-def test_the_former_option_is_refused_with_its_translation(
-    verb: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_former_option_is_refused_with_its_translation(verb: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*verb, "--guidance", "2"]) == 2
     assert "use --guidance-scale, which is 1 more (0 is now 1, 0:4 is now 1:5)" in capsys.readouterr().err

@@ -123,17 +123,13 @@ def test_a_device_that_this_machine_has_not_is_refused_before_the_run(
     assert f"error: compute.device={device}" in capsys.readouterr().err
 
 
-def test_a_device_that_this_machine_has_is_taken_without_asking_torch(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_device_that_this_machine_has_is_taken_without_asking_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("progdistill.run.prepare.accelerators_here", lambda: Accelerators("cuda", 1))
     monkeypatch.setitem(sys.modules, "progdistill.training.devices", None)
     assert prepared("compute.device=cuda").settings.compute.device == "cuda"
 
 
-def test_a_flow_in_pods_may_name_a_device_that_only_later_steps_have(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_flow_in_pods_may_name_a_device_that_only_later_steps_have(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ARGO_WORKFLOW_TEMPLATE", "distillflow")
     monkeypatch.setattr("progdistill.run.prepare.accelerators_here", lambda: Accelerators("cpu", 0))
     assert prepared("compute.device=cuda").settings.compute.device == "cuda"

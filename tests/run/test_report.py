@@ -42,12 +42,7 @@ def record(of: CheckpointManifest, **answers: Measurement) -> EvaluationRecord:
 
 
 def parts(timings: Timings) -> tuple[float, float, float, float]:
-    return (
-        timings.training_seconds,
-        timings.sampling_seconds,
-        timings.evaluation_seconds,
-        timings.stored_seconds,
-    )
+    return (timings.training_seconds, timings.sampling_seconds, timings.evaluation_seconds, timings.stored_seconds)
 
 
 @pytest.mark.parametrize(

@@ -87,18 +87,9 @@ def test_the_plan_says_which_checkpoint_it_is_like(store: Store) -> None:
     [
         ({"reproduce": "nobody"}, "'nobody' not found"),
         ({"reproduce": "imported"}, "does not have the settings of a run"),
-        (
-            {"reproduce": "imported", "start_from": "abcd"},
-            "decides what --from abcd would",
-        ),
-        (
-            {"reproduce": "imported", "preset": "digits"},
-            "decides what --preset digits would",
-        ),
-        (
-            {"reproduce": "imported", "guidance_scale": "1:5"},
-            "decides what --guidance-scale 1:5 would",
-        ),
+        ({"reproduce": "imported", "start_from": "abcd"}, "decides what --from abcd would"),
+        ({"reproduce": "imported", "preset": "digits"}, "decides what --preset digits would"),
+        ({"reproduce": "imported", "guidance_scale": "1:5"}, "decides what --guidance-scale 1:5 would"),
     ],
 )
 def test_what_cannot_be_is_refused_by_name(store: Store, options: dict[str, object], words: str) -> None:

@@ -33,9 +33,7 @@ def branch(store: Store, fingerprint: str, **options: object) -> PreparedRun:
     return prepare_run(RunOptions.model_validate({"store": store.uri, "start_from": teacher.id, **options}))
 
 
-def test_data_that_has_become_another_is_refused_with_both_fingerprints(
-    store: Store, digits: DatasetInfo
-) -> None:
+def test_data_that_has_become_another_is_refused_with_both_fingerprints(store: Store, digits: DatasetInfo) -> None:
     with pytest.raises(UsageError, match=rf"^--from .* {OTHER}, but digits in .* {digits.fingerprint}: "):
         branch(store, OTHER)
 
@@ -54,9 +52,7 @@ def test_an_imported_model_is_taken_at_the_word_of_who_imported_it(store: Store,
     assert run.dataset == digits and "other data" not in run.describe()
 
 
-def test_the_plan_tells_what_is_said_of_a_model_that_comes_from_the_teacher(
-    store: Store, digits: DatasetInfo
-) -> None:
+def test_the_plan_tells_what_is_said_of_a_model_that_comes_from_the_teacher(store: Store, digits: DatasetInfo) -> None:
     own, other = f"model.prediction={DIGITS.prediction}", "model.network.base_channels=8"
     assert "ignored" not in branch(store, digits.fingerprint, set=(own,)).describe()
     plan = branch(store, digits.fingerprint, set=(own, other)).describe()
@@ -64,9 +60,7 @@ def test_the_plan_tells_what_is_said_of_a_model_that_comes_from_the_teacher(
     assert "model.prediction" not in plan
 
 
-def test_the_ladder_of_a_file_begins_where_a_student_is_and_a_typed_one_must(
-    store: Store, digits: DatasetInfo
-) -> None:
+def test_the_ladder_of_a_file_begins_where_a_student_is_and_a_typed_one_must(store: Store, digits: DatasetInfo) -> None:
     data = digits.fingerprint
     teacher = publish(store, DIGITS, CheckpointKind.STUDENT, sampling_steps=4, dataset_fingerprint=data)
     asked = RunOptions(store=store.uri, start_from=teacher.id, ladder="16:2")

@@ -59,9 +59,7 @@ def access(flows_bucket: str, monkeypatch: pytest.MonkeyPatch) -> str:
     return flows_bucket
 
 
-def compile_flow(
-    endpoint: str, folder: Path, *arguments: str, **extra: str
-) -> "subprocess.CompletedProcess[str]":
+def compile_flow(endpoint: str, folder: Path, *arguments: str, **extra: str) -> "subprocess.CompletedProcess[str]":
     """`argo-workflows create --only-json`, after options that stand before it."""
     line = command(*arguments, "--datastore", "s3", "argo-workflows", "create", "--only-json")
     return subprocess.run(line, cwd=folder, env=datastore(endpoint, **extra), capture_output=True, text=True)

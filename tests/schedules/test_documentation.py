@@ -10,12 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from progdistill.config.deployment import (
-    LONG_STEPS,
-    DeploymentSettings,
-    PodSettings,
-    parse_deployment,
-)
+from progdistill.config.deployment import LONG_STEPS, DeploymentSettings, PodSettings, parse_deployment
 from progdistill.run.estimate import read_prices
 from tests.end_to_end.conftest import finished
 from tests.end_to_end.running import FLOW, environment, report_of

@@ -19,11 +19,7 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("package")
     archive = folder / "job.tar"
     done = subprocess.run(
-        command("package", "save", str(archive)),
-        cwd=folder,
-        env=environment(),
-        capture_output=True,
-        text=True,
+        command("package", "save", str(archive)), cwd=folder, env=environment(), capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr[-2000:]
     with tarfile.open(archive) as tar:

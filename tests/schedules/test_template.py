@@ -13,9 +13,7 @@ from tests.end_to_end.running import command
 from tests.schedules.conftest import compile_flow, datastore, parameters_of, pods_of, templates_of
 from tests.store.s3_server import ENVIRONMENT
 
-STEPS = {
-    *("start", "train_base", "distill", "plan_evaluation", "evaluate_fid", "collect", "report", "end"),
-}
+STEPS = {*("start", "train_base", "distill", "plan_evaluation", "evaluate_fid", "collect", "report", "end")}
 
 
 def test_the_schedule_is_that_of_the_deployment(compiled: dict[str, Any]) -> None:
@@ -41,11 +39,7 @@ def test_every_step_is_a_small_pod_of_the_deployments_kind(compiled: dict[str, A
         container = pod["container"]
         assert container["image"] == "registry.example/progdistill@sha256:0"
         memory = "8192M" if step == "report" else "2048M"
-        assert container["resources"]["requests"] == {
-            "cpu": "0.5",
-            "memory": memory,
-            "ephemeral-storage": "10240M",
-        }
+        assert container["resources"]["requests"] == {"cpu": "0.5", "memory": memory, "ephemeral-storage": "10240M"}
         assert pod["serviceAccountName"] == "progdistill-driver"
         assert pod["nodeSelector"] == {"pool": "drivers"}
         assert pod["tolerations"] == [{"key": "drivers", "operator": "Exists"}]
@@ -118,9 +112,7 @@ def test_a_run_triggered_by_hand_is_told_only_what_was_typed(flows_bucket: str, 
     """A default here would go before the deployment's own, which Argo holds."""
     line = command("--datastore", "s3", "argo-workflows", "trigger", "--help")
     typed = {"PROGDISTILL_STORE": "s3://this/machine"}
-    done = subprocess.run(
-        line, cwd=tmp_path, env=datastore(flows_bucket, **typed), capture_output=True, text=True
-    )
+    done = subprocess.run(line, cwd=tmp_path, env=datastore(flows_bucket, **typed), capture_output=True, text=True)
     assert done.returncode == 0 and all(f"--{option.parameter} " in done.stdout for option in RUN_OPTIONS)
     assert "[default" not in done.stdout
 
@@ -137,10 +129,7 @@ def test_a_deployment_without_an_image_is_looked_at_but_not_made(flows_bucket: s
         ('cron = "weekly"', "five cron fields"),
         ("crom = 1", "crom"),
         ('[options]\nladdder = "8:1"', "unknown option 'laddder'"),
-        (
-            '[options]\nreproduce = "production"\npreset = "digits"',
-            "production decides what --preset",
-        ),
+        ('[options]\nreproduce = "production"\npreset = "digits"', "production decides what --preset"),
         ("[options.set]\n'distil.updates' = 1", "did you mean distill.updates?"),
         ("[options.set]\nladder = [8, 4]", "give it as --ladder"),
         ('[options]\nstore = "/disk"', "store is /disk, but a pod's disk is gone"),
@@ -151,9 +140,7 @@ def test_a_deployment_without_an_image_is_looked_at_but_not_made(flows_bucket: s
         ("cron = ", "not valid TOML"),
     ],
 )
-def test_a_bad_deployment_is_refused_by_name(
-    deployment: str, words: str, flows_bucket: str, tmp_path: Path
-) -> None:
+def test_a_bad_deployment_is_refused_by_name(deployment: str, words: str, flows_bucket: str, tmp_path: Path) -> None:
     (tmp_path / "it.toml").write_text(deployment)
     done = compile_flow(flows_bucket, tmp_path, "--config", "deployment", "it.toml")
     assert done.returncode != 0 and done.stdout == ""

@@ -39,16 +39,12 @@ def has(cache: BlobCache, digest: FileDigest) -> bool:
 
 def test_the_least_recently_used_go_first(tmp_path: Path) -> None:
     cache = BlobCache(tmp_path, 20, recent_seconds=RECENT_SECONDS)
-    old, older = (
-        cached(cache, content, RECENT_SECONDS * age) for content, age in ((b"a" * 10, 2), (b"b" * 10, 3))
-    )
+    old, older = (cached(cache, content, RECENT_SECONDS * age) for content, age in ((b"a" * 10, 2), (b"b" * 10, 3)))
     young = cached(cache, b"c" * 10)
     assert [has(cache, digest) for digest in (older, old, young)] == [False, True, True]
 
 
-def test_files_that_others_trim_meanwhile_are_no_loss(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_that_others_trim_meanwhile_are_no_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = BlobCache(tmp_path, 0, recent_seconds=RECENT_SECONDS)
     cached(cache, b"old", 2 * RECENT_SECONDS)
     glob = Path.glob
@@ -82,9 +78,7 @@ def test_less_than_a_gibibyte_will_do(tmp_path: Path, monkeypatch: pytest.Monkey
     assert not has(cache, old)
 
 
-def test_a_user_without_a_home_is_told_to_name_a_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_user_without_a_home_is_told_to_name_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A number without an entry, as which a container may run."""
 
     def no_entry(_: int) -> None:
@@ -124,8 +118,7 @@ def test_what_comes_damaged_twice_is_never_handed_out(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", ["many", "-1", "nan", "inf", ""])
 @pytest.mark.parametrize(
-    ("variable", "cache"),
-    [("PROGDISTILL_CACHE_GIB", file_cache), ("PROGDISTILL_DATA_CACHE_GIB", shard_cache)],
+    ("variable", "cache"), [("PROGDISTILL_CACHE_GIB", file_cache), ("PROGDISTILL_DATA_CACHE_GIB", shard_cache)]
 )
 def test_a_size_that_is_not_a_number_is_refused(
     variable: str, cache: Callable[[], BlobCache], value: str, monkeypatch: pytest.MonkeyPatch

@@ -112,9 +112,7 @@ def test_removing_twice_is_no_error(store: Store) -> None:
     assert list(store.list("")) == []
 
 
-@pytest.mark.parametrize(
-    "key", ["../outside", "/etc/passwd", "a//b", "a/./b", "", ".scratch/x", "a\\b", "a/.."]
-)
+@pytest.mark.parametrize("key", ["../outside", "/etc/passwd", "a//b", "a/./b", "", ".scratch/x", "a\\b", "a/.."])
 def test_keys_that_could_lead_outside_are_refused(store: Store, key: str) -> None:
     with pytest.raises(UsageError, match="cannot name an object"):
         store.write(key, b"1")
@@ -194,8 +192,7 @@ def test_an_empty_store_is_writable_and_stays_empty(store: Store) -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "advice"),
-    [(1, "use the release that wrote it, or another --store"), (3, "upgrade progdistill")],
+    ("version", "advice"), [(1, "use the release that wrote it, or another --store"), (3, "upgrade progdistill")]
 )
 def test_a_store_of_another_layout_is_refused(store: Store, version: int, advice: str) -> None:
     facts = {"schema_version": version}

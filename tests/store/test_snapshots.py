@@ -158,9 +158,7 @@ def save_on(store: Store, *, world_size: int, update: int, attempt: str) -> Tens
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 @pytest.mark.parametrize("resumed_on", [1, 2, 4])
-def test_a_snapshot_of_any_world_resumes_on_any_other(
-    local_store: Store, world_size: int, resumed_on: int
-) -> None:
+def test_a_snapshot_of_any_world_resumes_on_any_other(local_store: Store, world_size: int, resumed_on: int) -> None:
     flat = save_on(local_store, world_size=world_size, update=10, attempt="a")
     found = latest_snapshot(local_store, JOB)
     assert found is not None

@@ -69,10 +69,7 @@ def make_task(store: Store, digits: DatasetInfo) -> MakeTask:
     """A task of this process; keyword arguments change it."""
 
     def make(
-        objective: Objective,
-        chosen: TrainingSettings,
-        should_stop: Callable[[], bool] = lambda: False,
-        **changes: Any,
+        objective: Objective, chosen: TrainingSettings, should_stop: Callable[[], bool] = lambda: False, **changes: Any
     ) -> TrainingTask:
         loader = TrainingLoader(digits, batch_size=chosen.batch_size, seed=3, flip=False)
         facts: dict[str, Any] = {

@@ -67,11 +67,7 @@ def test_a_base_model_trains(
 
 @pytest.mark.parametrize(("prediction", "weight"), allowed(distilling=True))
 def test_a_student_distills(
-    prediction: PredictionType,
-    weight: LossWeight,
-    make_teacher: MakeTeacher,
-    make_task: MakeTask,
-    digits: DatasetInfo,
+    prediction: PredictionType, weight: LossWeight, make_teacher: MakeTeacher, make_task: MakeTask, digits: DatasetInfo
 ) -> None:
     teacher = make_teacher(prediction)
     objective = DistillationObjective(teacher, 2, weight)

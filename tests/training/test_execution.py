@@ -59,9 +59,7 @@ def assert_same(found: tuple[float, list[Tensor]], wanted: tuple[float, list[Ten
 
 @pytest.mark.parametrize("kind", sorted(OBJECTIVES))
 @pytest.mark.parametrize("micro_batch_size", [1, 5, 8])
-def test_micro_batches_give_the_gradient_of_the_whole(
-    micro_batch_size: int, kind: str, digits: DatasetInfo
-) -> None:
+def test_micro_batches_give_the_gradient_of_the_whole(micro_batch_size: int, kind: str, digits: DatasetInfo) -> None:
     objective, model = OBJECTIVES[kind](), untrained(1)
     whole = gradient(model, objective, digits)
     assert_same(gradient(model, objective, digits, micro_batch_size), whole)
@@ -117,17 +115,11 @@ def test_a_student_in_bfloat16_distills(make_task: MakeTask) -> None:
     teacher = untrained(2)
     execution = Execution(precision=Precision.BFLOAT16)
     student = place(
-        student_of(teacher, tiny(PredictionType.V, label_dropout=True, attention_resolutions=(4,))),
-        execution,
-        CPU,
+        student_of(teacher, tiny(PredictionType.V, label_dropout=True, attention_resolutions=(4,))), execution, CPU
     )
     objective = DistillationObjective(place(teacher, execution, CPU), 2, WEIGHT)
-    trained = train(
-        make_task(objective, settings(20), execution=execution._replace(micro_batch_size=8)), student, None
-    )
-    first, last = (
-        sum(loss for _, loss in part) for part in (trained.loss_curve[:5], trained.loss_curve[-5:])
-    )
+    trained = train(make_task(objective, settings(20), execution=execution._replace(micro_batch_size=8)), student, None)
+    first, last = (sum(loss for _, loss in part) for part in (trained.loss_curve[:5], trained.loss_curve[-5:]))
     assert last < first
     assert all(weight.dtype == torch.float32 for weight in trained.weights.values())
 

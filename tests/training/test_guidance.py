@@ -13,12 +13,7 @@ from progdistill.models.denoiser import Denoiser, build_denoiser, student_of
 from progdistill.training.config import LearningRateSchedule
 from progdistill.training.guidance import GUIDANCE_PARAMETER, GuidanceRange, parse_guidance_scale
 from progdistill.training.loop import train
-from progdistill.training.objective import (
-    BaseObjective,
-    DistillationObjective,
-    GuidanceObjective,
-    draw_w,
-)
+from progdistill.training.objective import BaseObjective, DistillationObjective, GuidanceObjective, draw_w
 from progdistill.training.random import BatchRandom
 from tests.training.conftest import MakeTask, settings, tiny
 

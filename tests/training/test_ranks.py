@@ -61,11 +61,7 @@ def assert_close(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
 @pytest.mark.parametrize("sharded", [False, True])
 @pytest.mark.parametrize("micro_batch_size", [None, pytest.param(3, marks=pytest.mark.slow)])
 def test_two_ranks_train_what_one_trains(
-    sharded: bool,
-    micro_batch_size: int | None,
-    of_one_rank: dict[str, Tensor],
-    digits: DatasetInfo,
-    tmp_path: Path,
+    sharded: bool, micro_batch_size: int | None, of_one_rank: dict[str, Tensor], digits: DatasetInfo, tmp_path: Path
 ) -> None:
     found = trained(tmp_path, digits, 2, sharded=sharded, micro_batch_size=micro_batch_size)
     assert_close(found, of_one_rank)
@@ -95,9 +91,7 @@ def test_a_stopped_training_goes_on_with_other_ranks(
 
 
 @pytest.mark.parametrize("sharded", [False, True])
-def test_a_loss_that_is_not_finite_on_one_rank_stops_all(
-    sharded: bool, digits: DatasetInfo, tmp_path: Path
-) -> None:
+def test_a_loss_that_is_not_finite_on_one_rank_stops_all(sharded: bool, digits: DatasetInfo, tmp_path: Path) -> None:
     order = Order(folder=tmp_path, digits=digits, sharded=sharded, rank_without_finite_loss=1)
     ended = launch(2, order)
     assert [status for status, _ in ended] == [1, 1], ended

@@ -57,11 +57,7 @@ class ArraysSource(Source):
             importer="arrays",
             location=str(path),
             description="as they are",
-            identity={
-                "name": readable_name(path.name),
-                "bytes": file.st_size,
-                "modified_ns": file.st_mtime_ns,
-            },
+            identity={"name": readable_name(path.name), "bytes": file.st_size, "modified_ns": file.st_mtime_ns},
             channels=self._channels,
             image_size=self._size,
             class_names=() if unlabeled else numbered_classes(largest),
@@ -107,9 +103,7 @@ def _image_shape(path: Path, name: str | None) -> tuple[int, Literal[1, 3], bool
             return height, channels, False
         case (_, 1 | 3 as channels, height, width) if height == width:
             return height, channels, True
-    raise UsageError(
-        f"{where} has shape {list(header.shape)}: use [count, size, size], or with 1 or 3 channels"
-    )
+    raise UsageError(f"{where} has shape {list(header.shape)}: use [count, size, size], or with 1 or 3 channels")
 
 
 def _read_labels(path: Path, name: str | None, count: int) -> NDArray[np.int64]:
@@ -117,9 +111,7 @@ def _read_labels(path: Path, name: str | None, count: int) -> NDArray[np.int64]:
         return np.zeros(count, np.int64)
     header = read_header(path, name)
     if header.dtype.kind not in "iu" or not header.shape or math.prod(header.shape) != count:
-        raise UsageError(
-            f"{path}: {name} is {header.dtype} {list(header.shape)}: expected {count:,} class numbers"
-        )
+        raise UsageError(f"{path}: {name} is {header.dtype} {list(header.shape)}: expected {count:,} class numbers")
     labels = read_array(path, name)
     require_class_number(f"{path}: {name}", int(labels.max(initial=0)))
     return labels.reshape(count).astype(np.int64)

@@ -59,9 +59,7 @@ class Cifar10Source(Source):
         """
         self._path, self._version = _find(path)
         self._unverified = unverified
-        self._counts = {
-            split: [len(self._batch(name)[1]) for name in names] for split, names in _BATCHES.items()
-        }
+        self._counts = {split: [len(self._batch(name)[1]) for name in names] for split, names in _BATCHES.items()}
         splits = {split: sum(counts) for split, counts in self._counts.items()}
         if not unverified:
             check_counts(path, splits, COUNTS)
@@ -95,9 +93,7 @@ class Cifar10Source(Source):
         data, where = self._read(name + self._version.suffix), f"{self._path}: {name}"
         if self._version is BINARY:
             if not data or len(data) % RECORD_BYTES:
-                raise UsageError(
-                    f"{where} is truncated: {len(data)} bytes are not a multiple of {RECORD_BYTES}"
-                )
+                raise UsageError(f"{where} is truncated: {len(data)} bytes are not a multiple of {RECORD_BYTES}")
             records = np.frombuffer(data, np.uint8).reshape(-1, RECORD_BYTES)
             planes, labels = records[:, 1:], records[:, 0].astype(np.int64)
         else:
@@ -124,10 +120,7 @@ class Cifar10Source(Source):
             if not (self._path / name).is_file():
                 raise UsageError(incomplete)
             return (self._path / name).read_bytes()
-        with (
-            explain_damage(self._path, "truncated or damaged", TAR_ERRORS),
-            tarfile.open(self._path) as archive,
-        ):
+        with explain_damage(self._path, "truncated or damaged", TAR_ERRORS), tarfile.open(self._path) as archive:
             try:
                 return read_member(archive, f"{self._version.folder}/{name}")
             except KeyError as error:
@@ -144,9 +137,7 @@ def _find(path: Path) -> tuple[Path, Version]:
         if (path / version.archive.name).is_file():
             return path / version.archive.name, version
     if not path.is_file():
-        raise UsageError(
-            f"no CIFAR-10 in {path}: give cifar-10-python.tar.gz, cifar-10-binary.tar.gz or their folder"
-        )
+        raise UsageError(f"no CIFAR-10 in {path}: give cifar-10-python.tar.gz, cifar-10-binary.tar.gz or their folder")
     with explain_damage(path, "truncated or not an archive", TAR_ERRORS), tarfile.open(path) as archive:
         names = {member.name.partition("/")[0] for member in archive}
     for version in (PYTHON, BINARY):

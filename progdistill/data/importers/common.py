@@ -72,9 +72,7 @@ def native_size(images: Iterable[SourceImage], where: str) -> int:
 def require_class_number(where: str, number: int) -> None:
     """Raise UsageError for a number that is too large for a class."""
     if number >= MAX_CLASSES:
-        raise UsageError(
-            f"{where} has class number {number}, above {MAX_CLASSES - 1}: number classes 0, 1, 2, …"
-        )
+        raise UsageError(f"{where} has class number {number}, above {MAX_CLASSES - 1}: number classes 0, 1, 2, …")
 
 
 def numbered_classes(largest: int) -> tuple[str, ...]:
@@ -85,9 +83,7 @@ def numbered_classes(largest: int) -> tuple[str, ...]:
 def require_class_folders(where: Path, names: Sequence[str], *, loose_images: bool) -> None:
     """Raise UsageError for class folders with images beside them, or whose names are not UTF-8."""
     if names and loose_images:
-        raise UsageError(
-            f"{where} has images beside the class folders {', '.join(names[:3])}: move them into one"
-        )
+        raise UsageError(f"{where} has images beside the class folders {', '.join(names[:3])}: move them into one")
     for name in names:
         if name != (shown := readable_name(name)):
             raise UsageError(f"{where} has a class whose name is not UTF-8, {shown}: rename that folder")

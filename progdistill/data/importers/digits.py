@@ -31,10 +31,7 @@ class DigitsSource(Source):
         table = _table()
         pixels = np.round(table[:, :64] * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
         test = np.arange(len(table)) % TEST_EVERY == 0
-        self._splits = {
-            "train": (pixels[~test], table[~test, 64]),
-            "test": (pixels[test], table[test, 64]),
-        }
+        self._splits = {"train": (pixels[~test], table[~test, 64]), "test": (pixels[test], table[test, 64])}
         self.facts = SourceFacts(
             importer="digits",
             location="scikit-learn",

@@ -37,9 +37,7 @@ class ImageFolderSource(Source):
         counts, digest = self._scan()
         for split, count in counts.items():
             if not count:
-                raise UsageError(
-                    f"{self._splits[split]} has no images: give a folder of images or of class folders"
-                )
+                raise UsageError(f"{self._splits[split]} has no images: give a folder of images or of class folders")
         self.facts = SourceFacts(
             importer="image_folder",
             location=str(root),
@@ -104,9 +102,7 @@ def _refuse_splits_without_training(root: Path) -> None:
     others = [folder for folder in folders if folder.name not in named]
     walks = (files for folder in others for _, _, files in os.walk(folder))
     if named and not _images_in(root) and not any(is_image_name(name) for files in walks for name in files):
-        raise UsageError(
-            f"{root} has folders of splits ({', '.join(named)}), but none called train: rename one"
-        )
+        raise UsageError(f"{root} has folders of splits ({', '.join(named)}), but none called train: rename one")
 
 
 def _class_names(splits: dict[str, Path]) -> tuple[str, ...]:

@@ -27,14 +27,7 @@ from progdistill.data.importers.common import (
     verify_published,
 )
 from progdistill.data.preprocess import Preprocessing, decode_image
-from progdistill.data.source import (
-    IMAGE_SUFFIXES,
-    Source,
-    SourceFacts,
-    SourceImage,
-    is_image_name,
-    readable_name,
-)
+from progdistill.data.source import IMAGE_SUFFIXES, Source, SourceFacts, SourceImage, is_image_name, readable_name
 from progdistill.errors import UsageError
 from progdistill.progress import Progress
 

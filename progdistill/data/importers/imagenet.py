@@ -50,11 +50,7 @@ def _open_tars(path: Path, preprocessing: Preprocessing, unverified: bool) -> So
         classes = validation_classes(folder / DEVKIT.name)
         files += [(folder / VALIDATION.name, VALIDATION), (folder / DEVKIT.name, DEVKIT)]
     return ImageTarSource(
-        archives,
-        preprocessing,
-        horizontal_flip_safe=True,
-        class_of_file=classes,
-        published=() if unverified else files,
+        archives, preprocessing, horizontal_flip_safe=True, class_of_file=classes, published=() if unverified else files
     )
 
 
@@ -68,9 +64,7 @@ def validation_classes(devkit: Path) -> dict[str, str]:
         truth = read_member(archive, TRUTH_FILE)
         synsets = loadmat(io.BytesIO(read_member(archive, META_FILE)), squeeze_me=True)["synsets"]
         wordnet_ids = {
-            int(synset["ILSVRC2012_ID"]): str(synset["WNID"])
-            for synset in synsets
-            if int(synset["num_children"]) == 0
+            int(synset["ILSVRC2012_ID"]): str(synset["WNID"]) for synset in synsets if int(synset["num_children"]) == 0
         }
         return {
             f"ILSVRC2012_val_{number:08d}.JPEG": wordnet_ids[int(line)]

@@ -46,8 +46,7 @@ class ImageNetBatchesSource(Source):
         if "train" not in files:
             raise UsageError(f"{folder} has no train_data_batch_1.npz … train_data_batch_10.npz")
         self._batches = {
-            split: [_Batch(path, _count_images(path, image_size)) for path in paths]
-            for split, paths in files.items()
+            split: [_Batch(path, _count_images(path, image_size)) for path in paths] for split, paths in files.items()
         }
         splits = {split: sum(batch.images for batch in batches) for split, batches in self._batches.items()}
         if not unverified:
@@ -57,9 +56,7 @@ class ImageNetBatchesSource(Source):
             location=str(folder),
             description=f"as published, {image_size}×{image_size}",
             identity={
-                "files": [
-                    [batch.path.name, batch.images] for batches in self._batches.values() for batch in batches
-                ]
+                "files": [[batch.path.name, batch.images] for batches in self._batches.values() for batch in batches]
             },
             channels=3,
             image_size=image_size,
@@ -101,13 +98,9 @@ def _count_images(path: Path, image_size: int) -> int:
         data, labels = _load_pickle(path)
     size = math.isqrt(data.shape[1] // 3) if len(data.shape) == 2 else 0
     if data.dtype != np.uint8 or data.shape != (len(labels), 3 * size * size):
-        raise UsageError(
-            f"{path} is the wrong file: data is {data.dtype} {list(data.shape)}, labels are {len(labels)}"
-        )
+        raise UsageError(f"{path} is the wrong file: data is {data.dtype} {list(data.shape)}, labels are {len(labels)}")
     if size != image_size:
-        raise UsageError(
-            f"{path} is the wrong file: its images are {size}×{size}, not {image_size}×{image_size}"
-        )
+        raise UsageError(f"{path} is the wrong file: its images are {size}×{size}, not {image_size}×{image_size}")
     return len(labels)
 
 

@@ -39,10 +39,7 @@ class LsunSource(Source):
             description=preprocessing.describe(),
             identity={
                 "category": category,
-                "sizes": {
-                    split: (database / "data.mdb").stat().st_size
-                    for split, database in self._databases.items()
-                },
+                "sizes": {split: (database / "data.mdb").stat().st_size for split, database in self._databases.items()},
                 "counts": dict(splits),
                 "preprocessing": preprocessing.model_dump(mode="json"),
             },
@@ -69,9 +66,7 @@ def _find_databases(path: Path, category: str) -> dict[str, Path]:
     folders = {"train": path / f"{category}_train_lmdb", "validation": path / f"{category}_val_lmdb"}
     found = {split: folder for split, folder in folders.items() if (folder / "data.mdb").is_file()}
     if "train" not in found:
-        raise UsageError(
-            f"{path} has no {category}_train_lmdb/data.mdb: unpack {category}_train_lmdb.zip there first"
-        )
+        raise UsageError(f"{path} has no {category}_train_lmdb/data.mdb: unpack {category}_train_lmdb.zip there first")
     return found
 
 

@@ -26,14 +26,7 @@ from progdistill.data.importers.common import (
     require_class_number,
 )
 from progdistill.data.preprocess import Preprocessing, decode_image
-from progdistill.data.source import (
-    Pixels,
-    Source,
-    SourceFacts,
-    SourceImage,
-    UnreadableImageError,
-    readable_name,
-)
+from progdistill.data.source import Pixels, Source, SourceFacts, SourceImage, UnreadableImageError, readable_name
 from progdistill.errors import UsageError
 
 BATCH_ROWS: Final = 64
@@ -55,9 +48,7 @@ class ParquetSource(Source):
         Raises UsageError if a file is damaged or its columns differ from those of the first training file.
         """
         self._preprocessing, self._files = preprocessing, _files_by_split(path)
-        self._rows = {
-            split: [_open(file).metadata.num_rows for file in files] for split, files in self._files.items()
-        }
+        self._rows = {split: [_open(file).metadata.num_rows for file in files] for split, files in self._files.items()}
         self._columns = _columns_of(self._files)
         self.facts = SourceFacts(
             importer="parquet",
@@ -173,9 +164,7 @@ def _find_columns(path: Path, schema: pa.Schema) -> _Columns:
         if _has_bytes(field.type) or (field.name in features and features[field.name].kind == "Image")
     ]
     if len(images) != 1:
-        raise UsageError(
-            f"{path} has {len(images)} image columns among {', '.join(schema.names)}: keep exactly one"
-        )
+        raise UsageError(f"{path} has {len(images)} image columns among {', '.join(schema.names)}: keep exactly one")
     classes = [name for name, feature in features.items() if feature.kind == "ClassLabel"]
     label = next((name for name in (*classes, *_LABEL_NAMES) if name in schema.names), None)
     return _Columns(images[0], label, _class_names(features, label))

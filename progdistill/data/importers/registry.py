@@ -23,12 +23,7 @@ _LSUN_CATEGORIES: Final = {"lsun_bedroom": "bedroom", "lsun_church": "church_out
 
 
 def open_source(
-    name: str,
-    path: Path | None,
-    preprocessing: Preprocessing,
-    *,
-    horizontal_flip_safe: bool,
-    unverified: bool,
+    name: str, path: Path | None, preprocessing: Preprocessing, *, horizontal_flip_safe: bool, unverified: bool
 ) -> Source:
     """Open the files of a known dataset, or a user's own images.
 

@@ -97,11 +97,7 @@ class ClusterApi:
     """
 
     def __init__(
-        self,
-        client: Any,
-        namespace: str,
-        timeout_seconds: float,
-        renew_client: Callable[[], Any] | None = None,
+        self, client: Any, namespace: str, timeout_seconds: float, renew_client: Callable[[], Any] | None = None
     ) -> None:
         self._client, self.namespace, self._timeout_seconds = client, namespace, timeout_seconds
         self._renew_client, self._renew_lock = renew_client, threading.Lock()
@@ -268,9 +264,7 @@ def connect(settings: ClusterSettings) -> ClusterApi:
         UsageError: there is neither.
     """
     client, namespace = _configured_client(settings)
-    return ClusterApi(
-        client, namespace, settings.api_timeout_seconds, lambda: _configured_client(settings)[0]
-    )
+    return ClusterApi(client, namespace, settings.api_timeout_seconds, lambda: _configured_client(settings)[0])
 
 
 def _configured_client(settings: ClusterSettings) -> tuple[Any, str]:
@@ -286,9 +280,7 @@ def _configured_client(settings: ClusterSettings) -> tuple[Any, str]:
             config.load_incluster_config(client_configuration=configuration)
             namespace = _OWN_NAMESPACE.read_text().strip() if _OWN_NAMESPACE.exists() else None
         else:
-            config.load_kube_config(
-                file, settings.context, client_configuration=configuration, persist_config=False
-            )
+            config.load_kube_config(file, settings.context, client_configuration=configuration, persist_config=False)
             contexts, active = config.list_kube_config_contexts(file)
             chosen = next((c for c in contexts if c["name"] == settings.context), active)
             namespace = chosen["context"].get("namespace")
@@ -306,9 +298,7 @@ def _configured_client(settings: ClusterSettings) -> tuple[Any, str]:
 def role_rules(missing: list[Permission]) -> str:
     """The rules that a Role needs, to be copied."""
     lines = "\n".join(f"  {permission.rule()}" for permission in missing)
-    return (
-        f"Bind a Role with these rules in the jobs' namespace to the user who starts runs:\nrules:\n{lines}"
-    )
+    return f"Bind a Role with these rules in the jobs' namespace to the user who starts runs:\nrules:\n{lines}"
 
 
 def _rules_for(message: str) -> str:

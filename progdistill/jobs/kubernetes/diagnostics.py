@@ -148,11 +148,7 @@ def restart_message(pod: PodExit) -> str | None:
 
 
 def job_failure(
-    submission: Submission,
-    job: Object,
-    exits: Sequence[PodExit],
-    last_lines: dict[str, list[str]],
-    where: str,
+    submission: Submission, job: Object, exits: Sequence[PodExit], last_lines: dict[str, list[str]], where: str
 ) -> ProgdistillError:
     """The error of a failed Job.
 

@@ -35,9 +35,7 @@ class KubernetesLauncher:
         on_event: gets the events of the job's worker.
     """
 
-    def __init__(
-        self, store: Store, settings: ClusterSettings, folder: Path, on_event: Listener = ignore
-    ) -> None:
+    def __init__(self, store: Store, settings: ClusterSettings, folder: Path, on_event: Listener = ignore) -> None:
         self._store, self._settings, self._folder, self._on_event = store, settings, folder, on_event
 
     def launch(self, request: JobRequest) -> None:

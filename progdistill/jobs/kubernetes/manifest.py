@@ -92,11 +92,7 @@ def job_manifest(submission: Submission) -> Manifest:
         final_statuses=[UsageError.exit_status],
         optional=_optional(submission),
         image=cluster.image_of(resources),
-        arguments=[
-            f"--store={submission.store_uri}",
-            f"--job={job_id}",
-            f"--processes={submission.processes}",
-        ],
+        arguments=[f"--store={submission.store_uri}", f"--job={job_id}", f"--processes={submission.processes}"],
         environment=_environment(submission),
         quantities=_quantities(resources),
         shared_memory=_mebibytes(resources.shared_memory_gib),

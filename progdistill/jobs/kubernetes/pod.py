@@ -51,9 +51,7 @@ def _main(arguments: list[str]) -> int:
 def _request(store: Store, job_id: str) -> JobRequest:
     request = read_record(store, job_request_key(job_id), JobRequest)
     if request is None:
-        raise UsageError(
-            f"{store.uri}/{job_request_key(job_id)} is gone: start the run again, which writes it"
-        )
+        raise UsageError(f"{store.uri}/{job_request_key(job_id)} is gone: start the run again, which writes it")
     if request.spec.id != job_id:
         raise UsageError(
             f"{store.uri}/{job_request_key(job_id)} describes job {request.spec.id} to this version of the"

@@ -74,9 +74,7 @@ def _digits_in(location: str, data_root: Path) -> DatasetInfo:
     from progdistill.data.prepare import prepare
 
     place = open_store(location)
-    manifest = read_manifest(place) or prepare(
-        DigitsSource(), "digits", location, staging_root=data_root / "staging"
-    )
+    manifest = read_manifest(place) or prepare(DigitsSource(), "digits", location, staging_root=data_root / "staging")
     return info_of(manifest, place.uri)
 
 

@@ -92,9 +92,7 @@ class Submitter:
             if owners == ([job_uid] if job_uid else []):
                 return
             if not owners:
-                self._api.patch(
-                    path, {"metadata": {"ownerReferences": wanted["metadata"]["ownerReferences"]}}
-                )
+                self._api.patch(path, {"metadata": {"ownerReferences": wanted["metadata"]["ownerReferences"]}})
                 return
             job = self._api.get(self._job_path)
             if job is not None and job["metadata"]["uid"] in owners:
