@@ -35,7 +35,7 @@ def run_job(request: JobRequest, rank: Rank, should_stop: Callable[[], bool]) ->
     Args:
         request: The job.
         rank: This process among the job's ranks.
-        should_stop: Asked by a training after every update.
+        should_stop: Called by a training after every update.
 
     Raises:
         ProgdistillError: If the job fails, or was interrupted and saved a snapshot.

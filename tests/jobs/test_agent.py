@@ -24,7 +24,9 @@ hosts = agent.Hosts(2 if total == "1" else 1, int(total), int(host), endpoint, r
 steps = iter(range(1000))
 limit = agent.RestartLimit(lambda: next(steps) if progress == "yes" else 0)
 with StopSignals() as signals:
-    sys.exit(agent.run_ranks(hosts, sys.argv[6:], limit, signals))
+    status = agent.run_ranks(hosts, sys.argv[6:], limit, signals)
+    signals.ignore()
+sys.exit(status)
 """
 
 
