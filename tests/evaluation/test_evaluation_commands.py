@@ -65,7 +65,7 @@ def test_an_interrupted_sample_leaves_no_partial_file(
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
-        while not (tmp_path / "x.parquet.part").exists():
+        while not (tmp_path / ".x.parquet.part").exists():
             assert drawing.poll() is None
             time.sleep(0.05)
         drawing.send_signal(number)
