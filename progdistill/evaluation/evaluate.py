@@ -1,6 +1,7 @@
 """Evaluates a checkpoint beside the undistilled model."""
 
 from collections.abc import Callable, Sequence
+from itertools import cycle
 
 from progdistill.data.dataset import DatasetInfo
 from progdistill.evaluation.config import EvaluationSettings
@@ -21,9 +22,7 @@ def prepare_evaluator(
 
     Done once before evaluations that run side by side, each of which would do it otherwise.
     """
-    runner = MeasurementRunner(store, settings, info, device)
-    runner.load()
-    return runner.evaluator_manifest
+    return MeasurementRunner(store, settings, info, device).prepare()
 
 
 def evaluate_checkpoint(
@@ -52,8 +51,8 @@ def evaluate_checkpoint(
         device: Where samples and features are computed.
 
     Raises:
-        UsageError: The evaluator does not fit the dataset, its weights are missing, or the checkpoint cannot
-            be guided as requested.
+        UsageError: The evaluator does not fit the dataset, its weights are missing, or the checkpoint cannot be
+            guided as requested.
         LostInvariantError: Samples are not finite, or the store lost weights.
     """
     record = EvaluationRecord(checkpoint_id=manifest.id, kind=manifest.identity.kind, sampling_steps=sampling_steps)
@@ -82,16 +81,14 @@ def _reported(planned: PlannedMeasurement, runner: MeasurementRunner) -> Measure
 
 
 class RoundRobin:
-    """Assigns shards to ranks in turn, across measurements, so that a few shards of many are even too."""
+    """Assigns shards to ranks in turn, across measurements, so that few shards of each are even too."""
 
     def __init__(self, rank: int, world_size: int) -> None:
-        self._rank, self._world_size, self._assigned = rank, world_size, 0
+        self._rank, self._turns = rank, cycle(range(world_size))
 
     def assigned(self, shards: Sequence[range]) -> list[range]:
         """This rank's part of the next shards."""
-        first = (self._rank - self._assigned) % self._world_size
-        self._assigned += len(shards)
-        return list(shards[first :: self._world_size])
+        return [shard for shard, turn in zip(shards, self._turns, strict=False) if turn == self._rank]
 
 
 def sample_distributed(
@@ -112,8 +109,7 @@ def sample_distributed(
     All ranks call it with equal arguments. Shards do not depend on the number of ranks, so neither do the
     figures. Finished shards are kept in the store, where a later attempt finds them.
 
-    Args:
-        barrier: Returns when every rank has called it.
+    `barrier` returns when every rank has called it.
     """
     if sampling_steps > settings.max_sampling_steps:
         return

@@ -2,14 +2,13 @@
 
 import hashlib
 import io
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from progdistill.errors import UsageError
 from progdistill.evaluation.config import EvaluationSettings
-from progdistill.features.weights import given_file
+from progdistill.features.weights import read_named_file
 from progdistill.store.base import Store
 from progdistill.store.layout import reference_statistics_key
 
@@ -17,11 +16,8 @@ INCEPTION_FEATURES = 2048
 _SETTING = "evaluation.reference_statistics"
 
 
-class PublishedStatistics(NamedTuple):
-    """Mean [d] and covariance [d, d] of real features, in float64."""
-
-    mean: NDArray[np.float64]
-    covariance: NDArray[np.float64]
+MeanAndCovariance = tuple[NDArray[np.float64], NDArray[np.float64]]
+"""[d] and [d, d]."""
 
 
 def pinned_statistics(store: Store, settings: EvaluationSettings) -> EvaluationSettings:
@@ -35,19 +31,18 @@ def pinned_statistics(store: Store, settings: EvaluationSettings) -> EvaluationS
         return settings
     if expected is not None and store.read(reference_statistics_key(expected)) is not None:
         return settings
-    with given_file(given, "", f"{_SETTING} = {given}") as path:
-        data = path.read_bytes()
+    _, data = read_named_file(given, "", f"{_SETTING} = {given}")
     sha256 = hashlib.sha256(data).hexdigest()
     if expected not in (None, sha256):
         raise UsageError(f"{given} has SHA-256 {sha256}, but {_SETTING}_sha256 = {expected}")
-    features = len(_parsed(data, given).mean)
+    features = len(_parsed(data, given)[0])
     if settings.evaluator == "inception" and features != INCEPTION_FEATURES:
         raise UsageError(f"{given} has {features} features, but Inception has {INCEPTION_FEATURES}")
     store.put_if_absent(reference_statistics_key(sha256), data)
     return settings.model_copy(update={"reference_statistics_sha256": sha256})
 
 
-def published_statistics(store: Store, settings: EvaluationSettings) -> PublishedStatistics:
+def published_statistics(store: Store, settings: EvaluationSettings) -> MeanAndCovariance:
     """Read the statistics that pinned settings name."""
     sha256 = settings.reference_statistics_sha256
     data = None if sha256 is None else store.read(reference_statistics_key(sha256))
@@ -59,7 +54,7 @@ def published_statistics(store: Store, settings: EvaluationSettings) -> Publishe
     return _parsed(data, str(settings.reference_statistics))
 
 
-def _parsed(data: bytes, name: str) -> PublishedStatistics:
+def _parsed(data: bytes, name: str) -> MeanAndCovariance:
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             mean, covariance = (np.asarray(arrays[key], np.float64) for key in ("mu", "sigma"))
@@ -69,4 +64,4 @@ def _parsed(data: bytes, name: str) -> PublishedStatistics:
             raise ValueError("not all numbers are finite")
     except Exception as error:  # NumPy and zipfile raise many types for bytes of another format.
         raise UsageError(f"{name} is not a file of reference statistics (.npz with mu and sigma): {error}") from None
-    return PublishedStatistics(mean, covariance)
+    return mean, covariance

@@ -17,6 +17,7 @@ from progdistill.evaluation.sampling import labels_of
 from progdistill.evaluation.shards import ShardResult, delete_shards, load_shard, measure_shard, save_shard, shards_of
 from progdistill.evaluation.statistics import compare, merge_statistics
 from progdistill.features.base import FeatureExtractor
+from progdistill.features.manifest import EvaluatorManifest
 from progdistill.features.registry import find_or_publish_evaluator, open_evaluator
 from progdistill.images import Pixels, encode_contact_sheet
 from progdistill.models.denoiser import load_denoiser
@@ -55,9 +56,10 @@ class MeasurementRunner:
             return published_reference(self._store, self._settings, self.extractor, self._info, self._device)
         return reference_of(self._store, self.extractor, self._info, REFERENCE_SPLIT, self._device)
 
-    def load(self) -> None:
+    def prepare(self) -> EvaluatorManifest:
         """Load the evaluator and the reference statistics, publishing what the store lacks."""
         _ = self.reference
+        return self.evaluator_manifest
 
     def plan(
         self, manifest: CheckpointManifest, baseline: CheckpointManifest | None, sampling_steps: int
@@ -103,7 +105,7 @@ class MeasurementRunner:
     def _draw(self, spec: MeasurementSpec, shards: Sequence[range], *, keep: bool) -> tuple[list[ShardResult], int]:
         """Draw shards unless the store has them, in order; also return the model's number of classes."""
         denoiser = load_denoiser(self._store, load_manifest(self._store, spec.checkpoint_id), self._device)
-        results = []
+        results, batch_size = [], self._settings.batch_size
         label = f"{spec.sampler} × {spec.sampling_steps}"
         with Progress(label, total=sum(map(len, shards)), unit="images") as progress:
             for indices in shards:
@@ -111,15 +113,7 @@ class MeasurementRunner:
                 if result is not None:
                     progress.advance(len(indices))
                 else:
-                    result = measure_shard(
-                        spec,
-                        indices,
-                        denoiser,
-                        self.extractor,
-                        batch_size=self._settings.batch_size,
-                        device=self._device,
-                        progress=progress,
-                    )
+                    result = measure_shard(spec, indices, denoiser, self.extractor, batch_size, self._device, progress)
                     if keep:
                         save_shard(self._store, spec, indices, result)
                 results.append(result)

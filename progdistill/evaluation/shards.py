@@ -2,13 +2,12 @@
 
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save
-from torch import Tensor
 
 from progdistill.errors import LostInvariantError
 from progdistill.evaluation.metrics import Moments, ScoreSums
@@ -67,7 +66,6 @@ def measure_shard(
     indices: range,
     denoiser: Denoiser,
     extractor: FeatureExtractor,
-    *,
     batch_size: int,
     device: str,
     progress: Progress,
@@ -89,35 +87,25 @@ def measure_shard(
         name=f"checkpoint {spec.checkpoint_id[:12]}",
     )
     shown: list[Pixels] = []
-    index, seconds = indices.start, {"sampling": 0.0, "evaluation": 0.0}
-    for images in _timed(batches, seconds):
-        began = time.monotonic()
+    index, began, evaluation_seconds = indices.start, time.monotonic(), 0.0
+    for images in batches:
+        drawn = time.monotonic()
         with torch.inference_mode():
             stream.add(extractor.extract(images))
-        seconds["evaluation"] += time.monotonic() - began
         shown.append(images[: max(spec.shown_samples - index, 0)].permute(0, 2, 3, 1).cpu().numpy())
+        evaluation_seconds += time.monotonic() - drawn
         index += len(images)
         progress.advance(len(images))
         failpoint("evaluation.batch")
-    began = time.monotonic()
+    drawn = time.monotonic()
     statistics = stream.statistics()
-    seconds["evaluation"] += time.monotonic() - began
-    return ShardResult(statistics, np.concatenate(shown), seconds["sampling"], seconds["evaluation"])
-
-
-def _timed(batches: Iterator[Tensor], seconds: dict[str, float]) -> Iterator[Tensor]:
-    """Pass batches on, adding up the seconds it takes to draw them."""
-    while True:
-        began = time.monotonic()
-        images = next(batches, None)
-        seconds["sampling"] += time.monotonic() - began
-        if images is None:
-            return
-        yield images
+    ended = time.monotonic()
+    evaluation_seconds += ended - drawn
+    return ShardResult(statistics, np.concatenate(shown), ended - began - evaluation_seconds, evaluation_seconds)
 
 
 def save_shard(store: Store, spec: MeasurementSpec, indices: range, result: ShardResult) -> None:
-    """Publish a finished shard for a later attempt, or for the rank that adds up."""
+    """Publish a finished shard for a later attempt, or for the rank that merges the shards."""
     statistics = result.statistics
     tensors = {
         "mean": statistics.moments.mean,

@@ -75,15 +75,15 @@ def merge_statistics(first: SampleStatistics, second: SampleStatistics) -> Sampl
 def compare(samples: SampleStatistics, reference: Reference) -> Figures:
     """Every metric that the statistics allow."""
     moments, real = samples.moments, reference.features
-    kernel, covered = None, None
+    kernel = precision = recall = None
     if real is not None:
         kernel = kernel_distance(samples.features, real)
         if min(len(samples.features), len(real)) > NEIGHBORS:
-            covered = precision_recall(samples.features, real)
+            precision, recall = precision_recall(samples.features, real)
     return Figures(
         distance=frechet_distance(moments.mean, moments.covariance, reference.mean, reference.covariance),
         kernel_distance=kernel,
-        precision=None if covered is None else covered.precision,
-        recall=None if covered is None else covered.recall,
+        precision=precision,
+        recall=recall,
         inception_score=None if samples.score is None else inception_score(samples.score),
     )

@@ -49,56 +49,6 @@ class DigitsClassifier(nn.Module):
         return logits
 
 
-def train_digits_classifier(
-    images: UInt8[Tensor, "count 1 8 8"], labels: Int64[Tensor, " count"], seed: int
-) -> DigitsClassifier:
-    """Train from scratch, a few seconds on one core. On one machine equal arguments give equal weights."""
-    with _one_thread():
-        return _train(_initialized(seed), images, labels, seed).eval().requires_grad_(False)
-
-
-def _train(
-    network: DigitsClassifier, images: UInt8[Tensor, "count 1 8 8"], labels: Int64[Tensor, " count"], seed: int
-) -> DigitsClassifier:
-    optimizer = torch.optim.AdamW(network.parameters(), LEARNING_RATE, weight_decay=0.01)
-    updates_an_epoch = len(images) // BATCH_SIZE
-    annealing = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, EPOCHS * updates_an_epoch)
-    for epoch in range(EPOCHS):
-        order = torch.randperm(len(images), generator=generator(seed, "digits classifier order", epoch))
-        for update in range(updates_an_epoch):
-            batch = order[update * BATCH_SIZE : (update + 1) * BATCH_SIZE]
-            optimizer.zero_grad()
-            loss: Tensor = F.cross_entropy(network(images[batch]), labels[batch])
-            torch.autograd.backward(loss)
-            optimizer.step()
-            annealing.step()
-    return network
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Sums split over threads round differently elsewhere, and so small a network gains nothing."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-def accuracy(network: DigitsClassifier, images: UInt8[Tensor, "count 1 8 8"], labels: Int64[Tensor, " count"]) -> float:
-    """Fraction of images whose most probable class is their label."""
-    with torch.inference_mode():
-        return float((network(images).argmax(dim=1) == labels).double().mean())
-
-
-def _initialized(seed: int) -> DigitsClassifier:
-    """PyTorch's default initialization from `seed`; the global generator is left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_for(seed, "digits classifier weights"))
-        return DigitsClassifier()
-
-
 SEED = 0
 """Seed of the classifier. Fixed: runs with different seeds must be measured in the same features."""
 
@@ -111,10 +61,14 @@ class DigitsEvaluator:
         return {"name": settings.evaluator, "trained_on": info.fingerprint, "split": "train", "seed": SEED}
 
     def obtain(self, settings: FeatureSettings, info: DatasetInfo, folder: Path) -> ObtainedWeights:
-        network = train_digits_classifier(*_read(info, "train"), seed=SEED)
+        with _one_thread():
+            network = _train(*_read(info, "train"))
+        images, labels = _read(info, "test")
+        with torch.inference_mode():
+            accuracy = float((network(images).argmax(dim=1) == labels).double().mean())
         path = folder / "digits_classifier.safetensors"
         save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, path)
-        return ObtainedWeights(path, "frechet_digits_classifier", test_accuracy=accuracy(network, *_read(info, "test")))
+        return ObtainedWeights(path, "frechet_digits_classifier", test_accuracy=accuracy)
 
     def load(self, weights: Path, recipe: dict[str, JsonValue], device: str) -> Extract:
         network = DigitsClassifier()
@@ -126,6 +80,36 @@ class DigitsEvaluator:
             return Features(features, network.logits(features).softmax(dim=1))
 
         return extract
+
+
+def _train(images: UInt8[Tensor, "count 1 8 8"], labels: Int64[Tensor, " count"]) -> DigitsClassifier:
+    """Train from scratch, a few seconds on one core. On one machine equal arguments give equal weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_for(SEED, "digits classifier weights"))
+        network = DigitsClassifier()
+    optimizer = torch.optim.AdamW(network.parameters(), LEARNING_RATE, weight_decay=0.01)
+    updates_per_epoch = len(images) // BATCH_SIZE
+    annealing = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, EPOCHS * updates_per_epoch)
+    for epoch in range(EPOCHS):
+        order = torch.randperm(len(images), generator=generator(SEED, "digits classifier order", epoch))
+        for batch in torch.split(order[: updates_per_epoch * BATCH_SIZE], BATCH_SIZE):
+            optimizer.zero_grad()
+            loss: Tensor = F.cross_entropy(network(images[batch]), labels[batch])
+            torch.autograd.backward(loss)
+            optimizer.step()
+            annealing.step()
+    return network.eval().requires_grad_(False)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Sums split over threads round differently elsewhere, and so small a network gains nothing."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _read(info: DatasetInfo, split: str) -> tuple[UInt8[Tensor, "count 1 8 8"], Int64[Tensor, " count"]]:

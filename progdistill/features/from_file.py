@@ -1,6 +1,5 @@
 """Features from any network in a TorchScript or ONNX file."""
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from progdistill.data.dataset import DatasetInfo
 from progdistill.features.base import Extract, Features, ObtainedWeights
 from progdistill.features.config import FeatureSettings
 from progdistill.features.inception import load_torchscript
-from progdistill.features.weights import FEATURES_ADVICE, FEATURES_VARIABLE, check_digest, given_file, pinned
+from progdistill.features.weights import FEATURES_ADVICE, FEATURES_VARIABLE, check_digest, pinned, read_named_file
 
 
 class FeaturesFileEvaluator:
@@ -28,11 +27,12 @@ class FeaturesFileEvaluator:
         }
 
     def obtain(self, settings: FeatureSettings, info: DatasetInfo, folder: Path) -> ObtainedWeights:
-        with given_file(settings.weights, FEATURES_VARIABLE, FEATURES_ADVICE) as path:
-            copied = Path(shutil.copyfile(path, folder / path.name))
+        named, data = read_named_file(settings.weights, FEATURES_VARIABLE, FEATURES_ADVICE)
         if settings.weights_sha256 is not None:
-            check_digest(copied, settings.weights_sha256)
-        return ObtainedWeights(copied, distance_name=f"frechet_{copied.stem}")
+            check_digest(named, data, settings.weights_sha256)
+        path = folder / Path(named).name
+        path.write_bytes(data)
+        return ObtainedWeights(path, distance_name=f"frechet_{path.stem}")
 
     def load(self, weights: Path, recipe: dict[str, JsonValue], device: str) -> Extract:
         network = _load_onnx(weights) if recipe["format"] == "onnx" else load_torchscript(weights, device)

