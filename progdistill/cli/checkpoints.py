@@ -98,7 +98,9 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _print_table(summaries: list[CheckpointSummary]) -> None:
-    lines = [["id", "kind", "steps", "dataset", "parent", "run", "created", "distance", "distance name", "aliases"]]
+    lines = [
+        ["id", "kind", "sampling steps", "dataset", "parent", "run", "created", "distance", "distance name", "aliases"]
+    ]
     lines += [
         [
             s.id[:12],

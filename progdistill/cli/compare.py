@@ -32,8 +32,8 @@ def _compare(args: argparse.Namespace) -> int:
         return 0
     print(f"{comparison.distance_name} of {counts_text(runs[0])}")
     width = max(12, *map(len, comparison.run_ids))
-    print("  ".join(["steps".rjust(8), *(run_id.rjust(width) for run_id in comparison.run_ids)]))
+    print("  ".join(["sampling steps", *(run_id.rjust(width) for run_id in comparison.run_ids)]))
     for row in comparison.rows:
-        print("  ".join([f"{row.sampling_steps:8,}", *(number(d).rjust(width) for d in row.distances)]))
+        print("  ".join([f"{row.sampling_steps:14,}", *(number(d).rjust(width) for d in row.distances)]))
     print(page)
     return 0

@@ -14,7 +14,7 @@ from progdistill.report.figures import DISTILLED, curves_of, draw_distance_chart
 from progdistill.report.input import LossPoint, ReportInput, counts_text, distance_name_of
 from progdistill.report.page import render
 from progdistill.report.samples import draw_samples
-from progdistill.report.tables import TextTable, cost_table, headline, quality_table
+from progdistill.report.tables import cost_table, headline, quality_table
 
 
 def report_components(run: ReportInput) -> list[Any]:
@@ -27,8 +27,7 @@ def report_components(run: ReportInput) -> list[Any]:
         Image(to_png(chart), label="Distance against sampling steps"),
         Image(to_png(draw_samples(run)), label="Samples of every stage from the same noise"),
         Markdown("## Stages"),
-        _table(quality_table(run.checkpoints)),
-        _table(cost_table(run)),
+        *(Table(table.rows, headers=list(table.header)) for table in (quality_table(run.checkpoints), cost_table(run))),
     ]
     if run.lineage:
         parts.append(Markdown(f"## Lineage\n\n```\n{run.lineage}\n```"))
@@ -39,10 +38,6 @@ def embedded_page(page: str, title: str) -> Markdown:
     """Return a self-contained page as a component, in a frame of its own in which its scripts run."""
     # Markdown would end the frame at an empty line.
     return Markdown(render("frame.html.j2", page=page, title=title).replace("\n", "&#10;"))
-
-
-def _table(table: TextTable) -> Table:
-    return Table(table.rows, headers=list(table.header))
 
 
 class LiveStage:
@@ -65,14 +60,9 @@ class LiveStage:
         remaining_seconds: float,
         samples: bytes | None = None,
     ) -> None:
-        """Update the components.
+        """Update the components after `update` parameter updates.
 
-        Args:
-            update: Parameter updates done.
-            losses: The loss curve so far.
-            images_per_second: Training throughput.
-            remaining_seconds: Estimated time to the end of the stage.
-            samples: A PNG of current samples; None keeps the ones shown.
+        `losses` is the whole loss curve so far, `samples` a PNG of current samples; None keeps the ones shown.
         """
         self._progress.update(update)
         last = f"loss {losses[-1].loss:.4g} · " if losses else ""

@@ -54,8 +54,9 @@ def compare_runs(runs: Sequence[ReportInput]) -> Comparison:
     if len(runs) < 2:
         raise UsageError("a comparison needs at least two runs: progdistill compare RUN RUN …")
     distance_name = _common_distance(runs)
-    steps = sorted({stage.sampling_steps for run in runs for stage in run.checkpoints}, reverse=True)
-    rows = [Row(sampling_steps=n, distances=tuple(_distance_at(run, n) for run in runs)) for n in steps]
+    measured = [{stage.sampling_steps: stage.distance for stage in run.checkpoints} for run in runs]
+    steps = sorted({n for distances in measured for n in distances}, reverse=True)
+    rows = [Row(sampling_steps=n, distances=tuple(distances.get(n) for distances in measured)) for n in steps]
     return Comparison(
         run_ids=tuple(run.run_id for run in runs),
         distance_name=distance_name,
@@ -71,7 +72,7 @@ def _common_distance(runs: Sequence[ReportInput]) -> str:
         "dataset": {run.dataset_fingerprint for run in runs},
         "distance": {distance_name_of(run) for run in runs},
         "feature extractor": {run.evaluator_id for run in runs},
-        "reference statistics": {_reference_sha256(run) for run in runs},
+        "reference statistics": {run.evaluation_setting("reference_statistics_sha256") for run in runs},
         "guidance scale": {frozenset(stage.guidance_scale for stage in stages) for stages in measured},
         "sample counts": {frozenset(stage.evaluated_samples for stage in stages) for stages in measured},
     }
@@ -85,16 +86,6 @@ def _common_distance(runs: Sequence[ReportInput]) -> str:
     if (distance_name := distance_name_of(runs[0])) is None:
         raise UsageError("none of these runs was evaluated: there is nothing to compare")
     return distance_name
-
-
-def _reference_sha256(run: ReportInput) -> JsonValue:
-    """Digest of the published statistics used in place of the dataset, or None."""
-    settings = run.configuration.get("evaluation")
-    return settings.get("reference_statistics_sha256") if isinstance(settings, dict) else None
-
-
-def _distance_at(run: ReportInput, sampling_steps: int) -> float | None:
-    return next((stage.distance for stage in run.checkpoints if stage.sampling_steps == sampling_steps), None)
 
 
 def _differences(configurations: Sequence[dict[str, JsonValue]]) -> tuple[Difference, ...]:

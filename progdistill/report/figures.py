@@ -1,11 +1,11 @@
 """Charts of a report: distance against sampling steps, and loss curves."""
 
-import functools
 import io
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Final, NamedTuple
 from xml.etree import ElementTree
 
 from progdistill.report.input import ReportInput, StageEntry, distance_label, distance_name_of, steps_text
@@ -13,9 +13,6 @@ from progdistill.report.input import ReportInput, StageEntry, distance_label, di
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 MUTED: Final = "#5b6675"
 PAPER: Final = "#ffffff"
@@ -45,43 +42,34 @@ WIDE: Final = (7.4, 4.7)
 NARROW: Final = (4.3, 4.5)
 """Size in inches of the same chart on a phone, with type still readable."""
 
-_DPI: Final = 160
-
 _SVG = "http://www.w3.org/2000/svg"
 
 
-def themed(function: Callable[P, R]) -> Callable[P, R]:
-    """Run a drawing function under report.mplstyle; the caller's own settings stay as they are."""
+@contextmanager
+def themed() -> Iterator[None]:
+    """Draw in the style of report.mplstyle; the caller's own settings of matplotlib stay as they are."""
+    import matplotlib
 
-    @functools.wraps(function)
-    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
-        import matplotlib
-
-        with matplotlib.rc_context(fname=Path(__file__).with_name("report.mplstyle")):
-            return function(*args, **kwargs)
-
-    return wrapper
+    with matplotlib.rc_context(fname=Path(__file__).with_name("report.mplstyle")):
+        yield
 
 
 def new_figure(width_inches: float, height_inches: float) -> "Figure":
-    """Return an empty figure on the Agg canvas, independent of pyplot's global state."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    """Return an empty figure, independent of pyplot's global state."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width_inches, height_inches), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+    return Figure(figsize=(width_inches, height_inches), layout="constrained")
 
 
-@themed
+@themed()
 def to_png(figure: "Figure") -> bytes:
     """Render a figure as PNG."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=_DPI)
+    figure.savefig(buffer, format="png", dpi=160)
     return buffer.getvalue()
 
 
-@themed
+@themed()
 def to_svg(figure: "Figure", description: str, name: str) -> str:
     """Render a figure as an SVG element that takes its colors and font from the page around it.
 
@@ -108,26 +96,10 @@ def to_svg(figure: "Figure", description: str, name: str) -> str:
     return svg
 
 
-class PublishedResult(NamedTuple):
-    """Published distances by number of sampling steps, with the distance's name and the source."""
-
-    distance_name: str
-    source: str
-    distances: dict[int, float]
-
-
-PUBLISHED_RESULTS = {
-    "cifar10": PublishedResult(
-        "fid_legacy_tensorflow", "Salimans & Ho 2022, Table 2", {1: 9.12, 2: 4.51, 4: 3.00, 8: 2.57}
-    )
+PUBLISHED_RESULTS: Final[dict[tuple[str, str | None], tuple[str, dict[int, float]]]] = {
+    ("cifar10", "fid_legacy_tensorflow"): ("Salimans & Ho 2022, Table 2", {1: 9.12, 2: 4.51, 4: 3.00, 8: 2.57})
 }
-"""By dataset name. The paper uses TensorFlow's FID, which clean-fid's default mode does not compare with."""
-
-
-def published_for(dataset: str, distance_name: str | None) -> PublishedResult | None:
-    """Return the paper's distances for a dataset in exactly this distance, or None."""
-    result = PUBLISHED_RESULTS.get(dataset)
-    return result if result is not None and result.distance_name == distance_name else None
+"""By dataset and distance: the source, and distances by sampling steps. The paper uses TensorFlow's FID."""
 
 
 class Curve(NamedTuple):
@@ -152,10 +124,10 @@ def curves_of(run: ReportInput) -> list[Curve]:
         Curve("Undistilled, ancestral", points("baseline_ancestral"), ANCESTRAL, "^"),
         Curve("Distilled, ancestral", points("distilled_ancestral"), DISTILLED, "v", "--"),
     ]
-    published = published_for(run.dataset, distance_name_of(run))
-    if published is not None:
-        label = f"Published: {published.source}"
-        curves.append(Curve(label, _positive(published.distances.items()), PUBLISHED, "D", ":"))
+    key = (run.dataset, distance_name_of(run))
+    if key in PUBLISHED_RESULTS:
+        source, distances = PUBLISHED_RESULTS[key]
+        curves.append(Curve(f"Published: {source}", _positive(distances.items()), PUBLISHED, "D", ":"))
     return [curve for curve in curves if curve.points]
 
 
@@ -168,7 +140,7 @@ def _positive(pairs: Iterable[tuple[int, float | None]]) -> tuple[tuple[int, flo
     return tuple(sorted((steps, value) for steps, value in pairs if value is not None and value > 0))
 
 
-@themed
+@themed()
 def draw_distance_chart(
     curves: Sequence[Curve],
     distance_name: str | None,
@@ -222,7 +194,7 @@ def loss_panels(stages: Sequence[StageEntry]) -> list[tuple[str, "Figure"]]:
     return [(name, _loss_panel(name, stage)) for name, stage in named if stage.loss_curve]
 
 
-@themed
+@themed()
 def _loss_panel(name: str, stage: StageEntry) -> "Figure":
     figure = new_figure(2.7, 1.9)
     axes = figure.subplots()

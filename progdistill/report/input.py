@@ -106,6 +106,11 @@ class ReportInput(Frozen):
     price_per_hour: float | None = Field(default=None, ge=0)  # of one machine, in any currency
     lineage: str = ""  # the tree of teachers and students as text
 
+    def evaluation_setting(self, name: str) -> JsonValue:
+        """Return the value of a setting of the evaluation, None if it is not recorded."""
+        settings = self.configuration.get("evaluation")
+        return settings.get(name) if isinstance(settings, dict) else None
+
 
 _TRAINING_FIELDS = {"updates", "images", "seconds", "images_per_second"}
 _METRICS = {"distance", "distance_name", "inception_score", "kernel_distance", "precision", "recall"}

@@ -18,33 +18,28 @@ from progdistill.report.figures import (
     loss_panels,
     to_svg,
 )
-from progdistill.report.input import ReportInput, counts_text, distance_label, distance_name_of, number, steps_text
+from progdistill.report.input import ReportInput, counts_text, distance_label, distance_name_of, steps_text
 from progdistill.report.samples import class_grids, neighbor_groups, sample_rows
 from progdistill.report.tables import cost_note, cost_table, facts, headline, omissions, quality_note, quality_table
 
-
-@functools.cache
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("progdistill.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "duration": format_duration,
-        "json": functools.partial(json.dumps, indent=2, sort_keys=True),
-        "number": number,
-        "steps": steps_text,
-    }
-    environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False}  # keys keep their order
-    return environment
+_environment = Environment(
+    loader=PackageLoader("progdistill.report"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_environment.filters |= {
+    "duration": format_duration,
+    "json": functools.partial(json.dumps, indent=2, sort_keys=True),
+    "steps": steps_text,
+}
+_environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False}  # keys keep their order
 
 
 def render(template: str, **context: Any) -> str:
     """Fill a template of this room. Text is escaped; only `Markup` is taken as HTML."""
-    return _environment().get_template(template).render(context)
+    return _environment.get_template(template).render(context)
 
 
 def distance_charts(curves: list[Curve], distance_name: str | None, description: str) -> dict[str, Markup]:

@@ -11,7 +11,6 @@ from progdistill.report.figures import MUTED, new_figure, themed
 from progdistill.report.input import ReportInput, SampleImages, StageEntry, steps_text
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 COLUMNS = 10
@@ -126,7 +125,7 @@ def by_class(samples: SampleImages) -> tuple[Pixels, list[int]] | None:
     return grid(chosen, columns=len(classes), scale=readable_scale(images.shape[1])), classes
 
 
-@themed
+@themed()
 def draw_samples(run: ReportInput) -> "Figure":
     """Draw one row per stage, most sampling steps first: distilled left, undistilled DDIM right."""
     stages = [stage for stage in run.checkpoints if stage.samples is not None]
@@ -141,7 +140,11 @@ def draw_samples(run: ReportInput) -> "Figure":
     panels = figure.subplots(len(stages), len(titles), squeeze=False, gridspec_kw={"wspace": 0.03, "hspace": 0.0})
     for row, stage in zip(panels, stages, strict=True):
         for axes, samples in zip(row, (stage.samples, stage.baseline_ddim_samples), strict=False):
-            _show(axes, samples)
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_visible(False)
+            if samples is not None:
+                pixels = _row(samples)
+                axes.imshow(np.broadcast_to(pixels, (*pixels.shape[:2], 3)), interpolation="antialiased")
         steps = steps_text(stage.sampling_steps)
         row[0].set_ylabel(steps, rotation=0, ha="right", va="center", labelpad=8, fontsize=12)
     names = _names(stages[0].samples.labels if stages[0].samples else None, run.class_names)
@@ -151,17 +154,6 @@ def draw_samples(run: ReportInput) -> "Figure":
             x = (column + 0.5) / len(names)
             axes.text(x, 1.03, name, transform=axes.transAxes, ha="center", va="bottom", fontsize=9, color=MUTED)
     return figure
-
-
-def _show(axes: "Axes", samples: SampleImages | None) -> None:
-    axes.set_xticks([])
-    axes.set_yticks([])
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-    if samples is not None:
-        pixels = _row(samples)
-        rgb = np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
-        axes.imshow(rgb, interpolation="antialiased")
 
 
 def _row(samples: SampleImages) -> Pixels:

@@ -1,7 +1,7 @@
 """The headline, the tables of stages, and what the report omits."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from progdistill.progress import format_duration
 from progdistill.report.input import (
@@ -13,13 +13,6 @@ from progdistill.report.input import (
     number,
     steps_text,
 )
-
-
-class Fact(NamedTuple):
-    """A number and what it means."""
-
-    value: str
-    meaning: str
 
 
 class TextTable(NamedTuple):
@@ -51,10 +44,10 @@ def headline(run: ReportInput) -> str:
     )
 
 
-def facts(run: ReportInput) -> list[Fact]:
-    """Return a few numbers for the top of the page."""
+def facts(run: ReportInput) -> list[tuple[str, str]]:
+    """Return a few numbers for the top of the page, each with its meaning."""
     return [
-        Fact(
+        (
             f"{stage.baseline_ddim / stage.distance:.3g} ×",
             f"closer than undistilled DDIM at {steps_text(stage.sampling_steps)}",
         )
@@ -70,7 +63,6 @@ def omissions(run: ReportInput) -> list[str]:
     measured = [stage for stage in run.checkpoints if stage.distance is not None]
     if not measured:
         return found
-    settings = _evaluation_settings(run)
     if run.evaluator != "inception":
         found.append(
             "FID and KID: they are defined on Inception features; these distances use those of the"
@@ -78,12 +70,12 @@ def omissions(run: ReportInput) -> list[str]:
         )
     if not any(stage.baseline_ddim for stage in measured):
         found.append("the undistilled model: the store does not hold the one these checkpoints descend from")
-    if settings.get("tuned_gammas") == 0:
+    if run.evaluation_setting("tuned_gammas") == 0:
         found.append(
             "ancestral sampling at its best: the variance was not tuned per number of steps"
-            f" (evaluation.tuned_gammas = 0); γ is {settings.get('ancestral_gamma')} throughout"
+            f" (evaluation.tuned_gammas = 0); γ is {run.evaluation_setting('ancestral_gamma')} throughout"
         )
-    if settings.get("stochastic_students") is False:
+    if run.evaluation_setting("stochastic_students") is False:
         found.append("stochastic sampling of the distilled models: off (evaluation.stochastic_students = false)")
     if all(stage.kernel_distance is None for stage in measured):
         found.append(
@@ -95,22 +87,16 @@ def omissions(run: ReportInput) -> list[str]:
 
 def _unmeasured(run: ReportInput) -> list[str]:
     """Checkpoints that were not measured; those with too many steps share one sentence."""
-    limit = _evaluation_settings(run).get("max_sampling_steps")
-    missing = [stage for stage in run.checkpoints if stage.not_evaluated_reason]
-    slow = [f"{s.sampling_steps:,}" for s in missing if limit is not None and s.sampling_steps > limit]
-    others = [
-        f"{steps_text(stage.sampling_steps)}: {stage.not_evaluated_reason}"
-        for stage in missing
-        if f"{stage.sampling_steps:,}" not in slow
-    ]
+    limit = run.evaluation_setting("max_sampling_steps")
+    slow, others = [], []
+    for stage in run.checkpoints:
+        if stage.not_evaluated_reason and isinstance(limit, int) and stage.sampling_steps > limit:
+            slow.append(f"{stage.sampling_steps:,}")
+        elif stage.not_evaluated_reason:
+            others.append(f"{steps_text(stage.sampling_steps)}: {stage.not_evaluated_reason}")
     if not slow:
         return others
     return [f"{', '.join(slow)} steps: more than evaluation.max_sampling_steps = {limit}", *others]
-
-
-def _evaluation_settings(run: ReportInput) -> dict[str, Any]:
-    settings = run.configuration.get("evaluation")
-    return settings if isinstance(settings, dict) else {}
 
 
 def quality_table(stages: Sequence[StageEntry]) -> TextTable:
@@ -127,7 +113,7 @@ def quality_table(stages: Sequence[StageEntry]) -> TextTable:
     rows = [
         [f"{s.sampling_steps:,}", s.kind, *(number(getattr(s, field)) for field in columns.values())] for s in stages
     ]
-    return TextTable(("Steps", "Kind", *columns), rows, frozenset({0, 1}))
+    return TextTable(("Sampling steps", "Kind", *columns), rows, frozenset({0, 1}))
 
 
 def quality_note(run: ReportInput) -> str:
@@ -146,7 +132,7 @@ def cost_table(run: ReportInput) -> TextTable:
 
     def row(first: str, checkpoint: str, stages: Sequence[StageEntry], rate: str, device: str) -> list[str]:
         training = sum(stage.seconds or 0.0 for stage in stages)
-        evaluation = sum(map(evaluating_seconds, stages))
+        evaluation = sum((stage.sampling_seconds or 0.0) + (stage.evaluation_seconds or 0.0) for stage in stages)
         machine = training + evaluation
         return [
             first,
@@ -165,29 +151,23 @@ def cost_table(run: ReportInput) -> TextTable:
         for s in run.checkpoints
     ]
     cost = "Machine time" if price is None else "Cost"
-    header = (
-        "Steps", "Checkpoint", "Updates", "Images", "Training", "Images/s", "Evaluation", cost, "Device",
-    )  # fmt: skip
-    return TextTable(header, [*rows, row("All", "", run.checkpoints, "", "")], frozenset({0, 1, 8}))
+    columns = ("Checkpoint", "Updates", "Images", "Training", "Images/s", "Evaluation", cost, "Device")
+    rows.append(row("All", "", run.checkpoints, "", ""))
+    return TextTable(("Sampling steps", *columns), rows, frozenset({0, 1, 8}))
 
 
 def cost_note(run: ReportInput) -> str:
     """Return what the columns of the cost table mean, and which rows an earlier run paid for."""
     note = "Evaluation: sampling and measuring the stage, baselines included. "
-    if run.price_per_hour is not None:
-        note += f"Cost: training and evaluation at {run.price_per_hour:g} per machine-hour."
-    else:
+    if run.price_per_hour is None:
         note += "Machine time: the sum of training and evaluation."
+    else:
+        note += f"Cost: training and evaluation at {run.price_per_hour:g} per machine-hour."
     earlier = [s for s in run.checkpoints if s.created_by not in (None, f"{run.flow}/{run.run_id}")]
     if earlier:
         steps = ", ".join(steps_text(s.sampling_steps) for s in earlier)
         note += f" Trained by an earlier run and taken from the store: {steps}."
     return note
-
-
-def evaluating_seconds(stage: StageEntry) -> float:
-    """Return the seconds spent on sampling and measuring a stage."""
-    return (stage.sampling_seconds or 0.0) + (stage.evaluation_seconds or 0.0)
 
 
 def _duration(seconds: float) -> str:

@@ -48,7 +48,7 @@ def test_list_shows_one_line_per_checkpoint(
 ) -> None:
     assert run(store, "checkpoints", "list") == 0
     head, base, last = capsys.readouterr().out.splitlines()
-    assert head.split()[:3] == ["id", "kind", "steps"]
+    assert head.split()[:4] == ["id", "kind", "sampling", "steps"]
     assert base.split()[1:3] == ["base", "any"]
     assert last.split()[:3] == [student.id[:12], "student", "4"]
 
