@@ -26,7 +26,8 @@ from progdistill.training.guidance import GUIDANCE_PARAMETER
 from progdistill.training.loop import Trained, TrainingHooks, TrainingTask, train
 from progdistill.training.objective import BaseObjective, DistillationObjective, GuidanceObjective, Objective
 from progdistill.training.provenance import peak_memory_bytes, provenance
-from progdistill.training.snapshots import Snapshot, SnapshotWriter, delete_snapshots, latest_snapshot, snapshot_named
+from progdistill.training.snapshot_format import delete_snapshots
+from progdistill.training.snapshots import Snapshot, SnapshotWriter, latest_snapshot, snapshot_named
 
 logger = logging.getLogger(__name__)
 

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
 from progdistill.models.config import DenoiserConfig
-from progdistill.models.model_card import ModelFacts, diffusers_usage, onnx_usage, render_card, safetensors_usage
 from progdistill.registry.checkpoint import CheckpointManifest, fetch_weights, list_ids, load_manifest
 from progdistill.registry.evaluations import MeasurementSpec, evaluations_of, reported_only
 from progdistill.store.base import Store
@@ -16,13 +17,13 @@ ExportFormat = Literal["diffusers", "safetensors", "onnx"]
 
 MANIFEST_FILE = "manifest.json"
 WEIGHTS_FILE = "weights.safetensors"
-ONNX_FILE = "denoising_step.onnx"
+_ONNX_FILE = "denoising_step.onnx"
 
 
 def export_checkpoint(
     store: Store, manifest: CheckpointManifest, form: ExportFormat, out: Path, guidance_scale: float | None
 ) -> float | None:
-    """Write a checkpoint for other programs, with a model card that shows how to use it.
+    """Write a checkpoint for other programs, with a model card (README.md) that shows how to use it.
 
     Args:
         store: holds the checkpoint.
@@ -37,47 +38,53 @@ def export_checkpoint(
     Raises:
         UsageError: the format cannot express the model.
     """
-    facts = _model_facts(store, manifest, guidance_scale, built_in=form == "diffusers")
-    usage = _write(store, manifest, facts, form, out)
-    (out / "README.md").write_text(render_card(facts, usage), encoding="utf-8")
-    return guidance_scale if facts.guidance_built_in else None
+    _write(store, manifest, form, out, guidance_scale)
+    (out / "README.md").write_text(_model_card(store, manifest, form, guidance_scale), encoding="utf-8")
+    return guidance_scale if form == "diffusers" else None
 
 
-def _write(store: Store, manifest: CheckpointManifest, facts: ModelFacts, form: ExportFormat, out: Path) -> str:
-    """Write everything but the card, and return the card's section on use."""
+def _write(
+    store: Store, manifest: CheckpointManifest, form: ExportFormat, out: Path, guidance_scale: float | None
+) -> None:
+    """Write everything but the card."""
     from progdistill.models.denoiser import load_denoiser
 
     if form == "diffusers":
         from progdistill.models.diffusers_export import check_exportable, export_diffusers
 
-        check_exportable(facts.config, facts.guidance_scale)
-        export_diffusers(load_denoiser(store, manifest), out, facts.guidance_scale)
-        return diffusers_usage(facts)
+        check_exportable(DenoiserConfig.of(manifest.identity), guidance_scale)
+        export_diffusers(load_denoiser(store, manifest), out, guidance_scale)
+        return
     weights = fetch_weights(store, manifest)
     out.mkdir(parents=True, exist_ok=True)
     if form == "onnx":
         from progdistill.models.onnx_export import export_onnx
 
-        export_onnx(load_denoiser(store, manifest), out / ONNX_FILE)
-        return onnx_usage(facts, ONNX_FILE)
-    shutil.copyfile(weights, out / WEIGHTS_FILE)
-    (out / MANIFEST_FILE).write_bytes(encode(manifest))
-    return safetensors_usage()
+        export_onnx(load_denoiser(store, manifest), out / _ONNX_FILE)
+    else:
+        shutil.copyfile(weights, out / WEIGHTS_FILE)
+        (out / MANIFEST_FILE).write_bytes(encode(manifest))
 
 
-def _model_facts(
-    store: Store, manifest: CheckpointManifest, guidance_scale: float | None, *, built_in: bool
-) -> ModelFacts:
-    return ModelFacts(
+def _model_card(store: Store, manifest: CheckpointManifest, form: ExportFormat, guidance_scale: float | None) -> str:
+    environment = Environment(
+        loader=PackageLoader("progdistill.models"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template("model_card.md.j2").render(
         checkpoint_id=manifest.id,
-        kind=str(manifest.identity.kind),
+        kind=manifest.identity.kind,
         dataset_name=manifest.provenance.dataset_name,
         config=DenoiserConfig.of(manifest.identity),
         sampling_steps=manifest.identity.sampling_steps,
+        form=form,
         guidance_scale=guidance_scale,
-        guidance_built_in=built_in,
         lineage=[_generation(ancestor) for ancestor in reversed(list(_ancestry(store, manifest)))],
         figures=list(_figures(store, manifest)),
+        files={"manifest": MANIFEST_FILE, "weights": WEIGHTS_FILE, "onnx": _ONNX_FILE},
     )
 
 

@@ -16,8 +16,7 @@ from progdistill.store.digest import FileDigest
 from progdistill.store.documents import Record
 from progdistill.store.layout import snapshots_prefix
 
-_DOCUMENT: Final = re.compile(r"(\d{12})-([A-Za-z0-9]+)/(\d{5})-of-(\d{5})\.json")
-_PIECE: Final = re.compile(r"(\d{12})-[A-Za-z0-9]+/\d{5}-of-\d{5}\.(json|safetensors)")
+_PIECE: Final = re.compile(r"((\d{12})-([A-Za-z0-9]+)/)\d{5}-of-(\d{5})\.(json|safetensors)")
 
 
 class SliceFacts(Frozen):
@@ -48,7 +47,7 @@ class ShardFacts(Record):
 
 
 class SnapshotKey(NamedTuple):
-    """Identifies a snapshot: its job, the updates done, the attempt that took it, its world size."""
+    """Identifies a snapshot; `attempt` names the launch that took it."""
 
     job_id: str
     update: int
@@ -66,21 +65,18 @@ class SnapshotKey(NamedTuple):
         update, attempt, world_size = name.split("-")
         return SnapshotKey(job_id, int(update), attempt, int(world_size))
 
-    def document_key(self, rank: int) -> str:
-        """Key of a rank's document."""
-        return f"{self._stem(rank)}.json"
-
-    def tensors_key(self, rank: int) -> str:
-        """Key of a rank's safetensors shard."""
-        return f"{self._stem(rank)}.safetensors"
-
-    def _stem(self, rank: int) -> str:
-        return f"{self.folder}{rank:05d}-of-{self.world_size:05d}"
-
     @property
     def folder(self) -> str:
         """Prefix of all its keys."""
         return f"{snapshots_prefix(self.job_id)}{self.update:012d}-{self.attempt}/"
+
+    def document_key(self, rank: int) -> str:
+        """Key of a rank's document."""
+        return f"{self.folder}{rank:05d}-of-{self.world_size:05d}.json"
+
+    def tensors_key(self, rank: int) -> str:
+        """Key of a rank's safetensors shard."""
+        return self.document_key(rank).removesuffix("json") + "safetensors"
 
 
 def complete_snapshots(store: Store, job_id: str) -> list[SnapshotKey]:
@@ -95,8 +91,9 @@ def _complete_since(store: Store, job_id: str) -> dict[SnapshotKey, datetime]:
     finished_at: dict[SnapshotKey, datetime] = {}
     folder = snapshots_prefix(job_id)
     for item in store.list(folder):
-        if found := _DOCUMENT.fullmatch(item.key.removeprefix(folder)):
-            key = SnapshotKey(job_id, int(found[1]), found[2], int(found[4]))
+        found = _PIECE.fullmatch(item.key.removeprefix(folder))
+        if found and found[5] == "json":
+            key = SnapshotKey(job_id, int(found[2]), found[3], int(found[4]))
             written[key] = written.get(key, 0) + 1
             finished_at[key] = max(item.modified_at, finished_at.get(key, item.modified_at))
     return {key: finished_at[key] for key, documents in written.items() if documents == key.world_size}
@@ -105,20 +102,18 @@ def _complete_since(store: Store, job_id: str) -> dict[SnapshotKey, datetime]:
 def prune_snapshots(store: Store, latest: SnapshotKey, *, keep: int) -> None:
     """Remove all but the `keep` complete snapshots of a job that were finished last, `latest` among them.
 
-    These need not have the most updates: training resumes from before damaged ones. Incomplete snapshots that
-    are older than the kept ones are removed too. Documents go before tensors, so that a snapshot vanishes at
-    once.
+    These need not have the most updates: training resumes from before damaged ones. Incomplete snapshots that are
+    older than the remaining ones go too. Documents go before tensors, so that a snapshot vanishes at once.
     """
     finished_at = _complete_since(store, latest.job_id)
     newest_first = sorted(finished_at, key=lambda key: (key == latest, finished_at[key], key.update), reverse=True)
-    kept = {key.folder for key in newest_first[:keep]}
-    gone = {key.folder for key in newest_first[keep:]} - kept
+    remaining = {key.folder for key in newest_first[:keep]}
+    complete = {key.folder for key in newest_first}
     oldest = min((key.update for key in newest_first[:keep] if key.update <= latest.update), default=-1)
-    keys = [item.key for item in store.list(snapshots_prefix(latest.job_id))]
-    for key in sorted(keys, key=lambda key: key.endswith(".safetensors")):
-        folder = f"{key.rpartition('/')[0]}/"
-        piece = _PIECE.fullmatch(key.removeprefix(snapshots_prefix(latest.job_id)))
-        if piece and (folder in gone or (folder not in kept and int(piece[1]) <= oldest)):
+    prefix = snapshots_prefix(latest.job_id)
+    for key in sorted((item.key for item in store.list(prefix)), key=lambda key: key.endswith(".safetensors")):
+        piece = _PIECE.fullmatch(key.removeprefix(prefix))
+        if piece and (folder := prefix + piece[1]) not in remaining and (folder in complete or int(piece[2]) <= oldest):
             store.delete(key)
 
 

@@ -9,7 +9,6 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,17 +27,14 @@ from progdistill.training.snapshot_format import (
     SliceFacts,
     SnapshotKey,
     complete_snapshots,
-    delete_snapshots,
     prune_snapshots,
 )
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["FlatSlice", "Snapshot", "SnapshotWriter", "delete_snapshots", "latest_snapshot", "snapshot_named"]
-
 
 class FlatSlice(NamedTuple):
-    """This rank's piece of a tensor that is flattened and split over ranks; all in elements."""
+    """A rank's piece of a flattened tensor: the piece, its first element, and the elements of the whole."""
 
     tensor: Shaped[Tensor, " elements"]
     offset: int
@@ -48,16 +44,15 @@ class FlatSlice(NamedTuple):
 class SnapshotWriter:
     """Writes a job's snapshots from one rank. `save` copies and returns; a thread does the rest.
 
-    Training waits only if the previous snapshot is still being written: there is one copy of the state. All
-    ranks of one launch share `attempt`, so that shards of different launches never mix.
+    Training waits only if the previous snapshot is still being written: there is one copy of the state.
+    All ranks of one launch share `attempt`, so that shards of different launches never mix.
     """
 
     def __init__(
         self, store: Store, job_id: str, *, keep: int = 2, rank: int = 0, world_size: int = 1, attempt: str = "alone"
     ) -> None:
         self._store, self._job_id, self._keep = store, job_id, keep
-        self._rank, self._ranks = rank, world_size
-        self._attempt = attempt
+        self._rank, self._world_size, self._attempt = rank, world_size, attempt
         self._buffers: dict[str, Tensor] = {}
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
@@ -83,17 +78,17 @@ class SnapshotWriter:
         """
         began = time.perf_counter()
         self.join()
-        pieces = flat or {}
-        shared = {name: tensors[name] for name in _share_of(tensors, self._rank, self._ranks)}
-        copies = self._copied({**shared, **{name: piece.tensor for name, piece in pieces.items()}})
+        shared = _share_of(tensors, self._rank, self._world_size)
+        pieces = {name: FlatSlice(tensors[name].flatten(), 0, tensors[name].numel()) for name in shared}
+        pieces |= flat or {}
+        copies = self._copied({name: piece.tensor for name, piece in pieces.items()})
         slices = {
             name: SliceFacts(offset=p.offset, length=p.tensor.numel(), full_length=p.full_length)
             for name, p in pieces.items()
         }
-        key = SnapshotKey(self._job_id, update, self._attempt, self._ranks)
-        self._thread = threading.Thread(
-            target=self._write, args=(key, copies, slices, dict(facts)), name=f"snapshot-{update}"
-        )
+        key = SnapshotKey(self._job_id, update, self._attempt, self._world_size)
+        arguments = (key, copies, slices, dict(facts))
+        self._thread = threading.Thread(target=self._write, args=arguments, name=f"snapshot-{update}")
         self._thread.start()
         self.stalled_seconds += time.perf_counter() - began
 
@@ -136,16 +131,7 @@ class SnapshotWriter:
                 digest = self._store.upload(file, lambda _: key.tensors_key(self._rank), consume=True)
             finally:
                 file.unlink(missing_ok=True)
-            document = ShardFacts(
-                job_id=key.job_id,
-                update=key.update,
-                attempt=key.attempt,
-                rank=self._rank,
-                world_size=key.world_size,
-                tensors=digest,
-                slices=slices,
-                facts=facts,
-            )
+            document = ShardFacts(**key._asdict(), rank=self._rank, tensors=digest, slices=slices, facts=facts)
             self._store.write(key.document_key(self._rank), encode(document))
             if self._rank == 0:
                 prune_snapshots(self._store, key, keep=self._keep)
@@ -157,34 +143,34 @@ class SnapshotWriter:
 class Snapshot:
     """A complete snapshot whose shards have all been verified."""
 
-    def __init__(self, key: SnapshotKey, shards: list[tuple[ShardFacts, Path]]) -> None:
+    def __init__(self, store: Store, key: SnapshotKey) -> None:
+        """Fetch and verify the shards; LostInvariantError when one is damaged or gone."""
         self.name = key.name
         """For `snapshot_named` in another process."""
-        self._shards = shards
-        self.update = shards[0][0].update
+        self.update = key.update
         """The number of updates done when it was taken."""
-        self.facts = shards[0][0].facts
+        self._shards = [_verified(store, key, rank) for rank in range(key.world_size)]
+        self.facts = self._shards[0][0].facts
         """The JSON that rank 0 recorded."""
 
-    def load(self) -> dict[str, Tensor]:
-        """Return all tensors, whole, in main memory."""
-        tensors: dict[str, Tensor] = {}
-        lengths: dict[str, int] = {}
+    def read(self, name: str, offset: int, length: int) -> Shaped[Tensor, " length"]:
+        """Return `length` elements from `offset` of a flattened tensor, for a rank of any world size."""
+        pieces: list[tuple[int, Tensor]] = []
         for shard, path in self._shards:
-            lengths |= {name: piece.full_length for name, piece in shard.slices.items()}
-            with self._reading(path) as file:
-                whole = set(file.keys()) - set(shard.slices)
-                tensors |= {name: file.get_tensor(name) for name in whole}
-        return tensors | {name: self.load_flat(name, 0, length) for name, length in lengths.items()}
-
-    def read_flat(self, name: str, offset: int, length: int) -> Shaped[Tensor, " length"]:
-        """Return `length` elements from `offset` of a flattened tensor, sharded or not when it was saved."""
-        path = self._files_of_whole.get(name)
-        if path is None:
-            return self.load_flat(name, offset, length)
-        with self._reading(path) as file:
-            stored: Tensor = file.get_tensor(name).flatten()
-        return stored[offset : offset + length]
+            piece = shard.slices.get(name)
+            if piece is None:
+                continue
+            start, end = max(offset, piece.offset), min(offset + length, piece.offset + piece.length)
+            if start < end:
+                with self._reading(path) as file:
+                    stored = file.get_slice(name)
+                    pieces.append((start, stored[start - piece.offset : end - piece.offset]))
+        found = sum(len(tensor) for _, tensor in pieces)
+        if found != length:
+            raise LostInvariantError(
+                f"snapshot after update {self.update}: {name} has {found} of the {length} elements from {offset}"
+            )
+        return torch.cat([tensor for _, tensor in sorted(pieces, key=lambda piece: piece[0])])
 
     @contextmanager
     def _reading(self, path: Path) -> Iterator[Any]:
@@ -199,34 +185,6 @@ class Snapshot:
                 " this job continued or finished; try again"
             ) from error
 
-    @cached_property
-    def _files_of_whole(self) -> dict[str, Path]:
-        found: dict[str, Path] = {}
-        for shard, path in self._shards:
-            with self._reading(path) as file:
-                found |= dict.fromkeys(set(file.keys()) - set(shard.slices), path)
-        return found
-
-    def load_flat(self, name: str, offset: int, length: int) -> Shaped[Tensor, " length"]:
-        """Return `length` elements from `offset` of a split tensor, for a rank of any world size."""
-        pieces: list[tuple[int, Tensor]] = []
-        for shard, path in self._shards:
-            piece = shard.slices.get(name)
-            if piece is None:
-                continue
-            start, end = max(offset, piece.offset), min(offset + length, piece.offset + piece.length)
-            if start < end:
-                with self._reading(path) as file:
-                    stored = file.get_slice(name)
-                    pieces.append((start, stored[start - piece.offset : end - piece.offset]))
-        whole = torch.cat([tensor for _, tensor in sorted(pieces, key=lambda each: each[0])])
-        if whole.numel() != length:
-            raise LostInvariantError(
-                f"snapshot after update {self.update}: {name} has {whole.numel()} of"
-                f" the {length} elements from {offset}"
-            )
-        return whole
-
 
 def latest_snapshot(store: Store, job_id: str) -> Snapshot | None:
     """Return a job's newest intact snapshot, None when it has none.
@@ -235,7 +193,7 @@ def latest_snapshot(store: Store, job_id: str) -> Snapshot | None:
     """
     for key in complete_snapshots(store, job_id):
         try:
-            return _opened(store, key)
+            return Snapshot(store, key)
         except LostInvariantError as error:
             logger.warning("snapshot after update %d is skipped: %s", key.update, error)
     return None
@@ -243,11 +201,7 @@ def latest_snapshot(store: Store, job_id: str) -> Snapshot | None:
 
 def snapshot_named(store: Store, job_id: str, name: str) -> Snapshot:
     """Return the job's snapshot of that name; LostInvariantError when it is damaged or gone."""
-    return _opened(store, SnapshotKey.named(job_id, name))
-
-
-def _opened(store: Store, key: SnapshotKey) -> Snapshot:
-    return Snapshot(key, [_verified(store, key, rank) for rank in range(key.world_size)])
+    return Snapshot(store, SnapshotKey.named(job_id, name))
 
 
 def _verified(store: Store, key: SnapshotKey, rank: int) -> tuple[ShardFacts, Path]:

@@ -47,7 +47,7 @@ def load_shard(snapshot: Snapshot, name: str, tensor: Tensor) -> None:
     piece = flat_slice(tensor)
     if piece.tensor.numel() == 0:
         return  # more ranks than rows
-    found = snapshot.read_flat(name, piece.offset, piece.tensor.numel())
+    found = snapshot.read(name, piece.offset, piece.tensor.numel())
     to_local(tensor).copy_(found.view(to_local(tensor).shape))
 
 
