@@ -13,6 +13,11 @@ class PredictionType(StrEnum):
     EPS = "eps"
     X_EPS = "x_eps"
 
+    @property
+    def output_multiplier(self) -> int:
+        """Output channels per image channel: 2 for (x, ε), 1 for other predictions."""
+        return 2 if self is PredictionType.X_EPS else 1
+
 
 class LossWeight(StrEnum):
     """The weight w(λ_t) of the reconstruction error ‖x − x̂‖² (eq. 2, section 4)."""

@@ -21,11 +21,6 @@ SMALLEST_ALPHA_FOR_EPS = 0.00635
 ε-prediction was made, and which ends there. Below it, errors of ε̂ would grow without bound."""
 
 
-def output_multiplier(prediction: PredictionType) -> int:
-    """Output channels per image channel: 2 for (x, ε), 1 for other predictions."""
-    return 2 if prediction is PredictionType.X_EPS else 1
-
-
 def velocity_from_output(output: Outputs, z: Latents, t: Times, prediction: PredictionType) -> Latents:
     """Convert the network's raw output to v̂ (eq. 31).
 

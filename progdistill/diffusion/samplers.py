@@ -1,18 +1,17 @@
 """Samplers: from noise to an image in N steps. All have the signature `Sampler`; `SAMPLERS` lists them.
 
-To add a sampler: a function with `@_sampler`, a name in `names.SamplerName`, and a row of `SAMPLERS`.
+To add a sampler: a function with that signature, a name in `names.SamplerName`, and a row of `SAMPLERS`.
 """
 
 import math
 from collections.abc import Callable
-from functools import wraps
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from progdistill.diffusion.names import SamplerName
-from progdistill.diffusion.prediction import Velocity, clipped
+from progdistill.diffusion.prediction import Velocity
 from progdistill.diffusion.schedule import Images, alpha_sigma_at
 from progdistill.errors import UsageError
 
@@ -25,23 +24,15 @@ class Sampler(Protocol):
     """Maps z₁ ~ N(0, I) to x in `steps` equal steps of time from t = 1 to t = 0."""
 
     def __call__(
-        self,
-        velocity: Velocity,
-        z: Images,
-        steps: int,
-        *,
-        noise: StepNoise | None = None,
-        clip: bool = False,
-        gamma: float = 0.0,
+        self, velocity: Velocity, z: Images, steps: int, noise: StepNoise | None = None, gamma: float = 0.0
     ) -> Images:
         """Sample.
 
         Args:
-            velocity: The model; never evaluated at t = 0, where most predictions would divide by 0.
+            velocity: The model, `clipped` or not; never evaluated at t = 0, where most predictions would divide by 0.
             z: Standard Gaussian noise, float32 or float64.
             steps: Number of steps, at least 1.
             noise: Needed by stochastic samplers, ignored by others.
-            clip: Clip every x̂ to [−1, 1] and recompute ε̂ from it.
             gamma: Variance of stochastic samplers, 0 to 1; ignored by others.
 
         Returns:
@@ -50,27 +41,6 @@ class Sampler(Protocol):
         Raises:
             UsageError: A stochastic sampler was called without `noise`.
         """
-
-
-_Steps = Callable[[Velocity, Images, int, StepNoise | None, float], Images]
-
-
-def _sampler(draw: _Steps) -> Sampler:
-    """Give a function of (velocity, z, steps, noise, gamma) the signature of `Sampler`."""
-
-    @wraps(draw)
-    def sample(
-        velocity: Velocity,
-        z: Images,
-        steps: int,
-        *,
-        noise: StepNoise | None = None,
-        clip: bool = False,
-        gamma: float = 0.0,
-    ) -> Images:
-        return draw(clipped(velocity) if clip else velocity, z, steps, noise, gamma)
-
-    return sample
 
 
 def _velocity_at(velocity: Velocity, z: Images, t: float) -> Images:
@@ -84,8 +54,7 @@ def _x_at(velocity: Velocity, z: Images, t: float) -> Images:
     return alpha * z - sigma * _velocity_at(velocity, z, t)
 
 
-@_sampler
-def ddim(velocity: Velocity, z: Images, steps: int, noise: StepNoise | None, gamma: float) -> Images:
+def ddim(velocity: Velocity, z: Images, steps: int, noise: StepNoise | None = None, gamma: float = 0.0) -> Images:
     """DDIM (eq. 8) as a rotation of z: z_{φ−δ} = cos δ·z_φ − sin δ·v̂ (eq. 38)."""
     delta = math.pi / (2 * steps)
     for step in range(steps):
@@ -93,8 +62,7 @@ def ddim(velocity: Velocity, z: Images, steps: int, noise: StepNoise | None, gam
     return z
 
 
-@_sampler
-def ancestral(velocity: Velocity, z: Images, steps: int, noise: StepNoise | None, gamma: float) -> Images:
+def ancestral(velocity: Velocity, z: Images, steps: int, noise: StepNoise | None = None, gamma: float = 0.0) -> Images:
     """z_s = μ_{s|t}(z_t, x̂) + √((σ̃²_{s|t})^(1−γ)·(σ²_{t|s})^γ)·ε (eq. 4–5), γ in [0, 1].
 
     γ interpolates log-variances: 0 is the variance of z_s when x is known, 1 when x is N(0, I). The last step
@@ -134,8 +102,7 @@ def _one_minus_r(t: float, s: float) -> float:
     return math.sin(difference) * math.sin(total) / (alpha_sigma_at(s)[0] * alpha_sigma_at(t)[1]) ** 2
 
 
-@_sampler
-def dpm_solver(velocity: Velocity, z: Images, steps: int, noise: StepNoise | None, gamma: float) -> Images:
+def dpm_solver(velocity: Velocity, z: Images, steps: int, noise: StepNoise | None = None, gamma: float = 0.0) -> Images:
     """DPM-Solver++(2M), a second-order multistep method: DDIM toward an extrapolated x̂.
 
     x̂ is extrapolated linearly in the log-SNR from this step and the one before. The log-SNR is −∞ at t = 1
@@ -183,8 +150,7 @@ def runge_kutta(method: Tableau, last_method: Tableau) -> Sampler:
             step leaves the order of the whole as it is.
     """
 
-    @_sampler
-    def sample(velocity: Velocity, z: Images, steps: int, noise: StepNoise | None, gamma: float) -> Images:
+    def sample(velocity: Velocity, z: Images, steps: int, noise: StepNoise | None = None, gamma: float = 0.0) -> Images:
         for step in range(steps):
             z = _step(last_method if step == steps - 1 else method, velocity, z, step, steps)
         return z

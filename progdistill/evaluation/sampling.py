@@ -12,6 +12,7 @@ from torch import Tensor
 from progdistill.diffusion.guidance import w_from_guidance_scale
 from progdistill.diffusion.names import SamplerName
 from progdistill.diffusion.noise import sample_noise
+from progdistill.diffusion.prediction import clipped
 from progdistill.diffusion.samplers import SAMPLERS
 from progdistill.errors import LostInvariantError
 from progdistill.models.denoiser import Denoiser
@@ -74,7 +75,7 @@ def generate(
                 None if labels is None else labels.to(device), w_from_guidance_scale(guidance_scale)
             )
             noise = _step_noise(seed, batch, shape, device)
-            x = SAMPLERS[sampler](velocity, z, sampling_steps, noise=noise, clip=clip, **options)
+            x = SAMPLERS[sampler](clipped(velocity) if clip else velocity, z, sampling_steps, noise=noise, **options)
             if not x.isfinite().all():
                 raise LostInvariantError(
                     f"{name} gave values that are not finite (NaN or infinite) in samples {batch[0]} to"

@@ -158,9 +158,8 @@ class DenoiserConfig(Frozen, allow_inf_nan=False):
 
     @property
     def out_channels(self) -> int:
-        """Output channels: (x, ε) models predict two images."""
-        pair = self.prediction is PredictionType.X_EPS
-        return self.network.image_channels * (2 if pair else 1)
+        """Output channels of the network."""
+        return self.network.image_channels * self.prediction.output_multiplier
 
 
 ARCHITECTURES: dict[str, UNetConfig] = {

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from progdistill.diffusion.loss import reconstruction_weight, weighted_loss
 from progdistill.diffusion.names import LossWeight, PredictionType
-from progdistill.diffusion.prediction import output_multiplier, velocity_from_x_eps
+from progdistill.diffusion.prediction import velocity_from_x_eps
 from progdistill.diffusion.schedule import coefficients, diffuse, log_snr, time_of_log_snr
 
 LogWeight = Callable[[float], float]
@@ -57,7 +57,7 @@ def test_the_loss_is_that_of_section_4(prediction: PredictionType, weight: LossW
     t = torch.linspace(0.01, 0.99, 50, dtype=torch.float64)
     x, eps = random(50, 3, 4, 4, seed=0), random(50, 3, 4, 4, seed=1)
     z = diffuse(x, eps, t)
-    output = random(50, 3 * output_multiplier(prediction), 4, 4, seed=2)
+    output = random(50, 3 * prediction.output_multiplier, 4, 4, seed=2)
     alpha, sigma = coefficients(t, z)
     loss = weighted_loss(output, alpha * eps - sigma * x, z, t, prediction, weight)
     wanted = section_4_loss(x, predicted_x(output, z, t, prediction), z, t, weight)
@@ -68,7 +68,7 @@ def test_the_loss_is_that_of_section_4(prediction: PredictionType, weight: LossW
 def test_loss_and_gradient_are_finite_at_both_ends(prediction: PredictionType, weight: LossWeight) -> None:
     t = torch.tensor([0.0, 1e-7, 1 / 8192, 1 - 1 / 8192, 1 - 1e-7, 1.0])
     z, v = random(6, 3, 4, 4, seed=0).float(), random(6, 3, 4, 4, seed=1).float()
-    output = random(6, 3 * output_multiplier(prediction), 4, 4, seed=2).float().requires_grad_()
+    output = random(6, 3 * prediction.output_multiplier, 4, 4, seed=2).float().requires_grad_()
     loss = weighted_loss(output, v, z, t, prediction, weight)
     loss.sum().backward()
     assert output.grad is not None
@@ -98,7 +98,7 @@ def test_in_float32_a_small_error_keeps_its_digits(prediction: PredictionType, w
 def test_at_t_1_snr_gives_no_weight_and_the_others_do(prediction: PredictionType) -> None:
     t = torch.ones(1)
     z, v = random(1, 3, 4, 4, seed=0).float(), random(1, 3, 4, 4, seed=1).float()
-    output = random(1, 3 * output_multiplier(prediction), 4, 4, seed=2).float()
+    output = random(1, 3 * prediction.output_multiplier, 4, 4, seed=2).float()
     losses = {weight: weighted_loss(output, v, z, t, prediction, weight).item() for weight in LossWeight}
     assert losses[LossWeight.SNR] < 1e-8
     assert losses[LossWeight.TRUNCATED_SNR] > 0.1

@@ -7,7 +7,6 @@ from torch import Tensor
 from progdistill.diffusion.names import PredictionType
 from progdistill.diffusion.prediction import (
     eps_from_velocity,
-    output_multiplier,
     velocity_from_output,
     velocity_from_x_eps,
     x_from_velocity,
@@ -41,7 +40,7 @@ Z = diffuse(X, EPS, T)
 @pytest.mark.parametrize("prediction", PredictionType)
 def test_a_perfect_output_of_any_type_is_the_true_velocity(prediction: PredictionType) -> None:
     output = perfect_output(X, EPS, T, prediction)
-    assert output.shape[1] == 3 * output_multiplier(prediction)
+    assert output.shape[1] == 3 * prediction.output_multiplier
     v = velocity_from_output(output, Z, T, prediction)
     assert (v - velocity_from_x_eps(X, EPS, T)).abs().max() < 1e-11
 
@@ -64,7 +63,7 @@ def test_two_outputs_merge_as_section_4_says() -> None:
 def test_velocities_and_their_gradients_are_finite_at_both_ends(prediction: PredictionType) -> None:
     t = torch.tensor([0.0, 1.0])
     z = random(2, 3, 4, 4, seed=4).float()
-    output = random(2, 3 * output_multiplier(prediction), 4, 4, seed=5).float().requires_grad_()
+    output = random(2, 3 * prediction.output_multiplier, 4, 4, seed=5).float().requires_grad_()
     v = velocity_from_output(output, z, t, prediction)
     v.sum().backward()
     assert v.isfinite().all()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from progdistill.diffusion.names import PredictionType, SamplerName
-from progdistill.diffusion.prediction import clipped, output_multiplier, velocity_from_output, x_from_velocity
+from progdistill.diffusion.prediction import clipped, velocity_from_output, x_from_velocity
 from progdistill.diffusion.samplers import SAMPLERS
 from progdistill.errors import UsageError
 from tests.diffusion.closed_forms import TWO_MODES, gaussian
@@ -59,11 +59,11 @@ def test_an_untrained_network_of_any_type_gives_finite_samples(
     """In float32, from outputs that know nothing of z: the hard case for divisions by α and σ."""
 
     def velocity(z: Tensor, t: Tensor) -> Tensor:
-        output = torch.sin(37 * torch.arange(2.0 * output_multiplier(prediction))) + 0 * z[:, :1]
+        output = torch.sin(37 * torch.arange(2.0 * prediction.output_multiplier)) + 0 * z[:, :1]
         return velocity_from_output(output, z, t, prediction)
 
     z = torch.linspace(-2, 2, 8).reshape(4, 2)
-    x = SAMPLERS[name](velocity, z, steps, noise=lambda step: noise_like(z), clip=clip)
+    x = SAMPLERS[name](clipped(velocity) if clip else velocity, z, steps, noise=lambda step: noise_like(z))
     assert x.dtype == torch.float32
     assert x.isfinite().all()
 
@@ -90,7 +90,7 @@ def test_everything_happens_on_the_device_of_z(name: SamplerName) -> None:
         return z
 
     z = torch.empty(4, 3, 8, 8, device="meta")
-    x = SAMPLERS[name](velocity, z, 3, noise=lambda step: torch.empty_like(z), clip=True)
+    x = SAMPLERS[name](clipped(velocity), z, 3, noise=lambda step: torch.empty_like(z))
     assert (x.device, x.shape, x.dtype) == (z.device, z.shape, z.dtype)
 
 
@@ -135,7 +135,8 @@ def test_clipping_moves_x_into_range_and_recomputes_eps() -> None:
 def test_samplers_that_end_at_x_end_in_range_when_clipping(name: SamplerName) -> None:
     wide = gaussian(0.0, 2.0)
     free, tame = (
-        SAMPLERS[name](wide.velocity, Z, 8, noise=lambda step: noise_like(Z), clip=clip) for clip in (False, True)
+        SAMPLERS[name](velocity, Z, 8, noise=lambda step: noise_like(Z))
+        for velocity in (wide.velocity, clipped(wide.velocity))
     )
     assert free.abs().max() > 1.2
     assert tame.abs().max() <= 1 + 1e-12
@@ -145,8 +146,8 @@ def test_samplers_that_end_at_x_end_in_range_when_clipping(name: SamplerName) ->
 def test_clipping_changes_nothing_where_nothing_is_out_of_range(name: SamplerName) -> None:
     narrow = gaussian(0.1, 0.2)
     free, clipping = (
-        SAMPLERS[name](narrow.velocity, Z, 8, noise=lambda step: 0.5 * noise_like(Z), clip=clip)
-        for clip in (False, True)
+        SAMPLERS[name](velocity, Z, 8, noise=lambda step: 0.5 * noise_like(Z))
+        for velocity in (narrow.velocity, clipped(narrow.velocity))
     )
     assert torch.equal(free, clipping)
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from progdistill.diffusion.loss import weighted_loss
 from progdistill.diffusion.names import LossWeight, PredictionType
-from progdistill.diffusion.prediction import output_multiplier, velocity_from_output
+from progdistill.diffusion.prediction import velocity_from_output
 from progdistill.diffusion.samplers import ddim
 from progdistill.diffusion.schedule import diffuse
 from progdistill.diffusion.target import Velocity, distillation_target
@@ -36,7 +36,7 @@ class Student(nn.Module):
             nn.SiLU(),
             nn.Linear(width, width),
             nn.SiLU(),
-            nn.Linear(width, 2 * output_multiplier(prediction)),
+            nn.Linear(width, 2 * prediction.output_multiplier),
         )
 
     def forward(self, z: Tensor, t: Tensor) -> Tensor:
