@@ -95,9 +95,8 @@ def synthesize(folder: Path, count: int, size: int) -> DatasetInfo:
             rows = min(full, count - start)
             path = folder / f"train-{shard:05d}.arrow"
             layout = create_shard(path, rows, shape)
-            with open(path, "r+b") as file:
-                labels = np.arange(start, start + rows) % CLASSES
-                write_rows(file.fileno(), layout, 0, pixels[:rows] + np.uint8(shard % 256), labels)
+            labels = np.arange(start, start + rows) % CLASSES
+            write_rows(path, layout, 0, pixels[:rows] + np.uint8(shard % 256), labels)
             progress.advance()
     entries, figures = describe_split(folder, "train", count, shape, CLASSES)
     names = tuple(str(label) for label in range(CLASSES))

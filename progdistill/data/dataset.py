@@ -7,13 +7,12 @@ from pathlib import Path
 
 from progdistill.data.catalog import CATALOG, UNKNOWN_DATASET, prepare_command
 from progdistill.data.manifest import DatasetManifest, read_manifest
-from progdistill.data.source import is_image_name
+from progdistill.data.source import ImageFacts, is_image_name
 from progdistill.errors import LostInvariantError, UsageError
-from progdistill.models_base import Frozen
 from progdistill.store.open import open_store
 
 
-class DatasetInfo(Frozen):
+class DatasetInfo(ImageFacts):
     """A prepared dataset: its location and what a model needs to know about it."""
 
     name: str
@@ -21,18 +20,12 @@ class DatasetInfo(Frozen):
     """Absolute path of its folder, or s3://bucket/prefix."""
     fingerprint: str
     """SHA-256 over shape, classes, pixels and labels: equal on every machine for equal data."""
-    channels: int
-    image_size: int
-    """Height and width in pixels."""
     num_classes: int
     """0: the images have no classes, and every label is 0."""
-    class_names: tuple[str, ...]
     splits: dict[str, int]
     """Number of images in each split."""
     class_counts: tuple[int, ...] = ()
     """Number of images in each class of the split `train`; empty if there are no classes."""
-    horizontal_flip_safe: bool
-    """Whether a mirrored image is as plausible as the image."""
 
 
 def default_data_root() -> Path:
@@ -89,19 +82,14 @@ def info_of(manifest: DatasetManifest, location: str) -> DatasetInfo:
 
 
 def manifest_of(info: DatasetInfo) -> DatasetManifest:
-    """Read the manifest of a dataset again.
-
-    Raises:
-        UsageError: The dataset is gone.
-        LostInvariantError: It has been replaced by another.
-    """
+    """Read the manifest of a dataset. Raises UsageError if it is gone, LostInvariantError if it was replaced."""
     manifest = read_manifest(open_store(info.location))
     if manifest is None:
         raise UsageError(f"dataset {info.name} is no longer at {info.location}")
     if manifest.fingerprint != info.fingerprint:
         raise LostInvariantError(
-            f"{info.location} now holds other data: fingerprint {manifest.fingerprint}, expected"
-            f" {info.fingerprint} of {info.name}: prepare the original source again"
+            f"{info.location} now holds other data: fingerprint {manifest.fingerprint}, expected {info.fingerprint}"
+            f" of {info.name}: prepare the original source again"
         )
     return manifest
 
@@ -112,16 +100,11 @@ def is_data_of(info: DatasetInfo, fingerprint: str) -> bool:
 
 
 def require_data_of(info: DatasetInfo, fingerprint: str, checkpoint: str) -> None:
-    """Require the dataset that a checkpoint was trained on.
-
-    Raises:
-        UsageError: The fingerprints differ. The message has both, and the name `checkpoint`.
-    """
+    """Raise UsageError, with both fingerprints, unless `checkpoint` was trained on this dataset."""
     if not is_data_of(info, fingerprint):
         raise UsageError(
-            f"{checkpoint} was trained on data with fingerprint {fingerprint}, but {info.name} in"
-            f" {info.location} has {info.fingerprint}: choose the dataset with --dataset, or prepare the"
-            " original files again"
+            f"{checkpoint} was trained on data with fingerprint {fingerprint}, but {info.name} in {info.location} has"
+            f" {info.fingerprint}: choose the dataset with --dataset, or prepare the original files again"
         )
 
 
@@ -138,9 +121,8 @@ def _prepare_digits(folder: Path) -> DatasetInfo:
     try:
         manifest = prepare(DigitsSource(), "digits", str(folder), staging_root=folder.parent)
     except OSError as error:
-        raise UsageError(
-            f"cannot prepare digits in {folder}: {error.strerror}; set PROGDISTILL_DATA to a writable folder"
-        ) from error
+        remedy = "set PROGDISTILL_DATA to a writable folder"
+        raise UsageError(f"cannot prepare digits in {folder}: {error.strerror}; {remedy}") from error
     return info_of(manifest, open_store(str(folder)).uri)
 
 
@@ -166,9 +148,8 @@ def _unknown(name: str, data_root: Path) -> UsageError:
             f"Get {known.files}.\nThen run: {prepare_command(name)}"
         )
     names = sorted({*CATALOG, *(info.name for info in known_datasets(data_root))})
-    near = difflib.get_close_matches(name, names, n=1)
-    suggestion = f"; did you mean {near[0]}?" if near else ""
+    suggestion = "".join(f"; did you mean {near}?" for near in difflib.get_close_matches(name, names, n=1))
     return UsageError(
-        f"unknown dataset {name!r}{suggestion}\nDatasets are {', '.join(names)}, or the folder or URI of a"
-        f" prepared one. Prepare your own with: progdistill data prepare NAME --source PATH"
+        f"unknown dataset {name!r}{suggestion}\nDatasets are {', '.join(names)}, or the folder or URI of a prepared"
+        " one. Prepare your own with: progdistill data prepare NAME --source PATH"
     )

@@ -43,12 +43,12 @@ class Batch(NamedTuple):
 class TrainingLoader:
     """Loads the images of each update of a training job, for one of its ranks.
 
-    Update u with global batch size B takes global sample indices u·B … u·B+B-1, which count through shuffled
-    epochs without gaps; rank r of R takes the r-th R-th of them. What is trained on is therefore a function
-    of the seed alone, whatever the world size, and training can resume at any update.
+    Update u with global batch size B takes global sample indices u·B … u·B+B-1, which count through shuffled epochs
+    without gaps; rank r of R takes the r-th R-th of them. What is trained on is therefore a function of the seed alone,
+    whatever the world size, and training can resume at any update.
 
-    With `flip`, an image is mirrored with probability ½, as a function of (seed, global sample index).
-    Batches of datasets on disk, or for an accelerator, are prefetched in a background thread.
+    With `flip`, an image is mirrored with probability ½, as a function of (seed, global sample index). Batches of
+    datasets on disk, or for an accelerator, are prefetched in a background thread.
     """
 
     def __init__(
@@ -95,8 +95,6 @@ class TrainingLoader:
 
     def sample_indices(self, update: int) -> range:
         """Return the global sample indices of this rank's share of update 0, 1, …"""
-        if update < 0:
-            raise ValueError(f"update {update} is negative: updates count from 0")
         start = update * self._batch_size + self._rank * self._local_size
         return range(start, start + self._local_size)
 
@@ -124,9 +122,8 @@ class TrainingLoader:
         if isinstance(self._rows, ShardRows):
             self._rows.files.expect(self._order.shards_after(indices.start))
         images, labels = self._rows.gather(self._order.positions(indices.start, len(indices)))
-        batch = Batch(
-            normalized(images.to(self._device, non_blocking=True)), labels.to(self._device, non_blocking=True)
-        )
+        images = normalized(images.to(self._device, non_blocking=True))
+        batch = Batch(images, labels.to(self._device, non_blocking=True))
         if self._flip_key is not None:
             # Indices, not a mask: a mask would make the accelerator synchronize to count its elements.
             mirrored = torch.from_numpy(np.flatnonzero(flipped(self._flip_key, indices))).to(self._device)
@@ -146,8 +143,7 @@ def _check(info: DatasetInfo, batch_size: int, rank: int, world_size: int, flip:
 
 def flipped(key: int, indices: range) -> NDArray[np.bool_]:
     """Return which global sample indices are mirrored: bool [len(indices)], independent fair coins."""
-    top_bits = random_bits(key, np.arange(indices.start, indices.stop)) >> np.uint64(63)
-    return top_bits.astype(np.bool_)
+    return (random_bits(key, np.arange(indices.start, indices.stop)) >> np.uint64(63)).astype(np.bool_)
 
 
 def normalized(images: UInt8[Tensor, "batch channels height width"]) -> Float[Tensor, "batch channels height width"]:
@@ -220,7 +216,7 @@ class ShardRows:
             opened, entry = self.files.open(shard), self._entries[shard]
             stored_rows = positions.rows[batch_rows]
             labels.numpy()[batch_rows] = opened.labels[stored_rows]
-            offsets, targets = entry.images_offset + stored_rows * size, batch_rows * size
+            offsets, targets = entry.layout.images_offset + stored_rows * size, batch_rows * size
             for offset, target in zip(offsets.tolist(), targets.tolist(), strict=True):
                 if os.preadv(opened.descriptor, [pixels[target : target + size]], offset) != size:
                     raise LostInvariantError(f"shard {entry.file} was truncated while being read")

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Final, Literal
+from typing import ClassVar, Final, Literal
 
-from pydantic import AliasChoices, Field, JsonValue, NonNegativeInt, PositiveInt
+from pydantic import JsonValue, NonNegativeInt
 
 from progdistill.data.shards import ShardEntry
+from progdistill.data.source import ImageFacts
 from progdistill.models_base import Frozen, content_id
 from progdistill.store.base import Store
 from progdistill.store.digest import Sha256
@@ -22,44 +23,32 @@ class SplitStatistics(Frozen):
     """Number of images in each class."""
     mean: tuple[float, ...]
     """Mean pixel value of each channel, 0..255."""
-    std: tuple[float, ...] = Field(validation_alias=AliasChoices("std", "spread"))
-    """Standard deviation of each channel's pixel values. Older manifests call it `spread`."""
+    std: tuple[float, ...]
+    """Standard deviation of each channel's pixel values."""
 
 
 class PreparedFrom(Frozen):
-    """Where the images came from. Informational: not part of the fingerprint."""
+    """Where the images came from (see SourceFacts). Informational: not part of the fingerprint."""
 
     importer: str
     source: str
     description: str
-    """How pixels were derived, such as "center crop, area resize to 64×64"."""
     identity: dict[str, JsonValue]
-    """Identifies the source and the options."""
     unreadable: tuple[str, ...] = ()
     """Names of images that could not be read and were skipped."""
 
 
-class DatasetManifest(Record):
+class DatasetManifest(Record, ImageFacts):
     """The document `manifest.json` of a prepared dataset."""
 
-    schema_version: Literal[1] = 1
+    older_schema_advice: ClassVar[str] = "remove it and prepare the dataset again"
+
+    schema_version: Literal[2] = 2
     name: str
     fingerprint: Sha256
-    channels: Literal[1, 3]
-    image_size: PositiveInt
-    """Height and width in pixels."""
-    class_names: tuple[str, ...]
-    """Label k is class_names[k]. Empty: the images have no classes, and every label is 0."""
-    horizontal_flip_safe: bool
-    """Whether a mirrored image is as plausible as the image. False for digits and letters."""
     splits: dict[str, tuple[ShardEntry, ...]]
     statistics: dict[str, SplitStatistics]
     prepared_from: PreparedFrom
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(height, width, channels)."""
-        return (self.image_size, self.image_size, self.channels)
 
     @cached_property
     def counts(self) -> dict[str, int]:
@@ -70,7 +59,7 @@ class DatasetManifest(Record):
     @property
     def size_bytes(self) -> int:
         """Total size of the shards."""
-        return sum(entry.size_bytes for entries in self.splits.values() for entry in entries)
+        return sum(entry.digest.size_bytes for entries in self.splits.values() for entry in entries)
 
 
 def fingerprint_of(
@@ -78,17 +67,11 @@ def fingerprint_of(
 ) -> str:
     """Return the SHA-256 over what a model sees: shape, classes, and each split's pixels and labels."""
     content = {split: [entry.content_sha256 for entry in entries] for split, entries in splits.items()}
-    facts = {"shape": list(image_shape), "classes": list(class_names), "content": content}
-    return content_id(facts)
+    return content_id({"shape": list(image_shape), "classes": list(class_names), "content": content})
 
 
 def read_manifest(store: Store) -> DatasetManifest | None:
-    """Return the manifest at the root of a store, or None if there is none.
-
-    Raises:
-        LostInvariantError: The manifest is damaged.
-        UsageError: Its schema version is unsupported.
-    """
+    """Return the manifest at the root of a store, None if there is none. Raises what `read_record` raises."""
     return read_record(store, MANIFEST_KEY, DatasetManifest)
 
 

@@ -1,9 +1,9 @@
 """The order of training images: a two-level shuffle for each epoch, a pure function of the seed.
 
-An epoch permutes the shards, cuts them into windows of WINDOW_SHARDS, and permutes all images of a window.
-A dataset of one window (up to 256 MiB of pixels) is permuted uniformly. In a larger one an image can still
-come at any position, but images of one shard stay within one window. Since preparation assigns images to
-shards at random, this introduces no bias of class or source order.
+An epoch permutes the shards, cuts them into windows of WINDOW_SHARDS, and permutes all images of a window. A dataset
+of one window (up to 256 MiB of pixels) is permuted uniformly. In a larger one an image can still come at any position,
+but images of one shard stay within one window. Since preparation assigns images to shards at random, this introduces no
+bias of class or source order.
 """
 
 from collections.abc import Sequence
@@ -17,9 +17,6 @@ from progdistill.diffusion.noise import seed_for
 
 WINDOW_SHARDS: Final = 32
 """Shards shuffled together. Changing it changes the order of training, and so the numerics."""
-
-_CACHED_EPOCHS: Final = 2
-_CACHED_WINDOWS: Final = 4
 
 _GOLDEN: Final = np.uint64(0x9E3779B97F4A7C15)
 _MIX1: Final = np.uint64(0xBF58476D1CE4E5B9)
@@ -60,13 +57,12 @@ class TrainingOrder:
     """Maps global sample indices, which count through all epochs, to stored images."""
 
     def __init__(self, rows_of_shards: Sequence[int], seed: int) -> None:
-        """Order the images of shards of these lengths."""
         self._rows = np.array(rows_of_shards, np.int64)
         self._seed = seed
         self.images = int(self._rows.sum())
         """Number of images in an epoch."""
-        self._epoch = lru_cache(_CACHED_EPOCHS)(self._permute_shards)
-        self._window = lru_cache(_CACHED_WINDOWS)(self._permute_images)
+        self._epoch = lru_cache(2)(self._permute_shards)
+        self._window = lru_cache(4)(self._permute_images)
 
     def positions(self, start: int, count: int) -> Positions:
         """Return where the images of global sample indices start..start+count-1 are stored."""
@@ -83,7 +79,7 @@ class TrainingOrder:
     def shards_after(self, index: int) -> list[int]:
         """Return the shards of the window after the one that holds global sample index `index`."""
         epoch, window, _, _ = self._window_at(self._window_at(index)[3])
-        return [int(shard) for shard in self._shards_of(epoch, window)]
+        return list(map(int, self._shards_of(epoch, window)))
 
     def _window_at(self, index: int) -> tuple[int, int, int, int]:
         """Return the epoch, the window, and the global sample indices of this and the next window's start."""

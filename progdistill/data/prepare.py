@@ -1,19 +1,13 @@
 """Prepares a dataset from a source: resumes after a crash, and publishes the whole or nothing."""
 
+import math
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
-from progdistill.data.manifest import (
-    DatasetManifest,
-    PreparedFrom,
-    SplitStatistics,
-    fingerprint_of,
-    read_manifest,
-    write_manifest,
-)
+from progdistill.data.manifest import DatasetManifest, PreparedFrom, fingerprint_of, read_manifest, write_manifest
 from progdistill.data.shards import ShardEntry
 from progdistill.data.source import Source, SourceFacts, readable_name
 from progdistill.data.split_writer import describe_split, write_split
@@ -27,7 +21,6 @@ MAX_UNREADABLE: Final = 100
 """Default number of unreadable images that are skipped: with more, the source itself is suspect."""
 
 UPLOADS: Final = 4
-"""Concurrent uploads of shards."""
 
 UPLOADING_KEY: Final = "uploading.json"
 """Holds the fingerprint of the dataset while its shards are being uploaded."""
@@ -51,8 +44,8 @@ def prepare(
         The manifest of the prepared dataset.
 
     Raises:
-        UsageError: `out` holds another dataset, the disk is too small, an image has another shape than the
-            first one, a label is out of range, or more than `max_unreadable` images cannot be read.
+        UsageError: `out` holds another dataset, the disk is too small, an image has another shape than the first one,
+            a label is out of range, or more than `max_unreadable` images cannot be read.
         Interrupted: Ctrl-C. The same call resumes.
     """
     store = open_store(out)
@@ -86,15 +79,12 @@ def _present(facts: SourceFacts, out: Store) -> DatasetManifest | None:
 
 
 def _stage(source: Source, name: str, staging: StagingFolder, max_unreadable: int) -> DatasetManifest:
-    """Write every split to the staging folder."""
     facts = source.facts
     staging.resume(facts.identity)
-    staging.require_space(sum(facts.splits.values()) * facts.image_bytes)
+    staging.require_space(sum(facts.splits.values()) * math.prod(facts.image_shape))
     if not staging.splits:
         source.verify()
-    splits: dict[str, tuple[ShardEntry, ...]] = {}
-    statistics: dict[str, SplitStatistics] = {}
-    unreadable: list[str] = []
+    splits, statistics, unreadable = {}, {}, list[str]()
     for split, count in facts.splits.items():
         skipped = write_split(source, split, staging, max_unreadable).unreadable.values()
         unreadable += skipped
@@ -136,15 +126,13 @@ def publish(staging: StagingFolder, manifest: DatasetManifest, out: Store) -> No
 def _upload(staging: StagingFolder, manifest: DatasetManifest, out: Store) -> None:
     """Upload the shards that no earlier attempt at the same dataset has uploaded."""
     fingerprint = manifest.fingerprint.encode()
-    present = set()
-    if out.read(UPLOADING_KEY) == fingerprint:
-        present = {(item.key, item.size_bytes) for item in out.list("")}
+    resumed = out.read(UPLOADING_KEY) == fingerprint
+    present = {(item.key, item.size_bytes) for item in out.list("")} if resumed else set()
     out.write(UPLOADING_KEY, fingerprint)
     entries = [entry for shards in manifest.splits.values() for entry in shards]
-    missing = [entry for entry in entries if (entry.file, entry.size_bytes) not in present]
-    done = len(entries) - len(missing)
+    missing = [entry for entry in entries if (entry.file, entry.digest.size_bytes) not in present]
     with (
-        Progress("uploading", total=len(entries), unit="shards", start=done) as progress,
+        Progress("uploading", total=len(entries), unit="shards", start=len(entries) - len(missing)) as progress,
         ThreadPoolExecutor(UPLOADS) as pool,
     ):
         for _ in pool.map(lambda entry: _upload_one(staging, entry, out), missing):

@@ -77,8 +77,7 @@ def decode_image(data: bytes, preprocessing: Preprocessing) -> Pixels:
         raise UnreadableImageError(str(error) or type(error).__name__) from error
     if preprocessing.image_size is None:
         return np.asarray(image).reshape(image.height, image.width, preprocessing.channels)
-    size = preprocessing.image_size
-    return np.stack([_resized(band, preprocessing, size) for band in image.split()], axis=-1)
+    return np.stack([_resized(band, preprocessing, preprocessing.image_size) for band in image.split()], axis=-1)
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:

@@ -56,9 +56,7 @@ def _iterate_shards(info: DatasetInfo, split: str) -> Iterator[Arrays]:
 def shards_of(info: DatasetInfo, split: str) -> tuple[tuple[ShardEntry, ...], tuple[int, int, int]]:
     """Return the shards of a split in stored order, and the image shape (height, width, channels).
 
-    Raises:
-        UsageError: There is no such split, or the dataset is gone.
-        LostInvariantError: The dataset has been replaced by another.
+    Raises UsageError if there is no such split, and what `manifest_of` raises.
     """
     manifest = manifest_of(info)
     if split not in manifest.splits:
@@ -67,11 +65,7 @@ def shards_of(info: DatasetInfo, split: str) -> tuple[tuple[ShardEntry, ...], tu
 
 
 def verify_dataset(info: DatasetInfo) -> None:
-    """Read every shard and compare it with its digest.
-
-    Raises:
-        LostInvariantError: Shards are damaged or missing. The message names all of them, with digests.
-    """
+    """Read every shard. Raises LostInvariantError with all damaged or missing ones, and their digests."""
     store, manifest = open_store(info.location), manifest_of(info)
     entries = [entry for shards in manifest.splits.values() for entry in shards]
     errors = []
@@ -83,6 +77,5 @@ def verify_dataset(info: DatasetInfo) -> None:
                 errors.append(str(error))
             progress.advance()
     if errors:
-        raise LostInvariantError(
-            "\n".join([*errors, f"restore them from a copy, or remove {info.location} and prepare it again"])
-        )
+        remedy = f"restore them from a copy, or remove {info.location} and prepare it again"
+        raise LostInvariantError("\n".join([*errors, remedy]))

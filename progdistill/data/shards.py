@@ -1,6 +1,5 @@
 """Shards, the Arrow files that hold a dataset's images: their layout, and verified access to them."""
 
-import hashlib
 import os
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
@@ -16,7 +15,7 @@ from progdistill.errors import LostInvariantError
 from progdistill.models_base import Frozen
 from progdistill.store.base import Store
 from progdistill.store.cache import shard_cache
-from progdistill.store.digest import FileDigest, Sha256, digest_of_descriptor, require_digest, worker_threads
+from progdistill.store.digest import FileDigest, Sha256, worker_threads
 from progdistill.store.files import atomic_path
 
 SHARD_BYTES: Final = 8 * 2**20
@@ -30,39 +29,25 @@ OPEN_SHARDS: Final = 128
 REMOTE_THREADS: Final = 8
 """Concurrent fetches from a remote store, where latency dominates."""
 
-_REMEDY: Final = "restore it from a copy, or remove the dataset and prepare it again"
 
-
-class ShardLayout(NamedTuple):
+class ShardLayout(Frozen):
     """Offsets of a shard's pixels and labels in the file, in bytes."""
 
-    images_offset: int
-    labels_offset: int
+    images_offset: NonNegativeInt
+    labels_offset: NonNegativeInt
 
 
 class ShardEntry(Frozen):
-    """A shard in a manifest. Offsets and sizes are in bytes."""
+    """A shard in a manifest."""
 
     file: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+\.arrow$")]
     """A plain file name, so that a foreign manifest cannot reach outside its folder."""
     rows: PositiveInt
-    size_bytes: PositiveInt
-    images_offset: NonNegativeInt
-    labels_offset: NonNegativeInt
-    sha256: Sha256
-    """Of the file, as `sha256sum` prints it."""
+    digest: FileDigest
+    """Of the file."""
+    layout: ShardLayout
     content_sha256: Sha256
     """Of the pixels, then the labels (little-endian int64): independent of Arrow's file layout."""
-
-    @property
-    def digest(self) -> FileDigest:
-        """Digest and size of the file."""
-        return FileDigest(self.sha256, self.size_bytes)
-
-    @property
-    def layout(self) -> ShardLayout:
-        """Where the rows are in the file."""
-        return ShardLayout(self.images_offset, self.labels_offset)
 
 
 def rows_per_shard(image_bytes: int) -> int:
@@ -91,29 +76,27 @@ def layout_of(path: Path) -> ShardLayout:
     with pa.memory_map(str(path)) as file:
         start = file.read_buffer().address
         batch = pa.ipc.open_file(file).get_batch(0)
-        images, labels = batch.column("image").storage.values, batch.column("label")
-        return ShardLayout(images.buffers()[1].address - start, labels.buffers()[1].address - start)
+        columns = batch.column("image").storage.values, batch.column("label")
+        images_offset, labels_offset = (column.buffers()[1].address - start for column in columns)
+        return ShardLayout(images_offset=images_offset, labels_offset=labels_offset)
 
 
 def write_rows(
-    descriptor: int, layout: ShardLayout, start: int, images: NDArray[np.uint8], labels: NDArray[np.int64]
+    path: Path, layout: ShardLayout, start: int, images: NDArray[np.uint8], labels: NDArray[np.int64]
 ) -> None:
     """Write images, uint8 [count, height, width, channel], and labels, int64 [count], from row `start` on."""
-    pixels, codes = np.ascontiguousarray(images), labels.astype("<i8")
-    os.pwrite(descriptor, pixels.data, layout.images_offset + start * (pixels.nbytes // len(pixels)))
-    os.pwrite(descriptor, codes.data, layout.labels_offset + start * LABEL_BYTES)
+    pixels = np.ascontiguousarray(images)
+    with open(path, "r+b", buffering=0) as file:
+        os.pwrite(file.fileno(), pixels.data, layout.images_offset + start * (pixels.nbytes // len(pixels)))
+        os.pwrite(file.fileno(), labels.astype("<i8").data, layout.labels_offset + start * LABEL_BYTES)
 
 
 def read_rows(
     descriptor: int, layout: ShardLayout, start: int, count: int, shape: tuple[int, int, int]
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Read rows start..start+count-1.
+    """Read rows start..start+count-1: images, uint8 [count, height, width, channel], and labels, int64 [count].
 
-    Returns:
-        Images, uint8 [count, height, width, channel], and labels, int64 [count].
-
-    Raises:
-        EOFError: The file is too short.
+    Raises EOFError if the file is too short.
     """
     images = np.empty((count, *shape), np.uint8)
     _read_into(descriptor, images, layout.images_offset + start * int(np.prod(shape)))
@@ -134,13 +117,6 @@ def _read_into(descriptor: int, array: NDArray[Any], offset: int) -> None:
         if count == 0:
             raise EOFError(f"file ends {len(view):,} bytes too early")
         view, offset = view[count:], offset + count
-
-
-def content_digest(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> str:
-    """Return the SHA-256 over the pixels, then the labels (little-endian int64)."""
-    content = hashlib.sha256(np.ascontiguousarray(images).data)
-    content.update(labels.astype("<i8").data)
-    return content.hexdigest()
 
 
 class OpenShard(NamedTuple):
@@ -176,8 +152,7 @@ class ShardFiles:
     def open(self, shard: int) -> OpenShard:
         """Return the verified shard, which stays open until `OPEN_SHARDS` others have been requested.
 
-        Raises:
-            LostInvariantError: The shard is damaged or missing.
+        Raises LostInvariantError if it is damaged or missing.
         """
         self.expect([shard])
         try:
@@ -200,9 +175,13 @@ class ShardFiles:
             if self._cache is not None:
                 descriptor = self._cache.open(entry.digest, lambda path: self._fetch(entry, path), where)
             else:
-                descriptor = self._open_local(Path(where), shard)
-        except LostInvariantError as error:
-            raise LostInvariantError(f"{error}; {_REMEDY}") from error
+                if shard not in self._verified:  # Once: reopening a shard is then cheap.
+                    self._store.verify(entry.file, entry.digest)
+                    self._verified.add(shard)
+                descriptor = os.open(where, os.O_RDONLY | os.O_CLOEXEC)
+        except (LostInvariantError, FileNotFoundError) as error:
+            remedy = "restore it from a copy, or remove the dataset and prepare it again"
+            raise LostInvariantError(f"{error}; {remedy}") from error
         return OpenShard(descriptor, read_labels(descriptor, entry.layout, 0, entry.rows))
 
     def _fetch(self, entry: ShardEntry, path: Path) -> None:
@@ -210,22 +189,6 @@ class ShardFiles:
         if data is None:
             raise LostInvariantError(f"{self._store.uri}/{entry.file} is missing")
         path.write_bytes(data)
-
-    def _open_local(self, path: Path, shard: int) -> int:
-        """Open a shard of a local dataset and verify it the first time."""
-        expected = self._entries[shard].digest
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError as error:
-            raise LostInvariantError(f"{path} is missing") from error
-        if shard not in self._verified:
-            try:
-                require_digest(digest_of_descriptor(descriptor), expected, str(path))
-            except LostInvariantError:
-                os.close(descriptor)
-                raise
-            self._verified.add(shard)
-        return descriptor
 
     @staticmethod
     def _close(opening: "Future[OpenShard]") -> None:

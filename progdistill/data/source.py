@@ -7,7 +7,7 @@ from typing import Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import JsonValue
+from pydantic import JsonValue, PositiveInt
 
 from progdistill.models_base import Frozen
 
@@ -21,32 +21,34 @@ class UnreadableImageError(Exception):
     """One image of a source cannot be decoded. Preparation skips it, up to a limit."""
 
 
-class SourceFacts(Frozen):
-    """What is known about a source before any image is decoded. See DatasetManifest."""
+class ImageFacts(Frozen):
+    """What all images of a dataset have in common."""
+
+    channels: Literal[1, 3]
+    image_size: PositiveInt
+    """Height and width in pixels."""
+    class_names: tuple[str, ...]
+    """Label k is class_names[k]. Empty: the images have no classes, and every label is 0."""
+    horizontal_flip_safe: bool
+    """Whether a mirrored image is as plausible as the image. False for digits and letters."""
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels)."""
+        return (self.image_size, self.image_size, self.channels)
+
+
+class SourceFacts(ImageFacts):
+    """What is known about a source before its images are decoded."""
 
     importer: str
     location: str
     description: str
-    """How pixels are derived from the source's, for people."""
+    """How pixels are derived from the source's, such as "center crop, area resize to 64×64"."""
     identity: dict[str, JsonValue]
     """Identifies the source and the options. A preparation resumes only if it is equal."""
-    channels: Literal[1, 3]
-    image_size: int
-    class_names: tuple[str, ...]
-    """Empty: no labels."""
-    horizontal_flip_safe: bool
     splits: dict[str, int]
     """Number of images in each split."""
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(height, width, channels) of every prepared image."""
-        return (self.image_size, self.image_size, self.channels)
-
-    @property
-    def image_bytes(self) -> int:
-        """Bytes of one prepared image's pixels."""
-        return self.image_size * self.image_size * self.channels
 
 
 class SourceImage(NamedTuple):

@@ -1,13 +1,14 @@
 """Writes one split of a source as shards: decodes on all cores, records how far it got, skips bad images."""
 
+import hashlib
 import logging
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cached_property, reduce
+from functools import cached_property
 from pathlib import Path
-from typing import Final, NamedTuple, Self
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,6 @@ from progdistill.data.order import random_order
 from progdistill.data.shards import (
     ShardEntry,
     ShardLayout,
-    content_digest,
     create_shard,
     layout_of,
     read_rows,
@@ -28,7 +28,7 @@ from progdistill.data.source import Pixels, Source, SourceFacts, SourceImage, Un
 from progdistill.data.staging import SplitState, StagingFolder
 from progdistill.errors import UsageError
 from progdistill.progress import Progress
-from progdistill.store.digest import digest_of_file, worker_threads
+from progdistill.store.digest import digest_of_descriptor, worker_threads
 from progdistill.store.files import atomic_path
 
 STORED_ORDER_KEY: Final = 0x70726F6764697374
@@ -83,59 +83,20 @@ def describe_split(
 
     The split has `count` images of `shape` (height, width, channels) in `classes` ≥ 1 classes.
     """
-    writer = SplitWriter(folder, split, count, shape)
-    entries, sums, total = [], [], writer.shards
+    writer, entries = SplitWriter(folder, split, count, shape), []
+    class_counts, sums = np.zeros(classes, np.int64), np.zeros((2, shape[2]), np.uint64)
     with (
-        Progress(f"computing checksums of {split}", total=total, unit="shards") as progress,
+        Progress(f"computing checksums of {split}", total=writer.shards, unit="shards") as progress,
         ThreadPoolExecutor(worker_threads()) as pool,
     ):
-        for entry, pixel_sums in pool.map(lambda shard: writer.describe(shard, classes), range(total)):
+        for entry, labels, shard_sums in pool.map(writer.describe, range(writer.shards)):
             entries.append(entry)
-            sums.append(pixel_sums)
+            class_counts += np.bincount(labels, minlength=classes)
+            sums += shard_sums
             progress.advance()
-    return tuple(entries), reduce(PixelSums.plus, sums).statistics()
-
-
-class PixelSums(NamedTuple):
-    """Integer sums over images: adding them up is exact in any order."""
-
-    class_counts: NDArray[np.int64]
-    pixels: int
-    """Pixels of one channel."""
-    sums: NDArray[np.uint64]
-    squares: NDArray[np.uint64]
-
-    @classmethod
-    def of(cls, images: NDArray[np.uint8], labels: NDArray[np.int64], classes: int) -> Self:
-        """Sum over images, uint8 [count, height, width, channel], and labels, int64 [count]."""
-        count, height, width, channels = images.shape
-        # Sum over images first: numpy adds long rows twenty times faster than a few channels at a time.
-        rows = images.reshape(count, -1)
-        sums = rows.sum(axis=0, dtype=np.uint64)
-        squares = np.square(rows, dtype=np.uint16).sum(axis=0, dtype=np.uint64)
-        return cls(
-            np.bincount(labels, minlength=classes)[:classes],
-            count * height * width,
-            sums.reshape(-1, channels).sum(axis=0),
-            squares.reshape(-1, channels).sum(axis=0),
-        )
-
-    def plus(self, other: "PixelSums") -> "PixelSums":
-        """Return the sums over both sets of images."""
-        return PixelSums(
-            self.class_counts + other.class_counts,
-            self.pixels + other.pixels,
-            self.sums + other.sums,
-            self.squares + other.squares,
-        )
-
-    def statistics(self) -> SplitStatistics:
-        """Return the statistics of the images summed."""
-        mean = self.sums / self.pixels
-        std = np.sqrt(np.maximum(self.squares / self.pixels - mean**2, 0))
-        return SplitStatistics(
-            class_counts=tuple(self.class_counts.tolist()), mean=tuple(mean.tolist()), std=tuple(std.tolist())
-        )
+    mean, mean_square = sums / (count * shape[0] * shape[1])
+    std = np.sqrt(np.maximum(mean_square - mean**2, 0))
+    return tuple(entries), SplitStatistics(class_counts=class_counts.tolist(), mean=mean.tolist(), std=std.tolist())
 
 
 class SplitWriter:
@@ -157,7 +118,7 @@ class SplitWriter:
 
     def put(self, index: int, image: Pixels, label: int) -> None:
         """Store image number `index` of the source. Idempotent, in any order."""
-        self._put_at(int(self._positions[index]), image, label)
+        self._put_at(int(self._positions[index]), image[None], np.array([label]))
 
     def fill_gaps(self, missing: Sequence[int]) -> None:
         """Move rows from the end to the positions of unreadable images. Idempotent."""
@@ -165,35 +126,39 @@ class SplitWriter:
         gaps = {int(self._positions[index]) for index in missing}
         movable = [position for position in range(remaining, self._count) if position not in gaps]
         for gap, position in zip(sorted(gap for gap in gaps if gap < remaining), movable, strict=True):
-            self._put_at(gap, *self._image_at(position))
+            shard, row = divmod(position, self._full)
+            self._put_at(gap, *self._read(self._path(shard), self._layout(shard), row, 1))
 
     def truncate(self, count: int) -> None:
         """Remove the rows from `count` on, which `fill_gaps` has moved. Idempotent."""
-        shards = -(-count // self._full)
-        for shard in range(shards, self.shards):
+        last, row = divmod(count - 1, self._full)
+        for shard in range(last + 1, self.shards):
             self._path(shard).unlink(missing_ok=True)
-        rows = count - (shards - 1) * self._full
-        if rows < self._rows(shards - 1):
-            self._shorten(shards - 1, rows)
+        if row + 1 < self._rows(last):
+            path = self._path(last)
+            images, labels = self._read(path, layout_of(path), 0, row + 1)
+            with atomic_path(path) as shorter:
+                write_rows(shorter, create_shard(shorter, row + 1, self._shape), 0, images, labels)
         self._count = count
 
-    def describe(self, shard: int, classes: int) -> tuple[ShardEntry, PixelSums]:
-        """Flush a shard to disk and read it back. Returns its manifest entry and its sums."""
-        path, rows = self._path(shard), self._rows(shard)
-        layout, file = self._layout(shard), digest_of_file(path)
-        with open(path, "rb", buffering=0) as opened:
-            os.fsync(opened)
-            images, labels = read_rows(opened.fileno(), layout, 0, rows, self._shape)
-        entry = ShardEntry(
-            file=path.name,
-            rows=rows,
-            size_bytes=file.size_bytes,
-            sha256=file.sha256,
-            content_sha256=content_digest(images, labels),
-            images_offset=layout.images_offset,
-            labels_offset=layout.labels_offset,
-        )
-        return entry, PixelSums.of(images, labels, classes)
+    def describe(self, shard: int) -> tuple[ShardEntry, NDArray[np.int64], NDArray[np.uint64]]:
+        """Flush a shard to disk and read it back.
+
+        Returns its manifest entry, its labels, and the sums of each channel's pixels and of their squares, uint64
+        [2, channels], which can be added up exactly in any order.
+        """
+        path, layout, rows = self._path(shard), self._layout(shard), self._rows(shard)
+        with open(path, "rb", buffering=0) as file:
+            os.fsync(file)
+            digest = digest_of_descriptor(file.fileno())
+            images, labels = read_rows(file.fileno(), layout, 0, rows, self._shape)
+        content = hashlib.sha256(images.data)
+        content.update(labels.astype("<i8").data)
+        entry = ShardEntry(file=path.name, rows=rows, digest=digest, layout=layout, content_sha256=content.hexdigest())
+        # Sum over images first: numpy adds long rows twenty times faster than a few channels at a time.
+        flat = images.reshape(rows, -1)
+        sums = flat.sum(axis=0, dtype=np.uint64), np.square(flat, dtype=np.uint16).sum(axis=0, dtype=np.uint64)
+        return entry, labels, np.stack(sums).reshape(2, -1, self._shape[2]).sum(axis=1)
 
     def _path(self, shard: int) -> Path:
         return self._folder / f"{self._split}-{shard:05d}.arrow"
@@ -210,27 +175,15 @@ class SplitWriter:
             self._layouts[rows] = layout_of(path)
         return self._layouts[rows]
 
-    def _put_at(self, position: int, image: Pixels, label: int) -> None:
+    def _put_at(self, position: int, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> None:
         shard, row = divmod(position, self._full)
-        layout = self._layout(shard)
-        with open(self._path(shard), "r+b", buffering=0) as file:
-            write_rows(file.fileno(), layout, row, image[None], np.array([label]))
+        write_rows(self._path(shard), self._layout(shard), row, images, labels)
 
-    def _image_at(self, position: int) -> tuple[Pixels, int]:
-        shard, row = divmod(position, self._full)
-        layout = self._layout(shard)
-        with open(self._path(shard), "rb", buffering=0) as file:
-            images, labels = read_rows(file.fileno(), layout, row, 1, self._shape)
-        return images[0], int(labels[0])
-
-    def _shorten(self, shard: int, rows: int) -> None:
-        path = self._path(shard)
+    def _read(
+        self, path: Path, layout: ShardLayout, start: int, count: int
+    ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         with open(path, "rb", buffering=0) as file:
-            images, labels = read_rows(file.fileno(), layout_of(path), 0, rows, self._shape)
-        with atomic_path(path) as shorter:
-            layout = create_shard(shorter, rows, self._shape)
-            with open(shorter, "r+b", buffering=0) as file:
-                write_rows(file.fileno(), layout, 0, images, labels)
+            return read_rows(file.fileno(), layout, start, count, self._shape)
 
 
 def _decoded(images: Iterator[SourceImage]) -> Iterator[tuple[SourceImage, Pixels | UnreadableImageError]]:

@@ -48,11 +48,7 @@ class StagingFolder:
         self.splits: dict[str, SplitState] = {}
 
     def resume(self, identity: dict[str, JsonValue]) -> None:
-        """Read the record. Without one, empty the folder.
-
-        Raises:
-            UsageError: The record is of another source or other options.
-        """
+        """Read the record; without one, empty the folder. Raises UsageError for another source or other options."""
         self._identity = identity
         state = read_record(self.store, STATE_KEY, PreparationState)
         if state is None:
@@ -72,9 +68,8 @@ class StagingFolder:
         free = shutil.disk_usage(self.path).free
         if needed > free:
             raise UsageError(
-                f"preparing needs {needed / 1e9:,.2f} GB more in {self.path.parent}, but only"
-                f" {free / 1e9:,.2f} GB are free: make room, or choose another folder with --out or"
-                " PROGDISTILL_DATA"
+                f"preparing needs {needed / 1e9:,.2f} GB more in {self.path.parent}, but only {free / 1e9:,.2f} GB are"
+                " free: make room, or choose another folder with --out or PROGDISTILL_DATA"
             )
 
     def save(self, split: str, state: SplitState) -> None:

@@ -4,7 +4,7 @@ import json
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final, TypeVar
+from typing import Any, ClassVar, Final, TypeVar
 
 from pydantic import ValidationError
 
@@ -20,6 +20,8 @@ REFERENCES: Final = "references"
 
 class Record(Frozen):
     """A document of a store. Garbage collection keeps what it refers to for as long as the document stays."""
+
+    older_schema_advice: ClassVar[str] = "use the release that wrote it, or another --store"
 
     def references(self) -> Iterable[str]:
         """Return the keys (`layout`) of all objects without which this document is of no use."""
@@ -86,7 +88,7 @@ def decode(kind: type[Model], data: bytes, *, where: str) -> Model:
     found, field = facts.get("schema_version"), kind.model_fields.get("schema_version")
     if field is not None and found != field.default:
         newer = isinstance(found, int) and found > field.default
-        advice = "upgrade progdistill" if newer else "use the release that wrote it, or another --store"
+        advice = "upgrade progdistill" if newer else kind.older_schema_advice
         raise UsageError(
             f"{where}: unsupported schema version {found!r}; expected {field.default}: {advice} (nothing was changed)"
         )

@@ -1,5 +1,6 @@
 """Finding datasets: missing, unknown, replaced and damaged ones."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,10 +8,11 @@ import pytest
 from PIL import Image
 
 from progdistill.data.dataset import DatasetInfo, find_dataset
-from progdistill.data.manifest import SplitStatistics, read_manifest
+from progdistill.data.manifest import read_manifest
 from progdistill.data.reading import iterate_images, read_split
 from progdistill.errors import LostInvariantError, UsageError
-from progdistill.store.documents import encode
+from progdistill.models_base import content_id
+from progdistill.store.documents import SEAL, encode
 from progdistill.store.local import LocalStore
 
 
@@ -109,6 +111,11 @@ def test_batches_join_to_the_whole_split(digits: DatasetInfo, batch_size: int) -
     assert np.array_equal(np.concatenate([part for _, part in batches]), labels)
 
 
-def test_statistics_in_older_manifests_are_read() -> None:
-    older = {"class_counts": [3], "mean": [1.0], "spread": [2.0]}
-    assert SplitStatistics.model_validate(older).std == (2.0,)
+def test_a_dataset_that_an_older_version_prepared_is_refused(tmp_path: Path) -> None:
+    find_dataset("digits", tmp_path)
+    path = tmp_path / "digits" / "manifest.json"
+    older = json.loads(path.read_text()) | {"schema_version": 1}
+    del older[SEAL]
+    path.write_text(json.dumps(older | {SEAL: content_id(older)}))
+    with pytest.raises(UsageError, match="unsupported schema version 1; .*: remove it and prepare the dataset again"):
+        find_dataset("digits", tmp_path)

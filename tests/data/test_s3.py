@@ -73,7 +73,7 @@ def test_the_cache_stays_within_its_bound_while_training_streams_through_it(
     remote: DatasetInfo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     streaming(monkeypatch)
-    sizes = [entry.size_bytes for entry in manifest_of(remote).splits["train"]]
+    sizes = [entry.digest.size_bytes for entry in manifest_of(remote).splits["train"]]
     limit = sum(sizes) // 4
     monkeypatch.setenv("PROGDISTILL_DATA_CACHE_GIB", str(limit / 2**30))
     one = TrainingLoader(remote, batch_size=64, seed=3, flip=True)
