@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Copies the manifests and configuration files into FOLDER with the words in capitals replaced by what is yours:
+# Copies the manifests and configuration files to FOLDER and replaces the words in capitals with your values:
 #   infra/fill_in.sh FOLDER BUCKET=my-models REGION=eu-central-1 ACCOUNT=123456789012 VERSION=1.0.0 FILE_SYSTEM=fs-0123
-# Fails, and says which, when an overlay that you name with OVERLAY=gpu (the default), tpu or dev still holds one.
+# Fails and names the missing words if the overlay, OVERLAY=gpu (the default), tpu or dev, still contains any.
 set -euo pipefail
 
 here="$(cd "$(dirname "$0")" && pwd)"
-folder="${1:?name the folder to make}"
+folder="${1:?name the folder to create}"
 shift
 overlay=gpu
 program=(-e "")
@@ -26,12 +26,12 @@ files=()
 while IFS= read -r file; do files+=("$file"); done < <(find "$folder" -name '*.yaml' -o -name '*.toml')
 sed -i -E "${program[@]}" "${files[@]}"
 
-# Comments may name them.
+# Comments may contain them.
 checked=("$folder/kubernetes/overlays/$overlay"/*.yaml)
 if [ "$overlay" = gpu ]; then checked+=("$folder/kubernetes/metaflow"/*.yaml "$folder"/*.toml); fi
 left="$(sed '/^ *#/d' "${checked[@]}" \
     | grep -woE 'BUCKET|REGION|ACCOUNT|PROJECT|FILE_SYSTEM|VERSION|0\.0\.0-cpu' | sort -u | tr '\n' ' ' || true)"
 if [ -n "$left" ]; then
-    echo "still to be given: $left" >&2
+    echo "still missing: $left" >&2
     exit 1
 fi

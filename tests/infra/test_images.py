@@ -148,4 +148,5 @@ def test_the_package_builds_from_what_dockerignore_lets_through(tmp_path: Path) 
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("progdistill ")
     assert (target / "bin" / "progdistill").exists()
-    assert (target / "progdistill" / "report" / "template.html").exists()
+    for folder in ("report", "jobs/kubernetes"):
+        assert list((target / "progdistill" / folder / "templates").glob("*.j2"))
