@@ -15,7 +15,7 @@ from progdistill.errors import LostInvariantError
 from progdistill.models_base import Frozen
 from progdistill.store.base import Store
 from progdistill.store.cache import shard_cache
-from progdistill.store.digest import FileDigest, Sha256, worker_threads
+from progdistill.store.digest import FileDigest, HashingWriter, Sha256, worker_threads
 from progdistill.store.files import atomic_path
 
 SHARD_BYTES: Final = 8 * 2**20
@@ -173,7 +173,7 @@ class ShardFiles:
         where = f"{self._store.uri}/{entry.file}"
         try:
             if self._cache is not None:
-                descriptor = self._cache.open(entry.digest, lambda path: self._fetch(entry, path), where)
+                descriptor = self._cache.open(entry.digest, lambda writer: self._fetch(entry, writer), where)
             else:
                 if shard not in self._verified:  # Once: reopening a shard is then cheap.
                     self._store.verify(entry.file, entry.digest)
@@ -184,11 +184,11 @@ class ShardFiles:
             raise LostInvariantError(f"{error}; {remedy}") from error
         return OpenShard(descriptor, read_labels(descriptor, entry.layout, 0, entry.rows))
 
-    def _fetch(self, entry: ShardEntry, path: Path) -> None:
+    def _fetch(self, entry: ShardEntry, writer: HashingWriter) -> None:
         data = self._store.read(entry.file)
         if data is None:
             raise LostInvariantError(f"{self._store.uri}/{entry.file} is missing")
-        path.write_bytes(data)
+        writer.write(data)
 
     @staticmethod
     def _close(opening: "Future[OpenShard]") -> None:

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Final
 
 from progdistill.errors import UsageError
-from progdistill.store.digest import FileDigest, digest_of_descriptor, digest_of_file, require_digest
+from progdistill.store.digest import FileDigest, HashingWriter, digest_of_descriptor, require_digest
 from progdistill.store.files import FORBIDDEN, FULL_DISK, sweep_folder
 
-Fetch = Callable[[Path], object]
-"""Writes the wanted file to the path it is given, which does not exist."""
+Fetch = Callable[[HashingWriter], object]
+"""Writes the bytes of the wanted file."""
 
 RECENT_SECONDS: Final = 3600.0
 """A path that was handed out within this time stays: its reader may not have opened it yet."""
@@ -64,7 +64,7 @@ class BlobCache:
             descriptor = self._open_intact(expected)
             if descriptor is not None:
                 return descriptor
-            staged = self.fetch_verified(expected, fetch, where)
+            staged = self._fetch_verified(expected, fetch, where)
             staged.chmod(0o444)
             descriptor = os.open(staged, os.O_RDONLY | os.O_CLOEXEC)
             os.replace(staged, self._path(expected))
@@ -74,15 +74,13 @@ class BlobCache:
                 self._trim()
         return descriptor
 
-    def fetch_verified(self, expected: FileDigest, fetch: Fetch, where: str) -> Path:
+    def _fetch_verified(self, expected: FileDigest, fetch: Fetch, where: str) -> Path:
         """Fetch to a new temporary file, once more if it came damaged; the caller removes it."""
         staged = self.scratch() / uuid.uuid4().hex
         try:
-            fetch(staged)
-            if digest_of_file(staged) != expected:
+            if _fetch(staged, fetch) != expected:
                 staged.unlink()
-                fetch(staged)  # The damage may have come on the way.
-                require_digest(digest_of_file(staged), expected, where)
+                require_digest(_fetch(staged, fetch), expected, where)  # The damage may have come on the way.
         except BaseException:
             staged.unlink(missing_ok=True)
             raise
@@ -91,7 +89,7 @@ class BlobCache:
     def verify(self, expected: FileDigest, fetch: Fetch, where: str) -> None:
         """Fetch the file, whatever the cache holds, and raise LostInvariantError if it is damaged."""
         with self._explained():
-            self.fetch_verified(expected, fetch, where).unlink()
+            self._fetch_verified(expected, fetch, where).unlink()
 
     def scratch(self) -> Path:
         """Return a folder on the cache's file system for temporary files."""
@@ -160,6 +158,13 @@ class BlobCache:
             if error.errno in FORBIDDEN:
                 raise UsageError(f"{cause}; fix its permissions, or set PROGDISTILL_CACHE to another folder") from error
             raise
+
+
+def _fetch(path: Path, fetch: Fetch) -> FileDigest:
+    with open(path, "xb", buffering=0) as file:
+        writer = HashingWriter(file)
+        fetch(writer)
+        return writer.digest()
 
 
 def file_cache() -> BlobCache:

@@ -4,8 +4,9 @@ import hashlib
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from io import FileIO
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 from pydantic import ConfigDict, NonNegativeInt, StringConstraints
 from pydantic.dataclasses import dataclass
@@ -62,23 +63,64 @@ def combine(part_digests: Sequence[bytes]) -> str:
     return hashlib.sha256(b"".join(part_digests)).hexdigest()
 
 
-def _digest_of_part(descriptor: int, offset: int, length: int) -> bytes:
+class HashingWriter:
+    """Writes a new file and hashes each part as it arrives: parts in any order, each from its start to its end."""
+
+    def __init__(self, file: FileIO) -> None:
+        self._file, self._offset = file, 0
+        self._parts: dict[int, tuple[Any, int]] = {}
+        """By number: the hasher, and how many bytes of the part have been hashed."""
+
+    def seekable(self) -> bool:
+        """True: s3transfer then writes pieces as they come; 0.19 hangs on more than 10 parts written in order."""
+        return True
+
+    def seek(self, offset: int) -> None:
+        """Let the next write begin at `offset`. At the start of a part, the part is written again."""
+        self._offset = offset
+
+    def write(self, data: bytes) -> None:
+        """Write all of `data`."""
+        rest = memoryview(data)
+        while rest:
+            part, inside = divmod(self._offset, PART_BYTES)
+            hasher, hashed = self._parts.get(part, (None, 0)) if inside else (hashlib.sha256(), 0)
+            if hashed != inside:
+                raise ValueError(f"write at {inside} of part {part}, of which {hashed} bytes have been written")
+            count = os.pwrite(self._file.fileno(), rest[: PART_BYTES - inside], self._offset)
+            hasher.update(rest[:count])
+            self._parts[part] = hasher, inside + count
+            rest, self._offset = rest[count:], self._offset + count
+
+    def digest(self) -> FileDigest:
+        """Return the digest of the file."""
+        hashers = [hasher for _, (hasher, _) in sorted(self._parts.items())] or [hashlib.sha256()]
+        return FileDigest(combine([hasher.digest() for hasher in hashers]), os.fstat(self._file.fileno()).st_size)
+
+
+def _digest_of_part(descriptor: int, offset: int, length: int, copy_to: int | None = None) -> bytes:
     hasher, buffer, end = hashlib.sha256(), memoryview(bytearray(min(PIECE_BYTES, length))), offset + length
     while offset < end:
         count = os.preadv(descriptor, [buffer[: end - offset]], offset)
         if count == 0:
             break  # Truncated meanwhile: the digest of what is there cannot match.
+        if copy_to is not None:
+            count = os.pwrite(copy_to, buffer[:count], offset)
         hasher.update(buffer[:count])
         offset += count
+    if copy_to is not None:
+        os.fdatasync(copy_to)  # The disk works while other threads hash.
     return hasher.digest()
 
 
-def digest_of_descriptor(descriptor: int) -> FileDigest:
-    """Digest of an open file, computed on all cores."""
+def digest_of_descriptor(descriptor: int, copy_to: int | None = None) -> FileDigest:
+    """Digest of an open file, computed on all cores; `copy_to` is the descriptor of a new file that gets the bytes."""
     size_bytes = os.fstat(descriptor).st_size
     parts = parts_of(size_bytes)
-    with ThreadPoolExecutor(min(worker_threads(), len(parts))) as pool:
-        return FileDigest(combine(list(pool.map(lambda part: _digest_of_part(descriptor, *part), parts))), size_bytes)
+    threads = worker_threads() * (1 if copy_to is None else 2)  # Copying, half of them wait for the disk.
+    with ThreadPoolExecutor(min(threads, len(parts))) as pool:
+        digests = pool.map(lambda part: _digest_of_part(descriptor, part[0], part[1], copy_to), parts)
+        return FileDigest(combine(list(digests)), size_bytes)
 
 
 def digest_of_file(path: Path) -> FileDigest:

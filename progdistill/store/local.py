@@ -118,9 +118,7 @@ class LocalStore:
         with self._explained("store", path.name):
             staged = self.scratch() / uuid.uuid4().hex
             try:
-                if not (consume and _moved(path, staged)):
-                    _copy(path, staged)
-                digest = _synced_digest(staged)
+                digest = _synced_digest(staged) if consume and _moved(path, staged) else _copy(path, staged)
                 self._place(self._path(key_for(digest.sha256)), lambda final: os.replace(staged, final))
                 failpoint("file.published")
             except BaseException:
@@ -270,13 +268,18 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _copy(source: Path, target: Path) -> None:
-    size_bytes = source.stat().st_size
-    failpoint("file.copying")
-    shutil.copyfile(source, target)
-    if not size_bytes == target.stat().st_size == source.stat().st_size:
-        raise LostInvariantError(f"{source} changed its length while it was copied")
-    failpoint("file.copied")
+def _copy(source: Path, target: Path) -> FileDigest:
+    """Copy to a new file, which is on disk on return, and hash what is copied."""
+    with open(source, "rb") as reader, open(target, "xb") as writer:
+        failpoint("file.copying")
+        digest = digest_of_descriptor(reader.fileno(), copy_to=writer.fileno())
+        lengths = {digest.size_bytes, *(os.fstat(file.fileno()).st_size for file in (reader, writer))}
+        if len(lengths) > 1:
+            raise LostInvariantError(f"{source} changed its length while it was copied")
+        failpoint("file.copied")
+        os.fsync(writer.fileno())
+    failpoint("file.synced")
+    return digest
 
 
 def _moved(source: Path, target: Path) -> bool:

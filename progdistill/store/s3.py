@@ -16,8 +16,8 @@ from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, Inc
 
 from progdistill.errors import TransientError, UsageError
 from progdistill.store.base import StoredObject, Versioned, checked_key, is_key
-from progdistill.store.cache import BlobCache, file_cache
-from progdistill.store.digest import FileDigest, digest_of_file
+from progdistill.store.cache import BlobCache, Fetch, file_cache
+from progdistill.store.digest import FileDigest, HashingWriter, digest_of_file
 from progdistill.store.failpoints import failpoint
 from progdistill.store.files import sweep_folder
 from progdistill.store.layout import probe_key
@@ -181,10 +181,10 @@ class S3Store:
             reply = self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._start, MaxKeys=1)
         return parsedate_to_datetime(reply["ResponseMetadata"]["HTTPHeaders"]["date"])
 
-    def _fetch(self, key: str) -> Callable[[Path], None]:
-        def fetch(path: Path) -> None:
+    def _fetch(self, key: str) -> Fetch:
+        def fetch(writer: HashingWriter) -> None:
             with explained(self.uri, f"read {key}"):
-                download_file(self._target(key), path)
+                download_file(self._target(key), writer)
 
         return fetch
 

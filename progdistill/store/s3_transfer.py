@@ -13,7 +13,7 @@ from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, 
 from s3transfer.exceptions import RetriesExceededError, S3DownloadFailedError
 
 from progdistill.errors import LostInvariantError, ProgdistillError, TransientError, UsageError
-from progdistill.store.digest import PART_BYTES, FileDigest, parts_of
+from progdistill.store.digest import PART_BYTES, FileDigest, HashingWriter, parts_of
 from progdistill.store.failpoints import failpoint
 
 ABSENT: Final = {"404", "NoSuchKey", "NotFound"}
@@ -156,15 +156,15 @@ def _is_stored(target: Target, digest: FileDigest, within: timedelta | None = No
     return within is None or bool(now - found["LastModified"] < within)
 
 
-def download_file(source: Target, path: Path) -> None:
-    """Download an object to a new file, in parallel parts; the caller verifies it.
+def download_file(source: Target, writer: HashingWriter) -> None:
+    """Download an object in parallel parts.
 
     Raises:
         LostInvariantError: There is no such object.
     """
     try:
         with create_transfer_manager(source.client, _CONFIG) as manager:
-            manager.download(source.bucket, source.key, str(path)).result()
+            manager.download(source.bucket, source.key, writer).result()
     except ClientError as error:
         if code_of(error) in ABSENT:
             raise LostInvariantError(f"s3://{source.bucket}/{source.key} is missing from the store") from error

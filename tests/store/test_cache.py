@@ -11,7 +11,7 @@ import pytest
 
 from progdistill.errors import LostInvariantError, UsageError
 from progdistill.store.cache import RECENT_SECONDS, BlobCache, file_cache, shard_cache
-from progdistill.store.digest import FileDigest
+from progdistill.store.digest import PART_BYTES, FileDigest, HashingWriter, digest_of_file
 from progdistill.store.open import open_store
 from tests.store.s3_server import ENVIRONMENT
 
@@ -23,7 +23,7 @@ def refused(_: object) -> None:
 def cached(cache: BlobCache, content: bytes, seconds_ago: float = 0) -> FileDigest:
     """Put a file into the cache that was last used so long ago."""
     digest = FileDigest(hashlib.sha256(content).hexdigest(), len(content))
-    path = cache.path(digest, lambda path: path.write_bytes(content), "file")
+    path = cache.path(digest, lambda writer: writer.write(content), "file")
     os.utime(path, times=(time.time() - seconds_ago,) * 2)
     return digest
 
@@ -98,10 +98,10 @@ def test_a_user_without_a_home_is_told_to_name_a_folder(tmp_path: Path, monkeypa
 def test_of_many_readers_one_fetches(tmp_path: Path) -> None:
     fetched = []
 
-    def fetch(path: Path) -> None:
-        fetched.append(path)
+    def fetch(writer: HashingWriter) -> None:
+        fetched.append(writer)
         time.sleep(0.05)
-        path.write_bytes(b"a")
+        writer.write(b"a")
 
     digest = FileDigest(hashlib.sha256(b"a").hexdigest(), 1)
     with ThreadPoolExecutor(4) as pool:
@@ -112,8 +112,20 @@ def test_of_many_readers_one_fetches(tmp_path: Path) -> None:
 def test_what_comes_damaged_twice_is_never_handed_out(tmp_path: Path) -> None:
     digest = FileDigest(hashlib.sha256(b"a").hexdigest(), 1)
     with pytest.raises(LostInvariantError, match="s3://b/k is damaged"):
-        BlobCache(tmp_path, 10).open(digest, lambda path: path.write_bytes(b"b"), "s3://b/k")
+        BlobCache(tmp_path, 10).open(digest, lambda writer: writer.write(b"b"), "s3://b/k")
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.name != ".lock"]
+
+
+def test_parts_in_any_order_and_sent_again_give_the_digest_of_the_file(tmp_path: Path) -> None:
+    with open(tmp_path / "file", "xb", buffering=0) as file:
+        writer = HashingWriter(file)
+        for offset, data in ((PART_BYTES, b"b"), (0, b"broken"), (0, b"a" * 10), (10, b"a" * (PART_BYTES - 10))):
+            writer.seek(offset)
+            writer.write(data)
+        assert writer.digest() == digest_of_file(tmp_path / "file")
+        writer.seek(PART_BYTES + 2)
+        with pytest.raises(ValueError, match="of which 1 bytes"):
+            writer.write(b"c")
 
 
 @pytest.mark.parametrize("value", ["many", "-1", "nan", "inf", ""])
