@@ -1,12 +1,11 @@
-"""How fast images become a Fréchet distance, beside clean-fid's own folder pipeline on the same images.
+"""Time from images to a Fréchet distance: our evaluation against clean-fid's folder pipeline on the same images.
 
-Both run the same Inception-v3 (its architecture with random weights: speed does not depend on them) on the
-CPU, one after the other in each repeat, so that a noisy machine disturbs them alike; figures are medians.
-Loader and resizer are clean-fid's in both. clean-fid reads PNG files from a folder and resizes them one by
-one; ours takes images from memory, as they leave the sampler, resizes them in threads, and runs a frozen
-network with channels last. The last figures are what the streaming sums add to the rest of a measurement:
-beside Inception's features alone, and beside the digits preset's sampling with one step, the least there is,
-and its features.
+Both run the same Inception-v3 (with random weights, on which speed does not depend) on the CPU, one after the
+other in each repeat, so that other load affects both; times are medians. Both use clean-fid's loader and resizer.
+clean-fid reads PNG files from a folder and resizes them one by one. Ours takes images from memory, as the
+sampler returns them, resizes them in threads, and runs a frozen network with channels last. The last lines
+show what the streaming sums add to a measurement: to Inception's features alone, and to sampling (with one
+step, the fastest) and features of the digits preset.
 
     python benchmarks/evaluation_speed.py --out benchmarks/results/evaluation_speed.txt
 """
@@ -42,7 +41,7 @@ MODE = "clean"
 
 
 class InceptionLayers(nn.Module):
-    """torchvision's Inception-v3 up to its last pooling."""
+    """torchvision's Inception-v3 up to its last pooling layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,7 +56,7 @@ class InceptionLayers(nn.Module):
 
 
 class InceptionInterface(nn.Module):
-    """The interface of inception-2015-12-05.pt around it."""
+    """The network with the interface of inception-2015-12-05.pt."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -70,10 +69,10 @@ class InceptionInterface(nn.Module):
 
 
 def main() -> None:
-    """Measure both pipelines, and the parts that differ, and write the figures down."""
+    """Measure both pipelines and the parts that differ, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=128)
-    parser.add_argument("--size", type=int, default=32, help="pixels of each side")
+    parser.add_argument("--size", type=int, default=32, help="height and width in pixels")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/evaluation_speed.txt"))
     args = parser.parse_args()
@@ -91,7 +90,7 @@ def main() -> None:
 
 
 def contenders(folder: Path, images: np.ndarray, reference: Moments) -> dict[str, Callable[[], object]]:
-    """What is timed, by name: features of all images, then the distance from features."""
+    """The timed functions by name: features of all images, then the distance from features."""
     network = InceptionV3W(str(folder), download=False).eval()
     extract = InceptionEvaluator().load(folder / "inception-2015-12-05.pt", {"mode": MODE}, "cpu")
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
@@ -123,7 +122,7 @@ def contenders(folder: Path, images: np.ndarray, reference: Moments) -> dict[str
 
 
 def streamed(features: Tensor, batch: int) -> Moments:
-    """Moments as they are gathered while images are drawn."""
+    """Moments as they are accumulated while images are sampled."""
     stream = MomentStream()
     for part in torch.split(features, batch):
         stream.add(part)
@@ -131,7 +130,7 @@ def streamed(features: Tensor, batch: int) -> Moments:
 
 
 def streaming(images: np.ndarray) -> dict[str, Callable[[], object]]:
-    """The sums, and what goes on beside them, by name."""
+    """The timed functions by name: the sums, and the rest of a measurement."""
     preset = PRESETS["digits"]
     batch = preset.evaluation.batch_size
     denoiser = build_denoiser(preset.model, seed=0).eval()
@@ -155,7 +154,7 @@ def streaming(images: np.ndarray) -> dict[str, Callable[[], object]]:
 
 
 def measure(timed: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each contender in each repeat; every repeat runs all of them."""
+    """Seconds of each function in each repeat; every repeat runs all of them."""
     seconds: dict[str, list[float]] = {name: [] for name in timed}
     for _ in range(repeats):
         for name, work in timed.items():

@@ -1,13 +1,13 @@
-"""The training loader: images a second against torch's DataLoader, memory and start-up on large datasets.
+"""The training loader: images per second against torch's DataLoader, memory and start-up time on large datasets.
 
     python benchmarks/loader_speed.py --folder /tmp --out benchmarks/results
 
-Speed: each round times our loader on shards of a disk and then `torch.utils.data.DataLoader` with two
-workers over PNGs of the same kind of images, with the same result (float32 in [-1, 1], half of them
-mirrored); the ratio is the median over rounds. "Per core": images per second of processor time of the whole
-process, which other programs disturb least. Memory and start-up: a dataset of 64×64 images and one of a
-tenth of its size are synthesized on disk (15.7 GB at a time), opened by fresh processes, and removed.
-"Cold": the shards were dropped from the page cache just before.
+Speed: each round times our loader on shards on disk, and then `torch.utils.data.DataLoader` with two workers
+on PNGs of similar images, with the same output (float32 in [-1, 1], half of the images mirrored); the ratio is
+the median over rounds. "Per core": images per second of CPU time of the whole process, which other load
+affects least. Memory and start-up: a dataset of 64×64 images, and one of a tenth of its size, are synthesized
+on disk (15.7 GB at a time), opened by new processes, and removed. "Cold": the shards were dropped from the
+page cache just before.
 """
 
 import argparse
@@ -41,7 +41,7 @@ from progdistill.store.local import LocalStore
 CLASSES = 1000
 BATCH = 128
 UPDATES = {32: 400, 64: 120}
-"""Updates timed in a round."""
+"""Timed updates per round."""
 STORED_IMAGES = {32: 100_000, 64: 40_000}
 """More than the 256 MiB that a loader would keep in memory."""
 PNG_IMAGES = 5_120
@@ -49,7 +49,7 @@ MEMORY_UPDATES = 300
 
 
 class PngFolder(Dataset[tuple[Tensor, int]]):
-    """What one would write without this package."""
+    """The dataset that one would write without this package."""
 
     def __init__(self, folder: Path) -> None:
         self._paths = sorted(folder.glob("*.png"))
@@ -65,7 +65,7 @@ class PngFolder(Dataset[tuple[Tensor, int]]):
 
 
 class Round(NamedTuple):
-    """Images a second of one round."""
+    """Images per second in one round."""
 
     ours: float
     per_core: float
@@ -73,7 +73,7 @@ class Round(NamedTuple):
 
 
 def photographs(count: int, size: int, seed: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    """Smooth random images with some noise: as PNGs they take about as much as photographs do."""
+    """Smooth random images with some noise: as PNGs they are about as large as photographs."""
     random = np.random.default_rng(seed)
     coarse = random.integers(0, 256, (count, 5, 5, 3)).astype(np.float32)
     at = np.linspace(0, 3.999, size)
@@ -117,7 +117,7 @@ def synthesize(folder: Path, count: int, size: int) -> DatasetInfo:
 
 
 def write_pngs(folder: Path, size: int) -> int:
-    """PNG files; returns the bytes of one in the mean."""
+    """Write PNG files; return their mean size in bytes."""
     folder.mkdir()
     total = 0
     for number, image in enumerate(photographs(PNG_IMAGES, size, seed=1)):
@@ -129,7 +129,7 @@ def write_pngs(folder: Path, size: int) -> int:
 
 
 def speed(folder: Path, size: int, rounds: int) -> str:
-    """One line of the table: medians over rounds."""
+    """A line of the table: medians over rounds."""
     info = synthesize(folder / f"stored{size}", STORED_IMAGES[size], size)
     png_bytes = write_pngs(folder / f"png{size}", size)
     ours = TrainingLoader(info, batch_size=BATCH, seed=0, flip=True)
@@ -157,7 +157,7 @@ def speed(folder: Path, size: int, rounds: int) -> str:
 
 
 def rate_of(theirs: DataLoader[Any]) -> float:
-    """Images a second of the batches of an epoch but the first, with which its workers start."""
+    """Images per second over an epoch without its first batch, in which the workers start."""
     batches = iter(theirs)
     next(batches)
     return (PNG_IMAGES // BATCH - 1) * BATCH / timed(lambda: list(batches))
@@ -179,7 +179,7 @@ def timed(work: Callable[[], object]) -> float:
 
 
 def open_in_this_process(folder: Path) -> dict[str, float]:
-    """Start-up and memory of one process, which opens the dataset and trains on some updates."""
+    """Start-up time and memory of a process that opens the dataset and reads some batches."""
     start = time.perf_counter()
     loader = TrainingLoader(find_dataset(str(folder), folder), batch_size=BATCH, seed=0, flip=True)
     opened = time.perf_counter() - start
@@ -193,7 +193,7 @@ def open_in_this_process(folder: Path) -> dict[str, float]:
 
 
 def peak_mib() -> float:
-    """This program's own peak of resident memory; getrusage would count what its parent held at the fork."""
+    """Peak resident memory of this program; getrusage would include its parent's memory at the fork."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) / 1024
@@ -201,7 +201,7 @@ def peak_mib() -> float:
 
 
 def open_in_fresh_process(folder: Path, cold: bool) -> dict[str, float]:
-    """The same in a process of its own."""
+    """The same in a new process."""
     if cold:
         for path in folder.glob("*.arrow"):
             with open(path, "rb") as file:
@@ -212,7 +212,7 @@ def open_in_fresh_process(folder: Path, cold: bool) -> dict[str, float]:
 
 
 def large(folder: Path, count: int, rounds: int) -> list[str]:
-    """Start-up and memory at a tenth of `count` and at `count` images."""
+    """Start-up time and memory with a tenth of `count` images, and with `count`."""
     lines = []
     for images in (count // 10, count):
         place = folder / f"large{images}"
@@ -259,7 +259,7 @@ def measured(args: argparse.Namespace) -> Iterator[str]:
     yield f"load average before: {os.getloadavg()[0]:.1f}"
     yield ""
     with tempfile.TemporaryDirectory(dir=args.folder) as name:
-        yield "images/s, one process   ours  ours, lowest      per core    DataLoader    ratio   bytes a PNG"
+        yield "images/s, one process   ours  ours, lowest      per core    DataLoader    ratio bytes per PNG"
         for size in (32, 64):
             yield speed(Path(name), size, args.rounds)
         yield ""

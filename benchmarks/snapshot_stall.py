@@ -1,8 +1,8 @@
-"""How long snapshots keep the training loop waiting: a loop with one every 100 steps, beside one without.
+"""How long snapshots stall the training loop: a loop with a snapshot every 100 steps against one without.
 
 The state is that of AdamW with an EMA (four copies of the weights). Loops with and without snapshots
-alternate; figures are medians. The stall is what `save` takes; the slowdown also holds what the writing
-thread costs the loop by competing for cores, memory and disk.
+alternate; times are medians. The stall is the time in `save`. The slowdown also includes the cost of the
+writing thread, which competes for cores, memory and disk.
 
     python benchmarks/snapshot_stall.py --parameters 8e6 --steps 300 --out benchmarks/results
 """
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 class Loop:
-    """A training loop of a small network with as much state as asked for."""
+    """A training loop of a small network with state of the given size."""
 
     def __init__(self, parameters: int) -> None:
         width = int((parameters / 4) ** 0.5)
@@ -57,7 +57,7 @@ class Loop:
 
     @property
     def state_bytes(self) -> int:
-        """Bytes of one snapshot."""
+        """Size of a snapshot in bytes."""
         return sum(tensor.nbytes for tensor in self._state().values())
 
     def run(self, steps: int, interval: int, writer: SnapshotWriter | None) -> float:
@@ -88,7 +88,7 @@ class Loop:
 def report(
     args: argparse.Namespace, state_bytes: int, plain: list[float], snapshotting: list[float], stalls: list[float]
 ) -> None:
-    """Write the figures as JSON and as a page."""
+    """Write the results as JSON and as Markdown."""
     slowdown = statistics.median(snapshotting) / statistics.median(plain) - 1
     facts = {
         "state_bytes": state_bytes,
@@ -108,12 +108,12 @@ def report(
         f"# Snapshot stall: {state_bytes / 1e6:.0f} MB of state every {args.interval} steps,"
         f" {facts['cores']} cores, medians of {args.repeats} alternating loops",
         "",
-        "| what | value |",
+        "| quantity | value |",
         "|---|---|",
         f"| one step without snapshots | {1000 * statistics.median(plain) / args.steps:.1f} ms |",
         f"| share of the loop spent in `save` | {100 * facts['median_stall_share']:.2f} % |",
         f"| slowdown of the whole loop | {100 * slowdown:.2f} % |",
-        f"| fastest loop without, with | {min(plain):.2f} s, {min(snapshotting):.2f} s |",
+        f"| fastest loop without, with snapshots | {min(plain):.2f} s, {min(snapshotting):.2f} s |",
     ]
     (args.out / "snapshot_stall.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))

@@ -1,8 +1,7 @@
-"""How fast the store publishes and loads a large checkpoint, beside plain copies of the same bytes.
+"""How fast the store publishes and loads a large checkpoint, against plain copies of the same bytes.
 
-Every repeat measures all contenders one after the other, so that a noisy machine disturbs them alike;
-figures are medians. Ratios are plain time / our time: 1.0 is as fast as the plain copy, hashing and
-durability included.
+Every repeat measures all operations one after the other, so that other load affects them equally; times are
+medians. Ratios are plain time / our time: 1.0 is as fast as a plain copy, although ours hashes and syncs.
 
     python benchmarks/store_speed.py --bytes 1.2e9 --repeats 5 --folder /tmp --out benchmarks/results
 """
@@ -30,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.store.s3_server import ENVIRONMENT, running_server
 
 Contender = tuple[str, Callable[[], object], Callable[[], object]]
-"""A name, what is timed, and what puts things back afterward."""
+"""A name, the timed function, and the function that restores the state afterward."""
 
 
 def main() -> None:
@@ -52,7 +51,7 @@ def main() -> None:
 
 
 def random_file(path: Path, size_bytes: int) -> Path:
-    """Write a file that nothing can compress, and leave it in the page cache."""
+    """Write a file of random bytes, and leave it in the page cache."""
     with open(path, "wb") as file:
         for start in range(0, size_bytes, 2**24):
             file.write(os.urandom(min(2**24, size_bytes - start)))
@@ -79,7 +78,7 @@ def local_contenders(folder: Path, source: Path) -> list[Contender]:
         sync(copy)
 
     drop_and_prepare()
-    # What is loaded was just moved in, so that it is in the page cache as the copies' source is.
+    # The loaded file was just moved in, so it is in the page cache, as is the source of the copies.
     return [
         ("copyfile", lambda: shutil.copyfile(source, copy), copy.unlink),
         ("copyfile + fsync", copy_durably, copy.unlink),
@@ -113,14 +112,14 @@ def s3_contenders(folder: Path, source: Path, endpoint: str) -> list[Contender]:
 
 
 def sync(path: Path) -> None:
-    """Make a file durable."""
+    """Sync a file to disk."""
     descriptor = os.open(path, os.O_RDWR)
     os.fsync(descriptor)
     os.close(descriptor)
 
 
 def measure(contenders: list[Contender], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each contender in each repeat, after one round to warm up."""
+    """Seconds of each operation in each repeat, after a warm-up round."""
     seconds: dict[str, list[float]] = {name: [] for name, _, _ in contenders}
     for number in range(repeats + 1):
         for name, run, restore in contenders:
@@ -147,7 +146,7 @@ RATIOS = (
 
 
 def report(seconds: dict[str, list[float]], size_bytes: int, repeats: int, out: Path) -> None:
-    """Write the figures as JSON and as a page."""
+    """Write the results as JSON and as Markdown."""
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     ratios = [
         {"ours": ours, "plain": plain, "ratio": round(medians[plain] / medians[ours], 2)} for ours, plain in RATIOS
@@ -168,7 +167,7 @@ def report(seconds: dict[str, list[float]], size_bytes: int, repeats: int, out: 
         f"{facts['cores']} cores, load average {facts['load_average_at_the_end']:.1f} at the end; medians of"
         f" {repeats} interleaved repeats.",
         "",
-        "| what | median s | min s | max s | GB/s |",
+        "| operation | median s | min s | max s | GB/s |",
         "|---|---|---|---|---|",
         *(
             f"| {name} | {medians[name]:.2f} | {min(values):.2f} | {max(values):.2f}"
@@ -180,8 +179,8 @@ def report(seconds: dict[str, list[float]], size_bytes: int, repeats: int, out: 
         "|---|---|---|",
         *(f"| {row['ours']} | {row['plain']} | {row['ratio']:.2f} |" for row in ratios),
         "",
-        "Ours hashes every byte, and what it publishes is on disk when it returns; `copyfile` alone is",
-        "neither checked nor on disk yet. The S3 server runs on the same cores as its client.",
+        "Ours hashes every byte, and published files are on disk when it returns; `copyfile` alone neither",
+        "verifies nor syncs. The S3 server runs on the same cores as its client.",
     ]
     (out / "store_speed.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))

@@ -1,6 +1,6 @@
-"""How many digits of the distillation target survive: eq. 43 as written beside the stable form in v-space.
+"""Precision of the distillation target: eq. 43 as written against the stable form in terms of v.
 
-For every N the greatest error of x* over 1,024 points (z_t, t) of an N-step student, t from 1/N to 1, against
+For every N: the largest error of x* over 1,024 points (z_t, t) of an N-step student, t from 1/N to 1, against
 eq. 43 in float64. The teacher is the exact denoiser of a Gaussian mixture; |x*| is about 1.
 
     python benchmarks/target_precision.py > benchmarks/results/target_precision.txt
@@ -26,7 +26,7 @@ PRECISIONS = {
     "bf16 teacher": (torch.bfloat16, torch.float32),
     "bf16 throughout": (torch.bfloat16, torch.bfloat16),
 }
-"""Of the teacher's answers, and of the arithmetic that makes a target of them."""
+"""Data types of the teacher's outputs, and of the arithmetic that computes the target."""
 
 
 def stable_form(teacher: Velocity, z: Tensor, t: Tensor, steps: int) -> Tensor:
@@ -35,7 +35,7 @@ def stable_form(teacher: Velocity, z: Tensor, t: Tensor, steps: int) -> Tensor:
 
 
 def error(form: Form, steps: int, answers: torch.dtype, arithmetic: torch.dtype) -> float:
-    """The greatest |x* − float64|; times stay float32, in which i/N is exact."""
+    """The largest |x* − float64|; times stay float32, in which i/N is exact."""
     z, t = grid(steps, count=1024)
     z = z.to(arithmetic)
     exact = equation_43(answering_in(torch.float64), z.double(), t, steps)
@@ -44,8 +44,8 @@ def error(form: Form, steps: int, answers: torch.dtype, arithmetic: torch.dtype)
 
 
 def main() -> None:
-    """Print one line for each N = 1, 2, 4, … 8192."""
-    print("$ python benchmarks/target_precision.py   (greatest error of x* against float64)\n")
+    """Print a line for each N = 1, 2, 4, … 8192."""
+    print("$ python benchmarks/target_precision.py   (largest error of x* against float64)\n")
     print(f"{'':>5}" + "".join(f" | {name:^21}" for name in PRECISIONS))
     print(f"{'N':>5}" + " |    eq. 43     stable " * len(PRECISIONS))
     for steps in (2**k for k in range(14)):

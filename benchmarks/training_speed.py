@@ -1,13 +1,13 @@
-"""Images per second of training and distillation, in every way to run them, against plain PyTorch.
+"""Images per second of training and distillation, in every execution mode, against plain PyTorch.
 
     python benchmarks/training_speed.py [--preset imagenet64] [--batch 64] [--micro-batch 32] [--device cuda]
         [--updates 10] [--threads 1]
 
 Every row is a whole update: random numbers, forward, backward, clipping, AdamW and, for the base model, the
-moving average. `plain` is a plain loop over diffusers' `UNet2DModel` with the same architecture, loss,
-optimizer and average, in float32. It runs in turn with each case, so that a busy machine slows both;
-the ratio is the median over rounds of (plain's time / the case's): above 1 the case is faster. Data are
-random images on the device, so that nothing is read. Needs the `diffusers` extra.
+moving average. `plain` is a simple loop over diffusers' `UNet2DModel` with the same architecture, loss,
+optimizer and average, in float32. It alternates with each case, so that other load affects both; the ratio is
+the median over rounds of (time of plain / time of the case): above 1 the case is faster. Data are random
+images on the device, so nothing is loaded. Needs the `diffusers` extra.
 """
 
 import argparse
@@ -41,21 +41,21 @@ WARM_UP = 3
 
 
 class Case(NamedTuple):
-    """One way to run the network."""
+    """An execution mode of the network."""
 
     name: str
     execution: Execution
 
 
 class Batch(NamedTuple):
-    """What every update trains on."""
+    """The batch that every update trains on."""
 
     images: Tensor
     labels: Tensor | None
 
 
 def main() -> None:
-    """Print one line per case."""
+    """Print a line per case."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--preset", default="digits", choices=sorted(PRESETS))
     parser.add_argument("--batch", type=int, default=64)
@@ -85,7 +85,7 @@ def main() -> None:
 
 
 def cases(device: torch.device, batch: int, micro_batch: int | None) -> list[Case]:
-    """float32 first; ways that do not help a CPU are left out there."""
+    """float32 first; modes that do not help a CPU are omitted there."""
     size = micro_batch or max(1, batch // 4)
     found = [
         Case("float32", Execution()),
@@ -108,7 +108,7 @@ def cases(device: torch.device, batch: int, micro_batch: int | None) -> list[Cas
 
 
 def random_batch(config: DenoiserConfig, size: int, device: torch.device) -> Batch:
-    """Images in [−1, 1] and, where there are classes, labels."""
+    """Images in [−1, 1], and labels if there are classes."""
     network = config.network
     shape = (size, network.image_channels, network.image_size, network.image_size)
     images = torch.rand(shape, generator=torch.Generator().manual_seed(0)).mul_(2).sub_(1)
@@ -136,7 +136,7 @@ def our_update(kind: str, preset: Preset, case: Case, batch: Batch) -> Update:
 
 
 def networks(kind: str, preset: Preset, case: Case, device: torch.device) -> tuple[Denoiser, Objective]:
-    """The model and what it is trained for; a student of 64 steps for distillation."""
+    """The model and its objective; for distillation a student of 64 steps."""
     base = build_denoiser(preset.model, seed=0)
     if kind == "base":
         return place(base, case.execution, device), BaseObjective(preset.base.loss_weight)
@@ -148,7 +148,7 @@ def networks(kind: str, preset: Preset, case: Case, device: torch.device) -> tup
 
 
 def plain_update(preset: Preset, batch: Batch) -> Update:
-    """Base training as a short script over diffusers would have it."""
+    """Base training as in a short script over diffusers."""
     diffusers: Any = importlib.import_module("diffusers")
     config, settings, device = preset.model, preset.base, batch.images.device
     set_float32_products(Precision.FLOAT32, device)
@@ -180,7 +180,7 @@ def plain_update(preset: Preset, batch: Batch) -> Update:
 
 
 def follow(average: list[Tensor], parameters: list[Any], settings: TrainingSettings, update: int) -> None:
-    """Move the average, where one is kept."""
+    """Update the moving average, if there is one."""
     if settings.ema_decay is not None and average:
         weight = 1 - ema_decay_at(settings.ema_decay, update)
         torch._foreach_lerp_(average, [p.detach() for p in parameters], weight)
@@ -196,7 +196,7 @@ def seconds(update: Update, device: torch.device) -> float:
 
 
 def print_row(name: str, images: float, ratio: float, device: torch.device) -> None:
-    """Peak memory since the row before, on CUDA only; it includes the parameters of `plain`."""
+    """Print a row. Peak memory since the previous row, on CUDA only, includes the parameters of `plain`."""
     memory = f"{'':>7}"
     if device.type == "cuda":
         memory = f"{torch.cuda.max_memory_allocated() / 1e9:7.1f}"

@@ -1,8 +1,8 @@
-"""Time of our U-Net against diffusers' `UNet2DModel` at the same architecture and weights, in one process.
+"""Time of our U-Net against diffusers' `UNet2DModel` with the same architecture and weights, in one process.
 
     python benchmarks/unet_speed.py [--threads 1] [--repeats 15] [--device cpu]
 
-Each round times the two one after the other, so that a busy machine slows both; the ratio is the median over
+Each round times both, one after the other, so that other load affects both; the ratio is the median over
 rounds of (ours / diffusers): below 1 ours is faster. Needs the `diffusers` extra.
 """
 
@@ -33,7 +33,7 @@ class Case(NamedTuple):
 
 
 class Timing(NamedTuple):
-    """Median milliseconds of ours, of diffusers', and the median of their ratio."""
+    """Median milliseconds of ours and of diffusers', and the median of their ratio."""
 
     ours: float
     theirs: float
@@ -41,14 +41,14 @@ class Timing(NamedTuple):
 
 
 def narrowed(name: str, base_channels: int) -> UNetConfig:
-    """A large architecture with fewer channels, so that a CPU can run it."""
+    """A large architecture with fewer channels, for a CPU."""
     return ARCHITECTURES[name].model_copy(
         update={"base_channels": base_channels, "head_channels": None, "condition_channels": None, "dropout": 0.0}
     )
 
 
 def cases(device: str) -> list[Case]:
-    """Small ones for a CPU; on an accelerator the full CIFAR-10 and ImageNet-64 networks too."""
+    """Small networks for a CPU; on an accelerator also the full CIFAR-10 and ImageNet-64 networks."""
     small = [
         Case("digits", ARCHITECTURES["digits"], 64),
         Case("digits", ARCHITECTURES["digits"], 512),
@@ -60,7 +60,7 @@ def cases(device: str) -> list[Case]:
 
 
 def main() -> None:
-    """Print one line a case."""
+    """Print a line per case."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=15)
@@ -126,7 +126,7 @@ def with_gradient(network: nn.Module, run: Callable[[], Tensor]) -> Callable[[],
 
 
 def compare(ours: Callable[[], None], theirs: Callable[[], None], device: str, repeats: int) -> Timing:
-    """Time both in turn after a warm-up."""
+    """Time both alternately after a warm-up."""
     rounds = [(seconds(ours, device), seconds(theirs, device)) for _ in range(repeats + 2)][2:]
     return Timing(
         ours=1000 * statistics.median(first for first, _ in rounds),
@@ -136,7 +136,7 @@ def compare(ours: Callable[[], None], theirs: Callable[[], None], device: str, r
 
 
 def seconds(step: Callable[[], None], device: str) -> float:
-    """Wall-clock seconds of one step, the device's queue drained before and after."""
+    """Wall-clock seconds of one step, with the device synchronized before and after."""
     drain(device)
     began = time.perf_counter()
     step()
@@ -145,7 +145,7 @@ def seconds(step: Callable[[], None], device: str) -> float:
 
 
 def drain(device: str) -> None:
-    """Wait until the device has done what it was given."""
+    """Wait until the device has finished its queue."""
     if device.startswith("cuda"):
         torch.cuda.synchronize()
 
