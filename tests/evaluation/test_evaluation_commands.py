@@ -3,6 +3,7 @@
 import errno
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -168,7 +169,7 @@ def test_a_disk_that_is_full_is_one_message(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    monkeypatch.setattr(Path, "replace", full)
+    monkeypatch.setattr(os, "replace", full)
     assert main(["sample", student.id, "--count", "2", "--out", str(tmp_path / name), "--store", store]) == 2
     assert f"{name}: No space left on device" in capsys.readouterr().err
 
