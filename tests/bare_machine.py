@@ -1,8 +1,8 @@
-"""Takes out of the environment what somebody has set up on this machine for work of their own.
+"""Removes from the environment what this machine's user has configured for other work.
 
-A test sets what it is about. Without this a profile of AWS or Metaflow would lead it to somebody's buckets, a
-proxy would answer for the servers that tests start on the loopback interface, and the names of an allocation
-would have a process wait for ranks that nobody starts.
+A test sets what it needs. Otherwise an AWS or Metaflow profile could point tests to someone's buckets, a proxy
+could intercept requests to the servers that tests start on the loopback interface, and the rank variables of an
+allocation could make a process wait for ranks that nobody starts.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Every test starts from a bare environment, and a wrong shape is a failed test, not a comment."""
+"""Every test starts from a clean environment, and jaxtyping checks the shapes of tensors."""
 
 import os
 from typing import runtime_checkable

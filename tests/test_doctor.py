@@ -1,4 +1,4 @@
-"""`progdistill doctor` says everything it found, whatever is wrong."""
+"""`progdistill doctor` reports everything it found, whatever is wrong."""
 
 import json
 from pathlib import Path

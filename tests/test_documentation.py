@@ -1,4 +1,4 @@
-"""The pages name only tests, files and commands that exist."""
+"""Pages name only tests, files and commands that exist."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Imports between rooms run one way, imports between files make no circle, and light modules stay light."""
+"""Imports between rooms run one way, imports between files have no cycle, and light modules stay light."""
 
 import ast
 import subprocess

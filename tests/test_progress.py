@@ -1,4 +1,4 @@
-"""Progress is for whoever watches; work does not depend on it."""
+"""Progress lines are for people; no work depends on them."""
 
 import os
 from contextlib import suppress

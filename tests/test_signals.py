@@ -1,4 +1,4 @@
-"""A stop signal is never lost, and never arrives after its handler is gone."""
+"""A stop signal is never lost, and never arrives after its handler was removed."""
 
 import signal
 import subprocess

@@ -1,4 +1,4 @@
-"""Options become settings; what cannot be is one message that says what to do."""
+"""Options become settings; an invalid option gives one message that says what to do."""
 
 from pathlib import Path
 

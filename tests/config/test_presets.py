@@ -1,4 +1,4 @@
-"""The presets hold the settings that the paper states."""
+"""The presets contain the settings that the paper states."""
 
 import pytest
 

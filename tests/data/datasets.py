@@ -1,4 +1,4 @@
-"""Prepared datasets for tests: of any source, and one whose images encode their number in small shards."""
+"""Prepared datasets for tests: from any source, and one in small shards whose images encode their numbers."""
 
 from pathlib import Path
 

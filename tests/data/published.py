@@ -1,4 +1,4 @@
-"""Small files in the exact published formats, made from images that a test chooses."""
+"""Small files in the exact published formats, made from a test's images."""
 
 import io
 import json

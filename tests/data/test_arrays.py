@@ -1,4 +1,4 @@
-"""User's npy and npz files."""
+"""Users' npy and npz files."""
 
 from pathlib import Path
 

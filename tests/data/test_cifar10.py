@@ -1,4 +1,4 @@
-"""CIFAR-10 in both published versions, packed and unpacked, whole and broken."""
+"""CIFAR-10 in both published versions, packed and unpacked, complete and damaged."""
 
 import gzip
 import hashlib

@@ -1,4 +1,4 @@
-"""`progdistill data` as typed: one line prepares, errors are one message and exit status 2."""
+"""`progdistill data` on the command line: one line prepares a dataset; an error is one message and status 2."""
 
 import hashlib
 import json

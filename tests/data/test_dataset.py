@@ -1,4 +1,4 @@
-"""Finding datasets: missing, unknown, replaced and damaged ones."""
+"""Finding datasets, also missing, unknown, replaced and damaged ones."""
 
 import json
 from pathlib import Path

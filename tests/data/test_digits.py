@@ -1,4 +1,4 @@
-"""The embedded digits: prepared once on first use, found by name, equal everywhere."""
+"""The embedded digits: prepared on first use, found by name, the same everywhere."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""User's folders of images, and folders that are refused."""
+"""Users' folders of images, and folders that are refused."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""User's tars of images."""
+"""Users' tars of images."""
 
 from pathlib import Path
 

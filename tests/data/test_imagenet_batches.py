@@ -1,4 +1,4 @@
-"""Downsampled ImageNet: npz batches, the older pickles of Python 2 and 3, and their mistakes."""
+"""Downsampled ImageNet: npz batches, older pickles of Python 2 and 3, and invalid files."""
 
 import pickle
 import shutil

@@ -1,4 +1,4 @@
-"""No importer holds a dataset in memory: each prepares 240 MB of pixels with 160 MB to spare.
+"""No importer loads a whole dataset into memory: each prepares 240 MB of pixels with 160 MB of free memory.
 
 The limit is the kernel's (RLIMIT_DATA: heap and private memory, not files that are mapped), set when all
 modules have been imported, for two threads: each takes some 40 MB to seal a shard. CIFAR-10 and ImageNet's

@@ -1,4 +1,4 @@
-"""How well training images are shuffled: uniformly inside a window, and shards over windows."""
+"""Shuffling of training images: uniform within a window, and of shards over windows."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Preparing again: an interrupted preparation resumes, and a changed source is refused."""
+"""Repeated preparation: an interrupted preparation resumes, and a changed source is refused."""
 
 import signal
 import subprocess

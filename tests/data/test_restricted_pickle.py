@@ -1,4 +1,4 @@
-"""Pickles of arrays are read; pickles that would do anything else are not."""
+"""Pickles of arrays are read; pickles that would do anything else are refused."""
 
 import io
 import os

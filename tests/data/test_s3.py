@@ -1,4 +1,4 @@
-"""Datasets in a bucket of a real S3 server, read through the bounded cache that the ranks of a host share."""
+"""Datasets in a bucket of a real S3 server, read through the size-limited cache that a host's ranks share."""
 
 import json
 from pathlib import Path

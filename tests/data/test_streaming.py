@@ -1,4 +1,4 @@
-"""The loader on shards of a disk: the same batches as from memory, on any number of ranks, within bounds."""
+"""The loader on shards on disk: the same batches as from memory, at any world size, in limited memory."""
 
 import os
 from collections import Counter

@@ -1,4 +1,4 @@
-"""From every published form through to a few updates of training, with its own labels and size."""
+"""From every published format to a few updates of training, with its labels and image size."""
 
 import math
 import pickle

@@ -1,4 +1,4 @@
-"""The distillation target by the lines of Algorithm 2, and where to compare it."""
+"""The distillation target as Algorithm 2 states it, and points at which to compare."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""docs/mathematics.md claims only what exists, and leaves no equation out."""
+"""docs/mathematics.md names existing functions and tests, and covers every equation."""
 
 import importlib
 import re

@@ -1,4 +1,4 @@
-"""Every prediction type with every weight against the loss as section 4 writes it, in float64."""
+"""Every prediction type with every loss weight against the loss of section 4, in float64."""
 
 import math
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Randomness is a function of (seed, purpose, index) alone."""
+"""Random numbers are a function of (seed, purpose, index) only."""
 
 import pytest
 import torch

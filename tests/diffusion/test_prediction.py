@@ -1,4 +1,4 @@
-"""Every prediction type read as a velocity (section 4, App. D)."""
+"""Every prediction type converted to a velocity (section 4, App. D)."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What every sampler promises, whatever its method."""
+"""Properties of every sampler, whatever its method."""
 
 import inspect
 import math

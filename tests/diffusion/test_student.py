@@ -1,4 +1,4 @@
-"""Algorithm 2 end to end on data whose denoiser is known: a mixture in the plane."""
+"""Algorithm 2 end to end on data with a known denoiser: a two-dimensional Gaussian mixture."""
 
 import copy
 import math

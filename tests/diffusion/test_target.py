@@ -1,4 +1,4 @@
-"""The stable distillation target against Algorithm 2 as the paper writes it."""
+"""The stable distillation target against Algorithm 2 as in the paper."""
 
 import math
 

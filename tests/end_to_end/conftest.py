@@ -1,4 +1,4 @@
-"""One finished run, which several tests look at or go on from."""
+"""One finished run that several tests inspect or continue."""
 
 from pathlib import Path
 

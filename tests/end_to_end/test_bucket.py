@@ -1,4 +1,4 @@
-"""A run whose store is a bucket: another machine goes on from it with the URI and credentials alone."""
+"""A run with its store in a bucket: another machine continues with only the URI and credentials."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The run that `make demo` does, and the shape of the paper's Figure 4 in its report."""
+"""The run of `make demo`, and the shape of the paper's Figure 4 in its report."""
 
 from pathlib import Path
 

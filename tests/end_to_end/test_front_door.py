@@ -1,4 +1,4 @@
-"""`progdistill run` and `resume`, and other ways to start the same flow."""
+"""`progdistill run` and `progdistill resume`, and other ways to start the same flow."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Killed or asked to stop in the middle of a stage, a run goes on to the very same checkpoints."""
+"""A run that is killed or interrupted in the middle of a stage continues to exactly the same checkpoints."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""The whole flow in pods of a cluster, with S3 as Metaflow's datastore and as store; killed and resumed."""
+"""The whole flow in the pods of a cluster, with Metaflow's datastore and the store in S3; killed and resumed."""
 
 import os
 import signal

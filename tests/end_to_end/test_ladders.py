@@ -1,4 +1,4 @@
-"""Ladders that do not halve, through the whole flow."""
+"""Ladders that do not halve, in the whole flow."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Every command of the README, in its order and to the letter, with small settings in `progdistill.toml`."""
+"""Every command of the README, verbatim and in order, with small settings in `progdistill.toml`."""
 
 import re
 import shlex

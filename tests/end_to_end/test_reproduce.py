@@ -1,4 +1,4 @@
-"""`--reproduce REF`, which scheduled runs use: what has not changed is found, what has changed is trained."""
+"""`--reproduce REF`, which scheduled runs use: unchanged results are found, changed ones are trained."""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""The wheel, installed alone into an empty environment, in an empty folder far from any checkout."""
+"""The wheel, installed alone into an empty environment, in an empty folder outside any checkout."""
 
 import re
 import shutil

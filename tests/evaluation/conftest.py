@@ -1,4 +1,4 @@
-"""A store with a small base model and its student, untrained: what is measured here is the measuring."""
+"""A store with a small, untrained base model and its student: the tests are about measuring, not about models."""
 
 from datetime import UTC, datetime
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Measurements that were not made, for tests of what is done with them."""
+"""Made-up measurements, for tests of code that uses measurements."""
 
 from datetime import UTC, datetime
 

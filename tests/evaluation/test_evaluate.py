@@ -1,4 +1,4 @@
-"""A checkpoint beside its baselines: what is measured, what is recorded, what is not repeated."""
+"""A checkpoint and its baselines: what is measured, recorded, and not repeated."""
 
 import pytest
 

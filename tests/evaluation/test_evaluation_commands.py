@@ -1,4 +1,4 @@
-"""`progdistill sample` and `progdistill evaluate`, as typed."""
+"""`progdistill sample` and `progdistill evaluate` on the command line."""
 
 import errno
 import io

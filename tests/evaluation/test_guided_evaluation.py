@@ -1,4 +1,4 @@
-"""A guided student is measured with a guidance scale that it was trained with."""
+"""A guided student is measured with a guidance scale from its training."""
 
 from pathlib import Path
 

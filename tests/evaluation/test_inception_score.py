@@ -1,4 +1,4 @@
-"""The Inception Score at its bounds and against its definition in one piece."""
+"""The Inception Score at its bounds, and against its definition on all samples at once."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The figures of a model card are the reported measurements, and say how their samples were drawn."""
+"""A model card contains the reported measurements, and states how their samples were drawn."""
 
 from pathlib import Path
 

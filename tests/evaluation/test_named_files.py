@@ -1,4 +1,4 @@
-"""Files and evaluators that a user names replace those that an earlier run recorded."""
+"""Files and evaluators that a user names replace those of an earlier run."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The nearest training images: a copy finds its original; a stream finds what a whole search does."""
+"""The nearest training images: a copy finds its original; a streamed search finds what a full search finds."""
 
 import numpy as np
 import pytest

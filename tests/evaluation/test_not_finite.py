@@ -1,4 +1,4 @@
-"""A network whose samples are NaN is measured by nobody: as pixels they would be zeros, with a distance."""
+"""Samples that are NaN are not measured: as pixels they would be zeros, and would have a distance."""
 
 from pathlib import Path
 

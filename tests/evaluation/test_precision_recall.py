@@ -1,4 +1,4 @@
-"""Precision and recall in cases one can see, and against scikit-learn's neighbors."""
+"""Precision and recall in obvious cases, and against scikit-learn's nearest neighbors."""
 
 import pytest
 import torch

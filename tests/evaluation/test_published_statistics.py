@@ -1,4 +1,4 @@
-"""Statistics that others computed stand in for the dataset, wherever the job runs."""
+"""Published statistics replace those of the dataset, wherever the job runs."""
 
 from pathlib import Path
 

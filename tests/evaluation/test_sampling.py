@@ -1,4 +1,4 @@
-"""What decides a sample: its index and the seed, nothing else."""
+"""A sample depends on its index and the seed, and on nothing else."""
 
 from collections.abc import Callable, Sequence
 

@@ -1,4 +1,4 @@
-"""Long measurements in shards: resumed where they were, shared out to ranks, always the same figures."""
+"""Long measurements in shards: resumed, distributed over ranks, and always with the same results."""
 
 import threading
 from collections.abc import Callable

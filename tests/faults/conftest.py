@@ -1,4 +1,4 @@
-"""Stores, a real S3 server, and a faulty proxy before it."""
+"""Stores, and a real S3 server behind a proxy that injects faults."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A TCP proxy that speaks just enough HTTP to break a chosen request in a chosen way, with real sockets."""
+"""A TCP proxy with real sockets that breaks a chosen HTTP request in a chosen way."""
 
 import re
 import socket

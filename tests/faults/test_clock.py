@@ -1,4 +1,4 @@
-"""A machine whose clock is a day off: real processes under a shifted clock."""
+"""A machine whose clock is off by a day: real processes with a shifted clock."""
 
 import importlib.util
 import os

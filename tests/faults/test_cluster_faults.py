@@ -1,4 +1,4 @@
-"""A cluster breaks in every way it can while a job of two pods runs: real client, HTTP and processes."""
+"""Cluster failures of every kind while a job of two pods runs: real client, HTTP and processes."""
 
 import os
 import re

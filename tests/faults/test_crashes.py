@@ -1,4 +1,4 @@
-"""kill -9 at any point of a publication, and many publishers at once: the store stays whole."""
+"""kill -9 at any point of a publication, and concurrent publishers: the store stays consistent."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Bytes that change at rest, and documents that lie: found before anything is parsed, never followed."""
+"""Corrupted files and forged documents are detected before anything is parsed."""
 
 import json
 import os

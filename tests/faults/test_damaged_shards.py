@@ -1,4 +1,4 @@
-"""Damaged parts of a long measurement: they are drawn again, and the measurement goes on."""
+"""Damaged shards of a long measurement are sampled again, and the measurement continues."""
 
 from pathlib import Path
 

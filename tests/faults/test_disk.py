@@ -1,4 +1,4 @@
-"""Disks that are full or read-only: one message, exit status 2, nothing half written."""
+"""Full and read-only disks: one message, exit status 2, no partly written files."""
 
 import os
 import resource

@@ -1,4 +1,4 @@
-"""An S3 server and a network that fail: what passes is waited out, what does not is said, nothing is lost."""
+"""S3 and network failures: transient ones are retried, others are reported, and nothing is lost."""
 
 import signal
 from datetime import timedelta

@@ -1,4 +1,4 @@
-"""A small TorchScript file with the interface of Inception's: the same plumbing, other features."""
+"""A small TorchScript file with the interface of Inception's, and other features."""
 
 from pathlib import Path
 

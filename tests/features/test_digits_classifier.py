@@ -1,4 +1,4 @@
-"""The digits classifier as an evaluator: good enough, trained once, never mistaken."""
+"""The digits classifier as an evaluator: accurate, trained once, never confused with another."""
 
 import pytest
 import torch

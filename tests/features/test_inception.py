@@ -1,4 +1,4 @@
-"""FID with a provided weights file, against clean-fid's own pipeline on the same file and images."""
+"""FID with a given weights file, against clean-fid's pipeline on the same file and images."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Evaluators for where Inception cannot be had: never called FID."""
+"""Evaluators without Inception: their distances are never called FID."""
 
 from pathlib import Path
 

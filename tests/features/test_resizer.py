@@ -1,4 +1,4 @@
-"""Batched resizing is clean-fid's own, image by image."""
+"""Batched resizing equals clean-fid's, image by image."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What the tests here need before they import the package."""
+"""Setup before the tests here import the package."""
 
 from typing import runtime_checkable
 

@@ -1,4 +1,4 @@
-"""What an IAM policy of infra/aws/storage.yaml allows: Allow statements without conditions."""
+"""The requests that an IAM policy of infra/aws/storage.yaml allows: Allow statements without conditions."""
 
 import re
 from functools import cache

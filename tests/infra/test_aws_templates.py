@@ -1,4 +1,4 @@
-"""The CloudFormation templates, held against AWS's own resource schemas."""
+"""The CloudFormation templates, validated against AWS's resource schemas."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The bucket's rules fit the store: every request it sends is allowed, and nothing is expired but scratch."""
+"""The bucket's rules fit the store: every request is allowed, and only scratch expires."""
 
 import ast
 import json

@@ -1,4 +1,4 @@
-"""The configuration files to start from are what the program takes, and name what the manifests make."""
+"""The example configuration files are valid, and name objects that the manifests create."""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""What the guides tell to type exists: files, options, targets, parameters, objects; shell that parses."""
+"""The commands in the guides are valid: files, options, targets, parameters, objects, shell syntax."""
 
 import re
 import shlex

@@ -1,4 +1,4 @@
-"""infra/fill_in.sh: from the templates to what is applied."""
+"""infra/fill_in.sh: from the templates to the manifests that are applied."""
 
 import subprocess
 from pathlib import Path

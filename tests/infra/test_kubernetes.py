@@ -1,4 +1,4 @@
-"""The manifests, as kustomize renders them: valid for the API, and as closed as they claim."""
+"""The manifests as kustomize renders them: valid for the API, and as restricted as documented."""
 
 import re
 from typing import Any

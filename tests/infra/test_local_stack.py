@@ -1,4 +1,4 @@
-"""The stack for one's desk: valid, on this machine alone, pinned; its S3 server is run as the file says."""
+"""The local stack: valid, pinned, open only on this machine; its S3 server runs with the file's arguments."""
 
 import contextlib
 import json

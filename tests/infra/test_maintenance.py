@@ -1,4 +1,4 @@
-"""The CronJobs' own commands, with their own environment, on a store in a real S3 server."""
+"""The commands of the CronJobs, with their environment, on a store in a real S3 server."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""The profiles are read by Metaflow itself, and hold only what it knows."""
+"""Metaflow loads the profiles, and they contain only settings that it knows."""
 
 import inspect
 import json

@@ -1,4 +1,4 @@
-"""A driver may do in the cluster exactly what the launcher does, and nobody else may do anything."""
+"""A driver has exactly the permissions that the launcher uses; other accounts have none."""
 
 from typing import Any
 

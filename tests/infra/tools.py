@@ -1,4 +1,4 @@
-"""The tools that the tests here run: pinned packages, so a missing one is a failure, no reason to skip."""
+"""The tools that the tests here run: pinned packages, so a missing tool is a failure, not a skip."""
 
 import os
 import shutil

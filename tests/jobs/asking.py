@@ -1,4 +1,4 @@
-"""What tests ask of workers: jobs on real digits, one thread a rank."""
+"""Job requests for tests: on real digits, with one thread per rank."""
 
 from typing import Any
 

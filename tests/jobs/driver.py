@@ -1,4 +1,4 @@
-"""A driver process: has one job done by the Kubernetes launcher, and prints what it gave."""
+"""A driver process: runs a job with the Kubernetes launcher, and prints its result."""
 
 import json
 import sys

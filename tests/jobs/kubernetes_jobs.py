@@ -1,4 +1,4 @@
-"""A test cluster, a small job on two of its pods, and drivers of it as processes that can be killed."""
+"""A test cluster, a small job in two pods, and its drivers as processes that can be killed."""
 
 import base64
 import json

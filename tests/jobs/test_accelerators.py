@@ -1,4 +1,4 @@
-"""What a machine has, told from its device files, and which precision its jobs therefore have."""
+"""The accelerators of a machine, found by its device files, and the precision of its jobs."""
 
 import os
 import stat

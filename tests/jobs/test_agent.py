@@ -1,4 +1,4 @@
-"""The elastic agent of a host: which ends of ranks are final, and which restart all ranks in place."""
+"""The elastic agent of a host: which failures of ranks are final, and which restart all ranks in place."""
 
 import signal
 import socket

@@ -1,4 +1,4 @@
-"""Jobs of two ranks on this machine: killed, failing and interrupted ranks, and what becomes of the job."""
+"""Jobs of two ranks on this machine: killed, failing and interrupted ranks, and the outcome of the job."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Events among the lines of a worker, and in the run's folder."""
+"""Events in the output of a worker, and in the run's folder."""
 
 import json
 from datetime import UTC, datetime

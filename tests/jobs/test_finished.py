@@ -1,4 +1,4 @@
-"""A finished job is not run again, unless what it made is lost: then its run mends the store."""
+"""A finished job is not run again unless its output is lost; then running it repairs the store."""
 
 import re
 from collections.abc import Callable

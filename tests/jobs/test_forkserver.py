@@ -1,4 +1,4 @@
-"""Forked workers behave as workers that are new processes; the fork server never outlives its starter."""
+"""Forked workers behave like workers in new processes; the fork server does not outlive its parent."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""From digits to a guided student of a few steps to stock diffusers, as the README shows it."""
+"""From digits to a guided student of few steps to stock diffusers, as in the README."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""How long a request is tried again, and with whose credentials, against a real server."""
+"""Retries and credentials of API requests, against a real server."""
 
 import threading
 import time

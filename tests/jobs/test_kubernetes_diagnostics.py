@@ -1,4 +1,4 @@
-"""Messages for states of pods that the test cluster cannot bring about."""
+"""Messages for pod states that the test cluster cannot produce."""
 
 from types import SimpleNamespace
 from typing import Any

@@ -1,4 +1,4 @@
-"""A job runs in pods of a cluster, from the submission to the last line of its log."""
+"""A job in the pods of a cluster, from its submission to the last line of its log."""
 
 import os
 import pty

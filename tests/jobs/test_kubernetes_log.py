@@ -1,4 +1,4 @@
-"""Logs and watches over real HTTP whose answers are cut where they should not be."""
+"""Logs and watches over real HTTP, with responses that end early."""
 
 import json
 import threading

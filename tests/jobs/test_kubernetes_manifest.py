@@ -1,4 +1,4 @@
-"""What is sent to a cluster: valid by the published schemas, unprivileged, without secrets."""
+"""The manifests that are sent to a cluster: valid by the published schemas, unprivileged, without secrets."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What pods could not reach or the cluster does not allow is refused before anything starts."""
+"""Settings that pods cannot use, or that the cluster does not allow, are refused before anything starts."""
 
 import shutil
 from pathlib import Path

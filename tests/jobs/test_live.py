@@ -1,4 +1,4 @@
-"""What a training shows while it goes on changes nothing in what it trains."""
+"""Live reports of a training do not change its weights."""
 
 import io
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A job on this machine, whatever becomes of what it says."""
+"""A job on this machine, even if its output cannot be written."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext

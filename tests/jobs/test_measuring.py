@@ -1,4 +1,4 @@
-"""Two processes measure what one measures."""
+"""Two processes measure the same as one."""
 
 import os
 import signal

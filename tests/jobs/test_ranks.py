@@ -1,4 +1,4 @@
-"""Two processes train what one trains."""
+"""Two processes train the same model as one."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""A training job whose store fails, or whose worker ends, at the worst moment."""
+"""A training job whose store fails, or whose worker dies, at the worst moment."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What a job's identity depends on."""
+"""The settings that a job's id depends on."""
 
 from datetime import UTC, datetime
 from typing import Any

@@ -1,4 +1,4 @@
-"""An interrupted worker exits with 130, however many signals it gets; it does jobs of its own ranks only."""
+"""An interrupted worker exits with 130, however many signals it gets; it runs only jobs of its world size."""
 
 import signal
 import subprocess

@@ -1,4 +1,4 @@
-"""What one request asks for and what it gets, without HTTP: routes, access control, verbs, watches."""
+"""A request and its response, without HTTP: routes, access control, verbs, watches."""
 
 import copy
 import json

@@ -1,4 +1,4 @@
-"""A whole cluster in this process, with what a test may do to it."""
+"""A whole cluster in this process, and the actions that tests can take on it."""
 
 import contextlib
 import copy

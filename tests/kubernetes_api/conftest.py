@@ -1,4 +1,4 @@
-"""A cluster for each test, and a client that talks to it."""
+"""A cluster for each test, and a client for it."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""One container: a real child process in a process group of its own, and its log."""
+"""A container: a real child process in its own process group, and its log."""
 
 import contextlib
 import datetime

@@ -1,4 +1,4 @@
-"""The thread that runs all controllers whenever something has changed or is due."""
+"""The thread that runs all controllers when something has changed or is due."""
 
 import datetime
 import threading

@@ -1,4 +1,4 @@
-"""Failures as the API server words them: a `Status` object with a reason, a code and details.
+"""Errors in the format of the API server: a `Status` object with a reason, a code and details.
 
 Wording: k8s.io/apimachinery/pkg/api/errors and k8s.io/apiserver/pkg/endpoints/handlers/responsewriters.
 """

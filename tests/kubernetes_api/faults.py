@@ -1,4 +1,4 @@
-"""Faults by name, which a test injects while everything runs."""
+"""Named faults that a test injects while everything runs."""
 
 import re
 import threading

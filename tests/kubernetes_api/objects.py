@@ -1,4 +1,4 @@
-"""What all objects of the API have in common: resources, timestamps, conditions, owners, events."""
+"""Common parts of all API objects: resources, timestamps, conditions, owners, events."""
 
 import datetime
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Nodes, and the scheduler that puts pods on them or says why none fits (kube-scheduler, no preemption)."""
+"""Nodes, and the scheduler that assigns pods or reports why none fits (kube-scheduler, no preemption)."""
 
 import re
 from collections import Counter

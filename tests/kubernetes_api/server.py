@@ -1,4 +1,4 @@
-"""The HTTP side: connections, answers, watches and log streams, and the faults that befall them."""
+"""The HTTP server: connections, responses, watches and log streams, with injected faults."""
 
 import contextlib
 import json

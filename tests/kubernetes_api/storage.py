@@ -1,4 +1,4 @@
-"""All objects and their history: what etcd, the registry layer and the garbage collector keep.
+"""All objects and their history: the roles of etcd, the registry layer and the garbage collector.
 
 One lock guards everything; `changed` is notified of every write. Objects handed out are copies. A
 resourceVersion is a global count of writes, and a watch replays the history from one of them.

@@ -1,4 +1,4 @@
-"""The faults that tests inject, and that a stopped cluster leaves nothing behind."""
+"""Injected faults, and a stopped cluster leaves nothing behind."""
 
 import os
 import socket

@@ -1,4 +1,4 @@
-"""What a container gets, how it ends, its log, and where it is scheduled.
+"""The environment, exit, log and scheduling of a container.
 
 Against "Pod Lifecycle", "Define Environment Variables" and the API reference of Pod v1.
 """

@@ -1,4 +1,4 @@
-"""Refuses broken manifests and fills in defaults (pkg/apis/{core,batch}/validation and v1/defaults.go).
+"""Rejects invalid manifests and sets defaults (pkg/apis/{core,batch}/validation and v1/defaults.go).
 
 The published OpenAPI schemas come first, then rules that no schema has. Unknown fields are refused, as with
 `fieldValidation=Strict`; the real server's default only warns.

@@ -1,4 +1,4 @@
-"""Publishing small models, running the two verbs, and following the model card they write."""
+"""Publishes small models, runs `export` and `import`, and runs the code of the model card."""
 
 import argparse
 import os

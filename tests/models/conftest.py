@@ -1,4 +1,4 @@
-"""Small denoisers whose weights are all random, and a store for them."""
+"""Small denoisers with random weights, and a store for them."""
 
 from collections.abc import Callable
 from pathlib import Path

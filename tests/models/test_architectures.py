@@ -1,4 +1,4 @@
-"""Parameter counts of the named architectures. The large ones are those of the published networks."""
+"""Parameter counts of the named architectures; the large ones equal those of the published networks."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Models that leave for diffusers draw our images there; those that come from it answer as they did."""
+"""Models exported to diffusers sample the same images there; imported models predict as they did."""
 
 import json
 import shutil

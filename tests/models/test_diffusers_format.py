@@ -1,4 +1,4 @@
-"""Our U-Net and diffusers' UNet2DModel are one network."""
+"""Our U-Net and diffusers' UNet2DModel compute the same."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Schedulers of diffusers itself: those whose noise is that of their betas are read, others refused."""
+"""Schedulers of diffusers: those whose noise is that of their betas are imported, others are refused."""
 
 import json
 from pathlib import Path

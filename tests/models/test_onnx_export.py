@@ -1,4 +1,4 @@
-"""The ONNX file makes the step that we make, and the model card shows how to sample with it."""
+"""The ONNX file computes our DDIM step, and the model card shows how to sample with it."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""The arithmetic of a network's size is that of the network."""
+"""The computed size of a network equals its actual size."""
 
 import pytest
 import torch

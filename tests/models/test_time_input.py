@@ -1,4 +1,4 @@
-"""Foreign schedules: their log-SNR, and the index at which a foreign network is asked."""
+"""Foreign schedules: their log-SNR, and the index at which a foreign network is evaluated."""
 
 import diffusers
 import pytest

@@ -1,4 +1,4 @@
-"""Checkpoints are immutable, named by what they are, and published once."""
+"""Checkpoints are immutable, named by their content, and published once."""
 
 import subprocess
 import sys

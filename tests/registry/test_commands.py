@@ -1,4 +1,4 @@
-"""`progdistill checkpoints` and `progdistill lineage`: facts to standard output, problems by exit status."""
+"""`progdistill checkpoints` and `progdistill lineage`: output and exit statuses."""
 
 import argparse
 import json

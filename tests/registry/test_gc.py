@@ -1,4 +1,4 @@
-"""Garbage collection removes what nothing needs, and nothing else."""
+"""Garbage collection removes unreferenced objects, and nothing else."""
 
 import os
 import time

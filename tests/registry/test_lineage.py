@@ -1,4 +1,4 @@
-"""The tree of teachers and students, as text, as a page, and as OpenLineage events."""
+"""The tree of teachers and students as text, as a page, and as OpenLineage events."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""What a person types finds one checkpoint, or a message that helps."""
+"""A reference finds one checkpoint, or gives a helpful message."""
 
 import itertools
 from pathlib import Path

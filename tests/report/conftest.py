@@ -1,4 +1,4 @@
-"""One example report, built once for all tests that only look at it."""
+"""One example report, built once for all tests that only read it."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A run as its report tells it, with made-up figures and real digits for samples."""
+"""The report input of a run, with made-up distances and real digits as samples."""
 
 from datetime import UTC, datetime
 

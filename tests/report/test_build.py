@@ -1,4 +1,4 @@
-"""A report folder: whole, self-contained, and made again from what lies in it."""
+"""A report folder: complete, self-contained, and rebuilt from its own files."""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""Runs side by side: only where their figures compare, with all that differs in their settings."""
+"""Runs side by side: only comparable distances, and every difference in their settings."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The report in a real browser: figures render, links lead somewhere, it fits a phone, it fetches nothing."""
+"""The report in a real browser: figures render, links work, it fits a phone, and it loads nothing."""
 
 import io
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The paper's figures stand only beside figures that compare with them."""
+"""The paper's results are shown only beside comparable results."""
 
 import pytest
 

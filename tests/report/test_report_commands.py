@@ -1,4 +1,4 @@
-"""`progdistill report` and `progdistill compare`, as typed in the folder where runs were made."""
+"""`progdistill report` and `progdistill compare` on the command line, in the folder of the runs."""
 
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""`report.json` is read by scripts: its names stay."""
+"""Scripts read `report.json`: its field names are stable."""
 
 import json
 from pathlib import Path

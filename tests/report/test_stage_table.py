@@ -1,4 +1,4 @@
-"""The tables of the report: what a stage cost, and who paid for it."""
+"""The tables of the report: what a stage cost, and in which run."""
 
 import pytest
 

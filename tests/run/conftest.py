@@ -1,4 +1,4 @@
-"""Datasets and stores, as the tests of jobs have them."""
+"""The datasets and stores of the job tests."""
 
 from tests.jobs.conftest import data_root, digits, store
 

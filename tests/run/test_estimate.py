@@ -1,4 +1,4 @@
-"""Memory, time and cost of a run, from what was measured and what the user pays; never a guess."""
+"""Memory, time and cost of a run, from measurements and the user's prices; never guessed."""
 
 import json
 from pathlib import Path

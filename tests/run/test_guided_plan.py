@@ -1,4 +1,4 @@
-"""`--guidance-scale` from option to plan, and what is refused before anything starts."""
+"""`--guidance-scale` from option to plan, and refusals before anything starts."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What a run needs is checked before it starts."""
+"""A run's requirements are checked before it starts."""
 
 import sys
 from pathlib import Path

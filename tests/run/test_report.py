@@ -1,4 +1,4 @@
-"""A run's time is what this run spent: what it found in the store was an earlier run's."""
+"""A run's time excludes results that it found in the store."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`--reproduce` from option to settings, and what is refused before anything starts."""
+"""`--reproduce` from option to settings, and refusals before anything starts."""
 
 from pathlib import Path
 

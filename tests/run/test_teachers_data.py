@@ -1,4 +1,4 @@
-"""Students learn from the very data of their teacher, unless other data is named."""
+"""Students are trained on the dataset of their teacher, unless another dataset is named."""
 
 from pathlib import Path
 

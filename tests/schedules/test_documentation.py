@@ -1,4 +1,4 @@
-"""docs/schedules.md: its files are understood, and its commands do what stands beside them."""
+"""docs/schedules.md: its files are valid, and its commands do what the page says."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The code package that pods run is whole: unpacked elsewhere, it runs without the checkout."""
+"""The code package of pods is complete: unpacked elsewhere, it runs without the checkout."""
 
 import subprocess
 import sys

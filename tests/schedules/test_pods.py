@@ -1,4 +1,4 @@
-"""Scheduled runs as the compiled workflow does them: each pod's command a real process, all data in S3."""
+"""Scheduled runs of the compiled workflow: each pod's command as a real process, all data in S3."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""The compiled workflow holds what production needs, and nothing that would hang it or give a secret away."""
+"""The compiled workflow has what production needs, and nothing that would hang it or reveal a secret."""
 
 import json
 import re

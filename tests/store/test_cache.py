@@ -1,4 +1,4 @@
-"""The local cache of remote files: shared by processes and users, verified, and bounded."""
+"""The local cache of remote files: shared by processes and users, verified, and limited in size."""
 
 import hashlib
 import os

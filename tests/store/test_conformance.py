@@ -1,4 +1,4 @@
-"""What every store promises, held against both kinds."""
+"""The contract of stores, tested with both kinds."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor

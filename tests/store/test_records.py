@@ -1,4 +1,4 @@
-"""Facts that are published once: the first stays, for as long as it can be read."""
+"""Records that are published once: the first stays, as long as it can be read."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The S3 server of the tests starts whatever else this machine does and has set up."""
+"""The S3 server of the tests starts whatever this machine runs and has configured."""
 
 import socket
 import urllib.request

@@ -1,4 +1,4 @@
-"""Training state survives its process: bit for bit, on any number of ranks."""
+"""Training state survives its process, bit for bit, at any world size."""
 
 from pathlib import Path
 

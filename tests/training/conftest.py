@@ -1,4 +1,4 @@
-"""Tiny denoisers and real digits to train them on, in this process."""
+"""Tiny denoisers, and real digits to train them on, in this process."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Every combination of prediction and loss weight that is allowed trains, and distills."""
+"""Every allowed combination of prediction type and loss weight trains and distills."""
 
 from collections.abc import Callable
 from itertools import product

@@ -1,4 +1,4 @@
-"""Which device a rank gets, and what it is told when there is none of that kind."""
+"""The device of a rank, and the message if there is none of that kind."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""What precision, micro-batches, recomputing and compiling change of the numbers, and what they do not."""
+"""Effects of precision, micro-batches, activation checkpointing and compilation on the numbers."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Dropped labels, and guidance distilled into an input."""
+"""Label dropout, and guidance distilled into an input."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The training loop: rates, the moving average, going on after a stop, and what stops it."""
+"""The training loop: learning rates, the moving average, resuming, and what stops it."""
 
 import math
 

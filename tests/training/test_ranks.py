@@ -1,4 +1,4 @@
-"""Several real processes train what one trains: weights copied or shared out, in parts, and interrupted."""
+"""Several real processes train the same as one: replicated or sharded weights, micro-batches, interruptions."""
 
 import os
 import socket
