@@ -188,19 +188,14 @@ def _diagonal_sum(features: Samples) -> float:
 
 # ---- Precision and recall ----------------------------------------------------------------------------------
 
+_CDIST = "use_mm_for_euclid_dist"
+
 NEIGHBORS = 3
 """k of Kynkäänniemi et al.: a vector's ball reaches its third nearest neighbor."""
 
 
-class PrecisionRecall(NamedTuple):
-    """Both in [0, 1]."""
-
-    precision: float
-    recall: float
-
-
-def precision_recall(samples: Samples, real: Real, neighbors: int = NEIGHBORS) -> PrecisionRecall:
-    """Improved precision and recall (Kynkäänniemi et al. 2019, eqs. 1 and 2).
+def precision_recall(samples: Samples, real: Real, neighbors: int = NEIGHBORS) -> tuple[float, float]:
+    """Improved precision and recall, each in [0, 1] (Kynkäänniemi et al. 2019, eqs. 1 and 2).
 
     The ball of a vector reaches its k-th nearest other vector of its own set. Precision is the share of
     samples in the ball of a real vector, recall the share of real vectors in the ball of a sample.
@@ -209,7 +204,7 @@ def precision_recall(samples: Samples, real: Real, neighbors: int = NEIGHBORS) -
     """
     precision = _covered(samples, real, _radii(real, neighbors))
     recall = _covered(real, samples, _radii(samples, neighbors))
-    return PrecisionRecall(float(precision.double().mean()), float(recall.double().mean()))
+    return float(precision.double().mean()), float(recall.double().mean())
 
 
 def _radii(features: Real, neighbors: int) -> Float[Tensor, " n"]:
@@ -217,21 +212,15 @@ def _radii(features: Real, neighbors: int) -> Float[Tensor, " n"]:
     if len(features) <= neighbors:
         raise ValueError(f"{len(features)} vectors do not have {neighbors} neighbors each")
     wide = features.double()
-    nearest = [
-        torch.cdist(rows, wide, compute_mode="use_mm_for_euclid_dist").kthvalue(neighbors + 1, dim=1)[0]
-        for rows in torch.split(wide, _ROWS)
-    ]
-    return torch.cat(nearest)
+    distances = (torch.cdist(rows, wide, compute_mode=_CDIST) for rows in torch.split(wide, _ROWS))
+    return torch.cat([part.kthvalue(neighbors + 1, dim=1)[0] for part in distances])
 
 
 def _covered(queries: Samples, centers: Real, radii: Float[Tensor, " n"]) -> Bool[Tensor, " m"]:
     """Whether each query lies in the ball of at least one center."""
     wide = centers.double()
-    within = [
-        (torch.cdist(rows.double(), wide, compute_mode="use_mm_for_euclid_dist") <= radii).any(dim=1)
-        for rows in torch.split(queries, _ROWS)
-    ]
-    return torch.cat(within)
+    distances = (torch.cdist(rows.double(), wide, compute_mode=_CDIST) for rows in torch.split(queries, _ROWS))
+    return torch.cat([(part <= radii).any(dim=1) for part in distances])
 
 
 # ---- Inception Score ---------------------------------------------------------------------------------------

@@ -88,12 +88,8 @@ def _trials(reported: MeasurementSpec, settings: EvaluationSettings) -> tuple[Me
     count = settings.tuned_gammas
     if count == 0 or reported.sampling_steps == 1:
         return ()
-    changes = {
-        "seed": settings.tuning_seed,
-        "samples": settings.tuning_samples or settings.samples,
-        "shown_samples": 0,
-        "trial": True,
-    }
+    samples = settings.tuning_samples or settings.samples
+    changes = {"seed": settings.tuning_seed, "samples": samples, "shown_samples": 0, "trial": True}
     gammas = [place / (count - 1) for place in range(count)]
     return tuple(reported.model_copy(update={**changes, "gamma": gamma}) for gamma in gammas)
 

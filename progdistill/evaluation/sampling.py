@@ -74,7 +74,10 @@ def generate(
             velocity = denoiser.bind(
                 None if labels is None else labels.to(device), w_from_guidance_scale(guidance_scale)
             )
-            noise = _step_noise(seed, batch, shape, device)
+
+            def noise(step: int) -> Tensor:
+                return sample_noise(seed, f"sample step {step}", batch, shape).to(device)
+
             x = SAMPLERS[sampler](clipped(velocity) if clip else velocity, z, sampling_steps, noise=noise, **options)
             if not x.isfinite().all():
                 raise LostInvariantError(
@@ -166,9 +169,3 @@ def _first_classes(counts: tuple[int, ...], length: int) -> NDArray[np.int64]:
 def to_uint8(x: Float[Tensor, "batch channels height width"]) -> UInt8Images:
     """Map [−1, 1] to 0..255 as (x + 1)·127.5, rounded and clamped."""
     return ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-
-
-def _step_noise(
-    seed: int, indices: Sequence[int], shape: tuple[int, ...], device: torch.device | str
-) -> Callable[[int], Tensor]:
-    return lambda step: sample_noise(seed, f"sample step {step}", indices, shape).to(device)

@@ -1,6 +1,6 @@
 """The records of an evaluator: what its features are, and which evaluator a recipe gave."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Literal
 
@@ -11,8 +11,8 @@ from progdistill.models_base import Frozen, content_id
 from progdistill.registry.checkpoint import require_blob
 from progdistill.store.base import Store
 from progdistill.store.digest import FileDigest, Sha256
-from progdistill.store.documents import Record, list_records, read_record
-from progdistill.store.layout import EVALUATOR_RECIPES, blob_key, evaluator_key
+from progdistill.store.documents import Record, read_record
+from progdistill.store.layout import blob_key, evaluator_key
 
 
 class EvaluatorIdentity(Frozen):
@@ -74,9 +74,3 @@ def load_evaluator_manifest(store: Store, evaluator_id: str) -> EvaluatorManifes
 def require_evaluator(store: Store, evaluator_id: str) -> None:
     """Raise LostInvariantError unless an evaluator's manifest can be read and its weights have their size."""
     require_blob(store, load_evaluator_manifest(store, evaluator_id).identity.weights)
-
-
-def list_recipes(store: Store) -> Iterator[dict[str, JsonValue]]:
-    """Yield the recipes whose evaluators a store has."""
-    for record in list_records(store, EVALUATOR_RECIPES, RecipeRecord):
-        yield record.recipe

@@ -9,8 +9,10 @@ from typing import TypeVar
 from progdistill.data.dataset import DatasetInfo
 from progdistill.errors import LostInvariantError, UsageError
 from progdistill.features.config import FeatureSettings
-from progdistill.features.manifest import list_recipes
+from progdistill.features.manifest import RecipeRecord
 from progdistill.store.base import Store
+from progdistill.store.documents import list_records
+from progdistill.store.layout import EVALUATOR_RECIPES
 from progdistill.store.open import open_store
 
 INCEPTION_VARIABLE = "PROGDISTILL_INCEPTION"
@@ -44,8 +46,9 @@ def check_evaluator(store: Store, settings: FeatureSettings, info: DatasetInfo) 
     if settings.evaluator == "features_file":
         named_file(settings.weights, FEATURES_VARIABLE, FEATURES_ADVICE)
     if settings.evaluator == "inception":
+        recipes = (record.recipe for record in list_records(store, EVALUATOR_RECIPES, RecipeRecord))
         wanted = ("inception", settings.weights_sha256 or INCEPTION_SHA256)
-        if wanted not in ((recipe.get("name"), recipe.get("weights_sha256")) for recipe in list_recipes(store)):
+        if wanted not in ((recipe.get("name"), recipe.get("weights_sha256")) for recipe in recipes):
             named_file(settings.weights, INCEPTION_VARIABLE, f"{INCEPTION_ADVICE}; {_ALTERNATIVE}")
 
 

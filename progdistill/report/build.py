@@ -25,12 +25,7 @@ def report_json(run: ReportInput) -> dict[str, Any]:
 def build_report(run: ReportInput, out: Path) -> Path:
     """Write a run's report: report.html, report.json, fid_vs_steps.png, samples.png and its input.
 
-    Args:
-        run: Everything the report shows.
-        out: Folder to write into; created if needed. Each file is replaced in one step.
-
-    Returns:
-        The path of report.html.
+    The folder is created if needed, and each file is replaced in one step. Returns the path of report.html.
     """
     out.mkdir(parents=True, exist_ok=True)
     title = f"Distance against sampling steps, {run.dataset}"
@@ -45,17 +40,10 @@ def build_report(run: ReportInput, out: Path) -> Path:
 
 
 def rebuild_report(folder: Path, *, price_per_hour: float | None = None) -> Path:
-    """Rebuild a report from the input file beside it.
+    """Rebuild a report from the input file beside it, and return the path of report.html.
 
-    Args:
-        folder: The report folder of a run.
-        price_per_hour: Price of a machine-hour in any currency; stored in the input for later rebuilds.
-
-    Returns:
-        The path of report.html.
-
-    Raises:
-        UsageError: The folder holds no input, or one that this version cannot read.
+    The price of a machine-hour, in any currency, is stored in the input for later rebuilds. Raises UsageError if
+    the folder holds no input, or one that this version cannot read.
     """
     run = read_input(folder)
     if price_per_hour is not None:

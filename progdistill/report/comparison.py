@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 
 from pydantic import JsonValue
@@ -9,12 +10,19 @@ from pydantic import JsonValue
 from progdistill.errors import UsageError
 from progdistill.models_base import Frozen, leaves
 from progdistill.progress import format_duration
-from progdistill.report.figures import MUTED, RUN_COLORS, Curve, curves_of, describe_curves, draw_distance_chart, to_png
+from progdistill.report.figures import (
+    MUTED,
+    RUN_COLORS,
+    Curve,
+    curves_of,
+    describe_curves,
+    distance_charts,
+    draw_distance_chart,
+    to_png,
+)
 from progdistill.report.input import ReportInput, counts_text, distance_label, distance_name_of, number
-from progdistill.report.page import distance_charts, render
+from progdistill.report.page import render
 from progdistill.store.files import atomic_write
-
-_MARKERS = "os^Dv"
 
 
 class Difference(Frozen):
@@ -42,14 +50,11 @@ class Comparison(Frozen):
 
 
 def compare_runs(runs: Sequence[ReportInput]) -> Comparison:
-    """Compare the distances and settings of runs.
-
-    Args:
-        runs: At least two.
+    """Compare the distances and settings of two or more runs.
 
     Raises:
-        UsageError: The distances are not comparable (different dataset, feature extractor, reference
-            statistics, guidance or sample counts), or nothing was evaluated.
+        UsageError: The distances are not comparable (different dataset, feature extractor, reference statistics,
+            guidance or sample counts), or nothing was evaluated.
     """
     if len(runs) < 2:
         raise UsageError("a comparison needs at least two runs: progdistill compare RUN RUN …")
@@ -98,8 +103,7 @@ def _differences(configurations: Sequence[dict[str, JsonValue]]) -> tuple[Differ
 def build_comparison(runs: Sequence[ReportInput], out: Path) -> Path:
     """Write comparison.html, comparison.json and comparison.png into `out`; return the HTML's path.
 
-    Raises:
-        UsageError: The runs are not comparable.
+    Raises what `compare_runs` raises.
     """
     comparison = compare_runs(runs)
     out.mkdir(parents=True, exist_ok=True)
@@ -115,15 +119,12 @@ def build_comparison(runs: Sequence[ReportInput], out: Path) -> Path:
 def comparison_curves(runs: Sequence[ReportInput]) -> list[Curve]:
     """Return the distilled curve of each run, then the undistilled DDIM of the first."""
     curves = []
-    for index, run in enumerate(runs):
-        for curve in curves_of(run):
-            if curve.label == "Distilled":
-                color, marker = RUN_COLORS[index % len(RUN_COLORS)], _MARKERS[index % len(_MARKERS)]
-                curves.append(curve._replace(label=f"Run {run.run_id}", color=color, marker=marker))
+    for run, color, marker in zip(runs, cycle(RUN_COLORS), cycle("os^Dv"), strict=False):
+        distilled = [curve for curve in curves_of(run) if curve.label == "Distilled"]
+        curves += [curve._replace(label=f"Run {run.run_id}", color=color, marker=marker) for curve in distilled]
+    undistilled = [curve for curve in curves_of(runs[0]) if curve.label == "Undistilled, DDIM"]
     return curves + [
-        curve._replace(label=f"{curve.label} (run {runs[0].run_id})", color=MUTED, line=":")
-        for curve in curves_of(runs[0])
-        if curve.label == "Undistilled, DDIM"
+        curve._replace(label=f"{curve.label} (run {runs[0].run_id})", color=MUTED, line=":") for curve in undistilled
     ]
 
 

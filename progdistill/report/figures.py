@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 from xml.etree import ElementTree
 
+from markupsafe import Markup
+
 from progdistill.report.input import ReportInput, StageEntry, distance_label, distance_name_of, steps_text
 
 if TYPE_CHECKING:
@@ -70,7 +72,7 @@ def to_png(figure: "Figure") -> bytes:
 
 
 @themed()
-def to_svg(figure: "Figure", description: str, name: str) -> str:
+def to_svg(figure: "Figure", description: str, name: str) -> Markup:
     """Render a figure as an SVG element that takes its colors and font from the page around it.
 
     Args:
@@ -93,7 +95,7 @@ def to_svg(figure: "Figure", description: str, name: str) -> str:
     svg = ElementTree.tostring(root, encoding="unicode")
     for literal, value in PAGE_VALUES.items():
         svg = svg.replace(literal, value)
-    return svg
+    return Markup(svg)
 
 
 PUBLISHED_RESULTS: Final[dict[tuple[str, str | None], tuple[str, dict[int, float]]]] = {
@@ -148,15 +150,7 @@ def draw_distance_chart(
     note: str = "",
     size: tuple[float, float] = WIDE,
 ) -> "Figure":
-    """Draw distances against sampling steps on logarithmic axes.
-
-    Args:
-        curves: Drawn in order, the first on top.
-        distance_name: Labels the vertical axis, as in an evaluation record.
-        title: Above the chart.
-        note: Below the title.
-        size: Width and height in inches.
-    """
+    """Draw distances against sampling steps on logarithmic axes, the first curve on top; `size` is in inches."""
     figure = new_figure(*size)
     axes = figure.subplots()
     for order, curve in enumerate(curves):
@@ -188,10 +182,22 @@ def draw_distance_chart(
     return figure
 
 
-def loss_panels(stages: Sequence[StageEntry]) -> list[tuple[str, "Figure"]]:
-    """Return a name and a chart for each stage with a loss curve, each on its own scale: targets differ."""
-    named = [("base model" if s.kind == "base" else steps_text(s.sampling_steps), s) for s in stages]
-    return [(name, _loss_panel(name, stage)) for name, stage in named if stage.loss_curve]
+def distance_charts(curves: Sequence[Curve], distance_name: str | None, description: str) -> dict[str, Markup]:
+    """Draw the chart as SVG for a desktop page and for a phone; style.css shows the one that fits."""
+    return {
+        name: to_svg(draw_distance_chart(curves, distance_name, size=size), description, f"distance-{name}")
+        for name, size in (("wide", WIDE), ("narrow", NARROW))
+    }
+
+
+def loss_charts(stages: Sequence[StageEntry]) -> list[Markup]:
+    """Draw a chart as SVG for each stage with a loss curve, each on its own scale: targets differ."""
+    charts = []
+    for index, stage in enumerate(stage for stage in stages if stage.loss_curve):
+        name = "base model" if stage.kind == "base" else steps_text(stage.sampling_steps)
+        description = f"Training loss of the {name} against updates"
+        charts.append(to_svg(_loss_panel(name, stage), description, f"loss-{index}"))
+    return charts
 
 
 @themed()

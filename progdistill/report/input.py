@@ -119,14 +119,7 @@ _METRICS = {"distance", "distance_name", "inception_score", "kernel_distance", "
 def stage_entry(
     store: Store, manifest: CheckpointManifest, record: EvaluationRecord, loss_curve: Sequence[LossPoint] = ()
 ) -> StageEntry:
-    """Return one checkpoint's entry in the report.
-
-    Args:
-        store: Where its sample images are read from.
-        manifest: The checkpoint.
-        record: Its evaluation.
-        loss_curve: Its training loss.
-    """
+    """Return one checkpoint's entry in the report; its sample images are read from the store."""
     figures, own, ancestral = manifest.provenance.figures, record.distilled, record.baseline_ancestral
     return StageEntry(
         sampling_steps=record.sampling_steps,
@@ -199,10 +192,7 @@ def distance_name_of(run: ReportInput) -> str | None:
 
 
 def counts_text(run: ReportInput) -> str:
-    """Return how many samples are behind each distance, such as `1,000 samples with guidance scale 2`.
-
-    Empty if nothing was evaluated.
-    """
+    """Return the samples behind each distance, such as `1,000 samples with guidance scale 2`; empty without any."""
     counts = sorted({stage.evaluated_samples for stage in run.checkpoints if stage.evaluated_samples})
     scales = sorted({stage.guidance_scale for stage in run.checkpoints if stage.guidance_scale})
     guided = f" with guidance scale {' or '.join(f'{scale:g}' for scale in scales)}" if scales else ""

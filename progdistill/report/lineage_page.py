@@ -14,13 +14,7 @@ LARGEST_THUMBNAIL_BYTES: Final = 400_000
 
 
 def lineage_page(store: Store, roots: list[LineageNode], highlighted: str | None = None) -> str:
-    """Return the page.
-
-    Args:
-        store: Where the sample images of evaluations are read from.
-        roots: Trees to draw, as from `lineage_tree`.
-        highlighted: Id of the checkpoint to mark.
-    """
+    """Return the page of the trees under `roots` (see `lineage_tree`), with the checkpoint `highlighted` marked."""
     facts = {"store": store.uri, "highlighted": highlighted, "roots": [_facts(store, root) for root in roots]}
     return render("lineage.html.j2", lineage=facts)
 

@@ -23,9 +23,9 @@ def test_far_away_samples_are_neither() -> None:
 
 def test_samples_of_one_mode_of_two_are_precise_but_recall_half() -> None:
     modes = torch.cat((_cloud(100, 0), _cloud(100, 1) + 1000))
-    found = precision_recall(_cloud(100, 2), modes)
-    assert found.precision > 0.8
-    assert 0.3 < found.recall < 0.5
+    precision, recall = precision_recall(_cloud(100, 2), modes)
+    assert precision > 0.8
+    assert 0.3 < recall < 0.5
 
 
 @pytest.mark.parametrize("neighbors", [1, 3])
