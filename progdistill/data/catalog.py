@@ -26,9 +26,9 @@ CATALOG: Final = {
     "imagenet64": KnownDataset(
         "ImageNet at 64×64 pixels: 1,281,167 photographs in 1,000 classes",
         "Imagenet64_train_part1_npz.zip, Imagenet64_train_part2_npz.zip and Imagenet64_val_npz.zip from"
-        " https://image-net.org/download-images (downsampled image data, free login), unpacked into one"
-        " folder; or ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz"
-        " from the same site, to be resized to 64×64",
+        " https://image-net.org/download-images (downsampled image data, free login), unpacked into one folder; or"
+        " ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz from the same site, to be"
+        " resized to 64×64",
         "FOLDER",
     ),
     "lsun_bedroom": KnownDataset(

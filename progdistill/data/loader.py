@@ -192,10 +192,7 @@ class MemoryRows:
 
 
 class ShardRows:
-    """A split of any size, read image by image at its offset: only batches are in memory.
-
-    `pinned` allocates batches in page-locked memory, which an accelerator copies asynchronously.
-    """
+    """A split of any size, read by offset. Batches that are `pinned` are copied to an accelerator asynchronously."""
 
     def __init__(
         self, store: Store, entries: Sequence[ShardEntry], shape: tuple[int, int, int], *, pinned: bool

@@ -17,18 +17,13 @@ from progdistill.progress import Progress
 from progdistill.store.base import Store
 from progdistill.store.open import open_store
 
-MAX_UNREADABLE: Final = 100
-"""Default number of unreadable images that are skipped: with more, the source itself is suspect."""
-
 UPLOADS: Final = 4
 
 UPLOADING_KEY: Final = "uploading.json"
 """Holds the fingerprint of the dataset while its shards are being uploaded."""
 
 
-def prepare(
-    source: Source, name: str, out: str, *, staging_root: Path, max_unreadable: int = MAX_UNREADABLE
-) -> DatasetManifest:
+def prepare(source: Source, name: str, out: str, *, staging_root: Path, max_unreadable: int = 100) -> DatasetManifest:
     """Prepare `source` as dataset `name`. Idempotent: resumes an interrupted call, returns a finished one.
 
     Nothing is visible at `out` before the dataset is complete.
@@ -38,7 +33,7 @@ def prepare(
         name: Name of the dataset.
         out: Folder or URI of the prepared dataset.
         staging_root: Where shards are staged if `out` is not a local folder.
-        max_unreadable: Number of unreadable images that are skipped.
+        max_unreadable: Number of unreadable images that are skipped. With more, the source itself is suspect.
 
     Returns:
         The manifest of the prepared dataset.

@@ -101,14 +101,11 @@ def _opaque(image: Image.Image) -> Image.Image:
 
 def _resized(band: Image.Image, preprocessing: Preprocessing, size: int) -> NDArray[np.uint8]:
     """Crop and resize one channel in floating point: on bytes, Pillow would round twice."""
-    box = _center_square(*band.size) if preprocessing.crop is Crop.CENTER else (0, 0, *band.size)
+    box = (0, 0, *band.size)
+    if preprocessing.crop is Crop.CENTER:  # With odd margins as in the paper's published code.
+        side = min(band.size)
+        left, top = (length // 2 - side // 2 for length in band.size)
+        box = (left, top, left + side, top + side)
     resized = band.convert("F").resize((size, size), _FILTERS[preprocessing.resize], box=box)
     rounded: NDArray[np.float32] = np.rint(np.asarray(resized, np.float32))
     return rounded.clip(0, 255).astype(np.uint8)
-
-
-def _center_square(width: int, height: int) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom of the centered square; odd margins as in the paper's published code."""
-    side = min(width, height)
-    left, top = width // 2 - side // 2, height // 2 - side // 2
-    return left, top, left + side, top + side

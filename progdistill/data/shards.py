@@ -21,8 +21,6 @@ from progdistill.store.files import atomic_path
 SHARD_BYTES: Final = 8 * 2**20
 """Upper bound of the pixels in a shard. Changing it changes which images share a shard: the fingerprint."""
 
-LABEL_BYTES: Final = 8
-
 OPEN_SHARDS: Final = 128
 """Shards kept open; the least recently used is closed first. They hold descriptors, no memory."""
 
@@ -88,7 +86,7 @@ def write_rows(
     pixels = np.ascontiguousarray(images)
     with open(path, "r+b", buffering=0) as file:
         os.pwrite(file.fileno(), pixels.data, layout.images_offset + start * (pixels.nbytes // len(pixels)))
-        os.pwrite(file.fileno(), labels.astype("<i8").data, layout.labels_offset + start * LABEL_BYTES)
+        os.pwrite(file.fileno(), labels.astype("<i8").data, layout.labels_offset + start * 8)
 
 
 def read_rows(
@@ -106,7 +104,7 @@ def read_rows(
 def read_labels(descriptor: int, layout: ShardLayout, start: int, count: int) -> NDArray[np.int64]:
     """Read the labels of rows start..start+count-1, int64 [count]. Raises EOFError as `read_rows`."""
     labels = np.empty(count, "<i8")
-    _read_into(descriptor, labels, layout.labels_offset + start * LABEL_BYTES)
+    _read_into(descriptor, labels, layout.labels_offset + start * 8)
     return labels.astype(np.int64, copy=False)
 
 
@@ -127,10 +125,7 @@ class OpenShard(NamedTuple):
 
 
 class ShardFiles:
-    """The open shards of a split, by number. Background threads open and verify them ahead of use.
-
-    Only one thread may call it.
-    """
+    """The open shards of a split, by number, for one calling thread. Other threads open and verify them ahead."""
 
     def __init__(self, store: Store, entries: Sequence[ShardEntry]) -> None:
         self._store, self._entries = store, entries

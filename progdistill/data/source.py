@@ -69,11 +69,7 @@ class Source(ABC):
     facts: SourceFacts
 
     def verify(self) -> None:  # noqa: B027  # Most sources have no published checksums.
-        """Compare the files with their published checksums. Slow: called once per preparation.
-
-        Raises:
-            UsageError: A file is not the published one.
-        """
+        """Compare the files with their published checksums: slow. Raises UsageError if a file is another."""
 
     @abstractmethod
     def read(self, split: str, start: int = 0) -> Iterator[SourceImage]:

@@ -50,10 +50,12 @@ def write_split(source: Source, split: str, staging: StagingFolder, max_unreadab
     writer = SplitWriter(staging.path, split, count, facts.image_shape)
     with Progress(f"preparing {split}", total=count, unit="images", start=done) as progress:
         try:
-            for image, pixels in _decoded(source.read(split, done)):
-                if isinstance(pixels, UnreadableImageError):
+            for image, decoding in _decoding(source.read(split, done)):
+                try:
+                    pixels = decoding.result() if isinstance(decoding, Future) else decoding
+                except UnreadableImageError as error:
                     unreadable[done] = image.name
-                    _report_unreadable(image.name, pixels, len(unreadable), max_unreadable)
+                    _report_unreadable(image.name, error, len(unreadable), max_unreadable)
                 else:
                     _check(image, pixels, facts)
                     writer.put(done, pixels, image.label)
@@ -79,10 +81,7 @@ def write_split(source: Source, split: str, staging: StagingFolder, max_unreadab
 def describe_split(
     folder: Path, split: str, count: int, shape: tuple[int, int, int], classes: int
 ) -> tuple[tuple[ShardEntry, ...], SplitStatistics]:
-    """Flush the shards of a split to disk and read them back: manifest entries in stored order, statistics.
-
-    The split has `count` images of `shape` (height, width, channels) in `classes` ≥ 1 classes.
-    """
+    """Flush the shards of a split to disk and read them back: manifest entries in stored order, and statistics."""
     writer, entries = SplitWriter(folder, split, count, shape), []
     class_counts, sums = np.zeros(classes, np.int64), np.zeros((2, shape[2]), np.uint64)
     with (
@@ -186,23 +185,15 @@ class SplitWriter:
             return read_rows(file.fileno(), layout, start, count, self._shape)
 
 
-def _decoded(images: Iterator[SourceImage]) -> Iterator[tuple[SourceImage, Pixels | UnreadableImageError]]:
+def _decoding(images: Iterator[SourceImage]) -> Iterator[tuple[SourceImage, Future[Pixels] | Pixels]]:
     """Decode on all cores, in order, with a bounded number of images in memory."""
     pending: deque[tuple[SourceImage, Future[Pixels] | Pixels]] = deque()
     with ThreadPoolExecutor(worker_threads()) as pool:
         for image in images:
             pending.append((image, pool.submit(image.pixels) if callable(image.pixels) else image.pixels))
             if len(pending) >= IN_FLIGHT_PER_THREAD * worker_threads():
-                yield _result(*pending.popleft())
-        while pending:
-            yield _result(*pending.popleft())
-
-
-def _result(image: SourceImage, pixels: Future[Pixels] | Pixels) -> tuple[SourceImage, Pixels | UnreadableImageError]:
-    try:
-        return image, pixels.result() if isinstance(pixels, Future) else pixels
-    except UnreadableImageError as error:
-        return image, error
+                yield pending.popleft()
+        yield from pending
 
 
 def _report_unreadable(name: str, error: Exception, unreadable: int, allowed: int) -> None:

@@ -1,9 +1,10 @@
 """Images in one numpy file: `.npy` (images alone) or `.npz` (images, classes and splits by key)."""
 
 import math
+import os
 import zipfile
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any, Final, Literal, NamedTuple
 
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from progdistill.data.importers.common import explain_damage, numbered_classes, require_class_number
+from progdistill.data.importers.common import explain_damage, require_class_number
 from progdistill.data.source import Source, SourceFacts, SourceImage, readable_name
 from progdistill.errors import UsageError
 
@@ -25,6 +26,9 @@ _LAYOUTS: Final = (
     {"train": ("arr_0", "arr_1")},
 )
 """Supported keys of images and classes; the last is what numpy.savez writes without names."""
+
+_PROBLEM: Final = "truncated or damaged"
+_ERRORS: Final = (zipfile.BadZipFile, OSError, EOFError, ValueError, KeyError, NotImplementedError)
 
 
 class _Array(NamedTuple):
@@ -60,13 +64,12 @@ class ArraysSource(Source):
             identity={"name": readable_name(path.name), "bytes": file.st_size, "modified_ns": file.st_mtime_ns},
             channels=self._channels,
             image_size=self._size,
-            class_names=() if unlabeled else numbered_classes(largest),
+            class_names=() if unlabeled else tuple(map(str, range(largest + 1))),
             horizontal_flip_safe=horizontal_flip_safe,
             splits={split: len(array.labels) for split, array in self._arrays.items()},
         )
 
     def read(self, split: str, start: int = 0) -> Iterator[SourceImage]:
-        """See Source."""
         array, row = self._arrays[split], start
         for chunk in iterate_rows(self._path, array.name, start):
             for image in chunk.transpose(0, 2, 3, 1) if array.channels_first else chunk:
@@ -76,7 +79,7 @@ class ArraysSource(Source):
 
 
 def _find_keys(path: Path) -> dict[str, tuple[str, str | None]]:
-    with _explained(path), zipfile.ZipFile(path) as archive:
+    with explain_damage(path, _PROBLEM, _ERRORS), zipfile.ZipFile(path) as archive:
         names = [name.removesuffix(".npy") for name in archive.namelist()]
     for layout in _LAYOUTS:
         if layout["train"][0] in names:
@@ -127,47 +130,30 @@ class ArrayHeader(NamedTuple):
 def read_header(path: Path, name: str | None) -> ArrayHeader:
     """Read the header of the array `name` in an .npz file, or of an .npy file (None).
 
-    Raises:
-        UsageError: The file is damaged, or the array is of Python objects or in column order.
+    Raises UsageError if the file is damaged, or the array is of Python objects or in column order.
     """
-    with _explained(path), _opened(path, name) as file:
-        return _read_header(file, _where(path, name))
+    with _opened(path, name) as (_, header):
+        return header
 
 
 def read_array(path: Path, name: str) -> NDArray[Any]:
     """Read a small array, such as labels, as a whole. Raises as `read_header` does."""
-    header = read_header(path, name)
-    rows = list(iterate_rows(path, name, 0))
-    return np.concatenate(rows) if rows else np.empty(header.shape, header.dtype)
+    with _opened(path, name) as (file, header):
+        return np.frombuffer(file.read(), header.dtype).reshape(header.shape)
 
 
 def iterate_rows(path: Path, name: str | None, start: int) -> Iterator[NDArray[Any]]:
     """Yield rows start, start+1, … in chunks of about CHUNK_BYTES. Raises as `read_header` does."""
-    with _explained(path), _opened(path, name) as file:
-        header = _read_header(file, _where(path, name))
-        row_bytes = int(np.prod(header.shape[1:])) * header.dtype.itemsize
-        skipped = start * row_bytes
-        while skipped and (piece := file.read(min(skipped, CHUNK_BYTES))):
-            skipped -= len(piece)
-        rows_left = header.shape[0] - start
-        while rows_left > 0:
-            count = min(rows_left, max(1, CHUNK_BYTES // row_bytes))
+    with _opened(path, name) as (file, header):
+        row_bytes = math.prod(header.shape[1:]) * header.dtype.itemsize
+        file.seek(start * row_bytes, os.SEEK_CUR)
+        chunk_rows = max(1, CHUNK_BYTES // row_bytes)
+        for first in range(start, header.shape[0], chunk_rows):
+            count = min(chunk_rows, header.shape[0] - first)
             data = file.read(count * row_bytes)
             if len(data) < count * row_bytes:
                 raise EOFError("it ends too early")
             yield np.frombuffer(data, header.dtype).reshape(count, *header.shape[1:])
-            rows_left -= count
-
-
-def _read_header(file: IO[bytes], where: str) -> ArrayHeader:
-    version = npy.read_magic(file)
-    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    shape, by_columns, dtype = read(file)
-    if dtype.hasobject:
-        raise UsageError(f"{where} is refused: it holds Python objects, which only a pickle can hold")
-    if by_columns and len(shape) > 1:
-        raise UsageError(f"{where} is stored by columns: save it with numpy.ascontiguousarray")
-    return ArrayHeader(shape, dtype)
 
 
 def _where(path: Path, name: str | None) -> str:
@@ -175,15 +161,17 @@ def _where(path: Path, name: str | None) -> str:
 
 
 @contextmanager
-def _opened(path: Path, name: str | None) -> Iterator[IO[bytes]]:
-    if name is None:
-        with open(path, "rb") as file:
-            yield file
-    else:
-        with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
-            yield file
-
-
-def _explained(path: Path) -> AbstractContextManager[None]:
-    errors = (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError)
-    return explain_damage(path, "truncated or damaged", errors)
+def _opened(path: Path, name: str | None) -> Iterator[tuple[IO[bytes], ArrayHeader]]:
+    """Open an array at its first element."""
+    with explain_damage(path, _PROBLEM, _ERRORS), ExitStack() as stack:
+        if name is None:
+            file: IO[bytes] = stack.enter_context(open(path, "rb"))
+        else:
+            file = stack.enter_context(stack.enter_context(zipfile.ZipFile(path)).open(f"{name}.npy"))
+        read = npy.read_array_header_1_0 if npy.read_magic(file) == (1, 0) else npy.read_array_header_2_0
+        shape, by_columns, dtype = read(file)
+        if dtype.hasobject:
+            raise UsageError(f"{_where(path, name)} is refused: it holds Python objects, which only a pickle can hold")
+        if by_columns and len(shape) > 1:
+            raise UsageError(f"{_where(path, name)} is stored by columns: save it with numpy.ascontiguousarray")
+        yield file, ArrayHeader(shape, dtype)

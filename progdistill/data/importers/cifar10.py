@@ -2,9 +2,9 @@
 
 Format: https://www.cs.toronto.edu/~kriz/cifar.html, "Dataset layout". Python: `cifar-10-batches-py/` with
 `data_batch_1`…`5`, `test_batch` (pickled dictionaries with `data`, uint8 [10000, 3072], and `labels`) and
-`batches.meta` with `label_names`. Binary: `cifar-10-batches-bin/` with `data_batch_1.bin`…`5`,
-`test_batch.bin` (records of one label byte and 3,072 pixel bytes) and `batches.meta.txt`. Pixels are planes
-of red, green, blue, row by row. The MD5 are those that the page states.
+`batches.meta` with `label_names`. Binary: `cifar-10-batches-bin/` with `data_batch_1.bin`…`5`, `test_batch.bin`
+(records of one label byte and 3,072 pixel bytes) and `batches.meta.txt`. Pixels are planes of red, green, blue, row by
+row. The MD5 are those that the page states.
 """
 
 import io
@@ -53,10 +53,7 @@ class Cifar10Source(Source):
     """Splits train (50,000) and test (10,000) of 32×32 RGB images in 10 classes."""
 
     def __init__(self, path: Path, *, unverified: bool) -> None:
-        """Open one of the archives, its folder, or the unpacked folder.
-
-        Raises UsageError if it is not CIFAR-10, truncated, or, unless `unverified`, has other counts.
-        """
+        """Open one of the archives, its folder, or the unpacked folder; `unverified` accepts other counts."""
         self._path, self._version = _find(path)
         self._unverified = unverified
         self._counts = {split: [len(self._batch(name)[1]) for name in names] for split, names in _BATCHES.items()}
@@ -76,7 +73,7 @@ class Cifar10Source(Source):
         )
 
     def verify(self) -> None:
-        """See Source: an archive is compared with its published MD5."""
+        """See Source. Unpacked files have no published checksums."""
         if self._path.is_file() and not self._unverified:
             verify_published([(self._path, self._version.archive)])
 
@@ -133,7 +130,6 @@ def _find(path: Path) -> tuple[Path, Version]:
         for folder in (path, path / version.folder):
             if (folder / version.names_file).is_file():
                 return folder, version
-    for version in (PYTHON, BINARY):
         if (path / version.archive.name).is_file():
             return path / version.archive.name, version
     if not path.is_file():

@@ -11,21 +11,13 @@ from progdistill.data.source import SourceImage, UnreadableImageError, readable_
 from progdistill.errors import UsageError
 from progdistill.progress import Progress
 
-SPLIT_NAMES: Final = {
-    "train": "train",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-    "test": "test",
-}
+SPLIT_NAMES: Final = dict(train="train", val="validation", valid="validation", validation="validation", test="test")
 """From the name of a folder or file to the split it holds."""
 
 MAX_CLASSES: Final = 1_000_000
 """Larger numbers are IDs, not classes: a dataset stores a name for each number up to the largest."""
 
 ANYWAY: Final = "add --unverified to prepare it as it is"
-
-_PIECE_BYTES: Final = 2**22
 
 TAR_ERRORS: Final = (tarfile.TarError, EOFError, OSError)
 """What reading a truncated or damaged archive raises."""
@@ -52,11 +44,7 @@ def parts_from(sizes: Iterable[int], start: int) -> Iterator[tuple[int, int]]:
 
 
 def native_size(images: Iterable[SourceImage], where: str) -> int:
-    """Return the height and width of the first readable image.
-
-    Raises:
-        UsageError: It is not square, or no image is readable.
-    """
+    """Return the size of the first readable image. Raises UsageError if it is not square, or no image is readable."""
     for image in images:
         try:
             pixels = image.pixels() if callable(image.pixels) else image.pixels
@@ -73,11 +61,6 @@ def require_class_number(where: str, number: int) -> None:
     """Raise UsageError for a number that is too large for a class."""
     if number >= MAX_CLASSES:
         raise UsageError(f"{where} has class number {number}, above {MAX_CLASSES - 1}: number classes 0, 1, 2, …")
-
-
-def numbered_classes(largest: int) -> tuple[str, ...]:
-    """Return the numbers 0 to `largest` as class names."""
-    return tuple(str(number) for number in range(largest + 1))
 
 
 def require_class_folders(where: Path, names: Sequence[str], *, loose_images: bool) -> None:
@@ -104,34 +87,28 @@ class PublishedFile(NamedTuple):
     md5: str
 
 
-def verify_published(files: Iterable[tuple[Path, PublishedFile]]) -> None:
+def verify_published(files: Sequence[tuple[Path, PublishedFile]]) -> None:
     """Compare files with their published MD5. Raises UsageError for the first that differs."""
-    pairs = list(files)
-    total = sum(path.stat().st_size for path, _ in pairs)
+    total = sum(path.stat().st_size for path, _ in files)
     with Progress("verifying the published files", total=total, unit="bytes") as progress:
-        for path, published in pairs:
-            found = _md5(path, progress)
-            if found != published.md5:
+        for path, published in files:
+            hasher = hashlib.md5(usedforsecurity=False)
+            with open(path, "rb") as file:
+                while piece := file.read(2**22):
+                    hasher.update(piece)
+                    progress.advance(len(piece))
+            if (found := hasher.hexdigest()) != published.md5:
                 raise UsageError(
-                    f"{path} is not the published {published.name}: its MD5 is {found}, expected"
-                    f" {published.md5}. Download it again, or {ANYWAY}"
+                    f"{path} is not the published {published.name}: its MD5 is {found}, expected {published.md5}."
+                    f" Download it again, or {ANYWAY}"
                 )
 
 
 def check_counts(location: Path, found: dict[str, int], published: dict[str, int]) -> None:
-    """Compare the number of images in each split with the published one. Raises UsageError if they differ."""
+    """Raise UsageError if a split does not have the published number of images."""
     for split, count in found.items():
         if count != (expected := published.get(split, 0)):
             raise UsageError(
-                f"{location}: split {split} has {count:,} images, published are {expected:,}."
-                f" Get the published files, or {ANYWAY}"
+                f"{location}: split {split} has {count:,} images, published are {expected:,}. Get the published files,"
+                f" or {ANYWAY}"
             )
-
-
-def _md5(path: Path, progress: Progress) -> str:
-    hasher = hashlib.md5(usedforsecurity=False)
-    with open(path, "rb") as file:
-        while piece := file.read(_PIECE_BYTES):
-            hasher.update(piece)
-            progress.advance(len(piece))
-    return hasher.hexdigest()

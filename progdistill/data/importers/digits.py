@@ -1,7 +1,7 @@
 """The digits of scikit-learn: 1,797 handwritten digits of 8×8 pixels, real data without a download.
 
-Source: E. Alpaydin, C. Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning Repository,
-the test set. Each line of `digits.csv.gz` has 64 pixels 0..16 row by row, then the digit.
+Source: E. Alpaydin, C. Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning Repository, the test
+set. Each line of `digits.csv.gz` has 64 pixels 0..16 row by row, then the digit.
 """
 
 import gzip
@@ -45,7 +45,6 @@ class DigitsSource(Source):
         )
 
     def read(self, split: str, start: int = 0) -> Iterator[SourceImage]:
-        """See Source."""
         pixels, labels = self._splits[split]
         for index in range(start, len(labels)):
             yield SourceImage(f"{split}/{index}", int(labels[index]), pixels[index])

@@ -1,6 +1,7 @@
 """A folder of images: `<class>/<image>`, or images alone, or either below `train/`, `val/` and `test/`."""
 
 import hashlib
+import itertools
 import logging
 import os
 import stat
@@ -51,14 +52,16 @@ class ImageFolderSource(Source):
         )
 
     def read(self, split: str, start: int = 0) -> Iterator[SourceImage]:
-        """See Source."""
-        number = 0
+        for label, path in itertools.islice(self._paths(split), start, None):
+            name = readable_name(str(path.relative_to(self._root)))
+            yield SourceImage(name, label, partial(_decode, path, self._preprocessing))
+
+    def _paths(self, split: str) -> Iterator[tuple[int, Path]]:
+        """Yield the label and the path of each image."""
         for label, folder in self._folders(split):
-            for path in _images_in(folder):
-                if number >= start:
-                    name = readable_name(str(path.relative_to(self._root)))
-                    yield SourceImage(name, label, partial(_decode, path, self._preprocessing))
-                number += 1
+            for name in sorted(os.listdir(folder)):
+                if is_image_name(name):
+                    yield label, folder / name
 
     def _folders(self, split: str) -> Iterator[tuple[int, Path]]:
         root = self._splits[split]
@@ -72,11 +75,14 @@ class ImageFolderSource(Source):
         """Return the number of images per split, and a digest of every relative name, size and mtime."""
         counts, digest = dict.fromkeys(self._splits, 0), hashlib.sha256()
         for split in self._splits:
-            for _, folder in self._folders(split):
-                for path in _images_in(folder):
-                    counts[split] += 1
-                    name = os.fsencode(path.relative_to(self._root))
-                    digest.update(name + f"\0{_size_and_mtime(path)}\n".encode())
+            for _, path in self._paths(split):
+                counts[split] += 1
+                try:
+                    facts = path.stat()
+                    size_and_mtime = f"{facts.st_size}\0{facts.st_mtime_ns}"
+                except OSError as error:  # A dangling link: counted here, and skipped by name when read.
+                    size_and_mtime = type(error).__name__
+                digest.update(os.fsencode(path.relative_to(self._root)) + f"\0{size_and_mtime}\n".encode())
         return counts, digest.hexdigest()
 
 
@@ -88,11 +94,9 @@ def _split_folders(root: Path) -> dict[str, Path]:
         return {"train": root}
     splits: dict[str, Path] = {}
     for name in named:
-        other = splits.setdefault(SPLIT_NAMES[name], root / name)
-        if other.name != name:
-            raise UsageError(
-                f"{root} has two folders for split {SPLIT_NAMES[name]}, {other.name} and {name}: merge them"
-            )
+        split = SPLIT_NAMES[name]
+        if (other := splits.setdefault(split, root / name)).name != name:
+            raise UsageError(f"{root} has two folders for split {split}, {other.name} and {name}: merge them")
     return splits
 
 
@@ -101,21 +105,21 @@ def _refuse_splits_without_training(root: Path) -> None:
     named = sorted(folder.name for folder in folders if folder.name.lower() in SPLIT_NAMES)
     others = [folder for folder in folders if folder.name not in named]
     walks = (files for folder in others for _, _, files in os.walk(folder))
-    if named and not _images_in(root) and not any(is_image_name(name) for files in walks for name in files):
+    if named and not _has_images(root) and not any(is_image_name(name) for files in walks for name in files):
         raise UsageError(f"{root} has folders of splits ({', '.join(named)}), but none called train: rename one")
 
 
 def _class_names(splits: dict[str, Path]) -> tuple[str, ...]:
     """Return the subfolders of the training split that hold images; none if images lie directly in it."""
     train = splits["train"]
-    names = tuple(sorted(folder.name for folder in _subfolders(train) if _images_in(folder)))
-    require_class_folders(train, names, loose_images=bool(_images_in(train)))
+    names = tuple(sorted(folder.name for folder in _subfolders(train) if _has_images(folder)))
+    require_class_folders(train, names, loose_images=_has_images(train))
     for name in names:
         if name.lower() in SPLIT_NAMES:
             logger.warning("%s is treated as a class, since there is no folder train beside it", train / name)
     for split, folder in splits.items():
         for entry in _subfolders(folder):
-            if entry.name not in names and _images_in(entry):
+            if entry.name not in names and _has_images(entry):
                 raise UsageError(f"class {readable_name(entry.name)} of split {split} is not in split train")
     return names
 
@@ -139,16 +143,8 @@ def _subfolders(folder: Path) -> list[Path]:
     return [path for path in folder.iterdir() if path.is_dir()]
 
 
-def _images_in(folder: Path) -> list[Path]:
-    return [folder / name for name in sorted(os.listdir(folder)) if is_image_name(name)]
-
-
-def _size_and_mtime(path: Path) -> str:
-    try:
-        facts = path.stat()
-    except OSError as error:  # A dangling link: counted here, and skipped by name when read.
-        return type(error).__name__
-    return f"{facts.st_size}\0{facts.st_mtime_ns}"
+def _has_images(folder: Path) -> bool:
+    return any(map(is_image_name, os.listdir(folder)))
 
 
 def _decode(path: Path, preprocessing: Preprocessing) -> Pixels:

@@ -1,9 +1,9 @@
 """Images in tar archives, read from front to back: ImageNet as published, or a user's own.
 
 Format of ImageNet (ILSVRC 2012, https://image-net.org/challenges/LSVRC/2012/, readme of its development kit):
-`ILSVRC2012_img_train.tar` holds one tar of JPEG files per class, `n01440764.tar`, …;
-`ILSVRC2012_img_val.tar` holds ILSVRC2012_val_00000001.JPEG, … without classes, which the development kit
-gives. A user's archive holds `<class>/<image>`, or images alone, of the training split.
+`ILSVRC2012_img_train.tar` holds one tar of JPEG files per class, `n01440764.tar`, …; `ILSVRC2012_img_val.tar` holds
+ILSVRC2012_val_00000001.JPEG, … without classes, which the development kit gives. A user's archive holds
+`<class>/<image>`, or images alone, of the training split.
 """
 
 import hashlib
@@ -59,34 +59,33 @@ class ImageTarSource(Source):
     ) -> None:
         """Scan the archive of each split, `train` among them.
 
-        `class_of_file` gives the class by file name for archives without classes; `verify` compares the files
-        `published`. Raises UsageError if an archive is truncated or has no images.
+        `class_of_file` has the class of each file name, for archives without classes. `verify` checks `published`.
         """
         self._archives, self._preprocessing, self._published = archives, preprocessing, published
         self._class_of_file = class_of_file or {}
         contents = {split: _scan(path) for split, path in archives.items()}
-        self._class_names = _class_names(archives["train"], contents["train"].classes)
+        classes, _ = contents["train"]
+        self._class_names = tuple(sorted(name for name in classes if name))
+        require_class_folders(archives["train"], self._class_names, loose_images="" in classes)
         self.facts = SourceFacts(
             importer="image_tar",
             location=", ".join(str(path) for path in archives.values()),
             description=preprocessing.describe(),
             identity={
-                "contents": {split: found.digest for split, found in contents.items()},
+                "contents": {split: digest for split, (_, digest) in contents.items()},
                 "preprocessing": preprocessing.model_dump(mode="json"),
             },
             channels=preprocessing.channels,
             image_size=preprocessing.image_size or native_size(self.read("train"), str(archives["train"])),
             class_names=self._class_names,
             horizontal_flip_safe=horizontal_flip_safe,
-            splits={split: found.classes.total() for split, found in contents.items()},
+            splits={split: found.total() for split, (found, _) in contents.items()},
         )
 
     def verify(self) -> None:
-        """See Source."""
         verify_published(self._published)
 
     def read(self, split: str, start: int = 0) -> Iterator[SourceImage]:
-        """See Source."""
         path, labels = self._archives[split], {name: label for label, name in enumerate(self._class_names)}
         for image in itertools.islice(iterate_tar(path), start, None):
             class_name = image.class_name or self._class_of_file.get(PurePosixPath(image.name).name, "")
@@ -98,14 +97,8 @@ class ImageTarSource(Source):
             yield SourceImage(readable_name(image.name), labels.get(class_name, 0), decode)
 
 
-class _Contents(NamedTuple):
-    """From the headers of an archive: images per class, and a digest of every name, size and mtime."""
-
-    classes: Counter[str]
-    digest: str
-
-
-def _scan(path: Path) -> _Contents:
+def _scan(path: Path) -> tuple[Counter[str], str]:
+    """Return the number of images per class, and a digest of every name, size and mtime."""
     classes, digest, folders = Counter[str](), hashlib.sha256(), set[str]()
     with Progress(f"scanning {path.name}", total=path.stat().st_size, unit="bytes") as progress:
         for image in iterate_tar(path):
@@ -117,24 +110,13 @@ def _scan(path: Path) -> _Contents:
         raise UsageError(f"{path} has no images ({', '.join(IMAGE_SUFFIXES)})")
     splits = {SPLIT_NAMES[folder]: folder for folder in sorted(folders) if folder in SPLIT_NAMES}
     if len(splits) > 1:
-        raise UsageError(
-            f"{path} has several splits ({', '.join(sorted(splits.values()))}): unpack it and give the folder"
-        )
-    return _Contents(classes, digest.hexdigest())
-
-
-def _class_names(path: Path, classes: Counter[str]) -> tuple[str, ...]:
-    names = tuple(sorted(name for name in classes if name))
-    require_class_folders(path, names, loose_images="" in classes)
-    return names
+        found = ", ".join(sorted(splits.values()))
+        raise UsageError(f"{path} has several splits ({found}): unpack it and give the folder")
+    return classes, digest.hexdigest()
 
 
 def iterate_tar(path: Path) -> Iterator[TarImage]:
-    """Yield an archive's images in stored order, including those in archives inside it, without reading them.
-
-    Raises:
-        UsageError: The archive is truncated, damaged or compressed.
-    """
+    """Yield an archive's images in stored order, including those in archives inside it, without reading them."""
     with explain_damage(path, _PROBLEM, TAR_ERRORS, _REMEDY), tarfile.open(path, "r:") as archive:
         for member in _members(archive):
             member_path = PurePosixPath(member.name)

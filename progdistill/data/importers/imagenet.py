@@ -24,10 +24,7 @@ TRUTH_FILE: Final = "ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_tru
 
 
 def open_imagenet(path: Path, preprocessing: Preprocessing, *, unverified: bool) -> Source:
-    """Open the folder of the tars, the training tar, or a folder with `train/<class>/` and `val/<class>/`.
-
-    Raises UsageError if files are missing or damaged, or, unless `unverified`, the counts are not published.
-    """
+    """Open the folder of the tars, the training tar, or a folder with `train/<class>/` and `val/<class>/`."""
     if path.is_file() or (path / TRAIN.name).is_file():
         source: Source = _open_tars(path, preprocessing, unverified)
     else:

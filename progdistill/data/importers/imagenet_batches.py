@@ -1,63 +1,50 @@
 """Downsampled ImageNet as published: ten training batches and a validation batch, in npz or in older pickles.
 
-Format: https://patrykchrabaszcz.github.io/Imagenet32/ and the script that wrote it (Chrabaszcz, Loshchilov,
-Hutter, arXiv:1707.08819; image2numpy_imagenet_train.py of PatrykChrabaszcz/Imagenet32_Scripts): `data` is
-uint8 [count, 3·size²], planes of red, green, blue row by row; `labels` count from 1 in the order of
-map_clsloc.txt; `mean` is the mean training image. `Imagenet64_train_part1_npz.zip` unpacks to
-train_data_batch_1.npz … 5.npz, the second part to 6 … 10, `Imagenet64_val_npz.zip` to val_data.npz; the
-pickles have no suffix.
+Format: https://patrykchrabaszcz.github.io/Imagenet32/ and the script that wrote it (Chrabaszcz, Loshchilov, Hutter,
+arXiv:1707.08819; image2numpy_imagenet_train.py of PatrykChrabaszcz/Imagenet32_Scripts): `data` is uint8
+[count, 3·size²], planes of red, green, blue row by row; `labels` count from 1 in the order of map_clsloc.txt; `mean` is
+the mean training image. `Imagenet64_train_part1_npz.zip` unpacks to train_data_batch_1.npz … 5.npz, the second part to
+6 … 10, `Imagenet64_val_npz.zip` to val_data.npz; the pickles have no suffix.
 """
 
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from progdistill.data.importers.arrays import iterate_rows, read_array, read_header
 from progdistill.data.importers.common import check_counts, parts_from
+from progdistill.data.importers.imagenet import COUNTS
 from progdistill.data.importers.restricted_pickle import load_batch
 from progdistill.data.source import Source, SourceFacts, SourceImage
 from progdistill.errors import UsageError
 
 CLASSES: Final = 1000
-COUNTS: Final = {"train": 1_281_167, "validation": 50_000}
-CLASS_NAMES_FILE: Final = "map_clsloc.txt"
-
-
-class _Batch(NamedTuple):
-    path: Path
-    images: int
 
 
 class ImageNetBatchesSource(Source):
     """Splits train (1,281,167) and, if present, validation (50,000): RGB images in 1,000 classes."""
 
     def __init__(self, folder: Path, image_size: int, *, unverified: bool) -> None:
-        """Find the batches in a folder, at any depth.
-
-        Raises UsageError if batches are missing, damaged or of another size than `image_size`, or, unless
-        `unverified`, the counts differ from the published ones.
-        """
+        """Find the batches in a folder, at any depth; `unverified` accepts other counts than the published ones."""
         self._size = image_size
         files = find_batches(folder)
         if "train" not in files:
             raise UsageError(f"{folder} has no train_data_batch_1.npz … train_data_batch_10.npz")
         self._batches = {
-            split: [_Batch(path, _count_images(path, image_size)) for path in paths] for split, paths in files.items()
+            split: [(path, _count_images(path, image_size)) for path in paths] for split, paths in files.items()
         }
-        splits = {split: sum(batch.images for batch in batches) for split, batches in self._batches.items()}
+        splits = {split: sum(count for _, count in batches) for split, batches in self._batches.items()}
         if not unverified:
             check_counts(folder, splits, COUNTS)
         self.facts = SourceFacts(
             importer="imagenet_batches",
             location=str(folder),
             description=f"as published, {image_size}×{image_size}",
-            identity={
-                "files": [[batch.path.name, batch.images] for batches in self._batches.values() for batch in batches]
-            },
+            identity={"files": [[path.name, count] for batches in self._batches.values() for path, count in batches]},
             channels=3,
             image_size=image_size,
             class_names=_class_names(folder),
@@ -68,11 +55,12 @@ class ImageNetBatchesSource(Source):
     def read(self, split: str, start: int = 0) -> Iterator[SourceImage]:
         """See Source. An npz file is read row by row; an older pickle is read whole."""
         batches = self._batches[split]
-        for part, row in parts_from([batch.images for batch in batches], start):
-            labels, chunks = _read_rows(batches[part].path, row)
+        for part, row in parts_from([count for _, count in batches], start):
+            path, _ = batches[part]
+            labels, chunks = _read_rows(path, row)
             for planes in chunks:
                 for pixels in planes.reshape(-1, 3, self._size, self._size).transpose(0, 2, 3, 1):
-                    yield SourceImage(f"{batches[part].path.name}[{row}]", int(labels[row]) - 1, pixels)
+                    yield SourceImage(f"{path.name}[{row}]", int(labels[row]) - 1, pixels)
                     row += 1
 
 
@@ -120,7 +108,7 @@ def _load_pickle(path: Path) -> tuple[NDArray[Any], NDArray[np.int64]]:
 def _class_names(folder: Path) -> tuple[str, ...]:
     """Return the names in map_clsloc.txt of ImageNet's development kit if present, or the numbers."""
     names = {number: str(number) for number in range(1, CLASSES + 1)}
-    for path in folder.rglob(CLASS_NAMES_FILE):
+    for path in folder.rglob("map_clsloc.txt"):
         for line in path.read_text().splitlines():
             _, number, name = line.split()
             names[int(number)] = name

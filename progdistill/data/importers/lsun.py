@@ -1,7 +1,7 @@
 """LSUN scenes as published: one LMDB database per category and split, with a JPEG or WebP file per key.
 
-Format: https://github.com/fyu/lsun: `bedroom_train_lmdb.zip` unpacks to `bedroom_train_lmdb/data.mdb` (and
-`lock.mdb`); keys are 40 hexadecimal digits, values are encoded images whose smaller side is 256 pixels.
+Format: https://github.com/fyu/lsun: `bedroom_train_lmdb.zip` unpacks to `bedroom_train_lmdb/data.mdb` (and `lock.mdb`);
+keys are 40 hexadecimal digits, values are encoded images whose smaller side is 256 pixels.
 """
 
 from collections.abc import Iterator
@@ -25,12 +25,12 @@ class LsunSource(Source):
     """Splits train and, if present, validation of one category, in the order of keys; no classes."""
 
     def __init__(self, path: Path, category: str, preprocessing: Preprocessing, *, unverified: bool) -> None:
-        """Open the folder that holds `<category>_train_lmdb`, or that folder itself.
-
-        Raises UsageError if a database is missing or damaged, or, unless `unverified`, has another count.
-        """
+        """Open the folder that holds `<category>_train_lmdb`, or that folder; `unverified` accepts other counts."""
         self._preprocessing, self._databases = preprocessing, _find_databases(path, category)
-        splits = {split: _count_entries(database) for split, database in self._databases.items()}
+        splits = {}
+        for split, database in self._databases.items():
+            with _open(database) as environment:
+                splits[split] = int(environment.stat()["entries"])
         if not unverified:
             check_counts(path, splits, COUNTS[category])
         self.facts = SourceFacts(
@@ -51,7 +51,6 @@ class LsunSource(Source):
         )
 
     def read(self, split: str, start: int = 0) -> Iterator[SourceImage]:
-        """See Source."""
         with _open(self._databases[split]) as environment, environment.begin(buffers=False) as transaction:
             cursor = transaction.cursor()
             for number, key in enumerate(cursor.iternext(keys=True, values=False)):
@@ -68,11 +67,6 @@ def _find_databases(path: Path, category: str) -> dict[str, Path]:
     if "train" not in found:
         raise UsageError(f"{path} has no {category}_train_lmdb/data.mdb: unpack {category}_train_lmdb.zip there first")
     return found
-
-
-def _count_entries(path: Path) -> int:
-    with _open(path) as environment:
-        return int(environment.stat()["entries"])
 
 
 def _open(path: Path) -> Any:

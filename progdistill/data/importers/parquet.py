@@ -1,8 +1,8 @@
 """Parquet files as the Hugging Face library `datasets` lays them out.
 
-Format: https://huggingface.co/docs/datasets/image_dataset and the `Image` and `ClassLabel` features: an image
-is a struct of `bytes` (an encoded file) and `path`; a class is an integer. The schema's metadata has, under
-`huggingface`, JSON whose info.features name each column's `_type` and the class names. Files are named
+Format: https://huggingface.co/docs/datasets/image_dataset and the `Image` and `ClassLabel` features: an image is a
+struct of `bytes` (an encoded file) and `path`; a class is an integer. The schema's metadata has, under `huggingface`,
+JSON whose info.features name each column's `_type` and the class names. Files are named
 `<split>-00000-of-00005.parquet`, or lie in a folder named after their split.
 """
 
@@ -15,22 +15,14 @@ from typing import Annotated, Any, Final, NamedTuple
 import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet as pq
-from pydantic import BaseModel, Field
+from pydantic import AliasPath, BaseModel, Field
 
-from progdistill.data.importers.common import (
-    SPLIT_NAMES,
-    explain_damage,
-    native_size,
-    numbered_classes,
-    parts_from,
-    require_class_number,
-)
+from progdistill.data.importers.common import SPLIT_NAMES, explain_damage, native_size, parts_from, require_class_number
 from progdistill.data.preprocess import Preprocessing, decode_image
 from progdistill.data.source import Pixels, Source, SourceFacts, SourceImage, UnreadableImageError, readable_name
 from progdistill.errors import UsageError
 
 BATCH_ROWS: Final = 64
-
 BUFFER_BYTES: Final = 2**20
 """Read from a column at a time: a row group can be as large as the file."""
 
@@ -43,10 +35,7 @@ class ParquetSource(Source):
     """Splits by the names of files or folders, rows in the order of sorted file names."""
 
     def __init__(self, path: Path, preprocessing: Preprocessing, *, horizontal_flip_safe: bool) -> None:
-        """Open a Parquet file, or a folder of them at any depth.
-
-        Raises UsageError if a file is damaged or its columns differ from those of the first training file.
-        """
+        """Open a Parquet file, or a folder of them at any depth, all with the columns of the first training file."""
         self._preprocessing, self._files = preprocessing, _files_by_split(path)
         self._rows = {split: [_open(file).metadata.num_rows for file in files] for split, files in self._files.items()}
         self._columns = _columns_of(self._files)
@@ -131,12 +120,10 @@ class _Feature(BaseModel):
     names: Any = None
 
 
-class _Info(BaseModel):
-    features: dict[str, Annotated[_Feature | Any, Field(union_mode="left_to_right")]] = {}
-
-
 class _Metadata(BaseModel):
-    info: _Info = _Info()
+    features: dict[str, Annotated[_Feature | Any, Field(union_mode="left_to_right")]] = Field(
+        {}, validation_alias=AliasPath("info", "features")
+    )
 
 
 def _columns_of(files: dict[str, list[Path]]) -> _Columns:
@@ -153,15 +140,13 @@ def _columns_of(files: dict[str, list[Path]]) -> _Columns:
             for batch in _open(path).iter_batches(columns=[columns.label]):
                 largest = max(largest, pa.compute.max(batch.column(columns.label)).as_py() or 0)
         require_class_number(f"{path}: column {columns.label}", largest)
-    return columns._replace(class_names=numbered_classes(largest))
+    return columns._replace(class_names=tuple(map(str, range(largest + 1))))
 
 
 def _find_columns(path: Path, schema: pa.Schema) -> _Columns:
     features = _features(schema)
     images = [
-        field.name
-        for field in schema
-        if _has_bytes(field.type) or (field.name in features and features[field.name].kind == "Image")
+        field.name for field in schema if _has_bytes(field.type) or features.get(field.name, _Feature()).kind == "Image"
     ]
     if len(images) != 1:
         raise UsageError(f"{path} has {len(images)} image columns among {', '.join(schema.names)}: keep exactly one")
@@ -195,7 +180,7 @@ def _check_columns(path: Path, schema: pa.Schema, columns: _Columns, first: Path
 def _features(schema: pa.Schema) -> dict[str, _Feature]:
     metadata = (schema.metadata or {}).get(b"huggingface", b"{}")
     try:
-        features = _Metadata.model_validate_json(metadata).info.features
+        features = _Metadata.model_validate_json(metadata).features
     except ValueError:
         return {}
     # Features of nested columns, which hold neither images nor classes, have other forms.
@@ -208,6 +193,4 @@ def _class_names(features: dict[str, _Feature], label: str | None) -> tuple[str,
 
 
 def _has_bytes(kind: pa.DataType) -> bool:
-    if not pa.types.is_struct(kind):
-        return False
-    return any(kind.field(index).name == "bytes" for index in range(kind.num_fields))
+    return bool(pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0)

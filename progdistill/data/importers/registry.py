@@ -35,7 +35,7 @@ def open_source(
         unverified: For known datasets: accept other counts and checksums than published.
 
     Raises:
-        UsageError: No importer reads what is at `path`, or the files are damaged.
+        UsageError: No importer reads what is at `path`, or the files are missing, damaged or not the published ones.
     """
     if name == "digits":
         return DigitsSource()
@@ -75,7 +75,5 @@ def _open_own(path: Path, preprocessing: Preprocessing, horizontal_flip_safe: bo
         return ImageTarSource({"train": path}, preprocessing, horizontal_flip_safe=horizontal_flip_safe)
     if path.is_dir():
         return ImageFolderSource(path, preprocessing, horizontal_flip_safe=horizontal_flip_safe)
-    raise UsageError(
-        f"{path} cannot be prepared: give a folder of images, a .tar of images, .parquet files, or an .npz"
-        " or .npy array"
-    )
+    forms = "a folder of images, a .tar of images, .parquet files, or an .npz or .npy array"
+    raise UsageError(f"{path} cannot be prepared: give {forms}")

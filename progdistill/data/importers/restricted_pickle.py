@@ -1,8 +1,8 @@
 """Loads pickles of numpy arrays and plain containers, without executing anything from the file.
 
-A pickle is a program that can call whatever it names. Here it can name only what numpy writes into a pickled
-array, and each of those names resolves to a stand-in in this module, which takes raw bytes and checks them;
-numpy's own unpickling code never sees the file. Any other name is refused.
+A pickle is a program that can call whatever it names. Here it can name only what numpy writes into a pickled array, and
+each of those names resolves to a stand-in in this module, which takes raw bytes and checks them; numpy's own unpickling
+code never sees the file. Any other name is refused.
 """
 
 import pickle
@@ -18,14 +18,8 @@ from progdistill.errors import UsageError
 def load_restricted(file: IO[bytes], where: str) -> Any:
     """Load a pickle of numpy arrays and plain containers, written by Python 2 or 3.
 
-    Keys of dictionaries become text. Other strings that Python 2 wrote are bytes.
-
-    Args:
-        file: The pickle.
-        where: What the error message calls it.
-
-    Raises:
-        UsageError: The pickle holds anything else, or is damaged.
+    Keys of dictionaries become text. Other strings that Python 2 wrote are bytes. Raises UsageError, which calls the
+    file `where`, if it holds anything else or is damaged.
     """
     try:
         return _resolved(_RestrictedUnpickler(file, encoding="bytes").load())
@@ -36,11 +30,7 @@ def load_restricted(file: IO[bytes], where: str) -> Any:
 
 
 def load_batch(file: IO[bytes], where: str) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """Load a pickled dictionary with an array `data` and a list or an array `labels`.
-
-    Raises:
-        UsageError: As `load_restricted`, or the entries are missing or of another type.
-    """
+    """Load a pickled dictionary with an array `data` and a list or an array `labels`. See `load_restricted`."""
     loaded = load_restricted(file, where)
     batch = loaded if isinstance(loaded, dict) else {}
     data, labels = batch.get("data"), batch.get("labels")
@@ -66,16 +56,13 @@ class _Kind:
     """Stand-in for a dtype: a number type and its byte order."""
 
     def __init__(self, code: str | bytes, *flags: object) -> None:
-        self._dtype = np.dtype(code.decode("ascii") if isinstance(code, bytes) else code)
-        if self._dtype.kind not in "biuf":
-            raise _RefusedError(f"arrays of {self._dtype}")
+        self.dtype = np.dtype(code.decode("ascii") if isinstance(code, bytes) else code)
+        if self.dtype.kind not in "biuf":
+            raise _RefusedError(f"arrays of {self.dtype}")
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         if state[1] in (">", b">"):
-            self._dtype = self._dtype.newbyteorder(">")
-
-    def read(self, data: bytes | bytearray) -> NDArray[Any]:
-        return np.frombuffer(data, self._dtype)
+            self.dtype = self.dtype.newbyteorder(">")
 
 
 class _Array:
@@ -86,15 +73,7 @@ class _Array:
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, shape, kind, by_columns, data = state
-        self.values = _shaped(data, kind, shape, "F" if by_columns else "C")
-
-
-def _shaped(data: Any, kind: _Kind, shape: tuple[int, ...], order: str) -> NDArray[Any]:
-    return kind.read(data).reshape(shape, order="F" if order == "F" else "C")
-
-
-def _scalar(kind: _Kind, data: bytes) -> Any:
-    return kind.read(data)[0]
+        self.values = np.frombuffer(data, kind.dtype).reshape(shape, order="F" if by_columns else "C")
 
 
 def _encoded(text: str, codec: str) -> bytes:
@@ -109,22 +88,16 @@ def _resolved(value: Any) -> Any:
     if isinstance(value, _Array):
         return value.values
     if isinstance(value, dict):
-        return {_text(key): _resolved(inner) for key, inner in value.items()}
+        return {key.decode("latin1") if isinstance(key, bytes) else key: _resolved(value[key]) for key in value}
     if isinstance(value, list | tuple):
         return type(value)(_resolved(inner) for inner in value)
     return value
-
-
-def _text(key: Any) -> Any:
-    return key.decode("latin1") if isinstance(key, bytes) else key
 
 
 _STAND_INS: Final[dict[tuple[str, str], Any]] = {
     ("numpy", "ndarray"): _Array,
     ("numpy", "dtype"): _Kind,
     ("numpy._core.multiarray", "_reconstruct"): _Array,
-    ("numpy._core.multiarray", "scalar"): _scalar,
-    ("numpy._core.numeric", "_frombuffer"): _shaped,
     ("_codecs", "encode"): _encoded,
 }
 """By module and name; numpy's modules by their current names."""
