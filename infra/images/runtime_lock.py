@@ -1,9 +1,9 @@
-"""What an image installs: part of requirements.lock, with its hashes.
+"""Prints the packages of an image: a part of requirements.lock, with its hashes.
 
     python runtime_lock.py requirements.lock not_in_images.txt [cuda.txt]   all but the packages they list
-    python runtime_lock.py requirements.lock --only setuptools              those packages alone
+    python runtime_lock.py requirements.lock --only setuptools              only those packages
 
-Nothing is resolved anew, and `pip install --require-hashes` refuses a result that lacks a dependency.
+Nothing is resolved again; `pip install --require-hashes` refuses a result that lacks a dependency.
 """
 
 import argparse
@@ -19,17 +19,17 @@ def entries(lock: str) -> Iterator[tuple[str, str]]:
 
 
 def normalized(name: str) -> str:
-    """A package's name as an index compares it."""
+    """The name of a package as indexes compare it."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def names_in(text: str) -> set[str]:
-    """The names that a file lists, one a line; `#` starts a comment."""
+    """The names that a file lists, one per line; `#` starts a comment."""
     return {normalized(line) for line in text.splitlines() if line.strip() and not line.startswith("#")}
 
 
 def part_of(lock: str, *, without: set[str] | None = None, only: set[str] | None = None) -> str:
-    """The lock's entries less `without`, and of these only `only` if it is given."""
+    """The entries of the lock file without `without`, and only `only` if it is given."""
     kept = [entry for name, entry in entries(lock) if name not in (without or set()) and (only is None or name in only)]
     return "\n".join(kept) + "\n"
 

@@ -96,7 +96,7 @@ prepared(Killed(Path(sys.argv[1]), horizontal_flip_safe=True), Path(sys.argv[2])
 """
 
 
-def test_a_killed_preparation_goes_on_and_gives_the_same_dataset(
+def test_a_killed_preparation_resumes_and_gives_the_same_dataset(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, read_from = tmp_path / "x.npz", []

@@ -38,7 +38,7 @@ def test_kill_9_in_the_middle_of_a_stage_then_resume_gives_the_same_checkpoints(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
-def test_asked_to_stop_it_saves_leaves_with_130_and_goes_on(
+def test_an_interrupted_run_saves_exits_with_130_and_resumes(
     number: signal.Signals, finished: Path, tmp_path: Path
 ) -> None:
     started = subprocess.Popen(
@@ -71,7 +71,7 @@ def test_asked_to_stop_it_saves_leaves_with_130_and_goes_on(
     assert ids_of(tmp_path) == ids_of(finished)
 
 
-def test_a_resumed_run_has_the_checkpoints_of_cloned_steps_and_is_itself_gone_on_with(tmp_path: Path) -> None:
+def test_a_resumed_run_has_the_checkpoints_of_cloned_steps_and_can_be_resumed(tmp_path: Path) -> None:
     """Killed in the same stage twice; the base model is made in the first run alone."""
     killed = {"PROGDISTILL_FAULT": "kill:training.update@5"}
     first = run_flow(tmp_path, "run", "--ladder", "2:1", *SMALL, "--base-updates", "4", **killed)

@@ -26,13 +26,13 @@ def require_success(job: OneJob, expected: str, driver: object = None) -> str:
     return said
 
 
-def test_an_answer_lost_after_the_job_was_created_submits_nothing_twice(job: OneJob, expected: str) -> None:
+def test_a_response_lost_after_the_job_was_created_submits_nothing_twice(job: OneJob, expected: str) -> None:
     job.cluster.faults.reset("POST", "/jobs$", after_work=True)
     job.cluster.faults.answer("POST", "/services$", 503, after_work=True)
     assert "attached" in require_success(job, expected)
 
 
-def test_a_busy_server_is_asked_again(job: OneJob, expected: str) -> None:
+def test_requests_to_a_busy_server_are_retried(job: OneJob, expected: str) -> None:
     job.cluster.faults.answer("POST", "/jobs$", 429, times=2, retry_after_seconds=1)
     job.cluster.faults.answer("GET", "/pods", 503, times=3)
     job.cluster.faults.answer("GET", "/log", 500, times=2)
@@ -54,7 +54,7 @@ def test_a_missing_permission_is_named_with_the_rule_that_grants_it(resource: st
 
 
 @pytest.mark.slow
-def test_an_expired_watch_is_begun_anew(job: OneJob, expected: str) -> None:
+def test_an_expired_watch_is_restarted(job: OneJob, expected: str) -> None:
     job.hold()
     driver = job.drive()
     job.wait_for_line(driver, "reached training.update")
@@ -108,7 +108,7 @@ def test_a_lost_node_costs_no_retry(job: OneJob, expected: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_pod_out_of_memory_is_said_so_and_costs_one_retry_of_all(job: OneJob, expected: str) -> None:
+def test_a_pod_out_of_memory_is_reported_and_costs_one_retry_of_all(job: OneJob, expected: str) -> None:
     job.hold()
     job.change(backoff_limit=1)
     driver = job.drive()

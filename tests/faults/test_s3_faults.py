@@ -43,7 +43,7 @@ def put(store: Store, weights: Path) -> CheckpointManifest:
 
 
 @pytest.mark.parametrize(("status", "code"), [(503, "SlowDown"), (500, "InternalError")])
-def test_an_overloaded_server_is_asked_again(
+def test_requests_to_an_overloaded_server_are_retried(
     proxied: Store, proxy: FaultyProxy, tmp_path: Path, status: int, code: str
 ) -> None:
     proxy.faults = [Fault(r"^PUT ", times=2, answer=error_answer(status, code))]
@@ -114,7 +114,7 @@ def test_expired_credentials_are_named_and_the_upload_succeeds_after_renewal(
     assert fetch_weights(proxied, published).read_bytes() == weights.read_bytes()
 
 
-def test_an_upload_whose_process_was_killed_is_made_again_and_its_parts_are_swept(
+def test_an_upload_whose_process_was_killed_is_repeated_and_its_parts_are_removed(
     proxied: S3Store, weights: Path
 ) -> None:
     status, _, _ = publish(proxied.uri, weights, **{VARIABLE: "kill:upload.parts"})

@@ -200,7 +200,7 @@ def in_pairs(tmp_path: Path, then: str = "print('well')") -> str:
     """
 
 
-def test_a_host_that_is_replaced_meets_the_survivor_and_a_stranger_meets_nobody(hosts: Hosts, tmp_path: Path) -> None:
+def test_a_replaced_host_joins_the_survivor_and_a_host_of_another_job_joins_none(hosts: Hosts, tmp_path: Path) -> None:
     script = in_pairs(tmp_path)
     second = hosts.start(1, script)
     assert "host 0 does not answer at 127.0.0.1:" in line_with(second, "does not answer")

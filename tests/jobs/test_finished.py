@@ -63,7 +63,7 @@ def keys_of(store: Store, outcome: JobOutcome) -> dict[str, str]:
 
 @pytest.mark.parametrize("harm", ["removed", "cut short"])
 @pytest.mark.parametrize("what", ["result", "manifest", "weights"])
-def test_starting_the_run_again_mends_what_it_made(
+def test_starting_the_run_again_repairs_its_results(
     store: Store, again: Callable[[], JobOutcome], what: str, harm: str
 ) -> None:
     first = again()
@@ -79,7 +79,7 @@ def test_starting_the_run_again_mends_what_it_made(
     assert again() == JobOutcome(second.result, reused=True)
 
 
-def test_weights_with_a_flipped_bit_are_mended_once_they_are_removed(
+def test_weights_with_a_flipped_bit_are_repaired_once_they_are_removed(
     store: Store, again: Callable[[], JobOutcome]
 ) -> None:
     first = again()
@@ -95,7 +95,7 @@ def test_weights_with_a_flipped_bit_are_mended_once_they_are_removed(
     assert store.read(key) == data
 
 
-def test_whatever_an_evaluation_has_lost_is_made_again(store: Store, digits: DatasetInfo) -> None:
+def test_whatever_an_evaluation_has_lost_is_recreated(store: Store, digits: DatasetInfo) -> None:
     asked = EvaluationSettings(samples=20, batch_size=10, shown_samples=4, neighbors_at_steps=(2,))
     facts = {"dataset_fingerprint": digits.fingerprint, "seed": 0, "evaluation": asked}
     student = publish(store, tiny(), CheckpointKind.STUDENT, sampling_steps=2).id

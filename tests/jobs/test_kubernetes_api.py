@@ -55,7 +55,7 @@ def test_a_pause_that_is_asked_for_is_kept() -> None:
     assert retry(call, threading.Event(), 5.0) >= 0.6
 
 
-def test_a_token_that_expires_is_read_anew(cluster: Cluster, api: ClusterApi) -> None:
+def test_a_token_that_expires_is_read_again(cluster: Cluster, api: ClusterApi) -> None:
     cluster.renew_token("second")
     assert api.get(api.path("v1", "pods")) is not None
     cluster.renew_token("third")

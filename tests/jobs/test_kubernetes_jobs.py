@@ -91,7 +91,7 @@ def test_an_interrupted_driver_leaves_the_job_running_unless_told_otherwise(job:
     assert (status, checkpoint) == (0, expected), said
 
 
-def test_a_signal_that_comes_while_an_answer_is_cleared_away_is_not_lost(job: OneJob) -> None:
+def test_a_signal_during_the_finalizer_of_a_response_is_not_lost(job: OneJob) -> None:
     """Python drops what a handler raises there; here the answer to the creation of the Job."""
     job.hold()
     program = """if True:

@@ -151,7 +151,7 @@ def denoiser_of(folder: Path, **options: Any) -> Denoiser:
     ("prediction_type", "prediction"),
     [("epsilon", PredictionType.EPS), ("v_prediction", PredictionType.V), ("sample", PredictionType.X)],
 )
-def test_an_imported_model_answers_as_it_did(
+def test_an_imported_model_predicts_as_it_did(
     tmp_path: Path, beta_schedule: str, prediction_type: str, prediction: PredictionType
 ) -> None:
     unet = foreign_pipeline(tmp_path, prediction_type, beta_schedule=beta_schedule)

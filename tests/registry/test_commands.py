@@ -111,7 +111,7 @@ def test_show_gives_the_whole_manifest(
     assert CheckpointManifest.model_validate(facts) == student
 
 
-def test_verify_finds_the_damaged_one(
+def test_verify_finds_the_damaged_checkpoint(
     store: Store, student: CheckpointManifest, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(store, "checkpoints", "verify") == 0

@@ -91,7 +91,7 @@ def test_latest_leads_to_the_run_that_reported_last(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("what", ["folder", "file"])
-def test_what_is_no_link_in_the_place_of_latest_stays_and_nothing_fails(
+def test_a_latest_that_is_not_a_link_stays_and_nothing_fails(
     what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     configure_logging()

@@ -176,7 +176,7 @@ def test_each_replicated_tensor_is_written_once(local_store: Store) -> None:
     assert whole < sum(shards) < whole + 3 * 500
 
 
-def test_a_snapshot_that_cannot_be_written_is_reported_and_training_goes_on(
+def test_a_snapshot_that_cannot_be_written_is_reported_and_training_continues(
     local_store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
     writer = SnapshotWriter(local_store, JOB)
