@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, ClassVar, Literal, TypeVar
 
 from pydantic import Field, JsonValue
 
@@ -22,6 +22,8 @@ from progdistill.version import NUMERICS_VERSION
 
 
 class _Spec(Frozen):
+    label_format: ClassVar[str]
+
     dataset_fingerprint: str
     seed: int
     world_size: int = Field(1, gt=0)
@@ -32,36 +34,38 @@ class _Spec(Frozen):
         """SHA-256 of the canonical JSON of this description: equal jobs have one published result."""
         return content_id(self)
 
+    @property
+    def label(self) -> str:
+        """The name of this job in logs and messages."""
+        return self.label_format.format(self)
+
 
 class _TrainingSpec(_Spec):
+    purpose_format: ClassVar[str]
+    """Seeds random numbers: it must not change."""
+
     training: TrainingSettings
     precision: Precision = Field(Precision.FLOAT32, description="the arithmetic of networks: it changes the numbers")
 
+    @property
+    def purpose(self) -> str:
+        """Seeds this job's random numbers."""
+        return self.purpose_format.format(self)
+
     def recorded_training(self) -> dict[str, JsonValue]:
         """Return the training settings that the checkpoint's identity records."""
-        return self.training.model_dump(mode="json") | {"precision": str(self.precision)}
+        others = self.model_dump(mode="json", include={"precision", "label_dropout", "guidance_scale"})
+        return self.training.model_dump(mode="json") | others
 
 
 class TrainBaseSpec(_TrainingSpec):
     """Train a base model (Algorithm 1)."""
 
     kind: Literal["train_base"] = "train_base"
+    label_format = "base model"
+    purpose_format = "train base"
     model: DenoiserConfig
     label_dropout: float = Field(0.0, ge=0, lt=1)
-
-    @property
-    def label(self) -> str:
-        """The name of this job in logs and messages."""
-        return "base model"
-
-    @property
-    def purpose(self) -> str:
-        """Seeds this job's random numbers: it must not change."""
-        return "train base"
-
-    def recorded_training(self) -> dict[str, JsonValue]:
-        """Return the training settings that the checkpoint's identity records."""
-        return super().recorded_training() | {"label_dropout": self.label_dropout}
 
 
 class _StudentSpec(_TrainingSpec):
@@ -70,46 +74,25 @@ class _StudentSpec(_TrainingSpec):
     prediction: PredictionType = Field(description="of the student; the teacher may have another")
     guidance_scale: GuidanceRange | None
 
-    def recorded_training(self) -> dict[str, JsonValue]:
-        """Return the training settings that the checkpoint's identity records."""
-        ends = None if self.guidance_scale is None else self.guidance_scale.model_dump(mode="json")
-        return super().recorded_training() | {"guidance_scale": ends}
-
 
 class DistillSpec(_StudentSpec):
     """Distill a teacher into a student of `student_steps` sampling steps (Algorithm 2)."""
 
     kind: Literal["distill"] = "distill"
+    label_format = "student of {0.student_steps} steps"
+    purpose_format = "distil to {0.student_steps} steps"
     guidance_scale: GuidanceRange | None = Field(
         None, description="of a teacher that takes a guidance scale as an input, and of its student"
     )
-
-    @property
-    def label(self) -> str:
-        """The name of this job in logs and messages."""
-        return f"student of {self.student_steps} steps"
-
-    @property
-    def purpose(self) -> str:
-        """Seeds this job's random numbers: it must not change."""
-        return f"distil to {self.student_steps} steps"
 
 
 class GuideSpec(_StudentSpec):
     """Distill guidance: a student of as many steps with the guidance scale as an input (Meng et al. 2023)."""
 
     kind: Literal["guide"] = "guide"
+    label_format = "guided student of {0.student_steps} steps"
+    purpose_format = "guide with {0.student_steps} steps"
     guidance_scale: GuidanceRange
-
-    @property
-    def label(self) -> str:
-        """The name of this job in logs and messages."""
-        return f"guided student of {self.student_steps} steps"
-
-    @property
-    def purpose(self) -> str:
-        """Seeds this job's random numbers: it must not change."""
-        return f"guide with {self.student_steps} steps"
 
 
 TrainingSpec = TrainBaseSpec | DistillSpec | GuideSpec
@@ -128,30 +111,20 @@ class PrepareEvaluatorSpec(_MeasuringSpec):
     """Train or fetch the evaluator, and measure the real images with it."""
 
     kind: Literal["prepare_evaluator"] = "prepare_evaluator"
-
-    @property
-    def label(self) -> str:
-        """The name of this job in logs and messages."""
-        return "evaluator"
+    label_format = "evaluator"
 
 
 class EvaluateSpec(_MeasuringSpec):
     """Measure one checkpoint and its baseline at one number of steps."""
 
     kind: Literal["evaluate"] = "evaluate"
+    label_format = "evaluation at {0.sampling_steps} steps"
     checkpoint: str
     baseline: str | None
     sampling_steps: int
 
-    @property
-    def label(self) -> str:
-        """The name of this job in logs and messages."""
-        return f"evaluation at {self.sampling_steps} steps"
 
-
-JobSpec = Annotated[
-    TrainBaseSpec | DistillSpec | GuideSpec | PrepareEvaluatorSpec | EvaluateSpec, Field(discriminator="kind")
-]
+JobSpec = Annotated[TrainingSpec | PrepareEvaluatorSpec | EvaluateSpec, Field(discriminator="kind")]
 
 
 class JobRequest(Record):
@@ -171,12 +144,11 @@ class JobRequest(Record):
         """See Record.references: the checkpoints that the job starts from."""
         match self.spec:
             case DistillSpec(teacher=teacher) | GuideSpec(teacher=teacher):
-                checkpoints: tuple[str | None, ...] = (teacher,)
+                yield checkpoint_key(teacher)
             case EvaluateSpec(checkpoint=checkpoint, baseline=baseline):
-                checkpoints = (checkpoint, baseline)
-            case _:
-                checkpoints = ()
-        return (checkpoint_key(checkpoint) for checkpoint in checkpoints if checkpoint is not None)
+                yield checkpoint_key(checkpoint)
+                if baseline is not None:
+                    yield checkpoint_key(baseline)
 
 
 class CheckpointOutput(Frozen):

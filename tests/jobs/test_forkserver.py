@@ -26,9 +26,10 @@ def test_a_forked_worker_reports_why_it_failed_and_with_which_status() -> None:
     assert status == 1 and MISSING in output
 
 
-def test_a_killed_worker_is_reported_as_killed() -> None:
+def test_a_killed_worker_is_reported_as_killed(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "request")
     with fork_server():
-        worker = fork("/dev/stdin")
+        worker = fork(str(tmp_path / "request"))
         assert worker is not None
         worker.send_signal(signal.SIGKILL)
         assert worker.wait() == -signal.SIGKILL
@@ -66,11 +67,11 @@ def test_a_worker_reports_how_it_ended_though_its_fork_server_was_killed(tmp_pat
         import os, signal
         from progdistill.jobs import forkserver
         started = []
-        class Popen(forkserver.subprocess.Popen):
+        class Popen(forkserver.Popen):
             def __init__(self, *args, **kwargs):
                 super().__init__(*args, **kwargs)
                 started.append(self)
-        forkserver.subprocess.Popen = Popen
+        forkserver.Popen = Popen
         request = {str(tmp_path / "request")!r}
         with forkserver.fork_server():
             worker = forkserver.fork_worker(request, dict(os.environ))
