@@ -39,8 +39,7 @@ from progdistill.training.snapshot_format import complete_snapshots
 
 RESTARTS_WITHOUT_PROGRESS: Final = 5
 LOG_INTERVAL_SECONDS: Final = 60.0
-_JOIN_SECONDS: Final = 7 * 24 * 3600
-"""How long hosts wait for one another: a pod may be queued for days."""
+_JOIN_SECONDS: Final = 7 * 24 * 3600  # for hosts to wait for one another: a pod may be queued for days
 
 _ENVIRONMENT: Final = {
     # Without this a replaced pod waits for an address that the survivors do not publish again.
@@ -50,9 +49,9 @@ _ENVIRONMENT: Final = {
 }
 
 _NETWORK_HINT: Final = (
-    ". Usually the hosts do not reach one another: allow all TCP ports between them (the rendezvous is at {},"
-    " gloo and NCCL choose theirs), or name the network interface in GLOO_SOCKET_IFNAME and"
-    " NCCL_SOCKET_IFNAME (--set cluster.env=…)"
+    ". Usually the hosts do not reach one another: allow all TCP ports between them (the rendezvous is at {}, gloo and"
+    " NCCL choose theirs), or name the network interface in GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME"
+    " (--set cluster.env=…)"
 )
 
 logger = logging.getLogger("progdistill.jobs.agent")  # runs as __main__
@@ -98,8 +97,7 @@ def progress_of(spec: JobSpec, store: base.Store) -> tuple[int, int]:
 class _Agent(LocalElasticAgent):
     """torch's agent with our rules for which failures are final, and with our handling of signals."""
 
-    status = 0
-    """The exit status of a job that failed."""
+    status = 0  # the exit status of a job that failed
 
     def __init__(
         self, spec: WorkerSpec, logs: LogsSpecs, hosts: Hosts, limit: RestartLimit, signals: StopSignals
@@ -230,16 +228,9 @@ def _wait_for_host(endpoint: str) -> None:
 
 
 def run_ranks(hosts: Hosts, arguments: list[str], limit: RestartLimit, signals: StopSignals) -> int:
-    """Run `python ARGUMENTS` as this host's ranks until they are done or have failed for good.
+    """Run `python ARGUMENTS` as this host's ranks until they are done or have failed for good; return the status.
 
-    Args:
-        hosts: All hosts of the job, and which of them this is.
-        arguments: Arguments of the Python interpreter, the same for every rank.
-        limit: Decides whether ranks are restarted once more.
-        signals: Stop signals; they are forwarded to the ranks.
-
-    Returns:
-        The exit status, as in the module's docstring.
+    Stop signals are forwarded to the ranks.
     """
     os.environ.update(_ENVIRONMENT)
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # below, torch reports every closed connection

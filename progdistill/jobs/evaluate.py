@@ -7,20 +7,17 @@ from progdistill.store.base import Store
 from progdistill.training.distributed import Rank
 
 
-def run_prepare_evaluator(spec: PrepareEvaluatorSpec, request: JobRequest, store: Store, rank: Rank) -> EvaluatorOutput:
-    """Prepare the evaluator and measure the real images with it, on one rank."""
-    evaluator = prepare_evaluator(store, spec.evaluation, request.dataset, device=str(rank.device))
-    return EvaluatorOutput(evaluator_id=evaluator.id)
-
-
-def run_evaluation(spec: EvaluateSpec, request: JobRequest, store: Store, rank: Rank) -> EvaluationOutput | None:
-    """Measure a checkpoint with all ranks; return the record on rank 0, None on others."""
+def run_measuring(
+    spec: PrepareEvaluatorSpec | EvaluateSpec, request: JobRequest, store: Store, rank: Rank
+) -> EvaluatorOutput | EvaluationOutput | None:
+    """Do the job with all ranks; return what it publishes on rank 0, None on others."""
     device = str(rank.device)
+    if isinstance(spec, PrepareEvaluatorSpec):
+        evaluator = prepare_evaluator(store, spec.evaluation, request.dataset, device=device)
+        return EvaluatorOutput(evaluator_id=evaluator.id)
     manifest = load_manifest(store, spec.checkpoint)
     baseline = None if spec.baseline is None else load_manifest(store, spec.baseline)
     arguments = (store, manifest, baseline, spec.sampling_steps, spec.evaluation, request.dataset)
     if rank.world_size > 1:
         sample_distributed(*arguments, rank=rank.rank, world_size=rank.world_size, barrier=rank.barrier, device=device)
-    if rank.rank != 0:
-        return None
-    return EvaluationOutput(record=evaluate_checkpoint(*arguments, device=device))
+    return EvaluationOutput(record=evaluate_checkpoint(*arguments, device=device)) if rank.rank == 0 else None

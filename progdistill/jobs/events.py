@@ -61,21 +61,9 @@ def emit(event: Event) -> None:
 def parse_event(line: str) -> Event | None:
     """Return the event in a line of a worker's output, None if the line has none or is cut off."""
     _, found, text = line.partition(PREFIX)
-    if not found:
-        return None
-    try:
-        return _READ.validate_json(text)
-    except ValidationError:
-        return None
-
-
-def deliver(line: str, listener: Listener) -> bool:
-    """Pass the event in a line to the listener; return False if the line has none."""
-    event = parse_event(line)
-    if event is None:
-        return False
-    listener(event)
-    return True
+    with suppress(ValidationError):
+        return _READ.validate_json(text) if found else None
+    return None
 
 
 def read_events(path: Path, position: int = 0) -> tuple[list[Event], int]:

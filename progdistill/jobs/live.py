@@ -21,8 +21,7 @@ from progdistill.store.layout import live_samples_key
 from progdistill.training.config import LiveSettings
 from progdistill.training.state import TrainingState
 
-_LONGEST_SHARE = 0.05
-"""Of the time, for drawing samples."""
+_LONGEST_SHARE = 0.05  # of the time, for drawing samples
 
 
 def delete_samples(store: Store, job_id: str) -> None:
@@ -46,15 +45,14 @@ class LiveTraining:
         self._began = clock()
         self._next_event = self._began + settings.interval_seconds
         self._next_samples = self._began + settings.samples_interval_seconds
-        self._first_update: int | None = None
+        self._updates_done = 0  # since this process began
         self._losses: list[float] = []
         self._samples_key: str | None = None
 
     def __call__(self, state: TrainingState, loss: float) -> None:
         """See TrainingHooks.watch."""
         total = self._spec.training.updates
-        if self._first_update is None:
-            self._first_update = state.update - 1
+        self._updates_done += 1
         self._losses.append(loss)
         now = self._clock()
         if now >= self._next_samples and self._settings.samples and state.update < total:
@@ -65,8 +63,7 @@ class LiveTraining:
             self._losses = []
 
     def _event(self, update: int, total: int, seconds: float) -> TrainingEvent:
-        assert self._first_update is not None
-        rate = (update - self._first_update) / max(seconds, 1e-9)
+        rate = self._updates_done / max(seconds, 1e-9)
         return TrainingEvent(
             at=datetime.now(UTC),
             job_id=self._spec.id,
@@ -85,13 +82,13 @@ class LiveTraining:
         Training goes on without them where memory does not suffice or the store does not answer.
         """
         began = self._clock()
-        if not _is_sharded(model):
+        # Where ranks hold parts of the weights, one rank alone cannot draw.
+        if not any(hasattr(parameter, "full_tensor") for parameter in model.parameters()):
             with suppress(ProgdistillError, torch.OutOfMemoryError):
                 self._store.write(live_samples_key(self._spec.id), encode_png(self._picture(model)))
                 self._samples_key = live_samples_key(self._spec.id)
         now = self._clock()
-        pause = max(self._settings.samples_interval_seconds, (now - began) / _LONGEST_SHARE)
-        self._next_samples = now + pause
+        self._next_samples = now + max(self._settings.samples_interval_seconds, (now - began) / _LONGEST_SHARE)
 
     def _picture(self, model: Denoiser) -> NDArray[np.uint8]:
         """A row of samples, as large as a person needs them."""
@@ -114,8 +111,3 @@ class LiveTraining:
         finally:
             model.train()
         return grid(pixels, columns=len(pixels), scale=readable_scale(pixels.shape[1]))
-
-
-def _is_sharded(model: Denoiser) -> bool:
-    """Whether ranks hold parts of the weights: then one rank alone cannot draw."""
-    return any(hasattr(parameter, "full_tensor") for parameter in model.parameters())

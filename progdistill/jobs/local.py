@@ -5,12 +5,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections import deque
 from pathlib import Path
 from typing import Final
 
 from progdistill.errors import Interrupted, ProgdistillError, UsageError
-from progdistill.jobs.events import Listener, deliver, ignore
+from progdistill.jobs.events import Listener, ignore, parse_event
 from progdistill.jobs.forkserver import ForkedWorker, fork_worker
 from progdistill.jobs.spec import JobRequest
 from progdistill.signals import StopSignals, record
@@ -34,34 +35,53 @@ def env_without_rank_vars() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in RANK_VARIABLES}
 
 
-class LogFile:
-    """Appends lines to a file, and logs them; other drivers of the job may write to the file as well.
+class JobLog:
+    """A job's output: events go to `on_event`, other lines to a file and to the logger. Thread-safe.
 
-    A file that cannot be written (a full disk) costs the file, never the job.
+    Other drivers of the job may append to the file as well. A full disk costs the file, never the job.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, on_event: Listener) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path.absolute()
+        self._on_event, self._lock = on_event, threading.Lock()
         self._is_writable = True
+        self._once: set[tuple[str, str]] = set()
+
+    def feed(self, line: str) -> bool:
+        """Deliver the event in a worker's line; write a line without one, and return True."""
+        event = parse_event(line)
+        if event is None:
+            self.write(line)
+        else:
+            with self._lock:
+                self._on_event(event)
+        return event is None
 
     def write(self, line: str) -> None:
         """Write one line, given without its end."""
-        if self._is_writable:
-            try:
-                with self.path.open("a") as file:
-                    file.write(f"{line}\n")
-            except OSError as error:
-                self._is_writable = False
-                reason = error.strerror
-                logger.warning("cannot write log file %s (%s); logging to stderr only", self.path, reason)
-        logger.info("%s", line)
+        with self._lock:
+            if self._is_writable:
+                try:
+                    with self.path.open("a") as file:
+                        file.write(f"{line}\n")
+                except OSError as error:
+                    self._is_writable = False
+                    reason = error.strerror
+                    logger.warning("cannot write log file %s (%s); logging to stderr only", self.path, reason)
+            logger.info("%s", line)
+
+    def write_once(self, line: str, about: str = "") -> None:
+        """Write a line unless the same has been written, about the same pod."""
+        if (line, about) not in self._once:
+            self._once.add((line, about))
+            self.write(line)
 
 
 class LocalLauncher:
     """Runs jobs on this machine. Each job's request and log are files in `folder`.
 
-    Events of workers go to `on_event`, their other output to the log file and to the logger.
+    Events of workers go to `on_event`, their other output to the log.
     """
 
     def __init__(self, folder: Path, on_event: Listener = ignore) -> None:
@@ -71,28 +91,20 @@ class LocalLauncher:
         """See Launcher.launch. SIGINT and SIGTERM are forwarded to the worker, which saves a snapshot."""
         self._folder.mkdir(parents=True, exist_ok=True)
         name = f"{request.spec.kind}-{request.spec.id[:12]}"
-        path, log = self._folder / f"{name}.json", LogFile(self._folder / f"{name}.log")
+        path, log = self._folder / f"{name}.json", JobLog(self._folder / f"{name}.log", self._on_event)
         path.write_text(request.model_dump_json(indent=2))
         with StopSignals(record) as signals:
             child = _start(request, path)
             signals.action = child.send_signal
             for number in signals.received:  # while it was started
                 child.send_signal(number)
-            last = self._stream(child, log)
+            assert child.stdout is not None
+            last = deque((line for line in child.stdout if log.feed(line.rstrip("\n"))), maxlen=LAST_LINES)
             status = child.wait()
         if -status in signals.received:  # before it handled signals
             raise Interrupted(f"{request.spec.label}: interrupted before start")
         if status != 0:
-            raise _failure(request, status, "".join(last).strip(), log.path)
-
-    def _stream(self, child: Worker, log: LogFile) -> deque[str]:
-        last: deque[str] = deque(maxlen=LAST_LINES)
-        assert child.stdout is not None
-        for line in child.stdout:
-            if not deliver(line, self._on_event):
-                last.append(line)
-                log.write(line.rstrip("\n"))
-        return last
+            raise _failure(request, status, "\n".join(last).strip(), log.path)
 
 
 def _start(request: JobRequest, path: Path) -> Worker:

@@ -105,30 +105,20 @@ def _prepared(
     spec: TrainingSpec, request: JobRequest, store: Store, rank: Rank
 ) -> tuple[Objective, Denoiser, Execution]:
     """What to train for, the network as it begins, on its device, and how both are to run there."""
-    teacher, model = _teacher_and_model(spec, store)
+    teacher, weight = None, spec.training.loss_weight
+    if isinstance(spec, TrainBaseSpec):
+        model = build_denoiser(spec.model, spec.seed)
+        objective: Objective = BaseObjective(weight, spec.label_dropout)
+    else:
+        teacher = load_denoiser(store, load_manifest(store, spec.teacher))
+        model = student_of(teacher, _student_config(teacher.config, spec))  # begins as its teacher: θ ← η
+        kind = GuidanceObjective if isinstance(spec, GuideSpec) else DistillationObjective
+        objective = kind(teacher, spec.student_steps, weight, spec.guidance_scale)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     execution = decide(request.compute, spec.precision, rank.device, rank.world_size, parameters)
     if teacher is not None:
-        place(teacher.eval().requires_grad_(False), execution, rank.device)
-    return _objective(spec, teacher), place(model, execution, rank.device), execution
-
-
-def _teacher_and_model(spec: TrainingSpec, store: Store) -> tuple[Denoiser | None, Denoiser]:
-    """The network as it begins: a student's as its teacher (Algorithm 2: θ ← η)."""
-    if isinstance(spec, TrainBaseSpec):
-        return None, build_denoiser(spec.model, spec.seed)
-    teacher = load_denoiser(store, load_manifest(store, spec.teacher))
-    return teacher, student_of(teacher, _student_config(teacher.config, spec))
-
-
-def _objective(spec: TrainingSpec, teacher: Denoiser | None) -> Objective:
-    weight = spec.training.loss_weight
-    if isinstance(spec, TrainBaseSpec):
-        return BaseObjective(weight, spec.label_dropout)
-    assert teacher is not None
-    if isinstance(spec, GuideSpec):
-        return GuidanceObjective(teacher, spec.student_steps, weight, spec.guidance_scale)
-    return DistillationObjective(teacher, spec.student_steps, weight, spec.guidance_scale)
+        place(teacher, execution, rank.device)
+    return objective, place(model, execution, rank.device), execution
 
 
 def _student_config(teacher: DenoiserConfig, spec: DistillSpec | GuideSpec) -> DenoiserConfig:

@@ -1,7 +1,7 @@
 """The worker: `python -m progdistill.jobs.worker REQUEST` does one job and publishes its result.
 
-It runs alone or as one of several ranks, and does nothing where the job already has its result. Exit status:
-0 done, 1 failed, 2 usage error, 75 lost another rank, 130 interrupted, with a snapshot.
+It runs alone or as one of several ranks, and does nothing where the job already has its result. Exit status: 0 done,
+1 failed, 2 usage error, 75 lost another rank, 130 interrupted, with a snapshot.
 """
 
 import logging
@@ -25,39 +25,26 @@ from progdistill.training.distributed import Rank, is_peer_failure
 
 DRIVER_CHECK_SECONDS = 1.0
 UNWIND_SECONDS = 10.0
+_INTERRUPTED = "interrupted; finished measurements are kept"
 
 logger = logging.getLogger("progdistill.jobs.worker")  # runs as __main__
 
 
 def run_job(request: JobRequest, rank: Rank, should_stop: Callable[[], bool]) -> None:
-    """Do a job unless the store has its result; rank 0 publishes the result.
-
-    Args:
-        request: The job.
-        rank: This process among the job's ranks.
-        should_stop: Called by a training after every update.
-
-    Raises:
-        ProgdistillError: If the job fails, or was interrupted and saved a snapshot.
-    """
+    """Do a job unless the store has its result; rank 0 publishes it. Training asks `should_stop` after every update."""
     store, spec = open_store(request.store), request.spec
     if cached_result(store, spec) is not None:
         return
     started_at = datetime.now(UTC)
     output: JobOutput | None
-    match spec:
-        case PrepareEvaluatorSpec():
-            from progdistill.jobs.evaluate import run_prepare_evaluator
+    if isinstance(spec, PrepareEvaluatorSpec | EvaluateSpec):
+        from progdistill.jobs.evaluate import run_measuring
 
-            output = run_prepare_evaluator(spec, request, store, rank)
-        case EvaluateSpec():
-            from progdistill.jobs.evaluate import run_evaluation
+        output = run_measuring(spec, request, store, rank)
+    else:
+        from progdistill.jobs.train import run_training
 
-            output = run_evaluation(spec, request, store, rank)
-        case _:
-            from progdistill.jobs.train import run_training
-
-            output = run_training(spec, request, store, rank, should_stop)
+        output = run_training(spec, request, store, rank, should_stop)
     if output is not None:  # on rank 0
         result = JobResult(
             job_id=spec.id, output=output, started_at=started_at, finished_at=datetime.now(UTC), device=rank.device_name
@@ -99,7 +86,7 @@ def _work(request: JobRequest, signals: StopSignals) -> int:
         signals.action = record if is_training else raise_interrupt
         run_job(request, rank, lambda: bool(signals.received))
     except KeyboardInterrupt:
-        return report_error(request, _interrupted())  # other ranks go on measuring, and lose this one
+        raise Interrupted(_INTERRUPTED) from None  # other ranks go on measuring, and lose this one
     except Interrupted as error:
         status = report_error(request, error)
     finally:
@@ -125,23 +112,14 @@ def _watch(driver: int | None, signals: StopSignals, done: threading.Event, exit
     A library may catch everything, and Python drops what a handler raises while an object is finalized.
     """
     while not done.wait(DRIVER_CHECK_SECONDS):
-        if not signals.received and driver is not None and not _is_alive(driver):
-            os.kill(os.getpid(), signal.SIGTERM)
+        if driver is not None and not signals.received:
+            try:
+                os.kill(driver, 0)
+            except ProcessLookupError:
+                os.kill(os.getpid(), signal.SIGTERM)
         if exits and signals.received and not done.wait(UNWIND_SECONDS):
-            logger.error(str(_interrupted()))
+            logger.error(_INTERRUPTED)
             os._exit(Interrupted.exit_status)
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
-def _interrupted() -> Interrupted:
-    return Interrupted("interrupted; finished measurements are kept")
 
 
 def report_error(request: JobRequest, error: Exception) -> int:

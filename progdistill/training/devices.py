@@ -8,15 +8,10 @@ from progdistill.errors import UsageError
 
 
 def choose_device(wanted: str, local_rank: int) -> torch.device:
-    """Choose the device of a rank.
+    """Return the device of a rank, the `local_rank`-th of its host, or raise UsageError.
 
-    Args:
-        wanted: `cpu`, `cuda` (AMD's GPUs in torch's builds for ROCm), `tpu`, or `auto`: the first of cuda,
-            tpu and cpu that is available.
-        local_rank: Number of the rank on this host, and so of its GPU.
-
-    Raises:
-        UsageError: If the device is not available.
+    `wanted` is `cpu`, `cuda` (AMD's GPUs in torch's builds for ROCm), `tpu`, or `auto`: the first of cuda, tpu and cpu
+    that is available.
     """
     if wanted == "cpu":
         return torch.device("cpu")
@@ -33,8 +28,8 @@ def choose_device(wanted: str, local_rank: int) -> torch.device:
         return device
     if wanted == "cuda":
         raise UsageError(
-            f"compute.device=cuda, but torch {torch.__version__} finds no GPU here: see `nvidia-smi` or"
-            " `rocm-smi`, install torch's build for that GPU, or set compute.device=cpu"
+            f"compute.device=cuda, but torch {torch.__version__} finds no GPU here: see `nvidia-smi` or `rocm-smi`,"
+            " install torch's build for that GPU, or set compute.device=cpu"
         )
     return torch.device("tpu") if _tpu_is_registered() else torch.device("cpu")
 

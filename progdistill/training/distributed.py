@@ -16,10 +16,7 @@ WAIT_TIMEOUT: Final = timedelta(days=7)
 
 
 class Rank:
-    """This process among the ranks of its job.
-
-    The environment variables RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT are torchrun's;
-    without them the process is the only rank.
+    """This process among the ranks of its job, by torchrun's environment variables; without them the only rank.
 
     Attributes:
         rank: Global rank, 0 … world_size - 1.
@@ -29,15 +26,7 @@ class Rank:
     """
 
     def __init__(self, device: str, threads: int | None) -> None:
-        """Join the process group.
-
-        Args:
-            device: `auto`, `cpu`, `cuda` or `tpu`.
-            threads: CPU threads of this rank; None shares the machine's cores evenly.
-
-        Raises:
-            UsageError: If the device is not available.
-        """
+        """Join the process group, on a `choose_device` device, with CPU threads (None: an even share of the cores)."""
         self.rank = int(os.environ.get("RANK", "0"))
         self.world_size = int(os.environ.get("WORLD_SIZE", "1"))
         self.device = choose_device(device, int(os.environ.get("LOCAL_RANK", "0")))

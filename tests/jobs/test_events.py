@@ -6,7 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from progdistill.jobs.events import PREFIX, Event, EventFile, JobEvent, TrainingEvent, deliver, emit, suppress_errors
+from progdistill.jobs.events import (
+    PREFIX,
+    Event,
+    EventFile,
+    JobEvent,
+    TrainingEvent,
+    emit,
+    parse_event,
+    suppress_errors,
+)
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 TRAINING = TrainingEvent(
@@ -29,25 +38,19 @@ def test_what_a_worker_says_is_what_a_launcher_hears(
     event: Event, before: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     emit(event)
-    received: list[Event] = []
-    assert deliver(before + capsys.readouterr().out, received.append)
-    assert received == [event]
+    assert parse_event(before + capsys.readouterr().out) == event
 
 
 @pytest.mark.parametrize(
     "line", ["student of 4 steps:  25% · 50/200 updates\n", "", PREFIX, PREFIX + TRAINING.model_dump_json()[:-30]]
 )
 def test_lines_for_people_and_lines_cut_off_are_no_events(line: str) -> None:
-    received: list[Event] = []
-    assert not deliver(line, received.append)
-    assert received == []
+    assert parse_event(line) is None
 
 
 def test_a_worker_of_a_later_version_may_say_more() -> None:
     said = json.loads(TRAINING.model_dump_json()) | {"temperature": 300}
-    received: list[Event] = []
-    assert deliver(PREFIX + json.dumps(said), received.append)
-    assert received == [TRAINING]
+    assert parse_event(PREFIX + json.dumps(said)) == TRAINING
 
 
 def test_the_file_holds_one_line_of_json_an_event(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ import pytest
 from progdistill.data.dataset import DatasetInfo
 from progdistill.jobs.events import ignore
 from progdistill.jobs.kubernetes.api import connect
-from progdistill.jobs.kubernetes.log import JobLog
 from progdistill.jobs.kubernetes.submit import Submitter
+from progdistill.jobs.local import JobLog
 from tests.jobs.kubernetes_jobs import OneJob, cluster, cluster_digits, expected, finished, job
 
 __all__ = ["cluster", "cluster_digits", "expected", "job"]

@@ -13,8 +13,9 @@ from kubernetes import client
 
 from progdistill.jobs.events import ignore
 from progdistill.jobs.kubernetes.api import ClusterApi
-from progdistill.jobs.kubernetes.log import JobLog, PodLog
+from progdistill.jobs.kubernetes.log import PodLog
 from progdistill.jobs.kubernetes.watch import WatchCache
+from progdistill.jobs.local import JobLog
 
 LINES = b"""\
 2026-01-01T00:00:09.000000002Z epoch 1

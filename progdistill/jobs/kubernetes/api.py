@@ -1,9 +1,7 @@
 """The Kubernetes API as the launcher uses it: requests with retries, credentials, permissions."""
 
-import email.utils
 import json
 import logging
-import math
 import os
 import random
 import re
@@ -13,6 +11,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
+
+import urllib3
+from kubernetes import client, config
+from kubernetes.client.exceptions import ApiException
+from urllib3.exceptions import HTTPError, InvalidHeader
 
 from progdistill.config.cluster import ClusterSettings
 from progdistill.errors import ProgdistillError, TransientError, UsageError
@@ -89,11 +92,7 @@ class RetryLaterError(TransientError):
 class ClusterApi:
     """One namespace of a cluster. Requests are retried for `timeout_seconds`.
 
-    Args:
-        client: a `kubernetes.client.ApiClient`.
-        namespace: the namespace of the jobs.
-        timeout_seconds: how long the API server may be unreachable.
-        renew_client: returns a client with newly read credentials; called when the server answers 401.
+    `renew_client` returns a client with newly read credentials; it is called when the server answers 401.
     """
 
     def __init__(
@@ -102,8 +101,7 @@ class ClusterApi:
         self._client, self.namespace, self._timeout_seconds = client, namespace, timeout_seconds
         self._renew_client, self._renew_lock = renew_client, threading.Lock()
         self.server: str = client.configuration.host
-        self.closed = threading.Event()
-        """When set, no request is retried and all threads end."""
+        self.closed = threading.Event()  # when set, no request is retried and all threads end
 
     def path(self, group_version: str, resource: str, *more: str) -> str:
         """The path of a resource in the namespace; `group_version` is `v1`, `batch/v1` and so on."""
@@ -134,22 +132,13 @@ class ClusterApi:
     def lines(self, path: str, *, read_seconds: float, **query: Any) -> Iterator[bytes]:
         """Stream a response line by line, without retries.
 
-        Lines keep their line ends. A last one without may be cut off: the server ends a response properly
-        even when its own source broke off.
-
-        Raises:
-            TransientError: the connection broke.
-            GoneError: the resource version of a watch has expired.
+        Lines keep their line ends. A last one without may be cut off: the server ends a response properly even when
+        its own source broke off. Raises GoneError where the resource version of a watch has expired.
         """
         with self._translated_errors("GET", path):
             response = self._send("GET", path, query, None, read_seconds)
             try:
-                rest = b""
-                for chunk in response.stream(amt=None, decode_content=False):
-                    *whole, rest = (rest + chunk).split(b"\n")
-                    yield from (line + b"\n" for line in whole)
-                if rest:
-                    yield rest
+                yield from response
             finally:
                 response.close()
 
@@ -164,7 +153,7 @@ class ClusterApi:
         return bool(answer.get("status", {}).get("allowed"))
 
     def retry(self, call: Callable[[], Value]) -> Value:
-        """Call until it succeeds, see `retry`."""
+        """See the function of that name."""
         return retry(call, self.closed, self._timeout_seconds)
 
     def _json(self, method: str, path: str, query: Object, body: Object | None = None) -> Object | None:
@@ -174,8 +163,6 @@ class ClusterApi:
         return None
 
     def _send(self, method: str, path: str, query: Object, body: Object | None, read_seconds: float) -> Any:
-        from kubernetes.client.exceptions import ApiException
-
         content = "application/merge-patch+json" if method == "PATCH" else "application/json"
         options = {
             "query_params": list(query.items()),
@@ -200,14 +187,11 @@ class ClusterApi:
 
     @contextmanager
     def _translated_errors(self, method: str, path: str) -> Iterator[None]:
-        import urllib3.exceptions
-        from kubernetes.client.exceptions import ApiException
-
         try:
             yield
         except ApiException as error:
             raise self._translated(error, f"{method} {self.server}{path}") from None
-        except (urllib3.exceptions.HTTPError, OSError, json.JSONDecodeError, UnicodeError) as error:
+        except (HTTPError, OSError, json.JSONDecodeError, UnicodeError) as error:
             raise TransientError(f"API server {self.server} does not answer: {error}") from error
 
     def _translated(self, error: Any, where: str) -> ProgdistillError:
@@ -223,11 +207,7 @@ class ClusterApi:
 
 
 def retry(call: Callable[[], Value], closed: threading.Event, timeout_seconds: float) -> Value:
-    """Return what `call` returns; repeat it after TransientErrors, with growing pauses.
-
-    Raises:
-        TransientError: the last error, after `timeout_seconds` of them or when `closed` is set.
-    """
+    """Return what `call` returns; repeat it after TransientErrors, with growing pauses, for `timeout_seconds`."""
     began: float | None = None
     pause, has_warned = 0.25, False
     while True:
@@ -258,19 +238,13 @@ def unexpected_error(error: Exception, task: str) -> ProgdistillError:
 
 
 def connect(settings: ClusterSettings) -> ClusterApi:
-    """Connect to the cluster of the kubeconfig, or from inside a pod with its service account.
-
-    Raises:
-        UsageError: there is neither.
-    """
+    """Connect to the cluster of the kubeconfig, or from inside a pod with its service account."""
     client, namespace = _configured_client(settings)
     return ClusterApi(client, namespace, settings.api_timeout_seconds, lambda: _configured_client(settings)[0])
 
 
 def _configured_client(settings: ClusterSettings) -> tuple[Any, str]:
     """A client with the current credentials, and the namespace."""
-    from kubernetes import client, config
-
     configuration = client.Configuration()
     # Read here, since the kubernetes package reads the variable only once, when it is imported.
     file = os.environ.get("KUBECONFIG") or os.path.expanduser(_KUBECONFIG)
@@ -286,9 +260,9 @@ def _configured_client(settings: ClusterSettings) -> tuple[Any, str]:
             namespace = chosen["context"].get("namespace")
     except config.ConfigException as error:
         raise UsageError(
-            f"no cluster is configured ({error}): outside a cluster, set KUBECONFIG to a kubeconfig file or"
-            " create ~/.kube/config, and choose a context with --set cluster.context=NAME; inside, run the"
-            " pod with a service account whose token is mounted"
+            f"no cluster is configured ({error}): outside a cluster, set KUBECONFIG to a kubeconfig file or create"
+            " ~/.kube/config, and choose a context with --set cluster.context=NAME; inside, run the pod with a service"
+            " account whose token is mounted"
         ) from None
     configuration.retries = False  # `retry` does it
     configuration.connection_pool_maxsize = 64
@@ -317,10 +291,6 @@ def _message(error: Any) -> str:
 
 def _retry_after(error: Any) -> float | None:
     """Seconds of the Retry-After header; None if it is absent or malformed."""
-    text = str((error.headers or {}).get("Retry-After", ""))
-    with suppress(ValueError):
-        seconds = float(text)
-        return max(0.0, seconds) if math.isfinite(seconds) else None
-    with suppress(ValueError):
-        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
+    with suppress(InvalidHeader, ValueError, OverflowError):
+        return urllib3.Retry().parse_retry_after((error.headers or {}).get("Retry-After", ""))
     return None

@@ -2,12 +2,11 @@
 
 import re
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from progdistill.errors import Interrupted, PeerLostError, ProgdistillError, UsageError
+from progdistill.jobs.kubernetes.api import Object
 from progdistill.jobs.kubernetes.manifest import CONTAINER, QUEUE_LABEL, Submission
-
-Object = dict[str, Any]
 
 EVICTED: Final = "Evicted"
 _SIGBUS, _SIGKILL, _SIGTERM = 135, 137, 143  # as a container reports them: 128 + the signal
@@ -18,19 +17,15 @@ _INDEX: Final = "batch.kubernetes.io/job-completion-index"
 
 
 class PodExit(NamedTuple):
-    """How a pod ended.
-
-    `disruption` is why the cluster removed the pod, None if it ended by itself. `message` is the kubelet's,
-    such as which limit the pod exceeded.
-    """
+    """How a pod ended."""
 
     pod: str
     host: int
     exit_code: int
     reason: str
     finished_at: str
-    disruption: str | None
-    message: str = ""
+    disruption: str | None  # why the cluster removed the pod; None if it ended by itself
+    message: str = ""  # the kubelet's, such as which limit the pod exceeded
 
     @property
     def is_own_failure(self) -> bool:
@@ -42,11 +37,6 @@ class PodExit(NamedTuple):
     def is_own_eviction(self) -> bool:
         """Whether the kubelet evicted the pod because it exceeded a limit of its own."""
         return self.disruption is None and self.reason == EVICTED
-
-
-def name_of(item: Object) -> str:
-    """The object's name."""
-    return str(item["metadata"]["name"])
 
 
 def completion_index(pod: Object) -> int:
@@ -63,9 +53,8 @@ def has_started(pod: Object) -> bool:
 
 def condition(item: Object, *types: str, status: str = "True") -> Object | None:
     """The first condition of these types that has this status."""
-    conditions = item.get("status", {}).get("conditions") or []
-    by_type = {found["type"]: found for found in conditions if found["status"] == status}
-    return next((by_type[kind] for kind in types if kind in by_type), None)
+    conditions: list[Object] = item.get("status", {}).get("conditions") or []
+    return next((found for found in conditions if found["type"] in types and found["status"] == status), None)
 
 
 def pod_exit(pod: Object) -> PodExit | None:
@@ -83,7 +72,7 @@ def pod_exit(pod: Object) -> PodExit | None:
     elif disruption is None and terminated is None:
         disruption = message or reason
     return PodExit(
-        pod=name_of(pod),
+        pod=pod["metadata"]["name"],
         host=completion_index(pod),
         exit_code=facts.get("exitCode", -1),
         reason=reason,
@@ -150,20 +139,12 @@ def restart_message(pod: PodExit) -> str | None:
 def job_failure(
     submission: Submission, job: Object, exits: Sequence[PodExit], last_lines: dict[str, list[str]], where: str
 ) -> ProgdistillError:
-    """The error of a failed Job.
-
-    Args:
-        exits: how its pods ended.
-        last_lines: the last lines of each pod's log, by the pod's name.
-        where: a sentence that says where its log is.
-    """
+    """The error of a failed Job, whose pods ended so; `where` is a sentence that says where its log is."""
     label, first = submission.request.spec.label, first_failure(exits)
     failed = condition(job, "Failed") or {}
     if failed.get("reason") == "DeadlineExceeded":
-        hours = submission.cluster.deadline_hours
-        return ProgdistillError(
-            f"{label} exceeded cluster.deadline_hours = {hours}; its last snapshot is kept. {where}"
-        )
+        limit = f"cluster.deadline_hours = {submission.cluster.deadline_hours}"
+        return ProgdistillError(f"{label} exceeded {limit}; its last snapshot is kept. {where}")
     if first is None:
         return ProgdistillError(f"{label} failed: {failed.get('message', 'no reason given')}. {where}")
     lines = "\n".join(last_lines.get(first.pod, []))

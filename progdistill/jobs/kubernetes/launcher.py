@@ -9,10 +9,10 @@ from progdistill.config.cluster import ClusterSettings, OnInterrupt
 from progdistill.errors import Interrupted, TransientError
 from progdistill.jobs.events import Listener, ignore
 from progdistill.jobs.kubernetes.api import ClusterApi, connect
-from progdistill.jobs.kubernetes.log import JobLog
 from progdistill.jobs.kubernetes.manifest import Submission, submission_for
 from progdistill.jobs.kubernetes.monitor import JobMonitor
 from progdistill.jobs.kubernetes.submit import Submitter, job_path
+from progdistill.jobs.local import JobLog
 from progdistill.jobs.spec import JobRequest
 from progdistill.models_base import Frozen
 from progdistill.signals import StopSignals
@@ -22,7 +22,7 @@ from progdistill.store.layout import job_request_key
 
 logger = logging.getLogger(__name__)
 
-_NOTE_SUFFIX: Final = ".left.json"
+_NOTES: Final = "{}.left.json"
 
 
 class KubernetesLauncher:
@@ -81,7 +81,7 @@ class KubernetesLauncher:
             return Interrupted(f"{label}: Job {name} is deleted")
         if self._settings.on_interrupt is OnInterrupt.ASK:
             note = LeftRunning(name=name, path=path, cluster=self._settings)
-            (self._folder / f"{name}{_NOTE_SUFFIX}").write_text(note.model_dump_json())
+            (self._folder / _NOTES.format(name)).write_text(note.model_dump_json())
         return Interrupted(f"{label}: {_still_running(api, submission)}")
 
 
@@ -99,7 +99,7 @@ def ask_about_left(folder: Path) -> None:
     Args:
         folder: the launcher's folder, with a note for each such Job.
     """
-    for file in sorted(folder.glob(f"*{_NOTE_SUFFIX}")):
+    for file in sorted(folder.glob(_NOTES.format("*"))):
         note = LeftRunning.model_validate_json(file.read_text())
         file.unlink()
         if sys.stdin.isatty() and _ask(note.name) is OnInterrupt.DELETE:

@@ -5,49 +5,23 @@ from array import array
 from collections import Counter, deque
 from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
+from functools import partial
 from time import monotonic
 from typing import Final
 
 from progdistill.errors import ProgdistillError, TransientError
-from progdistill.jobs.events import Listener, deliver
 from progdistill.jobs.kubernetes.api import ClusterApi, NotFoundError, NotReadyError, retry, unexpected_error
-from progdistill.jobs.kubernetes.diagnostics import has_started, name_of, pod_exit
+from progdistill.jobs.kubernetes.diagnostics import has_started, pod_exit
 from progdistill.jobs.kubernetes.manifest import CONTAINER
 from progdistill.jobs.kubernetes.watch import WatchCache
-from progdistill.jobs.local import LogFile
+from progdistill.jobs.local import LAST_LINES, JobLog
 
-LAST_LINES: Final = 15
 READ_SECONDS: Final = 300.0
 PAUSE_SECONDS: Final = 0.5
-FINISH_SECONDS: Final = 15.0
-"""How long the end of a job waits for the last lines of its pods."""
-
-NODE_SECONDS: Final = 60.0
-"""How long the log of a pod that has ended is asked for: its node may be gone."""
-
+FINISH_SECONDS: Final = 15.0  # for the last lines of a job's pods at its end
+NODE_SECONDS: Final = 60.0  # for the log of a pod that has ended: its node may be gone
 OVERLAP_SECONDS: Final = 5
 """How far a new connection goes back: standard error may be dated before the standard output it follows."""
-
-
-class JobLog:
-    """A job's log: lines go to a file and to standard error, events to a listener. Thread-safe."""
-
-    def __init__(self, path: Path, on_event: Listener) -> None:
-        self._on_event = on_event
-        self._file = LogFile(path)
-        self.path = self._file.path
-        self._lock = threading.Lock()
-
-    def feed(self, line: str) -> bool:
-        """Deliver the event in a line of a pod; False if the line is no event."""
-        with self._lock:
-            return deliver(line, self._on_event)
-
-    def write(self, line: str) -> None:
-        """Write one line."""
-        with self._lock:
-            self._file.write(line)
 
 
 class PodLogs:
@@ -62,12 +36,11 @@ class PodLogs:
         for pod in self._pods.ever_seen():
             uid = pod["metadata"]["uid"]
             if uid not in self._logs and has_started(pod):
+                self._logs[uid] = PodLog(self._api, pod["metadata"]["name"], self._log, partial(self._has_ended, uid))
 
-                def has_ended(uid: str = uid) -> bool:
-                    latest = self._pods.find(uid)
-                    return latest is None or pod_exit(latest) is not None
-
-                self._logs[uid] = PodLog(self._api, name_of(pod), self._log, has_ended)
+    def _has_ended(self, uid: str) -> bool:
+        latest = self._pods.find(uid)
+        return latest is None or pod_exit(latest) is not None
 
     def finish(self) -> None:
         """Wait for the last lines, FINISH_SECONDS at most."""
@@ -94,7 +67,6 @@ class PodLog:
         # Of each line that was read, its second and its hash: 16 bytes per line.
         self._seconds, self._hashes = array("q"), array("q")
         self._partial = b""
-        self._kubelet_messages: set[str] = set()
         self.last: deque[str] = deque(maxlen=LAST_LINES)
         self.error: ProgdistillError | None = None
         self._thread = threading.Thread(target=self._run, name=f"log {pod}", daemon=True)
@@ -154,18 +126,18 @@ class PodLog:
             query["sinceTime"] = f"{datetime.fromtimestamp(since, UTC):%Y-%m-%dT%H:%M:%S}Z"
             dated = zip(self._seconds, self._hashes, strict=True)
             repeated.update(line for second, line in dated if second >= since)
-        path, partial = self._api.path("v1", "pods", self.pod, "log"), b""
+        path, cut_off = self._api.path("v1", "pods", self.pod, "log"), b""
         for line in self._api.lines(path, read_seconds=READ_SECONDS, **query):
             if not line.endswith(b"\n"):
-                partial = line
+                cut_off = line
             elif repeated[hash(line)] > 0:
                 repeated[hash(line)] -= 1
             else:
                 self._take(line)
-        self._partial = partial
-        if partial and not partial[:1].isdigit():
-            self._take(partial)  # a message of the kubelet, which has no line end
-        return before == (len(self._seconds), partial)
+        self._partial = cut_off
+        if cut_off and not cut_off[:1].isdigit():
+            self._take(cut_off)  # a message of the kubelet, which has no line end
+        return before == (len(self._seconds), cut_off)
 
     def _take_partial(self) -> None:
         """Take a last line without a line end: nothing can follow it."""
@@ -177,14 +149,9 @@ class PodLog:
         try:
             second = int(datetime.fromisoformat(timestamp).timestamp())
         except ValueError:
-            message = f"{timestamp} {text}".strip()
-            if message not in self._kubelet_messages:  # it comes with each request
-                self._kubelet_messages.add(message)
-                self._log.write(f"{self.pod}: {message}")
+            self._log.write_once(f"{self.pod}: {timestamp} {text}".strip())  # the kubelet sends it with each response
             return
         self._seconds.append(second)
         self._hashes.append(hash(line))
         if self._log.feed(text):
-            return
-        self.last.append(text)
-        self._log.write(text)
+            self.last.append(text)

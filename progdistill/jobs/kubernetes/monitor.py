@@ -9,15 +9,15 @@ from progdistill.errors import ProgdistillError, UsageError
 from progdistill.jobs.kubernetes import diagnostics
 from progdistill.jobs.kubernetes.api import ClusterApi, Object
 from progdistill.jobs.kubernetes.diagnostics import PodExit, condition
-from progdistill.jobs.kubernetes.log import JobLog, PodLogs
+from progdistill.jobs.kubernetes.log import PodLogs
 from progdistill.jobs.kubernetes.manifest import JOB_LABEL, Submission
 from progdistill.jobs.kubernetes.submit import has_result, job_path
 from progdistill.jobs.kubernetes.watch import WatchCache
+from progdistill.jobs.local import JobLog
 from progdistill.store.base import Store
 
 POLL_SECONDS: Final = 1.0
-MISSING_SECONDS: Final = 5.0
-"""How long a Job may be missing before it counts as deleted: another driver may be replacing it."""
+MISSING_SECONDS: Final = 5.0  # before it counts as deleted: another driver may be replacing it
 
 
 class JobMonitor:
@@ -30,17 +30,10 @@ class JobMonitor:
         self._jobs = WatchCache(api, api.path("batch/v1", "jobs"), selector, self._changed)
         self._pods = WatchCache(api, api.path("v1", "pods"), selector, self._changed)
         self._pod_logs = PodLogs(api, log, self._pods)
-        self._status = _StatusLog(api, submission, log)
         self._job_missing, self._image_failing = _Stopwatch(), _Stopwatch()
 
     def wait(self, check_interrupted: Callable[[], None]) -> None:
-        """Return when the job's result is in the store. `check_interrupted` raises to end the wait.
-
-        Raises:
-            UsageError: a worker refused its settings, or the image cannot be pulled.
-            TransientError: the API server was unreachable for too long.
-            ProgdistillError: the job failed, or its Job was deleted.
-        """
+        """Return when the job's result is in the store. `check_interrupted` raises to end the wait."""
         while not self._is_done():
             check_interrupted()
             self._changed.wait(POLL_SECONDS)
@@ -66,7 +59,7 @@ class JobMonitor:
             if has_result(self._store, self._submission):
                 return True
             raise self._failure(job)
-        self._status.update(job, self._pods)
+        self._log_status(job)
         self._check_image(job)
         self._check_evictions(job)
         return False
@@ -114,37 +107,24 @@ class JobMonitor:
     def _delete(self, job: Object) -> None:
         self._api.delete(job_path(self._api, self._submission.name), job["metadata"]["uid"])
 
-
-class _StatusLog:
-    """Logs why pods wait and how they ended, each message once."""
-
-    def __init__(self, api: ClusterApi, submission: Submission, log: JobLog) -> None:
-        self._api, self._submission, self._log = api, submission, log
-        self._logged: set[tuple[str, str]] = set()
-
-    def update(self, job: Object, pods: WatchCache) -> None:
-        present = pods.present()
+    def _log_status(self, job: Object) -> None:
+        """Log why pods wait and how they ended, each message once."""
+        present = self._pods.present()
         for line in diagnostics.waiting_reasons(self._submission, job, present):
-            self._write_once("", line)
+            self._log.write_once(line)
         active = [pod for pod in present if diagnostics.pod_exit(pod) is None]
         if len(active) < self._submission.hosts and not job.get("spec", {}).get("suspend"):
             self._log_warnings(job)
-        for pod in pod_exits(pods):
+        for pod in pod_exits(self._pods):
             if (message := diagnostics.restart_message(pod)) is not None:
-                self._write_once(pod.pod, message)
+                self._log.write_once(message, pod.pod)
 
     def _log_warnings(self, job: Object) -> None:
         """The Job's events tell why it lacks pods, such as an exceeded quota."""
         fields = f"involvedObject.uid={job['metadata']['uid']},type=Warning"
         events = self._api.get(self._api.path("v1", "events"), fieldSelector=fields) or {}
         for event in events.get("items", []):
-            line = f"{self._submission.name}: {event['reason']}: {event['message']}"
-            self._write_once("", line)
-
-    def _write_once(self, pod: str, line: str) -> None:
-        if (pod, line) not in self._logged:
-            self._logged.add((pod, line))
-            self._log.write(line)
+            self._log.write_once(f"{self._submission.name}: {event['reason']}: {event['message']}")
 
 
 class _Stopwatch:

@@ -1,7 +1,7 @@
 """What a pod runs: `python -m progdistill.jobs.kubernetes.pod --store URI --job ID --processes N`.
 
-It finds the request in the store and does its host's part of the job, as the host that JOB_COMPLETION_INDEX
-names. Exit status as in worker.py and agent.py; a job whose result is there is done.
+It finds the request in the store and does its host's part of the job, as the host that JOB_COMPLETION_INDEX names.
+Exit status as in worker.py and agent.py; a job whose result is there is done.
 """
 
 import argparse
@@ -25,37 +25,33 @@ logger = logging.getLogger("progdistill.jobs.kubernetes.pod")  # runs as __main_
 
 def main(arguments: list[str]) -> int:
     """Do this host's part of the job."""
-    # The first process of a container ignores a signal that has no handler.
-    configure_logging()
-    with StopSignals(exit_interrupted):
-        return _main(arguments)
-
-
-def _main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="progdistill.jobs.kubernetes.pod", description=__doc__)
     parser.add_argument("--store", required=True)
     parser.add_argument("--job", required=True)
     parser.add_argument("--processes", type=int, default=1)
     args = parser.parse_args(arguments)
-    try:
-        store = open_store(args.store)
-        if read_record(store, job_result_key(args.job), JobResult) is not None:
-            return 0
-        request = _request(store, args.job)
-    except ProgdistillError as error:
-        logger.error("%s", error)
-        return error.exit_status
-    return _run(request, args.processes)
+    configure_logging()
+    with StopSignals(exit_interrupted):  # the first process of a container ignores a signal that has no handler
+        try:
+            request = _request(open_store(args.store), args.job)
+        except ProgdistillError as error:
+            logger.error("%s", error)
+            return error.exit_status
+        return 0 if request is None else _run(request, args.processes)
 
 
-def _request(store: Store, job_id: str) -> JobRequest:
-    request = read_record(store, job_request_key(job_id), JobRequest)
+def _request(store: Store, job_id: str) -> JobRequest | None:
+    """The job's request, or None if the job is done."""
+    if read_record(store, job_result_key(job_id), JobResult) is not None:
+        return None
+    key = job_request_key(job_id)
+    request = read_record(store, key, JobRequest)
     if request is None:
-        raise UsageError(f"{store.uri}/{job_request_key(job_id)} is gone: start the run again, which writes it")
+        raise UsageError(f"{store.uri}/{key} is gone: start the run again, which writes it")
     if request.spec.id != job_id:
         raise UsageError(
-            f"{store.uri}/{job_request_key(job_id)} describes job {request.spec.id} to this version of the"
-            " package: give the pods an image of the driver's own version"
+            f"{store.uri}/{key} describes job {request.spec.id} to this version of the package: give the pods an"
+            " image of the driver's own version"
         )
     return request
 
@@ -86,5 +82,4 @@ if __name__ == "__main__":
     status = main(sys.argv[1:])
     sys.stdout.flush()
     sys.stderr.flush()
-    # As in worker.py.
-    os._exit(status)
+    os._exit(status)  # as in worker.py

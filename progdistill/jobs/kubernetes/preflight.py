@@ -9,8 +9,7 @@ from progdistill.errors import UsageError
 from progdistill.jobs.kubernetes.api import REQUIRED_PERMISSIONS, ClusterApi, Permission, connect, role_rules
 from progdistill.store.open import open_store
 
-CONNECT_SECONDS = 20.0
-"""How long the API server may take to answer before a run; later cluster.api_timeout_seconds counts."""
+CONNECT_SECONDS = 20.0  # for the API server to answer before a run; later cluster.api_timeout_seconds counts
 
 
 def require_reachable(cluster: ClusterSettings, store: str, world_size: int | None) -> None:
@@ -26,8 +25,8 @@ def require_reachable(cluster: ClusterSettings, store: str, world_size: int | No
     """
     if world_size is not None:
         raise UsageError(
-            f"compute.world_size = {world_size} is for the local launcher; on Kubernetes the world size is"
-            " hosts times accelerators: --set cluster.train.hosts=… and cluster.distill.hosts=…"
+            f"compute.world_size = {world_size} is for the local launcher; on Kubernetes the world size is hosts times"
+            " accelerators: --set cluster.train.hosts=… and cluster.distill.hosts=…"
         )
     _require_shared(cluster, store, "store", "give --store s3://bucket/prefix")
     for name in ("train", "distill", "evaluate"):

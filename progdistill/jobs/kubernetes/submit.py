@@ -8,8 +8,8 @@ from typing import Final
 from progdistill.errors import TransientError, UsageError
 from progdistill.jobs.kubernetes.api import ClusterApi, ConflictError, Object
 from progdistill.jobs.kubernetes.diagnostics import condition
-from progdistill.jobs.kubernetes.log import JobLog
 from progdistill.jobs.kubernetes.manifest import STORE_ANNOTATION, Submission, job_manifest, service_manifest
+from progdistill.jobs.local import JobLog
 from progdistill.jobs.spec import JobResult
 from progdistill.store.base import Store
 from progdistill.store.documents import read_record
@@ -40,12 +40,7 @@ class Submitter:
         self._job_path = job_path(api, submission.name)
 
     def submit(self, store: Store) -> None:
-        """Create the Job, or attach to the one that exists; a finished one without a result is replaced.
-
-        Raises:
-            UsageError: the Job belongs to a run with another store.
-            TransientError: a finished Job could not be deleted in time.
-        """
+        """Create the Job, or attach to the one that exists; a finished one without a result is replaced."""
         name = self._submission.name
         while True:
             job = self._api.get(self._job_path)
@@ -113,7 +108,6 @@ class Submitter:
         other = job["metadata"].get("annotations", {}).get(STORE_ANNOTATION)
         if other != self._submission.store_uri:
             raise UsageError(
-                f"Job {self._submission.name} in namespace {self._api.namespace} already runs this job for"
-                f" another store, {other}: use that store, wait until it ends, or set another"
-                " cluster.namespace"
+                f"Job {self._submission.name} in namespace {self._api.namespace} already runs this job for another"
+                f" store, {other}: use that store, wait until it ends, or set another cluster.namespace"
             )

@@ -8,11 +8,8 @@ from typing import Final
 from progdistill.errors import ProgdistillError, TransientError
 from progdistill.jobs.kubernetes.api import ClusterApi, GoneError, Object, unexpected_error
 
-WATCH_SECONDS: Final = 60
-"""Duration of one watch before the next list: bounds what a silently dead connection costs."""
-
-MIN_ROUND_SECONDS: Final = 1.0
-"""For a server that ends every watch at once."""
+WATCH_SECONDS: Final = 60  # before the next list: bounds what a silently dead connection costs
+MIN_ROUND_SECONDS: Final = 1.0  # for a server that ends every watch at once
 
 
 class WatchCache:
@@ -26,12 +23,9 @@ class WatchCache:
         self._lock = threading.Lock()
         self._objects: dict[str, Object] = {}
         self._present: set[str] = set()
-        self.listed = threading.Event()
-        """Set after the first list."""
-        self.error: ProgdistillError | None = None
-        """What ended the watch for good."""
-        self._thread = threading.Thread(target=self._run, name=f"watch {path}", daemon=True)
-        self._thread.start()
+        self.listed = threading.Event()  # set after the first list
+        self.error: ProgdistillError | None = None  # what ended the watch for good
+        threading.Thread(target=self._run, name=f"watch {path}", daemon=True).start()
 
     def present(self) -> list[Object]:
         """The objects that exist."""
