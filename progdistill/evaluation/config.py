@@ -25,15 +25,12 @@ class EvaluationSettings(FeatureSettings, allow_inf_nan=False):
         default=256, gt=0, description="checkpoints that take more sampling steps are not measured"
     )
     ancestral_gamma: float = Field(
-        default=0.3,
-        ge=0,
-        le=1,
-        description="log-scale position of the ancestral variance between its bounds (0: lower)",
+        default=0.3, ge=0, le=1, description="log-scale position of the ancestral variance in its bounds (0: lower)"
     )
     tuned_gammas: int = Field(
         default=0,
         ge=0,
-        description="values of gamma tried at each number of steps (the paper: 11); 0: use ancestral_gamma",
+        description="values of gamma to try at each number of steps (paper: 11); 0: only ancestral_gamma",
     )
     tuning_seed: int = Field(
         default=1, ge=0, description="seed of the noise that gamma is tuned on; must differ from seed"

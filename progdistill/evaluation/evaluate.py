@@ -9,20 +9,9 @@ from progdistill.evaluation.measurement import EvaluationRecord
 from progdistill.evaluation.nearest import neighbors_of
 from progdistill.evaluation.plan import PlannedMeasurement
 from progdistill.evaluation.runner import MeasurementRunner
-from progdistill.features.manifest import EvaluatorManifest
 from progdistill.registry.checkpoint import CheckpointManifest
 from progdistill.registry.evaluations import MeasurementSpec
 from progdistill.store.base import Store
-
-
-def prepare_evaluator(
-    store: Store, settings: EvaluationSettings, info: DatasetInfo, *, device: str = "cpu"
-) -> EvaluatorManifest:
-    """Publish the evaluator and the reference statistics, unless the store has them.
-
-    Done once before evaluations that run side by side, each of which would do it otherwise.
-    """
-    return MeasurementRunner(store, settings, info, device).prepare()
 
 
 def evaluate_checkpoint(
@@ -107,14 +96,13 @@ def sample_distributed(
     """Sample this rank's share of what `evaluate_checkpoint`, called afterward on rank 0, will measure.
 
     All ranks call it with equal arguments. Shards do not depend on the number of ranks, so neither do the
-    figures. Finished shards are kept in the store, where a later attempt finds them.
-
-    `barrier` returns when every rank has called it.
+    figures. Finished shards stay in the store, where a later attempt finds them. `barrier` returns when every
+    rank has called it.
     """
     if sampling_steps > settings.max_sampling_steps:
         return
     if rank == 0:
-        prepare_evaluator(store, settings, info, device=device)
+        MeasurementRunner(store, settings, info, device).prepare()
     barrier()
     runner, shares = MeasurementRunner(store, settings, info, device), RoundRobin(rank, world_size)
 

@@ -53,11 +53,8 @@ class Moments(NamedTuple):
 
 
 def moments_of(features: Float[Tensor, "count dimensions"]) -> Moments:
-    """The moments of one batch, computed where the features are (a device with float64), on the CPU."""
+    """The moments, on the CPU, of a non-empty batch, computed where it is (a device with float64)."""
     wide = features.double()
-    if len(wide) == 0:
-        dimensions = wide.shape[1]
-        return Moments(0, torch.zeros(dimensions).double(), torch.zeros(dimensions, dimensions).double())
     mean = wide.mean(dim=0)
     return Moments(len(wide), mean.cpu(), _gram(wide - mean))
 
@@ -76,8 +73,6 @@ def merge(first: Moments, second: Moments) -> Moments:
     With δ = μ₂ − μ₁ and n = n₁ + n₂: μ = μ₁ + (n₂/n)·δ and S = S₁ + S₂ + (n₁·n₂/n)·δδᵀ.
     """
     count = first.vectors + second.vectors
-    if count == 0:
-        return first
     shift = second.mean - first.mean
     share = second.vectors / count
     return Moments(
@@ -142,8 +137,7 @@ def _product_eigenvalues(first: Array, second: Array) -> Array:
     except np.linalg.LinAlgError:
         first, second = second, first
         root = _root(first)
-    eigenvalues: Array = np.linalg.eigvalsh(root.T @ second @ root)
-    return eigenvalues
+    return np.asarray(np.linalg.eigvalsh(root.T @ second @ root), np.float64)
 
 
 def _root(covariance: Array) -> Array:

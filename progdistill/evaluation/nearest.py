@@ -79,5 +79,4 @@ def _flat(images: Pixels) -> NDArray[np.float32]:
 
 def _squared_distances(queries: NDArray[np.float32], images: NDArray[np.float32]) -> NDArray[np.float32]:
     squares = (queries**2).sum(axis=1)[:, None] + (images**2).sum(axis=1)[None, :]
-    distances: NDArray[np.float32] = squares - 2 * queries @ images.T
-    return distances
+    return np.asarray(squares - 2 * queries @ images.T, np.float32)

@@ -15,9 +15,8 @@ from progdistill.store.layout import reference_statistics_key
 INCEPTION_FEATURES = 2048
 _SETTING = "evaluation.reference_statistics"
 
-
 MeanAndCovariance = tuple[NDArray[np.float64], NDArray[np.float64]]
-"""[d] and [d, d]."""
+"""Of real features: [d] and [d, d]."""
 
 
 def pinned_statistics(store: Store, settings: EvaluationSettings) -> EvaluationSettings:

@@ -57,7 +57,10 @@ class MeasurementRunner:
         return reference_of(self._store, self.extractor, self._info, REFERENCE_SPLIT, self._device)
 
     def prepare(self) -> EvaluatorManifest:
-        """Load the evaluator and the reference statistics, publishing what the store lacks."""
+        """Publish the evaluator and the reference statistics, unless the store has them.
+
+        Done once before evaluations that run side by side, each of which would do it otherwise.
+        """
         _ = self.reference
         return self.evaluator_manifest
 

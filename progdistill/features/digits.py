@@ -1,7 +1,5 @@
 """Features of a small classifier trained on the embedded digits."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -61,8 +59,12 @@ class DigitsEvaluator:
         return {"name": settings.evaluator, "trained_on": info.fingerprint, "split": "train", "seed": SEED}
 
     def obtain(self, settings: FeatureSettings, info: DatasetInfo, folder: Path) -> ObtainedWeights:
-        with _one_thread():
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # Sums split over threads round differently elsewhere.
+        try:
             network = _train(*_read(info, "train"))
+        finally:
+            torch.set_num_threads(threads)
         images, labels = _read(info, "test")
         with torch.inference_mode():
             accuracy = float((network(images).argmax(dim=1) == labels).double().mean())
@@ -99,17 +101,6 @@ def _train(images: UInt8[Tensor, "count 1 8 8"], labels: Int64[Tensor, " count"]
             optimizer.step()
             annealing.step()
     return network.eval().requires_grad_(False)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Sums split over threads round differently elsewhere, and so small a network gains nothing."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _read(info: DatasetInfo, split: str) -> tuple[UInt8[Tensor, "count 1 8 8"], Int64[Tensor, " count"]]:

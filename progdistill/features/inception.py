@@ -2,9 +2,8 @@
 
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +54,8 @@ class InceptionEvaluator:
 
         clean = recipe["mode"] == "clean"
         resize = resizer(INPUT_SIZE) if clean else torch.Tensor.float
-        with tempfile.TemporaryDirectory() as folder, _no_deprecation_warning():
+        quiet = warnings.catch_warnings(action="ignore", category=FutureWarning)  # deprecated; there is no other form
+        with tempfile.TemporaryDirectory() as folder, quiet:
             (Path(folder) / "inception-2015-12-05.pt").symlink_to(weights.absolute())  # the name it looks for
             network = InceptionV3W(folder, download=False, resize_inside=not clean).eval().to(device)
             # The original implementation of the Inception Score leaves out the bias of this softmax layer.
@@ -74,18 +74,10 @@ class InceptionEvaluator:
 
 def load_torchscript(path: Path, device: str) -> torch.jit.ScriptModule:
     """Load a TorchScript file onto a device, in evaluation mode."""
-    with _no_deprecation_warning():
+    with warnings.catch_warnings(action="ignore", category=FutureWarning):  # deprecated, but the file is what it is
         network: torch.jit.ScriptModule = torch.jit.load(str(path), map_location=device)  # type: ignore[no-untyped-call]
     network.eval()
     return network
-
-
-@contextmanager
-def _no_deprecation_warning() -> Iterator[None]:
-    """TorchScript is deprecated for new networks; these exist in no other form."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        yield
 
 
 def resizer(size: int) -> Callable[[UInt8[Tensor, "batch 3 height width"]], Float[Tensor, "batch 3 size size"]]:

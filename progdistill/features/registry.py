@@ -4,8 +4,6 @@ import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pydantic import JsonValue
-
 from progdistill.data.dataset import DatasetInfo
 from progdistill.features.base import EvaluatorKind, FeatureExtractor
 from progdistill.features.config import FeatureSettings
@@ -45,21 +43,6 @@ def find_or_publish_evaluator(store: Store, settings: FeatureSettings, info: Dat
         if found is not None:
             return found
         store.delete(key)  # trained again, the evaluator may be a different one
-    published = _publish(store, kind, recipe, settings, info)
-    record = RecipeRecord(recipe=recipe, evaluator_id=published.id)
-    return load_evaluator_manifest(store, publish_record(store, key, record).evaluator_id)
-
-
-def open_evaluator(store: Store, manifest: EvaluatorManifest, device: str = "cpu") -> FeatureExtractor:
-    """Load an evaluator's weights, verified against their digest, onto a device."""
-    identity = manifest.identity
-    weights = store.download(blob_key(identity.weights.sha256), identity.weights)
-    return FeatureExtractor(manifest, KINDS[identity.name].load(weights, identity.recipe, device))
-
-
-def _publish(
-    store: Store, kind: EvaluatorKind, recipe: dict[str, JsonValue], settings: FeatureSettings, info: DatasetInfo
-) -> EvaluatorManifest:
     with tempfile.TemporaryDirectory() as folder:
         obtained = kind.obtain(settings, info, Path(folder))
         weights = store.upload(obtained.path, blob_key)
@@ -77,4 +60,13 @@ def _publish(
         created_at=datetime.now(UTC),
         code_version=__version__,
     )
-    return publish_record(store, evaluator_key(manifest.id), manifest)
+    publish_record(store, evaluator_key(manifest.id), manifest)
+    record = publish_record(store, key, RecipeRecord(recipe=recipe, evaluator_id=manifest.id))
+    return load_evaluator_manifest(store, record.evaluator_id)
+
+
+def open_evaluator(store: Store, manifest: EvaluatorManifest, device: str = "cpu") -> FeatureExtractor:
+    """Load an evaluator's weights, verified against their digest, onto a device."""
+    identity = manifest.identity
+    weights = store.download(blob_key(identity.weights.sha256), identity.weights)
+    return FeatureExtractor(manifest, KINDS[identity.name].load(weights, identity.recipe, device))

@@ -1,6 +1,7 @@
 """Measuring jobs: prepare an evaluator, or evaluate a checkpoint."""
 
-from progdistill.evaluation.evaluate import evaluate_checkpoint, prepare_evaluator, sample_distributed
+from progdistill.evaluation.evaluate import evaluate_checkpoint, sample_distributed
+from progdistill.evaluation.runner import MeasurementRunner
 from progdistill.jobs.spec import EvaluateSpec, EvaluationOutput, EvaluatorOutput, JobRequest, PrepareEvaluatorSpec
 from progdistill.registry.checkpoint import load_manifest
 from progdistill.store.base import Store
@@ -13,7 +14,7 @@ def run_measuring(
     """Do the job with all ranks; return what it publishes on rank 0, None on others."""
     device = str(rank.device)
     if isinstance(spec, PrepareEvaluatorSpec):
-        evaluator = prepare_evaluator(store, spec.evaluation, request.dataset, device=device)
+        evaluator = MeasurementRunner(store, spec.evaluation, request.dataset, device).prepare()
         return EvaluatorOutput(evaluator_id=evaluator.id)
     manifest = load_manifest(store, spec.checkpoint)
     baseline = None if spec.baseline is None else load_manifest(store, spec.baseline)

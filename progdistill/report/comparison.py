@@ -10,16 +10,7 @@ from pydantic import JsonValue
 from progdistill.errors import UsageError
 from progdistill.models_base import Frozen, leaves
 from progdistill.progress import format_duration
-from progdistill.report.figures import (
-    MUTED,
-    RUN_COLORS,
-    Curve,
-    curves_of,
-    describe_curves,
-    distance_charts,
-    draw_distance_chart,
-    to_png,
-)
+from progdistill.report.figures import MUTED, RUN_COLORS, Curve, curves_of, distance_charts, draw_distance_chart, to_png
 from progdistill.report.input import ReportInput, counts_text, distance_label, distance_name_of, number
 from progdistill.report.page import render
 from progdistill.store.files import atomic_write
@@ -100,22 +91,6 @@ def _differences(configurations: Sequence[dict[str, JsonValue]]) -> tuple[Differ
     return tuple(d for d in found if any(value != d.values[0] for value in d.values))
 
 
-def build_comparison(runs: Sequence[ReportInput], out: Path) -> Path:
-    """Write comparison.html, comparison.json and comparison.png into `out`; return the HTML's path.
-
-    Raises what `compare_runs` raises.
-    """
-    comparison = compare_runs(runs)
-    out.mkdir(parents=True, exist_ok=True)
-    curves = comparison_curves(runs)
-    title, note = "Distance against sampling steps", counts_text(runs[0])
-    chart = draw_distance_chart(curves, comparison.distance_name, title, note)
-    atomic_write(out / "comparison.png", to_png(chart))
-    atomic_write(out / "comparison.json", (comparison.model_dump_json(indent=2) + "\n").encode())
-    atomic_write(out / "comparison.html", _page(comparison, curves, note).encode())
-    return out / "comparison.html"
-
-
 def comparison_curves(runs: Sequence[ReportInput]) -> list[Curve]:
     """Return the distilled curve of each run, then the undistilled DDIM of the first."""
     curves = []
@@ -128,16 +103,29 @@ def comparison_curves(runs: Sequence[ReportInput]) -> list[Curve]:
     ]
 
 
-def _page(comparison: Comparison, curves: list[Curve], counts: str) -> str:
+def build_comparison(runs: Sequence[ReportInput], out: Path) -> Path:
+    """Write comparison.html, comparison.json and comparison.png into `out`; return the HTML's path.
+
+    Raises what `compare_runs` raises.
+    """
+    comparison = compare_runs(runs)
+    out.mkdir(parents=True, exist_ok=True)
+    curves = comparison_curves(runs)
+    title, note = "Distance against sampling steps", counts_text(runs[0])
+    chart = draw_distance_chart(curves, comparison.distance_name, title, note)
+    atomic_write(out / "comparison.png", to_png(chart))
+    atomic_write(out / "comparison.json", (comparison.model_dump_json(indent=2) + "\n").encode())
     distance = distance_label(comparison.distance_name)
     rows = [[f"{row.sampling_steps:,}", *map(number, row.distances)] for row in comparison.rows]
     rows.append(["Total training time", *map(format_duration, comparison.training_seconds)])
-    return render(
+    page = render(
         "comparison.html.j2",
         comparison=comparison,
         distance=distance,
-        counts=counts,
-        charts=distance_charts(curves, comparison.distance_name, f"{distance}. {describe_curves(curves)}"),
+        counts=note,
+        charts=distance_charts(curves, comparison.distance_name, distance),
         rows=rows,
         differences=[[d.path, *map(json.dumps, d.values)] for d in comparison.differences],
     )
+    atomic_write(out / "comparison.html", page.encode())
+    return out / "comparison.html"

@@ -133,11 +133,6 @@ def curves_of(run: ReportInput) -> list[Curve]:
     return [curve for curve in curves if curve.points]
 
 
-def describe_curves(curves: Sequence[Curve]) -> str:
-    """Return all points as text, for readers who do not see the chart."""
-    return "; ".join(f"{c.label}: " + ", ".join(f"{d:.3g} at {s}" for s, d in c.points) for c in curves)
-
-
 def _positive(pairs: Iterable[tuple[int, float | None]]) -> tuple[tuple[int, float], ...]:
     return tuple(sorted((steps, value) for steps, value in pairs if value is not None and value > 0))
 
@@ -151,30 +146,27 @@ def draw_distance_chart(
     size: tuple[float, float] = WIDE,
 ) -> "Figure":
     """Draw distances against sampling steps on logarithmic axes, the first curve on top; `size` is in inches."""
+    from matplotlib.ticker import NullLocator
+
     figure = new_figure(*size)
     axes = figure.subplots()
     for order, curve in enumerate(curves):
         steps, distances = zip(*curve.points, strict=True)
-        axes.plot(
-            steps,
-            distances,
-            curve.line,
-            color=curve.color,
-            marker=curve.marker,
-            markersize=6.5,
-            markeredgecolor=PAPER,
-            markeredgewidth=1.0,
-            linewidth=2.4 if order == 0 else 1.8,
-            label=curve.label,
-            zorder=10 - order,
-            clip_on=False,
-        )
+        (line,) = axes.plot(steps, distances, curve.line, color=curve.color, marker=curve.marker, label=curve.label)
+        line.set(linewidth=2.4 if order == 0 else 1.8, zorder=10 - order, clip_on=False)
     if title:
         axes.set_title(title, pad=30 if note else None)
         axes.text(0, 1.03, note, transform=axes.transAxes, color=MUTED, va="bottom")
     axes.set_xlabel("Sampling steps")
     axes.set_ylabel(distance_label(distance_name))
-    _log_axes(axes, [steps for curve in curves for steps, _ in curve.points])
+    axes.set_xscale("log", base=2)
+    _log_scale(axes)
+    ticks = sorted({steps for curve in curves for steps, _ in curve.points}) or [1]
+    axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.grid(axis="y")
+    axes.tick_params(length=0, pad=7)
+    axes.margins(x=0.05, y=0.08)
     if curves:
         axes.legend(loc="upper right", fontsize=11, handlelength=2.4)
     else:
@@ -182,8 +174,13 @@ def draw_distance_chart(
     return figure
 
 
-def distance_charts(curves: Sequence[Curve], distance_name: str | None, description: str) -> dict[str, Markup]:
-    """Draw the chart as SVG for a desktop page and for a phone; style.css shows the one that fits."""
+def distance_charts(curves: Sequence[Curve], distance_name: str | None, title: str) -> dict[str, Markup]:
+    """Draw the chart as SVG for a desktop page and for a phone; style.css shows the one that fits.
+
+    Screen readers get its title and all points.
+    """
+    points = "; ".join(f"{c.label}: " + ", ".join(f"{d:.3g} at {s}" for s, d in c.points) for c in curves)
+    description = f"{title}. {points}"
     return {
         name: to_svg(draw_distance_chart(curves, distance_name, size=size), description, f"distance-{name}")
         for name, size in (("wide", WIDE), ("narrow", NARROW))
@@ -214,19 +211,6 @@ def _loss_panel(name: str, stage: StageEntry) -> "Figure":
     axes.tick_params(labelsize=9.5, length=0, pad=4)
     axes.margins(x=0.02)
     return figure
-
-
-def _log_axes(axes: "Axes", steps: Sequence[int]) -> None:
-    from matplotlib.ticker import NullLocator
-
-    axes.set_xscale("log", base=2)
-    _log_scale(axes)
-    ticks = sorted(set(steps)) or [1]
-    axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.grid(axis="y")
-    axes.tick_params(length=0, pad=7)
-    axes.margins(x=0.05, y=0.08)
 
 
 def _log_scale(axes: "Axes", most_ticks: int = 7) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from progdistill.progress import format_duration
-from progdistill.report.figures import curves_of, describe_curves, distance_charts, loss_charts
+from progdistill.report.figures import curves_of, distance_charts, loss_charts
 from progdistill.report.input import ReportInput, counts_text, distance_label, distance_name_of, steps_text
 from progdistill.report.samples import class_grids, neighbor_groups, sample_rows
 from progdistill.report.tables import cost_note, cost_table, facts, headline, omissions, quality_note, quality_table
@@ -35,7 +35,6 @@ def render(template: str, **context: Any) -> str:
 def report_page(run: ReportInput) -> str:
     """Return the report of a run as one HTML page with every figure inside it."""
     name, counts, curves = distance_label(distance_name_of(run)), counts_text(run), curves_of(run)
-    description = f"{name} of {counts}, by sampling steps. {describe_curves(curves)}"
     return render(
         "report.html.j2",
         run=run,
@@ -43,7 +42,7 @@ def report_page(run: ReportInput) -> str:
         facts=facts(run),
         distance=name,
         counts=counts,
-        charts=distance_charts(curves, distance_name_of(run), description),
+        charts=distance_charts(curves, distance_name_of(run), f"{name} of {counts}, by sampling steps"),
         samples=sample_rows(run),
         classes=class_grids(run),
         neighbors=neighbor_groups(run),

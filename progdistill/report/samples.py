@@ -8,7 +8,7 @@ import numpy as np
 
 from progdistill.images import Pixels, decode_contact_sheet, encode_png, enlarge, grid, readable_scale
 from progdistill.report.figures import MUTED, new_figure, themed
-from progdistill.report.input import ReportInput, SampleImages, StageEntry, steps_text
+from progdistill.report.input import ReportInput, SampleImages, steps_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -65,28 +65,39 @@ def sample_rows(run: ReportInput) -> list[SampleRows]:
         ("Distilled", "All samples in a column start from the same noise.", distilled),
         ("Undistilled, DDIM", "From the same noise, with as many steps.", undistilled),
     ]
-    return [
-        SampleRows(
-            title,
-            caption,
-            _names(found[0][1].labels, run.class_names),
-            [(steps_text(stage.sampling_steps), _row_picture(title, stage, images)) for stage, images in found],
-        )
-        for title, caption, found in parts
-        if found
-    ]
+    sections = []
+    for title, caption, found in parts:
+        if found:
+            kind = title.partition(",")[0].lower()
+            rows = []
+            for stage, images in found:
+                steps = steps_text(stage.sampling_steps)
+                alt = f"{min(images.images, COLUMNS)} {kind} samples at {steps}"
+                rows.append((steps, _picture(_row(images), alt)))
+            sections.append(SampleRows(title, caption, _names(found[0][1].labels, run.class_names), rows))
+    return sections
 
 
 def class_grids(run: ReportInput) -> list[ClassGrid]:
-    """Several samples of each class, for the stages of fewest steps; none without classes."""
+    """Several samples of each class, for the stages of fewest steps; none without classes.
+
+    Classes with a single image are omitted. All columns are as long as the shortest.
+    """
     grids = []
     for stage in run.checkpoints[-CLASSES_AT_STAGES:]:
-        found = by_class(stage.samples) if stage.samples is not None else None
-        if found is not None:
-            pixels, labels = found
-            steps = steps_text(stage.sampling_steps)
-            shown = _picture(pixels, f"Distilled samples at {steps}, a column for each class")
-            grids.append(ClassGrid(_names(labels, run.class_names), shown, steps))
+        if (samples := stage.samples) is None or samples.labels is None:
+            continue
+        indices = {label: [i for i, own in enumerate(samples.labels) if own == label] for label in samples.labels}
+        classes = sorted(label for label, found in indices.items() if len(found) > 1)[:COLUMNS]
+        if not classes:
+            continue
+        rows = min(len(indices[label]) for label in classes)
+        images = decode_contact_sheet(samples.png, samples.images)
+        chosen = images[[indices[label][row] for row in range(rows) for label in classes]]
+        pixels = grid(chosen, columns=len(classes), scale=readable_scale(images.shape[1]))
+        steps = steps_text(stage.sampling_steps)
+        picture = _picture(pixels, f"Distilled samples at {steps}, a column for each class")
+        grids.append(ClassGrid(_names(classes, run.class_names), picture, steps))
     return grids
 
 
@@ -106,23 +117,6 @@ def neighbor_groups(run: ReportInput) -> NeighborGroups | None:
             groups.append([_picture(enlarge(i, scale), alt) for i, alt in zip(own, alts, strict=True)])
         return NeighborGroups(groups, steps_text(stage.sampling_steps), found.mirrored)
     return None
-
-
-def by_class(samples: SampleImages) -> tuple[Pixels, list[int]] | None:
-    """Return a grid with a column per class, at most COLUMNS, and the classes.
-
-    Classes with a single image are omitted (None if all are). All columns are as long as the shortest.
-    """
-    if samples.labels is None:
-        return None
-    indices = {label: [i for i, own in enumerate(samples.labels) if own == label] for label in samples.labels}
-    classes = sorted(label for label, found in indices.items() if len(found) > 1)[:COLUMNS]
-    if not classes:
-        return None
-    rows = min(len(indices[label]) for label in classes)
-    images = decode_contact_sheet(samples.png, samples.images)
-    chosen = images[[indices[label][row] for row in range(rows) for label in classes]]
-    return grid(chosen, columns=len(classes), scale=readable_scale(images.shape[1])), classes
 
 
 @themed()
@@ -160,12 +154,6 @@ def _row(samples: SampleImages) -> Pixels:
     """The first samples next to each other, enlarged smoothly."""
     images = decode_contact_sheet(samples.png, samples.images)[:COLUMNS]
     return grid(images, columns=len(images), scale=readable_scale(images.shape[1]))
-
-
-def _row_picture(title: str, stage: StageEntry, samples: SampleImages) -> Picture:
-    what = title.partition(",")[0].lower()
-    count = min(samples.images, COLUMNS)
-    return _picture(_row(samples), f"{count} {what} samples at {steps_text(stage.sampling_steps)}")
 
 
 def _names(labels: Sequence[int] | None, class_names: Sequence[str]) -> list[str]:

@@ -6,7 +6,7 @@ import torch
 from progdistill.data.dataset import DatasetInfo
 from progdistill.errors import LostInvariantError, UsageError
 from progdistill.evaluation.config import EvaluationSettings
-from progdistill.evaluation.evaluate import prepare_evaluator
+from progdistill.evaluation.runner import MeasurementRunner
 from progdistill.features.registry import find_or_publish_evaluator, open_evaluator
 from progdistill.store.base import Store
 from progdistill.store.layout import blob_key
@@ -14,15 +14,15 @@ from progdistill.store.open import open_store
 
 
 def test_the_classifier_reads_unseen_digits(evaluated_store: Store, digits: DatasetInfo) -> None:
-    manifest = prepare_evaluator(evaluated_store, EvaluationSettings(), digits)
+    manifest = MeasurementRunner(evaluated_store, EvaluationSettings(), digits).prepare()
     assert manifest.test_accuracy is not None
     assert manifest.test_accuracy >= 0.97
 
 
 def test_it_is_trained_once_and_found_afterward(evaluated_store: Store, digits: DatasetInfo) -> None:
-    first = prepare_evaluator(evaluated_store, EvaluationSettings(), digits)
+    first = MeasurementRunner(evaluated_store, EvaluationSettings(), digits).prepare()
     keys = [item.key for item in evaluated_store.list("")]
-    again = prepare_evaluator(evaluated_store, EvaluationSettings(samples=5), digits)
+    again = MeasurementRunner(evaluated_store, EvaluationSettings(samples=5), digits).prepare()
     assert again == first
     assert [item.key for item in evaluated_store.list("")] == keys
 
