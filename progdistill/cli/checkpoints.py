@@ -23,8 +23,9 @@ from progdistill.registry.gc import (
     remove_garbage,
     require_safe_grace,
 )
-from progdistill.registry.listing import CheckpointSummary, checkpoints_of_run, list_checkpoints
+from progdistill.registry.listing import CheckpointSummary, list_checkpoints
 from progdistill.registry.resolve import resolve_reference
+from progdistill.registry.runs import require_run
 from progdistill.store.base import Store
 from progdistill.store.layout import blob_key, checkpoint_key, evaluations_prefix
 
@@ -202,7 +203,7 @@ def _gc(args: argparse.Namespace) -> int:
     require_between("--abandoned-days", args.abandoned_days, 0, MOST_DAYS)
     store = store_of(args)
     for run in args.forget_run:
-        checkpoints_of_run(store, run)  # A misspelled run must not pass for one without checkpoints.
+        require_run(store, run)  # A misspelled run must not pass for one without checkpoints.
     grace = args.grace_days * ONE_DAY
     if args.delete:
         require_safe_grace(store, grace)

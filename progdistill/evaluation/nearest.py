@@ -9,9 +9,8 @@ from progdistill.evaluation.measurement import Neighbors
 from progdistill.images import Pixels, decode_contact_sheet, encode_contact_sheet
 from progdistill.progress import Progress
 from progdistill.registry.evaluations import ContactSheet
-from progdistill.registry.records import load_valid_record, upload_bytes
 from progdistill.store.base import Store
-from progdistill.store.documents import publish_record
+from progdistill.store.documents import load_valid_record, publish_record, upload_bytes
 from progdistill.store.layout import blob_key, neighbors_key
 
 READ_IMAGES = 1024

@@ -16,10 +16,9 @@ from progdistill.evaluation.metrics import MomentStream
 from progdistill.evaluation.published_statistics import published_statistics
 from progdistill.features.base import FeatureExtractor
 from progdistill.progress import Progress
-from progdistill.registry.records import load_valid_record, upload_bytes
 from progdistill.store.base import Store
 from progdistill.store.digest import FileDigest, Sha256
-from progdistill.store.documents import Record, publish_record
+from progdistill.store.documents import Record, load_valid_record, publish_record, upload_bytes
 from progdistill.store.layout import blob_key, evaluator_key, reference_key
 
 BATCH_SIZE = 256

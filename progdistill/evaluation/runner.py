@@ -24,9 +24,8 @@ from progdistill.models.denoiser import load_denoiser
 from progdistill.progress import Progress
 from progdistill.registry.checkpoint import CheckpointManifest, load_manifest
 from progdistill.registry.evaluations import ContactSheet, Measurement, MeasurementSpec
-from progdistill.registry.records import load_valid_record, upload_bytes
 from progdistill.store.base import Store
-from progdistill.store.documents import publish_record, read_record
+from progdistill.store.documents import load_valid_record, publish_record, read_record, upload_bytes
 from progdistill.training.config import Precision
 from progdistill.training.devices import device_name
 from progdistill.training.execution import set_float32_products

@@ -19,10 +19,9 @@ from progdistill.images import Pixels
 from progdistill.models.denoiser import Denoiser
 from progdistill.progress import Progress
 from progdistill.registry.evaluations import MeasurementSpec
-from progdistill.registry.records import upload_bytes
 from progdistill.store.base import Store
 from progdistill.store.digest import FileDigest
-from progdistill.store.documents import Record, publish_record, read_record
+from progdistill.store.documents import Record, publish_record, read_record, upload_bytes
 from progdistill.store.failpoints import failpoint
 from progdistill.store.layout import blob_key, shard_key, shards_prefix
 

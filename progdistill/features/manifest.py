@@ -8,10 +8,9 @@ from pydantic import Field, JsonValue, model_validator
 
 from progdistill.errors import LostInvariantError
 from progdistill.models_base import Frozen, content_id
-from progdistill.registry.checkpoint import require_blob
 from progdistill.store.base import Store
 from progdistill.store.digest import FileDigest, Sha256
-from progdistill.store.documents import Record, read_record
+from progdistill.store.documents import Record, read_record, require_blob
 from progdistill.store.layout import blob_key, evaluator_key
 
 

@@ -13,9 +13,8 @@ from progdistill.features.from_file import FeaturesFileEvaluator
 from progdistill.features.inception import InceptionEvaluator
 from progdistill.features.manifest import EvaluatorIdentity, EvaluatorManifest, RecipeRecord, load_evaluator_manifest
 from progdistill.models_base import content_id
-from progdistill.registry.records import load_valid_record
 from progdistill.store.base import Store
-from progdistill.store.documents import publish_record, read_record
+from progdistill.store.documents import load_valid_record, publish_record, read_record
 from progdistill.store.layout import blob_key, evaluator_key, recipe_key
 from progdistill.version import NUMERICS_VERSION, __version__
 

@@ -8,9 +8,9 @@ from progdistill.errors import LostInvariantError
 from progdistill.features.manifest import require_evaluator
 from progdistill.jobs.events import JobEvent, Listener, ignore
 from progdistill.jobs.spec import CheckpointOutput, EvaluationOutput, EvaluatorOutput, JobRequest, JobResult, JobSpec
-from progdistill.registry.checkpoint import require_blob, require_checkpoint
+from progdistill.registry.checkpoint import require_checkpoint
 from progdistill.store.base import Store
-from progdistill.store.documents import publish_record, read_record
+from progdistill.store.documents import publish_record, read_record, require_blob
 from progdistill.store.layout import job_result_key
 
 logger = logging.getLogger(__name__)

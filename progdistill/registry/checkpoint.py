@@ -1,11 +1,10 @@
 """Checkpoints: immutable weights with a manifest, named by what they are."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, Self, TypeVar
 
 from pydantic import JsonValue, PositiveInt, model_validator
 
@@ -13,9 +12,11 @@ from progdistill.errors import LostInvariantError, ProgdistillError, UsageError
 from progdistill.models_base import Frozen, content_id
 from progdistill.store.base import Store
 from progdistill.store.digest import FileDigest, Sha256
-from progdistill.store.documents import Record, collect_errors, publish_record, read_record
+from progdistill.store.documents import Record, collect_errors, publish_record, read_record, require_blob
 from progdistill.store.layout import CHECKPOINTS, blob_key, checkpoint_key
 from progdistill.store.open import mark_layout
+
+Result = TypeVar("Result")
 
 
 class CheckpointKind(StrEnum):
@@ -141,16 +142,6 @@ class CheckpointManifest(Record):
         )
 
 
-def require_blob(store: Store, expected: FileDigest) -> None:
-    """Raise LostInvariantError unless the blob is in the store, at the right size."""
-    key = blob_key(expected.sha256)
-    found = next((item.size_bytes for item in store.list(key) if item.key == key), None)
-    if found is None:
-        raise LostInvariantError(f"{store.uri}/{key} is missing from the store")
-    if found != expected.size_bytes:
-        raise LostInvariantError(f"{store.uri}/{key} is damaged: {found:,} bytes, expected {expected.size_bytes:,}")
-
-
 def publish_checkpoint(
     store: Store,
     weights_path: Path,
@@ -220,20 +211,17 @@ def require_checkpoint(store: Store, checkpoint_id: str) -> None:
 
 def fetch_weights(store: Store, manifest: CheckpointManifest) -> Path:
     """Return a local, read-only safetensors file with the weights, whose digest has been verified."""
-    with _advised():
-        return store.download(blob_key(manifest.identity.weights.sha256), manifest.identity.weights)
+    return _with_advice(store.download, manifest.identity.weights)
 
 
 def verify_weights(store: Store, manifest: CheckpointManifest) -> None:
     """Raise LostInvariantError unless the weights are intact in the store itself, past any local cache."""
-    with _advised():
-        store.verify(blob_key(manifest.identity.weights.sha256), manifest.identity.weights)
+    _with_advice(store.verify, manifest.identity.weights)
 
 
-@contextmanager
-def _advised() -> Iterator[None]:
+def _with_advice(read: Callable[[str, FileDigest], Result], weights: FileDigest) -> Result:
     try:
-        yield
+        return read(blob_key(weights.sha256), weights)
     except LostInvariantError as error:
         raise LostInvariantError(
             f"{error}. Restore it from a backup, or remove it and run again what made it"

@@ -17,7 +17,7 @@ DEFAULT_GRACE: Final = timedelta(days=7)
 DEFAULT_PATIENCE: Final = timedelta(days=30)
 """An unfinished job whose snapshots and request are all older counts as abandoned."""
 
-_DIGEST: Final = re.compile(rb"\b[0-9a-f]{64}\b")
+_DIGEST: Final = re.compile(r"\b[0-9a-f]{64}\b", re.ASCII)
 
 References = dict[StoredObject, frozenset[str]]
 
@@ -111,7 +111,8 @@ class _Scan:
         self._ended_jobs = self._find_ended_jobs(abandoned_before)
         self._by_digest: dict[str, list[str]] = {}
         for key in self._with_lifetime(Lifetime.REFERENCE):
-            self._by_digest.setdefault(_digest_in(key), []).append(key)
+            for digest in _DIGEST.findall(key):
+                self._by_digest.setdefault(digest, []).append(key)
 
     def garbage(self) -> list[StoredObject]:
         """Everything that is not needed, in order of removal; of one kind the newest first."""
@@ -181,7 +182,7 @@ class _Scan:
             data = self._store.read(key) or b""
             declared = declared_references(data)
             if declared is None:
-                digests = {digest.decode() for digest in _DIGEST.findall(data)}
+                digests = _DIGEST.findall(data.decode(errors="replace"))
                 declared = [found for digest in digests for found in self._by_digest.get(digest, [])]
             owner = self._owner_key(key)
             self._references[item] = frozenset([*declared, *([owner] if owner else [])])
@@ -193,11 +194,6 @@ class _Scan:
 
 def _rank(kind: Kind | None) -> int:
     return KINDS.index(kind) if kind else len(KINDS)
-
-
-def _digest_in(key: str) -> str:
-    found = _DIGEST.search(key.encode())
-    return found[0].decode() if found else key
 
 
 def damaged_objects(

@@ -64,22 +64,17 @@ def lineage_tree(
     return [root for root in roots if any(node.manifest.id == wanted for node in root.walk())]
 
 
-def draw(roots: list[LineageNode], highlighted: str | None = None) -> Iterator[str]:
+def draw(roots: list[LineageNode], highlighted: str | None = None, head: str = "", indent: str = "") -> Iterator[str]:
     """Yield the trees as lines of text; an arrow marks the checkpoint with id `highlighted`.
 
-    A teacher's first student is drawn straight below it, with the other students, the branches, in between.
+    A teacher's first student is drawn straight below it, with the other students, the branches, in between. The
+    first line begins with `head`, the others with `indent`.
     """
-    for root in roots:
-        yield from _draw(root, "", "", highlighted)
-
-
-def _draw(node: LineageNode, head: str, indent: str, highlighted: str | None) -> Iterator[str]:
-    mark = "  ◀" if node.manifest.id == highlighted else ""
-    yield f"{head}● {describe(node)}{mark}"
-    for branch in node.children[1:]:
-        yield from _draw(branch, f"{indent}├─", f"{indent}│ ", highlighted)
-    for first in node.children[:1]:
-        yield from _draw(first, indent, indent, highlighted)
+    for node in roots:
+        mark = "  ◀" if node.manifest.id == highlighted else ""
+        yield f"{head}● {describe(node)}{mark}"
+        yield from draw(node.children[1:], highlighted, f"{indent}├─", f"{indent}│ ")
+        yield from draw(node.children[:1], highlighted, indent, indent)
 
 
 def describe(node: LineageNode) -> str:

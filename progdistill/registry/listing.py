@@ -7,7 +7,7 @@ from progdistill.models_base import Frozen
 from progdistill.registry.aliases import aliases_by_checkpoint
 from progdistill.registry.checkpoint import list_manifests
 from progdistill.registry.evaluations import best_record, evaluations_of
-from progdistill.registry.runs import run_checkpoints
+from progdistill.registry.runs import require_run
 from progdistill.store.base import Store
 
 
@@ -49,7 +49,7 @@ def list_checkpoints(
     Raises:
         UsageError: The run is unknown, or `max_distance` would compare different distances.
     """
-    held = None if run is None else checkpoints_of_run(store, run)
+    held = None if run is None else require_run(store, run).values()
     names = aliases_by_checkpoint(store)
     found = []
     for manifest in list_manifests(store, unreadable):
@@ -84,12 +84,3 @@ def list_checkpoints(
             )
         found = [s for s in found if s.distance is not None and s.distance <= max_distance]
     return sorted(found, key=lambda summary: summary.created_at)
-
-
-def checkpoints_of_run(store: Store, run: str) -> set[str]:
-    """Return the ids of the checkpoints that `Flow/run id` holds; UsageError for an unknown run."""
-    flow, _, run_id = run.partition("/")
-    held = set(run_checkpoints(store, flow, run_id).values()) if flow and run_id else set()
-    if not held:
-        raise UsageError(f"no run {run} in store {store.uri}; give it as Flow/run id (`progdistill lineage`)")
-    return held

@@ -4,9 +4,8 @@ import uuid
 from datetime import timedelta
 from typing import Any, Final
 
-from progdistill.errors import UsageError
 from progdistill.registry.checkpoint import CheckpointManifest, load_manifest
-from progdistill.registry.runs import run_checkpoints
+from progdistill.registry.runs import require_run
 from progdistill.store.base import Store
 from progdistill.store.layout import CHECKPOINTS
 from progdistill.version import __version__
@@ -23,10 +22,8 @@ def run_events(store: Store, run: str) -> list[dict[str, Any]]:
     as long before its end as it took, which is too late for one that was interrupted; an import ends as it
     starts. UsageError for an unknown run.
     """
+    checkpoints = require_run(store, run)
     flow, _, run_id = run.partition("/")
-    checkpoints = run_checkpoints(store, flow, run_id) if flow and run_id else {}
-    if not checkpoints:
-        raise UsageError(f"no run {run!r} in store {store.uri}; give it as Flow/run id (`progdistill lineage`)")
     return [
         event
         for steps, checkpoint_id in checkpoints.items()

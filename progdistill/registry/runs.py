@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import PositiveInt
 
-from progdistill.errors import LostInvariantError
+from progdistill.errors import LostInvariantError, UsageError
 from progdistill.store.base import Store
 from progdistill.store.digest import Sha256
 from progdistill.store.documents import Record, list_records, publish_record
@@ -50,6 +50,15 @@ def run_checkpoints(store: Store, flow: str, run_id: str) -> dict[int, str]:
     return {
         entry.sampling_steps: entry.checkpoint_id for entry in sorted(entries, key=lambda entry: -entry.sampling_steps)
     }
+
+
+def require_run(store: Store, run: str) -> dict[int, str]:
+    """Like `run_checkpoints`, for `Flow/run id`; UsageError for an unknown run."""
+    flow, _, run_id = run.partition("/")
+    checkpoints = run_checkpoints(store, flow, run_id) if flow and run_id else {}
+    if not checkpoints:
+        raise UsageError(f"no run {run} in store {store.uri}; give it as Flow/run id (`progdistill lineage`)")
+    return checkpoints
 
 
 def list_run_checkpoints(store: Store) -> list[RunCheckpoint]:

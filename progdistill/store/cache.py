@@ -6,14 +6,14 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
 from progdistill.errors import UsageError
 from progdistill.store.digest import FileDigest, HashingWriter, digest_of_descriptor, require_digest
-from progdistill.store.files import FORBIDDEN, FULL_DISK, sweep_folder
+from progdistill.store.files import explained, sweep_folder
 
 Fetch = Callable[[HashingWriter], object]
 """Writes the bytes of the wanted file."""
@@ -144,20 +144,12 @@ class BlobCache:
                 path.unlink(missing_ok=True)
                 excess -= size
 
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Turn what the file system refuses while the cache is used into a UsageError."""
-        try:
-            yield
-        except OSError as error:
-            cause = f"cannot use the cache of downloads in {self._folder}: {error.strerror}"
-            if error.errno in FULL_DISK:
-                raise UsageError(
-                    f"{cause}; free some space there, or set PROGDISTILL_CACHE to a folder with more"
-                ) from error
-            if error.errno in FORBIDDEN:
-                raise UsageError(f"{cause}; fix its permissions, or set PROGDISTILL_CACHE to another folder") from error
-            raise
+    def _explained(self) -> AbstractContextManager[None]:
+        return explained(
+            f"cannot use the cache of downloads in {self._folder}",
+            "free some space there, or set PROGDISTILL_CACHE to a folder with more",
+            "fix its permissions, or set PROGDISTILL_CACHE to another folder",
+        )
 
 
 def _fetch(path: Path, fetch: Fetch) -> FileDigest:

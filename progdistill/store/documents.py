@@ -1,9 +1,11 @@
-"""JSON documents in a store: read, published once, listed."""
+"""JSON documents in a store: read, published once, listed; and the files that they refer to."""
 
 import json
 import logging
-from collections.abc import Iterable, Iterator
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, ClassVar, Final, TypeVar
 
 from pydantic import ValidationError
@@ -11,6 +13,8 @@ from pydantic import ValidationError
 from progdistill.errors import LostInvariantError, ProgdistillError, TransientError, UsageError
 from progdistill.models_base import Frozen, content_id
 from progdistill.store.base import Store
+from progdistill.store.digest import FileDigest
+from progdistill.store.layout import blob_key
 
 logger = logging.getLogger(__name__)
 
@@ -157,3 +161,40 @@ def collect_errors(into: list[ProgdistillError] | None) -> Iterator[None]:
         if into is None:
             raise
         into.append(error)
+
+
+def require_blob(store: Store, expected: FileDigest) -> None:
+    """Raise LostInvariantError unless the blob is in the store, at the right size."""
+    key = blob_key(expected.sha256)
+    found = next((item.size_bytes for item in store.list(key) if item.key == key), None)
+    if found is None:
+        raise LostInvariantError(f"{store.uri}/{key} is missing from the store")
+    if found != expected.size_bytes:
+        raise LostInvariantError(f"{store.uri}/{key} is damaged: {found:,} bytes, expected {expected.size_bytes:,}")
+
+
+def upload_bytes(store: Store, data: bytes) -> FileDigest:
+    """Upload a file that was made in memory, named by its digest."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "data"
+        path.write_bytes(data)
+        return store.upload(path, blob_key)
+
+
+def load_valid_record(
+    store: Store, key: str, kind: type[Model], files: Callable[[Model], Iterable[FileDigest]]
+) -> Model | None:
+    """Read a record whose files are all in the store, at the right size; None if it must be made.
+
+    A record that is damaged or lacks a file is deleted, so that it can be made again.
+    """
+    try:
+        record = read_record(store, key, kind)
+        if record is not None:
+            for file in files(record):
+                require_blob(store, file)
+    except LostInvariantError as error:
+        logger.warning("recomputing %s: %s", key, error)
+        store.delete(key)
+        return None
+    return record

@@ -9,11 +9,25 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
+from progdistill.errors import UsageError
+
 FULL_DISK: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 """How a file system says that there is no room."""
 
 FORBIDDEN: Final = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
 """How a file system says that it is not to be written there, or not like that."""
+
+
+@contextmanager
+def explained(cause: str, full: str, forbidden: str) -> Iterator[None]:
+    """Turn a full disk or missing permission into a UsageError: the cause, the system's words, and that advice."""
+    try:
+        yield
+    except OSError as error:
+        advice = full if error.errno in FULL_DISK else forbidden if error.errno in FORBIDDEN else None
+        if advice is None:
+            raise
+        raise UsageError(f"{cause}: {error.strerror}; {advice}") from error
 
 
 @contextmanager

@@ -13,11 +13,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-from progdistill.errors import LostInvariantError, TransientError, UsageError
+from progdistill.errors import LostInvariantError, TransientError
 from progdistill.store.base import StoredObject, Versioned, checked_key, is_key
 from progdistill.store.digest import FileDigest, digest_of_descriptor, digest_of_file, require_digest
 from progdistill.store.failpoints import failpoint
-from progdistill.store.files import FORBIDDEN, FULL_DISK, sweep_folder
+from progdistill.store.files import explained, sweep_folder
 
 SCRATCH: Final = ".scratch"
 LOCK: Final = ".lock"
@@ -37,18 +37,15 @@ _FILE_MODE: Final = _mode_of_new_files()
 
 
 class LocalStore:
-    """Objects are files of the same name under `folder`; names that begin with a dot are the store's own."""
+    """A `Store` of files: an object's name is its key, under `folder`; names with a leading dot are the store's own."""
+
+    reuse_period: Final = timedelta(0)
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.expanduser().absolute()
-
-    @property
-    def uri(self) -> str:
-        """The folder's absolute path."""
-        return str(self.folder)
+        self.uri = str(self.folder)
 
     def read(self, key: str) -> bytes | None:
-        """See Store.read."""
         path = self._path(key)
         with self._explained("read", key):
             try:
@@ -59,18 +56,17 @@ class LocalStore:
                 return file.read()
 
     def read_versioned(self, key: str) -> Versioned | None:
-        """See Store.read_versioned. The version is the SHA-256 of the bytes."""
+        """The version is the SHA-256 of the bytes."""
         data = self.read(key)
         return None if data is None else Versioned(data, hashlib.sha256(data).hexdigest())
 
     def write(self, key: str, data: bytes) -> None:
-        """See Store.write."""
         with self._explained("write", key), self._staged(data) as staged:
             self._place(self._path(key), lambda path: os.replace(staged, path))
             failpoint("object.published")
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
-        """See Store.put_if_absent: a hard link fails if the name exists, whatever the file system."""
+        """A hard link fails if the name exists, whatever the file system."""
         if self.read(key) is not None:
             return False
         with self._explained("write", key), self._staged(data) as staged:
@@ -82,7 +78,7 @@ class LocalStore:
         return True
 
     def compare_and_swap(self, key: str, data: bytes, version: str) -> bool:
-        """See Store.compare_and_swap, under a lock on the store."""
+        """Under a lock on the store."""
         with self._locked():
             current = self.read_versioned(key)
             if current is None or current.version != version:
@@ -91,7 +87,6 @@ class LocalStore:
             return True
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
-        """See Store.list."""
         folder = self.folder / prefix.rpartition("/")[0]
         with self._explained("list", prefix or "objects"):
             found = self._keys_under(folder)
@@ -102,7 +97,7 @@ class LocalStore:
                 yield StoredObject(key, facts.st_size, datetime.fromtimestamp(facts.st_mtime, UTC))
 
     def delete(self, key: str) -> None:
-        """See Store.delete. Folders that it leaves empty go too."""
+        """Folders that it leaves empty go too."""
         path = self._path(key)
         with self._explained("remove", key):
             try:
@@ -114,7 +109,7 @@ class LocalStore:
                 folder.rmdir()
 
     def upload(self, path: Path, key_for: Callable[[str], str], *, consume: bool = False) -> FileDigest:
-        """See Store.upload. Replacing an object that is named by its digest repairs it if it is damaged."""
+        """Replacing an object that is named by its digest repairs it if it is damaged."""
         with self._explained("store", path.name):
             staged = self.scratch() / uuid.uuid4().hex
             try:
@@ -132,7 +127,7 @@ class LocalStore:
         return digest
 
     def download(self, key: str, expected: FileDigest) -> Path:
-        """See Store.download. The store's own file is handed out."""
+        """The store's own file is handed out."""
         path = self._path(key)
         with self._explained("read", key):
             try:
@@ -143,38 +138,29 @@ class LocalStore:
         return path
 
     def verify(self, key: str, expected: FileDigest) -> None:
-        """See Store.verify."""
         self.download(key, expected)
 
     def scratch(self) -> Path:
-        """See Store.scratch: on the store's own file system, so that a file can be renamed into place."""
+        """On the store's own file system, so that a file can be renamed into place."""
         folder = self.folder / SCRATCH
         with self._explained("write", SCRATCH):
             folder.mkdir(parents=True, exist_ok=True)
         return folder
 
-    @property
-    def reuse_period(self) -> timedelta:
-        """See Store.reuse_period."""
-        return timedelta(0)
-
     def check_writable(self) -> None:
-        """See Store.check_writable."""
         self.now()
 
     def free_bytes(self) -> int | None:
-        """See Store.free_bytes."""
         folder = self.folder
         while not folder.exists():
             folder = folder.parent
         return shutil.disk_usage(folder).free
 
     def sweep(self, before: datetime) -> int:
-        """See Store.sweep."""
         return sweep_folder(self.scratch(), before)
 
     def now(self) -> datetime:
-        """See Store.now: the clock of the file server, read off a file just written."""
+        """The clock of the file server, read off a file just written."""
         with self._explained("write", SCRATCH):
             probe = self.scratch() / uuid.uuid4().hex
             probe.write_bytes(b"clock")
@@ -240,18 +226,15 @@ class LocalStore:
     @contextmanager
     def _explained(self, action: str, name: str) -> Iterator[None]:
         """Turn the operating system's errors into ours."""
+        cause = f"cannot {action} {name} in store {self.uri}"
+        full = "free some space (`progdistill checkpoints gc`) or choose another --store"
         try:
-            yield
+            with explained(cause, full, "fix its permissions or choose another --store"):
+                yield
         except OSError as error:
-            cause = f"cannot {action} {name} in store {self.uri}: {error.strerror}"
-            if error.errno in FULL_DISK:
-                hint = "free some space (`progdistill checkpoints gc`) or choose another --store"
-                raise UsageError(f"{cause}; {hint}") from error
-            if error.errno in FORBIDDEN:
-                raise UsageError(f"{cause}; fix its permissions or choose another --store") from error
             if error.errno == errno.ELOOP:
-                raise LostInvariantError(f"{cause}; a store holds no symbolic links") from error
-            raise TransientError(cause) from error
+                raise LostInvariantError(f"{cause}: {error.strerror}; a store holds no symbolic links") from error
+            raise TransientError(f"{cause}: {error.strerror}") from error
 
 
 def _raise_unless_gone(error: OSError) -> None:
@@ -271,10 +254,10 @@ def _sync_folder(folder: Path) -> None:
 def _copy(source: Path, target: Path) -> FileDigest:
     """Copy to a new file, which is on disk on return, and hash what is copied."""
     with open(source, "rb") as reader, open(target, "xb") as writer:
+        size_bytes = os.fstat(reader.fileno()).st_size
         failpoint("file.copying")
         digest = digest_of_descriptor(reader.fileno(), copy_to=writer.fileno())
-        lengths = {digest.size_bytes, *(os.fstat(file.fileno()).st_size for file in (reader, writer))}
-        if len(lengths) > 1:
+        if {os.fstat(file.fileno()).st_size for file in (reader, writer)} != {size_bytes}:
             raise LostInvariantError(f"{source} changed its length while it was copied")
         failpoint("file.copied")
         os.fsync(writer.fileno())

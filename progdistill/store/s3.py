@@ -5,7 +5,7 @@ import hashlib
 import os
 import uuid
 from collections.abc import Callable, Iterator
-from datetime import datetime, timedelta
+from datetime import datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, Final, Self
@@ -27,7 +27,7 @@ from progdistill.store.s3_transfer import (
     CONFLICT,
     REUSE_PERIOD,
     TRANSFERS,
-    Target,
+    Place,
     abort_uploads,
     code_of,
     download_file,
@@ -41,13 +41,19 @@ CONFLICT_ATTEMPTS: Final = 5
 
 
 class S3Store:
-    """Objects under a prefix of a bucket. Credentials, region and endpoint come from the usual AWS settings.
+    """A `Store` of the objects under a prefix of a bucket.
 
-    Conditional requests (`If-None-Match`, `If-Match`) decide every race; the server verifies every checksum.
+    Credentials, region and endpoint come from the usual AWS settings. Conditional requests (`If-None-Match`,
+    `If-Match`) decide every race; the server verifies every checksum.
     """
 
+    folder: Final = None
+    reuse_period: Final = REUSE_PERIOD
+
     def __init__(self, client: Any, bucket: str, prefix: str, cache: BlobCache) -> None:
-        self._client, self._bucket, self._prefix, self._cache = client, bucket, prefix, cache
+        self._client, self._bucket, self._cache = client, bucket, cache
+        self.uri = f"s3://{bucket}/{prefix}".rstrip("/")
+        self._start = f"{prefix}/" if prefix else ""  # What the names of all our objects start with.
 
     @classmethod
     def at(cls, uri: str) -> Self:
@@ -72,28 +78,18 @@ class S3Store:
         register_failpoints(client)
         return cls(client, bucket, prefix, file_cache())
 
-    @property
-    def folder(self) -> None:
-        """See Store.folder: objects are not local files."""
-
-    @property
-    def uri(self) -> str:
-        """`s3://bucket/prefix`."""
-        return f"s3://{self._bucket}/{self._prefix}".rstrip("/")
-
     def read(self, key: str) -> bytes | None:
-        """See Store.read."""
         found = self.read_versioned(key)
         return None if found is None else found.data
 
     def read_versioned(self, key: str) -> Versioned | None:
-        """See Store.read_versioned. The version is the ETag. A reply that breaks off is requested again."""
+        """The version is the ETag. A reply that breaks off is requested again."""
         with explained(self.uri, f"read {key}"):
             attempts = 0
             while True:
                 attempts += 1
                 try:
-                    reply = self._client.get_object(**self._target(key).place)
+                    reply = self._client.get_object(**self._place(key))
                     return Versioned(reply["Body"].read(), reply["ETag"])
                 except ClientError as error:
                     if code_of(error) in ABSENT:
@@ -104,20 +100,16 @@ class S3Store:
                         raise
 
     def write(self, key: str, data: bytes) -> None:
-        """See Store.write."""
         with explained(self.uri, f"write {key}"):
             self._put(key, data)
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
-        """See Store.put_if_absent."""
         return self._put_on_condition(key, data, IfNoneMatch="*")
 
     def compare_and_swap(self, key: str, data: bytes, version: str) -> bool:
-        """See Store.compare_and_swap."""
         return self._put_on_condition(key, data, IfMatch=version)
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
-        """See Store.list."""
         start = self._start
         paginator = self._client.get_paginator("list_objects_v2")
         pages = paginator.paginate(Bucket=self._bucket, Prefix=start + prefix)
@@ -129,54 +121,45 @@ class S3Store:
                         yield StoredObject(key, item["Size"], item["LastModified"])
 
     def delete(self, key: str) -> None:
-        """See Store.delete."""
         with explained(self.uri, f"remove {key}"):
-            self._client.delete_object(**self._target(key).place)
+            self._client.delete_object(**self._place(key))
 
     def upload(self, path: Path, key_for: Callable[[str], str], *, consume: bool = False) -> FileDigest:
-        """See Store.upload. The file is read once for its name, then again part by part."""
+        """The file is read once for its name, then again part by part."""
         digest = digest_of_file(path)
         with explained(self.uri, f"store {path.name}"):
-            upload_file(self._target(key_for(digest.sha256)), path, digest)
+            upload_file(self._client, self._place(key_for(digest.sha256)), path, digest)
         if consume:
             path.unlink()
         return digest
 
     def download(self, key: str, expected: FileDigest) -> Path:
-        """See Store.download. The file is in the local cache."""
+        """The file is in the local cache."""
         return self._cache.path(expected, self._fetch(key), f"{self.uri}/{key}")
 
     def verify(self, key: str, expected: FileDigest) -> None:
-        """See Store.verify."""
         self._cache.verify(expected, self._fetch(key), f"{self.uri}/{key}")
 
     def scratch(self) -> Path:
-        """See Store.scratch."""
         return self._cache.scratch()
 
-    @property
-    def reuse_period(self) -> timedelta:
-        """See Store.reuse_period."""
-        return REUSE_PERIOD
-
     def check_writable(self) -> None:
-        """See Store.check_writable."""
         probe = probe_key(uuid.uuid4().hex)
         self.write(probe, b"probe")
         self.delete(probe)
 
     def free_bytes(self) -> int | None:
-        """See Store.free_bytes: a bucket has no limit."""
+        """A bucket has no limit."""
         return None
 
     def sweep(self, before: datetime) -> int:
-        """See Store.sweep: aborts multipart uploads, for which S3 charges until then."""
+        """Aborts multipart uploads, for which S3 charges until then."""
         with explained(self.uri, "remove unfinished uploads"):
             aborted = abort_uploads(self._client, self._bucket, self._start, before)
         return aborted + sweep_folder(self.scratch(), before)
 
     def now(self) -> datetime:
-        """See Store.now: the date of a reply."""
+        """The date of a reply."""
         with explained(self.uri, "read the clock"):
             reply = self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._start, MaxKeys=1)
         return parsedate_to_datetime(reply["ResponseMetadata"]["HTTPHeaders"]["date"])
@@ -184,21 +167,16 @@ class S3Store:
     def _fetch(self, key: str) -> Fetch:
         def fetch(writer: HashingWriter) -> None:
             with explained(self.uri, f"read {key}"):
-                download_file(self._target(key), writer)
+                download_file(self._client, self._place(key), writer)
 
         return fetch
 
-    @property
-    def _start(self) -> str:
-        """What the names of all our objects in the bucket start with."""
-        return f"{self._prefix}/" if self._prefix else ""
-
-    def _target(self, key: str) -> Target:
-        return Target(self._client, self._bucket, self._start + checked_key(key))
+    def _place(self, key: str) -> Place:
+        return {"Bucket": self._bucket, "Key": self._start + checked_key(key)}
 
     def _put(self, key: str, data: bytes, **condition: str) -> None:
         checksum = base64.b64encode(hashlib.sha256(data).digest()).decode()
-        facts = {**self._target(key).place, "ChecksumSHA256": checksum, **condition}
+        facts = {**self._place(key), "ChecksumSHA256": checksum, **condition}
         retry_if_damaged(lambda: self._client.put_object(**facts, Body=data))
         failpoint("object.put")
 

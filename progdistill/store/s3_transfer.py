@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from boto3.s3.transfer import TransferConfig, create_transfer_manager
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, NoRegionError, PartialCredentialsError
@@ -15,6 +15,9 @@ from s3transfer.exceptions import RetriesExceededError, S3DownloadFailedError
 from progdistill.errors import LostInvariantError, ProgdistillError, TransientError, UsageError
 from progdistill.store.digest import PART_BYTES, FileDigest, HashingWriter, parts_of
 from progdistill.store.failpoints import failpoint
+
+Place = dict[str, str]
+"""The arguments that name an object in every call: `Bucket` and `Key`."""
 
 ABSENT: Final = {"404", "NoSuchKey", "NotFound"}
 CONFLICT: Final = {"412", "PreconditionFailed", "409", "ConditionalRequestConflict"}
@@ -101,49 +104,35 @@ def _translated(error: Exception, cause: str) -> ProgdistillError:
     return TransientError(f"{cause}: {message} ({code})")
 
 
-class Target(NamedTuple):
-    """An object in a bucket."""
-
-    client: Any
-    """A boto3 S3 client."""
-    bucket: str
-    key: str
-
-    @property
-    def place(self) -> dict[str, str]:
-        """The arguments that name the object in every call."""
-        return {"Bucket": self.bucket, "Key": self.key}
-
-
 def register_failpoints(client: Any) -> None:
     """Let a client's transfers pass the failpoints of uploads."""
     for event, name in _FAILPOINTS.items():
         client.meta.events.register(event, lambda name=name, **_: failpoint(name))
 
 
-def upload_file(target: Target, path: Path, digest: FileDigest) -> None:
+def upload_file(client: Any, place: Place, path: Path, digest: FileDigest) -> None:
     """Upload a file in parallel parts; the server verifies each by its SHA-256.
 
     Raises:
         LostInvariantError: The file changed since its digest was computed.
     """
-    if _is_stored(target, digest, within=REUSE_PERIOD):
+    if _is_stored(client, place, digest, within=REUSE_PERIOD):
         return
 
     def send() -> None:
-        with create_transfer_manager(target.client, _CONFIG) as manager:
-            manager.upload(str(path), target.bucket, target.key, {"ChecksumAlgorithm": "SHA256"}).result()
+        with create_transfer_manager(client, _CONFIG) as manager:
+            manager.upload(str(path), place["Bucket"], place["Key"], {"ChecksumAlgorithm": "SHA256"}).result()
 
     retry_if_damaged(send)
     failpoint("upload.completed")
-    if not _is_stored(target, digest):
+    if not _is_stored(client, place, digest):
         raise LostInvariantError(f"{path} changed while it was uploaded; try again")
 
 
-def _is_stored(target: Target, digest: FileDigest, within: timedelta | None = None) -> bool:
+def _is_stored(client: Any, place: Place, digest: FileDigest, within: timedelta | None = None) -> bool:
     """Whether the object is there with the checksum of the digest, stored within that time."""
     try:
-        found = target.client.head_object(**target.place, ChecksumMode="ENABLED")
+        found = client.head_object(**place, ChecksumMode="ENABLED")
     except ClientError as error:
         if code_of(error) in ABSENT:
             return False
@@ -156,18 +145,18 @@ def _is_stored(target: Target, digest: FileDigest, within: timedelta | None = No
     return within is None or bool(now - found["LastModified"] < within)
 
 
-def download_file(source: Target, writer: HashingWriter) -> None:
+def download_file(client: Any, place: Place, writer: HashingWriter) -> None:
     """Download an object in parallel parts.
 
     Raises:
         LostInvariantError: There is no such object.
     """
     try:
-        with create_transfer_manager(source.client, _CONFIG) as manager:
-            manager.download(source.bucket, source.key, writer).result()
+        with create_transfer_manager(client, _CONFIG) as manager:
+            manager.download(place["Bucket"], place["Key"], writer).result()
     except ClientError as error:
         if code_of(error) in ABSENT:
-            raise LostInvariantError(f"s3://{source.bucket}/{source.key} is missing from the store") from error
+            raise LostInvariantError(f"s3://{place['Bucket']}/{place['Key']} is missing from the store") from error
         raise
 
 
