@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from progdistill.models.config import DenoiserConfig
 from progdistill.registry.checkpoint import CheckpointManifest, fetch_weights, list_ids, load_manifest
-from progdistill.registry.evaluations import MeasurementSpec, evaluations_of, reported_only
+from progdistill.registry.evaluations import MeasurementSpec, evaluations_of
 from progdistill.store.base import Store
 from progdistill.store.documents import encode
 
@@ -105,8 +105,9 @@ def _generation(manifest: CheckpointManifest) -> str:
 
 
 def _figures(store: Store, manifest: CheckpointManifest) -> Iterator[str]:
-    for record in reported_only(evaluations_of(store, manifest.id)):
-        yield f"{record.distance_name} {record.distance:.4g}: {_sampling(record.spec)}"
+    for record in evaluations_of(store, manifest.id):
+        if not record.spec.trial:
+            yield f"{record.distance_name} {record.distance:.4g}: {_sampling(record.spec)}"
     if figures := manifest.provenance.figures:
         loss = "" if figures.final_loss is None else f", final loss {figures.final_loss:.4g}"
         yield f"trained for {figures.updates:,} updates in {figures.seconds:,.0f} s{loss}"

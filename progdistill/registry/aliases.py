@@ -77,8 +77,7 @@ def aliases_by_checkpoint(store: Store) -> dict[str, list[str]]:
 def move_alias(store: Store, name: str, checkpoint_id: str | None, moved_by: str) -> Alias:
     """Point an alias at a checkpoint, appending to its history.
 
-    Concurrent moves all end up in the history, each once: a move whose reply was lost is found there and not
-    repeated.
+    Concurrent moves all end up in the history, each once: a move whose reply was lost is found there and not repeated.
 
     Args:
         store: Where the alias is.

@@ -233,19 +233,14 @@ def list_ids(store: Store) -> list[str]:
     return [item.key.split("/")[1] for item in store.list(CHECKPOINTS) if item.key.endswith("/manifest.json")]
 
 
-def list_manifests(store: Store, unreadable: list[ProgdistillError] | None = None) -> Iterator[CheckpointManifest]:
-    """Yield every checkpoint's manifest, in order of id; see `load_manifests`."""
-    return load_manifests(store, list_ids(store), unreadable)
-
-
-def load_manifests(
-    store: Store, checkpoint_ids: Iterable[str], unreadable: list[ProgdistillError] | None = None
+def list_manifests(
+    store: Store, unreadable: list[ProgdistillError] | None = None, ids: Iterable[str] | None = None
 ) -> Iterator[CheckpointManifest]:
-    """Yield the manifests of those checkpoints that exist.
+    """Yield the manifests of all checkpoints in order of id, or of those of `ids` that exist.
 
     A manifest that cannot be read raises; with `unreadable` the error is appended there and it is skipped.
     """
-    for checkpoint_id in checkpoint_ids:
+    for checkpoint_id in list_ids(store) if ids is None else ids:
         with collect_errors(unreadable):
             manifest = _read_manifest(store, checkpoint_id)
             if manifest is not None:

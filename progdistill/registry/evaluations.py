@@ -102,23 +102,18 @@ def evaluations_of(
     return list(list_records(store, evaluations_prefix(checkpoint_id), Measurement, unreadable))
 
 
-def reported_only(measurements: list[Measurement]) -> list[Measurement]:
-    """Leave out the trials by which γ was chosen."""
-    return [measurement for measurement in measurements if not measurement.spec.trial]
-
-
 def best_record(manifest: CheckpointManifest, measurements: list[Measurement]) -> Measurement | None:
-    """Choose the measurement that stands for a checkpoint; None if there is none.
+    """Choose the measurement that stands for a checkpoint, never a trial; None if there is none.
 
     A student counts at the number of steps it was distilled to, any other model at the most steps measured.
     DDIM comes before other samplers, then the lowest guidance scale, the most samples, the newest.
     """
     steps = manifest.identity.sampling_steps
-    eligible = [m for m in reported_only(measurements) if steps in (None, m.spec.sampling_steps)]
-    return max(eligible, key=_precedence, default=None)
+    eligible = [m for m in measurements if not m.spec.trial and steps in (None, m.spec.sampling_steps)]
 
+    def precedence(measurement: Measurement) -> tuple[int, bool, float, int, datetime]:
+        spec = measurement.spec
+        ddim = spec.sampler is SamplerName.DDIM
+        return spec.sampling_steps, ddim, -(spec.guidance_scale or 0.0), spec.samples, measurement.created_at
 
-def _precedence(measurement: Measurement) -> tuple[int, bool, float, int, datetime]:
-    spec = measurement.spec
-    ddim = spec.sampler is SamplerName.DDIM
-    return spec.sampling_steps, ddim, -(spec.guidance_scale or 0.0), spec.samples, measurement.created_at
+    return max(eligible, key=precedence, default=None)

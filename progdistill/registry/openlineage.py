@@ -14,6 +14,8 @@ PRODUCER: Final = f"urn:progdistill:{__version__}"
 
 SPECIFICATION: Final = "https://openlineage.io/spec"
 
+_FACETS: Final = f"{SPECIFICATION}/facets/1-0-1"
+
 
 def run_events(store: Store, run: str) -> list[dict[str, Any]]:
     """Return a START and a COMPLETE event for each checkpoint of `run` (`Flow/run id`), most steps first.
@@ -34,53 +36,44 @@ def run_events(store: Store, run: str) -> list[dict[str, Any]]:
 def _start_and_end(
     store: Store, flow: str, run_id: str, steps: int, manifest: CheckpointManifest
 ) -> list[dict[str, Any]]:
-    parent, provenance = manifest.identity.parent, manifest.provenance
-    seconds = 0.0 if provenance.figures is None else provenance.figures.seconds
+    identity, provenance = manifest.identity, manifest.provenance
+    dataset = {
+        "namespace": "progdistill-datasets",
+        "name": provenance.dataset_name,
+        "facets": {"version": _version(identity.dataset_fingerprint)},
+    }
+    parent_run = {"run": {"runId": _uuid(flow, run_id)}, "job": {"namespace": "progdistill", "name": flow}}
+    parent_facet = _facet(f"{_FACETS}/ParentRunFacet.json#/$defs/ParentRunFacet", **parent_run)
     shared = {
         "producer": PRODUCER,
         "schemaURL": f"{SPECIFICATION}/2-0-2/OpenLineage.json#/$defs/RunEvent",
-        "run": {"runId": _uuid(flow, run_id, str(steps)), "facets": {"parent": _run_facet(flow, run_id)}},
+        "run": {"runId": _uuid(flow, run_id, str(steps)), "facets": {"parent": parent_facet}},
         "job": {"namespace": "progdistill", "name": f"{flow}.{steps}_steps", "facets": {}},
-        "inputs": [_dataset(manifest), *([_checkpoint(store, parent, {})] if parent else [])],
+        "inputs": [dataset, *([_checkpoint(store, identity.parent)] if identity.parent else [])],
     }
+    seconds = 0.0 if provenance.figures is None else provenance.figures.seconds
     started_at = provenance.created_at - timedelta(seconds=seconds)
-    output = _checkpoint(store, manifest.id, {"progdistill_checkpoint": _manifest_facet(manifest)})
+    facts = _facet("urn:progdistill:checkpoint-manifest:1", manifest=manifest.model_dump(mode="json"))
+    output = _checkpoint(store, manifest.id, progdistill_checkpoint=facts)
     return [
         {"eventType": "START", "eventTime": started_at.isoformat(), **shared, "outputs": []},
         {"eventType": "COMPLETE", "eventTime": provenance.created_at.isoformat(), **shared, "outputs": [output]},
     ]
 
 
-def _run_facet(flow: str, run_id: str) -> dict[str, Any]:
-    return {
-        "_producer": PRODUCER,
-        "_schemaURL": f"{SPECIFICATION}/facets/1-0-1/ParentRunFacet.json#/$defs/ParentRunFacet",
-        "run": {"runId": _uuid(flow, run_id)},
-        "job": {"namespace": "progdistill", "name": flow},
-    }
-
-
-def _dataset(manifest: CheckpointManifest) -> dict[str, Any]:
-    name, version = manifest.provenance.dataset_name, manifest.identity.dataset_fingerprint
-    return {"namespace": "progdistill-datasets", "name": name, "facets": {"version": _version(version)}}
-
-
-def _checkpoint(store: Store, checkpoint_id: str, facets: dict[str, Any]) -> dict[str, Any]:
+def _checkpoint(store: Store, checkpoint_id: str, **facets: Any) -> dict[str, Any]:
     facets = {"version": _version(checkpoint_id), **facets}
     return {"namespace": store.uri, "name": f"{CHECKPOINTS}{checkpoint_id}", "facets": facets}
 
 
 def _version(version: str) -> dict[str, Any]:
-    return {
-        "_producer": PRODUCER,
-        "_schemaURL": f"{SPECIFICATION}/facets/1-0-1/DatasetVersionDatasetFacet.json#/$defs/DatasetVersionDatasetFacet",
-        "datasetVersion": version,
-    }
+    return _facet(
+        f"{_FACETS}/DatasetVersionDatasetFacet.json#/$defs/DatasetVersionDatasetFacet", datasetVersion=version
+    )
 
 
-def _manifest_facet(manifest: CheckpointManifest) -> dict[str, Any]:
-    facts = manifest.model_dump(mode="json")
-    return {"_producer": PRODUCER, "_schemaURL": "urn:progdistill:checkpoint-manifest:1", "manifest": facts}
+def _facet(schema: str, **facts: Any) -> dict[str, Any]:
+    return {"_producer": PRODUCER, "_schemaURL": schema, **facts}
 
 
 def _uuid(*parts: str) -> str:

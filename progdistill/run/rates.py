@@ -9,7 +9,7 @@ from pydantic import JsonValue
 from progdistill.config.settings import Settings
 from progdistill.models.config import DenoiserConfig
 from progdistill.models_base import Frozen
-from progdistill.registry.checkpoint import CheckpointManifest, TrainingFigures, load_manifests
+from progdistill.registry.checkpoint import CheckpointManifest, TrainingFigures, list_manifests
 from progdistill.run.prepare import world_size_of
 from progdistill.store.base import Store
 from progdistill.store.layout import CHECKPOINTS
@@ -75,7 +75,7 @@ def newest_manifests(store: Store) -> list[CheckpointManifest]:
     """The manifests of a store's newest checkpoints, without unreadable ones."""
     stored = [entry for entry in store.list(CHECKPOINTS) if entry.key.endswith("/manifest.json")]
     newest = sorted(stored, key=lambda entry: entry.modified_at)[-NEWEST:]
-    return list(load_manifests(store, (entry.key.split("/")[1] for entry in newest), unreadable=[]))
+    return list(list_manifests(store, unreadable=[], ids=(entry.key.split("/")[1] for entry in newest)))
 
 
 def rates_from(

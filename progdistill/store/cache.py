@@ -41,7 +41,7 @@ class BlobCache:
         self._unmeasured_bytes = limit_bytes
 
     def path(self, expected: FileDigest, fetch: Fetch, where: str) -> Path:
-        """Return the path of a verified, read-only copy; see `open` for arguments and errors."""
+        """Like `open`, but return the path of the read-only copy."""
         os.close(self.open(expected, fetch, where))
         return self._path(expected)
 
@@ -78,9 +78,8 @@ class BlobCache:
         """Fetch to a new temporary file, once more if it came damaged; the caller removes it."""
         staged = self.scratch() / uuid.uuid4().hex
         try:
-            if _fetch(staged, fetch) != expected:
-                staged.unlink()
-                require_digest(_fetch(staged, fetch), expected, where)  # The damage may have come on the way.
+            if _fetched(staged, fetch) != expected:  # The damage may have come on the way.
+                require_digest(_fetched(staged, fetch), expected, where)
         except BaseException:
             staged.unlink(missing_ok=True)
             raise
@@ -152,8 +151,8 @@ class BlobCache:
         )
 
 
-def _fetch(path: Path, fetch: Fetch) -> FileDigest:
-    with open(path, "xb", buffering=0) as file:
+def _fetched(path: Path, fetch: Fetch) -> FileDigest:
+    with open(path, "wb", buffering=0) as file:
         writer = HashingWriter(file)
         fetch(writer)
         return writer.digest()

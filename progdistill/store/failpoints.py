@@ -10,20 +10,6 @@ VARIABLE: Final = "PROGDISTILL_FAULT"
 """`kill:POINT` or `kill:POINT@N` (the N-th passage) makes the process kill itself with SIGKILL there;
 `hold:POINT@N:FILE` says that it is there and stays until FILE is, while a test does what it means to do."""
 
-LOCAL_POINTS: Final = (
-    "file.copying",
-    "file.copied",
-    "file.synced",
-    "file.published",
-    "object.written",
-    "object.synced",
-    "object.published",
-)
-"""Every point of a publication into a local store, in order of first passage."""
-
-S3_POINTS: Final = ("upload.created", "upload.part", "upload.parts", "upload.completed", "object.put")
-"""Every point of a publication into an S3 store, in order of first passage."""
-
 HOLD_SECONDS: Final = 300.0
 """The longest stay: a process must not outlive by hours a test that failed before it let go."""
 

@@ -28,7 +28,6 @@ SNAPSHOTS: Final = "snapshots/"
 
 
 def alias_key(name: str) -> str:
-    """An alias with its history."""
     return f"{ALIASES}{name}.json"
 
 
@@ -43,17 +42,14 @@ def checkpoint_key(checkpoint_id: str) -> str:
 
 
 def evaluations_prefix(checkpoint_id: str) -> str:
-    """All measurements of a checkpoint."""
     return f"{EVALUATIONS}{checkpoint_id}/"
 
 
 def evaluation_key(checkpoint_id: str, spec_id: str) -> str:
-    """One measurement of a checkpoint."""
     return f"{evaluations_prefix(checkpoint_id)}{spec_id}.json"
 
 
 def shards_prefix(spec_id: str) -> str:
-    """The finished shards of an unfinished measurement."""
     return f"{SHARDS}{spec_id}/"
 
 
@@ -103,12 +99,10 @@ def live_samples_key(job_id: str) -> str:
 
 
 def snapshots_prefix(job_id: str) -> str:
-    """All snapshots of a job."""
     return f"{SNAPSHOTS}{job_id}/"
 
 
 def run_prefix(flow: str, run_id: str) -> str:
-    """The checkpoints of a run."""
     return f"{RUNS}{flow}/{run_id}/"
 
 

@@ -33,7 +33,7 @@ def open_store(uri: str, *, must_exist: bool = False) -> Store:
     elif scheme == "s3":
         from progdistill.store.s3 import S3Store
 
-        store = S3Store.at(uri)
+        store = S3Store(uri)
     else:
         raise UsageError(f"store {uri!r}: unknown scheme {scheme!r}; give a folder, file://… or s3://bucket/prefix")
     layout = read_record(store, LAYOUT_KEY, StoreLayout)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Final
 
 import boto3
 from botocore.config import Config
@@ -16,7 +16,7 @@ from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, Inc
 
 from progdistill.errors import TransientError, UsageError
 from progdistill.store.base import StoredObject, Versioned, checked_key, is_key
-from progdistill.store.cache import BlobCache, Fetch, file_cache
+from progdistill.store.cache import Fetch, file_cache
 from progdistill.store.digest import FileDigest, HashingWriter, digest_of_file
 from progdistill.store.failpoints import failpoint
 from progdistill.store.files import sweep_folder
@@ -50,19 +50,13 @@ class S3Store:
     folder: Final = None
     reuse_period: Final = REUSE_PERIOD
 
-    def __init__(self, client: Any, bucket: str, prefix: str, cache: BlobCache) -> None:
-        self._client, self._bucket, self._cache = client, bucket, cache
-        self.uri = f"s3://{bucket}/{prefix}".rstrip("/")
-        self._start = f"{prefix}/" if prefix else ""  # What the names of all our objects start with.
-
-    @classmethod
-    def at(cls, uri: str) -> Self:
+    def __init__(self, uri: str) -> None:
         """Open `s3://bucket/prefix`; UsageError for another form or settings that botocore refuses."""
-        bucket, _, prefix = uri.removeprefix("s3://").rstrip("/").partition("/")
-        if not bucket:
+        self._bucket, _, prefix = uri.removeprefix("s3://").rstrip("/").partition("/")
+        if not self._bucket:
             raise UsageError(f"store {uri!r}: give it as s3://bucket/prefix")
-        if prefix:
-            checked_key(prefix)
+        self._start = f"{checked_key(prefix)}/" if prefix else ""  # What the names of all our objects start with.
+        self.uri = f"s3://{self._bucket}/{prefix}".rstrip("/")
         settings = Config(
             retries={"mode": "standard", "total_max_attempts": _most_attempts()},
             connect_timeout=10,
@@ -72,11 +66,11 @@ class S3Store:
             response_checksum_validation="when_required",
         )
         try:
-            client = boto3.session.Session().client("s3", config=settings)
+            self._client = boto3.session.Session().client("s3", config=settings)
         except (BotoCoreError, ValueError) as error:
             raise UsageError(f"store {uri}: {error}") from error
-        register_failpoints(client)
-        return cls(client, bucket, prefix, file_cache())
+        register_failpoints(self._client)
+        self._cache = file_cache()
 
     def read(self, key: str) -> bytes | None:
         found = self.read_versioned(key)

@@ -8,10 +8,24 @@ import pytest
 
 from progdistill.registry.checkpoint import fetch_weights, list_manifests
 from progdistill.store.base import Store
-from progdistill.store.failpoints import LOCAL_POINTS, S3_POINTS, VARIABLE
+from progdistill.store.failpoints import VARIABLE
 from progdistill.store.open import open_store
 from tests.faults.publisher import publish, start
 from tests.registry.samples import weights_file
+
+LOCAL_POINTS = (
+    "file.copying",
+    "file.copied",
+    "file.synced",
+    "file.published",
+    "object.written",
+    "object.synced",
+    "object.published",
+)
+"""Every point of a publication into a local store, in order of first passage."""
+
+S3_POINTS = ("upload.created", "upload.part", "upload.parts", "upload.completed", "object.put")
+"""Every point of a publication into an S3 store, in order of first passage."""
 
 MEGABYTES = 17
 """Enough for a second part."""

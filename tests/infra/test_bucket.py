@@ -79,7 +79,7 @@ def recorded(s3_uri: str) -> Callable[[], tuple[S3Store, Recorded]]:
     boto3.session.Session().client("s3").create_bucket(Bucket=bucket)
 
     def opened() -> tuple[S3Store, Recorded]:
-        store, sent = S3Store.at(f"s3://{bucket}/models"), list[tuple[str, str]]()
+        store, sent = S3Store(f"s3://{bucket}/models"), list[tuple[str, str]]()
 
         def note(params: dict[str, Any], model: Any, **_: Any) -> None:
             key = params.get("Key")

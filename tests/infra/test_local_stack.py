@@ -126,7 +126,7 @@ def test_the_s3_server_starts_makes_its_buckets_and_lets_only_the_keys_in(
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
     monkeypatch.setenv("AWS_REGION", "us-east-1")
     monkeypatch.setenv("PROGDISTILL_CACHE", str(tmp_path / "cache"))
-    S3Store.at("s3://progdistill/models").check_writable()
+    S3Store("s3://progdistill/models").check_writable()
     buckets = {one["Name"] for one in boto3.session.Session().client("s3").list_buckets()["Buckets"]}
     assert buckets == {"metaflow", "progdistill"}
     stranger = boto3.session.Session().client("s3", aws_secret_access_key="wrong", aws_access_key_id="desk")
