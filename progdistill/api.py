@@ -156,7 +156,7 @@ class Model:
         """The network as a `torch.nn.Module`; read, and its weights verified, on first use."""
         import torch
 
-        from progdistill.models.denoiser import load_denoiser
+        from progdistill.models.load import load_denoiser
         from progdistill.training.config import Precision
         from progdistill.training.execution import set_float32_products
 

@@ -20,7 +20,7 @@ from progdistill.features.base import FeatureExtractor
 from progdistill.features.manifest import EvaluatorManifest
 from progdistill.features.registry import find_or_publish_evaluator, open_evaluator
 from progdistill.images import Pixels, encode_contact_sheet
-from progdistill.models.denoiser import load_denoiser
+from progdistill.models.load import load_denoiser
 from progdistill.progress import Progress
 from progdistill.registry.checkpoint import CheckpointManifest, load_manifest
 from progdistill.registry.evaluations import ContactSheet, Measurement, MeasurementSpec

@@ -11,7 +11,8 @@ from progdistill.errors import ProgdistillError
 from progdistill.jobs.live import LiveTraining, delete_samples
 from progdistill.jobs.spec import CheckpointOutput, DistillSpec, GuideSpec, JobRequest, TrainBaseSpec, TrainingSpec
 from progdistill.models.config import DenoiserConfig
-from progdistill.models.denoiser import Denoiser, build_denoiser, load_denoiser, save_weights, student_of
+from progdistill.models.denoiser import Denoiser, build_denoiser, save_weights, student_of
+from progdistill.models.load import load_denoiser
 from progdistill.registry.checkpoint import (
     CheckpointDescription,
     CheckpointKind,

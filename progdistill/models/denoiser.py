@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from progdistill.diffusion.names import PredictionType
@@ -14,8 +14,6 @@ from progdistill.diffusion.prediction import Velocity, velocity_from_output
 from progdistill.errors import LostInvariantError, UsageError
 from progdistill.models.config import DenoiserConfig
 from progdistill.models.unet import TimeReader, UNet, initialize
-from progdistill.registry.checkpoint import CheckpointManifest, fetch_weights
-from progdistill.store.base import Store
 
 Images = Float[Tensor, "batch channels height width"]
 Times = Float[Tensor, " batch"]
@@ -172,35 +170,3 @@ def mismatch(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
         if tensor.shape != wanted[name].shape:
             return f"{name} has shape {tuple(tensor.shape)} instead of {tuple(wanted[name].shape)}"
     return ""
-
-
-def denoiser_from_file(config: DenoiserConfig, path: Path) -> Denoiser:
-    """Build a denoiser on the CPU with the weights of a safetensors file.
-
-    Raises LostInvariantError when a name or a shape differs from what the configuration requires.
-    """
-    found = load_file(path)
-    with torch.device("meta"):
-        network = UNet(config.network, config.out_channels)
-    denoiser = Denoiser(config, network)
-    if problem := mismatch(found, denoiser.state_dict()):
-        raise LostInvariantError(f"{path} does not hold this architecture's weights: {problem}")
-    # Copied, because safetensors maps the file: its tensors are not aligned as torch aligns its own.
-    denoiser.load_state_dict({name: tensor.clone() for name, tensor in found.items()}, assign=True)
-    return denoiser
-
-
-def load_denoiser(store: Store, manifest: CheckpointManifest, device: torch.device | str = "cpu") -> Denoiser:
-    """Load a checkpoint's denoiser in float32, in evaluation mode and without gradients.
-
-    Args:
-        store: Where the checkpoint is; its weights are verified against their digest before they are parsed.
-        manifest: The checkpoint.
-        device: Where the weights are placed.
-
-    Raises:
-        LostInvariantError: The weights are missing or damaged, or belong to another architecture.
-    """
-    config = DenoiserConfig.of(manifest.identity)
-    denoiser = denoiser_from_file(config, fetch_weights(store, manifest))
-    return denoiser.to(device).eval().requires_grad_(False)

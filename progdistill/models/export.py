@@ -47,7 +47,7 @@ def _write(
     store: Store, manifest: CheckpointManifest, form: ExportFormat, out: Path, guidance_scale: float | None
 ) -> None:
     """Write everything but the card."""
-    from progdistill.models.denoiser import load_denoiser
+    from progdistill.models.load import load_denoiser
 
     if form == "diffusers":
         from progdistill.models.diffusers_export import check_exportable, export_diffusers

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from progdistill.diffusion.names import SamplerName
 from progdistill.evaluation.sampling import generate, in_batches, labels_of, to_uint8
-from progdistill.models.denoiser import Denoiser, load_denoiser
+from progdistill.models.denoiser import Denoiser
+from progdistill.models.load import load_denoiser
 from progdistill.registry.checkpoint import CheckpointManifest
 from progdistill.store.base import Store
 

@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from progdistill.diffusion.samplers import ddim
-from progdistill.models.denoiser import Denoiser, load_denoiser
+from progdistill.models.denoiser import Denoiser
+from progdistill.models.load import load_denoiser
 from progdistill.registry.resolve import resolve_reference
 from progdistill.store.open import open_store
 from tests.end_to_end.running import environment, report_of, run_flow

@@ -11,7 +11,7 @@ from progdistill.diffusion.names import PredictionType
 from progdistill.jobs.local import LocalLauncher
 from progdistill.jobs.result_cache import complete
 from progdistill.jobs.spec import CheckpointOutput, GuideSpec, TrainBaseSpec, TrainingSpec
-from progdistill.models.denoiser import load_denoiser
+from progdistill.models.load import load_denoiser
 from progdistill.registry.checkpoint import CheckpointKind, load_manifest
 from progdistill.store.base import Store
 from progdistill.training.guidance import GuidanceRange

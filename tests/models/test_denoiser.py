@@ -10,7 +10,8 @@ from progdistill.diffusion.names import PredictionType
 from progdistill.diffusion.prediction import velocity_from_output
 from progdistill.errors import LostInvariantError, UsageError
 from progdistill.models.config import ARCHITECTURES, DenoiserConfig, UNetConfig
-from progdistill.models.denoiser import build_denoiser, denoiser_from_file, save_weights, student_of, weights_of
+from progdistill.models.denoiser import build_denoiser, save_weights, student_of, weights_of
+from progdistill.models.load import denoiser_from_file
 from tests.models.conftest import MakeDenoiser
 
 DIGITS = DenoiserConfig(network=ARCHITECTURES["digits"], prediction=PredictionType.V)

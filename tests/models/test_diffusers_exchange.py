@@ -15,9 +15,10 @@ from progdistill.diffusion.samplers import ddim
 from progdistill.diffusion.schedule import time_of_log_snr
 from progdistill.errors import UsageError
 from progdistill.models.config import CosineTime, ForeignSchedule, ForeignTime, TimeInput
-from progdistill.models.denoiser import Denoiser, denoiser_from_file, weights_of
+from progdistill.models.denoiser import Denoiser, weights_of
 from progdistill.models.diffusers_export import cosine_betas, export_diffusers
 from progdistill.models.diffusers_import import read_diffusers
+from progdistill.models.load import denoiser_from_file
 from tests.models.conftest import MakeDenoiser
 
 LINEAR = ForeignTime(schedule=ForeignSchedule(kind="linear"))

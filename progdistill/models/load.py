@@ -1,0 +1,45 @@
+"""Loads a checkpoint: its verified weights, in the network that its manifest describes."""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from progdistill.errors import LostInvariantError
+from progdistill.models.config import DenoiserConfig
+from progdistill.models.denoiser import Denoiser, mismatch
+from progdistill.models.unet import UNet
+from progdistill.registry.checkpoint import CheckpointManifest, fetch_weights
+from progdistill.store.base import Store
+
+
+def denoiser_from_file(config: DenoiserConfig, path: Path) -> Denoiser:
+    """Build a denoiser on the CPU with the weights of a safetensors file.
+
+    Raises LostInvariantError when a name or a shape differs from what the configuration requires.
+    """
+    found = load_file(path)
+    with torch.device("meta"):
+        network = UNet(config.network, config.out_channels)
+    denoiser = Denoiser(config, network)
+    if problem := mismatch(found, denoiser.state_dict()):
+        raise LostInvariantError(f"{path} does not hold this architecture's weights: {problem}")
+    # Copied, because safetensors maps the file: its tensors are not aligned as torch aligns its own.
+    denoiser.load_state_dict({name: tensor.clone() for name, tensor in found.items()}, assign=True)
+    return denoiser
+
+
+def load_denoiser(store: Store, manifest: CheckpointManifest, device: torch.device | str = "cpu") -> Denoiser:
+    """Load a checkpoint's denoiser in float32, in evaluation mode and without gradients.
+
+    Args:
+        store: Where the checkpoint is; its weights are verified against their digest before they are parsed.
+        manifest: The checkpoint.
+        device: Where the weights are placed.
+
+    Raises:
+        LostInvariantError: The weights are missing or damaged, or belong to another architecture.
+    """
+    config = DenoiserConfig.of(manifest.identity)
+    denoiser = denoiser_from_file(config, fetch_weights(store, manifest))
+    return denoiser.to(device).eval().requires_grad_(False)
