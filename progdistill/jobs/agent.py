@@ -149,6 +149,8 @@ class _Agent(LocalElasticAgent):
             return Interrupted.exit_status
         rank, end = next(iter(killed.items()), next(iter(codes.items())))
         how = f"was killed by {signal.Signals(-end).name}" if end < 0 else "lost another rank"
+        if end == Interrupted.exit_status:
+            how = "stopped with a rank of another host"
         if self._limit.allows_another():
             logger.warning("rank %d %s; restarting all ranks from the last snapshot", rank, how)
             return 0
@@ -233,7 +235,7 @@ def run_ranks(hosts: Hosts, arguments: list[str], limit: RestartLimit, signals: 
     Stop signals are forwarded to the ranks.
     """
     os.environ.update(_ENVIRONMENT)
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # below, torch reports every closed connection
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # of the ranks; as in kubernetes/pod.py
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     try:
         if hosts.host > 0:

@@ -45,11 +45,14 @@ def once(tmp_path: Path, action: str) -> str:
     """A script in which rank 1 does something in the first start only, while the others wait for it."""
     return f"""if True:
         import os, pathlib, sys, time
-        done = pathlib.Path({str(tmp_path / "done")!r})
+        done, waiting = pathlib.Path({str(tmp_path / "done")!r}), pathlib.Path({str(tmp_path / "waiting")!r})
         if not done.exists():
             if os.environ["RANK"] == "1":
+                while not waiting.exists():
+                    time.sleep(0.01)
                 done.touch()
                 {action}
+            waiting.touch()
             time.sleep(300)
         print("well")
     """
@@ -215,6 +218,17 @@ def test_a_replaced_host_joins_the_survivor_and_a_host_of_another_job_joins_none
     (tmp_path / "go").touch()
     assert (first.wait(timeout=250), successor.wait(timeout=250)) == (0, 0)
     assert stranger.poll() is None or stranger.returncode == 75
+
+
+def test_ranks_that_stopped_with_a_rank_of_another_host_are_restarted(hosts: Hosts, tmp_path: Path) -> None:
+    """As where a pod is deleted: all ranks stop after the same update, with a snapshot."""
+    done = f"done = pathlib.Path({str(tmp_path)!r}, str(rank))"
+    script = in_pairs(tmp_path, f"{done}; again = done.exists(); done.touch(); os._exit(0 if again else 130)")
+    agents = [hosts.start(0, script), hosts.start(1, script)]
+    (tmp_path / "go").touch()
+    outputs = [agent.communicate(timeout=250)[0] for agent in agents]
+    assert [agent.returncode for agent in agents] == [0, 0]
+    assert any("stopped with a rank of another host; restarting all ranks" in output for output in outputs)
 
 
 def test_a_host_that_loses_the_rendezvous_exits_with_75(hosts: Hosts, tmp_path: Path) -> None:

@@ -64,6 +64,8 @@ def _run(request: JobRequest, processes: int) -> int:
             from progdistill.jobs.worker import main as work  # imports torch
 
             return work(str(path))
+        # Read where torch is imported. Below, torch reports every closed connection with a C++ stack.
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
         from progdistill.jobs.agent import Hosts, run_job_on
 
         hosts = Hosts(processes)
