@@ -28,7 +28,7 @@ from progdistill.config.presets import evaluation_settings
 from progdistill.data.catalog import UNKNOWN_DATASET
 from progdistill.data.dataset import default_data_root, find_dataset, require_data_of
 from progdistill.diffusion.names import SamplerName
-from progdistill.errors import ProgdistillError, UsageError, require_between
+from progdistill.errors import Interrupted, ProgdistillError, UsageError, require_between
 from progdistill.images import Pixels, encode_png, grid, readable_scale, write_parquet
 from progdistill.jobs.events import Event, read_events
 from progdistill.models.config import DenoiserConfig
@@ -104,7 +104,7 @@ class SamplingOptions(TypedDict, total=False):
     """From 1 (no guidance) upward; default: the lowest that a guided student was trained with."""
     gamma: float | None
     """Variance of ancestral sampling on a logarithmic scale, from 0 to 1."""
-    label: int | None
+    class_label: int | None
     """The one class to draw; default: all classes in turn."""
     clip: bool
     """Clip x̂ to [−1, 1] in every step; default true."""
@@ -118,7 +118,7 @@ class Model:
     Attributes:
         store: the store that holds it.
         reference: how the caller named it.
-        manifest: everything that is known of the checkpoint.
+        manifest: the checkpoint's metadata.
     """
 
     def __init__(self, store: Store, reference: str, device: str = "auto") -> None:
@@ -164,23 +164,25 @@ class Model:
         return load_denoiser(self.store, self.manifest, self.device)
 
     def steps_for(self, sampling_steps: int | None) -> int:
-        """The steps to sample with: those asked for, else the student's own. UsageError without either."""
+        """The requested number of steps, or the student's own by default. UsageError without either."""
         own = self.sampling_steps
         if sampling_steps is None and own is None:
-            raise UsageError(f"{self.reference} takes any number of sampling steps: give --sampling-steps N")
+            raise UsageError(
+                f"{self.reference} takes any number of sampling steps: pass sampling_steps=N (command line: --sampling-steps N)"
+            )
         if sampling_steps is not None and own is not None and sampling_steps != own:
             logger.warning("note: %s was distilled to %d sampling steps, not %d", self.reference, own, sampling_steps)
         return sampling_steps or own or 1
 
     def sample(self, count: int = 64, **options: Unpack[SamplingOptions]) -> Samples:
-        """Draw `count` images. Image i is a function of (seed, i) alone, whatever count and batch size.
+        """Draw `count` images. Image i depends on (seed, i) alone, up to floating-point order in other batch sizes.
 
         Args:
             count: at least 1.
             **options: see `SamplingOptions`.
 
         Raises:
-            UsageError: an option is out of range, or the model cannot do what it asks.
+            UsageError: an option is out of range, or the model does not support it.
         """
         batches, labels = self.batches(count, **options)
         return Samples(np.concatenate(list(batches)), labels)
@@ -191,10 +193,10 @@ class Model:
 
         _check_sampling(count, options)
         steps = self.steps_for(options.get("sampling_steps"))
-        classes, label = self.config.network.num_classes, options.get("label")
+        classes, label = self.config.network.num_classes, options.get("class_label")
         if label is not None and not 0 <= label < classes:
             fit = f"give a class from 0 to {classes - 1}" if classes else "this model has no classes"
-            raise UsageError(f"label {label}: {fit}")
+            raise UsageError(f"class {label}: {fit}")
         labels = labels_of(range(count), classes, label)
         drawn = generate(
             self.denoiser,
@@ -241,8 +243,8 @@ class Model:
         name = dataset or self.manifest.provenance.dataset_name
         if name == UNKNOWN_DATASET:
             raise UsageError(
-                f"{self.reference}: the dataset of this imported model is unknown: choose with --dataset what"
-                " to compare its samples with"
+                f"{self.reference}: the dataset of this imported model is unknown: pass dataset=NAME (command line:"
+                " --dataset) to choose the images to compare with"
             )
         info = find_dataset(name, default_data_root())
         if dataset is None:
@@ -270,10 +272,12 @@ class Model:
             UsageError: the folder holds files, or the format cannot express the model.
         """
         if guidance_scale is not None and format != "diffusers":
-            raise UsageError("--guidance-scale is for --format diffusers; in other formats it stays an input")
+            raise UsageError(
+                "guidance_scale can only be built into format diffusers; in other formats it stays an input"
+            )
         folder = Path(out)
         if folder.is_dir() and any(folder.iterdir()):
-            raise UsageError(f"{folder} holds something already: give a new folder")
+            raise UsageError(f"{folder} is not empty: give a new folder")
         scale = guidance_scale_for(self.manifest, guidance_scale)
         return export_checkpoint(self.store, self.manifest, format, folder, scale)
 
@@ -315,25 +319,27 @@ class Run:
     def __init__(self, run_id: str = "latest", process: "subprocess.Popen[bytes] | None" = None) -> None:
         self.run_id, self.folder = run_id, runs_folder().absolute() / run_id
         self._process = process
+        if process is None and not self.folder.is_dir():
+            raise UsageError(f"no run {run_id!r} in {self.folder.parent}")
 
     def __repr__(self) -> str:
         return f"Run({self.run_id}, {self.state})"
 
     @property
-    def state(self) -> Literal["running", "done", "failed", "unknown"]:
+    def state(self) -> Literal["running", "done", "failed", "interrupted", "unknown"]:
         """`unknown` for a run of another process that has no report yet."""
         status = None if self._process is None else self._process.poll()
         if self._process is not None and status is None:
             return "running"
         if status:
-            return "failed"
+            return "interrupted" if status == Interrupted.exit_status else "failed"
         return "done" if (self.folder / "report").is_dir() else "unknown"
 
     def events(self) -> Iterator[Event]:
         """Yield the run's events from its start until it ends.
 
         A `jobs.events.TrainingEvent` has update, loss, images per second and remaining seconds; a `JobEvent`
-        says that a job has started, finished or failed.
+        says that a job was found in the store, started, finished or failed.
         """
         position, ended = 0, False
         while not ended:
@@ -398,7 +404,7 @@ def plan(**options: Unpack[Options]) -> PreparedRun:
 
 
 def distill(**options: Unpack[Options]) -> Run:
-    """Start a run of the flow in this folder, in a process of its own, and return at once.
+    """Start a run of the flow in this folder, in a separate process, and return at once.
 
     UsageError if an option cannot be used; nothing was started then.
     """
@@ -427,7 +433,7 @@ def _by_field(options: Options) -> dict[str, Any]:
 
 
 def _start(verb: str, arguments: Sequence[str]) -> Run:
-    """Start the flow in a process of its own; return as soon as it has a run id."""
+    """Start the flow in a separate process; return as soon as it has a run id."""
     folder = runs_folder()
     folder.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:

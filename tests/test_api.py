@@ -57,7 +57,7 @@ def test_an_image_depends_on_seed_and_index_alone(model: progdistill.Model) -> N
 
 
 def test_samples_are_saved_and_shown(model: progdistill.Model, tmp_path: Path) -> None:
-    samples = model.sample(4, seed=0, label=7)
+    samples = model.sample(4, seed=0, class_label=7)
     assert samples.labels == [7] * 4 and len(samples.images) == 4
     assert np.array_equal(np.asarray(Image.open(samples.save(tmp_path / "grid.png"))), samples.grid()[:, :, 0])
     assert samples.save(tmp_path / "all.parquet").exists()
@@ -73,7 +73,7 @@ def test_samples_are_saved_and_shown(model: progdistill.Model, tmp_path: Path) -
         ({"sampling_steps": 0}, "sampling steps 0"),
         ({"sampler": "euler2"}, "unknown sampler 'euler2'; valid samplers: "),
         ({"gamma": 0.5}, "gamma is for the sampler ancestral"),
-        ({"label": 10}, "label 10: give a class from 0 to 9"),
+        ({"class_label": 10}, "class 10: give a class from 0 to 9"),
     ],
 )
 def test_a_bad_argument_is_one_message(model: progdistill.Model, arguments: dict[str, int], message: str) -> None:
@@ -91,7 +91,7 @@ def test_a_model_is_exported(model: progdistill.Model, tmp_path: Path) -> None:
     model.export(tmp_path / "out", "safetensors")
     written = {path.name for path in (tmp_path / "out").iterdir()}
     assert written == {"README.md", "manifest.json", "weights.safetensors"}
-    with pytest.raises(UsageError, match="holds something already"):
+    with pytest.raises(UsageError, match="is not empty"):
         model.export(tmp_path / "out", "safetensors")
 
 
@@ -136,7 +136,7 @@ def test_an_interrupted_run_is_resumed(tmp_path: Path, monkeypatch: pytest.Monke
     run = progdistill.distill(ladder="2:1", base_updates=2000, updates_per_stage=6)
     next(event for event in run.events() if event.kind == "job")
     run.stop()
-    assert run.state == "failed"
+    assert run.state == "interrupted"
     with pytest.raises(progdistill.RunFailedError, match="To resume: "):
         run.wait()
 

@@ -69,7 +69,7 @@ def _sample(args: argparse.Namespace) -> int:
         sampler=args.sampler,
         guidance_scale=guidance_scale,
         gamma=args.gamma,
-        label=label,
+        class_label=label,
         clip=not args.no_clip,
         batch_size=args.batch_size,
     )

@@ -1,4 +1,4 @@
-"""Checkpoints: immutable weights with a manifest, named by what they are."""
+"""Checkpoints as records: manifests and weights files. `models/load.py` makes a network of one."""
 
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime

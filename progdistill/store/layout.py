@@ -1,4 +1,6 @@
-"""Where everything stands in a store: each key is made here, and each kind of object is declared here.
+"""The layout of a store: the keys of objects, and each kind of object with its lifetime.
+
+Keys within a snapshot are made in `training/snapshots.py`; the keys of a dataset in `data/manifest.py`.
 
 Garbage collection and verification work from `KINDS` and from what documents say they refer to
 (`documents.Record.references`). An object of a kind that is not declared here is never collected.
