@@ -81,7 +81,10 @@ def test_a_bad_argument_is_one_message(model: progdistill.Model, arguments: dict
         model.sample(**arguments)
 
 
-def test_a_model_is_evaluated_beside_its_baseline(model: progdistill.Model, digits: object) -> None:
+def test_a_model_is_evaluated_beside_its_baseline(
+    model: progdistill.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     record = model.evaluate(samples=20, dataset="digits")
     assert record.distilled is not None and record.distilled.distance > 0
     assert record.baseline_ddim is not None and record.sampling_steps == 2
