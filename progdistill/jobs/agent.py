@@ -35,7 +35,7 @@ from progdistill.signals import StopSignals, raise_interrupt
 from progdistill.store import base
 from progdistill.store.layout import SHARDS
 from progdistill.store.open import open_store
-from progdistill.training.snapshot_format import complete_snapshots
+from progdistill.training.snapshots import complete_snapshots
 
 RESTARTS_WITHOUT_PROGRESS: Final = 5
 LOG_INTERVAL_SECONDS: Final = 60.0

@@ -11,7 +11,7 @@ from progdistill.errors import ProgdistillError
 from progdistill.jobs.live import LiveTraining, delete_samples
 from progdistill.jobs.spec import CheckpointOutput, DistillSpec, GuideSpec, JobRequest, TrainBaseSpec, TrainingSpec
 from progdistill.models.config import DenoiserConfig
-from progdistill.models.denoiser import Denoiser, build_denoiser, save_weights, student_of
+from progdistill.models.denoiser import GUIDANCE_PARAMETER, Denoiser, build_denoiser, save_weights, student_of
 from progdistill.models.load import load_denoiser
 from progdistill.registry.checkpoint import (
     CheckpointDescription,
@@ -23,12 +23,10 @@ from progdistill.registry.checkpoint import (
 from progdistill.store.base import Store
 from progdistill.training.distributed import Rank
 from progdistill.training.execution import Execution, decide, place
-from progdistill.training.guidance import GUIDANCE_PARAMETER
 from progdistill.training.loop import Trained, TrainingHooks, TrainingTask, train
 from progdistill.training.objective import BaseObjective, DistillationObjective, GuidanceObjective, Objective
 from progdistill.training.provenance import peak_memory_bytes, provenance
-from progdistill.training.snapshot_format import delete_snapshots
-from progdistill.training.snapshots import Snapshot, SnapshotWriter, latest_snapshot, snapshot_named
+from progdistill.training.snapshots import Snapshot, SnapshotWriter, delete_snapshots, latest_snapshot, snapshot_named
 
 logger = logging.getLogger(__name__)
 

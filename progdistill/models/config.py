@@ -2,7 +2,7 @@
 
 import math
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -48,7 +48,7 @@ def _cosine_alpha_bar(u: float) -> float:
 
 
 TIME_SCALE = 8192
-"""The time input is 8192·t − 1, the index that a stock scheduler with 8192 steps passes."""
+"""Our time input is 8192·t − 1, the index that a stock scheduler with 8192 steps passes."""
 
 
 class UNetConfig(Frozen, allow_inf_nan=False):
@@ -128,28 +128,16 @@ class UNetConfig(Frozen, allow_inf_nan=False):
         return self
 
 
-class CosineTime(Frozen, allow_inf_nan=False):
-    """The time input is 8192·t − 1."""
-
-    kind: Literal["cosine-8192"] = "cosine-8192"
-
-
-class ForeignTime(Frozen, allow_inf_nan=False):
-    """The time input is the (fractional) index at which a discrete schedule has the log-SNR of t."""
-
-    kind: Literal["foreign"] = "foreign"
-    schedule: ForeignSchedule
-
-
-TimeInput = Annotated[CosineTime | ForeignTime, Field(discriminator="kind")]
-
-
 class DenoiserConfig(Frozen, allow_inf_nan=False):
-    """A network, its prediction type and its time input."""
+    """A network, what its output means and what it reads as the time."""
 
     network: UNetConfig
     prediction: PredictionType
-    time_input: TimeInput = CosineTime()
+    foreign_schedule: ForeignSchedule | None = Field(
+        default=None,
+        description="the time input is the (fractional) index at which this schedule has the log-SNR of t;"
+        " None: 8192·t − 1",
+    )
 
     @classmethod
     def of(cls, checkpoint: CheckpointDescription) -> "DenoiserConfig":

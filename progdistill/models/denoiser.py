@@ -1,6 +1,7 @@
 """The denoiser: a network, what its output means and how it reads the time; making, loading, saving it."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -19,6 +20,9 @@ Images = Float[Tensor, "batch channels height width"]
 Times = Float[Tensor, " batch"]
 Labels = Int[Tensor, " batch"]
 
+GUIDANCE_PARAMETER = "network.time_embedding.guidance_proj.weight"
+"""The only parameter that a guided student has beyond its teacher's."""
+
 
 class Denoiser(nn.Module):
     """A network with its prediction type and time input: predicts at z_t = α_t·x + σ_t·ε, t ∈ [0, 1].
@@ -31,7 +35,7 @@ class Denoiser(nn.Module):
         super().__init__()
         self.config = config
         self.network = network
-        self.read_time = TimeReader(config.time_input)
+        self.read_time = TimeReader(config.foreign_schedule)
         self.autocasts = False
 
     def forward(
@@ -48,14 +52,9 @@ class Denoiser(nn.Module):
         Returns:
             float32; for (x, ε) models twice the channels of z: x̂, then ε̂.
         """
-        time = self.read_time(t)
-        if self.autocasts:
-            with torch.autocast(z.device.type, torch.bfloat16):
-                return self._run(z, time, labels, w)
-        return self._run(z, time, labels, w)
-
-    def _run(self, z: Images, time: Times, labels: Labels | None, w: Times | None) -> Tensor:
-        output: Tensor = self.network(z.to(self.network.conv_in.weight.dtype), time, labels, w)
+        time, dtype = self.read_time(t), self.network.conv_in.weight.dtype
+        with torch.autocast(z.device.type, torch.bfloat16) if self.autocasts else nullcontext():
+            output: Tensor = self.network(z.to(dtype), time, labels, w)
         return output.float()
 
     def velocity(self, z: Images, t: Times, labels: Labels | None = None, w: Times | None = None) -> Images:
@@ -108,11 +107,18 @@ def _per_sample(w: float | Times, t: Times) -> Times:
     return torch.full_like(t, w, dtype=torch.float32)
 
 
-def empty_denoiser(config: DenoiserConfig) -> Denoiser:
-    """A denoiser on the CPU with uninitialized weights."""
+def unallocated(config: DenoiserConfig) -> Denoiser:
+    """A denoiser on the meta device, for `load_state_dict(…, assign=True)`."""
     with torch.device("meta"):
         network = UNet(config.network, config.out_channels)
-    return Denoiser(config, network.to_empty(device="cpu"))
+    return Denoiser(config, network)
+
+
+def empty_denoiser(config: DenoiserConfig) -> Denoiser:
+    """A denoiser on the CPU with uninitialized weights."""
+    denoiser = unallocated(config)
+    denoiser.network.to_empty(device="cpu")
+    return denoiser
 
 
 def build_denoiser(config: DenoiserConfig, seed: int) -> Denoiser:
@@ -137,7 +143,7 @@ def student_of(teacher: Denoiser, config: DenoiserConfig) -> Denoiser:
     """
     student = empty_denoiser(config)
     weights = weights_of(teacher)
-    zeroed = {"network.time_embedding.guidance_proj.weight"} - weights.keys()
+    zeroed = {GUIDANCE_PARAMETER} - weights.keys()
     if config.out_channels != teacher.config.out_channels:
         zeroed |= {"network.conv_out.weight", "network.conv_out.bias"}
     wanted = student.state_dict()

@@ -12,7 +12,7 @@ from torch import Tensor
 from progdistill.diffusion.guidance import w_from_guidance_scale
 from progdistill.diffusion.names import PredictionType
 from progdistill.errors import UsageError
-from progdistill.models.config import TIME_SCALE, CosineTime, DenoiserConfig
+from progdistill.models.config import TIME_SCALE, DenoiserConfig
 from progdistill.models.denoiser import Denoiser
 from progdistill.models.diffusers_format import diffusers_config, weights_to_diffusers
 from progdistill.models.unet import guidance_features, time_features
@@ -49,12 +49,24 @@ def export_diffusers(denoiser: Denoiser, folder: Path, guidance_scale: float | N
         UsageError: Stock diffusers cannot run this model, or diffusers is not installed.
     """
     check_exportable(denoiser.config, guidance_scale)
-    diffusers = _diffusers()
+    diffusers, config = _diffusers(), denoiser.config
+    network = diffusers_config(config.network, config.out_channels)
+    if config.foreign_schedule is not None:
+        # The features of every time come from a table.
+        network |= {"time_embedding_type": "learned", "num_train_timesteps": TIME_SCALE}
     with torch.device("meta"):
-        twin = diffusers.UNet2DModel(**_network_config(denoiser.config))
+        twin = diffusers.UNet2DModel(**network)
     twin.load_state_dict(_network_weights(denoiser, w_from_guidance_scale(guidance_scale) or 0.0), assign=True)
-    scheduler = diffusers.DDIMScheduler(**_scheduler_config(_PREDICTION_NAMES[denoiser.config.prediction]))
-    if denoiser.config.network.num_classes:
+    # "trailing" evaluates at k = 8192·i/N − 1, and with set_alpha_to_one the last step ends at t = 0.
+    scheduler = diffusers.DDIMScheduler(
+        num_train_timesteps=TIME_SCALE,
+        trained_betas=cosine_betas(),
+        prediction_type=_PREDICTION_NAMES[config.prediction],
+        timestep_spacing="trailing",
+        set_alpha_to_one=True,
+        clip_sample=False,
+    )
+    if config.network.num_classes:
         twin.save_pretrained(folder / "unet")
         scheduler.save_pretrained(folder / "scheduler")
     else:
@@ -80,29 +92,6 @@ def cosine_betas() -> list[float]:
     ]
 
 
-def _scheduler_config(prediction_type: str) -> dict[str, Any]:
-    """Settings with which a stock scheduler steps from t to t − 1/N with the paper's schedule.
-
-    "trailing" evaluates at k = 8192·i/N − 1, and with set_alpha_to_one the last step ends at t = 0.
-    """
-    return {
-        "num_train_timesteps": TIME_SCALE,
-        "trained_betas": cosine_betas(),
-        "prediction_type": prediction_type,
-        "timestep_spacing": "trailing",
-        "set_alpha_to_one": True,
-        "clip_sample": False,
-    }
-
-
-def _network_config(config: DenoiserConfig) -> dict[str, Any]:
-    arguments = diffusers_config(config.network, config.out_channels)
-    if not isinstance(config.time_input, CosineTime):
-        # A network with another time input gets the features of every time from a table.
-        arguments |= {"time_embedding_type": "learned", "num_train_timesteps": TIME_SCALE}
-    return arguments
-
-
 def _network_weights(denoiser: Denoiser, w: float) -> dict[str, Tensor]:
     state = {name: tensor.detach().cpu().float() for name, tensor in denoiser.network.state_dict().items()}
     projection = state.pop("time_embedding.guidance_proj.weight", None)
@@ -112,7 +101,7 @@ def _network_weights(denoiser: Denoiser, w: float) -> dict[str, Tensor]:
         bias = state["time_embedding.linear_1.bias"] + state["time_embedding.linear_1.weight"] @ constant
         state["time_embedding.linear_1.bias"] = bias
     weights = weights_to_diffusers(state)
-    if not isinstance(denoiser.config.time_input, CosineTime):
+    if denoiser.config.foreign_schedule is not None:
         weights["time_proj.weight"] = _time_table(denoiser)
     return weights
 

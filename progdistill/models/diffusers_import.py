@@ -15,8 +15,6 @@ from progdistill.models.denoiser import empty_denoiser, mismatch
 from progdistill.models.diffusers_format import config_from_diffusers, weights_from_diffusers
 from progdistill.models.diffusers_schedule import read_schedule
 
-_PREFIX = "network."
-
 
 class ForeignModel(NamedTuple):
     """A model in our format: float32 weights with the names of `Denoiser.state_dict()`."""
@@ -42,10 +40,11 @@ def read_diffusers(
     unet = folder / "unet" if (folder / "unet").is_dir() else folder
     network = config_from_diffusers(_read_network_config(unet), label_dropout)
     noise_file = scheduler or _find_scheduler(folder)
-    prediction, time_input = read_schedule(_read_json(noise_file), noise_file)
-    config = DenoiserConfig(network=network, prediction=prediction, time_input=time_input)
+    prediction, schedule = read_schedule(_read_json(noise_file), noise_file)
+    config = DenoiserConfig(network=network, prediction=prediction, foreign_schedule=schedule)
     weights_file = _find_weights(unet, allow_pickle)
-    weights = {_PREFIX + name: tensor.float() for name, tensor in weights_from_diffusers(_read(weights_file)).items()}
+    found = weights_from_diffusers(_read(weights_file))
+    weights = {f"network.{name}": tensor.float() for name, tensor in found.items()}
     if problem := mismatch(weights, empty_denoiser(config).state_dict()):
         raise UsageError(f"{weights_file} does not fit {unet / 'config.json'}: {problem}")
     return ForeignModel(config, weights)

@@ -1,12 +1,13 @@
 """The prediction type and the noise schedule of a network, from a diffusers scheduler_config.json."""
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from progdistill.diffusion.names import PredictionType
 from progdistill.errors import UsageError
-from progdistill.models.config import TIME_SCALE, CosineTime, ForeignSchedule, ForeignTime, TimeInput
+from progdistill.models.config import TIME_SCALE, ForeignSchedule
 from progdistill.models.diffusers_export import cosine_betas
 
 _PREDICTIONS = {"epsilon": PredictionType.EPS, "sample": PredictionType.X, "v_prediction": PredictionType.V}
@@ -14,36 +15,27 @@ _KINDS = ("linear", "scaled_linear", "squaredcos_cap_v2")
 _DDPM = ForeignSchedule(kind="linear")
 _STABLE_DIFFUSION = ForeignSchedule(kind="linear", beta_start=0.00085, beta_end=0.012)
 _LATENT = ForeignSchedule(kind="scaled_linear", beta_start=0.00085, beta_end=0.012)
+_OF_DDPM = (
+    *("DDIMInverseScheduler", "DDIMParallelScheduler", "DDIMScheduler", "DDPMParallelScheduler", "DDPMScheduler"),
+    *("DEISMultistepScheduler", "DPMSolverMultistepInverseScheduler", "DPMSolverMultistepScheduler"),
+    *("DPMSolverSinglestepScheduler", "EulerAncestralDiscreteScheduler", "EulerDiscreteScheduler"),
+    *("LMSDiscreteScheduler", "PNDMScheduler", "RePaintScheduler", "SASolverScheduler", "UniPCMultistepScheduler"),
+)
+_OF_STABLE_DIFFUSION = (
+    *("DPMSolverSDEScheduler", "HeunDiscreteScheduler"),
+    *("KDPM2AncestralDiscreteScheduler", "KDPM2DiscreteScheduler"),
+)
 SCHEDULERS = {
-    "DDIMInverseScheduler": _DDPM,
-    "DDIMParallelScheduler": _DDPM,
-    "DDIMScheduler": _DDPM,
-    "DDPMParallelScheduler": _DDPM,
-    "DDPMScheduler": _DDPM,
-    "DEISMultistepScheduler": _DDPM,
-    "DPMSolverMultistepInverseScheduler": _DDPM,
-    "DPMSolverMultistepScheduler": _DDPM,
-    "DPMSolverSDEScheduler": _STABLE_DIFFUSION,
-    "DPMSolverSinglestepScheduler": _DDPM,
-    "EulerAncestralDiscreteScheduler": _DDPM,
-    "EulerDiscreteScheduler": _DDPM,
-    "HeunDiscreteScheduler": _STABLE_DIFFUSION,
-    "KDPM2AncestralDiscreteScheduler": _STABLE_DIFFUSION,
-    "KDPM2DiscreteScheduler": _STABLE_DIFFUSION,
-    "LCMScheduler": _LATENT,
-    "LMSDiscreteScheduler": _DDPM,
-    "PNDMScheduler": _DDPM,
-    "RePaintScheduler": _DDPM,
-    "SASolverScheduler": _DDPM,
-    "TCDScheduler": _LATENT,
+    **dict.fromkeys(_OF_DDPM, _DDPM),
+    **dict.fromkeys(_OF_STABLE_DIFFUSION, _STABLE_DIFFUSION),
+    **dict.fromkeys(("LCMScheduler", "TCDScheduler"), _LATENT),
     "UnCLIPScheduler": ForeignSchedule(kind="squaredcos_cap_v2"),
-    "UniPCMultistepScheduler": _DDPM,
 }
 """The classes of diffusers 0.42.1 whose noise is ᾱ_k = Π (1 − β_j), each with its default schedule."""
 
 
-def read_schedule(facts: dict[str, Any], path: Path) -> tuple[PredictionType, TimeInput]:
-    """Read what a network's output means and what its time input is.
+def read_schedule(facts: dict[str, Any], path: Path) -> tuple[PredictionType, ForeignSchedule | None]:
+    """Read what a network's output means, and the schedule it was trained on; None: ours.
 
     Settings of how a scheduler steps (`use_karras_sigmas`, `timestep_spacing`, …) do not matter here.
 
@@ -61,7 +53,7 @@ def read_schedule(facts: dict[str, Any], path: Path) -> tuple[PredictionType, Ti
             f"{path}: prediction_type {facts['prediction_type']!r} is not one of {', '.join(_PREDICTIONS)}"
         )
     _check_forward_process(facts, path)
-    return prediction, _time_input(facts, defaults, path)
+    return prediction, _schedule(facts, defaults, path)
 
 
 def _defaults(facts: dict[str, Any], path: Path) -> ForeignSchedule:
@@ -96,11 +88,12 @@ def _check_forward_process(facts: dict[str, Any], path: Path) -> None:
         )
 
 
-def _time_input(facts: dict[str, Any], defaults: ForeignSchedule, path: Path) -> TimeInput:
+def _schedule(facts: dict[str, Any], defaults: ForeignSchedule, path: Path) -> ForeignSchedule | None:
     betas = facts.get("trained_betas")
     if betas is not None:
-        if len(betas) == TIME_SCALE and all(map(_nearly_equal, betas, cosine_betas())):
-            return CosineTime()
+        # Up to the differences between two machines' sines.
+        if len(betas) == TIME_SCALE and all(map(partial(math.isclose, rel_tol=1e-12), betas, cosine_betas())):
+            return None
         raise UsageError(f"{path}: trained_betas other than those of this package's exports cannot be imported")
     kind = facts.get("beta_schedule", defaults.kind)
     if kind not in _KINDS:
@@ -110,11 +103,6 @@ def _time_input(facts: dict[str, Any], defaults: ForeignSchedule, path: Path) ->
         fields["beta_start"] = facts.get("beta_start", defaults.beta_start)
         fields["beta_end"] = facts.get("beta_end", defaults.beta_end)
     try:
-        return ForeignTime(schedule=ForeignSchedule(**fields))
+        return ForeignSchedule(**fields)
     except ValueError as error:
         raise UsageError(f"{path} does not describe a schedule: {error}") from error
-
-
-def _nearly_equal(a: float, b: float) -> bool:
-    """Equal up to the differences between two machines' sines."""
-    return math.isclose(a, b, rel_tol=1e-12)

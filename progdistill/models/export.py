@@ -50,9 +50,8 @@ def _write(
     from progdistill.models.load import load_denoiser
 
     if form == "diffusers":
-        from progdistill.models.diffusers_export import check_exportable, export_diffusers
+        from progdistill.models.diffusers_export import export_diffusers
 
-        check_exportable(DenoiserConfig.of(manifest.identity), guidance_scale)
         export_diffusers(load_denoiser(store, manifest), out, guidance_scale)
         return
     weights = fetch_weights(store, manifest)

@@ -7,8 +7,7 @@ from safetensors.torch import load_file
 
 from progdistill.errors import LostInvariantError
 from progdistill.models.config import DenoiserConfig
-from progdistill.models.denoiser import Denoiser, mismatch
-from progdistill.models.unet import UNet
+from progdistill.models.denoiser import Denoiser, mismatch, unallocated
 from progdistill.registry.checkpoint import CheckpointManifest, fetch_weights
 from progdistill.store.base import Store
 
@@ -19,9 +18,7 @@ def denoiser_from_file(config: DenoiserConfig, path: Path) -> Denoiser:
     Raises LostInvariantError when a name or a shape differs from what the configuration requires.
     """
     found = load_file(path)
-    with torch.device("meta"):
-        network = UNet(config.network, config.out_channels)
-    denoiser = Denoiser(config, network)
+    denoiser = unallocated(config)
     if problem := mismatch(found, denoiser.state_dict()):
         raise LostInvariantError(f"{path} does not hold this architecture's weights: {problem}")
     # Copied, because safetensors maps the file: its tensors are not aligned as torch aligns its own.

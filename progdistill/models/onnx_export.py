@@ -30,18 +30,11 @@ class DenoisingStep(nn.Module):
         return angle.cos() * z - angle.sin() * velocity, velocity
 
 
-def export_onnx(denoiser: Denoiser, path: Path) -> list[str]:
+def export_onnx(denoiser: Denoiser, path: Path) -> None:
     """Write a float32 `DenoisingStep` with a dynamic batch size.
 
-    Its outputs are z_next and velocity.
-
-    Args:
-        denoiser: Left as it is.
-        path: The file to write.
-
-    Returns:
-        The names of the inputs: z, t, t_next; with classes labels (int64); with a guidance input
-        guidance_scale.
+    Inputs are z, t, t_next; with classes labels (int64); with a guidance input guidance_scale. Outputs are z_next and
+    velocity.
 
     Raises:
         UsageError: The exporter is not installed.
@@ -69,4 +62,3 @@ def export_onnx(denoiser: Denoiser, path: Path) -> list[str]:
             external_data=False,
             verbose=False,
         )
-    return list(inputs)

@@ -7,6 +7,7 @@ def parameter_count(config: UNetConfig, out_channels: int | None = None) -> int:
     """The number of parameters of `UNet(config, out_channels)`; None: as many as image channels."""
     base, widths = config.base_channels, config.level_channels
     entries, exits = (base, *widths[:-1]), (*widths[1:], widths[-1])
+    by_residual = config.resampling == "residual"
     total = _convolution(config.image_channels, base) + _conditions(config)
     for level, width in enumerate(widths):
         count, attended = config.residual_blocks, config.has_attention(level)
@@ -17,7 +18,7 @@ def parameter_count(config: UNetConfig, out_channels: int | None = None) -> int:
         total += sum(_residual(config, channels, width) for channels in (*down, *up))
         total += (len(down) + len(up)) * attended * _attention(width, normed=True)
         resampled = (level < len(widths) - 1) + (level > 0)
-        total += resampled * _resampler(config, width)
+        total += resampled * (_residual(config, width, width) if by_residual else _convolution(width, width))
     total += 2 * _residual(config, widths[-1], widths[-1])
     if config.middle_attention != "none":
         total += _attention(widths[-1], normed=config.middle_attention == "normed")
@@ -36,11 +37,6 @@ def _residual(config: UNetConfig, inputs: int, outputs: int) -> int:
     shortcut = _convolution(inputs, outputs, 1) if inputs != outputs else 0
     convolutions = _convolution(inputs, outputs) + _convolution(outputs, outputs) + shortcut
     return 2 * inputs + 2 * outputs + convolutions + _linear(config.condition_width, factor * outputs)
-
-
-def _resampler(config: UNetConfig, width: int) -> int:
-    residual = config.resampling == "residual"
-    return _residual(config, width, width) if residual else _convolution(width, width)
 
 
 def _attention(width: int, normed: bool) -> int:

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from progdistill.diffusion.schedule import log_snr, time_of_log_snr
-from progdistill.models.config import TIME_SCALE, CosineTime, ForeignTime, UNetConfig
+from progdistill.models.config import TIME_SCALE, ForeignSchedule, UNetConfig
 
 Times = Float[Tensor, " batch"]
 
@@ -24,10 +24,10 @@ class TimeReader(nn.Module):
 
     log_snr_of_level: Tensor
 
-    def __init__(self, time_input: CosineTime | ForeignTime) -> None:
+    def __init__(self, foreign_schedule: ForeignSchedule | None) -> None:
         super().__init__()
-        self.foreign = isinstance(time_input, ForeignTime)
-        rising = time_input.schedule.log_snr()[::-1] if isinstance(time_input, ForeignTime) else []
+        self.foreign = foreign_schedule is not None
+        rising = [] if foreign_schedule is None else foreign_schedule.log_snr()[::-1]
         self.register_buffer("log_snr_of_level", torch.tensor(rising, dtype=torch.float32), persistent=False)
 
     def forward(self, t: Times) -> Times:

@@ -83,11 +83,5 @@ def _numbered(folder: Path, pattern: str) -> int:
 
 
 def _has_tpu(devices: Path) -> bool:
-    return any(_read(path / "vendor") == GOOGLE and _read(path / "device") in TPUS for path in devices.glob("*"))
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text().strip()
-    except OSError:
-        return ""
+    found = ((vendor.read_text(), vendor.with_name("device").read_text()) for vendor in devices.glob("*/vendor"))
+    return any(vendor.strip() == GOOGLE and device.strip() in TPUS for vendor, device in found)

@@ -33,11 +33,7 @@ def decide(
     """Decide how a network runs.
 
     Args:
-        compute: The settings.
-        precision: Of the job.
-        device: Of this rank.
-        world_size: Number of ranks.
-        parameters: Number of the network's parameters.
+        parameters: Number of the network's parameters; under `auto` if they do not fit, they are sharded.
 
     Raises:
         UsageError: The device does not support the precision, or sharding is combined with a single rank or

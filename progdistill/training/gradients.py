@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from progdistill.models.denoiser import Denoiser
-from progdistill.training.objective import Images, Labels, Objective
+from progdistill.models.denoiser import Denoiser, Images, Labels
+from progdistill.training.objective import Objective
 from progdistill.training.random import BatchRandom
 from progdistill.training.state import full_tensor
 
@@ -29,12 +29,8 @@ def accumulate(
     whole gradient.
 
     Args:
-        objective: The loss.
-        model: The denoiser.
-        network: `model`, or its DDP wrapper.
+        objective: The loss, called with `model`, `network`, and micro-batches of `x`, `labels` and `random`.
         x: This rank's images.
-        labels: Their classes; None for a model without classes.
-        random: This rank's random numbers.
         micro_batch_size: Images in memory at a time; None: all.
 
     Returns:

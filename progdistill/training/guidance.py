@@ -18,9 +18,6 @@ logger = logging.getLogger(__name__)
 LABEL_DROPOUT = 0.1
 """Share of labels dropped in training a model to be guided (Ho & Salimans 2021: 0.1 to 0.2 is best)."""
 
-GUIDANCE_PARAMETER = "network.time_embedding.guidance_proj.weight"
-"""The only parameter that a guided student has beyond its teacher's."""
-
 
 class GuidanceRange(Frozen):
     """The guidance scales that a student takes as an input, both ends included."""
@@ -49,15 +46,12 @@ def parse_guidance_scale(text: str) -> GuidanceRange:
     """
     lowest, separator, highest = text.partition(":")
     try:
-        ends = float(lowest), float(highest if separator else lowest)
+        return GuidanceRange(lowest=float(lowest), highest=float(highest if separator else lowest))
     except ValueError:
-        ends = (0.0, 0.0)
-    if not 1 <= ends[0] <= ends[1] < float("inf"):
         raise UsageError(
             f"--guidance-scale {text!r} is not a range of guidance scales; write LOWEST:HIGHEST with"
             " 1 ≤ LOWEST ≤ HIGHEST, such as 1:5"
-        )
-    return GuidanceRange(lowest=ends[0], highest=ends[1])
+        ) from None
 
 
 def range_of(manifest: CheckpointManifest) -> GuidanceRange | None:

@@ -3,7 +3,7 @@
 from typing import Protocol
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from progdistill.diffusion.guidance import guidance_target
@@ -12,13 +12,9 @@ from progdistill.diffusion.names import LossWeight
 from progdistill.diffusion.prediction import velocity_from_x_eps
 from progdistill.diffusion.schedule import diffuse
 from progdistill.diffusion.target import distillation_target
-from progdistill.models.denoiser import Denoiser
+from progdistill.models.denoiser import Denoiser, Images, Labels, Times
 from progdistill.training.guidance import GuidanceRange
 from progdistill.training.random import BatchRandom
-
-Images = Float[Tensor, "batch channels height width"]
-Labels = Int64[Tensor, " batch"]
-Each = Float[Tensor, " batch"]
 
 
 class Objective(Protocol):
@@ -90,7 +86,7 @@ class DistillationObjective:
         output = network(z, t, labels, w)
         return weighted_loss(output, target, z, t, model.config.prediction, self._loss_weight).mean()
 
-    def _target(self, z: Images, t: Each, labels: Labels | None, w: Each | None) -> Images:
+    def _target(self, z: Images, t: Times, labels: Labels | None, w: Times | None) -> Images:
         return distillation_target(self._teacher.bind(labels, w), z, t, self._steps)
 
 
@@ -101,13 +97,13 @@ class GuidanceObjective(DistillationObjective):
     samplers of N steps, and the students of the next stages, evaluate it.
     """
 
-    def _target(self, z: Images, t: Each, labels: Labels | None, w: Each | None) -> Images:
+    def _target(self, z: Images, t: Times, labels: Labels | None, w: Times | None) -> Images:
         if labels is None or w is None:
             raise ValueError("guidance needs class labels and a range of guidance scales")
         no_class = torch.full_like(labels, self._teacher.config.network.num_classes)
         return guidance_target(self._teacher.bind(labels), self._teacher.bind(no_class), z, t, w)
 
 
-def draw_w(guidance_scale: GuidanceRange, random: BatchRandom) -> Each:
+def draw_w(guidance_scale: GuidanceRange, random: BatchRandom) -> Times:
     """w = guidance_scale − 1 of each sample, uniform on the range."""
     return (guidance_scale.lowest - 1) + (guidance_scale.highest - guidance_scale.lowest) * random.uniform()

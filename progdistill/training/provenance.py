@@ -19,19 +19,14 @@ RECORDED_PACKAGES = ("torch", "numpy", "safetensors", "metaflow")
 def code_version() -> tuple[str, bool | None]:
     """The package version with the commit of its checkout, and whether that has uncommitted changes."""
     root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return __version__, None
+    describe = ["git", "-C", str(root), "describe", "--always", "--exclude=*", "--abbrev=12", "--dirty"]
     try:
-        commit = _git(root, "rev-parse", "--short=12", "HEAD")
-        dirty = bool(_git(root, "status", "--porcelain", "--untracked-files=no"))
+        commit = subprocess.run(describe, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return __version__, None
-    return f"{__version__}+{commit}", dirty
-
-
-def _git(root: Path, *arguments: str) -> str:
-    if not (root / ".git").exists():
-        raise FileNotFoundError(root / ".git")
-    done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True)
-    return done.stdout.strip()
+    return f"{__version__}+{commit.removesuffix('-dirty')}", commit.endswith("-dirty")
 
 
 def peak_memory_bytes(on_gpu: bool) -> int:

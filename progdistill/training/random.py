@@ -1,10 +1,13 @@
 """The random numbers of one update."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
+
+Images = Float[Tensor, "batch channels height width"]
 
 
 class BatchRandom:
@@ -48,23 +51,19 @@ class BatchRandom:
 
     def uniform(self) -> Float[Tensor, " batch"]:
         """Uniform in [0, 1), float32."""
-        size = self._batch_size
-        return self._next(lambda: torch.rand(size, generator=self._generator, device=self._generator.device))
+        return self._next(torch.rand, self._batch_size)
 
     def integers(self, low: int, high: int) -> Int64[Tensor, " batch"]:
         """Uniform on low, …, high."""
-        size, device = (self._batch_size,), self._generator.device
-        return self._next(lambda: torch.randint(low, high + 1, size, generator=self._generator, device=device))
+        return self._next(partial(torch.randint, low, high + 1), self._batch_size)
 
-    def noise_like(
-        self, x: Float[Tensor, "batch channels height width"]
-    ) -> Float[Tensor, "batch channels height width"]:
+    def noise_like(self, x: Images) -> Images:
         """Standard Gaussian noise in float32; x holds this rank's rows, or those of the slice."""
-        shape, device = (self._batch_size, *x.shape[1:]), self._generator.device
-        return self._next(lambda: torch.randn(shape, generator=self._generator, device=device))
+        return self._next(torch.randn, self._batch_size, *x.shape[1:])
 
-    def _next(self, draw: Callable[[], Tensor]) -> Tensor:
+    def _next(self, draw: Callable[..., Tensor], *shape: int) -> Tensor:
         if self._next_index == len(self._drawn):
-            self._drawn.append(draw()[self._rank_rows].to(self._device))
+            whole = draw(shape, generator=self._generator, device=self._generator.device)
+            self._drawn.append(whole[self._rank_rows].to(self._device))
         self._next_index += 1
         return self._drawn[self._next_index - 1][self._rows]

@@ -1,36 +1,97 @@
 """Snapshots: mid-stage training state, sharded over ranks, written beside the training loop.
 
-Plain safetensors with sealed JSON: torch.distributed.checkpoint checks no digest and unpickles its metadata.
+Each rank writes a safetensors shard and, after it, a sealed JSON document. A snapshot is complete when the documents
+of all ranks exist: no rank waits for another. torch.distributed.checkpoint checks no digest and unpickles its metadata.
 """
 
 import logging
+import re
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import torch
 from jaxtyping import Shaped
-from pydantic import JsonValue
+from pydantic import JsonValue, NonNegativeInt, PositiveInt
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from progdistill.errors import LostInvariantError, TransientError
+from progdistill.models_base import Frozen
 from progdistill.store.base import Store
-from progdistill.store.documents import encode, read_record
-from progdistill.training.snapshot_format import (
-    ShardFacts,
-    SliceFacts,
-    SnapshotKey,
-    complete_snapshots,
-    prune_snapshots,
-)
+from progdistill.store.digest import FileDigest
+from progdistill.store.documents import Record, encode, read_record
+from progdistill.store.layout import snapshots_prefix
 
 logger = logging.getLogger(__name__)
+
+_PIECE: Final = re.compile(r"((\d{12})-([A-Za-z0-9]+)/)\d{5}-of-(\d{5})\.(json|safetensors)")
+
+
+class SliceFacts(Frozen):
+    """A rank's slice of a flattened tensor: first element, number of elements, elements of the whole."""
+
+    offset: NonNegativeInt
+    length: NonNegativeInt
+    full_length: NonNegativeInt
+
+
+class ShardFacts(Record):
+    """The document that completes one rank's shard."""
+
+    schema_version: Literal[2] = 2
+    job_id: str
+    update: NonNegativeInt
+    attempt: str
+    rank: NonNegativeInt
+    world_size: PositiveInt
+    tensors: FileDigest
+    slices: dict[str, SliceFacts]
+    facts: dict[str, JsonValue]
+
+    def references(self) -> Iterable[str]:
+        """See Record.references."""
+        key = SnapshotKey(self.job_id, self.update, self.attempt, self.world_size)
+        return (key.tensors_key(self.rank),)
+
+
+class SnapshotKey(NamedTuple):
+    """Identifies a snapshot; `attempt` names the launch that took it."""
+
+    job_id: str
+    update: int
+    attempt: str
+    world_size: int
+
+    @property
+    def name(self) -> str:
+        """The name of the snapshot within its job."""
+        return f"{self.update}-{self.attempt}-{self.world_size}"
+
+    @staticmethod
+    def named(job_id: str, name: str) -> "SnapshotKey":
+        """The key of a snapshot with this name."""
+        update, attempt, world_size = name.split("-")
+        return SnapshotKey(job_id, int(update), attempt, int(world_size))
+
+    @property
+    def folder(self) -> str:
+        """Prefix of all its keys."""
+        return f"{snapshots_prefix(self.job_id)}{self.update:012d}-{self.attempt}/"
+
+    def document_key(self, rank: int) -> str:
+        """Key of a rank's document."""
+        return f"{self.folder}{rank:05d}-of-{self.world_size:05d}.json"
+
+    def tensors_key(self, rank: int) -> str:
+        """Key of a rank's safetensors shard."""
+        return self.document_key(rank).removesuffix("json") + "safetensors"
 
 
 class FlatSlice(NamedTuple):
@@ -107,18 +168,16 @@ class SnapshotWriter:
 
     def _copied(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Copy to buffers in main memory, reused by the next snapshot (page-locked for a GPU)."""
-        self._buffers = {name: self._buffer_for(name, tensor) for name, tensor in tensors.items()}
+        buffers: dict[str, Tensor] = {}
         for name, tensor in tensors.items():
-            self._buffers[name].copy_(tensor.detach(), non_blocking=True)
+            buffer = self._buffers.get(name)
+            if buffer is None or (buffer.shape, buffer.dtype) != (tensor.shape, tensor.dtype):
+                buffer = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+            buffers[name] = buffer.copy_(tensor.detach(), non_blocking=True)
+        self._buffers = buffers
         if any(tensor.is_cuda for tensor in tensors.values()):
             torch.cuda.synchronize()
-        return self._buffers
-
-    def _buffer_for(self, name: str, tensor: Tensor) -> Tensor:
-        buffer = self._buffers.get(name)
-        if buffer is not None and buffer.shape == tensor.shape and buffer.dtype == tensor.dtype:
-            return buffer
-        return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+        return buffers
 
     def _write(
         self, key: SnapshotKey, tensors: dict[str, Tensor], slices: dict[str, SliceFacts], facts: dict[str, JsonValue]
@@ -184,6 +243,50 @@ class Snapshot:
                 f"the snapshot after update {self.update} was removed while it was read: another worker of"
                 " this job continued or finished; try again"
             ) from error
+
+
+def complete_snapshots(store: Store, job_id: str) -> list[SnapshotKey]:
+    """Return the snapshots of a job whose every rank has finished, those of most updates first."""
+    finished_at = _complete_since(store, job_id)
+    return sorted(finished_at, key=lambda key: (key.update, finished_at[key]), reverse=True)
+
+
+def _complete_since(store: Store, job_id: str) -> dict[SnapshotKey, datetime]:
+    """The complete snapshots of a job, and when the last rank of each had finished."""
+    written: dict[SnapshotKey, int] = {}
+    finished_at: dict[SnapshotKey, datetime] = {}
+    folder = snapshots_prefix(job_id)
+    for item in store.list(folder):
+        found = _PIECE.fullmatch(item.key.removeprefix(folder))
+        if found and found[5] == "json":
+            key = SnapshotKey(job_id, int(found[2]), found[3], int(found[4]))
+            written[key] = written.get(key, 0) + 1
+            finished_at[key] = max(item.modified_at, finished_at.get(key, item.modified_at))
+    return {key: finished_at[key] for key, documents in written.items() if documents == key.world_size}
+
+
+def prune_snapshots(store: Store, latest: SnapshotKey, *, keep: int) -> None:
+    """Remove all but the `keep` complete snapshots of a job that were finished last, `latest` among them.
+
+    These need not have the most updates: training resumes from before damaged ones. Incomplete snapshots that are
+    older than the remaining ones go too. Documents go before tensors, so that a snapshot vanishes at once.
+    """
+    finished_at = _complete_since(store, latest.job_id)
+    newest_first = sorted(finished_at, key=lambda key: (key == latest, finished_at[key], key.update), reverse=True)
+    remaining = {key.folder for key in newest_first[:keep]}
+    complete = {key.folder for key in newest_first}
+    oldest = min((key.update for key in newest_first[:keep] if key.update <= latest.update), default=-1)
+    prefix = snapshots_prefix(latest.job_id)
+    for key in sorted((item.key for item in store.list(prefix)), key=lambda key: key.endswith(".safetensors")):
+        piece = _PIECE.fullmatch(key.removeprefix(prefix))
+        if piece and (folder := prefix + piece[1]) not in remaining and (folder in complete or int(piece[2]) <= oldest):
+            store.delete(key)
+
+
+def delete_snapshots(store: Store, job_id: str) -> None:
+    """Remove all snapshots of a job, whose result is published."""
+    for item in list(store.list(snapshots_prefix(job_id))):
+        store.delete(item.key)
 
 
 def latest_snapshot(store: Store, job_id: str) -> Snapshot | None:

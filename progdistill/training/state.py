@@ -20,14 +20,12 @@ def is_dtensor(tensor: Tensor) -> bool:
 
 def to_local(tensor: Tensor) -> Tensor:
     """This rank's shard of a DTensor, or the tensor itself; not a copy."""
-    shard: Tensor = tensor.to_local() if is_dtensor(tensor) else tensor  # type: ignore[attr-defined]
-    return shard
+    return tensor.to_local() if is_dtensor(tensor) else tensor  # type: ignore[attr-defined]
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
     """The whole tensor, to be called on all ranks at once."""
-    gathered: Tensor = tensor.full_tensor() if is_dtensor(tensor) else tensor  # type: ignore[attr-defined]
-    return gathered
+    return tensor.full_tensor() if is_dtensor(tensor) else tensor  # type: ignore[attr-defined]
 
 
 def flat_slice(tensor: Tensor) -> FlatSlice:

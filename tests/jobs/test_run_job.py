@@ -14,8 +14,7 @@ from progdistill.store.documents import read_record
 from progdistill.store.layout import job_result_key
 from progdistill.training.config import SnapshotSettings
 from progdistill.training.distributed import Rank
-from progdistill.training.snapshot_format import complete_snapshots, delete_snapshots
-from progdistill.training.snapshots import Snapshot, latest_snapshot
+from progdistill.training.snapshots import Snapshot, complete_snapshots, delete_snapshots, latest_snapshot
 from tests.jobs.asking import request_for
 from tests.training.conftest import settings, tiny
 

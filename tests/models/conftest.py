@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from progdistill.diffusion.names import PredictionType
-from progdistill.models.config import ARCHITECTURES, CosineTime, DenoiserConfig, TimeInput
+from progdistill.models.config import ARCHITECTURES, DenoiserConfig, ForeignSchedule
 from progdistill.models.denoiser import Denoiser, build_denoiser
 from progdistill.store.base import Store
 from progdistill.store.open import open_store
@@ -21,12 +21,12 @@ def make_denoiser() -> MakeDenoiser:
     """A digits-sized denoiser; keyword arguments change its network."""
 
     def make(
-        prediction: PredictionType = PredictionType.V, time_input: TimeInput | None = None, **network: Any
+        prediction: PredictionType = PredictionType.V, foreign_schedule: ForeignSchedule | None = None, **network: Any
     ) -> Denoiser:
         config = DenoiserConfig(
             network=ARCHITECTURES["digits"].model_copy(update=network),
             prediction=prediction,
-            time_input=time_input or CosineTime(),
+            foreign_schedule=foreign_schedule,
         )
         return randomize(build_denoiser(config, seed=0))
 

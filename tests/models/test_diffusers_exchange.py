@@ -14,14 +14,14 @@ from progdistill.diffusion.names import PredictionType
 from progdistill.diffusion.samplers import ddim
 from progdistill.diffusion.schedule import time_of_log_snr
 from progdistill.errors import UsageError
-from progdistill.models.config import CosineTime, ForeignSchedule, ForeignTime, TimeInput
+from progdistill.models.config import ForeignSchedule
 from progdistill.models.denoiser import Denoiser, weights_of
 from progdistill.models.diffusers_export import cosine_betas, export_diffusers
 from progdistill.models.diffusers_import import read_diffusers
 from progdistill.models.load import denoiser_from_file
 from tests.models.conftest import MakeDenoiser
 
-LINEAR = ForeignTime(schedule=ForeignSchedule(kind="linear"))
+LINEAR = ForeignSchedule(kind="linear")
 
 
 def stock_samples(folder: Path, z: torch.Tensor, steps: int, labels: torch.Tensor | None) -> torch.Tensor:
@@ -44,13 +44,13 @@ def our_samples(
 
 
 @pytest.mark.parametrize(
-    ("prediction", "time_input", "num_classes", "steps"),
+    ("prediction", "schedule", "num_classes", "steps"),
     [
-        (PredictionType.V, CosineTime(), 10, 64),
-        (PredictionType.V, CosineTime(), 0, 1),
+        (PredictionType.V, None, 10, 64),
+        (PredictionType.V, None, 0, 1),
         (PredictionType.V, LINEAR, 0, 4),
-        (PredictionType.X, CosineTime(), 0, 64),
-        (PredictionType.X, CosineTime(), 10, 1),
+        (PredictionType.X, None, 0, 64),
+        (PredictionType.X, None, 10, 1),
         (PredictionType.X, LINEAR, 10, 8),
     ],
 )
@@ -58,11 +58,11 @@ def test_stock_diffusers_draws_our_images(
     make_denoiser: MakeDenoiser,
     tmp_path: Path,
     prediction: PredictionType,
-    time_input: TimeInput,
+    schedule: ForeignSchedule | None,
     num_classes: int,
     steps: int,
 ) -> None:
-    denoiser = make_denoiser(prediction, time_input, num_classes=num_classes)
+    denoiser = make_denoiser(prediction, schedule, num_classes=num_classes)
     export_diffusers(denoiser, tmp_path)
     z = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(3))
     labels = torch.tensor([4, 7]) if num_classes else None
@@ -116,7 +116,7 @@ def test_our_own_export_comes_back_as_it_was(make_denoiser: MakeDenoiser, tmp_pa
     denoiser = make_denoiser(PredictionType.X)
     export_diffusers(denoiser, tmp_path)
     model = read_diffusers(tmp_path)
-    assert isinstance(model.config.time_input, CosineTime)
+    assert model.config.foreign_schedule is None
     assert model.config.prediction is PredictionType.X
     assert all(torch.equal(model.weights[name], tensor) for name, tensor in weights_of(denoiser).items())
 
@@ -159,8 +159,8 @@ def test_an_imported_model_predicts_as_it_did(
     denoiser = denoiser_of(tmp_path)
     assert denoiser.config.prediction is prediction
     indices = torch.tensor([0, 1, 250, 500, 999])
-    assert isinstance(denoiser.config.time_input, ForeignTime)
-    levels = torch.tensor(denoiser.config.time_input.schedule.log_snr(), dtype=torch.float64)[indices]
+    assert denoiser.config.foreign_schedule is not None
+    levels = torch.tensor(denoiser.config.foreign_schedule.log_snr(), dtype=torch.float64)[indices]
     z = torch.randn(5, 1, 8, 8)
     with torch.no_grad():
         expected, found = unet(z, indices).sample, denoiser(z, time_of_log_snr(levels))

@@ -8,7 +8,7 @@ import torch
 
 from progdistill.diffusion.names import PredictionType
 from progdistill.diffusion.samplers import ddim
-from progdistill.models.config import ForeignSchedule, ForeignTime
+from progdistill.models.config import ForeignSchedule
 from progdistill.models.denoiser import Denoiser
 from progdistill.models.onnx_export import DenoisingStep
 from progdistill.store.base import Store
@@ -19,9 +19,9 @@ from tests.models.conftest import MakeDenoiser
 @pytest.mark.parametrize("levels", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_onnxruntime_makes_our_step(make_denoiser: MakeDenoiser, store: Store, tmp_path: Path, levels: int) -> None:
     """The most demanding case in one export: labels, a guidance input, ε of a foreign schedule."""
-    time_input = ForeignTime(schedule=ForeignSchedule(kind="squaredcos_cap_v2"))
+    schedule = ForeignSchedule(kind="squaredcos_cap_v2")
     network = {"channel_multipliers": (1, 2)[:levels], "guidance_input": True}
-    denoiser = make_denoiser(PredictionType.EPS, time_input, **network)
+    denoiser = make_denoiser(PredictionType.EPS, schedule, **network)
     student, out = publish(store, denoiser, tmp_path), tmp_path / "out"
     assert run(store, "export", student, "--format", "onnx", "--out", out) == 0
     card = follow_card(out)

@@ -6,7 +6,7 @@ import torch
 
 from progdistill.diffusion.names import PredictionType
 from progdistill.diffusion.schedule import time_of_log_snr
-from progdistill.models.config import DenoiserConfig, ForeignSchedule, ForeignTime
+from progdistill.models.config import DenoiserConfig, ForeignSchedule
 from progdistill.models.unet import TimeReader
 from tests.models.conftest import MakeDenoiser
 
@@ -31,19 +31,19 @@ def test_log_snr_is_that_of_diffusers(schedule: ForeignSchedule) -> None:
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda schedule: schedule.kind)
 def test_the_time_of_an_index_is_read_as_that_index(schedule: ForeignSchedule) -> None:
     times = time_of_log_snr(torch.tensor(schedule.log_snr(), dtype=torch.float64))
-    indices = TimeReader(ForeignTime(schedule=schedule))(times)
+    indices = TimeReader(schedule)(times)
     torch.testing.assert_close(indices, torch.arange(1000.0), rtol=0, atol=2e-3)
 
 
 def test_between_indices_the_index_rises_with_time() -> None:
     times = torch.linspace(0.02, 0.98, 4001, dtype=torch.float64)
-    indices = TimeReader(ForeignTime(schedule=SCHEDULES[2]))(times)
+    indices = TimeReader(SCHEDULES[2])(times)
     assert (indices.diff() > 0).all()
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda schedule: schedule.kind)
 def test_outside_the_foreign_range_the_nearest_index_is_asked(schedule: ForeignSchedule) -> None:
-    reader = TimeReader(ForeignTime(schedule=schedule))
+    reader = TimeReader(schedule)
     assert reader(torch.tensor([0.0, 1.0])).tolist() == [0.0, 999.0]
     first, last = reader.nearest_known(torch.tensor([0.0, 1.0])).tolist()
     assert 0 < first < 0.05
@@ -51,7 +51,7 @@ def test_outside_the_foreign_range_the_nearest_index_is_asked(schedule: ForeignS
 
 
 def test_a_foreign_eps_model_has_a_finite_velocity_at_both_ends(make_denoiser: MakeDenoiser) -> None:
-    denoiser = make_denoiser(PredictionType.EPS, ForeignTime(schedule=SCHEDULES[0]))
+    denoiser = make_denoiser(PredictionType.EPS, SCHEDULES[0])
     z, t = torch.randn(2, 1, 8, 8), torch.tensor([0.0, 1.0])
     with torch.no_grad():
         velocity = denoiser.velocity(z, t, torch.tensor([1, 2]))
@@ -62,12 +62,12 @@ def test_a_foreign_eps_model_has_a_finite_velocity_at_both_ends(make_denoiser: M
 
 
 def test_a_foreign_schedule_survives_json_in_a_few_numbers(make_denoiser: MakeDenoiser) -> None:
-    config = make_denoiser(PredictionType.EPS, ForeignTime(schedule=SCHEDULES[1])).config
+    config = make_denoiser(PredictionType.EPS, SCHEDULES[1]).config
     text = config.model_dump_json()
     assert DenoiserConfig.model_validate_json(text) == config
     assert len(text) < 1000
 
 
 def test_the_table_of_a_foreign_schedule_is_no_weight(make_denoiser: MakeDenoiser) -> None:
-    foreign = make_denoiser(PredictionType.EPS, ForeignTime(schedule=SCHEDULES[0]))
+    foreign = make_denoiser(PredictionType.EPS, SCHEDULES[0])
     assert foreign.state_dict().keys() == make_denoiser().state_dict().keys()

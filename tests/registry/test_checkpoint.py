@@ -69,7 +69,6 @@ def test_the_driver_side_imports_neither_torch_nor_boto3() -> None:
     rooms = {
         "registry": "checkpoint runs resolve aliases lineage evaluations gc",
         "store": "open local layout documents",
-        "training": "snapshot_format",
     }
     imports = ", ".join(f"progdistill.{room}.{name}" for room, names in rooms.items() for name in names.split())
     program = f"import sys, {imports}; print(sorted({{'torch', 'boto3', 'numpy'}} & set(sys.modules)))"

@@ -8,8 +8,7 @@ from torch import Tensor
 
 from progdistill.errors import UsageError
 from progdistill.store.base import Store
-from progdistill.training.snapshot_format import delete_snapshots
-from progdistill.training.snapshots import FlatSlice, Snapshot, SnapshotWriter, latest_snapshot
+from progdistill.training.snapshots import FlatSlice, Snapshot, SnapshotWriter, delete_snapshots, latest_snapshot
 
 JOB = "job-1"
 

@@ -9,9 +9,9 @@ from progdistill.data.loader import TrainingLoader
 from progdistill.diffusion.names import LossWeight
 from progdistill.diffusion.schedule import diffuse
 from progdistill.errors import UsageError
-from progdistill.models.denoiser import Denoiser, build_denoiser, student_of
+from progdistill.models.denoiser import GUIDANCE_PARAMETER, Denoiser, build_denoiser, student_of
 from progdistill.training.config import LearningRateSchedule
-from progdistill.training.guidance import GUIDANCE_PARAMETER, GuidanceRange, parse_guidance_scale
+from progdistill.training.guidance import GuidanceRange, parse_guidance_scale
 from progdistill.training.loop import train
 from progdistill.training.objective import BaseObjective, DistillationObjective, GuidanceObjective, draw_w
 from progdistill.training.random import BatchRandom
