@@ -33,7 +33,7 @@ def decide(
     """Decide how a network runs.
 
     Args:
-        parameters: Number of the network's parameters; under `auto` if they do not fit, they are sharded.
+        parameters: Number of the network's parameters; `auto` shards them where they do not fit in memory.
 
     Raises:
         UsageError: The device does not support the precision, or sharding is combined with a single rank or

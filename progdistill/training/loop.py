@@ -60,7 +60,7 @@ class TrainingTask(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """The weights to publish (the moving average where one is kept) and how the training went."""
+    """The weights to publish (the moving average, if there is one) and how the training went."""
 
     weights: dict[str, Tensor]
     loss_curve: list[tuple[int, float]]
@@ -133,7 +133,7 @@ def _one_update(task: TrainingTask, state: TrainingState, network: nn.Module) ->
     if not (math.isfinite(loss) and math.isfinite(norm)):
         raise NonFiniteError(
             f"{task.label}: loss {loss} and gradient norm {norm} at update {update} are not finite;"
-            " the weights before it are kept. Lower the learning rate (--set distill.learning_rate=…,"
+            " no update was made from it. Lower the learning rate (--set distill.learning_rate=…,"
             " --set base.learning_rate=…) or look at the data"
         )
     for group in state.optimizer.param_groups:

@@ -43,7 +43,7 @@ class BatchRandom:
     def slice(self, start: int, stop: int) -> "BatchRandom":
         """The random numbers of some of this rank's rows, for a micro-batch.
 
-        Slices that are asked for the same numbers in the same order get the rows of the whole.
+        Slices that draw the same numbers in the same order get the rows of the whole.
         """
         part = BatchRandom(self._generator, self._batch_size, device=self._device)
         part._rank_rows, part._drawn, part._rows = self._rank_rows, self._drawn, slice(start, stop)

@@ -137,7 +137,7 @@ class TrainingState:
         return self.earlier_seconds + time.monotonic() - self._began
 
     def published_weights(self) -> dict[str, Tensor]:
-        """The moving average if one is kept, else the weights, whole and on the CPU; call on all ranks."""
+        """The moving average if there is one, otherwise the weights, whole and on the CPU; call on all ranks."""
         weights = {name: tensor.detach() for name, tensor in self.model.state_dict().items()}
         if self.average:
             names = [name for name, p in self.model.named_parameters() if p.requires_grad]
