@@ -1,1 +1,1 @@
-"""The command `progdistill`: one file per verb."""
+"""The command `progdistill`, by groups of verbs."""

@@ -5,11 +5,10 @@ import getpass
 import json
 import socket
 import sys
-from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, Final
 
-from progdistill.cli.common import add_json_argument, add_store_argument, print_json, status_of, store_of
+from progdistill.cli.common import Verbs, add_reference_argument, add_verb, print_json, print_table, status_of, store_of
 from progdistill.errors import LostInvariantError, ProgdistillError, UsageError, require_between
 from progdistill.models_base import leaves
 from progdistill.progress import Progress
@@ -23,7 +22,7 @@ from progdistill.registry.gc import (
     remove_garbage,
     require_safe_grace,
 )
-from progdistill.registry.listing import CheckpointSummary, list_checkpoints
+from progdistill.registry.listing import list_checkpoints
 from progdistill.registry.resolve import resolve_reference
 from progdistill.registry.runs import require_run
 from progdistill.store.base import Store
@@ -31,51 +30,40 @@ from progdistill.store.layout import blob_key, checkpoint_key, evaluations_prefi
 
 ONE_DAY: Final = timedelta(days=1)
 MOST_DAYS: Final = 36_500
+HEAD: Final = (
+    *("id", "kind", "sampling steps", "dataset", "parent", "run", "created"),
+    *("distance", "distance name", "aliases"),
+)
 
 
-def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_parser(subparsers: Verbs) -> None:
     """Add the verb with its own verbs list, show, verify, alias, gc."""
     text = "list, show, verify and name checkpoints; collect garbage"
-    parser = subparsers.add_parser("checkpoints", help=text, description=text)
-    verbs = parser.add_subparsers(required=True, metavar="VERB")
-    listing = _verb(verbs, "list", _list, "one line per checkpoint, newest last")
+    verbs = subparsers.add_parser("checkpoints", help=text, description=text).add_subparsers(
+        required=True, metavar="VERB"
+    )
+    listing = add_verb(verbs, "list", _list, "one line per checkpoint, newest last")
     listing.add_argument("--dataset", metavar="NAME", help="only checkpoints trained on this dataset")
     text = "only students of N sampling steps"
     listing.add_argument("--sampling-steps", "--steps", type=int, metavar="N", help=text)
-    text = "only checkpoints that this run holds"
-    listing.add_argument("--run", dest="run_name", metavar="FLOW/RUN", help=text)
+    listing.add_argument("--run", dest="run_name", metavar="FLOW/RUN", help="only checkpoints that this run holds")
     text = "only checkpoints with a distance of D or less"
     listing.add_argument("--max-distance", type=float, metavar="D", help=text)
-    show = _verb(verbs, "show", _show, "print the manifest of a checkpoint")
-    show.add_argument("reference", metavar="REF", help="id or prefix, alias, or Flow/run/steps")
-    verify = _verb(verbs, "verify", _verify, "read everything and check it against its digests")
+    add_reference_argument(add_verb(verbs, "show", _show, "print the manifest of a checkpoint"))
+    verify = add_verb(verbs, "verify", _verify, "read everything and check it against its digests")
     verify.add_argument("reference", metavar="REF", nargs="?", help="one checkpoint (default: all)")
-    alias = _verb(verbs, "alias", _alias, "name a checkpoint, or show the history of a name")
+    alias = add_verb(verbs, "alias", _alias, "name a checkpoint, or show the history of a name")
     alias.add_argument("name", metavar="NAME")
     alias.add_argument("reference", metavar="REF", nargs="?", help="checkpoint the alias points to")
     alias.add_argument("--remove", action="store_true", help="remove the alias; its history stays")
-    collect = _verb(verbs, "gc", _gc, "list (or delete) unreferenced objects")
+    collect = add_verb(verbs, "gc", _gc, "list (or delete) unreferenced objects")
     collect.add_argument("--delete", action="store_true", help="delete them (default: only list)")
     text = "keep objects newer than D days (default: %(default)g)"
     collect.add_argument("--grace-days", type=float, default=DEFAULT_GRACE / ONE_DAY, metavar="D", help=text)
     text = "treat unfinished jobs older than D days as abandoned (default: %(default)g)"
-    days = DEFAULT_PATIENCE / ONE_DAY
-    collect.add_argument("--abandoned-days", type=float, default=days, metavar="D", help=text)
+    collect.add_argument("--abandoned-days", type=float, default=DEFAULT_PATIENCE / ONE_DAY, metavar="D", help=text)
     text = "also delete this run's checkpoints (repeatable)"
     collect.add_argument("--forget-run", action="append", default=[], metavar="FLOW/RUN", help=text)
-
-
-def _verb(
-    verbs: "argparse._SubParsersAction[argparse.ArgumentParser]",
-    name: str,
-    run: Callable[[argparse.Namespace], int],
-    text: str,
-) -> argparse.ArgumentParser:
-    parser = verbs.add_parser(name, help=text, description=text)
-    add_store_argument(parser)
-    add_json_argument(parser)
-    parser.set_defaults(run=run)
-    return parser
 
 
 def _list(args: argparse.Namespace) -> int:
@@ -92,34 +80,25 @@ def _list(args: argparse.Namespace) -> int:
     if args.json:
         print_json([summary.model_dump(mode="json") for summary in found])
     elif found:
-        _print_table(found)
+        rows = [
+            (
+                s.id[:12],
+                s.kind,
+                str(s.sampling_steps or "any"),
+                s.dataset,
+                (s.parent or "-")[:12],
+                s.created_by or "-",
+                f"{s.created_at:%Y-%m-%d %H:%M}",
+                "-" if s.distance is None else f"{s.distance:.3g}",
+                s.distance_name or "-",
+                ", ".join(s.aliases),
+            )
+            for s in found
+        ]
+        print_table([HEAD, *rows])
     else:
         print(f"no checkpoint in {store.uri} matches", file=sys.stderr)
     return status_of(unreadable)
-
-
-def _print_table(summaries: list[CheckpointSummary]) -> None:
-    lines = [
-        ["id", "kind", "sampling steps", "dataset", "parent", "run", "created", "distance", "distance name", "aliases"]
-    ]
-    lines += [
-        [
-            s.id[:12],
-            s.kind,
-            str(s.sampling_steps or "any"),
-            s.dataset,
-            (s.parent or "-")[:12],
-            s.created_by or "-",
-            f"{s.created_at:%Y-%m-%d %H:%M}",
-            "-" if s.distance is None else f"{s.distance:.3g}",
-            s.distance_name or "-",
-            ", ".join(s.aliases),
-        ]
-        for s in summaries
-    ]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
 def _show(args: argparse.Namespace) -> int:
@@ -159,28 +138,28 @@ def _verify(args: argparse.Namespace) -> int:
 
 def _verified(store: Store, checkpoint_id: str, read: set[str]) -> dict[str, Any]:
     """Whether a checkpoint is intact; the keys that were read are added to `read`."""
+    problem = None
     try:
         read.add(checkpoint_key(checkpoint_id))
         manifest = load_manifest(store, checkpoint_id)
         read.add(blob_key(manifest.identity.weights.sha256))
         verify_weights(store, manifest)
     except (LostInvariantError, UsageError) as error:
-        return {"id": checkpoint_id, "intact": False, "problem": str(error)}
-    return {"id": checkpoint_id, "intact": True, "problem": None}
+        problem = str(error)
+    return {"id": checkpoint_id, "intact": problem is None, "problem": problem}
 
 
 def _alias(args: argparse.Namespace) -> int:
     if args.remove and args.reference is not None:
         raise UsageError(f"--remove cannot be combined with {args.reference}: give one of them")
     store = store_of(args)
-    if args.remove or args.reference is None:
-        alias = read_alias(store, args.name)
-        if alias is None or (args.remove and alias.checkpoint_id is None):
-            raise UsageError(f"no alias {args.name!r} in store {store.uri}; give a REF to create it")
-        if args.remove:
-            alias = move_alias(store, args.name, None, _mover())
-    else:
+    if args.reference is not None:
         alias = move_alias(store, args.name, resolve_reference(store, args.reference).id, _mover())
+    else:
+        found = read_alias(store, args.name)
+        if found is None or (args.remove and found.checkpoint_id is None):
+            raise UsageError(f"no alias {args.name!r} in store {store.uri}; give a REF to create it")
+        alias = move_alias(store, args.name, None, _mover()) if args.remove else found
     if args.json:
         print_json(alias.model_dump(mode="json"))
     else:
@@ -204,10 +183,9 @@ def _gc(args: argparse.Namespace) -> int:
     store = store_of(args)
     for run in args.forget_run:
         require_run(store, run)  # A misspelled run must not pass for one without checkpoints.
-    grace = args.grace_days * ONE_DAY
+    grace, patience = args.grace_days * ONE_DAY, args.abandoned_days * ONE_DAY
     if args.delete:
         require_safe_grace(store, grace)
-    patience = args.abandoned_days * ONE_DAY
     garbage = find_garbage(store, grace=grace, patience=patience, forget_runs=args.forget_run)
     removed = remove_garbage(store, garbage) if args.delete else 0
     if args.json:

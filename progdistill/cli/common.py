@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from progdistill.config.options import DEFAULT_STORE, resolve_options
 from progdistill.errors import Interrupted, ProgdistillError, UsageError
@@ -18,6 +18,8 @@ from progdistill.signals import STOP_SIGNALS, StopSignals, record
 
 if TYPE_CHECKING:
     from progdistill.store.base import Store
+
+Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def run_command(command: Callable[[], int]) -> int:
@@ -53,19 +55,23 @@ def _with_errors_printed(command: Callable[[], int]) -> int:
         return 0
 
 
-def add_store_argument(parser: argparse.ArgumentParser) -> None:
-    """Add `--store URI` (a local folder or s3://bucket/prefix)."""
-    parser.add_argument(
-        "--store",
-        metavar="URI",
-        help="local folder or s3://bucket/prefix"
-        f" (default: $PROGDISTILL_STORE, `store` in progdistill.toml, or {DEFAULT_STORE})",
-    )
-
-
-def add_json_argument(parser: argparse.ArgumentParser) -> None:
-    """Add `--json`: the same facts for a program."""
+def add_verb(
+    verbs: Verbs, name: str, run: Callable[[argparse.Namespace], int], text: str, *, store: bool = True
+) -> argparse.ArgumentParser:
+    """Add a verb that `run` executes, with `--json` and, unless it needs none, `--store`."""
+    parser = verbs.add_parser(name, help=text, description=text)
+    parser.set_defaults(run=run)
+    if store:
+        places = f"$PROGDISTILL_STORE, `store` in progdistill.toml, or {DEFAULT_STORE}"
+        help_text = f"local folder or s3://bucket/prefix (default: {places})"
+        parser.add_argument("--store", metavar="URI", help=help_text)
     parser.add_argument("--json", action="store_true", help="print the facts as JSON")
+    return parser
+
+
+def add_reference_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the argument REF, which names a checkpoint."""
+    parser.add_argument("reference", metavar="REF", help="id or prefix, alias, or Flow/run/steps")
 
 
 def add_sampling_steps_argument(parser: argparse.ArgumentParser) -> None:
@@ -74,7 +80,7 @@ def add_sampling_steps_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sampling-steps", "--steps", type=int, metavar="N", help=text)
 
 
-def add_guidance_scale_argument(parser: argparse.ArgumentParser, text: str) -> None:
+def add_guidance_scale_argument(parser: argparse.ArgumentParser, text: str = "guidance scale, 1 or more") -> None:
     """Add `--guidance-scale SCALE`."""
     text = f"{text} (default: the lowest that a guided student was trained with, none for other models)"
     parser.add_argument("--guidance-scale", type=float, metavar="SCALE", help=text)
@@ -126,6 +132,13 @@ def writing(option: str, path: Path) -> Iterator[None]:
 def print_json(facts: Any) -> None:
     """Print facts as indented JSON to standard output."""
     print(json.dumps(facts, indent=2, sort_keys=True, default=str))
+
+
+def print_table(rows: Sequence[Sequence[str]]) -> None:
+    """Print rows of cells, in columns as wide as their widest cell."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def status_of(unreadable: Sequence[ProgdistillError]) -> int:

@@ -3,11 +3,10 @@
 import argparse
 import re
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from progdistill.cli.common import add_json_argument, check_output, print_json, writing
+from progdistill.cli.common import Verbs, add_verb, check_output, print_json, writing
 from progdistill.errors import UsageError, require_between
 
 if TYPE_CHECKING:
@@ -22,11 +21,12 @@ MAX_UNREADABLE: Final = 1_000_000_000
 """More images than any dataset has."""
 
 
-def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_parser(subparsers: Verbs) -> None:
     """Add `data` with its verbs prepare, list and info."""
-    parser = subparsers.add_parser("data", help="prepare, list and inspect datasets")
-    verbs = parser.add_subparsers(required=True, metavar="VERB")
-    prepare = _verb(verbs, "prepare", _prepare, "prepare a dataset from downloaded files or your own images")
+    text = "prepare, list and inspect datasets"
+    verbs = subparsers.add_parser("data", help=text, description=text).add_subparsers(required=True, metavar="VERB")
+    text = "prepare a dataset from downloaded files or your own images"
+    prepare = add_verb(verbs, "prepare", _prepare, text, store=False)
     prepare.add_argument("name", metavar="NAME", help="a known dataset (see `data list`) or a new name")
     prepare.add_argument("--source", type=Path, metavar="PATH", help="archive, folder or file to read")
     prepare.add_argument("--out", metavar="URI", help="folder or s3://bucket/prefix (default: data folder)")
@@ -40,24 +40,12 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     text = "skip up to N images that cannot be read (default: %(default)s)"
     prepare.add_argument("--max-unreadable", type=int, default=100, metavar="N", help=text)
     prepare.add_argument("--unverified", action="store_true", help="accept unpublished checksums and counts")
-    _verb(verbs, "list", _list, "list prepared datasets, and how to get the others")
-    info = _verb(verbs, "info", _info, "show counts, classes, mean and std, fingerprint")
+    add_verb(verbs, "list", _list, "list prepared datasets, and how to get the others", store=False)
+    info = add_verb(verbs, "info", _info, "show counts, classes, mean and std, fingerprint", store=False)
     info.add_argument("name", metavar="NAME", help="name, folder or URI of a prepared dataset")
     info.add_argument("--grid", type=Path, metavar="FILE", help=f"write a PNG of {GRID_IMAGES} images")
     info.add_argument("--split", default="train", metavar="NAME", help="split to show (default: %(default)s)")
     info.add_argument("--verify", action="store_true", help="read every byte and compare it with its digest")
-
-
-def _verb(
-    verbs: "argparse._SubParsersAction[argparse.ArgumentParser]",
-    name: str,
-    run: Callable[[argparse.Namespace], int],
-    text: str,
-) -> argparse.ArgumentParser:
-    parser = verbs.add_parser(name, help=text, description=text)
-    add_json_argument(parser)
-    parser.set_defaults(run=run)
-    return parser
 
 
 def _prepare(args: argparse.Namespace) -> int:

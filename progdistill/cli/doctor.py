@@ -5,7 +5,7 @@ import os
 import platform
 from typing import TYPE_CHECKING, Any
 
-from progdistill.cli.common import add_json_argument, add_store_argument, print_json, store_of, store_uri
+from progdistill.cli.common import Verbs, add_verb, print_json, store_of, store_uri
 from progdistill.config.options import DEFAULT_STORE
 from progdistill.config.presets import PRESETS
 from progdistill.errors import ProgdistillError, UsageError
@@ -16,13 +16,10 @@ if TYPE_CHECKING:
     from progdistill.training.accelerators import Accelerators
 
 
-def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_parser(verbs: Verbs) -> None:
     """Add the verb."""
     text = "check this machine, the store, the cluster and the datasets, and how to get what is missing"
-    parser = subparsers.add_parser("doctor", help=text, description=text)
-    add_store_argument(parser)
-    add_json_argument(parser)
-    parser.set_defaults(run=_doctor)
+    add_verb(verbs, "doctor", _doctor, text)
 
 
 def _doctor(args: argparse.Namespace) -> int:

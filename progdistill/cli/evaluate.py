@@ -7,10 +7,11 @@ from pydantic import JsonValue
 
 from progdistill.api import MOST_IMAGES, MOST_STEPS, Model
 from progdistill.cli.common import (
+    Verbs,
     add_guidance_scale_argument,
-    add_json_argument,
+    add_reference_argument,
     add_sampling_steps_argument,
-    add_store_argument,
+    add_verb,
     print_json,
     store_of,
 )
@@ -22,11 +23,10 @@ if TYPE_CHECKING:
     from progdistill.registry.evaluations import Measurement
 
 
-def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_parser(verbs: Verbs) -> None:
     """Add the verb."""
-    text = "compare a checkpoint's samples with the real images"
-    parser = subparsers.add_parser("evaluate", help=text, description=text)
-    parser.add_argument("reference", metavar="REF", help="id or prefix, alias, or Flow/run/steps")
+    parser = add_verb(verbs, "evaluate", _evaluate, "compare a checkpoint's samples with the real images")
+    add_reference_argument(parser)
     text = "images to sample (default: as in the checkpoint's run)"
     parser.add_argument("--samples", type=int, metavar="N", help=text)
     add_sampling_steps_argument(parser)
@@ -42,9 +42,6 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     text = "compare with the mu and sigma in this .npz instead of those of the dataset"
     parser.add_argument("--reference-statistics", metavar="FILE", help=text)
     parser.add_argument("--no-baselines", action="store_true", help="do not measure the undistilled model")
-    add_store_argument(parser)
-    add_json_argument(parser)
-    parser.set_defaults(run=_evaluate)
 
 
 def _evaluate(args: argparse.Namespace) -> int:

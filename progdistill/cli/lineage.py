@@ -5,15 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from progdistill.cli.common import (
-    add_json_argument,
-    add_store_argument,
-    check_output,
-    print_json,
-    status_of,
-    store_of,
-    writing,
-)
+from progdistill.cli.common import Verbs, add_verb, check_output, print_json, status_of, store_of, writing
 from progdistill.errors import ProgdistillError
 from progdistill.registry.lineage import LineageNode, draw, lineage_tree
 from progdistill.registry.openlineage import run_events
@@ -21,16 +13,12 @@ from progdistill.registry.resolve import resolve_reference
 from progdistill.report.lineage_page import lineage_page
 
 
-def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_parser(verbs: Verbs) -> None:
     """Add the verb."""
-    text = "draw the tree of teachers and students across runs"
-    parser = subparsers.add_parser("lineage", help=text, description=text)
+    parser = add_verb(verbs, "lineage", _lineage, "draw the tree of teachers and students across runs")
     parser.add_argument("reference", metavar="REF", nargs="?", help="mark this checkpoint and show only its tree")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write an interactive HTML page")
     parser.add_argument("--openlineage", metavar="FLOW/RUN", help="print a run's OpenLineage events (JSON)")
-    add_store_argument(parser)
-    add_json_argument(parser)
-    parser.set_defaults(run=_lineage)
 
 
 def _lineage(args: argparse.Namespace) -> int:

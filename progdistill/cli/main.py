@@ -3,25 +3,12 @@
 import argparse
 import sys
 
-from progdistill.cli import (
-    checkpoints,
-    compare,
-    data,
-    doctor,
-    evaluate,
-    lineage,
-    model_export,
-    model_import,
-    plan,
-    report,
-    run,
-    sample,
-)
+from progdistill.cli import checkpoints, data, doctor, evaluate, import_export, lineage, report, run, sample
 from progdistill.cli.common import run_command
 from progdistill.config.options import refuse_renamed
 from progdistill.version import __version__
 
-VERBS = (run, plan, data, checkpoints, lineage, sample, evaluate, model_export, model_import, report, compare, doctor)
+GROUPS = (run, data, checkpoints, lineage, sample, evaluate, import_export, report, doctor)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -29,8 +16,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="progdistill", description=__doc__)
     parser.add_argument("--version", action="version", version=f"progdistill {__version__}")
     subparsers = parser.add_subparsers(required=True, metavar="VERB")
-    for verb in VERBS:
-        verb.add_parser(subparsers)
+    for group in GROUPS:
+        group.add_parser(subparsers)
     return run_command(lambda: _run(parser, sys.argv[1:] if arguments is None else arguments))
 
 

@@ -1,4 +1,4 @@
-"""`progdistill run` and `progdistill resume`; flows/distill_flow.py starts here too."""
+"""`progdistill plan`, `run` and `resume`; flows/distill_flow.py starts here too."""
 
 import argparse
 import os
@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from progdistill.cli.common import run_command, writing
+from progdistill.cli.common import Verbs, add_verb, print_json, run_command, writing
 from progdistill.config.options import (
     RUN_OPTIONS,
     add_run_options,
@@ -27,22 +27,46 @@ VERBS = {
 ENTRYPOINT = [sys.executable, "-P", "-m", "progdistill.cli.run"]
 """How tasks of a run start that `progdistill run` has started."""
 
+MEASURED_UPDATES = 20
+"""Of `plan --measure`."""
 
-def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add both verbs. What their parsers do not know is for Metaflow."""
+
+def add_parser(verbs: Verbs) -> None:
+    """Add the verbs. What the parsers of `run` and `resume` do not know is for Metaflow."""
     for verb, text in VERBS.items():
-        parser = subparsers.add_parser(verb, help=text, description=text, allow_abbrev=False)
+        parser = verbs.add_parser(verb, help=text, description=text, allow_abbrev=False)
         _add_arguments(parser, verb)
         parser.set_defaults(run=_from_cli, verb=verb, takes_unknown=True)
+    text = "show stages, updates, images, disk, memory, time and cost of a run with the same options"
+    plan = add_verb(verbs, "plan", _plan, text, store=False)
+    add_run_options(plan)
+    count = MEASURED_UPDATES
+    text = f"train that many updates here (default: {count}) to estimate the time of all"
+    plan.add_argument("--measure", nargs="?", type=int, const=count, metavar="UPDATES", help=text)
 
 
 def _add_arguments(parser: argparse.ArgumentParser, verb: str) -> None:
     if verb == "run":
         add_run_options(parser)
     else:
-        parser.add_argument(
-            "--origin-run-id", metavar="RUN", help="run to resume (default: the last one of this folder)"
-        )
+        text = "run to resume (default: the last one of this folder)"
+        parser.add_argument("--origin-run-id", metavar="RUN", help=text)
+
+
+def _plan(args: argparse.Namespace) -> int:
+    from progdistill.run.benchmark import measure_here
+    from progdistill.run.estimate import estimate
+    from progdistill.run.prepare import prepare_run
+
+    if args.measure is not None and args.measure < 1:
+        raise UsageError(f"--measure {args.measure}: give 1 or more updates")
+    prepared = prepare_run(resolve_options(vars(args)))
+    takes = estimate(prepared, [] if args.measure is None else measure_here(prepared, args.measure))
+    if args.json:
+        print_json({**prepared.facts(), "estimate": takes.model_dump(mode="json")})
+    else:
+        print(prepared.describe(), takes.describe(), sep="\n")
+    return 0
 
 
 def _from_cli(args: argparse.Namespace) -> int:

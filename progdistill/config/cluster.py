@@ -13,18 +13,16 @@ _SECRET_NAME: Final = re.compile(r"SECRET|PASSW|TOKEN|CREDENTIAL|PRIVATE|ACCESS_
 
 
 def _no_secrets(variables: dict[str, str]) -> dict[str, str]:
-    for name in variables:
-        if _SECRET_NAME.search(name):
-            raise ValueError(
-                f"{name} looks like a secret, which would be readable in manifests: put it into a Kubernetes"
-                " Secret and name that in cluster.env_from_secrets"
-            )
+    for name in filter(_SECRET_NAME.search, variables):
+        raise ValueError(
+            f"{name} looks like a secret, which would be readable in manifests: put it into a Kubernetes"
+            " Secret and name that in cluster.env_from_secrets"
+        )
     return variables
 
 
 PlainVariables = Annotated[dict[str, str], AfterValidator(_no_secrets)]
 """Environment variables; names that look like secrets are refused."""
-
 
 TPU: str = "google.com/tpu"
 """The resource name of TPU chips on GKE."""
@@ -101,12 +99,14 @@ class StepResources(Frozen, allow_inf_nan=False):
             raise ValueError("tpu_type and tpu_topology go together: set both or neither")
         if (self.accelerator == TPU) != (self.tpu_topology is not None):
             raise ValueError(f"a TPU slice needs accelerator={TPU}, tpu_type and tpu_topology")
-        if self.tpu_topology is not None and self._chips % self.accelerators_per_host:
+        if self.tpu_topology is None:
+            return self
+        if self._chips % self.accelerators_per_host:
             raise ValueError(
                 f"topology {self.tpu_topology} has {self._chips} chips, which is not a multiple of"
                 f" accelerators_per_host = {self.accelerators_per_host}"
             )
-        if self.tpu_topology is not None and self.hosts not in (1, self.host_count):
+        if self.hosts not in (1, self.host_count):
             raise ValueError(f"topology {self.tpu_topology} needs {self.host_count} hosts, not {self.hosts}")
         return self
 

@@ -48,7 +48,7 @@ def _descend(start: int, end: int, factor: int = 2, *, text: str) -> list[int]:
     if factor not in (2, 4):
         raise UsageError(f"ladder {text!r}: the factor is {factor}, not 2 or 4; {_SYNTAX}")
     if end > start:
-        raise UsageError(f"ladder {text!r} goes up from {start} to {end} sampling steps; {_SYNTAX}")
+        return [start, end]
     rungs = [start]
     while rungs[-1] > end:
         rungs.append(rungs[-1] // factor)

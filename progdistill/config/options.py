@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field
 
 from progdistill.config.overrides import Override, overrides_of, read_override
 from progdistill.errors import UsageError
@@ -22,19 +22,53 @@ RENAMED_OPTIONS = {"like": "reproduce", "guidance": "guidance-scale, which is 1 
 """Former names of options of any command, and what to use instead."""
 
 
+class RunOptions(Frozen):
+    """The options of one run; None where the user gave none."""
+
+    dataset: str | None = Field(None, description="dataset name, folder or URI (default: digits, or that of --from)")
+    ladder: str | None = Field(
+        None, description="sampling steps, teacher to last student: START:END[:FACTOR] or a list (default: preset)"
+    )
+    target_steps: int | None = Field(
+        None, description="stop distilling at this many sampling steps (default: the ladder's end)"
+    )
+    start_from: str | None = Field(
+        None, description="start from this checkpoint: id, unique prefix, alias, or DistillFlow/RUN/STEPS"
+    )
+    reproduce: str | None = Field(None, description="re-run with the settings of this checkpoint's run")
+    preset: str | None = Field(None, description="settings to start from (default: the dataset's own)")
+    store: str | None = Field(
+        None, description=f"where checkpoints live: folder or s3://bucket/prefix (default: {DEFAULT_STORE})"
+    )
+    launcher: str | None = Field(None, description="where jobs run: local or kubernetes (default: local)")
+    seed: int | None = Field(None, description="seed of every random choice (default: 0)")
+    base_updates: int | None = Field(None, description="parameter updates of the base model (default: preset)")
+    updates_per_stage: int | None = Field(
+        None, description="parameter updates of every distillation stage (default: preset)"
+    )
+    guidance_scale: str | None = Field(
+        None, description="guidance scales that class-conditional students learn, LOWEST:HIGHEST such as 1:5; 1 is none"
+    )
+    set: tuple[Annotated[Override, BeforeValidator(read_override)], ...] = Field(
+        (), description="KEY.PATH=VALUE sets any field of the configuration; may be repeated"
+    )
+    defaults: frozenset[str] = frozenset()
+    """Fields whose value comes from `progdistill.toml`; the only field that is not an option."""
+
+
 class RunOption(NamedTuple):
     """One option of `run`, `plan`, `progdistill.toml` and deployments."""
 
-    name: str
-    """What users write: `--NAME`, or `NAME = …` in TOML."""
+    field: str
+    """The field of `RunOptions`."""
     type: type
     help: str
-    repeatable: bool = False
+    repeatable: bool
 
     @property
-    def field(self) -> str:
-        """The field of `RunOptions`; `from` is a keyword of Python."""
-        return "start_from" if self.name == "from" else self.name.replace("-", "_")
+    def name(self) -> str:
+        """What users write: `--NAME`, or `NAME = …` in TOML. (`from` cannot be a field of Python.)"""
+        return "from" if self.field == "start_from" else self.parameter
 
     @property
     def parameter(self) -> str:
@@ -42,47 +76,11 @@ class RunOption(NamedTuple):
         return self.field.replace("_", "-")
 
 
-RUN_OPTIONS = (
-    RunOption("dataset", str, "dataset name, folder or URI (default: digits, or the dataset of --from)"),
-    RunOption(
-        "ladder", str, "sampling steps from teacher to last student, START:END[:FACTOR] or a list (default: preset)"
-    ),
-    RunOption("target-steps", int, "stop distilling at this many sampling steps (default: the ladder's end)"),
-    RunOption("from", str, "start from this checkpoint: id, unique prefix, alias, or DistillFlow/RUN/STEPS"),
-    RunOption("reproduce", str, "re-run with the settings of this checkpoint's run"),
-    RunOption("preset", str, "settings to start from (default: the dataset's own)"),
-    RunOption("store", str, f"where checkpoints live: folder or s3://bucket/prefix (default: {DEFAULT_STORE})"),
-    RunOption("launcher", str, "where jobs run: local or kubernetes (default: local)"),
-    RunOption("seed", int, "seed of every random choice (default: 0)"),
-    RunOption("base-updates", int, "parameter updates of the base model (default: preset)"),
-    RunOption("updates-per-stage", int, "parameter updates of every distillation stage (default: preset)"),
-    RunOption(
-        "guidance-scale",
-        str,
-        "guidance scales that class-conditional students learn, LOWEST:HIGHEST such as 1:5; 1 is no guidance",
-    ),
-    RunOption("set", str, "KEY.PATH=VALUE sets any field of the configuration; may be repeated", True),
+RUN_OPTIONS = tuple(
+    RunOption(name, int if field.annotation == int | None else str, field.description, repeatable=name == "set")
+    for name, field in RunOptions.model_fields.items()
+    if field.description is not None
 )
-
-
-class RunOptions(Frozen):
-    """The options of one run; None where the user gave none."""
-
-    dataset: str | None = None
-    ladder: str | None = None
-    target_steps: int | None = None
-    start_from: str | None = None
-    reproduce: str | None = None
-    preset: str | None = None
-    store: str | None = None
-    launcher: str | None = None
-    seed: int | None = None
-    base_updates: int | None = None
-    updates_per_stage: int | None = None
-    guidance_scale: str | None = None
-    set: tuple[Annotated[Override, BeforeValidator(read_override)], ...] = ()
-    defaults: frozenset[str] = frozenset()
-    """Fields whose value comes from `progdistill.toml`."""
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
@@ -106,16 +104,6 @@ def refuse_renamed(arguments: Iterable[str]) -> None:
             raise UsageError(f"--{name} was renamed: use --{RENAMED_OPTIONS[name]}")
 
 
-def option_named(name: str, where: str) -> RunOption:
-    """The run option that a file names; UsageError if there is none."""
-    known = {option.name: option for option in RUN_OPTIONS}
-    if name in RENAMED_OPTIONS:
-        raise UsageError(f"{where}: {name} was renamed: use {RENAMED_OPTIONS[name]}")
-    if name not in known:
-        raise UsageError(f"{where}: unknown option {name!r}; valid options: {', '.join(sorted(known))}")
-    return known[name]
-
-
 def resolve_options(typed: Mapping[str, Any]) -> RunOptions:
     """Complete typed options with those of the environment and of `progdistill.toml`.
 
@@ -133,27 +121,27 @@ def resolve_options(typed: Mapping[str, Any]) -> RunOptions:
         _refuse_blank(value, f"--{option.name}")
         if value not in (None, (), []):
             given[option.field] = value
-    defaults = read_defaults_file(Path(DEFAULTS_FILE))
-    defaults.pop(PRICES_TABLE, None)
-    defaults = options_of_table(defaults, DEFAULTS_FILE)
+    table = read_defaults_file(Path(DEFAULTS_FILE))
+    table.pop(PRICES_TABLE, None)
+    defaults = options_of_table(table, DEFAULTS_FILE)
     if "reproduce" in given:
         defaults = {name: value for name, value in defaults.items() if name in ("store", "launcher", "set")}
         defaults["set"] = [item for item in defaults.get("set", ()) if item.section == "cluster"]
     # Overrides add up; the typed ones come last and win.
     given["set"] = (*defaults.get("set", ()), *given.get("set", ()))
-    given = {**_environment_defaults(), **given}
-    return RunOptions(**{**defaults, **given}, defaults=frozenset(defaults.keys() - given.keys()))
+    variables = {"store": "PROGDISTILL_STORE", "launcher": "PROGDISTILL_LAUNCHER"}
+    given = {field: os.environ[name] for field, name in variables.items() if os.environ.get(name)} | given
+    return RunOptions(**defaults | given, defaults=frozenset(defaults.keys() - given.keys()))
 
 
 def as_arguments(typed: Mapping[str, Any]) -> list[str]:
     """The command line of typed options: values by field of RunOptions, None where not given."""
-    words: list[str] = []
+    arguments: list[str] = []
     for option in RUN_OPTIONS:
         value = typed.get(option.field)
-        values = (value or ()) if option.repeatable else [value] if value is not None else []
-        for item in values:
-            words += [f"--{option.parameter}", str(item)]
-    return words
+        for item in (value or ()) if option.repeatable else () if value is None else (value,):
+            arguments += [f"--{option.parameter}", str(item)]
+    return arguments
 
 
 def parse_known_options(
@@ -164,20 +152,13 @@ def parse_known_options(
     Returns:
         The values by field, and the arguments that are not among the options that `add_options` adds.
     """
-    parser = _RaisingParser(add_help=False, allow_abbrev=False)
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     add_options(parser)
-    namespace, rest = parser.parse_known_args(list(arguments))
+    try:
+        namespace, rest = parser.parse_known_args(list(arguments))
+    except argparse.ArgumentError as error:
+        raise UsageError(f"{error}; see --help") from None
     return vars(namespace), rest
-
-
-class _RaisingParser(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:
-        raise UsageError(f"{message}; see --help")
-
-
-def _environment_defaults() -> dict[str, Any]:
-    names = {"store": "PROGDISTILL_STORE", "launcher": "PROGDISTILL_LAUNCHER"}
-    return {field: os.environ[name] for field, name in names.items() if os.environ.get(name)}
 
 
 def _refuse_blank(value: Any, where: str) -> None:
@@ -199,9 +180,13 @@ def read_defaults_file(path: Path) -> dict[str, Any]:
 
 def options_of_table(table: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Options written in TOML or JSON, by field of RunOptions; UsageError names the bad key in `where`."""
-    found: dict[str, Any] = {}
+    known, found = {option.name: option for option in RUN_OPTIONS}, dict[str, Any]()
     for name, value in table.items():
-        option = option_named(name, where)
+        if name in RENAMED_OPTIONS:
+            raise UsageError(f"{where}: {name} was renamed: use {RENAMED_OPTIONS[name]}")
+        if name not in known:
+            raise UsageError(f"{where}: unknown option {name!r}; valid options: {', '.join(sorted(known))}")
+        option = known[name]
         if option.repeatable:
             found[option.field] = overrides_of(value, f"{where}: [{name}]")
             continue

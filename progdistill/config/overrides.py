@@ -3,25 +3,23 @@
 import difflib
 import json
 from collections.abc import Iterable, Mapping
-from datetime import date, time
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel, JsonValue
 
 from progdistill.errors import UsageError
 from progdistill.features.weights import INCEPTION_SHA256, local_path, sha256_of
+from progdistill.models_base import leaves
 
-RENAMED_SETTINGS = {
-    "compute.ranks": "compute.world_size",
-    "evaluation.guidance": "evaluation.guidance_scale, which is 1 more (0 is now 1)",
-    "cluster.max_gang_restarts": "cluster.backoff_limit",
-    "cluster.api_patience_seconds": "cluster.api_timeout_seconds",
-    "cluster.image_pull_patience_seconds": "cluster.image_pull_timeout_seconds",
+FORMER_SETTINGS = {
+    "compute.ranks": "renamed: use compute.world_size",
+    "evaluation.guidance": "renamed: use evaluation.guidance_scale, which is 1 more (0 is now 1)",
+    "cluster.max_gang_restarts": "renamed: use cluster.backoff_limit",
+    "cluster.api_patience_seconds": "renamed: use cluster.api_timeout_seconds",
+    "cluster.image_pull_patience_seconds": "renamed: use cluster.image_pull_timeout_seconds",
+    "cluster.use_jobset": "removed: ranks restart in their own pod without it",
 }
-"""Former paths of settings."""
-
-REMOVED_SETTINGS = {"cluster.use_jobset": "ranks restart in their own pod without it"}
-"""Settings that are gone, and why they are not needed."""
+"""Paths that settings had before, and what became of them."""
 
 FILES = ("weights", "reference_statistics")
 """Evaluation settings that name a file, whose digest is NAME_sha256."""
@@ -66,15 +64,11 @@ def overrides_of(table: object, where: str) -> list[Override]:
     if not isinstance(table, dict):
         raise UsageError(f"{where} must be a table of settings' paths and values")
     for path, value in table.items():
-        if _holds_date(value):
-            raise UsageError(f"{where} {path}: dates and times are values of no setting")
+        try:
+            json.dumps(value)
+        except TypeError:
+            raise UsageError(f"{where} {path}: dates and times are values of no setting") from None
     return [Override(path, value) for path, value in table.items()]
-
-
-def _holds_date(value: object) -> bool:
-    if isinstance(value, (dict, list)):
-        return any(map(_holds_date, value.values() if isinstance(value, dict) else value))
-    return isinstance(value, (date, time))
 
 
 def set_field(fields: dict[str, Any], override: Override, model: type[BaseModel]) -> None:
@@ -91,11 +85,9 @@ def set_field(fields: dict[str, Any], override: Override, model: type[BaseModel]
     for part in parents:
         place = place.get(part) if isinstance(place, dict) else None
     if not isinstance(place, dict) or leaf not in place:
-        if path in RENAMED_SETTINGS:
-            raise UsageError(f"--set {path} was renamed: use {RENAMED_SETTINGS[path]}")
-        if path in REMOVED_SETTINGS:
-            raise UsageError(f"--set {path} was removed: {REMOVED_SETTINGS[path]}")
-        near = difflib.get_close_matches(path, _paths(fields), n=1, cutoff=0.0)
+        if path in FORMER_SETTINGS:
+            raise UsageError(f"--set {path} was {FORMER_SETTINGS[path]}")
+        near = difflib.get_close_matches(path, [known for known, _ in leaves(fields)], n=1, cutoff=0.0)
         raise UsageError(f"--set {path}: unknown setting; did you mean {near[0]}?")
     if isinstance(value, dict) and _is_section(path, model):
         for name, inner in value.items():
@@ -106,37 +98,25 @@ def set_field(fields: dict[str, Any], override: Override, model: type[BaseModel]
 
 def _is_section(path: str, model: Any) -> bool:
     for part in path.split("."):
-        fields = model.model_fields if _is_model(model) else {}
+        fields = getattr(model, "model_fields", {})
         model = fields[part].annotation if part in fields else None
-    return _is_model(model)
-
-
-def _is_model(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, BaseModel)
-
-
-def _paths(fields: Mapping[str, Any], prefix: str = "") -> list[str]:
-    found: list[str] = []
-    for name, value in fields.items():
-        found += _paths(value, f"{prefix}{name}.") if isinstance(value, dict) and value else [prefix + name]
-    return found
+    return hasattr(model, "model_fields")
 
 
 def overridden(overrides: Iterable[Override], section: str) -> set[str]:
     """The fields of a section that overrides set."""
     found: set[str] = set()
     for path, value in overrides:
-        first, _, name = path.partition(".")
+        first, *names = path.split(".")
         if first == section:
-            found |= {name.partition(".")[0]} if name else set(value) if isinstance(value, dict) else set()
+            found.update(names[:1] if names else value if isinstance(value, dict) else ())
     return found
 
 
 def apply_overrides(recorded: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Recorded evaluation settings with `changes`, without outdated digests.
+    """Recorded evaluation settings with `changes`.
 
-    A changed file loses its recorded digest. Another evaluator loses the recorded files too: they
-    belong to another network. Values in `changes` stay.
+    A changed file loses its recorded digest; another evaluator loses the files, which belong to another network.
     """
     outdated = {f"{name}_sha256" for name in FILES if name in changes}
     if "evaluator" in changes and changes["evaluator"] != recorded.get("evaluator"):

@@ -12,6 +12,7 @@ from progdistill.errors import UsageError
 from progdistill.evaluation.config import EvaluationSettings
 from progdistill.features.weights import digits_classifier_fits
 from progdistill.models.config import ARCHITECTURES, DenoiserConfig
+from progdistill.models_base import first_problem
 from progdistill.training.config import (
     BaseTrainingSettings,
     ComputeSettings,
@@ -35,52 +36,49 @@ class Preset(NamedTuple):
     compute: ComputeSettings = ComputeSettings()
 
 
-def _paper_base(updates: int, batch_size: int, loss_weight: LossWeight, flip: bool) -> BaseTrainingSettings:
-    """Appendix E: "Adam with standard settings (learning rate of 3e-4), a parameter moving average with
-    constant 0.9999 and very slight decoupled weight decay with a constant of 0.001 … clip the norm of
-    gradients to 1".
-    The warm-up of 1,000 updates is the published code's."""
-    return BaseTrainingSettings(
-        updates=updates,
-        batch_size=batch_size,
-        learning_rate=3e-4,
-        warmup_updates=1000,
-        weight_decay=0.001,
-        gradient_clip_norm=1.0,
-        ema_decay=0.9999,
-        loss_weight=loss_weight,
-        horizontal_flip=flip,
-    )
-
-
-def _paper_distillation(
-    batch_size: int, learning_rate: float, loss_weight: LossWeight, flip: bool
-) -> DistillationSettings:
-    """Appendix E: 50k updates a stage, 100k for 2 and 1 sampling steps, learning rate annealed linearly to
-    zero. No moving average and a fresh optimizer each stage, as in the published code."""
-    return DistillationSettings(
-        updates=50_000,
-        updates_at_steps={2: 100_000, 1: 100_000},
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        learning_rate_schedule=LearningRateSchedule.LINEAR_TO_ZERO,
-        weight_decay=0.001,
-        gradient_clip_norm=1.0,
-        loss_weight=loss_weight,
-        horizontal_flip=flip,
-    )
-
-
-def _large(architecture: str, updates: int, samples: int, flip: bool) -> Preset:
-    """Appendix E for ImageNet and LSUN: (x, ε) prediction, batch 2048, start at 1024 steps (section 5.2)."""
-    weight = LossWeight.TRUNCATED_SNR
+def _paper(
+    architecture: str,
+    base_updates: int,
+    *,
+    ladder: str = "1024:1",
+    prediction: PredictionType = PredictionType.X_EPS,
+    batch_size: int = 2048,
+    distillation_rate: float = 1e-4,
+    snapshot_interval: int = 500,
+) -> Preset:
+    """Appendix E: "Adam with standard settings (learning rate of 3e-4), a parameter moving average with constant 0.9999
+    and very slight decoupled weight decay with a constant of 0.001 … clip the norm of gradients to 1"; 50k updates a
+    stage, 100k for 2 and 1 sampling steps, learning rate annealed linearly to zero. The defaults are those for ImageNet
+    and LSUN (section 5.2).
+    The warm-up, distillation without a moving average and with a fresh optimizer each stage, the truncated-SNR loss and
+    random horizontal flips are the published code's."""
     return Preset(
-        ladder="1024:1",
-        model=DenoiserConfig(network=ARCHITECTURES[architecture], prediction=PredictionType.X_EPS),
-        base=_paper_base(updates, 2048, weight, flip),
-        distill=_paper_distillation(2048, 1e-4, weight, flip),
-        evaluation=EvaluationSettings(evaluator="inception", samples=samples),
-        snapshots=SnapshotSettings(interval_updates=500),
+        ladder=ladder,
+        model=DenoiserConfig(network=ARCHITECTURES[architecture], prediction=prediction),
+        base=BaseTrainingSettings(
+            updates=base_updates,
+            batch_size=batch_size,
+            learning_rate=3e-4,
+            warmup_updates=1000,
+            weight_decay=0.001,
+            gradient_clip_norm=1.0,
+            ema_decay=0.9999,
+            loss_weight=LossWeight.TRUNCATED_SNR,
+            horizontal_flip=True,
+        ),
+        distill=DistillationSettings(
+            updates=50_000,
+            updates_at_steps={2: 100_000, 1: 100_000},
+            batch_size=batch_size,
+            learning_rate=distillation_rate,
+            learning_rate_schedule=LearningRateSchedule.LINEAR_TO_ZERO,
+            weight_decay=0.001,
+            gradient_clip_norm=1.0,
+            loss_weight=LossWeight.TRUNCATED_SNR,
+            horizontal_flip=True,
+        ),
+        evaluation=EvaluationSettings(evaluator="inception", samples=50_000),
+        snapshots=SnapshotSettings(interval_updates=snapshot_interval),
     )
 
 
@@ -114,36 +112,27 @@ def _digits() -> Preset:
     )
 
 
-def _cifar10() -> Preset:
-    """Appendix E, with x-prediction as in the paper; distillation at 5e-5, which the published code
-    uses where the paper's text says 1e-4, and its truncated-SNR loss and random horizontal flips."""
-    weight = LossWeight.TRUNCATED_SNR
-    return Preset(
-        ladder="8192:1",
-        model=DenoiserConfig(network=ARCHITECTURES["cifar10"], prediction=PredictionType.X),
-        base=_paper_base(800_000, 128, weight, True),
-        distill=_paper_distillation(128, 5e-5, weight, True),
-        evaluation=EvaluationSettings(evaluator="inception", samples=50_000),
-        snapshots=SnapshotSettings(interval_updates=2000),
-    )
-
-
 PRESETS = {
     "digits": _digits(),
-    "cifar10": _cifar10(),
-    "imagenet64": _large("imagenet64", 550_000, 50_000, True),
-    "lsun_bedroom": _large("lsun128", 400_000, 50_000, True),
-    "lsun_church": _large("lsun128", 400_000, 50_000, True),
+    "cifar10": _paper(
+        "cifar10",
+        800_000,
+        ladder="8192:1",
+        prediction=PredictionType.X,
+        batch_size=128,
+        distillation_rate=5e-5,  # of the published code; the paper's text says 1e-4
+        snapshot_interval=2000,
+    ),
+    "imagenet64": _paper("imagenet64", 550_000),
+    "lsun_bedroom": _paper("lsun128", 400_000),
+    "lsun_church": _paper("lsun128", 400_000),
 }
 
 _OF_IMAGE_SIZE = {8: "digits", 32: "cifar10", 64: "imagenet64", 128: "lsun_bedroom"}
 
 
-def preset_name_for(dataset: DatasetInfo) -> str:
-    """The dataset's own preset, else that of the paper's dataset with images of the same size.
-
-    Raises UsageError where there is none.
-    """
+def _name_for(dataset: DatasetInfo) -> str:
+    """The dataset's own preset, else that of the paper's dataset with images of the same size."""
     if dataset.name in PRESETS:
         return dataset.name
     size = dataset.image_size
@@ -171,10 +160,8 @@ def preset_for(name: str | None, dataset: DatasetInfo | None) -> tuple[str, Pres
         raise UsageError(f"unknown preset {name!r}; valid presets: {', '.join(PRESETS)}")
     if dataset is None:
         return name or DEFAULT_DATASET, PRESETS[name or DEFAULT_DATASET]
-    own = name or preset_name_for(dataset)
-    preset = PRESETS[own]
-    if name is None and own != dataset.name:
-        preset = _fitted(preset, dataset)
+    own = name or _name_for(dataset)
+    preset = PRESETS[own] if own in (name, dataset.name) else _fitted(PRESETS[own], dataset)
     if not dataset.horizontal_flip_safe:
         never = {"horizontal_flip": False}
         base, distill = preset.base.model_copy(update=never), preset.distill.model_copy(update=never)
@@ -194,17 +181,11 @@ def _fitted(preset: Preset, dataset: DatasetInfo) -> Preset:
 def evaluation_settings(
     recorded: JsonValue, info: DatasetInfo, *, sampling_steps: int, changes: Mapping[str, JsonValue]
 ) -> EvaluationSettings:
-    """A run's recorded evaluation settings, or those of the dataset's preset where there are none, changed.
-
-    Raises UsageError for a change that is not valid.
-    """
-    fields = recorded
-    if not isinstance(fields, dict):
-        fields = PRESETS[preset_name_for(info)].evaluation.model_dump(mode="json")
-    fields = apply_overrides(fields, {"max_sampling_steps": sampling_steps, **changes})
+    """A run's recorded evaluation settings, or the dataset's preset's, with `changes`; UsageError for a bad one."""
+    own = recorded if isinstance(recorded, dict) else PRESETS[_name_for(info)].evaluation.model_dump(mode="json")
+    fields = apply_overrides(own, {"max_sampling_steps": sampling_steps, **changes})
     check_named_files(fields, changes)
     try:
         return EvaluationSettings.model_validate(fields)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise UsageError(f"{'.'.join(map(str, first['loc']))} = {first['input']!r}: {first['msg']}") from None
+        raise UsageError(first_problem(error)) from None

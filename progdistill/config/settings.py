@@ -27,7 +27,7 @@ from progdistill.training.config import (
 )
 from progdistill.training.guidance import LABEL_DROPOUT, GuidanceRange, parse_guidance_scale
 
-OPTION_OF = {"dataset": "dataset", "first_teacher": "from", "ladder": "ladder", "preset": "preset", "store": "store"}
+OPTIONS = {"dataset": "dataset", "first_teacher": "from", "ladder": "ladder", "preset": "preset", "store": "store"}
 """Settings that an option of their own decides, before any `--set` is read."""
 
 
@@ -99,16 +99,12 @@ def settings_from(
             prediction and loss weight that the paper found not to work.
     """
     fields = _preset_fields(options, dataset) if recorded is None else recorded.model_dump(mode="json")
-    fields |= {
-        **_place(options),
-        **{name: value for name in ("dataset", "seed") if (value := getattr(options, name)) is not None},
-        "ladder": _ladder(options, fields["ladder"]),
-    }
+    fields |= {name: value for name in ("dataset", "seed") if (value := getattr(options, name)) is not None}
+    fields |= {**_place(options), "ladder": _ladder(options, fields["ladder"])}
     if options.base_updates is not None:
         fields["base"]["updates"] = options.base_updates
     if options.updates_per_stage is not None:
-        same = {"updates": options.updates_per_stage, "updates_at_steps": {}, "guidance_updates": None}
-        fields["distill"] |= same
+        fields["distill"] |= {"updates": options.updates_per_stage, "updates_at_steps": {}, "guidance_updates": None}
     known_stages = fields["distill"]["updates_at_steps"]
     for override in options.set:
         _set(fields, override)
@@ -117,7 +113,11 @@ def settings_from(
         if recorded is not None:
             fields["evaluation"] = apply_overrides(recorded.evaluation.model_dump(mode="json"), changes)
         check_named_files(fields["evaluation"], changes)
-    settings = _validated(fields)
+    try:
+        # From JSON, in which strict validation still reads names as enums and lists as tuples.
+        settings = Settings.model_validate_json(json.dumps(fields), strict=True)
+    except ValidationError as error:
+        raise UsageError(first_problem(error)) from None
     _check_stages(settings, known_stages)
     check_combination(settings.model.prediction, settings.base.loss_weight, distilling=False)
     return settings if options.start_from else _with_label_dropout(settings)
@@ -132,26 +132,25 @@ def check_paths(overrides: Sequence[Override]) -> None:
 
 def _with_label_dropout(settings: Settings) -> Settings:
     """Give the base model a label for "no class" if its training drops labels."""
-    network = settings.model.network
+    network, scales = settings.model.network, settings.guidance_scale
     if network.guidance_input:
         raise UsageError(
             "model.network.guidance_input is true, but a base model does not take a guidance scale: leave it"
             " out; with --guidance-scale LOWEST:HIGHEST students have that input"
         )
-    if settings.guidance_scale is not None and settings.label_dropout == 0:
-        raise UsageError(
-            f"--guidance-scale {settings.guidance_scale} needs a base model trained with label dropout, but"
-            f" base.label_dropout is 0: leave it out, or set it to {LABEL_DROPOUT}"
-        )
-    if not settings.label_dropout and network.label_dropout:
-        raise UsageError(
-            "model.network.label_dropout is true, but training drops no label: set base.label_dropout, which"
-            f" decides both, to {LABEL_DROPOUT}"
-        )
     if not settings.label_dropout:
+        if scales is not None:
+            raise UsageError(
+                f"--guidance-scale {scales} needs a base model trained with label dropout, but base.label_dropout"
+                f" is 0: leave it out, or set it to {LABEL_DROPOUT}"
+            )
+        if network.label_dropout:
+            raise UsageError(
+                "model.network.label_dropout is true, but training drops no label: set base.label_dropout, which"
+                f" decides both, to {LABEL_DROPOUT}"
+            )
         return settings
     if not network.num_classes:
-        scales = settings.guidance_scale
         what = f"--guidance-scale {scales}" if scales else "base.label_dropout"
         raise UsageError(
             f"{what} is for models with classes, and preset {settings.preset} has none: choose another --preset"
@@ -162,22 +161,21 @@ def _with_label_dropout(settings: Settings) -> Settings:
 
 def _preset_fields(options: RunOptions, dataset: DatasetInfo | None) -> dict[str, Any]:
     name, preset = preset_for(options.preset, dataset)
-    models = ("model", "base", "distill", "evaluation", "snapshots", "compute")
-    fields = {key: getattr(preset, key).model_dump(mode="json") for key in models}
     scales = options.guidance_scale
+    models = {**preset._asdict(), "live": LiveSettings()}
+    ladder = parse_ladder(models.pop("ladder"))
     return {
-        **fields,
+        **{key: model.model_dump(mode="json") for key, model in models.items()},
         "preset": name,
         "dataset": DEFAULT_DATASET,
         "seed": 0,
-        "ladder": parse_ladder(preset.ladder),
+        "ladder": ladder,
         "guidance_scale": scales and parse_guidance_scale(scales).model_dump(mode="json"),
-        "live": LiveSettings().model_dump(mode="json"),
     }
 
 
 def _place(options: RunOptions) -> dict[str, Any]:
-    """Where a run works and keeps its results; never taken over from another run."""
+    """Where a run works and stores its results; never taken over from another run."""
     return {
         "cluster": ClusterSettings().model_dump(mode="json"),
         "store": options.store or DEFAULT_STORE,
@@ -195,29 +193,20 @@ def _ladder(options: RunOptions, default: Sequence[int]) -> tuple[int, ...]:
 
 
 def _set(fields: dict[str, Any], override: Override) -> None:
-    if option := OPTION_OF.get(override.path):
+    if option := OPTIONS.get(override.path):
         raise UsageError(
-            f"--set {override.path}: this has an option of its own: give it as --{option}, or as"
-            f" `{option} = …` above [set] in {DEFAULTS_FILE}"
+            f"--set {override.path}: this has an option of its own: give it as --{option}, or as `{option} = …` above"
+            f" [set] in {DEFAULTS_FILE}"
         )
     set_field(fields, override, Settings)
 
 
 def _check_stages(settings: Settings, known: Mapping[str, int]) -> None:
     """Refuse updates for stages that the ladder cannot have; `known` came with the preset or --reproduce."""
-    first = settings.ladder[0]
+    first, *students = settings.ladder
     for steps in settings.distill.updates_at_steps:
         if str(steps) not in known and not (0 < steps <= first and steps & (steps - 1) == 0):
-            rungs = ", ".join(map(str, settings.ladder[1:]))
             raise UsageError(
-                f"distill.updates_at_steps names a student of {steps} sampling steps, which the ladder does"
-                f" not have: its students take {rungs}"
+                f"distill.updates_at_steps names a student of {steps} sampling steps, which the ladder does not have:"
+                f" its students take {', '.join(map(str, students))}"
             )
-
-
-def _validated(fields: dict[str, Any]) -> Settings:
-    try:
-        # From JSON, in which strict validation still reads names as enums and lists as tuples.
-        return Settings.model_validate_json(json.dumps(fields), strict=True)
-    except ValidationError as error:
-        raise UsageError(first_problem(error)) from None

@@ -81,18 +81,7 @@ def test_equal_seeds_draw_equal_pictures(store: str, base: CheckpointManifest, t
     drawn = []
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
         out = tmp_path / f"{name}.png"
-        options = [
-            "--count",
-            "4",
-            "--sampling-steps",
-            "2",
-            "--seed",
-            str(seed),
-            "--sampler",
-            "ancestral",
-            "--class",
-            "7",
-        ]
+        options = ["--count", "4", "--steps", "2", "--seed", str(seed), "--sampler", "ancestral", "--class", "7"]
         assert main(["sample", base.id[:12], *options, "--out", str(out), "--store", store]) == 0
         drawn.append(out.read_bytes())
     assert drawn[0] == drawn[1] != drawn[2]
@@ -102,15 +91,15 @@ def test_equal_seeds_draw_equal_pictures(store: str, base: CheckpointManifest, t
     ("options", "message"),
     [
         (["--class", "10"], "give a class from 0 to 9"),
-        (["--count", "0"], "--count 0: give a number from 1 to 10,000,000"),
+        (["--count", "0"], "count 0: give a number from 1 to 10,000,000"),
         (["--count", "99999999999999999999"], "from 1 to 10,000,000"),
-        (["--sampling-steps", "0"], "--sampling-steps 0: give a number from 1 to 1,048,576"),
+        (["--sampling-steps", "0"], "sampling steps 0: give a number from 1 to 1,048,576"),
         (["--sampling-steps", "1048577"], "from 1 to 1,048,576"),
-        (["--batch-size", "0"], "--batch-size 0: give a number from 1"),
-        (["--batch-size", "-1"], "--batch-size -1: give a number from 1"),
+        (["--batch-size", "0"], "batch size 0: give a number from 1"),
+        (["--batch-size", "-1"], "batch size -1: give a number from 1"),
         (["--sampler", "ancestral", "--gamma", "2"], "from 0 to 1"),
         (["--sampler", "ancestral", "--gamma", "nan"], "from 0 to 1"),
-        (["--gamma", "0.5"], "--gamma needs --sampler ancestral"),
+        (["--gamma", "0.5"], "gamma is for the sampler ancestral"),
     ],
 )
 def test_bad_options_are_one_message(

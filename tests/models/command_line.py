@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from progdistill.cli import model_export, model_import
+from progdistill.cli import import_export
 from progdistill.logs import configure_logging
 from progdistill.models.denoiser import Denoiser, save_weights, weights_of
 from progdistill.registry.checkpoint import CheckpointKind, TrainingFigures, publish_checkpoint
@@ -18,8 +18,7 @@ def run(store: Store, *words: object) -> int:
     """Run `progdistill <words> --store <store>`; returns the exit status."""
     parser = argparse.ArgumentParser()
     subparsers = parser.add_subparsers()
-    model_export.add_parser(subparsers)
-    model_import.add_parser(subparsers)
+    import_export.add_parser(subparsers)
     configure_logging()
     args = parser.parse_args([*map(str, words), "--store", store.uri])
     status: int = args.run(args)

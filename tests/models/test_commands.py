@@ -239,7 +239,7 @@ def test_wrong_import_options_are_explained(store: Store, source: str, name: str
 
 
 def test_the_command_line_is_parsed_without_torch() -> None:
-    code = "import sys, progdistill.cli.model_export; sys.exit('torch' in sys.modules)"
+    code = "import sys, progdistill.cli.import_export; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

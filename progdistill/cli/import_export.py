@@ -1,14 +1,24 @@
-"""`progdistill import`: make a model from elsewhere a checkpoint of this store."""
+"""`progdistill export` and `progdistill import`: models for other programs, and from elsewhere."""
 
 import argparse
 import socket
 from pathlib import Path
+from typing import get_args
 
-from progdistill.cli.common import add_json_argument, add_store_argument, print_json, store_of
+from progdistill.api import Model
+from progdistill.cli.common import (
+    Verbs,
+    add_guidance_scale_argument,
+    add_reference_argument,
+    add_verb,
+    check_output,
+    print_json,
+    store_of,
+    writing,
+)
 from progdistill.data.catalog import UNKNOWN_DATASET
 from progdistill.errors import LostInvariantError, UsageError
-from progdistill.models.config import DenoiserConfig
-from progdistill.models.export import MANIFEST_FILE, WEIGHTS_FILE
+from progdistill.models.export import MANIFEST_FILE, WEIGHTS_FILE, ExportFormat
 from progdistill.registry.aliases import check_alias_name, move_alias
 from progdistill.registry.checkpoint import (
     CheckpointDescription,
@@ -27,10 +37,15 @@ from progdistill.training.provenance import provenance
 from progdistill.version import NUMERICS_VERSION
 
 
-def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the verb."""
+def add_parser(verbs: Verbs) -> None:
+    """Add both verbs."""
+    export = add_verb(verbs, "export", _export, "write a checkpoint for other programs, with a model card")
+    add_reference_argument(export)
+    export.add_argument("--format", required=True, choices=get_args(ExportFormat))
+    export.add_argument("--out", type=Path, required=True, metavar="DIR", help="a folder, new or empty")
+    add_guidance_scale_argument(export, "guidance scale to build into a guided student")
     text = "make a checkpoint of a diffusers model, of an exported checkpoint, or of one in another store"
-    parser = subparsers.add_parser("import", help=text, description=text)
+    parser = add_verb(verbs, "import", _import, text)
     parser.add_argument("source", metavar="SOURCE", help="a folder; with --from-store a checkpoint there")
     parser.add_argument("--name", required=True, help="alias to give the checkpoint")
     parser.add_argument("--from-store", metavar="URI", help="copy SOURCE from this store")
@@ -38,9 +53,21 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument("--scheduler", type=Path, metavar="FILE", help="scheduler_config.json of its training")
     parser.add_argument("--label-dropout", action="store_true", help="its last class means 'no class'")
     parser.add_argument("--allow-pickle", action="store_true", help="read pickled weights, as tensors only")
-    add_store_argument(parser)
-    add_json_argument(parser)
-    parser.set_defaults(run=_import)
+
+
+def _export(args: argparse.Namespace) -> int:
+    if args.guidance_scale is not None and args.format != "diffusers":
+        raise UsageError("--guidance-scale is for --format diffusers; in other formats it stays an input")
+    model = Model(store_of(args), args.reference)
+    check_output("--out", args.out, folder=True)
+    with writing("--out", args.out):
+        built_in = model.export(args.out, args.format, guidance_scale=args.guidance_scale)
+    if args.json:
+        print_json({"checkpoint": model.id, "format": args.format, "out": args.out, "guidance_scale": built_in})
+    else:
+        guided = "" if built_in is None else f" with guidance scale {built_in:g} built in"
+        print(f"{args.out}: {model.id[:12]} as {args.format}{guided}; README.md there shows how to use it")
+    return 0
 
 
 def _import(args: argparse.Namespace) -> int:
@@ -48,12 +75,15 @@ def _import(args: argparse.Namespace) -> int:
     store = store_of(args, may_be_new=True)
     if args.from_store is not None:
         source = open_store(args.from_store, must_exist=True)
-        found = resolve_reference(source, args.source)
-        _require_dataset(found, args.dataset)
-        manifest = _publish_own(store, found, fetch_weights(source, found))
-    elif (folder := Path(args.source)).is_dir():
-        own = (folder / MANIFEST_FILE).is_file()
-        manifest = _import_exported(store, folder, args) if own else _import_diffusers(store, folder, args)
+        manifest = resolve_reference(source, args.source)
+        _require_dataset(manifest, args.dataset)
+        manifest = _publish_own(store, manifest, fetch_weights(source, manifest))
+    elif (file := Path(args.source, MANIFEST_FILE)).is_file():
+        manifest = decode(CheckpointManifest, file.read_bytes(), where=str(file))
+        _require_dataset(manifest, args.dataset)
+        manifest = _publish_own(store, manifest, file.parent / WEIGHTS_FILE)
+    elif file.parent.is_dir():
+        manifest = _import_diffusers(store, file.parent, args)
     else:
         raise UsageError(
             f"{args.source} is not a directory; download the model first, or name another store with --from-store"
@@ -78,14 +108,6 @@ def _require_dataset(manifest: CheckpointManifest, requested: str | None) -> Non
         )
 
 
-def _import_exported(store: Store, folder: Path, args: argparse.Namespace) -> CheckpointManifest:
-    """A folder written by `progdistill export --format safetensors`."""
-    file = folder / MANIFEST_FILE
-    manifest = decode(CheckpointManifest, file.read_bytes(), where=str(file))
-    _require_dataset(manifest, args.dataset)
-    return _publish_own(store, manifest, folder / WEIGHTS_FILE)
-
-
 def _publish_own(store: Store, manifest: CheckpointManifest, weights: Path) -> CheckpointManifest:
     """Publish verified weights under the identity that they have elsewhere."""
     if not weights.is_file():
@@ -106,30 +128,21 @@ def _import_diffusers(store: Store, folder: Path, args: argparse.Namespace) -> C
     )
     weights = store.scratch() / f"import-{args.name.replace('/', '-')}.safetensors"
     save_weights(model.weights, weights)
-    return publish_checkpoint(
-        store,
-        weights,
-        _description(model.config),
-        provenance(
-            device="cpu",
-            configuration={"imported_from": str(folder.resolve())},
-            dataset_name=args.dataset or UNKNOWN_DATASET,
-        ),
-        consume=True,
-    )
-
-
-def _description(config: DenoiserConfig) -> CheckpointDescription:
-    """The description of a model whose data and training are unknown."""
-    return CheckpointDescription(
+    description = CheckpointDescription(
         kind=CheckpointKind.IMPORTED,
         sampling_steps=None,
-        prediction=str(config.prediction),
+        prediction=str(model.config.prediction),
         loss_weight=None,
-        architecture=config.model_dump(mode="json"),
+        architecture=model.config.model_dump(mode="json"),
         dataset_fingerprint=UNKNOWN_DATASET,
         parent=None,
         training={},
         seed=0,
         numerics_version=NUMERICS_VERSION,
     )
+    made = provenance(
+        device="cpu",
+        configuration={"imported_from": str(folder.resolve())},
+        dataset_name=args.dataset or UNKNOWN_DATASET,
+    )
+    return publish_checkpoint(store, weights, description, made, consume=True)
