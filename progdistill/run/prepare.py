@@ -1,7 +1,7 @@
 """Everything that is checked before a run starts: settings against store, dataset, machine and disk."""
 
 import os
-from functools import reduce
+from operator import attrgetter
 from pathlib import Path
 
 from progdistill.config.ladder import format_ladder
@@ -20,7 +20,6 @@ from progdistill.models_base import Frozen
 from progdistill.registry.checkpoint import CheckpointKind, CheckpointManifest
 from progdistill.registry.resolve import resolve_reference
 from progdistill.run.reproduce import reproduce
-from progdistill.store.base import Store
 from progdistill.store.open import open_store
 from progdistill.training.accelerators import DeviceKind, accelerators_here, kind_for
 from progdistill.training.config import ComputeSettings, TrainingSettings
@@ -74,7 +73,7 @@ class PreparedRun(Frozen):
 
     def facts(self) -> dict[str, object]:
         """The plan as JSON values: stages, updates and images, before anything runs."""
-        settings, updates = self.settings, [training.updates for training in self.trainings]
+        settings = self.settings
         base_updates = 0 if settings.first_teacher else settings.base.updates
         return {
             "dataset": self.dataset.name,
@@ -82,7 +81,7 @@ class PreparedRun(Frozen):
             "stages": len(settings.ladder) - 1 + settings.has_guided_stage,
             "parameters": self.parameters,
             "base_updates": base_updates,
-            "distillation_updates": sum(updates) - base_updates,
+            "distillation_updates": sum(training.updates for training in self.trainings) - base_updates,
             "training_images": sum(training.updates * training.batch_size for training in self.trainings),
             "disk_bytes": self.disk_bytes,
             "store": settings.store,
@@ -110,17 +109,12 @@ class PreparedRun(Frozen):
             f"  {facts['training_images']:,} training images, at most {self.disk_bytes / 1e6:,.1f} MB in the store",
         ]
         if self.ignored_overrides:
-            ignored = ", ".join(self.ignored_overrides)
-            lines.append(f"  ignored, since the model is the teacher's: {ignored}")
+            lines.append(f"  ignored, since the model is the teacher's: {', '.join(self.ignored_overrides)}")
         return "\n".join(lines)
 
 
 def prepare_run(options: RunOptions) -> PreparedRun:
-    """Resolve and check everything a run needs.
-
-    Raises:
-        UsageError: names the first thing that is wrong.
-    """
+    """Resolve and check everything a run needs; UsageError names the first thing that is wrong."""
     reproduced = reproduce(options)
     if reproduced is not None:
         options = reproduced.options
@@ -142,9 +136,8 @@ def prepare_run(options: RunOptions) -> PreparedRun:
         _check_device(settings)
     if teacher is not None and options.dataset is None:
         require_data_of(dataset, teacher.identity.dataset_fingerprint, f"--from {options.start_from}")
-    _check_guidance(settings)
     _check_fit(settings, dataset)
-    _check_mirroring(settings, dataset)
+    _check_values(settings, dataset)
     check_evaluator(store, settings.evaluation, dataset)
     settings = settings.model_copy(update={"evaluation": pinned_statistics(store, pinned(settings.evaluation))})
     run = PreparedRun(
@@ -155,8 +148,12 @@ def prepare_run(options: RunOptions) -> PreparedRun:
         other_data=teacher is not None and not is_data_of(dataset, teacher.identity.dataset_fingerprint),
         ignored_overrides=_ignored(options, wanted, settings),
     )
-    _check_world_sizes(settings)
-    _check_disk(run, store)
+    free = store.free_bytes()
+    if free is not None and run.disk_bytes > free:
+        raise UsageError(
+            f"the plan needs up to {run.disk_bytes / 1e9:,.1f} GB in {store.uri}, where {free / 1e9:,.1f} GB are free:"
+            " choose another --store, a shorter --ladder or a smaller model"
+        )
     return run
 
 
@@ -164,8 +161,8 @@ def _dataset_of(teacher: CheckpointManifest, options: RunOptions) -> str:
     name = teacher.provenance.dataset_name
     if name == UNKNOWN_DATASET:
         raise UsageError(
-            f"--from {options.start_from}: the dataset of this imported model is unknown: choose with"
-            " --dataset which dataset to train the students on"
+            f"--from {options.start_from}: the dataset of this imported model is unknown: choose with --dataset which"
+            " dataset to train the students on"
         )
     return name
 
@@ -177,14 +174,13 @@ def _branched(settings: Settings, options: RunOptions, teacher: CheckpointManife
         typed = options.ladder is not None and "ladder" not in options.defaults
         if typed and ladder[0] != steps:
             raise UsageError(
-                f"--from {options.start_from} is a student of {steps} sampling steps,"
-                f" but --ladder {options.ladder} starts at {ladder[0]}:"
-                f" write --ladder {steps}:{ladder[-1]}, or leave it out"
+                f"--from {options.start_from} is a student of {steps} sampling steps, but --ladder {options.ladder}"
+                f" starts at {ladder[0]}: write --ladder {steps}:{ladder[-1]}, or leave it out"
             )
         if steps <= ladder[-1]:
             raise UsageError(
-                f"--from {options.start_from} already has {steps} sampling steps; there is nothing to distill"
-                f" down to {ladder[-1]}: choose a checkpoint of more steps"
+                f"--from {options.start_from} already has {steps} sampling steps; there is nothing to distill down to"
+                f" {ladder[-1]}: choose a checkpoint of more steps"
             )
         ladder = (steps, *(rung for rung in ladder if rung < steps))
     model = DenoiserConfig.of(teacher.identity)
@@ -195,78 +191,72 @@ def _branched(settings: Settings, options: RunOptions, teacher: CheckpointManife
 
 def _guidance_scale(settings: Settings, teacher: CheckpointManifest, model: DenoiserConfig) -> GuidanceRange | None:
     """The guidance scales that students of `teacher` learn: its own, else what the run sets."""
-    wanted, own = settings.guidance_scale, range_of(teacher)
-    if own is not None:
-        if wanted not in (None, own):
-            raise UsageError(
-                f"--from {teacher.id[:12]} was distilled with guidance scales {own}, which its students keep:"
-                f" leave --guidance-scale {wanted} out, or start from an undistilled model"
-            )
+    wanted, own, name = settings.guidance_scale, range_of(teacher), f"--from {teacher.id[:12]}"
+    if wanted is None or wanted == own:
         return own
-    if wanted is None:
-        return None
-    if not model.network.num_classes:
+    if own is not None:
         raise UsageError(
-            f"--guidance-scale {wanted} needs classes, and --from {teacher.id[:12]} has none: leave it out"
+            f"{name} was distilled with guidance scales {own}, which its students keep: leave --guidance-scale"
+            f" {wanted} out, or start from an undistilled model"
         )
+    if not model.network.num_classes:
+        raise UsageError(f"--guidance-scale {wanted} needs classes, and {name} has none: leave it out")
     if not can_be_guided(teacher):
         raise UsageError(
-            f"--guidance-scale {wanted} needs an undistilled teacher trained with label dropout, which"
-            f" --from {teacher.id[:12]} is not: train one, --set base.label_dropout={LABEL_DROPOUT}"
+            f"--guidance-scale {wanted} needs an undistilled teacher trained with label dropout, which {name} is not:"
+            f" train one, --set base.label_dropout={LABEL_DROPOUT}"
         )
     return wanted
 
 
 def _ignored(options: RunOptions, wanted: Settings, settings: Settings) -> tuple[str, ...]:
     """The overrides of the model that the teacher's model does not follow."""
-
-    def at(settings: Settings, path: str) -> object:
-        return reduce(getattr, path.split("."), settings)
-
     paths = dict.fromkeys(override.path for override in options.set if override.section == "model")
-    return tuple(path for path in paths if at(wanted, path) != at(settings, path))
+    return tuple(path for path in paths if attrgetter(path)(wanted) != attrgetter(path)(settings))
 
 
 def _check_fit(settings: Settings, dataset: DatasetInfo) -> None:
+    """Refuse a network for images of another shape, or of other classes."""
     network = settings.model.network
-    wanted = (network.image_channels, network.image_size, network.num_classes)
-    found = (dataset.channels, dataset.image_size, dataset.num_classes)
-    if wanted[:2] == found[:2] and network.num_classes in (0, found[2]):
+    size, channels, classes = network.image_size, network.image_channels, network.num_classes
+    found_size, found_channels, found_classes = dataset.image_size, dataset.channels, dataset.num_classes
+    if (size, channels) == (found_size, found_channels) and classes in (0, found_classes):
         return
     owner, cure = f"preset {settings.preset}", "choose another --preset, or --set model.network.… to fit"
     if settings.first_teacher is not None:
         owner, cure = f"teacher {settings.first_teacher[:12]}", "choose another --dataset or another --from"
-        if wanted[2] == found[2] + 1:
+        if classes == found_classes + 1:
             cure += '; if its last class stands for "none", import it again with --label-dropout'
     raise UsageError(
-        f"the network of {owner} is for {wanted[0]}×{wanted[1]}×{wanted[1]} images of {wanted[2]} classes,"
-        f" but dataset {dataset.name} has {found[0]}×{found[1]}×{found[1]} of {found[2]}: {cure}"
+        f"the network of {owner} is for {channels}×{size}×{size} images of {classes} classes, but dataset"
+        f" {dataset.name} has {found_channels}×{found_size}×{found_size} of {found_classes}: {cure}"
     )
 
 
-def _check_mirroring(settings: Settings, dataset: DatasetInfo) -> None:
-    """Refuse flips of images that change meaning; presets leave them out on their own."""
-    if dataset.horizontal_flip_safe:
-        return
-    trained: dict[str, TrainingSettings] = {"distill": settings.distill}
-    if settings.first_teacher is None:
-        trained["base"] = settings.base
+def _check_values(settings: Settings, dataset: DatasetInfo) -> None:
+    """Refuse flips that change an image's meaning, batches that do not divide, and guidance without its input."""
+    scale = settings.evaluation.guidance_scale
+    if scale is not None and settings.guidance_scale is None:
+        raise UsageError(
+            f"evaluation.guidance_scale = {scale:g}, but students of this run are not guided: leave it out, or"
+            " distill with --guidance-scale LOWEST:HIGHEST"
+        )
+    trained: dict[str, TrainingSettings] = {} if settings.first_teacher else {"base": settings.base}
+    trained["distill"] = settings.distill
     mirrored = [name for name, training in trained.items() if training.horizontal_flip]
-    if mirrored:
-        options = " ".join(f"--set {name}.horizontal_flip=false" for name in sorted(mirrored))
+    if mirrored and not dataset.horizontal_flip_safe:
+        options = " ".join(f"--set {name}.horizontal_flip=false" for name in mirrored)
         raise UsageError(
-            f"{mirrored[0]}.horizontal_flip is true, but images of {dataset.name} change meaning when"
-            f" mirrored: {options}"
+            f"{mirrored[0]}.horizontal_flip is true, but images of {dataset.name} change meaning when mirrored:"
+            f" {options}"
         )
-
-
-def _check_guidance(settings: Settings) -> None:
-    """Refuse to evaluate with a guidance scale that the students will not have as an input."""
-    if settings.evaluation.guidance_scale is not None and settings.guidance_scale is None:
-        raise UsageError(
-            f"evaluation.guidance_scale = {settings.evaluation.guidance_scale:g}, but students of this run"
-            " are not guided: leave it out, or distill with --guidance-scale LOWEST:HIGHEST"
-        )
+    for name, training in trained.items():
+        world_size = world_size_of(settings, "train_base" if name == "base" else "distill")
+        if training.batch_size % world_size:
+            raise UsageError(
+                f"{name}.batch_size = {training.batch_size} cannot be shared evenly by {world_size} ranks: choose a"
+                f" multiple of {world_size}, or another world size"
+            )
 
 
 def _check_device(settings: Settings) -> None:
@@ -275,27 +265,6 @@ def _check_device(settings: Settings) -> None:
         from progdistill.training.devices import choose_device
 
         choose_device(settings.compute.device, 0)
-
-
-def _check_world_sizes(settings: Settings) -> None:
-    """Refuse batches that ranks cannot share evenly."""
-    for name, kind in (("base", "train_base"), ("distill", "distill")):
-        size = getattr(settings, name).batch_size
-        world_size = world_size_of(settings, kind)
-        if size % world_size:
-            raise UsageError(
-                f"{name}.batch_size = {size} cannot be shared evenly by {world_size} ranks: choose a multiple"
-                f" of {world_size}, or another world size"
-            )
-
-
-def _check_disk(run: PreparedRun, store: Store) -> None:
-    free = store.free_bytes()
-    if free is not None and run.disk_bytes > free:
-        raise UsageError(
-            f"the plan needs up to {run.disk_bytes / 1e9:,.1f} GB in {store.uri}, where {free / 1e9:,.1f} GB"
-            " are free: choose another --store, a shorter --ladder or a smaller model"
-        )
 
 
 def world_size_of(settings: Settings, kind: str) -> int:

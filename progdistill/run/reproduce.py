@@ -10,18 +10,13 @@ from progdistill.errors import UsageError
 from progdistill.registry.resolve import resolve_reference
 from progdistill.store.open import open_store
 
-DECIDED = {"start_from": "from", "preset": "preset", "guidance_scale": "guidance-scale"}
-"""Options that the recorded settings decide: field and name."""
-
 
 def check_reproduce(options: RunOptions) -> None:
     """Raise UsageError where `--reproduce` meets an option that would contradict it."""
-    for field, name in DECIDED.items():
-        if options.reproduce is not None and getattr(options, field) is not None:
-            raise UsageError(
-                f"--reproduce {options.reproduce} decides what --{name} {getattr(options, field)} would: give"
-                " one of them"
-            )
+    decided = {"from": options.start_from, "preset": options.preset, "guidance-scale": options.guidance_scale}
+    for name, value in decided.items():
+        if options.reproduce is not None and value is not None:
+            raise UsageError(f"--reproduce {options.reproduce} decides what --{name} {value} would: give one of them")
 
 
 class Reproduced(NamedTuple):
@@ -49,9 +44,9 @@ def reproduce(options: RunOptions) -> Reproduced | None:
         settings = Settings.model_validate(manifest.provenance.configuration)
     except ValidationError:
         raise UsageError(
-            f"--reproduce {options.reproduce}: checkpoint {manifest.id[:12]} ({manifest.identity.kind})"
-            " does not have the settings of a run of this version; give --dataset, --ladder and other"
-            f" settings, or start from it with --from {options.reproduce}"
+            f"--reproduce {options.reproduce}: checkpoint {manifest.id[:12]} ({manifest.identity.kind}) does not have"
+            " the settings of a run of this version; give --dataset, --ladder and other settings, or start from it"
+            f" with --from {options.reproduce}"
         ) from None
     follows = {"start_from": settings.first_teacher, "dataset": options.dataset or settings.dataset}
     settings = settings.model_copy(update={"first_teacher": None})
