@@ -23,16 +23,18 @@ def encode_contact_sheet(images: Pixels) -> bytes:
 def decode_contact_sheet(png: bytes, count: int) -> Pixels:
     """Cut a contact sheet back into its `count` images."""
     with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
-        pixels = np.asarray(image)
-    if pixels.ndim == 2:
-        pixels = pixels[:, :, None]
-    return pixels.reshape(count, pixels.shape[0] // count, *pixels.shape[1:])
+        pixels = np.atleast_3d(np.asarray(image))
+    return pixels.reshape(count, -1, *pixels.shape[1:])
+
+
+def _to_pil(image: Pixels) -> Image.Image:
+    return Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
 
 
 def encode_png(picture: Pixels) -> bytes:
     """Encode an image [height, width, channels] as PNG."""
     buffer = io.BytesIO()
-    Image.fromarray(picture[:, :, 0] if picture.shape[2] == 1 else picture).save(buffer, format="PNG")
+    _to_pil(picture).save(buffer, format="PNG")
     return buffer.getvalue()
 
 
@@ -40,10 +42,8 @@ def enlarge(image: Pixels, scale: int) -> Pixels:
     """Enlarge an image [height, width, channels] by the factor `scale`, bicubically."""
     if scale == 1:
         return image
-    height, width, channels = image.shape
-    source = Image.fromarray(image[:, :, 0] if channels == 1 else image)
-    resized = source.resize((width * scale, height * scale), Image.Resampling.BICUBIC)
-    return np.asarray(resized).reshape(height * scale, width * scale, channels)
+    height, width, _ = image.shape
+    return np.atleast_3d(np.asarray(_to_pil(image).resize((width * scale, height * scale), Image.Resampling.BICUBIC)))
 
 
 def grid(images: Pixels, columns: int | None = None, *, scale: int = 1, gap: int = 2) -> Pixels:
@@ -75,17 +75,12 @@ def readable_scale(image_size: int, wanted_pixels: int = 48) -> int:
 
 
 def write_parquet(path: Path, batches: Iterable[Pixels], labels: Sequence[int] | None) -> int:
-    """Write images to a Parquet file, one row per image, as batches arrive.
-
-    The columns are `index`, `image` {bytes (PNG), path} and `label`.
+    """Write images to a Parquet file, one row per image, as batches arrive; return the number of images.
 
     Args:
-        path: The file to write.
+        path: The file to write, with columns `index`, `image` {bytes (PNG), path} and `label`.
         batches: uint8 [count, height, width, channels] each.
         labels: Class of every image, in order; None leaves the column out.
-
-    Returns:
-        The number of images.
     """
     import pyarrow as pa
     from pyarrow import parquet

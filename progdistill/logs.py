@@ -2,18 +2,15 @@
 
 import logging
 import sys
+from contextlib import suppress
 
 
-class _CurrentStderr(logging.StreamHandler):  # type: ignore[type-arg]
+class _CurrentStderr(logging.Handler):
     """Writes to whatever `sys.stderr` is at that moment, as `print` does."""
 
-    @property
-    def stream(self):  # type: ignore[no-untyped-def]
-        return sys.stderr
-
-    @stream.setter
-    def stream(self, stream: object) -> None:
-        pass
+    def emit(self, record: logging.LogRecord) -> None:
+        with suppress(OSError):  # work that nobody watches any more is still work
+            print(self.format(record), file=sys.stderr, flush=True)
 
 
 def configure_logging(level: int = logging.INFO) -> None:
@@ -23,7 +20,5 @@ def configure_logging(level: int = logging.INFO) -> None:
     """
     logger = logging.getLogger("progdistill")
     if not logger.handlers:
-        handler = _CurrentStderr()
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        logger.addHandler(handler)
+        logger.addHandler(_CurrentStderr())
     logger.setLevel(level)

@@ -3,8 +3,9 @@
 import sys
 import time
 from contextlib import suppress
-from types import TracebackType
-from typing import Self, TextIO
+from typing import Self
+
+TICK_SECONDS = 5.0
 
 
 def format_duration(seconds: float) -> str:
@@ -24,27 +25,16 @@ class Progress:
     done by an earlier process: it moves the percentage, not the rate.
     """
 
-    def __init__(
-        self,
-        label: str,
-        *,
-        total: int,
-        unit: str,
-        start: int = 0,
-        tick_seconds: float = 5.0,
-        stream: TextIO | None = None,
-    ) -> None:
+    def __init__(self, label: str, *, total: int, unit: str, start: int = 0) -> None:
         self._label, self._total, self._unit = label, total, unit
         self._start, self._done = start, start
-        self._tick_seconds = tick_seconds
-        self._stream = stream if stream is not None else sys.stderr
         self._began = self._last_tick = time.monotonic()
 
     def advance(self, count: int = 1, **figures: float) -> None:
         """Add `count` units; `figures` (such as loss=0.12) are shown beside the rate."""
         self._done += count
         now = time.monotonic()
-        if now - self._last_tick >= self._tick_seconds:
+        if now - self._last_tick >= TICK_SECONDS:
             self._last_tick = now
             self._print(now, figures)
 
@@ -58,12 +48,10 @@ class Progress:
             f" · {rate:,.4g} {self._unit}/s · ETA {format_duration(remaining)}"
         )
         with suppress(BrokenPipeError):  # work that nobody watches any more is still work
-            print(line, file=self._stream, flush=True)
+            print(line, file=sys.stderr, flush=True)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        return None
+    def __exit__(self, *_: object) -> None:
+        pass

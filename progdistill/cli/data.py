@@ -108,11 +108,8 @@ def _list(args: argparse.Namespace) -> int:
     missing = [name for name in CATALOG if name not in prepared]
     if args.json:
         facts = [info.model_dump(mode="json") | {"prepared": True} for info in prepared.values()]
-        facts += [
-            {"name": name, "prepared": False, "title": CATALOG[name].title, "command": prepare_command(name)}
-            for name in missing
-        ]
-        print_json(facts)
+        titles = [{"name": name, "title": CATALOG[name].title, "command": prepare_command(name)} for name in missing]
+        print_json([*facts, *(fact | {"prepared": False} for fact in titles)])
         return 0
     print(f"prepared in {root}:" if prepared else f"no datasets prepared in {root} yet")
     for name, info in prepared.items():
@@ -145,7 +142,7 @@ def _info(args: argparse.Namespace) -> int:
 
 
 def _write_grid(info: "DatasetInfo", split: str, path: Path) -> None:
-    """Write the first images of a split, which stores them in random order, as one PNG."""
+    """Write the first images of a split, which are in random order, as one PNG."""
     from progdistill.data.reading import iterate_images
     from progdistill.images import encode_png, grid, readable_scale
 
@@ -188,8 +185,7 @@ def _histogram(info: "DatasetInfo", class_counts: tuple[int, ...]) -> list[str]:
     if len(rows) > SHOWN_CLASSES:
         ranked = sorted(rows, key=lambda row: -row[1])
         rows = [*ranked[: SHOWN_CLASSES // 2], *ranked[-SHOWN_CLASSES // 2 :]]
-    width = max(len(name) for name, _ in rows)
-    largest = max(1, *class_counts)
+    width, largest = max(len(name) for name, _ in rows), max(1, *class_counts)
     return lines + [f"  {name:<{width}} {count:>9,} {'█' * round(BAR_WIDTH * count / largest)}" for name, count in rows]
 
 

@@ -23,35 +23,28 @@ def add_parser(verbs: Verbs) -> None:
 
 
 def _doctor(args: argparse.Namespace) -> int:
-    store = _store(args)
-    facts = {
-        **_machine(),
-        "store": store,
-        "cluster": cluster_facts(),
-        "datasets": {name: _dataset(name) for name in PRESETS},
-    }
-    status = 0 if store["writable"] == "yes" else 1
-    if args.json:
-        print_json(facts)
-        return status
-    for name, value in facts.items():
-        lines = [f"\n  {key}: {fact}" for key, fact in value.items()] if isinstance(value, dict) else [f" {value}"]
-        print(f"{name}:{''.join(lines)}")
-    return status
-
-
-def _machine() -> dict[str, Any]:
     import torch
 
     from progdistill.training.accelerators import accelerators_here
     from progdistill.training.devices import choose_device
 
-    return {
+    store = _store(args)
+    facts = {
         "python": platform.python_version(),
         "torch": torch.__version__,
         "cores": os.cpu_count(),
         "accelerators": accelerators_facts(accelerators_here(), choose_device("auto", local_rank=0)),
+        "store": store,
+        "cluster": cluster_facts(),
+        "datasets": {name: _dataset(name) for name in PRESETS},
     }
+    if args.json:
+        print_json(facts)
+    else:
+        for name, value in facts.items():
+            lines = [f"\n  {key}: {fact}" for key, fact in value.items()] if isinstance(value, dict) else [f" {value}"]
+            print(f"{name}:{''.join(lines)}")
+    return 0 if store["writable"] == "yes" else 1
 
 
 def accelerators_facts(here: "Accelerators", chosen: "torch.device") -> str:

@@ -1,5 +1,6 @@
 """A scheduled deployment of the flow: schedule, options and pods."""
 
+import json
 import re
 import tomllib
 from typing import Annotated
@@ -86,14 +87,12 @@ class DeploymentSettings(Frozen):
 def parse_deployment(text: str) -> DeploymentSettings:
     """Read TOML, or JSON where it begins with a brace; UsageError names the bad value."""
     try:
-        if text.lstrip().startswith("{"):
-            settings = DeploymentSettings.model_validate_json(text)
-        else:
-            settings = DeploymentSettings.model_validate(tomllib.loads(text))
+        table = json.loads(text) if text.lstrip().startswith("{") else tomllib.loads(text)
+        settings = DeploymentSettings.model_validate(table)
         for step in ("start", *settings.steps):
             settings.pod_of(step)
         return settings
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"the deployment is not valid TOML: {error}") from None
     except ValidationError as error:
         raise UsageError(f"deployment: {first_problem(error)}") from None
+    except ValueError as error:
+        raise UsageError(f"the deployment is not valid TOML or JSON: {error}") from None

@@ -96,19 +96,17 @@ def rates_from(
         found = _compute(made.configuration.get("compute")), _network(identity.architecture)
         if found == wanted and identity.training.get("batch_size") == work.batch_size:
             groups.setdefault((made.device, figures.world_size), []).append(figures)
-    return [_rate(work.kind, *group, figures) for group, figures in sorted(groups.items())]
-
-
-def _rate(kind: Kind, device: str, world_size: int, trainings: list[TrainingFigures]) -> Rate:
-    peaks = [figures.peak_memory_bytes for figures in trainings if figures.peak_memory_bytes is not None]
-    return Rate(
-        kind=kind,
-        device=device,
-        world_size=world_size,
-        images_per_second=median(figures.images_per_second for figures in trainings),
-        checkpoints=len(trainings),
-        peak_memory_bytes=max(peaks, default=None),
-    )
+    return [
+        Rate(
+            kind=work.kind,
+            device=device,
+            world_size=world_size,
+            images_per_second=median(figures.images_per_second for figures in trainings),
+            checkpoints=len(trainings),
+            peak_memory_bytes=max((f.peak_memory_bytes for f in trainings if f.peak_memory_bytes), default=None),
+        )
+        for (device, world_size), trainings in sorted(groups.items())
+    ]
 
 
 def _compute(settings: JsonValue) -> JsonValue:

@@ -79,8 +79,8 @@ def timings_of(
 ) -> Timings:
     """Where the time of `run` (Flow/run id) went, apart from what the store already had.
 
-    A run made the checkpoints that bear its name, and what was made while one of its jobs computed: a resumed
-    run takes over the intervals of the run that it resumes.
+    A run made the checkpoints that bear its name, and what was made while one of its jobs computed: a resumed run takes
+    over the intervals of the run that it resumes.
     """
 
     def within(moment: datetime) -> bool:
