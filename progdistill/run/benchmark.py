@@ -25,25 +25,23 @@ def measure_here(run: PreparedRun, updates: int) -> list[Rate]:
     """The rate of each kind of the run's trainings on this machine, over that many updates."""
     with fork_server():
         few, more = _train(run, WARM_UP), _train(run, WARM_UP + updates)
-    return [_rate(kind, few[kind], more[kind]) for kind in more]
-
-
-def _rate(kind: Kind, few: Measured, more: Measured) -> Rate:
-    device, figures = more
-    seconds = figures.seconds - few[1].seconds
-    if seconds <= 0 or figures.world_size is None:
-        raise LostInvariantError(
-            f"{figures.updates - few[1].updates} more updates took no longer ({kind} on {device}):"
-            " measure with more updates, --measure 100"
+    rates = []
+    for kind, (device, figures) in more.items():
+        seconds = figures.seconds - few[kind][1].seconds
+        if seconds <= 0 or figures.world_size is None:
+            raise LostInvariantError(
+                f"{updates} more updates took no longer ({kind} on {device}): measure with more updates, --measure 100"
+            )
+        rate = Rate(
+            kind=kind,
+            device=device,
+            world_size=figures.world_size,
+            images_per_second=(figures.images - few[kind][1].images) / seconds,
+            checkpoints=0,
+            peak_memory_bytes=figures.peak_memory_bytes,
         )
-    return Rate(
-        kind=kind,
-        device=device,
-        world_size=figures.world_size,
-        images_per_second=(figures.images - few[1].images) / seconds,
-        checkpoints=0,
-        peak_memory_bytes=figures.peak_memory_bytes,
-    )
+        rates.append(rate)
+    return rates
 
 
 def _train(run: PreparedRun, updates: int) -> dict[Kind, Measured]:
@@ -52,15 +50,13 @@ def _train(run: PreparedRun, updates: int) -> dict[Kind, Measured]:
         store = open_store(str(Path(folder) / "store"))
         shortened = run.model_copy(update={"settings": _shortened(run.settings, store.uri, updates)})
         steps = RunSteps(shortened, "Measure", str(updates))
-        first = steps.first_teacher()
-        ids = [first["id"], steps.distill(first, 1)["id"]]
+        checkpoint_id: str | None = steps.distill(steps.first_teacher(), 1)["id"]
         found: dict[Kind, Measured] = {}
-        while ids:
-            manifest = load_manifest(store, ids.pop())
+        while checkpoint_id is not None:
+            manifest = load_manifest(store, checkpoint_id)
             figures: Any = manifest.provenance.figures
             found[figures.job] = (manifest.provenance.device, figures)
-            if manifest.identity.parent is not None:
-                ids.append(manifest.identity.parent)
+            checkpoint_id = manifest.identity.parent
         return found
 
 

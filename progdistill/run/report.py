@@ -40,10 +40,10 @@ def write_report(
     """
     settings, dataset = prepared.settings, prepared.dataset
     manifests = [load_manifest(store, checkpoint_id) for checkpoint_id, _ in checkpoints]
-    entries = []
-    for (_, losses), manifest, record in zip(checkpoints, manifests, evaluations, strict=True):
-        points = [LossPoint(update=update, loss=loss) for update, loss in losses]
-        entries.append(stage_entry(store, manifest, record, points))
+    entries = [
+        stage_entry(store, manifest, record, [LossPoint(update=update, loss=loss) for update, loss in losses])
+        for (_, losses), manifest, record in zip(checkpoints, manifests, evaluations, strict=True)
+    ]
     measured = next((r.distilled for r in evaluations if r.distilled is not None), None)
     # Damage elsewhere in the store must not cost this run its report.
     tree = lineage_tree(store, manifests[-1].id, unreadable=[])

@@ -10,7 +10,6 @@ from typing import Any, TypedDict
 from pydantic import JsonValue
 
 from progdistill.config.settings import LauncherName
-from progdistill.evaluation.config import EvaluationSettings
 from progdistill.evaluation.measurement import EvaluationRecord
 from progdistill.evaluation.plan import baseline_of
 from progdistill.jobs.events import Event, EventFile, Listener, ignore, suppress_errors
@@ -82,7 +81,7 @@ class RunSteps:
         self._folder = runs_folder() / run_id
         self._event_file = suppress_errors(EventFile(self._folder / EVENTS_FILE))
         self._card: Listener = ignore
-        self._launcher = self._make_launcher()
+        self._launcher = self._make_launcher(self._folder / "jobs")
         self._job = _Job(dataset_fingerprint=prepared.dataset.fingerprint, seed=self._settings.seed)
         self.intervals: list[Interval] = []
 
@@ -95,8 +94,8 @@ class RunSteps:
     def record(self, checkpoints: Sequence[StageCheckpoint]) -> None:
         """Record in the store that the run has these checkpoints, from the top of the ladder down.
 
-        Metaflow clones finished steps of a resumed run without executing them; their checkpoints must outlast
-        the run that made them.
+        Metaflow clones finished steps of a resumed run without executing them; their checkpoints must outlast the run
+        that made them.
         """
         for steps, checkpoint in zip(self._settings.ladder, checkpoints, strict=False):
             record_run_checkpoint(self._store, self._flow, self._run_id, steps, checkpoint["id"])
@@ -162,25 +161,23 @@ class RunSteps:
         self._complete(PrepareEvaluatorSpec(**self._job, evaluation=evaluation))
 
     def evaluate(self, checkpoint: StageCheckpoint, rung: int) -> StageEvaluation:
-        """Measure a checkpoint and its baseline at the sampling steps of a rung."""
+        """Measure a checkpoint and its baseline at the sampling steps of a rung.
+
+        Unless a scale is set, all rungs of a guided run are measured with the lowest that its students learn.
+        """
         baseline = baseline_of(self._store, load_manifest(self._store, checkpoint["id"]))
+        evaluation, learned = self._settings.evaluation, self._settings.guidance_scale
+        if evaluation.guidance_scale is None and learned is not None and learned.lowest != 1:
+            evaluation = evaluation.model_copy(update={"guidance_scale": learned.lowest})
         spec = EvaluateSpec(
             **self._job,
             world_size=world_size_of(self._settings, "evaluate"),
             checkpoint=checkpoint["id"],
             baseline=None if baseline is None else baseline.id,
             sampling_steps=self._settings.ladder[rung],
-            evaluation=self._evaluation,
+            evaluation=evaluation,
         )
         return self._complete(spec).output_of(EvaluationOutput).record.model_dump(mode="json")
-
-    @property
-    def _evaluation(self) -> EvaluationSettings:
-        """As set; in a guided run every rung is measured with the lowest scale that its students learn."""
-        evaluation, learned = self._settings.evaluation, self._settings.guidance_scale
-        if evaluation.guidance_scale is not None or learned is None or learned.lowest == 1:
-            return evaluation
-        return evaluation.model_copy(update={"guidance_scale": learned.lowest})
 
     def report(
         self,
@@ -215,8 +212,7 @@ class RunSteps:
         tree = lineage_tree(self._store, checkpoint_id, unreadable=[])
         return lineage_page(self._store, tree, checkpoint_id)
 
-    def _make_launcher(self) -> Launcher:
-        folder = self._folder / "jobs"
+    def _make_launcher(self, folder: Path) -> Launcher:
         if self._settings.launcher is LauncherName.LOCAL:
             return LocalLauncher(folder, self._on_event)
         from progdistill.jobs.kubernetes.launcher import KubernetesLauncher
@@ -243,9 +239,8 @@ class RunSteps:
             driver_process_id=os.getpid(),
             live=self._settings.live,
         )
-        outcome = complete(self._store, self._launcher, request, self._on_event)
-        result = outcome.result
-        if outcome.reused:
+        result, reused = complete(self._store, self._launcher, request, self._on_event)
+        if reused:
             logger.info("%s: found finished in the store", spec.label)
         else:
             self.intervals.append((result.started_at.timestamp(), result.finished_at.timestamp()))
