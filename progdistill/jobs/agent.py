@@ -1,8 +1,8 @@
 """Runs the ranks of a job under torch's elastic agent, one agent per machine or pod.
 
-`python -m progdistill.jobs.agent REQUEST` runs all ranks of a job on this machine. When a rank was killed,
-aborted, or lost another rank, all are restarted in place from the last snapshot. Exit status: 0 done,
-1 failed, 2 usage error, 75 lost the rendezvous host, 130 interrupted.
+`python -m progdistill.jobs.agent REQUEST` runs all ranks of a job on this machine. When a rank was killed, aborted,
+or lost another rank, all are restarted in place from the last snapshot. Exit status: 0 done, 1 failed, 2 usage error,
+75 lost the rendezvous host, 130 interrupted.
 """
 
 import logging

@@ -24,11 +24,6 @@ from progdistill.training.state import TrainingState
 _LONGEST_SHARE = 0.05  # of the time, for drawing samples
 
 
-def delete_samples(store: Store, job_id: str) -> None:
-    """Remove the samples of a job that is done."""
-    store.delete(live_samples_key(job_id))
-
-
 class LiveTraining:
     """Watches a training from its rank 0. Random numbers of the training are left alone."""
 

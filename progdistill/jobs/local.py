@@ -23,16 +23,11 @@ RANK_VARIABLES: Final = (
     *("WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE", "ROLE_WORLD_SIZE"),
     *("MASTER_ADDR", "MASTER_PORT"),
 )
-"""What torchrun tells a process about its ranks."""
+"""What torchrun sets for a process: a job has ranks of its own."""
 
 Worker = subprocess.Popen[str] | ForkedWorker
 
 logger = logging.getLogger(__name__)
-
-
-def env_without_rank_vars() -> dict[str, str]:
-    """Return this process's environment without RANK_VARIABLES: a job has its own ranks."""
-    return {name: value for name, value in os.environ.items() if name not in RANK_VARIABLES}
 
 
 class JobLog:
@@ -108,7 +103,8 @@ class LocalLauncher:
 
 
 def _start(request: JobRequest, path: Path) -> Worker:
-    environment, module = env_without_rank_vars(), "agent"
+    environment = {name: value for name, value in os.environ.items() if name not in RANK_VARIABLES}
+    module = "agent"
     if request.spec.world_size == 1:
         module = "worker"
         if (forked := fork_worker(str(path), environment)) is not None:

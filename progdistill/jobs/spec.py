@@ -72,7 +72,7 @@ class _StudentSpec(_TrainingSpec):
     teacher: str = Field(description="checkpoint id")
     student_steps: int = Field(gt=0)
     prediction: PredictionType = Field(description="of the student; the teacher may have another")
-    guidance_scale: GuidanceRange | None
+    guidance_scale: GuidanceRange | None = Field(None, description="an input of the teacher and of its student")
 
 
 class DistillSpec(_StudentSpec):
@@ -81,9 +81,6 @@ class DistillSpec(_StudentSpec):
     kind: Literal["distill"] = "distill"
     label_format = "student of {0.student_steps} steps"
     purpose_format = "distil to {0.student_steps} steps"
-    guidance_scale: GuidanceRange | None = Field(
-        None, description="of a teacher that takes a guidance scale as an input, and of its student"
-    )
 
 
 class GuideSpec(_StudentSpec):

@@ -8,7 +8,7 @@ from pathlib import Path
 from progdistill.data.loader import TrainingLoader
 from progdistill.diffusion.noise import seed_for
 from progdistill.errors import ProgdistillError
-from progdistill.jobs.live import LiveTraining, delete_samples
+from progdistill.jobs.live import LiveTraining
 from progdistill.jobs.spec import CheckpointOutput, DistillSpec, GuideSpec, JobRequest, TrainBaseSpec, TrainingSpec
 from progdistill.models.config import DenoiserConfig
 from progdistill.models.denoiser import GUIDANCE_PARAMETER, Denoiser, build_denoiser, save_weights, student_of
@@ -21,6 +21,8 @@ from progdistill.registry.checkpoint import (
     publish_checkpoint,
 )
 from progdistill.store.base import Store
+from progdistill.store.layout import live_samples_key
+from progdistill.training.devices import device_name
 from progdistill.training.distributed import Rank
 from progdistill.training.execution import Execution, decide, place
 from progdistill.training.loop import Trained, TrainingHooks, TrainingTask, train
@@ -46,7 +48,7 @@ def delete_leftovers(store: Store, job_id: str) -> None:
     """Delete the snapshots and live samples of a job whose result is published."""
     try:
         delete_snapshots(store, job_id)
-        delete_samples(store, job_id)
+        store.delete(live_samples_key(job_id))
     except ProgdistillError as error:
         logger.warning("snapshots of a finished job remain for garbage collection: %s", error)
 
@@ -55,6 +57,9 @@ def _train(
     spec: TrainingSpec, request: JobRequest, store: Store, rank: Rank, should_stop: Callable[[], bool]
 ) -> Trained:
     objective, model, execution = _prepared(spec, request, store, rank)
+    writer = SnapshotWriter(
+        store, spec.id, keep=request.snapshots.keep, rank=rank.rank, world_size=rank.world_size, attempt=rank.attempt
+    )
     task = TrainingTask(
         label=spec.label,
         settings=spec.training,
@@ -74,14 +79,7 @@ def _train(
         rank=rank,
         execution=execution,
         hooks=TrainingHooks(
-            snapshots=SnapshotWriter(
-                store,
-                spec.id,
-                keep=request.snapshots.keep,
-                rank=rank.rank,
-                world_size=rank.world_size,
-                attempt=rank.attempt,
-            ),
+            snapshots=writer,
             snapshot_interval_updates=request.snapshots.interval_updates,
             should_stop=lambda: rank.any_rank(should_stop()),
             # Garbage collection keeps the teacher of a job that is under way.
@@ -166,7 +164,7 @@ def _publish(spec: TrainingSpec, request: JobRequest, store: Store, rank: Rank, 
             path,
             description,
             provenance(
-                device=rank.device_name,
+                device=device_name(rank.device),
                 created_by=request.created_by,
                 configuration=request.configuration,
                 dataset_name=request.dataset.name,

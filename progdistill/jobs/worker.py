@@ -21,6 +21,7 @@ from progdistill.signals import StopSignals, exit_interrupted, raise_interrupt, 
 from progdistill.store.documents import publish_record
 from progdistill.store.layout import job_result_key
 from progdistill.store.open import open_store
+from progdistill.training.devices import device_name
 from progdistill.training.distributed import Rank, is_peer_failure
 
 DRIVER_CHECK_SECONDS = 1.0
@@ -46,8 +47,9 @@ def run_job(request: JobRequest, rank: Rank, should_stop: Callable[[], bool]) ->
 
         output = run_training(spec, request, store, rank, should_stop)
     if output is not None:  # on rank 0
+        name = device_name(rank.device)
         result = JobResult(
-            job_id=spec.id, output=output, started_at=started_at, finished_at=datetime.now(UTC), device=rank.device_name
+            job_id=spec.id, output=output, started_at=started_at, finished_at=datetime.now(UTC), device=name
         )
         publish_record(store, job_result_key(spec.id), result)
         if isinstance(output, CheckpointOutput):

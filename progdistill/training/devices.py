@@ -1,6 +1,7 @@
 """The device that a rank computes on."""
 
 import importlib
+from contextlib import suppress
 
 import torch
 
@@ -38,13 +39,7 @@ def device_name(device: torch.device) -> str:
     """Return the device's model name."""
     if device.type == "cpu":
         return "cpu"
-    name: str = torch.get_device_module(device).get_device_name(device)
-    return name
-
-
-def collective_backend(device: torch.device) -> str:
-    """Return the torch.distributed backend for such devices."""
-    return {"cuda": "nccl", "tpu": "tpu_dist"}.get(device.type, "gloo")
+    return str(torch.get_device_module(device).get_device_name(device))
 
 
 def device_of_draws(device: torch.device) -> torch.device:
@@ -65,7 +60,6 @@ def _tpu() -> torch.device:
 
 
 def _tpu_is_registered() -> bool:
-    try:
+    with suppress(RuntimeError):
         return torch.device("tpu").type == "tpu"
-    except RuntimeError:
-        return False
+    return False

@@ -8,22 +8,14 @@ from typing import Final, cast
 import torch
 import torch.distributed as dist
 
-from progdistill.training.devices import choose_device, collective_backend, device_name
+from progdistill.training.devices import choose_device
 
 COLLECTIVE_TIMEOUT: Final = timedelta(minutes=30)
-WAIT_TIMEOUT: Final = timedelta(days=7)
-"""For a rank that waits while another publishes or measures; waiting is over gloo and keeps no GPU busy."""
+WAIT_TIMEOUT: Final = timedelta(days=7)  # while another rank publishes or measures; over gloo, which keeps no GPU busy
 
 
 class Rank:
-    """This process among the ranks of its job, by torchrun's environment variables; without them the only rank.
-
-    Attributes:
-        rank: Global rank, 0 … world_size - 1.
-        world_size: Number of ranks.
-        device: What this rank computes on.
-        attempt: Names this set of processes among all that have worked on the job.
-    """
+    """This process among the ranks of its job, by torchrun's environment variables; without them the only rank."""
 
     def __init__(self, device: str, threads: int | None) -> None:
         """Join the process group, on a `choose_device` device, with CPU threads (None: an even share of the cores)."""
@@ -33,15 +25,12 @@ class Rank:
         torch.set_num_threads(threads or max(1, (os.cpu_count() or 1) // self.world_size))
         self._waiting_group: dist.ProcessGroup | None = None
         if self.world_size > 1:
-            dist.init_process_group(collective_backend(self.device), timeout=COLLECTIVE_TIMEOUT)
+            backend = {"cuda": "nccl", "tpu": "tpu_dist"}.get(self.device.type, "gloo")
+            dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
             group = dist.new_group(backend="gloo", timeout=WAIT_TIMEOUT)
             self._waiting_group = cast(dist.ProcessGroup, group)
+        # Names this set of processes among all that have worked on the job.
         self.attempt = "alone" if self.world_size == 1 else self.broadcast(secrets.token_hex(8))
-
-    @property
-    def device_name(self) -> str:
-        """The device's model name."""
-        return device_name(self.device)
 
     def broadcast(self, text: str) -> str:
         """Return rank 0's `text` on every rank."""
@@ -71,8 +60,6 @@ class Rank:
 
 
 def is_peer_failure(error: BaseException) -> bool:
-    """Return whether a collective failed because another rank is gone.
-
-    NCCL and the store have exception types for that; gloo raises RuntimeError with its source file's name.
-    """
+    """Return whether a collective failed because another rank is gone."""
+    # NCCL and the store have exception types for that; gloo raises RuntimeError with its source file's name.
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "/gloo/" in str(error))

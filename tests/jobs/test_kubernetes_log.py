@@ -68,7 +68,7 @@ def followed(folder: Path, *answers: Sequence[bytes], ended_after: int = 0) -> l
     """What is written of a log that is answered so, by a container that ends after so many reads."""
     with answering(*answers) as (api, asked):
         log = PodLog(api, "pod", JobLog(folder / "job.log", ignore), lambda: len(asked) >= ended_after)
-        log.finish(200)
+        log.join(200)
         assert log.error is None and list(log.last) == log_lines(folder)
     return log_lines(folder)
 
@@ -113,7 +113,7 @@ def test_a_clock_that_is_set_back_loses_and_repeats_nothing(tmp_path: Path) -> N
 def test_what_the_kubelet_says_itself_is_shown_once(tmp_path: Path) -> None:
     with answering([b"unable to retrieve container logs for containerd://1"]) as (api, asked):
         log = PodLog(api, "pod", JobLog(tmp_path / "job.log", ignore), lambda: len(asked) >= 2)
-        log.finish(200)
+        log.join(200)
     assert log_lines(tmp_path) == ["pod: unable to retrieve container logs for containerd://1"]
 
 
@@ -123,7 +123,7 @@ def test_the_log_of_a_lost_node_fails_no_job(tmp_path: Path, monkeypatch: pytest
         pass  # nothing answers there any more
     api.closed.clear()
     log = PodLog(api, "pod", JobLog(tmp_path / "job.log", ignore), lambda: True)
-    log.finish(200)
+    log.join(200)
     assert log.error is None
     assert "the rest of the log of pod is lost" in log_lines(tmp_path)[-1]
 
@@ -134,7 +134,7 @@ def test_what_breaks_a_log_unforeseen_ends_the_wait_with_a_message(tmp_path: Pat
 
     with answering([LINES]) as (api, _):
         log = PodLog(api, "pod", JobLog(tmp_path / "job.log", ignore), breaks)
-        log.finish(200)
+        log.join(200)
     assert "following the log of pod" in str(log.error) and "attach to it" in str(log.error)
 
 

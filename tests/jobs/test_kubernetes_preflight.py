@@ -77,7 +77,8 @@ def test_missing_permissions_are_named_with_their_rules(s3_uri: str, cluster: Cl
     with pytest.raises(UsageError) as caught:
         prepared(s3_uri)
     for permission in REQUIRED_PERMISSIONS:
-        assert (permission.rule() in str(caught.value)) == (permission.group != "batch")
+        rule = f'resources: ["{permission.resource}"], verbs: ["{permission.verb}"]'
+        assert (rule in str(caught.value)) == (permission.group != "batch")
 
 
 def test_the_doctor_looks_at_the_cluster(cluster: Cluster) -> None:

@@ -32,7 +32,6 @@ READ_SECONDS: Final = 30.0
 MAX_PAUSE_SECONDS: Final = 30.0
 WARN_AFTER_SECONDS: Final = 10.0
 
-_KUBECONFIG: Final = "~/.kube/config"
 _OWN_NAMESPACE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
@@ -43,24 +42,16 @@ class Permission(NamedTuple):
     resource: str
     verb: str
 
-    def rule(self) -> str:
-        """The rule of a Role that grants it."""
-        return f'- {{apiGroups: ["{self.group}"], resources: ["{self.resource}"], verbs: ["{self.verb}"]}}'
-
     def __str__(self) -> str:
         return f"{self.verb} {self.resource}{'.' + self.group if self.group else ''}"
 
 
-def _each(group: str, resource: str, *verbs: str) -> tuple[Permission, ...]:
-    return tuple(Permission(group, resource, verb) for verb in verbs)
-
-
 REQUIRED_PERMISSIONS: Final = (
-    *_each("batch", "jobs", "create", "delete", "get", "list", "watch"),
-    *_each("", "services", "create", "delete", "get", "patch"),
-    *_each("", "pods", "list", "watch"),
-    *_each("", "pods/log", "get"),
-    *_each("", "events", "list"),
+    *(Permission("batch", "jobs", verb) for verb in ("create", "delete", "get", "list", "watch")),
+    *(Permission("", "services", verb) for verb in ("create", "delete", "get", "patch")),
+    *(Permission("", "pods", verb) for verb in ("list", "watch")),
+    Permission("", "pods/log", "get"),
+    Permission("", "events", "list"),
 )
 """What the driver needs in the namespace of the jobs, be it a person's machine or the pod of a step."""
 
@@ -228,12 +219,14 @@ def retry(call: Callable[[], Value], closed: threading.Event, timeout_seconds: f
             pause = min(2 * pause, MAX_PAUSE_SECONDS)
 
 
-def unexpected_error(error: Exception, task: str) -> ProgdistillError:
-    """Log an unforeseen error of a thread and return what the driver raises, so that it does not hang."""
+def thread_error(error: Exception, task: str) -> ProgdistillError:
+    """Return what the driver raises, so that it does not hang, when a thread has failed; log an unforeseen error."""
+    if isinstance(error, ProgdistillError):
+        return error
     logger.error("%s failed", task, exc_info=error)
     return ProgdistillError(
-        f"{task} failed with {type(error).__name__}: {error}. This is a bug: report it with the traceback"
-        " above. The Job keeps running: run the same command again to attach to it"
+        f"{task} failed with {type(error).__name__}: {error}. This is a bug: report it with the traceback above. The"
+        " Job keeps running: run the same command again to attach to it"
     )
 
 
@@ -247,7 +240,7 @@ def _configured_client(settings: ClusterSettings) -> tuple[Any, str]:
     """A client with the current credentials, and the namespace."""
     configuration = client.Configuration()
     # Read here, since the kubernetes package reads the variable only once, when it is imported.
-    file = os.environ.get("KUBECONFIG") or os.path.expanduser(_KUBECONFIG)
+    file = os.environ.get("KUBECONFIG") or os.path.expanduser("~/.kube/config")
     has_kubeconfig = bool(os.environ.get("KUBECONFIG")) or os.path.exists(file)
     try:
         if settings.context is None and not has_kubeconfig and "KUBERNETES_SERVICE_HOST" in os.environ:
@@ -271,7 +264,8 @@ def _configured_client(settings: ClusterSettings) -> tuple[Any, str]:
 
 def role_rules(missing: list[Permission]) -> str:
     """The rules that a Role needs, to be copied."""
-    lines = "\n".join(f"  {permission.rule()}" for permission in missing)
+    rule = '  - {{apiGroups: ["{0.group}"], resources: ["{0.resource}"], verbs: ["{0.verb}"]}}'
+    lines = "\n".join(map(rule.format, missing))
     return f"Bind a Role with these rules in the jobs' namespace to the user who starts runs:\nrules:\n{lines}"
 
 

@@ -66,8 +66,7 @@ def pod_exit(pod: Object) -> PodExit | None:
     disruption = (target.get("message") or target.get("reason") or "evicted") if target else None
     reason, message = facts.get("reason") or status.get("reason") or "", str(status.get("message") or "")
     if status.get("reason") == EVICTED:
-        # The container's own reason says only that it was killed. Without DisruptionTarget the pod exceeded
-        # a limit of its own, and counts as failed.
+        # The container says only that it was killed. Without DisruptionTarget the pod exceeded a limit of its own.
         reason = EVICTED
     elif disruption is None and terminated is None:
         disruption = message or reason
@@ -108,23 +107,21 @@ def waiting_reason(pod: Object) -> str | None:
         resources = " and ".join(lacking).rstrip(".")
         why = f"no node has enough {resources} free ({message})" if lacking else message
         return f"{host} is waiting for a node: {why}"
+    if (error := image_pull_error(pod)) is not None:
+        return f"{host} is waiting: {error}"
     waiting = _container_state(pod).get("waiting", {})
-    if waiting.get("reason") in _PULL_ERRORS:
-        return f"{host} is waiting: {image_pull_error([pod])}"
     if waiting.get("reason") in _START_ERRORS:
         return f"{host} cannot start ({waiting['reason']}): {waiting.get('message', '')}"
     return None
 
 
-def image_pull_error(pods: Sequence[Object]) -> str | None:
-    """Which image cannot be pulled, and why; None if all can."""
-    for pod in pods:
-        waiting = _container_state(pod).get("waiting", {})
-        if waiting.get("reason") in _PULL_ERRORS:
-            containers = pod["spec"]["containers"]
-            image = next(item["image"] for item in containers if item["name"] == CONTAINER)
-            return f"image {image} cannot be pulled ({waiting['reason']}): {waiting.get('message', '')}"
-    return None
+def image_pull_error(pod: Object) -> str | None:
+    """Which image cannot be pulled, and why; None if it can."""
+    waiting = _container_state(pod).get("waiting", {})
+    if waiting.get("reason") not in _PULL_ERRORS:
+        return None
+    image = next(item["image"] for item in pod["spec"]["containers"] if item["name"] == CONTAINER)
+    return f"image {image} cannot be pulled ({waiting['reason']}): {waiting.get('message', '')}"
 
 
 def restart_message(pod: PodExit) -> str | None:

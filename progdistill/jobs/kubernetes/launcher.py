@@ -26,14 +26,7 @@ _NOTES: Final = "{}.left.json"
 
 
 class KubernetesLauncher:
-    """Runs jobs in pods.
-
-    Args:
-        store: where requests and results are; pods must be able to reach it.
-        settings: the cluster, and what pods get.
-        folder: where logs are written, one file per job.
-        on_event: gets the events of the job's worker.
-    """
+    """Runs jobs in pods, which must be able to reach the store. Logs are files in `folder`, one per job."""
 
     def __init__(self, store: Store, settings: ClusterSettings, folder: Path, on_event: Listener = ignore) -> None:
         self._store, self._settings, self._folder, self._on_event = store, settings, folder, on_event
@@ -41,13 +34,8 @@ class KubernetesLauncher:
     def launch(self, request: JobRequest) -> None:
         """Run a job to its end, see Launcher.launch. If its Job is running already, attach to it.
 
-        SIGINT and SIGTERM end the driver; `cluster.on_interrupt` decides whether the Job is deleted.
-
-        Raises:
-            UsageError: no cluster is configured, a setting is wrong, or a permission is missing.
-            TransientError: the API server was unreachable for `cluster.api_timeout_seconds`.
-            Interrupted: a signal came.
-            ProgdistillError: the job failed; with the last lines of its log.
+        SIGINT and SIGTERM end the driver; `cluster.on_interrupt` decides whether the Job is deleted. TransientError is
+        raised where the API server was unreachable for `cluster.api_timeout_seconds`.
         """
         submission = submission_for(request, self._settings, self._store)
         api = connect(self._settings)
@@ -75,12 +63,11 @@ class KubernetesLauncher:
         if choice is OnInterrupt.ASK:
             # A Metaflow step has no terminal; the process that started the run may have one, and asks there.
             choice = _ask(name) if sys.stdin.isatty() else OnInterrupt.LEAVE
-        path = job_path(api, name)
         if choice is OnInterrupt.DELETE:
-            _delete_job(api, path)
+            _delete_job(api, name)
             return Interrupted(f"{label}: Job {name} is deleted")
         if self._settings.on_interrupt is OnInterrupt.ASK:
-            note = LeftRunning(name=name, path=path, cluster=self._settings)
+            note = LeftRunning(name=name, cluster=self._settings)
             (self._folder / _NOTES.format(name)).write_text(note.model_dump_json())
         return Interrupted(f"{label}: {_still_running(api, submission)}")
 
@@ -89,7 +76,6 @@ class LeftRunning(Frozen):
     """A note that an interrupted driver without a terminal left a Job running."""
 
     name: str
-    path: str
     cluster: ClusterSettings
 
 
@@ -103,7 +89,7 @@ def ask_about_left(folder: Path) -> None:
         note = LeftRunning.model_validate_json(file.read_text())
         file.unlink()
         if sys.stdin.isatty() and _ask(note.name) is OnInterrupt.DELETE:
-            _delete_job(connect(note.cluster), note.path)
+            _delete_job(connect(note.cluster), note.name)
             logger.info("Job %s is deleted", note.name)
 
 
@@ -117,9 +103,9 @@ def _ask(name: str) -> OnInterrupt:
     return OnInterrupt.DELETE if answer.startswith("d") else OnInterrupt.LEAVE
 
 
-def _delete_job(api: ClusterApi, path: str) -> None:
-    job = api.get(path)
-    if job is not None:
+def _delete_job(api: ClusterApi, name: str) -> None:
+    path = job_path(api, name)
+    if (job := api.get(path)) is not None:
         api.delete(path, job["metadata"]["uid"])
 
 

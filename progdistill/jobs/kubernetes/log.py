@@ -10,7 +10,7 @@ from time import monotonic
 from typing import Final
 
 from progdistill.errors import ProgdistillError, TransientError
-from progdistill.jobs.kubernetes.api import ClusterApi, NotFoundError, NotReadyError, retry, unexpected_error
+from progdistill.jobs.kubernetes.api import ClusterApi, NotFoundError, NotReadyError, retry, thread_error
 from progdistill.jobs.kubernetes.diagnostics import has_started, pod_exit
 from progdistill.jobs.kubernetes.manifest import CONTAINER
 from progdistill.jobs.kubernetes.watch import WatchCache
@@ -47,7 +47,7 @@ class PodLogs:
         self.follow()
         deadline = monotonic() + FINISH_SECONDS
         for log in self._logs.values():
-            log.finish(max(0.0, deadline - monotonic()))
+            log.join(max(0.0, deadline - monotonic()))
 
     def errors(self) -> list[ProgdistillError | None]:
         """What ended the following of each log, if not its end."""
@@ -58,35 +58,28 @@ class PodLogs:
         return {log.pod: list(log.last) for log in self._logs.values()}
 
 
-class PodLog:
+class PodLog(threading.Thread):
     """A thread that follows one pod's log to its end, across broken connections, each line once."""
 
     def __init__(self, api: ClusterApi, pod: str, log: JobLog, has_ended: Callable[[], bool]) -> None:
-        self._api, self.pod, self._log = api, pod, log
-        self._has_ended = has_ended
+        super().__init__(name=f"log {pod}", daemon=True)
+        self._api, self.pod, self._log, self._has_ended = api, pod, log, has_ended
         # Of each line that was read, its second and its hash: 16 bytes per line.
         self._seconds, self._hashes = array("q"), array("q")
         self._partial = b""
         self.last: deque[str] = deque(maxlen=LAST_LINES)
         self.error: ProgdistillError | None = None
-        self._thread = threading.Thread(target=self._run, name=f"log {pod}", daemon=True)
-        self._thread.start()
+        self.start()
 
-    def finish(self, seconds: float) -> None:
-        """Wait for the end of the log, `seconds` at most."""
-        self._thread.join(seconds)
-
-    def _run(self) -> None:
+    def run(self) -> None:
         try:
             self._follow()
         except NotFoundError:
             self._take_partial()  # the pod is deleted
         except NotReadyError:
             return  # it never started
-        except ProgdistillError as error:
-            self.error = error
         except Exception as error:
-            self.error = unexpected_error(error, f"following the log of {self.pod}")
+            self.error = thread_error(error, f"following the log of {self.pod}")
 
     def _follow(self) -> None:
         while not self._api.closed.is_set():

@@ -3,7 +3,6 @@
 What they hold is in `templates/`; here are the values.
 """
 
-import functools
 import re
 from typing import Any, Final, NamedTuple
 
@@ -21,6 +20,10 @@ QUEUE_LABEL: Final = "kueue.x-k8s.io/queue-name"
 CONTAINER: Final = "worker"
 
 Manifest = dict[str, Any]
+
+_TEMPLATES: Final = Environment(
+    loader=PackageLoader("progdistill.jobs.kubernetes"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+)
 
 
 class Submission(NamedTuple):
@@ -106,19 +109,11 @@ def service_manifest(submission: Submission, job_uid: str | None) -> Manifest:
     if job_uid is not None:
         owner = {"apiVersion": "batch/v1", "kind": "Job", "name": submission.name, "uid": job_uid}
         metadata["ownerReferences"] = [owner]
-    selector = {JOB_LABEL: submission.name}
-    return _rendered("service.yaml.j2", metadata=metadata, selector=selector, port=submission.port)
+    return _rendered("service.yaml.j2", metadata=metadata, selector={JOB_LABEL: submission.name}, port=submission.port)
 
 
 def _rendered(template: str, **values: object) -> Manifest:
-    manifest: Manifest = yaml.safe_load(_templates().get_template(template).render(values))
-    return manifest
-
-
-@functools.cache
-def _templates() -> Environment:
-    loader = PackageLoader("progdistill.jobs.kubernetes", "templates")
-    return Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return dict(yaml.safe_load(_TEMPLATES.get_template(template).render(values)))
 
 
 def _metadata(submission: Submission) -> Manifest:
@@ -138,12 +133,6 @@ def _metadata(submission: Submission) -> Manifest:
         "progdistill/created-by": submission.request.created_by,
         STORE_ANNOTATION: submission.store_uri,
     }
-    parent = getattr(spec, "teacher", getattr(spec, "checkpoint", None))
-    if parent is not None:
-        annotations["progdistill/parent"] = parent
-    sampling_steps = getattr(spec, "student_steps", getattr(spec, "sampling_steps", None))
-    if sampling_steps is not None:
-        labels["progdistill/sampling-steps"] = str(sampling_steps)
     return {"name": submission.name, "labels": labels, "annotations": annotations}
 
 

@@ -30,7 +30,7 @@ class JobMonitor:
         self._jobs = WatchCache(api, api.path("batch/v1", "jobs"), selector, self._changed)
         self._pods = WatchCache(api, api.path("v1", "pods"), selector, self._changed)
         self._pod_logs = PodLogs(api, log, self._pods)
-        self._job_missing, self._image_failing = _Stopwatch(), _Stopwatch()
+        self._since: dict[str, float] = {}
 
     def wait(self, check_interrupted: Callable[[], None]) -> None:
         """Return when the job's result is in the store. `check_interrupted` raises to end the wait."""
@@ -47,7 +47,7 @@ class JobMonitor:
             return False
         self._pod_logs.follow()
         job = next(iter(self._jobs.present()), None)
-        missing_seconds = self._job_missing.seconds_while(job is None)
+        missing_seconds = self._seconds_of("missing Job", job is None)
         if job is None:
             return self._is_done_without_job(missing_seconds)
         if condition(job, "Complete") is not None:
@@ -80,17 +80,25 @@ class JobMonitor:
             f"Its log is {self._log.path}; the Job is kept for {self._submission.cluster.ttl_hours:g} h"
             f" (kubectl -n {self._api.namespace} describe job {self._submission.name})."
         )
-        exits, last_lines = pod_exits(self._pods), self._pod_logs.last_lines()
-        return diagnostics.job_failure(self._submission, job, exits, last_lines, where)
+        return diagnostics.job_failure(self._submission, job, self._exits(), self._pod_logs.last_lines(), where)
+
+    def _seconds_of(self, problem: str, exists: bool) -> float:
+        """How long a problem has existed without interruption."""
+        now = time.monotonic()
+        self._since[problem] = self._since.get(problem, now) if exists else now
+        return now - self._since[problem]
+
+    def _exits(self) -> list[PodExit]:
+        return [found for pod in self._pods.ever_seen() if (found := diagnostics.pod_exit(pod)) is not None]
 
     def _check_image(self, job: Object) -> None:
-        problem = diagnostics.image_pull_error(self._pods.present())
+        problem = next(filter(None, map(diagnostics.image_pull_error, self._pods.present())), None)
         timeout = self._submission.cluster.image_pull_timeout_seconds
-        if self._image_failing.seconds_while(problem is not None) > timeout:
+        if self._seconds_of("missing image", problem is not None) > timeout:
             self._delete(job)
             raise UsageError(
-                f"{problem} (for {timeout:.0f} s; the Job is deleted): correct cluster.image, or name the"
-                " registry's Secret in cluster.image_pull_secrets"
+                f"{problem} (for {timeout:.0f} s; the Job is deleted): correct cluster.image, or name the registry's"
+                " Secret in cluster.image_pull_secrets"
             )
 
     def _check_evictions(self, job: Object) -> None:
@@ -98,7 +106,7 @@ class JobMonitor:
 
         The Job ignores that status, as it must when a node is drained.
         """
-        evicted = [pod for pod in pod_exits(self._pods) if pod.is_own_eviction]
+        evicted = [pod for pod in self._exits() if pod.is_own_eviction]
         if len(evicted) > self._submission.cluster.backoff_limit:
             self._pod_logs.finish()
             self._delete(job)
@@ -115,7 +123,7 @@ class JobMonitor:
         active = [pod for pod in present if diagnostics.pod_exit(pod) is None]
         if len(active) < self._submission.hosts and not job.get("spec", {}).get("suspend"):
             self._log_warnings(job)
-        for pod in pod_exits(self._pods):
+        for pod in self._exits():
             if (message := diagnostics.restart_message(pod)) is not None:
                 self._log.write_once(message, pod.pod)
 
@@ -125,20 +133,3 @@ class JobMonitor:
         events = self._api.get(self._api.path("v1", "events"), fieldSelector=fields) or {}
         for event in events.get("items", []):
             self._log.write_once(f"{self._submission.name}: {event['reason']}: {event['message']}")
-
-
-class _Stopwatch:
-    """How long a condition has held without interruption."""
-
-    def __init__(self) -> None:
-        self._since: float | None = None
-
-    def seconds_while(self, holds: bool) -> float:
-        now = time.monotonic()
-        self._since = (self._since or now) if holds else None
-        return now - (self._since or now)
-
-
-def pod_exits(pods: WatchCache) -> list[PodExit]:
-    """How the pods that have ended did so."""
-    return [found for pod in pods.ever_seen() if (found := diagnostics.pod_exit(pod)) is not None]

@@ -68,15 +68,10 @@ def _run(request: JobRequest, processes: int) -> int:
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
         from progdistill.jobs.agent import Hosts, run_job_on
 
-        hosts = Hosts(processes)
-        if request.spec.world_size > processes:
-            hosts = Hosts(
-                processes,
-                request.spec.world_size // processes,
-                int(os.environ["JOB_COMPLETION_INDEX"]),
-                f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}",
-                os.environ["PROGDISTILL_JOB_UID"],
-            )
+        hosts, total = Hosts(processes), request.spec.world_size // processes
+        if total > 1:
+            host, endpoint = os.environ["JOB_COMPLETION_INDEX"], "{MASTER_ADDR}:{MASTER_PORT}".format(**os.environ)
+            hosts = Hosts(processes, total, int(host), endpoint, os.environ["PROGDISTILL_JOB_UID"])
         return run_job_on(hosts, path, request)
 
 

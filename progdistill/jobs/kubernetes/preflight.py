@@ -13,11 +13,7 @@ CONNECT_SECONDS = 20.0  # for the API server to answer before a run; later clust
 
 
 def require_reachable(cluster: ClusterSettings, store: str, world_size: int | None) -> None:
-    """Check the settings of a run on a cluster.
-
-    Args:
-        store: URI of the run's store.
-        world_size: `compute.world_size`, which only the local launcher takes.
+    """Check the settings of a run on a cluster; `world_size` is the setting that only the local launcher takes.
 
     Raises:
         UsageError: pods cannot reach the store, have no image, or the user lacks a permission.
@@ -56,7 +52,12 @@ def dataset_for_pods(cluster: ClusterSettings, name: str, store: str, data_root:
         UsageError: there is no such dataset, or it is in a folder that pods do not mount.
     """
     if name == "digits" and cluster.mount_of(str(data_root.absolute())) is None:
-        return _digits_in(f"{store}/datasets/digits", data_root)
+        from progdistill.data.importers.digits import DigitsSource
+        from progdistill.data.prepare import prepare
+
+        place, staging = open_store(f"{store}/datasets/digits"), data_root / "staging"
+        manifest = read_manifest(place) or prepare(DigitsSource(), "digits", place.uri, staging_root=staging)
+        return info_of(manifest, place.uri)
     dataset = find_dataset(name, data_root)
     _require_shared(
         cluster,
@@ -66,15 +67,6 @@ def dataset_for_pods(cluster: ClusterSettings, name: str, store: str, data_root:
         " and give that as --dataset",
     )
     return dataset
-
-
-def _digits_in(location: str, data_root: Path) -> DatasetInfo:
-    from progdistill.data.importers.digits import DigitsSource
-    from progdistill.data.prepare import prepare
-
-    place = open_store(location)
-    manifest = read_manifest(place) or prepare(DigitsSource(), "digits", location, staging_root=data_root / "staging")
-    return info_of(manifest, place.uri)
 
 
 def _require_shared(cluster: ClusterSettings, location: str, what: str, advice: str) -> None:

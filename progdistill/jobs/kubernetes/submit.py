@@ -45,11 +45,12 @@ class Submitter:
         while True:
             job = self._api.get(self._job_path)
             if job is None:
-                job = self._create()
-                if job is None:
-                    continue
-                self._log.write(f"{name}: submitted to namespace {self._api.namespace}")
-                break
+                self.ensure_service(None)  # first: pods must not look up names before they exist
+                with suppress(ConflictError):  # another driver was faster, or our response was lost
+                    job = self._api.create(self._api.path("batch/v1", "jobs"), job_manifest(self._submission))
+                    self._log.write(f"{name}: submitted to namespace {self._api.namespace}")
+                    break
+                continue
             self._require_same_store(job)
             if has_result(store, self._submission):
                 return
@@ -60,15 +61,6 @@ class Submitter:
             self._log.write(f"{name}: an earlier attempt left no result; starting again")
             self._delete(self._job_path, job)
         self.ensure_service(job["metadata"]["uid"])
-
-    def _create(self) -> Object | None:
-        """The new Job; None if it exists after all: another driver was faster, or our response was lost."""
-        # The Service comes first: pods must not look up names before they exist.
-        self.ensure_service(None)
-        try:
-            return self._api.create(self._api.path("batch/v1", "jobs"), job_manifest(self._submission))
-        except ConflictError:
-            return None
 
     def ensure_service(self, job_uid: str | None) -> None:
         """Create the Service that gives several pods their names; its owner is the Job once that exists."""

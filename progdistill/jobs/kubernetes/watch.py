@@ -6,7 +6,7 @@ import time
 from typing import Final
 
 from progdistill.errors import ProgdistillError, TransientError
-from progdistill.jobs.kubernetes.api import ClusterApi, GoneError, Object, unexpected_error
+from progdistill.jobs.kubernetes.api import ClusterApi, GoneError, Object, thread_error
 
 WATCH_SECONDS: Final = 60  # before the next list: bounds what a silently dead connection costs
 MIN_ROUND_SECONDS: Final = 1.0  # for a server that ends every watch at once
@@ -48,15 +48,10 @@ class WatchCache:
                 began = time.monotonic()
                 self._api.retry(self._list_and_watch)
                 self._api.closed.wait(max(0.0, MIN_ROUND_SECONDS - (time.monotonic() - began)))
-        except ProgdistillError as error:
-            self._end(error)
         except Exception as error:
-            self._end(unexpected_error(error, f"watching {self._path}"))
-
-    def _end(self, error: ProgdistillError) -> None:
-        if not self._api.closed.is_set():
-            self.error = error
-            self._changed.set()
+            if not self._api.closed.is_set():
+                self.error = thread_error(error, f"watching {self._path}")
+                self._changed.set()
 
     def _list_and_watch(self) -> None:
         """One list, and a watch from its version on. Only the list may fail: a broken watch just ends."""
