@@ -84,7 +84,6 @@ class EventFile:
         self._path = path
 
     def __call__(self, event: Event) -> None:
-        """Append the event."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._path.open("a") as file:
             file.write(event.model_dump_json() + "\n")

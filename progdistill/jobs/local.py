@@ -19,9 +19,8 @@ from progdistill.signals import StopSignals, record
 LAST_LINES: Final = 15
 
 RANK_VARIABLES: Final = (
-    *("RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK"),
+    *("MASTER_ADDR", "MASTER_PORT", "RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK"),
     *("WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE", "ROLE_WORLD_SIZE"),
-    *("MASTER_ADDR", "MASTER_PORT"),
 )
 """What torchrun sets for a process: a job has ranks of its own."""
 
@@ -40,8 +39,7 @@ class JobLog:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path.absolute()
         self._on_event, self._lock = on_event, threading.Lock()
-        self._is_writable = True
-        self._once: set[tuple[str, str]] = set()
+        self._is_writable, self._once = True, set[tuple[str, str]]()
 
     def feed(self, line: str) -> bool:
         """Deliver the event in a worker's line; write a line without one, and return True."""

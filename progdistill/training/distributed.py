@@ -27,8 +27,7 @@ class Rank:
         if self.world_size > 1:
             backend = {"cuda": "nccl", "tpu": "tpu_dist"}.get(self.device.type, "gloo")
             dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
-            group = dist.new_group(backend="gloo", timeout=WAIT_TIMEOUT)
-            self._waiting_group = cast(dist.ProcessGroup, group)
+            self._waiting_group = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=WAIT_TIMEOUT))
         # Names this set of processes among all that have worked on the job.
         self.attempt = "alone" if self.world_size == 1 else self.broadcast(secrets.token_hex(8))
 

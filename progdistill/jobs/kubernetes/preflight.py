@@ -32,8 +32,7 @@ def require_reachable(cluster: ClusterSettings, store: str, world_size: int | No
                 " --set cluster.image=REGISTRY/NAME@sha256:… or in progdistill.toml"
             )
     api = connect(cluster.model_copy(update={"api_timeout_seconds": CONNECT_SECONDS}))
-    missing = missing_permissions(api)
-    if missing:
+    if missing := missing_permissions(api):
         raise UsageError(
             f"missing permissions in namespace {api.namespace} of {api.server}:"
             f" {', '.join(map(str, missing))}.\n{role_rules(missing)}"
