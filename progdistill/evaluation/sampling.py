@@ -1,4 +1,4 @@
-"""Images from a denoiser, each a function of (seed, index) alone."""
+"""Images from a denoiser, each a function of (seed, index), up to floating-point order."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
@@ -14,7 +14,7 @@ from progdistill.diffusion.names import SamplerName
 from progdistill.diffusion.noise import sample_noise
 from progdistill.diffusion.prediction import clipped
 from progdistill.diffusion.samplers import SAMPLERS
-from progdistill.errors import LostInvariantError
+from progdistill.errors import NonFiniteError
 from progdistill.models.denoiser import Denoiser
 
 UInt8Images = UInt8[Tensor, "batch channels height width"]
@@ -53,41 +53,44 @@ def generate(
         clip: Whether to clip x̂ to [−1, 1] at every step.
         class_label: Class of all samples. Default: as `labels_of` distributes the classes.
         class_counts: Proportions of the classes.
-        name: How an error calls the model.
+        device: Where to sample.
+        name: Name of the model in error messages.
 
     Yields:
         Batches of uint8 images [batch, channels, height, width] in 0..255, on `device`.
 
     Raises:
-        LostInvariantError: Samples are not finite.
+        NonFiniteError: Samples are not finite.
         torch.OutOfMemoryError: Memory does not suffice for one image.
     """
+    denoiser = denoiser.to(device).eval()
     network = denoiser.config.network
     shape = (network.image_channels, network.image_size, network.image_size)
-    denoiser = denoiser.to(device).eval()
     options = {} if gamma is None else {"gamma": gamma}
 
     def draw(batch: Sequence[int]) -> UInt8Images:
+        def noise(step: int) -> Tensor:
+            return sample_noise(seed, f"sample step {step}", batch, shape).to(device)
+
         with torch.inference_mode():
             z = sample_noise(seed, "sample", batch, shape).to(device)
             labels = labels_of(batch, network.num_classes, class_label, class_counts)
-            velocity = denoiser.bind(
-                None if labels is None else labels.to(device), w_from_guidance_scale(guidance_scale)
-            )
-
-            def noise(step: int) -> Tensor:
-                return sample_noise(seed, f"sample step {step}", batch, shape).to(device)
-
+            on_device = None if labels is None else labels.to(device)
+            velocity = denoiser.bind(on_device, w_from_guidance_scale(guidance_scale))
             x = SAMPLERS[sampler](clipped(velocity) if clip else velocity, z, sampling_steps, noise=noise, **options)
-            if not x.isfinite().all():
-                raise LostInvariantError(
-                    f"{name} gave values that are not finite (NaN or infinite) in samples {batch[0]} to"
-                    f" {batch[-1]} with {sampler} × {sampling_steps}: check its weights for such values, and"
-                    " use another checkpoint (`progdistill checkpoints list`) or train or import it again"
-                )
+            _require_finite(x, f"{name} produced", batch, f"with {sampler} × {sampling_steps}")
             return to_uint8(x)
 
     return in_batches(draw, indices, batch_size)
+
+
+def _require_finite(x: Tensor, what: str, batch: Sequence[int], how: str) -> None:
+    if not x.isfinite().all():
+        raise NonFiniteError(
+            f"{what} values that are not finite (NaN or infinite) in samples {batch[0]} to {batch[-1]} {how}: check its"
+            " weights for such values, and use another checkpoint (`progdistill checkpoints list`) or train or import"
+            " it again"
+        )
 
 
 def in_batches(
@@ -106,7 +109,7 @@ def in_batches(
 
 
 def _draw_if_memory_suffices(draw: Callable[[Sequence[int]], UInt8Images], batch: Sequence[int]) -> UInt8Images | None:
-    """A function of its own, so that the tensors of a failed attempt are freed when it returns."""
+    """A separate function, so that the tensors of a failed attempt are freed when it returns."""
     try:
         return draw(batch)
     except torch.OutOfMemoryError:

@@ -1,12 +1,13 @@
 """The checkpoints of a store at a glance, with the measurement that stands for each."""
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from progdistill.errors import ProgdistillError, UsageError
 from progdistill.models_base import Frozen
 from progdistill.registry.aliases import aliases_by_checkpoint
-from progdistill.registry.checkpoint import list_manifests
-from progdistill.registry.evaluations import best_record, evaluations_of
+from progdistill.registry.checkpoint import CheckpointManifest, list_manifests
+from progdistill.registry.evaluations import Measurement, best_record, evaluations_of
 from progdistill.registry.runs import require_run
 from progdistill.store.base import Store
 
@@ -53,28 +54,14 @@ def list_checkpoints(
     names = aliases_by_checkpoint(store)
     found = []
     for manifest in list_manifests(store, unreadable):
-        identity, provenance = manifest.identity, manifest.provenance
         if (
-            dataset not in (None, provenance.dataset_name)
-            or sampling_steps not in (None, identity.sampling_steps)
+            dataset not in (None, manifest.provenance.dataset_name)
+            or sampling_steps not in (None, manifest.identity.sampling_steps)
             or (held is not None and manifest.id not in held)
         ):
             continue
         record = best_record(manifest, evaluations_of(store, manifest.id, unreadable))
-        summary = CheckpointSummary(
-            id=manifest.id,
-            kind=identity.kind,
-            sampling_steps=identity.sampling_steps,
-            dataset=provenance.dataset_name,
-            parent=identity.parent,
-            created_by=provenance.created_by,
-            created_at=provenance.created_at,
-            bytes=identity.weights.size_bytes,
-            distance=None if record is None else record.distance,
-            distance_name=None if record is None else record.distance_name,
-            aliases=tuple(names.get(manifest.id, ())),
-        )
-        found.append(summary)
+        found.append(_summary(manifest, record, names.get(manifest.id, ())))
     if max_distance is not None:
         distance_names = sorted({summary.distance_name for summary in found if summary.distance_name})
         if len(distance_names) > 1:
@@ -84,3 +71,20 @@ def list_checkpoints(
             )
         found = [s for s in found if s.distance is not None and s.distance <= max_distance]
     return sorted(found, key=lambda summary: summary.created_at)
+
+
+def _summary(manifest: CheckpointManifest, record: Measurement | None, aliases: Sequence[str]) -> CheckpointSummary:
+    identity, provenance = manifest.identity, manifest.provenance
+    return CheckpointSummary(
+        id=manifest.id,
+        kind=identity.kind,
+        sampling_steps=identity.sampling_steps,
+        dataset=provenance.dataset_name,
+        parent=identity.parent,
+        created_by=provenance.created_by,
+        created_at=provenance.created_at,
+        bytes=identity.weights.size_bytes,
+        distance=None if record is None else record.distance,
+        distance_name=None if record is None else record.distance_name,
+        aliases=tuple(aliases),
+    )
