@@ -1,4 +1,4 @@
-"""The parameters of the flow; where it is deployed to Argo, its schedule and its pods too."""
+"""Adds the run options to the flow as Metaflow parameters and, on Argo, its schedule and pods."""
 
 import os
 import sys

@@ -108,7 +108,7 @@ class DistillFlow(FlowSpec):
     @step
     @_one_message
     def evaluate_fid(self) -> None:
-        """Measure one checkpoint, and the undistilled model at as many sampling steps."""
+        """Measure one checkpoint, and the undistilled model at as many sampling steps, in the configured distance."""
         run = self._run()
         self.evaluation = run.evaluate(self.checkpoints[self.input], self.input)
         self.intervals_here = run.intervals

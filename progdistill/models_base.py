@@ -1,4 +1,4 @@
-"""What every model of facts shares: frozen, closed, and named by its content."""
+"""The base class of immutable records, and ids made of content."""
 
 import hashlib
 import json

@@ -88,7 +88,7 @@ class RestartLimit:
 
 
 def progress_of(spec: JobSpec, store: base.Store) -> tuple[int, int]:
-    """Return the update of the newest snapshot and, for an evaluation, the number of finished shards."""
+    """Return the update of the newest snapshot and, for an evaluation, the number of shards (of any evaluation)."""
     snapshots = complete_snapshots(store, spec.id)
     shards = sum(1 for _ in store.list(SHARDS)) if spec.kind == "evaluate" else 0
     return (snapshots[0].update if snapshots else 0), shards

@@ -1,4 +1,4 @@
-"""What a training shows of itself while it goes on: loss, rate and ETA, and now and then a few samples."""
+"""Live progress of a training job: loss, rate, ETA and periodic samples."""
 
 import time
 from collections.abc import Callable
@@ -74,7 +74,7 @@ class LiveTraining:
     def _draw(self, model: Denoiser) -> None:
         """Put samples of the current weights into the store; how long it took decides when the next are due.
 
-        Training goes on without them where memory does not suffice or the store does not answer.
+        If memory runs out or the store is unreachable, training continues without them.
         """
         began = self._clock()
         # Where ranks hold parts of the weights, one rank alone cannot draw.

@@ -88,11 +88,11 @@ def _train(
         ),
         new_parameters=frozenset({GUIDANCE_PARAMETER}) if isinstance(spec, GuideSpec) else frozenset(),
     )
-    return train(task, model, _start(store, spec.id, rank))
+    return train(task, model, _snapshot_to_resume(store, spec.id, rank))
 
 
-def _start(store: Store, job_id: str, rank: Rank) -> Snapshot | None:
-    """Where to go on: the newest snapshot that rank 0 finds, on every rank, though more may be appearing."""
+def _snapshot_to_resume(store: Store, job_id: str, rank: Rank) -> Snapshot | None:
+    """The snapshot to resume from: rank 0 chooses the newest, so that all agree even if one is written meanwhile."""
     found = latest_snapshot(store, job_id) if rank.rank == 0 else None
     name = rank.broadcast("" if found is None else found.name)
     return found if rank.rank == 0 or not name else snapshot_named(store, job_id, name)

@@ -1,4 +1,4 @@
-"""Settings of training, of a base model or a student."""
+"""Training, snapshot, live-progress and compute settings; the values of presets are in `config/presets.py`."""
 
 from enum import StrEnum
 from typing import Literal

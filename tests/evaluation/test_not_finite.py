@@ -26,7 +26,7 @@ def test_an_evaluation_stops_with_the_checkpoint_and_the_sampler(
     place: str, evaluated_store: Store, broken: CheckpointManifest, student: CheckpointManifest, digits: DatasetInfo
 ) -> None:
     measured, baseline = (broken, None) if place == "measured" else (student, broken)
-    with pytest.raises(LostInvariantError, match=rf"{broken.id[:12]} gave.* not finite.* 0 to 9 with ddim × 2"):
+    with pytest.raises(LostInvariantError, match=rf"{broken.id[:12]} produced.* not finite.* 0 to 9 with ddim × 2"):
         evaluate_checkpoint(evaluated_store, measured, baseline, 2, SETTINGS, digits)
     assert not list(evaluated_store.list(f"evaluations/{broken.id}/"))
 
@@ -43,5 +43,5 @@ def test_sample_says_so_and_writes_nothing(
 ) -> None:
     options = ["--count", "2", "--steps", "2", "--sampler", sampler, "--store", evaluated_store.uri]
     assert main(["sample", broken.id, *options, "--out", str(tmp_path / f"x.{ending}")]) == 1
-    assert f"checkpoint {broken.id[:12]} gave values that are not finite" in capsys.readouterr().err
+    assert f"checkpoint {broken.id[:12]} produced values that are not finite" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
