@@ -85,7 +85,7 @@ def _work(request: JobRequest, signals: StopSignals) -> int:
     watch = (request.driver_process_id, signals, done, not is_training)
     threading.Thread(target=_watch, args=watch, daemon=True).start()
     try:
-        signals.action = record if is_training else raise_interrupt
+        signals.action = _announce_snapshot if is_training else raise_interrupt
         run_job(request, rank, lambda: bool(signals.received))
     except KeyboardInterrupt:
         raise Interrupted(_INTERRUPTED) from None  # other ranks go on measuring, and lose this one
@@ -106,6 +106,11 @@ def _check_world_size(request: JobRequest) -> None:
             f"WORLD_SIZE is {found}, but this job has {wanted} rank{'s' * (wanted > 1)}: unset RANK,"
             " LOCAL_RANK and WORLD_SIZE, or start it with python -m progdistill.jobs.agent"
         )
+
+
+def _announce_snapshot(number: int) -> None:
+    """Tell whoever sent a signal that training ends after this update: `signals.received` is read there."""
+    os.write(2, b"interrupted: saving a snapshot\n")
 
 
 def _watch(driver: int | None, signals: StopSignals, done: threading.Event, exits: bool) -> None:

@@ -17,6 +17,7 @@ def progdistill(folder: Path, *arguments: str, **extra: str) -> "subprocess.Comp
     return subprocess.run(line, cwd=folder, env=environment(**extra), capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_a_run_of_the_command_is_resumed_to_the_checkpoints_of_the_flow(finished: Path, tmp_path: Path) -> None:
     fault = {"PROGDISTILL_FAULT": "kill:training.update@5"}
     line = ("run", "--ladder", "4:1", *SMALL, "--set", "snapshots.interval_updates=2", "--tag", "mine")

@@ -37,7 +37,7 @@ def test_the_card_of_a_long_training_shows_loss_and_samples_while_it_goes_on(tmp
         started.communicate(timeout=250)
     progress, rate, chart, samples = _components(shown)
     assert 0 < progress["value"] < 100_000
-    assert "loss" in rate["source"] and "to go" in rate["source"]
+    assert "loss" in rate["source"] and "ETA" in rate["source"]
     assert all(point["loss"] > 0 for point in chart["spec"]["data"]["values"])
     assert samples["label"].startswith("Samples at update")
     events = [json.loads(line) for line in next(tmp_path.glob("runs/*/events.jsonl")).open()]

@@ -32,6 +32,15 @@ def start(job: JobRequest, folder: Path, fault: str = "") -> "subprocess.Popen[s
     )
 
 
+def wait_for(text: str, agent: "subprocess.Popen[str]", ranks: int) -> None:
+    """Read the output until so many ranks have written a line with `text`."""
+    assert agent.stdout is not None
+    while ranks:
+        line = agent.stdout.readline()
+        assert line, f"the agent ended without {text!r}"
+        ranks -= text in line
+
+
 def finish(agent: "subprocess.Popen[str]") -> tuple[int, str]:
     """Return the exit status and the output."""
     output = agent.communicate(timeout=250)[0]
@@ -60,10 +69,7 @@ def test_a_killed_rank_costs_a_restart_in_place_and_no_number_changes(
 ) -> None:
     job = base_of_two_ranks(store, digits, seed=4)
     agent = start(job, tmp_path, f"hold:training.update@5:{tmp_path}/go")
-    assert agent.stdout is not None
-    lines: list[str] = []
-    while sum("reached training.update" in line for line in lines) < 2:
-        lines.append(agent.stdout.readline())
+    wait_for("reached training.update", agent, ranks=2)
     os.kill(rank_of(agent.pid, "1"), signal.SIGKILL)
     (tmp_path / "go").touch()
     status, output = finish(agent)
@@ -107,11 +113,10 @@ def test_an_interrupted_job_saves_a_snapshot_and_is_resumed(
 ) -> None:
     job = base_of_two_ranks(store, digits, seed=4)
     agent = start(job, tmp_path, f"hold:training.update@3:{tmp_path}/go")
-    assert agent.stdout is not None
-    while "reached" not in agent.stdout.readline():
-        pass
+    wait_for("reached training.update", agent, ranks=2)
     agent.send_signal(signal.SIGTERM)
     agent.send_signal(signal.SIGINT)
+    wait_for("interrupted: saving a snapshot", agent, ranks=2)
     (tmp_path / "go").touch()
     status, output = finish(agent)
     assert status == 130, output

@@ -135,7 +135,7 @@ def test_a_recorded_dataset_is_not_renamed_at_import(store: Store, make_denoiser
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        (["--format", "diffusers", "--out", "."], "holds something already"),
+        (["--format", "diffusers", "--out", "."], "is not empty"),
         (["--format", "onnx", "--guidance-scale", "2", "--out", "new"], "is for --format diffusers"),
         (["--format", "diffusers", "--guidance-scale", "2", "--out", "new"], "cannot be guided"),
         (

@@ -85,4 +85,4 @@ def test_a_model_of_unknown_data_is_measured_against_what_is_named(
     identity = description(kind=CheckpointKind.IMPORTED, dataset_fingerprint=UNKNOWN_DATASET)
     teacher = publish_checkpoint(store, weights, identity, provenance(dataset_name=UNKNOWN_DATASET))
     assert main(["evaluate", teacher.id, "--store", store.uri, "--steps", "2"]) == 2
-    assert "choose with --dataset what to compare" in capsys.readouterr().err
+    assert "pass dataset=NAME (command line: --dataset)" in capsys.readouterr().err
