@@ -42,14 +42,14 @@ def spec(store: Store, digits: DatasetInfo) -> EvaluateSpec:
 def test_a_measurement_that_is_told_to_stop_goes_on_behind_its_finished_shards(
     told_by: str, spec: EvaluateSpec, store: Store, digits: DatasetInfo, tmp_path: Path
 ) -> None:
-    """Two batches are trials of γ, ten the first shard; in the next the worker is asked to leave."""
+    """Ten batches are the first shard; in the next the worker is asked to leave."""
     driver = subprocess.Popen(["sleep", "600"])
     request = request_for(spec, store, digits, driver_process_id=driver.pid)
     (tmp_path / "request.json").write_text(request.model_dump_json())
     command = [sys.executable, "-m", "progdistill.jobs.worker", str(tmp_path / "request.json")]
     worker = subprocess.Popen(
         command,
-        env={**os.environ, "PROGDISTILL_FAULT": f"hold:evaluation.batch@13:{tmp_path}/go"},
+        env={**os.environ, "PROGDISTILL_FAULT": f"hold:evaluation.batch@11:{tmp_path}/go"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
