@@ -109,7 +109,7 @@ def _check_world_size(request: JobRequest) -> None:
 
 
 def _announce_snapshot(number: int) -> None:
-    """Tell whoever sent a signal that training ends after this update: `signals.received` is read there."""
+    """Report that training ends after this update, when `signals.received` is read."""
     os.write(2, b"interrupted: saving a snapshot\n")
 
 
