@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from metaflow import Runner
 
 from tests.end_to_end.running import FLOW, SMALL, environment, ids_of, run_flow
 from tests.end_to_end.test_interruption import resume_command
@@ -69,11 +68,14 @@ def test_bad_input_that_only_a_step_sees_is_one_message_too(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_metaflows_runner_starts_the_flow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in environment().items():
-        monkeypatch.setenv(name, value)
-    with Runner(str(FLOW), cwd=str(tmp_path), env=environment()).run(
-        ladder="2:1", base_updates=4, updates_per_stage=2, set=["evaluation.samples=50"]
-    ) as running:
-        assert running.status == "successful" and len(running.run.data.checkpoints) == 2
+def test_metaflows_runner_starts_the_flow(tmp_path: Path) -> None:
+    script = (
+        "from metaflow import Runner\n"
+        f"with Runner({str(FLOW)!r}).run(ladder='2:1', base_updates=4, updates_per_stage=2,"
+        " set=['evaluation.samples=50']) as running:\n"
+        "    print(running.status, len(running.run.data.checkpoints))\n"
+    )
+    line = [sys.executable, "-c", script]
+    done = subprocess.run(line, cwd=tmp_path, env=environment(), capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1:] == ["successful 2"], done.stdout[-2000:] + done.stderr[-2000:]
     assert len(ids_of(tmp_path)) == 2
