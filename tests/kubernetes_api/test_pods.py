@@ -114,8 +114,10 @@ def test_a_container_out_of_memory_is_oomkilled(cluster: Cluster, client: Client
 
 def test_a_pod_that_exceeds_its_disk_is_evicted_without_a_disruption(cluster: Cluster, client: Client) -> None:
     """pkg/kubelet/eviction: SIGTERM and one second, then SIGKILL."""
-    client.core.create_namespaced_pod("default", pod("x", "trap '' TERM; while :; do sleep 0.05; done"))
-    cluster.exceed_disk(running(cluster))
+    client.core.create_namespaced_pod("default", pod("x", "trap '' TERM; echo up; while :; do sleep 0.05; done"))
+    found = running(cluster)
+    cluster.wait_for(lambda: log_of(client, "x") == "up\n")  # before that SIGTERM would end it
+    cluster.exceed_disk(found)
     assert ended(cluster)["exitCode"] == 137
     [evicted] = cluster.objects("pods")
     assert evicted["status"]["reason"] == "Evicted" and "ephemeral" in evicted["status"]["message"]
