@@ -71,6 +71,7 @@ def test_an_interrupted_run_saves_exits_with_130_and_resumes(
     assert ids_of(tmp_path) == ids_of(finished)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_has_the_checkpoints_of_cloned_steps_and_can_be_resumed(tmp_path: Path) -> None:
     """Killed in the same stage twice; the base model is made in the first run alone."""
     killed = {"PROGDISTILL_FAULT": "kill:training.update@5"}

@@ -8,9 +8,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.end_to_end.running import command, environment
 
 
+@pytest.mark.slow
 def test_the_card_of_a_long_training_shows_loss_and_samples_while_it_goes_on(tmp_path: Path) -> None:
     """The card is there by default, because so many updates take long."""
     arguments = ("--base-updates", "100000", "--set", "live.interval_seconds=1")

@@ -203,6 +203,7 @@ def in_pairs(tmp_path: Path, then: str = "print('well')") -> str:
     """
 
 
+@pytest.mark.slow
 def test_a_replaced_host_joins_the_survivor_and_a_host_of_another_job_joins_none(hosts: Hosts, tmp_path: Path) -> None:
     script = in_pairs(tmp_path)
     second = hosts.start(1, script)
