@@ -121,12 +121,13 @@ def our_update(kind: str, preset: Preset, case: Case, batch: Batch) -> Update:
     device, settings = batch.images.device, preset.base if kind == "base" else preset.distill
     model, objective = networks(kind, preset, case, device)
     state = TrainingState(model.train(), settings)
+    conditioning = None if batch.labels is None else {"label": batch.labels}
 
     def update() -> None:
         random = BatchRandom(torch.Generator(device).manual_seed(state.update), len(batch.images))
         state.optimizer.zero_grad(set_to_none=True)
         size = case.execution.micro_batch_size
-        accumulate(objective, model, model, batch.images, batch.labels, random, size)
+        accumulate(objective, model, model, batch.images, conditioning, random, size)
         clip_gradients(state.parameters, settings.gradient_clip_norm)
         state.optimizer.step()
         follow(state.average, state.parameters, settings, state.update)

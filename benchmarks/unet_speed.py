@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from progdistill.models.config import ARCHITECTURES, UNetConfig
 from progdistill.models.diffusers_format import diffusers_config, weights_to_diffusers
-from progdistill.models.unet import UNet
+from progdistill.models.networks.unet import UNet
 
 diffusers: Any = importlib.import_module("diffusers")
 

@@ -65,7 +65,7 @@ def generate(
     """
     denoiser = denoiser.to(device).eval()
     network = denoiser.config.network
-    shape = (network.image_channels, network.image_size, network.image_size)
+    shape = network.sample_shape
     options = {} if gamma is None else {"gamma": gamma}
 
     def draw(batch: Sequence[int]) -> UInt8Images:
@@ -75,8 +75,8 @@ def generate(
         with torch.inference_mode():
             z = sample_noise(seed, "sample", batch, shape).to(device)
             labels = labels_of(batch, network.num_classes, class_label, class_counts)
-            on_device = None if labels is None else labels.to(device)
-            velocity = denoiser.bind(on_device, w_from_guidance_scale(guidance_scale))
+            conditioning = None if labels is None else {"label": labels.to(device)}
+            velocity = denoiser.bind(conditioning, w_from_guidance_scale(guidance_scale))
             x = SAMPLERS[sampler](clipped(velocity) if clip else velocity, z, sampling_steps, noise=noise, **options)
             _require_finite(x, f"{name} produced", batch, f"with {sampler} × {sampling_steps}")
             return to_uint8(x)

@@ -11,7 +11,7 @@ from progdistill.errors import ProgdistillError
 from progdistill.jobs.live import LiveTraining
 from progdistill.jobs.spec import CheckpointOutput, DistillSpec, GuideSpec, JobRequest, TrainBaseSpec, TrainingSpec
 from progdistill.models.config import DenoiserConfig
-from progdistill.models.denoiser import GUIDANCE_PARAMETER, Denoiser, build_denoiser, save_weights, student_of
+from progdistill.models.denoiser import Denoiser, build_denoiser, guidance_parameter, save_weights, student_of
 from progdistill.models.load import load_denoiser
 from progdistill.registry.checkpoint import (
     CheckpointDescription,
@@ -86,7 +86,7 @@ def _train(
             snapshot_facts={} if isinstance(spec, TrainBaseSpec) else {"teacher": spec.teacher},
             watch=LiveTraining(spec, request.live, store) if request.live and rank.rank == 0 else None,
         ),
-        new_parameters=frozenset({GUIDANCE_PARAMETER}) if isinstance(spec, GuideSpec) else frozenset(),
+        new_parameters=frozenset({guidance_parameter(model.config)}) if isinstance(spec, GuideSpec) else frozenset(),
     )
     return train(task, model, _snapshot_to_resume(store, spec.id, rank))
 
@@ -120,8 +120,7 @@ def _prepared(
 
 def _student_config(teacher: DenoiserConfig, spec: DistillSpec | GuideSpec) -> DenoiserConfig:
     """The teacher's, without dropout (Appendix E), with the student's own prediction type and inputs."""
-    changes = {"dropout": 0.0, "guidance_input": spec.guidance_scale is not None}
-    network = teacher.network.model_copy(update=changes)
+    network = teacher.network.for_student(guidance_input=spec.guidance_scale is not None)
     return teacher.model_copy(update={"network": network, "prediction": spec.prediction})
 
 

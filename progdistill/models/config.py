@@ -1,54 +1,25 @@
 """Configurations of networks and denoisers, as manifests record them, and the paper's architectures."""
 
-import math
-from itertools import pairwise
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, JsonValue, Tag, model_validator
 
 from progdistill.diffusion.names import PredictionType
+from progdistill.diffusion.noise_schedules import NoiseSchedule
+from progdistill.errors import UsageError
 from progdistill.models_base import Frozen
 from progdistill.registry.checkpoint import CheckpointDescription
 
-
-class ForeignSchedule(Frozen, allow_inf_nan=False):
-    """A discrete variance-preserving schedule: ᾱ_k = Π_{j≤k} (1 − β_j) for k = 0 … steps − 1.
-
-    `linear`: β evenly spaced. `scaled_linear`: √β evenly spaced (latent diffusion).
-    `squaredcos_cap_v2`: Nichol & Dhariwal (2021), ᾱ(u) = cos²((u + 0.008)/1.008 · π/2), β at most 0.999;
-    it does not use beta_start and beta_end.
-    """
-
-    kind: Literal["linear", "scaled_linear", "squaredcos_cap_v2"]
-    steps: int = Field(default=1000, ge=2)
-    beta_start: float = Field(default=1e-4, gt=0, lt=1)
-    beta_end: float = Field(default=0.02, gt=0, lt=1)
-
-    def log_snr(self) -> list[float]:
-        """λ_k = log(ᾱ_k / (1 − ᾱ_k)) for k = 0 … steps − 1 in double precision: strictly falling."""
-        log_alpha_bar, values = 0.0, []
-        for beta in self._betas():
-            log_alpha_bar += math.log1p(-beta)
-            values.append(log_alpha_bar - math.log(-math.expm1(log_alpha_bar)))
-        return values
-
-    def _betas(self) -> list[float]:
-        fractions = [k / (self.steps - 1) for k in range(self.steps)]
-        if self.kind == "linear":
-            return [self.beta_start + u * (self.beta_end - self.beta_start) for u in fractions]
-        if self.kind == "scaled_linear":
-            low, high = math.sqrt(self.beta_start), math.sqrt(self.beta_end)
-            return [(low + u * (high - low)) ** 2 for u in fractions]
-        edges = [_cosine_alpha_bar(k / self.steps) for k in range(self.steps + 1)]
-        return [min(1 - after / before, 0.999) for before, after in pairwise(edges)]
-
-
-def _cosine_alpha_bar(u: float) -> float:
-    return math.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
-
-
 TIME_SCALE = 8192
 """Our time input is 8192·t − 1, the index that a stock scheduler with 8192 steps passes."""
+
+
+class Column(Frozen):
+    """A tensor that a network is conditioned on: [batch, *shape]."""
+
+    name: str
+    shape: tuple[int, ...] = ()
+    dtype: Literal["int64", "float32", "bool"] = "float32"
 
 
 class UNetConfig(Frozen, allow_inf_nan=False):
@@ -82,6 +53,20 @@ class UNetConfig(Frozen, allow_inf_nan=False):
     time_features: Literal["sin_cos", "cos_sin"] = "sin_cos"
     time_frequency_shift: Literal[0, 1] = Field(default=1, description="frequencies are 10000^(−i/(half − shift))")
     downsample_padding: Literal[0, 1] = Field(default=1, description="of strided convolutions; 0 pads right and bottom")
+
+    @property
+    def sample_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of a noisy sample."""
+        return (self.image_channels, self.image_size, self.image_size)
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """What the network is conditioned on."""
+        return (Column(name="label", dtype="int64"),) if self.num_classes else ()
+
+    def for_student(self, guidance_input: bool) -> "UNetConfig":
+        """The student's network: without dropout (Appendix E)."""
+        return self.model_copy(update={"dropout": 0.0, "guidance_input": guidance_input})
 
     @property
     def level_channels(self) -> tuple[int, ...]:
@@ -128,21 +113,70 @@ class UNetConfig(Frozen, allow_inf_nan=False):
         return self
 
 
+class DiffusersConfig(Frozen, allow_inf_nan=False):
+    """A network of diffusers; its facts were read from its config.json by its file in `models/networks`."""
+
+    kind: Literal["diffusers"] = "diffusers"
+    class_name: str = Field(description="of diffusers, such as UNet2DConditionModel")
+    arguments: dict[str, JsonValue] = Field(description="of its constructor")
+    sample_shape: tuple[int, int, int] = Field(description="channels, height and width of a noisy sample")
+    columns: tuple[Column, ...] = Field(default=(), description="what the network is conditioned on")
+    num_classes: int = Field(default=0, ge=0, description="0: no column `label`")
+    label_dropout: bool = Field(default=False, description="label num_classes means 'no class'")
+    guidance_input: bool = Field(default=False, description="the guidance scale is an input")
+    parameters: int = Field(gt=0, description="number of parameters")
+
+    @property
+    def image_channels(self) -> int:
+        """Channels of a noisy sample."""
+        return self.sample_shape[0]
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of a noisy sample."""
+        return self.sample_shape[1]
+
+    def for_student(self, guidance_input: bool) -> "DiffusersConfig":
+        """The student's network."""
+        return self.model_copy(update={"guidance_input": guidance_input})
+
+
+def _kind_of_network(config: Any) -> str:
+    """Configurations of U-Nets have no `kind`."""
+    return str(config.get("kind", "unet") if isinstance(config, dict) else getattr(config, "kind", "unet"))
+
+
+NetworkConfig = Annotated[
+    Annotated[UNetConfig, Tag("unet")] | Annotated[DiffusersConfig, Tag("diffusers")], Discriminator(_kind_of_network)
+]
+
+
 class DenoiserConfig(Frozen, allow_inf_nan=False):
     """A network, what its output means and what it reads as the time."""
 
-    network: UNetConfig
+    network: NetworkConfig
     prediction: PredictionType
-    foreign_schedule: ForeignSchedule | None = Field(
+    foreign_schedule: NoiseSchedule | None = Field(
         default=None,
-        description="the time input is the (fractional) index at which this schedule has the log-SNR of t;"
-        " None: 8192·t − 1",
+        description="of a network trained elsewhere: it is asked at the log-SNR of t in terms of this schedule;"
+        " None: at 8192·t − 1",
     )
 
     @classmethod
     def of(cls, checkpoint: CheckpointDescription) -> "DenoiserConfig":
         """The configuration of a checkpoint's denoiser, from its identity."""
         return cls.model_validate(checkpoint.architecture)
+
+    @property
+    def unet(self) -> UNetConfig:
+        """Our own network.
+
+        Raises:
+            UsageError: The network is another one.
+        """
+        if not isinstance(self.network, UNetConfig):
+            raise UsageError(f"this is possible with our own U-Net only, not with a {self.network.class_name}")
+        return self.network
 
     @property
     def out_channels(self) -> int:

@@ -5,7 +5,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -13,15 +13,13 @@ from progdistill.diffusion.names import PredictionType
 from progdistill.diffusion.noise import generator
 from progdistill.diffusion.prediction import Velocity, velocity_from_output
 from progdistill.errors import LostInvariantError, UsageError
+from progdistill.models.boundary import Boundary
+from progdistill.models.conditioning import Conditioning, joined
 from progdistill.models.config import DenoiserConfig
-from progdistill.models.unet import TimeReader, UNet, initialize
+from progdistill.models.networks.registry import network_of
 
 Images = Float[Tensor, "batch channels height width"]
 Times = Float[Tensor, " batch"]
-Labels = Int[Tensor, " batch"]
-
-GUIDANCE_PARAMETER = "network.time_embedding.guidance_proj.weight"
-"""The only parameter that a guided student has beyond its teacher's."""
 
 
 class Denoiser(nn.Module):
@@ -31,73 +29,90 @@ class Denoiser(nn.Module):
     float32 parameters. Times and outputs are float32 either way.
     """
 
-    def __init__(self, config: DenoiserConfig, network: UNet) -> None:
+    def __init__(self, config: DenoiserConfig, network: nn.Module) -> None:
         super().__init__()
         self.config = config
         self.network = network
-        self.read_time = TimeReader(config.foreign_schedule)
+        self.ask = network_of(config.network)
+        self.boundary = Boundary(config.foreign_schedule)
         self.autocasts = False
 
     def forward(
-        self, z: Images, t: Times, labels: Labels | None = None, w: Times | None = None
+        self, z: Images, t: Times, conditioning: Conditioning | None = None, w: Times | None = None
     ) -> Float[Tensor, "batch outputs height width"]:
-        """Return the network's raw output.
+        """Return what `config.prediction` means.
 
         Args:
-            z: Noisy images.
+            z: Noisy images or latents.
             t: Times in [0, 1].
-            labels: Classes, as in `UNet.forward`.
+            conditioning: The columns of `config.network.columns`; None for an unconditional network.
             w: guidance_scale − 1 of each sample, for networks with a guidance input.
 
         Returns:
             float32; for (x, ε) models twice the channels of z: x̂, then ε̂.
         """
-        time, dtype = self.read_time(t), self.network.conv_in.weight.dtype
+        time, dtype = self.boundary.time(t), next(self.network.parameters()).dtype
         with torch.autocast(z.device.type, torch.bfloat16) if self.autocasts else nullcontext():
-            output: Tensor = self.network(z.to(dtype), time, labels, w)
-        return output.float()
+            state = self.boundary.state(z, t).to(dtype)
+            output = self.ask(self.network, state, time, conditioning, w)
+        return self.boundary.output(output.float(), z, t)
 
-    def velocity(self, z: Images, t: Times, labels: Labels | None = None, w: Times | None = None) -> Images:
+    def velocity(self, z: Images, t: Times, conditioning: Conditioning | None = None, w: Times | None = None) -> Images:
         """Return v̂ = α·ε̂ − σ·x̂ (App. D) in the dtype of t; arguments as in `forward`.
 
         Below the α that a foreign ε-network was trained on, v̂ is that of the nearest time it knows.
         """
-        output = self(z, t, labels, w)
+        output = self(z, t, conditioning, w)
         if self.config.prediction is PredictionType.EPS:
-            t = self.read_time.nearest_known(t)
+            t = self.boundary.nearest_known(t)
         return velocity_from_output(output, z, t, self.config.prediction)
 
-    def bind(self, labels: Labels | None = None, w: float | Times | None = None) -> Velocity:
+    def bind(
+        self,
+        conditioning: Conditioning | None = None,
+        w: float | Times | None = None,
+        unconditional: Conditioning | None = None,
+    ) -> Velocity:
         """Return the velocity as a function of (z, t), which samplers take.
 
-        A network with a guidance input gets w. One trained with label dropout is evaluated twice a step:
-        v̂ = (1 + w)·v̂(labels) − w·v̂(no class) (Ho & Salimans 2021).
+        A network with a guidance input gets w. Another is evaluated twice a step:
+        v̂ = (1 + w)·v̂(conditioning) − w·v̂(unconditional) (Ho & Salimans 2021).
 
         Args:
-            labels: One class per sample; None for a model without classes.
+            conditioning: One row per sample; None for an unconditional model.
             w: guidance_scale − 1, one number or one per sample, at least 0; None: no guidance.
+            unconditional: What "no condition" is, one row, or one per sample; None: the label "no class".
 
         Raises:
-            UsageError: Labels are missing, or the model cannot be guided.
+            UsageError: A column is missing, or the model cannot be guided.
         """
         network = self.config.network
-        if network.num_classes and labels is None:
+        missing = [column.name for column in network.columns if column.name not in (conditioning or {})]
+        if missing == ["label"]:
             raise UsageError(f"this model has {network.num_classes} classes: give labels")
+        if missing:
+            raise UsageError(f"this model is conditioned on {', '.join(missing)}, which is missing: give prompts")
         if w is None:
-            return lambda z, t: self.velocity(z, t, labels)
+            return lambda z, t: self.velocity(z, t, conditioning)
         if network.guidance_input:
-            return lambda z, t: self.velocity(z, t, labels, _per_sample(w, t))
-        if labels is None or not network.label_dropout:
+            return lambda z, t: self.velocity(z, t, conditioning, _per_sample(w, t))
+        if conditioning is None or (unconditional is None and not network.label_dropout):
             raise UsageError(
                 "this model cannot be guided: it was trained with neither label dropout nor a guidance input;"
                 " sample it without guidance, or train the base model with label dropout"
             )
-        nothing = torch.full_like(labels, network.num_classes)
-        return lambda z, t: self._guided_velocity(z, t, torch.cat((labels, nothing)), _per_sample(w, t))
+        both = joined(conditioning, self.without_condition(conditioning, unconditional))
+        return lambda z, t: self._guided_velocity(z, t, both, _per_sample(w, t))
 
-    def _guided_velocity(self, z: Images, t: Times, labels: Int[Tensor, " two_batches"], w: Times) -> Images:
+    def without_condition(self, conditioning: Conditioning, unconditional: Conditioning | None = None) -> Conditioning:
+        """The rows that stand for "no condition": `unconditional`, repeated as needed, or the label "no class"."""
+        if unconditional is None:
+            return {"label": torch.full_like(conditioning["label"], self.config.network.num_classes)}
+        return {name: unconditional[name].to(column.device).expand_as(column) for name, column in conditioning.items()}
+
+    def _guided_velocity(self, z: Images, t: Times, both: Conditioning, w: Times) -> Images:
         """Conditional and unconditional v̂ from one batch; guiding v̂ guides x̂ and ε̂ too."""
-        conditional, unconditional = self.velocity(torch.cat((z, z)), torch.cat((t, t)), labels).chunk(2)
+        conditional, unconditional = self.velocity(torch.cat((z, z)), torch.cat((t, t)), both).chunk(2)
         return conditional + w[:, None, None, None] * (conditional - unconditional)
 
 
@@ -110,7 +125,7 @@ def _per_sample(w: float | Times, t: Times) -> Times:
 def unallocated(config: DenoiserConfig) -> Denoiser:
     """A denoiser on the meta device, for `load_state_dict(…, assign=True)`."""
     with torch.device("meta"):
-        network = UNet(config.network, config.out_channels)
+        network = network_of(config.network).build(config)
     return Denoiser(config, network)
 
 
@@ -124,8 +139,14 @@ def empty_denoiser(config: DenoiserConfig) -> Denoiser:
 def build_denoiser(config: DenoiserConfig, seed: int) -> Denoiser:
     """A denoiser on the CPU with random initial weights, a function of the seed alone."""
     denoiser = empty_denoiser(config)
-    initialize(denoiser.network, generator(seed, "initial weights"))
+    denoiser.ask.initialize(denoiser.network, generator(seed, "initial weights"))
     return denoiser
+
+
+def guidance_parameter(config: DenoiserConfig) -> str:
+    """Name of the only parameter that a guided student has beyond its teacher's; empty where there is none."""
+    name = network_of(config.network).guidance_parameter
+    return "" if name is None else f"network.{name}"
 
 
 def student_of(teacher: Denoiser, config: DenoiserConfig) -> Denoiser:
@@ -143,9 +164,9 @@ def student_of(teacher: Denoiser, config: DenoiserConfig) -> Denoiser:
     """
     student = empty_denoiser(config)
     weights = weights_of(teacher)
-    zeroed = {GUIDANCE_PARAMETER} - weights.keys()
+    zeroed = {guidance_parameter(config)} - weights.keys()
     if config.out_channels != teacher.config.out_channels:
-        zeroed |= {"network.conv_out.weight", "network.conv_out.bias"}
+        zeroed |= {f"network.{name}" for name in student.ask.last_layers(student.network)}
     wanted = student.state_dict()
     weights |= {name: torch.zeros_like(wanted[name]) for name in zeroed & wanted.keys()}
     if problem := mismatch(weights, wanted):

@@ -15,7 +15,7 @@ from progdistill.errors import UsageError
 from progdistill.models.config import TIME_SCALE, DenoiserConfig
 from progdistill.models.denoiser import Denoiser
 from progdistill.models.diffusers_format import diffusers_config, weights_to_diffusers
-from progdistill.models.unet import guidance_features, time_features
+from progdistill.models.networks.unet import guidance_features, time_features
 
 _PREDICTION_NAMES = {PredictionType.X: "sample", PredictionType.V: "v_prediction"}
 _CONVERT = "distill it into one with prediction=v first (one stage is enough), or export safetensors or onnx"
@@ -50,7 +50,7 @@ def export_diffusers(denoiser: Denoiser, folder: Path, guidance_scale: float | N
     """
     check_exportable(denoiser.config, guidance_scale)
     diffusers, config = _diffusers(), denoiser.config
-    network = diffusers_config(config.network, config.out_channels)
+    network = diffusers_config(config.unet, config.out_channels)
     if config.foreign_schedule is not None:
         # The features of every time come from a table.
         network |= {"time_embedding_type": "learned", "num_train_timesteps": TIME_SCALE}
@@ -97,7 +97,7 @@ def _network_weights(denoiser: Denoiser, w: float) -> dict[str, Tensor]:
     projection = state.pop("time_embedding.guidance_proj.weight", None)
     if projection is not None:
         # linear_1 reads features(t) + P·features(w): with w fixed, the second term is a constant in its bias.
-        constant = projection @ guidance_features(torch.tensor([w]), denoiser.config.network)[0]
+        constant = projection @ guidance_features(torch.tensor([w]), denoiser.config.unet)[0]
         bias = state["time_embedding.linear_1.bias"] + state["time_embedding.linear_1.weight"] @ constant
         state["time_embedding.linear_1.bias"] = bias
     weights = weights_to_diffusers(state)
@@ -108,6 +108,6 @@ def _network_weights(denoiser: Denoiser, w: float) -> dict[str, Tensor]:
 
 def _time_table(denoiser: Denoiser) -> Float[Tensor, "steps width"]:
     """The time features at t = (k + 1)/8192, for k = 0 … 8191."""
-    device = denoiser.read_time.log_snr_of_level.device
+    device = denoiser.boundary.log_snr_of_level.device
     times = torch.arange(1, TIME_SCALE + 1, device=device) / TIME_SCALE
-    return time_features(denoiser.read_time(times), denoiser.config.network).cpu()
+    return time_features(denoiser.boundary.time(times), denoiser.config.unet).cpu()

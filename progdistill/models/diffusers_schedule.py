@@ -6,15 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from progdistill.diffusion.names import PredictionType
+from progdistill.diffusion.noise_schedules import DiscreteSchedule
 from progdistill.errors import UsageError
-from progdistill.models.config import TIME_SCALE, ForeignSchedule
+from progdistill.models.config import TIME_SCALE
 from progdistill.models.diffusers_export import cosine_betas
 
 _PREDICTIONS = {"epsilon": PredictionType.EPS, "sample": PredictionType.X, "v_prediction": PredictionType.V}
 _KINDS = ("linear", "scaled_linear", "squaredcos_cap_v2")
-_DDPM = ForeignSchedule(kind="linear")
-_STABLE_DIFFUSION = ForeignSchedule(kind="linear", beta_start=0.00085, beta_end=0.012)
-_LATENT = ForeignSchedule(kind="scaled_linear", beta_start=0.00085, beta_end=0.012)
+_DDPM = DiscreteSchedule(kind="linear")
+_STABLE_DIFFUSION = DiscreteSchedule(kind="linear", beta_start=0.00085, beta_end=0.012)
+_LATENT = DiscreteSchedule(kind="scaled_linear", beta_start=0.00085, beta_end=0.012)
 _OF_DDPM = (
     *("DDIMInverseScheduler", "DDIMParallelScheduler", "DDIMScheduler", "DDPMParallelScheduler", "DDPMScheduler"),
     *("DEISMultistepScheduler", "DPMSolverMultistepInverseScheduler", "DPMSolverMultistepScheduler"),
@@ -29,12 +30,12 @@ SCHEDULERS = {
     **dict.fromkeys(_OF_DDPM, _DDPM),
     **dict.fromkeys(_OF_STABLE_DIFFUSION, _STABLE_DIFFUSION),
     **dict.fromkeys(("LCMScheduler", "TCDScheduler"), _LATENT),
-    "UnCLIPScheduler": ForeignSchedule(kind="squaredcos_cap_v2"),
+    "UnCLIPScheduler": DiscreteSchedule(kind="squaredcos_cap_v2"),
 }
 """The classes of diffusers 0.42.1 whose noise is ᾱ_k = Π (1 − β_j), each with its default schedule."""
 
 
-def read_schedule(facts: dict[str, Any], path: Path) -> tuple[PredictionType, ForeignSchedule | None]:
+def read_schedule(facts: dict[str, Any], path: Path) -> tuple[PredictionType, DiscreteSchedule | None]:
     """Read what a network's output means, and the schedule it was trained on; None: ours.
 
     Settings of how a scheduler steps (`use_karras_sigmas`, `timestep_spacing`, …) do not matter here.
@@ -56,7 +57,7 @@ def read_schedule(facts: dict[str, Any], path: Path) -> tuple[PredictionType, Fo
     return prediction, _schedule(facts, defaults, path)
 
 
-def _defaults(facts: dict[str, Any], path: Path) -> ForeignSchedule:
+def _defaults(facts: dict[str, Any], path: Path) -> DiscreteSchedule:
     """The default schedule of the scheduler's class."""
     name = facts.get("_class_name")
     if name is None:
@@ -88,7 +89,7 @@ def _check_forward_process(facts: dict[str, Any], path: Path) -> None:
         )
 
 
-def _schedule(facts: dict[str, Any], defaults: ForeignSchedule, path: Path) -> ForeignSchedule | None:
+def _schedule(facts: dict[str, Any], defaults: DiscreteSchedule, path: Path) -> DiscreteSchedule | None:
     betas = facts.get("trained_betas")
     if betas is not None:
         # Up to the differences between two machines' sines.
@@ -103,6 +104,6 @@ def _schedule(facts: dict[str, Any], defaults: ForeignSchedule, path: Path) -> F
         fields["beta_start"] = facts.get("beta_start", defaults.beta_start)
         fields["beta_end"] = facts.get("beta_end", defaults.beta_end)
     try:
-        return ForeignSchedule(**fields)
+        return DiscreteSchedule(**fields)
     except ValueError as error:
         raise UsageError(f"{path} does not describe a schedule: {error}") from error

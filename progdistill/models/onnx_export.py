@@ -7,10 +7,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from progdistill.errors import UsageError
-from progdistill.models.denoiser import Denoiser, Images, Labels, Times
+from progdistill.models.denoiser import Denoiser, Images, Times
 
 
 class DenoisingStep(nn.Module):
@@ -21,11 +21,12 @@ class DenoisingStep(nn.Module):
         self.denoiser = denoiser
 
     def forward(
-        self, z: Images, t: Times, t_next: Times, labels: Labels | None = None, guidance_scale: Times | None = None
+        self, z: Images, t: Times, t_next: Times, labels: Tensor | None = None, guidance_scale: Times | None = None
     ) -> tuple[Images, Images]:
         """Step from time t to t_next; return z at t_next and v̂ at t."""
         w = None if guidance_scale is None else guidance_scale - 1
-        velocity = self.denoiser.velocity(z, t, labels, w)
+        conditioning = None if labels is None else {"label": labels}
+        velocity = self.denoiser.velocity(z, t, conditioning, w)
         angle = (math.pi / 2 * (t - t_next))[:, None, None, None]
         return angle.cos() * z - angle.sin() * velocity, velocity
 

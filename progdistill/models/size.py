@@ -1,10 +1,12 @@
 """The number of parameters of a network by arithmetic: planning does not import torch."""
 
-from progdistill.models.config import UNetConfig
+from progdistill.models.config import DiffusersConfig, UNetConfig
 
 
-def parameter_count(config: UNetConfig, out_channels: int | None = None) -> int:
-    """The number of parameters of `UNet(config, out_channels)`; None: as many as image channels."""
+def parameter_count(config: UNetConfig | DiffusersConfig, out_channels: int | None = None) -> int:
+    """The number of parameters of a network, our own with `out_channels`; None: as many as image channels."""
+    if isinstance(config, DiffusersConfig):
+        return config.parameters
     base, widths = config.base_channels, config.level_channels
     entries, exits = (base, *widths[:-1]), (*widths[1:], widths[-1])
     by_residual = config.resampling == "residual"

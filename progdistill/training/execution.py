@@ -4,12 +4,10 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from progdistill.errors import UsageError
 from progdistill.models.denoiser import Denoiser
-from progdistill.models.unet import Attention, Residual
 from progdistill.training.config import ComputeSettings, Precision
 
 BYTES_PER_PARAMETER = 24
@@ -85,15 +83,14 @@ def place(denoiser: Denoiser, execution: Execution, device: torch.device) -> Den
     denoiser.to(device)
     denoiser.autocasts = execution.precision is Precision.BFLOAT16
     if execution.activation_checkpointing and any(p.requires_grad for p in denoiser.parameters()):
-        for module in _blocks(denoiser):
+        for module in denoiser.ask.blocks(denoiser.network):
             module.forward = partial(checkpoint, module.forward, use_reentrant=False)
     if execution.compile:
         denoiser.network.compile(dynamic=False)
     if execution.sharded:
         from torch.distributed.fsdp import fully_shard  # Importing it takes a second.
 
-        # Not the levels of the U-Net: they share a list of skip connections, which FSDP would copy.
-        for module in _blocks(denoiser):
+        for module in denoiser.ask.blocks(denoiser.network):
             fully_shard(module)
         fully_shard(denoiser)
     return denoiser
@@ -110,8 +107,3 @@ def set_float32_products(precision: Precision, device: torch.device) -> None:
         torch.backends.cudnn.conv.fp32_precision = how  # type: ignore[attr-defined]
     elif device.type == "tpu":
         torch.set_float32_matmul_precision("highest")
-
-
-def _blocks(denoiser: Denoiser) -> list[nn.Module]:
-    """The modules with nearly all parameters and activations."""
-    return [module for module in denoiser.network.modules() if isinstance(module, Residual | Attention)]

@@ -8,7 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from progdistill.models.denoiser import Denoiser, Images, Labels
+from progdistill.models.conditioning import Conditioning, rows_of
+from progdistill.models.denoiser import Denoiser, Images
 from progdistill.training.objective import Objective
 from progdistill.training.random import BatchRandom
 from progdistill.training.state import full_tensor
@@ -19,7 +20,7 @@ def accumulate(
     model: Denoiser,
     network: nn.Module,
     x: Images,
-    labels: Labels | None,
+    conditioning: Conditioning | None,
     random: BatchRandom,
     micro_batch_size: int | None,
 ) -> Float[Tensor, ""]:
@@ -29,7 +30,7 @@ def accumulate(
     whole gradient.
 
     Args:
-        objective: The loss, called with `model`, `network`, and micro-batches of `x`, `labels` and `random`.
+        objective: The loss, called with `model`, `network`, and micro-batches of `x`, `conditioning` and `random`.
         x: This rank's images.
         micro_batch_size: Images in memory at a time; None: all.
 
@@ -43,7 +44,7 @@ def accumulate(
         rows = slice(start, min(start + size, images))
         accumulates = isinstance(network, DistributedDataParallel) and rows.stop < images
         with network.no_sync() if accumulates else nullcontext():  # type: ignore[operator]
-            part = None if labels is None else labels[rows]
+            part = rows_of(conditioning, rows)
             loss = objective(model, network, x[rows], part, random.slice(rows.start, rows.stop))
             if size < images:
                 loss = loss * ((rows.stop - rows.start) / images)

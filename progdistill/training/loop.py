@@ -152,7 +152,7 @@ def _gradient(task: TrainingTask, state: TrainingState, network: nn.Module) -> t
     batch = task.loader.batch(update)
     x = batch.images.to(rank.device, non_blocking=True)
     has_classes = state.model.config.network.num_classes > 0
-    labels = batch.labels.to(rank.device, non_blocking=True) if has_classes else None
+    conditioning = {"label": batch.labels.to(rank.device, non_blocking=True)} if has_classes else None
     # Every rank draws with the generator of rank 0.
     source = generator(task.seed, task.purpose, update, 0, device=device_of_draws(rank.device))
     random = BatchRandom(source, settings.batch_size, rank.rank, rank.world_size, rank.device)
@@ -161,7 +161,7 @@ def _gradient(task: TrainingTask, state: TrainingState, network: nn.Module) -> t
     state.optimizer.zero_grad(set_to_none=True)
     size = task.execution.micro_batch_size
     try:
-        loss = accumulate(task.objective, state.model, network, x, labels, random, size)
+        loss = accumulate(task.objective, state.model, network, x, conditioning, random, size)
     except torch.OutOfMemoryError as error:
         raise DeviceMemoryError(
             f"{task.label}: {min(size or len(x), len(x))} images at a time do not fit in the device's memory"

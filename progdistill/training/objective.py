@@ -2,7 +2,6 @@
 
 from typing import Protocol
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -12,7 +11,8 @@ from progdistill.diffusion.names import LossWeight
 from progdistill.diffusion.prediction import velocity_from_x_eps
 from progdistill.diffusion.schedule import diffuse
 from progdistill.diffusion.target import distillation_target
-from progdistill.models.denoiser import Denoiser, Images, Labels, Times
+from progdistill.models.conditioning import Conditioning
+from progdistill.models.denoiser import Denoiser, Images, Times
 from progdistill.training.guidance import GuidanceRange
 from progdistill.training.random import BatchRandom
 
@@ -21,15 +21,15 @@ class Objective(Protocol):
     """The mean loss of a model on a batch; `network` is the model, wrapped for several ranks or not."""
 
     def __call__(
-        self, model: Denoiser, network: nn.Module, x: Images, labels: Labels | None, random: BatchRandom
+        self, model: Denoiser, network: nn.Module, x: Images, conditioning: Conditioning | None, random: BatchRandom
     ) -> Float[Tensor, ""]:
         """Compute the loss.
 
         Args:
             model: The denoiser being trained.
             network: `model`, or its DDP wrapper, to call for the output.
-            x: Images in [−1, 1].
-            labels: Their classes; None for a model without classes.
+            x: Images in [−1, 1], or latents.
+            conditioning: Their columns; None for an unconditional model.
             random: The only source of randomness.
         """
 
@@ -45,15 +45,17 @@ class BaseObjective:
         self._loss_weight, self._label_dropout = loss_weight, label_dropout
 
     def __call__(
-        self, model: Denoiser, network: nn.Module, x: Images, labels: Labels | None, random: BatchRandom
+        self, model: Denoiser, network: nn.Module, x: Images, conditioning: Conditioning | None, random: BatchRandom
     ) -> Float[Tensor, ""]:
         """Compute the loss; see Objective."""
         t = random.uniform()
         eps = random.noise_like(x)
-        if labels is not None and self._label_dropout:
-            labels = labels.masked_fill(random.uniform() < self._label_dropout, model.config.network.num_classes)
+        if conditioning is not None and self._label_dropout:
+            dropped = random.uniform() < self._label_dropout
+            no_class = model.config.network.num_classes
+            conditioning = {**conditioning, "label": conditioning["label"].masked_fill(dropped, no_class)}
         z = diffuse(x, eps, t)
-        output = network(z, t, labels)
+        output = network(z, t, conditioning)
         target = velocity_from_x_eps(x, eps, t)
         return weighted_loss(output, target, z, t, model.config.prediction, self._loss_weight).mean()
 
@@ -76,18 +78,18 @@ class DistillationObjective:
         self._steps, self._loss_weight, self._guidance_scale = student_steps, loss_weight, guidance_scale
 
     def __call__(
-        self, model: Denoiser, network: nn.Module, x: Images, labels: Labels | None, random: BatchRandom
+        self, model: Denoiser, network: nn.Module, x: Images, conditioning: Conditioning | None, random: BatchRandom
     ) -> Float[Tensor, ""]:
         """Compute the loss; see Objective."""
         t = random.integers(1, self._steps).to(x.dtype) / self._steps
         z = diffuse(x, random.noise_like(x), t)
         w = None if self._guidance_scale is None else draw_w(self._guidance_scale, random)
-        target = self._target(z, t, labels, w)
-        output = network(z, t, labels, w)
+        target = self._target(z, t, conditioning, w)
+        output = network(z, t, conditioning, w)
         return weighted_loss(output, target, z, t, model.config.prediction, self._loss_weight).mean()
 
-    def _target(self, z: Images, t: Times, labels: Labels | None, w: Times | None) -> Images:
-        return distillation_target(self._teacher.bind(labels, w), z, t, self._steps)
+    def _target(self, z: Images, t: Times, conditioning: Conditioning | None, w: Times | None) -> Images:
+        return distillation_target(self._teacher.bind(conditioning, w), z, t, self._steps)
 
 
 class GuidanceObjective(DistillationObjective):
@@ -97,11 +99,11 @@ class GuidanceObjective(DistillationObjective):
     samplers of N steps, and the students of the next stages, evaluate it.
     """
 
-    def _target(self, z: Images, t: Times, labels: Labels | None, w: Times | None) -> Images:
-        if labels is None or w is None:
-            raise ValueError("guidance needs class labels and a range of guidance scales")
-        no_class = torch.full_like(labels, self._teacher.config.network.num_classes)
-        return guidance_target(self._teacher.bind(labels), self._teacher.bind(no_class), z, t, w)
+    def _target(self, z: Images, t: Times, conditioning: Conditioning | None, w: Times | None) -> Images:
+        if conditioning is None or w is None:
+            raise ValueError("guidance needs a condition and a range of guidance scales")
+        without = self._teacher.without_condition(conditioning)
+        return guidance_target(self._teacher.bind(conditioning), self._teacher.bind(without), z, t, w)
 
 
 def draw_w(guidance_scale: GuidanceRange, random: BatchRandom) -> Times:

@@ -54,7 +54,7 @@ def checkpoint(folder: Path, reference: str) -> tuple[str | None, Denoiser]:
 
 def drawn(denoiser: Denoiser, steps: int, w: float) -> torch.Tensor:
     with torch.no_grad():
-        return ddim(denoiser.bind(LABELS, w), NOISE, steps)
+        return ddim(denoiser.bind({"label": LABELS}, w), NOISE, steps)
 
 
 def test_the_ladder_starts_with_the_guided_student_of_the_base_model(folder: Path) -> None:

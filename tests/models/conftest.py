@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from progdistill.diffusion.names import PredictionType
-from progdistill.models.config import ARCHITECTURES, DenoiserConfig, ForeignSchedule
+from progdistill.diffusion.noise_schedules import DiscreteSchedule
+from progdistill.models.config import ARCHITECTURES, DenoiserConfig
 from progdistill.models.denoiser import Denoiser, build_denoiser
 from progdistill.store.base import Store
 from progdistill.store.open import open_store
@@ -21,7 +22,7 @@ def make_denoiser() -> MakeDenoiser:
     """A digits-sized denoiser; keyword arguments change its network."""
 
     def make(
-        prediction: PredictionType = PredictionType.V, foreign_schedule: ForeignSchedule | None = None, **network: Any
+        prediction: PredictionType = PredictionType.V, foreign_schedule: DiscreteSchedule | None = None, **network: Any
     ) -> Denoiser:
         config = DenoiserConfig(
             network=ARCHITECTURES["digits"].model_copy(update=network),

@@ -5,8 +5,8 @@ import torch
 
 from progdistill.diffusion.names import PredictionType
 from progdistill.models.config import ARCHITECTURES, DenoiserConfig
+from progdistill.models.networks.unet import UNet
 from progdistill.models.size import parameter_count
-from progdistill.models.unet import UNet
 
 
 @pytest.mark.parametrize(

@@ -41,13 +41,13 @@ def test_building_leaves_the_global_generator_alone() -> None:
 
 def test_an_untrained_network_predicts_zero() -> None:
     z, t, labels = batch()
-    assert build_denoiser(DIGITS, seed=0)(z, t, labels).abs().max() == 0
+    assert build_denoiser(DIGITS, seed=0)(z, t, {"label": labels}).abs().max() == 0
 
 
 def test_every_weight_receives_a_gradient(make_denoiser: MakeDenoiser) -> None:
     denoiser = make_denoiser(guidance_input=True)
     z, t, labels = batch()
-    denoiser(z, t, labels, torch.ones(4)).square().sum().backward()
+    denoiser(z, t, {"label": labels}, torch.ones(4)).square().sum().backward()
     idle = [name for name, weight in denoiser.named_parameters() if weight.grad is None or not weight.grad.any()]
     assert idle == []
 
@@ -57,7 +57,7 @@ def test_the_velocity_is_read_from_the_output(make_denoiser: MakeDenoiser, predi
     denoiser = make_denoiser(prediction)
     z, t, labels = batch()
     with torch.no_grad():
-        output, velocity = denoiser(z, t, labels), denoiser.velocity(z, t, labels)
+        output, velocity = denoiser(z, t, {"label": labels}), denoiser.velocity(z, t, {"label": labels})
     assert output.shape[1] == (2 if prediction is PredictionType.X_EPS else 1)
     assert torch.equal(velocity, velocity_from_output(output, z, t, prediction))
     assert velocity.isfinite().all()
@@ -65,7 +65,7 @@ def test_the_velocity_is_read_from_the_output(make_denoiser: MakeDenoiser, predi
 
 def test_the_network_reads_8192_t_minus_1(make_denoiser: MakeDenoiser) -> None:
     denoiser = make_denoiser()
-    read = denoiser.read_time(torch.tensor([1 / 8192, 0.5, 1.0], dtype=torch.float64))
+    read = denoiser.boundary.time(torch.tensor([1 / 8192, 0.5, 1.0], dtype=torch.float64))
     assert read.tolist() == [0.0, 4095.0, 8191.0]
     assert read.dtype == torch.float32
 
@@ -74,9 +74,9 @@ def test_half_precision_networks_answer_in_float32(make_denoiser: MakeDenoiser) 
     denoiser = make_denoiser()
     z, t, labels = batch()
     with torch.no_grad():
-        expected = denoiser(z, t, labels)
+        expected = denoiser(z, t, {"label": labels})
         denoiser.network.to(torch.bfloat16)
-        found = denoiser(z, t, labels)
+        found = denoiser(z, t, {"label": labels})
     assert found.dtype == torch.float32
     assert (found - expected).norm() < 0.05 * expected.norm()
 
@@ -90,17 +90,19 @@ def test_labels_matter(make_denoiser: MakeDenoiser) -> None:
     denoiser = make_denoiser()
     z, t, labels = batch()
     with torch.no_grad():
-        assert not torch.allclose(denoiser.bind(labels)(z, t), denoiser.bind(labels.flip(0))(z, t))
+        assert not torch.allclose(
+            denoiser.bind({"label": labels})(z, t), denoiser.bind({"label": labels.flip(0)})(z, t)
+        )
 
 
 def test_classifier_free_guidance_extrapolates_from_no_class(make_denoiser: MakeDenoiser) -> None:
     denoiser = make_denoiser(label_dropout=True)
     z, t, labels = batch()
     with torch.no_grad():
-        informed = denoiser.velocity(z, t, labels)
-        uninformed = denoiser.velocity(z, t, torch.full((4,), 10))
-        guided = denoiser.bind(labels, w=2.0)(z, t)
-        each = denoiser.bind(labels, w=torch.tensor([0.0, 1.0, 2.0, 3.0]))(z, t)
+        informed = denoiser.velocity(z, t, {"label": labels})
+        uninformed = denoiser.velocity(z, t, {"label": torch.full((4,), 10)})
+        guided = denoiser.bind({"label": labels}, w=2.0)(z, t)
+        each = denoiser.bind({"label": labels}, w=torch.tensor([0.0, 1.0, 2.0, 3.0]))(z, t)
     torch.testing.assert_close(guided, 3 * informed - 2 * uninformed, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(each[0], informed[0], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(each[2], guided[2], rtol=1e-4, atol=1e-5)
@@ -108,15 +110,15 @@ def test_classifier_free_guidance_extrapolates_from_no_class(make_denoiser: Make
 
 def test_guidance_without_means_is_refused(make_denoiser: MakeDenoiser) -> None:
     with pytest.raises(UsageError, match="cannot be guided"):
-        make_denoiser().bind(batch()[2], w=1.0)
+        make_denoiser().bind({"label": batch()[2]}, w=1.0)
 
 
 def test_a_guidance_input_is_told_the_weight(make_denoiser: MakeDenoiser) -> None:
     denoiser = make_denoiser(guidance_input=True)
     z, t, labels = batch()
     with torch.no_grad():
-        none, zero = denoiser.bind(labels)(z, t), denoiser.bind(labels, w=0.0)(z, t)
-        one = denoiser.bind(labels, w=1.0)(z, t)
+        none, zero = denoiser.bind({"label": labels})(z, t), denoiser.bind({"label": labels}, w=0.0)(z, t)
+        one = denoiser.bind({"label": labels}, w=1.0)(z, t)
     assert torch.equal(none, zero)
     assert not torch.allclose(zero, one)
 
@@ -133,7 +135,9 @@ def test_a_guided_student_starts_as_its_unguided_teacher(make_denoiser: MakeDeno
     student = student_of(teacher, teacher.config.model_copy(update={"network": network}))
     z, t, labels = batch()
     with torch.no_grad():
-        assert torch.equal(student.velocity(z, t, labels, torch.full((4,), 3.0)), teacher.velocity(z, t, labels))
+        assert torch.equal(
+            student.velocity(z, t, {"label": labels}, torch.full((4,), 3.0)), teacher.velocity(z, t, {"label": labels})
+        )
 
 
 def test_a_student_of_one_prediction_starts_as_its_teacher(make_denoiser: MakeDenoiser) -> None:

@@ -11,17 +11,17 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from progdistill.diffusion.names import PredictionType
+from progdistill.diffusion.noise_schedules import DiscreteSchedule
 from progdistill.diffusion.samplers import ddim
 from progdistill.diffusion.schedule import time_of_log_snr
 from progdistill.errors import UsageError
-from progdistill.models.config import ForeignSchedule
 from progdistill.models.denoiser import Denoiser, weights_of
 from progdistill.models.diffusers_export import cosine_betas, export_diffusers
 from progdistill.models.diffusers_import import read_diffusers
 from progdistill.models.load import denoiser_from_file
 from tests.models.conftest import MakeDenoiser
 
-LINEAR = ForeignSchedule(kind="linear")
+LINEAR = DiscreteSchedule(kind="linear")
 
 
 def stock_samples(folder: Path, z: torch.Tensor, steps: int, labels: torch.Tensor | None) -> torch.Tensor:
@@ -40,7 +40,7 @@ def our_samples(
 ) -> torch.Tensor:
     """DDIM without clipping."""
     with torch.no_grad():
-        return ddim(denoiser.bind(labels, w), z, steps)
+        return ddim(denoiser.bind(None if labels is None else {"label": labels}, w), z, steps)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_stock_diffusers_draws_our_images(
     make_denoiser: MakeDenoiser,
     tmp_path: Path,
     prediction: PredictionType,
-    schedule: ForeignSchedule | None,
+    schedule: DiscreteSchedule | None,
     num_classes: int,
     steps: int,
 ) -> None:

@@ -14,7 +14,7 @@ from progdistill.models.diffusers_format import (
     weights_from_diffusers,
     weights_to_diffusers,
 )
-from progdistill.models.unet import UNet
+from progdistill.models.networks.unet import UNet
 
 
 def narrow(name: str) -> UNetConfig:

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from progdistill.diffusion.names import PredictionType
+from progdistill.diffusion.noise_schedules import DiscreteSchedule
 from progdistill.errors import UsageError
-from progdistill.models.config import ForeignSchedule
 from progdistill.models.diffusers_schedule import SCHEDULERS, read_schedule
 
 # Of diffusers' own use of numpy.
@@ -97,12 +97,12 @@ def test_settings_that_change_the_noise_are_refused(
 )
 def test_choices_of_sampling_change_nothing(tmp_path: Path, name: str, settings: dict[str, Any]) -> None:
     found = read_schedule(saved(tmp_path, getattr(diffusers, name)(**settings)), tmp_path)
-    assert found == (PredictionType.EPS, ForeignSchedule(kind="linear"))
+    assert found == (PredictionType.EPS, DiscreteSchedule(kind="linear"))
 
 
 def test_a_file_without_a_class_must_state_its_betas() -> None:
     path, cosine = Path("scheduler_config.json"), {"beta_schedule": "squaredcos_cap_v2"}
     found = read_schedule({**cosine, "prediction_type": "v_prediction"}, path)
-    assert found == (PredictionType.V, ForeignSchedule(kind="squaredcos_cap_v2"))
+    assert found == (PredictionType.V, DiscreteSchedule(kind="squaredcos_cap_v2"))
     with pytest.raises(UsageError, match="names no scheduler"):
         read_schedule({"num_train_timesteps": 1000}, path)

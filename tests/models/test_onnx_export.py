@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from progdistill.diffusion.names import PredictionType
+from progdistill.diffusion.noise_schedules import DiscreteSchedule
 from progdistill.diffusion.samplers import ddim
-from progdistill.models.config import ForeignSchedule
 from progdistill.models.denoiser import Denoiser
 from progdistill.models.onnx_export import DenoisingStep
 from progdistill.store.base import Store
@@ -19,7 +19,7 @@ from tests.models.conftest import MakeDenoiser
 @pytest.mark.parametrize("levels", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_onnxruntime_makes_our_step(make_denoiser: MakeDenoiser, store: Store, tmp_path: Path, levels: int) -> None:
     """The most demanding case in one export: labels, a guidance input, ε of a foreign schedule."""
-    schedule = ForeignSchedule(kind="squaredcos_cap_v2")
+    schedule = DiscreteSchedule(kind="squaredcos_cap_v2")
     network = {"channel_multipliers": (1, 2)[:levels], "guidance_input": True}
     denoiser = make_denoiser(PredictionType.EPS, schedule, **network)
     student, out = publish(store, denoiser, tmp_path), tmp_path / "out"
@@ -56,4 +56,4 @@ def test_the_exported_step_is_that_of_the_sampler(make_denoiser: MakeDenoiser) -
         z = start
         for i in (2, 1):
             z, _ = step(z, torch.full((2,), i / 2), torch.full((2,), (i - 1) / 2), labels)
-        torch.testing.assert_close(z, ddim(denoiser.bind(labels), start, 2))
+        torch.testing.assert_close(z, ddim(denoiser.bind({"label": labels}), start, 2))

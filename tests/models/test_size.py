@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from progdistill.models.config import ARCHITECTURES
+from progdistill.models.networks.unet import UNet
 from progdistill.models.size import parameter_count
-from progdistill.models.unet import UNet
 
 VARIANTS = (
     {},

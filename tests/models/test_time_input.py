@@ -5,20 +5,21 @@ import pytest
 import torch
 
 from progdistill.diffusion.names import PredictionType
+from progdistill.diffusion.noise_schedules import DiscreteSchedule
 from progdistill.diffusion.schedule import time_of_log_snr
-from progdistill.models.config import DenoiserConfig, ForeignSchedule
-from progdistill.models.unet import TimeReader
+from progdistill.models.boundary import Boundary
+from progdistill.models.config import DenoiserConfig
 from tests.models.conftest import MakeDenoiser
 
 SCHEDULES = [
-    ForeignSchedule(kind="linear"),
-    ForeignSchedule(kind="scaled_linear", beta_start=0.00085, beta_end=0.012),
-    ForeignSchedule(kind="squaredcos_cap_v2"),
+    DiscreteSchedule(kind="linear"),
+    DiscreteSchedule(kind="scaled_linear", beta_start=0.00085, beta_end=0.012),
+    DiscreteSchedule(kind="squaredcos_cap_v2"),
 ]
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda schedule: schedule.kind)
-def test_log_snr_is_that_of_diffusers(schedule: ForeignSchedule) -> None:
+def test_log_snr_is_that_of_diffusers(schedule: DiscreteSchedule) -> None:
     scheduler = diffusers.DDIMScheduler(
         beta_schedule=schedule.kind, beta_start=schedule.beta_start, beta_end=schedule.beta_end
     )
@@ -29,22 +30,22 @@ def test_log_snr_is_that_of_diffusers(schedule: ForeignSchedule) -> None:
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda schedule: schedule.kind)
-def test_the_time_of_an_index_is_read_as_that_index(schedule: ForeignSchedule) -> None:
+def test_the_time_of_an_index_is_read_as_that_index(schedule: DiscreteSchedule) -> None:
     times = time_of_log_snr(torch.tensor(schedule.log_snr(), dtype=torch.float64))
-    indices = TimeReader(schedule)(times)
+    indices = Boundary(schedule).time(times)
     torch.testing.assert_close(indices, torch.arange(1000.0), rtol=0, atol=2e-3)
 
 
 def test_between_indices_the_index_rises_with_time() -> None:
     times = torch.linspace(0.02, 0.98, 4001, dtype=torch.float64)
-    indices = TimeReader(SCHEDULES[2])(times)
+    indices = Boundary(SCHEDULES[2]).time(times)
     assert (indices.diff() > 0).all()
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda schedule: schedule.kind)
-def test_outside_the_foreign_range_the_nearest_index_is_asked(schedule: ForeignSchedule) -> None:
-    reader = TimeReader(schedule)
-    assert reader(torch.tensor([0.0, 1.0])).tolist() == [0.0, 999.0]
+def test_outside_the_foreign_range_the_nearest_index_is_asked(schedule: DiscreteSchedule) -> None:
+    reader = Boundary(schedule)
+    assert reader.time(torch.tensor([0.0, 1.0])).tolist() == [0.0, 999.0]
     first, last = reader.nearest_known(torch.tensor([0.0, 1.0])).tolist()
     assert 0 < first < 0.05
     assert 0.9 < last < 1
@@ -54,8 +55,8 @@ def test_a_foreign_eps_model_has_a_finite_velocity_at_both_ends(make_denoiser: M
     denoiser = make_denoiser(PredictionType.EPS, SCHEDULES[0])
     z, t = torch.randn(2, 1, 8, 8), torch.tensor([0.0, 1.0])
     with torch.no_grad():
-        velocity = denoiser.velocity(z, t, torch.tensor([1, 2]))
-        nearest = denoiser.velocity(z, denoiser.read_time.nearest_known(t), torch.tensor([1, 2]))
+        velocity = denoiser.velocity(z, t, {"label": torch.tensor([1, 2])})
+        nearest = denoiser.velocity(z, denoiser.boundary.nearest_known(t), torch.tensor([1, 2]))
     assert velocity.isfinite().all()
     # ε̂ is divided by an α of 0.006: rounding of the time shows.
     torch.testing.assert_close(velocity, nearest, rtol=0.02, atol=0.02)

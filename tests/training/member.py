@@ -16,6 +16,7 @@ from progdistill.data.dataset import DatasetInfo
 from progdistill.data.loader import TrainingLoader
 from progdistill.diffusion.names import LossWeight
 from progdistill.errors import ProgdistillError
+from progdistill.models.conditioning import Conditioning
 from progdistill.models.denoiser import Denoiser, build_denoiser, save_weights
 from progdistill.store.open import open_store
 from progdistill.training.distributed import Rank
@@ -48,9 +49,9 @@ class Spoilt(BaseObjective):
         self._spoils, self._calls = spoils, count(1)
 
     def __call__(
-        self, model: Denoiser, network: nn.Module, x: Tensor, labels: Tensor | None, draws: BatchRandom
+        self, model: Denoiser, network: nn.Module, x: Tensor, conditioning: Conditioning | None, draws: BatchRandom
     ) -> Tensor:
-        loss = super().__call__(model, network, x, labels, draws)
+        loss = super().__call__(model, network, x, conditioning, draws)
         return loss + math.nan if self._spoils and next(self._calls) == 3 else loss
 
 

@@ -9,7 +9,8 @@ from progdistill.data.loader import TrainingLoader
 from progdistill.diffusion.names import LossWeight
 from progdistill.diffusion.schedule import diffuse
 from progdistill.errors import UsageError
-from progdistill.models.denoiser import GUIDANCE_PARAMETER, Denoiser, build_denoiser, student_of
+from progdistill.models.conditioning import Conditioning
+from progdistill.models.denoiser import Denoiser, build_denoiser, guidance_parameter, student_of
 from progdistill.training.config import LearningRateSchedule
 from progdistill.training.guidance import GuidanceRange, parse_guidance_scale
 from progdistill.training.loop import train
@@ -26,9 +27,11 @@ class Listening(Denoiser):
 
     heard: list[tuple[Tensor | None, Tensor | None]]
 
-    def forward(self, z: Tensor, t: Tensor, labels: Tensor | None = None, w: Tensor | None = None) -> Tensor:
-        self.heard.append((labels, w))
-        return super().forward(z, t, labels, w)
+    def forward(
+        self, z: Tensor, t: Tensor, conditioning: Conditioning | None = None, w: Tensor | None = None
+    ) -> Tensor:
+        self.heard.append((None if conditioning is None else conditioning["label"], w))
+        return super().forward(z, t, conditioning, w)
 
 
 def listening(denoiser: Denoiser) -> Listening:
@@ -41,7 +44,7 @@ def test_the_stated_share_of_labels_is_dropped() -> None:
     model = listening(build_denoiser(tiny(label_dropout=True), seed=0))
     labels = torch.arange(1000) % 10
     draws = BatchRandom(torch.Generator().manual_seed(1), 1000)
-    BaseObjective(SNR_PLUS_ONE, 0.25)(model, model, torch.zeros(1000, 1, 8, 8), labels, draws)
+    BaseObjective(SNR_PLUS_ONE, 0.25)(model, model, torch.zeros(1000, 1, 8, 8), {"label": labels}, draws)
     (seen, _), *_ = model.heard
     assert seen is not None
     dropped = seen == 10
@@ -53,7 +56,7 @@ def test_without_dropout_labels_arrive_as_they_are() -> None:
     model = listening(build_denoiser(tiny(label_dropout=True), seed=0))
     labels = torch.arange(100) % 10
     draws = BatchRandom(torch.Generator().manual_seed(1), 100)
-    BaseObjective(SNR_PLUS_ONE)(model, model, torch.zeros(100, 1, 8, 8), labels, draws)
+    BaseObjective(SNR_PLUS_ONE)(model, model, torch.zeros(100, 1, 8, 8), {"label": labels}, draws)
     assert model.heard[0][0] is labels
 
 
@@ -74,7 +77,7 @@ def guided_base(digits: DatasetInfo) -> Denoiser:
         batch = loader.batch(update)
         draws = BatchRandom(torch.Generator().manual_seed(update), 32)
         optimizer.zero_grad()
-        objective(model, model, batch.images, batch.labels, draws).backward()
+        objective(model, model, batch.images, {"label": batch.labels}, draws).backward()
         optimizer.step()
     return model.eval().requires_grad_(False)
 
@@ -91,9 +94,9 @@ def error_at(w: float, student: Denoiser, teacher: Denoiser, digits: DatasetInfo
     t = draws.integers(1, 8) / 8
     z = diffuse(batch.images, draws.noise_like(batch.images), t)
     with torch.no_grad():
-        wanted = teacher.bind(batch.labels, w)(z, t)
-        found = student.eval().bind(batch.labels, w)(z, t)
-        ignorant = teacher.bind(batch.labels, 1.5)(z, t)
+        wanted = teacher.bind({"label": batch.labels}, w)(z, t)
+        found = student.eval().bind({"label": batch.labels}, w)(z, t)
+        ignorant = teacher.bind({"label": batch.labels}, 1.5)(z, t)
     return float((found - wanted).square().mean()), float((ignorant - wanted).square().mean())
 
 
@@ -103,14 +106,14 @@ def test_a_guided_student_answers_at_once_what_its_teacher_is_asked_twice(
     student = guided_student(guided_base)
     objective = GuidanceObjective(guided_base, 8, SNR_PLUS_ONE, RANGE)
     chosen = settings(200, batch_size=32, learning_rate_schedule=LearningRateSchedule.LINEAR_TO_ZERO)
-    train(make_task(objective, chosen, new_parameters=frozenset({GUIDANCE_PARAMETER})), student, None)
+    train(make_task(objective, chosen, new_parameters=frozenset({guidance_parameter(student.config)})), student, None)
     errors = [error_at(w, student, guided_base, digits) for w in (0.0, 3.0)]
     assert all(error < 0.8 * of_the_ignorant for error, of_the_ignorant in errors), errors
 
 
 def test_the_name_of_the_new_parameter_is_the_networks(guided_base: Denoiser) -> None:
     student = guided_student(guided_base)
-    assert set(student.state_dict()) - set(guided_base.state_dict()) == {GUIDANCE_PARAMETER}
+    assert set(student.state_dict()) - set(guided_base.state_dict()) == {guidance_parameter(student.config)}
 
 
 def test_teacher_and_student_get_the_same_w(guided_base: Denoiser) -> None:
@@ -120,7 +123,7 @@ def test_teacher_and_student_get_the_same_w(guided_base: Denoiser) -> None:
     objective = DistillationObjective(heard_by_teacher, 4, SNR_PLUS_ONE, RANGE)
     labels = torch.arange(20) % 10
     draws = BatchRandom(torch.Generator().manual_seed(1), 20)
-    objective(student, student, torch.zeros(20, 1, 8, 8), labels, draws)
+    objective(student, student, torch.zeros(20, 1, 8, 8), {"label": labels}, draws)
     ((_, given),) = student.heard
     assert given is not None and 0 <= given.min() < given.max() <= 3
     assert len(heard_by_teacher.heard) == 2

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from progdistill.diffusion.names import LossWeight
 from progdistill.errors import Interrupted, NonFiniteError
+from progdistill.models.conditioning import Conditioning
 from progdistill.models.denoiser import Denoiser, build_denoiser
 from progdistill.store.base import Store
 from progdistill.training.config import LearningRateSchedule
@@ -92,9 +93,9 @@ class FailsAtThird:
         self._what, self._calls = what, 0
 
     def __call__(
-        self, model: Denoiser, network: nn.Module, x: Tensor, labels: Tensor | None, draws: BatchRandom
+        self, model: Denoiser, network: nn.Module, x: Tensor, conditioning: Conditioning | None, draws: BatchRandom
     ) -> Tensor:
-        loss = OBJECTIVE(model, network, x, labels, draws)
+        loss = OBJECTIVE(model, network, x, conditioning, draws)
         self._calls += 1
         if self._calls < 3:
             return loss

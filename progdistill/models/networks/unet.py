@@ -1,4 +1,4 @@
-"""The U-Net of ADM (Dhariwal & Nichol 2021): time input, blocks, network, initialization."""
+"""The U-Net of ADM (Dhariwal & Nichol 2021): blocks, network, initialization, interface."""
 
 import math
 from itertools import zip_longest
@@ -8,46 +8,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from progdistill.diffusion.schedule import log_snr, time_of_log_snr
-from progdistill.models.config import TIME_SCALE, ForeignSchedule, UNetConfig
-
-Times = Float[Tensor, " batch"]
-
-
-class TimeReader(nn.Module):
-    """Converts t ∈ [0, 1] to the time input of the network, in float32.
-
-    A foreign network gets the index with the log-SNR of t: a variance-preserving z_t depends on t through its
-    log-SNR alone (section 2 of the paper). Between indices the log-SNR is interpolated linearly; outside the
-    foreign range of log-SNR the nearest index is used.
-    """
-
-    log_snr_of_level: Tensor
-
-    def __init__(self, foreign_schedule: ForeignSchedule | None) -> None:
-        super().__init__()
-        self.foreign = foreign_schedule is not None
-        rising = [] if foreign_schedule is None else foreign_schedule.log_snr()[::-1]
-        self.register_buffer("log_snr_of_level", torch.tensor(rising, dtype=torch.float32), persistent=False)
-
-    def forward(self, t: Times) -> Times:
-        """8192·t − 1, or a fractional index in [0, steps − 1]."""
-        if not self.foreign:
-            return t.float() * TIME_SCALE - 1
-        rising = self.log_snr_of_level
-        wanted = log_snr(t).float().clamp(rising[0], rising[-1])
-        # Counting is searchsorted in operations that ONNX has.
-        above = (rising < wanted[:, None]).sum(dim=1).clamp(1, len(rising) - 1)
-        low, high = rising[above - 1], rising[above]
-        return len(rising) - above - (wanted - low) / (high - low)
-
-    def nearest_known(self, t: Times) -> Times:
-        """The time nearest to t whose log-SNR the network was trained on; t itself for our own networks."""
-        if not self.foreign:
-            return t
-        last, first = time_of_log_snr(self.log_snr_of_level[[0, -1]])
-        return t.clamp(first, last)
-
+from progdistill.models.conditioning import Conditioning
+from progdistill.models.config import DenoiserConfig, UNetConfig
 
 Features = Float[Tensor, "batch channels height width"]
 NewFeatures = Float[Tensor, "batch new_channels new_height new_width"]
@@ -306,7 +268,7 @@ class UpBlock(nn.Module):
         return features
 
 
-def initialize(network: UNet, generator: torch.Generator) -> None:
+def initialize(network: nn.Module, generator: torch.Generator) -> None:
     """Initialize every parameter in place, in a fixed order.
 
     Uniform in ±1/√fan_in as in Dhariwal & Nichol's code; zero in the last layer of each residual branch, of
@@ -322,7 +284,7 @@ def initialize(network: UNet, generator: torch.Generator) -> None:
         elif isinstance(module, nn.GroupNorm):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
-    last_layers: list[nn.Module] = [network.conv_out]
+    last_layers: list[nn.Module] = [network.get_submodule("conv_out")]
     for module in network.modules():
         match module:
             case Residual():
@@ -333,3 +295,32 @@ def initialize(network: UNet, generator: torch.Generator) -> None:
                 last_layers.append(projection)
     for parameter in nn.ModuleList(last_layers).parameters():
         nn.init.zeros_(parameter)
+
+
+class UNetNetwork:
+    """Our U-Net behind the interface of `networks/base.py`."""
+
+    guidance_parameter = "time_embedding.guidance_proj.weight"
+
+    def build(self, config: DenoiserConfig) -> nn.Module:
+        """See Network."""
+        return UNet(config.unet, config.out_channels)
+
+    def initialize(self, module: nn.Module, generator: torch.Generator) -> None:
+        """See Network."""
+        initialize(module, generator)
+
+    def __call__(
+        self, module: nn.Module, z: Tensor, time: Tensor, conditioning: Conditioning | None, w: Tensor | None
+    ) -> Tensor:
+        """See Network."""
+        output: Tensor = module(z, time, None if conditioning is None else conditioning.get("label"), w)
+        return output
+
+    def blocks(self, module: nn.Module) -> list[nn.Module]:
+        """See Network. Not the levels: they share a list of skip connections, which FSDP would copy."""
+        return [block for block in module.modules() if isinstance(block, Residual | Attention)]
+
+    def last_layers(self, module: nn.Module) -> tuple[str, ...]:
+        """See Network."""
+        return ("conv_out.weight", "conv_out.bias")

@@ -1,0 +1,1 @@
+"""Networks behind one interface (`base.Network`): one file each."""
