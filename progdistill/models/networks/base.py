@@ -3,7 +3,7 @@
 `registry.py` finds it by the configuration.
 """
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from progdistill.models.conditioning import Conditioning
 from progdistill.models.config import DenoiserConfig
 
 
+@runtime_checkable
 class Network(Protocol):
     """How one kind of network is built and asked."""
 
