@@ -16,6 +16,7 @@ from progdistill.models.config import TIME_SCALE
 
 Times = Float[Tensor, " batch"]
 Samples = Float[Tensor, "batch channels height width"]
+Outputs = Float[Tensor, "batch outputs height width"]
 
 
 class Boundary(nn.Module):
@@ -78,7 +79,7 @@ class Boundary(nn.Module):
             case _:
                 return z
 
-    def output(self, output: Samples, z: Samples, t: Times) -> Samples:
+    def output(self, output: Outputs, z: Samples, t: Times) -> Outputs:
         """The output in our terms: v̂ for flow and EDM networks, which `DenoiserConfig.prediction` then calls v.
 
         Flow: v̂ = (u + (α − σ)·z)/(α + σ). EDM, with r² = σ² + σ_data²·α²: v̂ = α·σ·(1 − σ_data²)/r²·z − σ_data/r·F.
