@@ -9,6 +9,10 @@ from progdistill.diffusion.noise_schedules import NoiseSchedule
 from progdistill.errors import UsageError
 from progdistill.models_base import Frozen
 from progdistill.registry.checkpoint import CheckpointDescription
+from progdistill.store.digest import Sha256
+
+GUIDANCE_FEATURES = 256
+"""Width of the features of guidance that become an input of a network of diffusers: that of published students."""
 
 TIME_SCALE = 8192
 """Our time input is 8192·t − 1, the index that a stock scheduler with 8192 steps passes."""
@@ -124,6 +128,9 @@ class DiffusersConfig(Frozen, allow_inf_nan=False):
     num_classes: int = Field(default=0, ge=0, description="0: no column `label`")
     label_dropout: bool = Field(default=False, description="label num_classes means 'no class'")
     guidance_input: bool = Field(default=False, description="the guidance scale is an input")
+    guidance_width: int = Field(
+        default=0, ge=0, description="outputs of the layer that makes guidance an input; 0: no place for it"
+    )
     parameters: int = Field(gt=0, description="number of parameters")
 
     @property
@@ -137,8 +144,20 @@ class DiffusersConfig(Frozen, allow_inf_nan=False):
         return self.sample_shape[1]
 
     def for_student(self, guidance_input: bool) -> "DiffusersConfig":
-        """The student's network."""
-        return self.model_copy(update={"guidance_input": guidance_input})
+        """The student's network: without dropout; a guidance input that its teacher has stays.
+
+        Raises:
+            UsageError: The network has no place for a guidance input.
+        """
+        changes: dict[str, Any] = {}
+        if "dropout" in self.arguments:
+            changes["arguments"] = self.arguments | {"dropout": 0.0}
+        if guidance_input and not self.guidance_input:
+            if not self.guidance_width:
+                raise UsageError(f"a {self.class_name} has no place for a guidance input: give one guidance scale")
+            changes["guidance_input"] = True
+            changes["parameters"] = self.parameters + self.guidance_width * GUIDANCE_FEATURES
+        return self.model_copy(update=changes)
 
 
 def _kind_of_network(config: Any) -> str:
@@ -152,7 +171,7 @@ NetworkConfig = Annotated[
 
 
 class DenoiserConfig(Frozen, allow_inf_nan=False):
-    """A network, what its output means and what it reads as the time."""
+    """A network, what its output means, what it reads as the time, and the pipeline of a latent model."""
 
     network: NetworkConfig
     prediction: PredictionType
@@ -160,6 +179,9 @@ class DenoiserConfig(Frozen, allow_inf_nan=False):
         default=None,
         description="of a network trained elsewhere: it is asked at the log-SNR of t in terms of this schedule;"
         " None: at 8192·t − 1",
+    )
+    pipeline: Sha256 | None = Field(
+        default=None, description="id of the VAE, text encoders and tokenizers (registry/pipeline.py); None: images"
     )
 
     @classmethod

@@ -13,7 +13,7 @@ from progdistill.models_base import Frozen, content_id
 from progdistill.store.base import Store
 from progdistill.store.digest import FileDigest, Sha256
 from progdistill.store.documents import Record, collect_errors, publish_record, read_record, require_blob
-from progdistill.store.layout import CHECKPOINTS, blob_key, checkpoint_key
+from progdistill.store.layout import CHECKPOINTS, blob_key, checkpoint_key, pipeline_key
 from progdistill.store.open import mark_layout
 
 Result = TypeVar("Result")
@@ -125,10 +125,12 @@ class CheckpointManifest(Record):
         return self
 
     def references(self) -> Iterable[str]:
-        """See Record.references: the weights and the teacher."""
+        """See Record.references: the weights, the teacher, and the pipeline of a latent model."""
         yield blob_key(self.identity.weights.sha256)
         if self.identity.parent is not None:
             yield checkpoint_key(self.identity.parent)
+        if pipeline := self.identity.architecture.get("pipeline"):
+            yield pipeline_key(str(pipeline))
 
     def ref(self, store: Store) -> CheckpointRef:
         """Point to this checkpoint in `store`."""

@@ -161,7 +161,7 @@ def _fetched(path: Path, fetch: Fetch) -> FileDigest:
 def file_cache() -> BlobCache:
     """The cache of files that are read by path: `PROGDISTILL_CACHE_GIB` (100) in `PROGDISTILL_CACHE`."""
     limit_bytes = _limit_bytes("PROGDISTILL_CACHE_GIB", 100)
-    return BlobCache(_cache_folder() / "files", limit_bytes, recent_seconds=RECENT_SECONDS)
+    return BlobCache(cache_folder() / "files", limit_bytes, recent_seconds=RECENT_SECONDS)
 
 
 def shard_cache() -> BlobCache:
@@ -170,10 +170,11 @@ def shard_cache() -> BlobCache:
     Shards are read through open files, so the bound holds at any speed of training, and a dataset may be
     larger than the disk.
     """
-    return BlobCache(_cache_folder() / "shards", _limit_bytes("PROGDISTILL_DATA_CACHE_GIB", 50))
+    return BlobCache(cache_folder() / "shards", _limit_bytes("PROGDISTILL_DATA_CACHE_GIB", 50))
 
 
-def _cache_folder() -> Path:
+def cache_folder() -> Path:
+    """Where this user's local copies are: `PROGDISTILL_CACHE`, else `~/.cache/progdistill`."""
     if chosen := os.environ.get("PROGDISTILL_CACHE"):
         return Path(chosen).absolute()
     try:

@@ -21,6 +21,7 @@ EVALUATORS: Final = "evaluators/"
 JOBS: Final = "jobs/"
 LIVE: Final = "live/"
 NEIGHBORS: Final = "evaluation_neighbors/"
+PIPELINES: Final = "pipelines/"
 PROBES: Final = "probe/"
 REFERENCE_STATISTICS: Final = "reference_statistics/"
 REPORTS: Final = "reports/"
@@ -41,6 +42,11 @@ def blob_key(sha256: str) -> str:
 def checkpoint_key(checkpoint_id: str) -> str:
     """A checkpoint's manifest."""
     return f"{CHECKPOINTS}{checkpoint_id}/manifest.json"
+
+
+def pipeline_key(pipeline_id: str) -> str:
+    """The manifest of a pipeline: VAE, text encoders, tokenizers and scheduler of a latent model."""
+    return f"{PIPELINES}{pipeline_id}/manifest.json"
 
 
 def evaluations_prefix(checkpoint_id: str) -> str:
@@ -158,6 +164,7 @@ KINDS: Final = (
     Kind(job_result_key("*"), Lifetime.RESULT),
     Kind(f"{ALIASES}*", Lifetime.PERMANENT),
     Kind(f"{CHECKPOINTS}*", Lifetime.REFERENCE),
+    Kind(f"{PIPELINES}*", Lifetime.REFERENCE),
     Kind(f"{EVALUATORS}*", Lifetime.PERMANENT),
     Kind(f"{REFERENCE_STATISTICS}*", Lifetime.PERMANENT, sealed=False),
     Kind(LAYOUT_KEY, Lifetime.PERMANENT),
