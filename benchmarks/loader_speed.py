@@ -34,6 +34,7 @@ from progdistill.data.dataset import DatasetInfo, find_dataset
 from progdistill.data.loader import TrainingLoader
 from progdistill.data.manifest import DatasetManifest, PreparedFrom, fingerprint_of, write_manifest
 from progdistill.data.shards import create_shard, rows_per_shard, write_rows
+from progdistill.data.source import ImageFacts
 from progdistill.data.split_writer import describe_split
 from progdistill.progress import Progress
 from progdistill.store.local import LocalStore
@@ -86,7 +87,9 @@ def photographs(count: int, size: int, seed: int) -> np.ndarray[tuple[int, ...],
 
 def synthesize(folder: Path, count: int, size: int) -> DatasetInfo:
     """Write a prepared dataset, shard by shard; pixels repeat from shard to shard with an offset."""
-    shape, full = (size, size, 3), rows_per_shard(size * size * 3)
+    names = tuple(str(label) for label in range(CLASSES))
+    facts = ImageFacts(channels=3, image_size=size, class_names=names, horizontal_flip_safe=True)
+    full = rows_per_shard(facts.stored_columns)
     folder.mkdir(parents=True)
     pixels = photographs(min(full, count), size, seed=0)
     starts = range(0, count, full)
@@ -94,20 +97,16 @@ def synthesize(folder: Path, count: int, size: int) -> DatasetInfo:
         for shard, start in enumerate(starts):
             rows = min(full, count - start)
             path = folder / f"train-{shard:05d}.arrow"
-            layout = create_shard(path, rows, shape)
+            layout = create_shard(path, rows, facts.stored_columns)
             labels = np.arange(start, start + rows) % CLASSES
-            write_rows(path, layout, 0, pixels[:rows] + np.uint8(shard % 256), labels)
+            write_rows(path, layout, 0, {"image": pixels[:rows] + np.uint8(shard % 256), "label": labels})
             progress.advance()
-    entries, figures = describe_split(folder, "train", count, shape, CLASSES)
-    names = tuple(str(label) for label in range(CLASSES))
+    entries, figures = describe_split(folder, "train", count, facts.stored_columns, CLASSES)
     origin = PreparedFrom(importer="benchmark", source="synthetic", description="synthetic", identity={})
     manifest = DatasetManifest(
+        **facts.model_dump(),
         name=folder.name,
-        fingerprint=fingerprint_of(shape, names, {"train": entries}),
-        channels=3,
-        image_size=size,
-        class_names=names,
-        horizontal_flip_safe=True,
+        fingerprint=fingerprint_of(facts, {"train": entries}),
         splits={"train": entries},
         statistics={"train": figures},
         prepared_from=origin,

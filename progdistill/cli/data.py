@@ -10,6 +10,7 @@ from progdistill.cli.common import Verbs, add_verb, check_output, print_json, wr
 from progdistill.errors import UsageError, require_between
 
 if TYPE_CHECKING:
+    from progdistill.data.columns import Column
     from progdistill.data.dataset import DatasetInfo
     from progdistill.data.manifest import DatasetManifest
     from progdistill.data.preprocess import Preprocessing
@@ -167,10 +168,16 @@ def _description(info: "DatasetInfo", manifest: "DatasetManifest", split: str) -
         f"{info.name}: {_shape(info)}, {_counts(info)}",
         f"location     {info.location}, {manifest.size_bytes / 1e6:,.1f} MB",
         f"fingerprint  {info.fingerprint}",
-        f"pixels       mean {mean}, std {std} ({split})",
+        *([f"{'pixels' if info.image_size else 'latents':<13}mean {mean}, std {std} ({split})"] if mean else []),
+        *(f"{'column':<13}{column.name} {_dimensions(column)}" for column in info.columns),
         f"flips        {'allowed' if info.horizontal_flip_safe else 'never'}",
         f"source       {origin.source} ({origin.importer}: {origin.description})",
     ]
+    if manifest.encoded_by is not None:
+        empty = ", the empty prompt among them" if manifest.unconditional else ""
+        lines.append(f"encoded by   pipeline {manifest.encoded_by}{empty}")
+    if origin.cut_prompts:
+        lines.append(f"prompts      {origin.cut_prompts:,} longer than the text encoder takes, and cut")
     if origin.unreadable:
         lines.append(f"skipped      {len(origin.unreadable)} unreadable: {', '.join(origin.unreadable[:5])}")
     return "\n".join([*lines, *_histogram(info, statistics.class_counts)])
@@ -190,7 +197,15 @@ def _histogram(info: "DatasetInfo", class_counts: tuple[int, ...]) -> list[str]:
 
 
 def _shape(info: "DatasetInfo") -> str:
-    return f"{info.image_size}×{info.image_size} {'gray' if info.channels == 1 else 'RGB'}"
+    if info.image_size:
+        return f"{info.image_size}×{info.image_size} {'gray' if info.channels == 1 else 'RGB'}"
+    if (shape := info.sample_shape) is not None:
+        return f"latents of {'×'.join(map(str, shape))}"
+    return "prompts" if info.columns else "classes"
+
+
+def _dimensions(column: "Column") -> str:
+    return f"{column.dtype} {'×'.join(map(str, column.shape)) or 'number'}"
 
 
 def _counts(info: "DatasetInfo") -> str:

@@ -9,6 +9,7 @@ from progdistill.data.catalog import CATALOG, UNKNOWN_DATASET, prepare_command
 from progdistill.data.manifest import DatasetManifest, read_manifest
 from progdistill.data.source import ImageFacts, is_image_name
 from progdistill.errors import LostInvariantError, UsageError
+from progdistill.store.digest import Sha256
 from progdistill.store.open import open_store
 
 
@@ -26,6 +27,10 @@ class DatasetInfo(ImageFacts):
     """Number of images in each split."""
     class_counts: tuple[int, ...] = ()
     """Number of images in each class of the split `train`; empty if there are no classes."""
+    encoded_by: Sha256 | None = None
+    """Id of the pipeline whose encoders made the columns; None: they were not encoded."""
+    has_unconditional: bool = False
+    """Whether it holds the columns of the empty prompt."""
 
 
 def default_data_root() -> Path:
@@ -78,6 +83,9 @@ def info_of(manifest: DatasetManifest, location: str) -> DatasetInfo:
         splits=manifest.counts,
         class_counts=() if train is None else train.class_counts,
         horizontal_flip_safe=manifest.horizontal_flip_safe,
+        columns=manifest.columns,
+        encoded_by=manifest.encoded_by,
+        has_unconditional=manifest.unconditional is not None,
     )
 
 

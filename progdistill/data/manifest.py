@@ -22,9 +22,9 @@ class SplitStatistics(Frozen):
     class_counts: tuple[NonNegativeInt, ...]
     """Number of images in each class."""
     mean: tuple[float, ...]
-    """Mean pixel value of each channel, 0..255."""
+    """Mean pixel value of each channel, 0..255; of a dataset of latents, the mean of each of their channels."""
     std: tuple[float, ...]
-    """Standard deviation of each channel's pixel values."""
+    """Standard deviation of the same."""
 
 
 class PreparedFrom(Frozen):
@@ -36,6 +36,8 @@ class PreparedFrom(Frozen):
     identity: dict[str, JsonValue]
     unreadable: tuple[str, ...] = ()
     """Names of images that could not be read and were skipped."""
+    cut_prompts: int = 0
+    """Number of prompts longer than the text encoder takes, which it saw cut."""
 
 
 class DatasetManifest(Record, ImageFacts):
@@ -49,6 +51,10 @@ class DatasetManifest(Record, ImageFacts):
     splits: dict[str, tuple[ShardEntry, ...]]
     statistics: dict[str, SplitStatistics]
     prepared_from: PreparedFrom
+    encoded_by: Sha256 | None = None
+    """Id of the pipeline whose encoders made the columns (`registry/pipeline.py`)."""
+    unconditional: ShardEntry | None = None
+    """A shard of one row: the columns of the empty prompt."""
 
     @cached_property
     def counts(self) -> dict[str, int]:
@@ -57,17 +63,35 @@ class DatasetManifest(Record, ImageFacts):
         return {split: sum(entry.rows for entry in self.splits[split]) for split in names}
 
     @property
+    def entries(self) -> list[ShardEntry]:
+        """Every shard."""
+        own = [] if self.unconditional is None else [self.unconditional]
+        return [*(entry for entries in self.splits.values() for entry in entries), *own]
+
+    @property
     def size_bytes(self) -> int:
         """Total size of the shards."""
-        return sum(entry.digest.size_bytes for entries in self.splits.values() for entry in entries)
+        return sum(entry.digest.size_bytes for entry in self.entries)
 
 
 def fingerprint_of(
-    image_shape: tuple[int, int, int], class_names: Sequence[str], splits: Mapping[str, Sequence[ShardEntry]]
+    facts: ImageFacts,
+    splits: Mapping[str, Sequence[ShardEntry]],
+    encoded_by: str | None = None,
+    unconditional: ShardEntry | None = None,
 ) -> str:
-    """Return the SHA-256 over what a model sees: shape, classes, and each split's pixels and labels."""
+    """Return the SHA-256 over what a model sees: shape, classes, columns, and each split's contents."""
     content = {split: [entry.content_sha256 for entry in entries] for split, entries in splits.items()}
-    return content_id({"shape": list(image_shape), "classes": list(class_names), "content": content})
+    seen: dict[str, JsonValue] = {
+        "shape": list(facts.image_shape),
+        "classes": list(facts.class_names),
+        "content": content,  # type: ignore[dict-item]
+    }
+    if facts.columns:
+        seen["columns"] = [column.model_dump(mode="json") for column in facts.columns]
+        seen["encoded_by"] = encoded_by
+        seen["unconditional"] = None if unconditional is None else unconditional.content_sha256
+    return content_id(seen)
 
 
 def read_manifest(store: Store) -> DatasetManifest | None:

@@ -1,6 +1,5 @@
 """Prepares a dataset from a source: resumes after a crash, and publishes the whole or nothing."""
 
-import math
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -8,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from progdistill.data.manifest import DatasetManifest, PreparedFrom, fingerprint_of, read_manifest, write_manifest
-from progdistill.data.shards import ShardEntry
+from progdistill.data.shards import ShardEntry, sample_bytes
 from progdistill.data.source import Source, SourceFacts, readable_name
 from progdistill.data.split_writer import describe_split, write_split
 from progdistill.data.staging import StagingFolder, exclusively
@@ -76,7 +75,7 @@ def _present(facts: SourceFacts, out: Store) -> DatasetManifest | None:
 def _stage(source: Source, name: str, staging: StagingFolder, max_unreadable: int) -> DatasetManifest:
     facts = source.facts
     staging.resume(facts.identity)
-    staging.require_space(sum(facts.splits.values()) * math.prod(facts.image_shape))
+    staging.require_space(sum(facts.splits.values()) * sample_bytes(facts.stored_columns))
     if not staging.splits:
         source.verify()
     splits, statistics, unreadable = {}, {}, list[str]()
@@ -84,15 +83,16 @@ def _stage(source: Source, name: str, staging: StagingFolder, max_unreadable: in
         skipped = write_split(source, split, staging, max_unreadable).unreadable.values()
         unreadable += skipped
         splits[split], statistics[split] = describe_split(
-            staging.path, split, count - len(skipped), facts.image_shape, max(1, len(facts.class_names))
+            staging.path, split, count - len(skipped), facts.stored_columns, max(1, len(facts.class_names))
         )
     return DatasetManifest(
         name=name,
-        fingerprint=fingerprint_of(facts.image_shape, facts.class_names, splits),
+        fingerprint=fingerprint_of(facts, splits),
         channels=facts.channels,
         image_size=facts.image_size,
         class_names=facts.class_names,
         horizontal_flip_safe=facts.horizontal_flip_safe,
+        columns=facts.columns,
         splits=splits,
         statistics=statistics,
         prepared_from=PreparedFrom(
@@ -124,7 +124,7 @@ def _upload(staging: StagingFolder, manifest: DatasetManifest, out: Store) -> No
     resumed = out.read(UPLOADING_KEY) == fingerprint
     present = {(item.key, item.size_bytes) for item in out.list("")} if resumed else set()
     out.write(UPLOADING_KEY, fingerprint)
-    entries = [entry for shards in manifest.splits.values() for entry in shards]
+    entries = manifest.entries
     missing = [entry for entry in entries if (entry.file, entry.digest.size_bytes) not in present]
     with (
         Progress("uploading", total=len(entries), unit="shards", start=len(entries) - len(missing)) as progress,

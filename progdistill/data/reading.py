@@ -1,12 +1,13 @@
 """Reads prepared datasets in stored order, and verifies them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from progdistill.data.columns import IMAGE, LABEL, Column, Rows
 from progdistill.data.dataset import DatasetInfo, manifest_of
 from progdistill.data.shards import ShardEntry, ShardFiles, read_rows
 from progdistill.errors import LostInvariantError, UsageError
@@ -24,11 +25,12 @@ def iterate_images(info: DatasetInfo, split: str, batch_size: int) -> Iterator[A
     """Yield a split in stored order, in batches of `batch_size` images; the last one may be smaller.
 
     Raises:
-        UsageError: There is no such split.
+        UsageError: There is no such split, or the dataset has no images.
         LostInvariantError: A shard is damaged or missing.
     """
     rest: Arrays | None = None
-    for images, labels in _iterate_shards(info, split):
+    for rows in _iterate_shards(info, split, images_and_labels(info)):
+        images, labels = rows[IMAGE], rows[LABEL]
         if rest is not None:
             images, labels = np.concatenate([rest[0], images]), np.concatenate([rest[1], labels])
         end = len(images) - len(images) % batch_size
@@ -41,33 +43,68 @@ def iterate_images(info: DatasetInfo, split: str, batch_size: int) -> Iterator[A
 
 def read_split(info: DatasetInfo, split: str) -> Arrays:
     """Read a whole split into memory. Raises as `iterate_images` does."""
-    images, labels = zip(*_iterate_shards(info, split), strict=True)
-    return np.concatenate(images), np.concatenate(labels)
+    rows = read_columns(info, split, images_and_labels(info))
+    return rows[IMAGE], rows[LABEL]
 
 
-def _iterate_shards(info: DatasetInfo, split: str) -> Iterator[Arrays]:
-    entries, shape = shards_of(info, split)
+def images_and_labels(info: DatasetInfo) -> list[Column]:
+    """The columns that image datasets have. Raises UsageError for a dataset without images."""
+    if not info.image_size:
+        raise UsageError(f"dataset {info.name} has no images, which this needs: name one that has with --dataset")
+    return [column for column in info.stored_columns if column.name in (IMAGE, LABEL)]
+
+
+def read_columns(info: DatasetInfo, split: str, columns: Sequence[Column]) -> dict[str, NDArray[Any]]:
+    """Read some columns of a whole split, in stored order, into memory.
+
+    Args:
+        info: The dataset.
+        split: Name of the split.
+        columns: Of `info.stored_columns`.
+
+    Returns:
+        Each column, [count, *shape], in its dtype.
+
+    Raises:
+        UsageError: There is no such split.
+        LostInvariantError: A shard is damaged or missing.
+    """
+    parts = list(_iterate_shards(info, split, columns))
+    return {column.name: np.concatenate([part[column.name] for part in parts]) for column in columns}
+
+
+def read_unconditional(info: DatasetInfo) -> dict[str, NDArray[Any]] | None:
+    """Read the columns of the empty prompt, each [1, *shape]; None where the dataset has none. Raises as above."""
+    manifest = manifest_of(info)
+    if (entry := manifest.unconditional) is None:
+        return None
+    columns = [column for column in manifest.columns if column.name in entry.layout.column_offsets]
+    with closing(ShardFiles(open_store(info.location), [entry])) as files:
+        return read_rows(files.open(0).descriptor, entry.layout, 0, 1, columns)
+
+
+def _iterate_shards(info: DatasetInfo, split: str, columns: Sequence[Column]) -> Iterator[Rows]:
+    entries = shards_of(info, split)
     with closing(ShardFiles(open_store(info.location), entries)) as files:
         for shard, entry in enumerate(entries):
             files.expect(range(shard, min(shard + SHARDS_AHEAD, len(entries))))
-            yield read_rows(files.open(shard).descriptor, entry.layout, 0, entry.rows, shape)
+            yield read_rows(files.open(shard).descriptor, entry.layout, 0, entry.rows, columns)
 
 
-def shards_of(info: DatasetInfo, split: str) -> tuple[tuple[ShardEntry, ...], tuple[int, int, int]]:
-    """Return the shards of a split in stored order, and the image shape (height, width, channels).
+def shards_of(info: DatasetInfo, split: str) -> tuple[ShardEntry, ...]:
+    """Return the shards of a split in stored order.
 
     Raises UsageError if there is no such split, and what `manifest_of` raises.
     """
     manifest = manifest_of(info)
     if split not in manifest.splits:
         raise UsageError(f"dataset {info.name} has no split {split!r}; it has {', '.join(manifest.splits)}")
-    return manifest.splits[split], manifest.image_shape
+    return manifest.splits[split]
 
 
 def verify_dataset(info: DatasetInfo) -> None:
     """Read every shard. Raises LostInvariantError with all damaged or missing ones, and their digests."""
-    store, manifest = open_store(info.location), manifest_of(info)
-    entries = [entry for shards in manifest.splits.values() for entry in shards]
+    store, entries = open_store(info.location), manifest_of(info).entries
     errors = []
     with Progress(f"verifying {info.name}", total=len(entries), unit="shards") as progress:
         for entry in entries:

@@ -1,9 +1,10 @@
-"""Shards, the Arrow files that hold a dataset's images: their layout, and verified access to them."""
+"""Shards, the Arrow files that hold a dataset's samples: their layout, and verified access to them."""
 
 import os
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from math import prod
 from pathlib import Path
 from typing import Annotated, Any, Final, NamedTuple
 
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import NonNegativeInt, PositiveInt, StringConstraints
 
+from progdistill.data.columns import IMAGE, LABEL, LABEL_COLUMN, Column, Rows
 from progdistill.errors import LostInvariantError
 from progdistill.models_base import Frozen
 from progdistill.store.base import Store
@@ -19,7 +21,7 @@ from progdistill.store.digest import FileDigest, HashingWriter, Sha256, worker_t
 from progdistill.store.files import atomic_path
 
 SHARD_BYTES: Final = 8 * 2**20
-"""Upper bound of the pixels in a shard. Changing it changes which images share a shard: the fingerprint."""
+"""Upper bound of what a shard holds beside labels. Changing it changes which images share a shard: the fingerprint."""
 
 OPEN_SHARDS: Final = 128
 """Shards kept open; the least recently used is closed first. They hold descriptors, no memory."""
@@ -29,10 +31,18 @@ REMOTE_THREADS: Final = 8
 
 
 class ShardLayout(Frozen):
-    """Offsets of a shard's pixels and labels in the file, in bytes."""
+    """Where a shard's columns begin in the file, in bytes."""
 
-    images_offset: NonNegativeInt
+    images_offset: NonNegativeInt = 0
+    """0: the shard has no images."""
     labels_offset: NonNegativeInt
+    column_offsets: dict[str, NonNegativeInt] = {}
+    """Of the other columns, by name."""
+
+    def offset_of(self, name: str) -> int:
+        """Where the column of that name begins."""
+        known = {IMAGE: self.images_offset, LABEL: self.labels_offset}
+        return known[name] if name in known else self.column_offsets[name]
 
 
 class ShardEntry(Frozen):
@@ -45,71 +55,91 @@ class ShardEntry(Frozen):
     """Of the file."""
     layout: ShardLayout
     content_sha256: Sha256
-    """Of the pixels, then the labels (little-endian int64): independent of Arrow's file layout."""
+    """Of the pixels, the labels (little-endian int64), then the other columns: independent of Arrow's file layout."""
 
 
-def rows_per_shard(image_bytes: int) -> int:
-    """Return how many images of `image_bytes` each fill a shard."""
-    return max(1, SHARD_BYTES // image_bytes)
+def sample_bytes(columns: Sequence[Column]) -> int:
+    """Bytes of a sample beside its label."""
+    return sum(column.row_bytes for column in columns if column.name != LABEL)
 
 
-def create_shard(path: Path, rows: int, shape: tuple[int, int, int]) -> ShardLayout:
-    """Write a shard of black images (height, width, channels) with label 0, to be filled row by row."""
+def rows_per_shard(columns: Sequence[Column]) -> int:
+    """Return how many samples with these columns fill a shard."""
+    return max(1, SHARD_BYTES // max(1, sample_bytes(columns)))
+
+
+def create_shard(path: Path, rows: int, columns: Sequence[Column]) -> ShardLayout:
+    """Write a shard of zeros, to be filled row by row."""
     import pyarrow as pa
 
-    pixels = pa.array(np.zeros(rows * int(np.prod(shape)), np.uint8))
-    storage = pa.FixedSizeListArray.from_arrays(pixels, int(np.prod(shape)))
-    tensors = pa.fixed_shape_tensor(pa.uint8(), shape, dim_names=["height", "width", "channel"])
-    images = pa.ExtensionArray.from_storage(tensors, storage)
-    batch = pa.record_batch([images, pa.array(np.zeros(rows, np.int64))], names=["image", "label"])
+    arrays = [_zeros(column, rows) for column in columns]
+    batch = pa.record_batch(arrays, names=[column.name for column in columns])
     with atomic_path(path) as draft, pa.OSFile(str(draft), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
         writer.write_batch(batch)
     return layout_of(path)
 
 
+def _zeros(column: Column, rows: int) -> Any:
+    """An Arrow array of `rows` zeros: a primitive array for numbers, else one of fixed-shape tensors."""
+    import pyarrow as pa
+
+    size = prod(column.shape)
+    # Arrow packs booleans into bits, which could not be written row by row.
+    dtype = np.dtype(np.uint8) if column.dtype == "bool" else column.numpy_dtype
+    values = pa.array(np.zeros(rows * size, dtype))
+    if not column.shape:
+        return values
+    names = ["height", "width", "channel"] if column.name == IMAGE else None
+    tensors = pa.fixed_shape_tensor(values.type, column.shape, dim_names=names)
+    return pa.ExtensionArray.from_storage(tensors, pa.FixedSizeListArray.from_arrays(values, size))
+
+
 def layout_of(path: Path) -> ShardLayout:
-    """Find the pixels and labels in a local shard."""
+    """Find the columns in a local shard."""
     import pyarrow as pa
 
     with pa.memory_map(str(path)) as file:
         start = file.read_buffer().address
         batch = pa.ipc.open_file(file).get_batch(0)
-        columns = batch.column("image").storage.values, batch.column("label")
-        images_offset, labels_offset = (column.buffers()[1].address - start for column in columns)
-        return ShardLayout(images_offset=images_offset, labels_offset=labels_offset)
+        values = {name: batch.column(name) for name in batch.schema.names}
+        storage = {name: getattr(array, "storage", array) for name, array in values.items()}
+        offsets = {
+            name: getattr(array, "values", array).buffers()[1].address - start for name, array in storage.items()
+        }
+        image, label = offsets.pop(IMAGE, 0), offsets.pop(LABEL)
+        return ShardLayout(images_offset=image, labels_offset=label, column_offsets=offsets)
 
 
-def write_rows(
-    path: Path, layout: ShardLayout, start: int, images: NDArray[np.uint8], labels: NDArray[np.int64]
-) -> None:
-    """Write images, uint8 [count, height, width, channel], and labels, int64 [count], from row `start` on."""
-    pixels = np.ascontiguousarray(images)
+def write_rows(path: Path, layout: ShardLayout, start: int, rows: Rows) -> None:
+    """Write samples, in the dtypes of their columns, from row `start` on."""
     with open(path, "r+b", buffering=0) as file:
-        os.pwrite(file.fileno(), pixels.data, layout.images_offset + start * (pixels.nbytes // len(pixels)))
-        os.pwrite(file.fileno(), labels.astype("<i8").data, layout.labels_offset + start * 8)
+        for name, values in rows.items():
+            _write_from(file.fileno(), values, layout.offset_of(name) + start * (values.nbytes // len(values)))
 
 
 def read_rows(
-    descriptor: int, layout: ShardLayout, start: int, count: int, shape: tuple[int, int, int]
-) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Read rows start..start+count-1: images, uint8 [count, height, width, channel], and labels, int64 [count].
+    descriptor: int, layout: ShardLayout, start: int, count: int, columns: Sequence[Column]
+) -> dict[str, NDArray[Any]]:
+    """Read some columns of rows start..start+count-1, each [count, *shape].
 
     Raises EOFError if the file is too short.
     """
-    images = np.empty((count, *shape), np.uint8)
-    _read_into(descriptor, images, layout.images_offset + start * int(np.prod(shape)))
-    return images, read_labels(descriptor, layout, start, count)
+    rows = {}
+    for column in columns:
+        rows[column.name] = np.empty((count, *column.shape), column.numpy_dtype)
+        _read_into(descriptor, rows[column.name], layout.offset_of(column.name) + start * column.row_bytes)
+    return rows
 
 
-def read_labels(descriptor: int, layout: ShardLayout, start: int, count: int) -> NDArray[np.int64]:
-    """Read the labels of rows start..start+count-1, int64 [count]. Raises EOFError as `read_rows`."""
-    labels = np.empty(count, "<i8")
-    _read_into(descriptor, labels, layout.labels_offset + start * 8)
-    return labels.astype(np.int64, copy=False)
+def _write_from(descriptor: int, array: NDArray[Any], offset: int) -> None:
+    view = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+    while view:
+        count = os.pwrite(descriptor, view, offset)
+        view, offset = view[count:], offset + count
 
 
 def _read_into(descriptor: int, array: NDArray[Any], offset: int) -> None:
-    view = array.data.cast("B")
+    view = array.reshape(-1).view(np.uint8).data
     while view:
         count = os.preadv(descriptor, [view], offset)
         if count == 0:
@@ -177,7 +207,7 @@ class ShardFiles:
         except (LostInvariantError, FileNotFoundError) as error:
             remedy = "restore it from a copy, or remove the dataset and prepare it again"
             raise LostInvariantError(f"{error}; {remedy}") from error
-        return OpenShard(descriptor, read_labels(descriptor, entry.layout, 0, entry.rows))
+        return OpenShard(descriptor, read_rows(descriptor, entry.layout, 0, entry.rows, [LABEL_COLUMN])[LABEL])
 
     def _fetch(self, entry: ShardEntry, writer: HashingWriter) -> None:
         data = self._store.read(entry.file)

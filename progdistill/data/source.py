@@ -7,8 +7,9 @@ from typing import Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import JsonValue, PositiveInt
+from pydantic import JsonValue, NonNegativeInt
 
+from progdistill.data.columns import IMAGE, LABEL_COLUMN, LATENT_MEAN, Column
 from progdistill.models_base import Frozen
 
 IMAGE_SUFFIXES: Final = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -22,20 +23,41 @@ class UnreadableImageError(Exception):
 
 
 class ImageFacts(Frozen):
-    """What all images of a dataset have in common."""
+    """What all samples of a dataset have in common."""
 
-    channels: Literal[1, 3]
-    image_size: PositiveInt
-    """Height and width in pixels."""
+    channels: Literal[0, 1, 3]
+    """0: the dataset has no images."""
+    image_size: NonNegativeInt
+    """Height and width in pixels; 0: the dataset has no images."""
     class_names: tuple[str, ...]
     """Label k is class_names[k]. Empty: the images have no classes, and every label is 0."""
     horizontal_flip_safe: bool
     """Whether a mirrored image is as plausible as the image. False for digits and letters."""
+    columns: tuple[Column, ...] = ()
+    """What is stored beside, or instead of, image and label: captions, latents, what networks are conditioned on."""
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(height, width, channels)."""
         return (self.image_size, self.image_size, self.channels)
+
+    @property
+    def stored_columns(self) -> tuple[Column, ...]:
+        """Everything that is stored of a sample, in the order of the fingerprint."""
+        image = [Column(name=IMAGE, shape=self.image_shape, dtype="uint8")] if self.image_size else []
+        return (*image, LABEL_COLUMN, *self.columns)
+
+    @property
+    def sample_shape(self) -> tuple[int, int, int] | None:
+        """What a model of this dataset makes, (channels, height, width): latents if there are any, else images.
+
+        None: the dataset has neither.
+        """
+        for column in self.columns:
+            if column.name == LATENT_MEAN:
+                channels, height, width = column.shape
+                return (channels, height, width)
+        return (self.channels, self.image_size, self.image_size) if self.image_size else None
 
 
 class SourceFacts(ImageFacts):
@@ -56,8 +78,10 @@ class SourceImage(NamedTuple):
 
     name: str
     label: int
-    pixels: Pixels | Callable[[], Pixels]
-    """The image, or a function that decodes it, callable from any thread and in any order."""
+    pixels: Pixels | Callable[[], Pixels] | None
+    """The image, or a function that decodes it, callable from any thread and in any order; None: there is none."""
+    caption: str = ""
+    """Stored if the source has the column `caption`."""
 
 
 class Source(ABC):

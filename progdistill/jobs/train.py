@@ -73,6 +73,7 @@ def _train(
             world_size=rank.world_size,
             flip=spec.training.horizontal_flip,
             device=rank.device,
+            conditions=[column.name for column in model.config.network.columns],
         ),
         seed=spec.seed,
         purpose=spec.purpose,

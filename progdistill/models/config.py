@@ -4,6 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, JsonValue, Tag, model_validator
 
+from progdistill.data.columns import LABEL_COLUMN
+from progdistill.data.columns import Column as Column
 from progdistill.diffusion.names import PredictionType
 from progdistill.diffusion.noise_schedules import NoiseSchedule
 from progdistill.errors import UsageError
@@ -16,14 +18,6 @@ GUIDANCE_FEATURES = 256
 
 TIME_SCALE = 8192
 """Our time input is 8192·t − 1, the index that a stock scheduler with 8192 steps passes."""
-
-
-class Column(Frozen):
-    """A tensor that a network is conditioned on: [batch, *shape]."""
-
-    name: str
-    shape: tuple[int, ...] = ()
-    dtype: Literal["int64", "float32", "bool"] = "float32"
 
 
 class UNetConfig(Frozen, allow_inf_nan=False):
@@ -66,7 +60,7 @@ class UNetConfig(Frozen, allow_inf_nan=False):
     @property
     def columns(self) -> tuple[Column, ...]:
         """What the network is conditioned on."""
-        return (Column(name="label", dtype="int64"),) if self.num_classes else ()
+        return (LABEL_COLUMN,) if self.num_classes else ()
 
     def for_student(self, guidance_input: bool) -> "UNetConfig":
         """The student's network: without dropout (Appendix E)."""

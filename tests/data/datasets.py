@@ -1,18 +1,25 @@
 """Prepared datasets for tests: from any source, and one in small shards whose images encode their numbers."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from progdistill.data import loader, shards
+from progdistill.data.columns import LABEL_COLUMN, Column, is_condition
 from progdistill.data.dataset import DatasetInfo, find_dataset, info_of
 from progdistill.data.importers.arrays import ArraysSource
 from progdistill.data.loader import Batch, TrainingLoader
+from progdistill.data.manifest import DatasetManifest, PreparedFrom, SplitStatistics, fingerprint_of, write_manifest
 from progdistill.data.prepare import prepare
 from progdistill.data.reading import read_split
-from progdistill.data.source import Source
+from progdistill.data.shards import create_shard, write_rows
+from progdistill.data.source import ImageFacts, Source
+from progdistill.data.split_writer import described
+from progdistill.store.local import LocalStore
 
 ROWS_PER_SHARD = 50
 CLASSES = 10
@@ -59,9 +66,54 @@ def numbered_dataset(folder: Path, count: int, out: str | None = None) -> Datase
 
 def numbers(batch: Batch) -> list[int]:
     """Which images a batch holds, negative (−1 − number) where mirrored."""
-    pixels = batch.images.add(1).mul(127.5).round().long()[:, 0]
+    pixels = batch.x.add(1).mul(127.5).round().long()[:, 0]
     found = (pixels[:, 0].mul(256) + pixels[:, 1]).tolist()
     return [left if left >= right else -1 - right for left, right in found]
+
+
+def encoded_dataset(folder: Path, columns: Sequence[Column], count: int, rows_per_shard: int) -> DatasetInfo:
+    """Samples whose number fills every column but standard deviations, which are 0.1, without images.
+
+    Sample number n has label n mod 10; masks hold whether n is odd. The empty prompt holds −1.
+    """
+    place = folder / "encoded"
+    place.mkdir()
+    facts = ImageFacts(
+        channels=0, image_size=0, class_names=tuple("0123456789"), horizontal_flip_safe=False, columns=tuple(columns)
+    )
+    entries = []
+    for start in range(0, count, rows_per_shard):
+        numbers = np.arange(start, min(start + rows_per_shard, count))
+        path = place / f"train-{start // rows_per_shard:05d}.arrow"
+        layout = create_shard(path, len(numbers), facts.stored_columns)
+        write_rows(path, layout, 0, {"label": numbers % 10, **{c.name: _filled(c, numbers) for c in columns}})
+        entries.append(described(path, len(numbers), layout, facts.stored_columns)[0])
+    kept = [column for column in columns if is_condition(column)]
+    empty = place / "unconditional.arrow"
+    layout = create_shard(empty, 1, [LABEL_COLUMN, *kept])
+    write_rows(empty, layout, 0, {column.name: _filled(column, np.array([-1])) for column in kept})
+    unconditional = described(empty, 1, layout, [LABEL_COLUMN, *kept])[0]
+    splits, origin = {"train": tuple(entries)}, PreparedFrom(importer="", source="", description="", identity={})
+    manifest = DatasetManifest(
+        **facts.model_dump(),
+        name="encoded",
+        fingerprint=fingerprint_of(facts, splits, "a" * 64, unconditional),
+        splits=splits,
+        statistics={"train": SplitStatistics(class_counts=(), mean=(), std=())},
+        prepared_from=origin,
+        encoded_by="a" * 64,
+        unconditional=unconditional,
+    )
+    write_manifest(LocalStore(place), manifest)
+    return find_dataset(str(place), folder)
+
+
+def _filled(column: Column, numbers: NDArray[np.int64]) -> NDArray[Any]:
+    values = numbers % 2 if column.dtype == "bool" else numbers
+    if column.name == "latent_std":
+        values = np.full(len(numbers), 0.1)
+    shape = (len(numbers), *column.shape)
+    return np.broadcast_to(values.reshape(-1, *[1] * len(column.shape)), shape).astype(column.numpy_dtype)
 
 
 def streaming(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,14 +21,15 @@ def test_a_batch_is_the_same_in_any_order_and_in_another_loader(digits: DatasetI
     first = [forward.batch(update) for update in range(30)]
     for update in reversed(range(30)):
         again = backward.batch(update)
-        assert torch.equal(again.images, first[update].images)
-        assert torch.equal(again.labels, first[update].labels)
-    assert not torch.equal(first[0].images, first[1].images)
-    assert not torch.equal(first[0].images, loader(digits, seed=1).batch(0).images)
+        assert torch.equal(again.x, first[update].x)
+        assert torch.equal(again.conditioning["label"], first[update].conditioning["label"])
+    assert not torch.equal(first[0].x, first[1].x)
+    assert not torch.equal(first[0].x, loader(digits, seed=1).batch(0).x)
 
 
 def test_images_are_floats_from_minus_one_to_one_in_channels_first_order(digits: DatasetInfo) -> None:
-    images, labels = loader(digits).batch(0)
+    images, conditioning = loader(digits).batch(0)
+    labels = conditioning["label"]
     assert (images.shape, images.dtype) == ((128, 1, 8, 8), torch.float32)
     assert images.is_contiguous()
     assert (labels.shape, labels.dtype) == ((128,), torch.int64)
@@ -41,8 +42,8 @@ def test_the_ranks_parts_together_are_the_one_rank_batch_in_order(digits: Datase
     for update in (0, 11, 1000):  # Update 11 of 128 crosses an epoch's end.
         whole = loader(digits).batch(update)
         split = [part.batch(update) for part in parts]
-        assert torch.equal(torch.cat([batch.images for batch in split]), whole.images)
-        assert torch.equal(torch.cat([batch.labels for batch in split]), whole.labels)
+        assert torch.equal(torch.cat([batch.x for batch in split]), whole.x)
+        assert torch.equal(torch.cat([batch.conditioning["label"] for batch in split]), whole.conditioning["label"])
 
 
 def test_each_epoch_sees_every_image_once_in_an_order_of_its_own(digits: DatasetInfo) -> None:
@@ -52,8 +53,8 @@ def test_each_epoch_sees_every_image_once_in_an_order_of_its_own(digits: Dataset
     orders = []
     for epoch in range(3):
         batch = one.batch(epoch)
-        pixels = batch.images.add(1).mul(127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-        seen = list(zip(batch.labels.tolist(), (image.tobytes() for image in pixels), strict=True))
+        pixels = batch.x.add(1).mul(127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+        seen = list(zip(batch.conditioning["label"].tolist(), (image.tobytes() for image in pixels), strict=True))
         assert sorted(seen) == stored
         orders.append(seen)
     assert orders[0] != orders[1] != orders[2]
@@ -61,8 +62,8 @@ def test_each_epoch_sees_every_image_once_in_an_order_of_its_own(digits: Dataset
 
 def test_a_batch_larger_than_the_split_goes_on_into_the_next_epochs(digits: DatasetInfo) -> None:
     small, large = loader(digits, batch_size=479), loader(digits, batch_size=3 * 1437)
-    pieces = torch.cat([small.batch(update).images for update in range(9)])
-    assert torch.equal(large.batch(0).images, pieces)
+    pieces = torch.cat([small.batch(update).x for update in range(9)])
+    assert torch.equal(large.batch(0).x, pieces)
 
 
 def test_half_the_samples_are_mirrored_and_only_those(digits: DatasetInfo) -> None:
@@ -72,11 +73,11 @@ def test_half_the_samples_are_mirrored_and_only_those(digits: DatasetInfo) -> No
     halves = [
         TrainingLoader(safe, batch_size=256, seed=5, flip=True, rank=rank, world_size=2).batch(3) for rank in (0, 1)
     ]
-    same = (mixed.images == plain.images).flatten(1).all(dim=1)
-    mirrored = (mixed.images == plain.images.flip(3)).flatten(1).all(dim=1)
+    same = (mixed.x == plain.x).flatten(1).all(dim=1)
+    mirrored = (mixed.x == plain.x.flip(3)).flatten(1).all(dim=1)
     assert bool((same | mirrored).all())
     assert 90 < int(mirrored.sum()) < 166
-    assert torch.equal(torch.cat([half.images for half in halves]), mixed.images)
+    assert torch.equal(torch.cat([half.x for half in halves]), mixed.x)
 
 
 def test_flips_are_fair_and_independent_coins() -> None:

@@ -32,10 +32,10 @@ def pretrain(folder: Path, updates: int) -> None:
     optimizer = torch.optim.AdamW(unet.parameters(), 2e-3)
     decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, updates)
     for update in range(updates):
-        images, labels = loader.batch(update)
+        images, conditioning = loader.batch(update)
         noise, timesteps = torch.randn(images.shape), torch.randint(0, 1000, (len(images),))
         noisy = noise_scheduler.add_noise(images, noise, timesteps)
-        found = unet(noisy, timesteps, class_labels=labels).sample
+        found = unet(noisy, timesteps, class_labels=conditioning["label"]).sample
         optimizer.zero_grad()
         torch.nn.functional.mse_loss(found, noise).backward()
         optimizer.step()

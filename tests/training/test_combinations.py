@@ -35,7 +35,7 @@ def loss_of(objective: Objective, model: Denoiser, digits: DatasetInfo) -> float
     batch = TrainingLoader(digits, batch_size=64, seed=9, flip=False).batch(0)
     draws = BatchRandom(torch.Generator().manual_seed(9), 64)
     with torch.no_grad():
-        return float(objective(model.eval(), model, batch.images, {"label": batch.labels}, draws))
+        return float(objective(model.eval(), model, batch.x, batch.conditioning, draws))
 
 
 @pytest.fixture

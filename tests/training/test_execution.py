@@ -40,7 +40,7 @@ def gradient(
     batch = TrainingLoader(digits, batch_size=16, seed=1, flip=False).batch(0)
     draws = BatchRandom(torch.Generator().manual_seed(1), 16)
     model.zero_grad()
-    loss = accumulate(objective, model, model, batch.images, {"label": batch.labels}, draws, micro_batch_size)
+    loss = accumulate(objective, model, model, batch.x, batch.conditioning, draws, micro_batch_size)
     return float(loss), [p.grad.clone() for p in model.parameters() if p.grad is not None]
 
 
@@ -104,9 +104,9 @@ def test_in_bfloat16_the_network_alone_is_rounded(kind: str, digits: DatasetInfo
 def test_a_teacher_in_bfloat16_gives_a_float32_target(digits: DatasetInfo) -> None:
     teacher = place(untrained(2), Execution(precision=Precision.BFLOAT16), CPU)
     batch = TrainingLoader(digits, batch_size=8, seed=1, flip=False).batch(0)
-    velocity = teacher.bind({"label": batch.labels})(batch.images, torch.full((8,), 0.5))
+    velocity = teacher.bind(batch.conditioning)(batch.x, torch.full((8,), 0.5))
     assert velocity.dtype == torch.float32
-    exact = untrained(2).bind({"label": batch.labels})(batch.images, torch.full((8,), 0.5))
+    exact = untrained(2).bind(batch.conditioning)(batch.x, torch.full((8,), 0.5))
     largest = float(exact.detach().abs().max())
     assert 0 < float((velocity - exact).detach().abs().max()) < 0.05 * largest
 

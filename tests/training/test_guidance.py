@@ -77,7 +77,7 @@ def guided_base(digits: DatasetInfo) -> Denoiser:
         batch = loader.batch(update)
         draws = BatchRandom(torch.Generator().manual_seed(update), 32)
         optimizer.zero_grad()
-        objective(model, model, batch.images, {"label": batch.labels}, draws).backward()
+        objective(model, model, batch.x, batch.conditioning, draws).backward()
         optimizer.step()
     return model.eval().requires_grad_(False)
 
@@ -92,11 +92,11 @@ def error_at(w: float, student: Denoiser, teacher: Denoiser, digits: DatasetInfo
     batch = TrainingLoader(digits, batch_size=200, seed=8, flip=False).batch(0)
     draws = BatchRandom(torch.Generator().manual_seed(8), 200)
     t = draws.integers(1, 8) / 8
-    z = diffuse(batch.images, draws.noise_like(batch.images), t)
+    z = diffuse(batch.x, draws.noise_like(batch.x), t)
     with torch.no_grad():
-        wanted = teacher.bind({"label": batch.labels}, w)(z, t)
-        found = student.eval().bind({"label": batch.labels}, w)(z, t)
-        ignorant = teacher.bind({"label": batch.labels}, 1.5)(z, t)
+        wanted = teacher.bind(batch.conditioning, w)(z, t)
+        found = student.eval().bind(batch.conditioning, w)(z, t)
+        ignorant = teacher.bind(batch.conditioning, 1.5)(z, t)
     return float((found - wanted).square().mean()), float((ignorant - wanted).square().mean())
 
 

@@ -50,6 +50,8 @@ def native_size(images: Iterable[SourceImage], where: str) -> int:
             pixels = image.pixels() if callable(image.pixels) else image.pixels
         except UnreadableImageError:
             continue
+        if pixels is None:
+            continue
         height, width = pixels.shape[:2]
         if height != width:
             raise UsageError(f"{image.name} is {width}×{height}: make all images square with --image-size N")
