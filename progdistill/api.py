@@ -103,7 +103,7 @@ class SamplingOptions(TypedDict, total=False):
     guidance_scale: float | None
     """From 1 (no guidance) upward; default: the lowest that a guided student was trained with."""
     gamma: float | None
-    """Variance of ancestral sampling on a logarithmic scale, from 0 to 1."""
+    """Variance of ancestral sampling on a logarithmic scale, from 0 to 1; default 0.3, as in evaluations."""
     class_label: int | None
     """The one class to draw; default: all classes in turn."""
     clip: bool
@@ -190,6 +190,7 @@ class Model:
 
     def batches(self, count: int, **options: Unpack[SamplingOptions]) -> tuple[Iterator[Pixels], list[int] | None]:
         """As `sample`, batch by batch, for images that need not fit in memory together."""
+        from progdistill.evaluation.config import ANCESTRAL_GAMMA
         from progdistill.evaluation.sampling import generate, labels_of
 
         _check_sampling(count, options)
@@ -199,14 +200,15 @@ class Model:
             fit = f"give a class from 0 to {classes - 1}" if classes else "this model has no classes"
             raise UsageError(f"class {label}: {fit}")
         labels = labels_of(range(count), classes, label)
+        sampler, gamma = SamplerName(options.get("sampler", SamplerName.DDIM)), options.get("gamma")
         drawn = generate(
             self.denoiser,
-            SamplerName(options.get("sampler", SamplerName.DDIM)),
+            sampler,
             steps,
             indices=range(count),
             seed=options.get("seed", 0),
             batch_size=options.get("batch_size", 250),
-            gamma=options.get("gamma"),
+            gamma=ANCESTRAL_GAMMA if gamma is None and sampler is SamplerName.ANCESTRAL else gamma,
             guidance_scale=guidance_scale_for(self.manifest, options.get("guidance_scale")),
             clip=options.get("clip", True),
             class_label=label,

@@ -34,7 +34,7 @@ def add_parser(subparsers: Verbs) -> None:
     own = prepare.add_argument_group("your own images")
     own.add_argument("--image-size", type=int, metavar="N", help="resize to N×N (default: as they are)")
     own.add_argument("--crop", choices=("center", "stretch"), help="(default: center)")
-    own.add_argument("--resize", choices=("area", "bilinear", "lanczos"), help="(default: area)")
+    own.add_argument("--resize", choices=("area", "area_coverage", "bilinear", "lanczos"), help="(default: area)")
     own.add_argument("--gray", action="store_true", help="one channel instead of three")
     own.add_argument("--grey", action="store_true", help=argparse.SUPPRESS)
     own.add_argument("--no-flip", action="store_true", help="never mirror images (letters, digits)")

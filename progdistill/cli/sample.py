@@ -39,7 +39,7 @@ def add_parser(verbs: Verbs) -> None:
     add_sampling_steps_argument(parser)
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the noise (default: %(default)s)")
     parser.add_argument("--class", dest="class_label", type=int, metavar="K", help="sample class number K only")
-    parser.add_argument("--gamma", type=float, metavar="G", help="variance of ancestral sampling, 0 to 1")
+    parser.add_argument("--gamma", type=float, metavar="G", help="ancestral variance, 0 to 1 (default: 0.3)")
     add_guidance_scale_argument(parser, "guidance scale, 1 or more")
     text = "images sampled at once (default: %(default)s)"
     parser.add_argument("--batch-size", type=int, default=250, metavar="N", help=text)

@@ -26,6 +26,9 @@ class Resize(StrEnum):
     """Resampling filters. All of them are antialiased."""
 
     AREA = "area"
+    """The mean of the whole pixels whose centers an output pixel covers, as the published 64×64 ImageNet was made."""
+    AREA_COVERAGE = "area_coverage"
+    """The mean of all pixels weighted by how much of each is covered, as the paper's published code resizes."""
     BILINEAR = "bilinear"
     LANCZOS = "lanczos"
 
@@ -106,6 +109,24 @@ def _resized(band: Image.Image, preprocessing: Preprocessing, size: int) -> NDAr
         side = min(band.size)
         left, top = (length // 2 - side // 2 for length in band.size)
         box = (left, top, left + side, top + side)
-    resized = band.convert("F").resize((size, size), _FILTERS[preprocessing.resize], box=box)
-    rounded: NDArray[np.float32] = np.rint(np.asarray(resized, np.float32))
-    return rounded.clip(0, 255).astype(np.uint8)
+    square = band.convert("F").crop(box)  # Cropped first: a filter must not read beyond the square.
+    if preprocessing.resize is Resize.AREA_COVERAGE:
+        resized = _covered_means(np.asarray(square, np.float64), size)
+    else:
+        resized = np.asarray(square.resize((size, size), _FILTERS[preprocessing.resize]), np.float64)
+    return np.rint(resized).clip(0, 255).astype(np.uint8)
+
+
+def _covered_means(pixels: NDArray[np.float64], size: int) -> NDArray[np.float64]:
+    """The mean over the area of each output pixel: [height, width] to [size, size]."""
+    down, right = (_coverage(length, size) for length in pixels.shape)
+    return down @ pixels @ right.T
+
+
+def _coverage(length: int, size: int) -> NDArray[np.float64]:
+    """The share of output pixel i, [i, i + 1)·length/size, that input pixel j covers: [size, length], rows sum to 1."""
+    edges = np.arange(size + 1) * (length / size)
+    pixels = np.arange(length)
+    covered = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
+    shares: NDArray[np.float64] = covered.clip(min=0) * (size / length)
+    return shares

@@ -4,6 +4,9 @@ from pydantic import Field, PositiveInt, model_validator
 
 from progdistill.features.config import FeatureSettings
 
+ANCESTRAL_GAMMA = 0.3
+"""The published evaluation's variance of ancestral sampling."""
+
 
 class EvaluationSettings(FeatureSettings, allow_inf_nan=False):
     """What decides the figures of an evaluation. The defaults suit 8×8 digits on two CPU cores."""
@@ -25,7 +28,7 @@ class EvaluationSettings(FeatureSettings, allow_inf_nan=False):
         default=256, gt=0, description="checkpoints that take more sampling steps are not measured"
     )
     ancestral_gamma: float = Field(
-        default=0.3, ge=0, le=1, description="log-scale position of the ancestral variance in its bounds (0: lower)"
+        default=ANCESTRAL_GAMMA, ge=0, le=1, description="log-scale position of the variance in its bounds (0: lower)"
     )
     tuned_gammas: int = Field(
         default=0,

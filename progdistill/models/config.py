@@ -223,7 +223,8 @@ ARCHITECTURES: dict[str, UNetConfig] = {
         attention_resolutions=(16, 8),
         dropout=0.2,
     ),
-    # "For 64 × 64 ImageNet we use their model exactly, with 192 channels at the highest resolution."
+    # "For 64 × 64 ImageNet we use their model exactly, with 192 channels at the highest resolution." The dropout is
+    # that of their model and of the published configurations; the paper's text gives one for CIFAR-10 alone.
     "imagenet64": UNetConfig(
         image_channels=3,
         image_size=64,
@@ -233,6 +234,7 @@ ARCHITECTURES: dict[str, UNetConfig] = {
         attention_resolutions=(32, 16, 8),
         head_channels=64,
         num_classes=1000,
+        dropout=0.1,
     ),
     # "similar to that for ImageNet, but with a reduced number of 128 channels at the 64 × 64 resolution …
     # an additional level … the input resolution of 128 × 128 … 3 residual blocks with 64 channels …
@@ -247,5 +249,6 @@ ARCHITECTURES: dict[str, UNetConfig] = {
         attention_resolutions=(32, 16, 8),
         head_channels=64,
         condition_channels=768,
+        dropout=0.1,
     ),
 }

@@ -34,6 +34,22 @@ def test_area_resizing_is_the_mean_of_what_a_pixel_covers() -> None:
     assert np.array_equal(image, np.rint(means).astype(np.uint8))
 
 
+def test_coverage_weighs_each_pixel_by_how_much_of_it_is_covered() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (10, 10, 3), dtype=np.uint8)
+    repeated = noise.repeat(4, axis=0).repeat(4, axis=1).astype(np.float64)  # a sixteenth of a pixel each
+    means = repeated.reshape(4, 10, 4, 10, 3).mean(axis=(1, 3))
+    image = decode_image(encoded(noise), Preprocessing(image_size=4, resize=Resize.AREA_COVERAGE))
+    assert np.abs(image - means).max() <= 0.5 + 1e-9
+
+
+@pytest.mark.parametrize("resize", Resize)
+def test_no_filter_reads_beyond_the_square(resize: Resize) -> None:
+    framed = np.full((96, 160, 3), 255, np.uint8)
+    framed[:, 32:128] = 0
+    image = decode_image(encoded(framed), Preprocessing(image_size=24, resize=resize))
+    assert image.max() == 0
+
+
 @pytest.mark.parametrize("resize", Resize)
 def test_no_filter_aliases(resize: Resize) -> None:
     stripes = np.zeros((128, 128, 3), np.uint8)
