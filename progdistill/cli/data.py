@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from progdistill.data.dataset import DatasetInfo
     from progdistill.data.manifest import DatasetManifest
     from progdistill.data.preprocess import Preprocessing
+    from progdistill.data.source import SourceFacts
 
 GRID_IMAGES: Final = 64
 SHOWN_CLASSES: Final = 20
@@ -37,6 +38,8 @@ def add_parser(subparsers: Verbs) -> None:
     own.add_argument("--resize", choices=("area", "area_coverage", "bilinear", "lanczos"), help="(default: area)")
     own.add_argument("--gray", action="store_true", help="one channel instead of three")
     own.add_argument("--grey", action="store_true", help=argparse.SUPPRESS)
+    text = "train, validation, test or none (left out): the split of all files, or of those whose path matches"
+    own.add_argument("--split", action="append", default=[], metavar="NAME[=PATTERN]", dest="splits", help=text)
     own.add_argument("--no-flip", action="store_true", help="never mirror images (letters, digits)")
     text = "skip up to N images that cannot be read (default: %(default)s)"
     prepare.add_argument("--max-unreadable", type=int, default=100, metavar="N", help=text)
@@ -52,13 +55,19 @@ def add_parser(subparsers: Verbs) -> None:
 def _prepare(args: argparse.Namespace) -> int:
     from progdistill.data.dataset import default_data_root, info_of
     from progdistill.data.importers.registry import open_source
+    from progdistill.data.importers.splits import parse_choices
     from progdistill.data.prepare import prepare
 
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", args.name):
-        raise UsageError(f"{args.name!r} is not a valid dataset name: use letters, digits and ._-")
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}", args.name):
+        raise UsageError(f"{args.name!r} is not a valid dataset name: use up to 200 letters, digits and ._-")
     require_between("--max-unreadable", args.max_unreadable, 0, MAX_UNREADABLE)
     source = open_source(
-        args.name, args.source, _preprocessing(args), horizontal_flip_safe=not args.no_flip, unverified=args.unverified
+        args.name,
+        args.source,
+        _preprocessing(args),
+        horizontal_flip_safe=not args.no_flip,
+        unverified=args.unverified,
+        choices=parse_choices(args.splits),
     )
     root = default_data_root()
     out = args.out or str(root / args.name)
@@ -70,10 +79,22 @@ def _prepare(args: argparse.Namespace) -> int:
     if args.json:
         print_json(_facts(info, manifest))
     else:
+        print("\n".join(_account(source.facts, manifest)))
         print(f"{info.name} is ready in {info.location}: {_counts(info)}, fingerprint {info.fingerprint}")
         if args.out is None:
             print(f"use it with: --dataset {info.name}")
     return 0
+
+
+def _account(facts: "SourceFacts", manifest: "DatasetManifest") -> list[str]:
+    """What was used of the source, and what was not, and why."""
+    used = " + ".join(f"{count:,} {split}" for split, count in manifest.counts.items())
+    classes = f"{len(facts.class_names):,} classes, from {facts.labels_from}" if facts.class_names else "none"
+    lines = [f"used      {used} of {sum(facts.splits.values()):,} images found", f"classes   {classes}"]
+    if skipped := manifest.prepared_from.unreadable:
+        names = ", ".join(skipped[:3]) + (", …" if len(skipped) > 3 else "")
+        lines.append(f"not used  unreadable ({len(skipped):,}): {names}")
+    return lines + [f"not used  {line}" for line in facts.not_used]
 
 
 def _preprocessing(args: argparse.Namespace) -> "Preprocessing":
@@ -82,8 +103,8 @@ def _preprocessing(args: argparse.Namespace) -> "Preprocessing":
 
     if args.grey:
         raise UsageError("--grey is now --gray")
-    options = ("image_size", "crop", "resize", "gray", "no_flip")
-    given = [f"--{option.replace('_', '-')}" for option in options if getattr(args, option)]
+    options = ("image_size", "crop", "resize", "gray", "splits", "no_flip")
+    given = [f"--{option.replace('_', '-').rstrip('s')}" for option in options if getattr(args, option)]
     if given and args.name in CATALOG:
         raise UsageError(f"{args.name} has a fixed form: choose another NAME to use {', '.join(given)}")
     if args.image_size is None and (args.crop or args.resize):
@@ -180,6 +201,7 @@ def _description(info: "DatasetInfo", manifest: "DatasetManifest", split: str) -
         lines.append(f"prompts      {origin.cut_prompts:,} longer than the text encoder takes, and cut")
     if origin.unreadable:
         lines.append(f"skipped      {len(origin.unreadable)} unreadable: {', '.join(origin.unreadable[:5])}")
+    lines += [f"not used     {line}" for line in origin.not_used]
     return "\n".join([*lines, *_histogram(info, statistics.class_counts)])
 
 

@@ -38,6 +38,8 @@ class PreparedFrom(Frozen):
     """Names of images that could not be read and were skipped."""
     cut_prompts: int = 0
     """Number of prompts longer than the text encoder takes, which it saw cut."""
+    not_used: tuple[str, ...] = ()
+    """What else the source had: see SourceFacts."""
 
 
 class DatasetManifest(Record, ImageFacts):

@@ -101,6 +101,7 @@ def _stage(source: Source, name: str, staging: StagingFolder, max_unreadable: in
             description=facts.description,
             identity=facts.identity,
             unreadable=tuple(unreadable),
+            not_used=facts.not_used,
         ),
     )
 

@@ -1,16 +1,30 @@
 """Preprocessing: turns an encoded image of any size and mode into the pixels of a dataset."""
 
 import io
+import warnings
+from contextlib import nullcontext
 from enum import StrEnum
-from typing import Literal
+from threading import Lock
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import PositiveInt
 
+from progdistill.data.formats import HEAD_BYTES, PILLOW_FORMATS, describe_content
 from progdistill.data.source import Pixels, UnreadableImageError
 from progdistill.models_base import Frozen
+
+MAX_PIXELS: Final = 100_000_000
+"""A larger image is not decoded: that would take gigabytes, for a file that may be small."""
+
+LARGE_PIXELS: Final = 16_000_000
+"""Larger images are decoded one at a time."""
+
+_ONE_AT_A_TIME: Final = Lock()
+
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # MAX_PIXELS is lower, and an error.
 
 
 class Crop(StrEnum):
@@ -69,15 +83,23 @@ def decode_image(data: bytes, preprocessing: Preprocessing) -> Pixels:
         UnreadableImageError: The file is damaged, or its format or range of values is unknown.
     """
     try:
-        with Image.open(io.BytesIO(data)) as opened:
-            upright = ImageOps.exif_transpose(opened) if preprocessing.upright else opened
-            image = _opaque(_eight_bit(upright)).convert("RGB" if preprocessing.channels == 3 else "L")
+        with Image.open(io.BytesIO(data), formats=PILLOW_FORMATS) as opened:
+            if opened.width * opened.height > MAX_PIXELS:
+                size = f"{opened.width:,}×{opened.height:,} pixels"
+                raise UnreadableImageError(f"it has {size}, more than {MAX_PIXELS:,}: reduce it")
+            with _ONE_AT_A_TIME if opened.width * opened.height > LARGE_PIXELS else nullcontext():
+                return _preprocessed(opened, preprocessing)
     except UnidentifiedImageError as error:
-        raise UnreadableImageError("unknown image format") from error
+        raise UnreadableImageError(describe_content(data[:HEAD_BYTES]) or "unknown image format") from error
     except UnreadableImageError:
         raise
     except Exception as error:  # Decoders of damaged files raise almost anything.
         raise UnreadableImageError(str(error) or type(error).__name__) from error
+
+
+def _preprocessed(opened: Image.Image, preprocessing: Preprocessing) -> Pixels:
+    upright = ImageOps.exif_transpose(opened) if preprocessing.upright else opened
+    image = _opaque(_eight_bit(upright)).convert("RGB" if preprocessing.channels == 3 else "L")
     if preprocessing.image_size is None:
         return np.asarray(image).reshape(image.height, image.width, preprocessing.channels)
     return np.stack([_resized(band, preprocessing, preprocessing.image_size) for band in image.split()], axis=-1)

@@ -3,16 +3,15 @@
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from typing import Final, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import JsonValue, NonNegativeInt
 
 from progdistill.data.columns import IMAGE, LABEL_COLUMN, LATENT_MEAN, Column
+from progdistill.data.formats import IMAGE_SUFFIXES
 from progdistill.models_base import Frozen
-
-IMAGE_SUFFIXES: Final = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 Pixels = NDArray[np.uint8]
 """One image: uint8 [height, width, channel], 0..255, channels in the order red, green, blue."""
@@ -71,6 +70,10 @@ class SourceFacts(ImageFacts):
     """Identifies the source and the options. A preparation resumes only if it is equal."""
     splits: dict[str, int]
     """Number of images in each split."""
+    labels_from: str = ""
+    """Where the labels come from, such as `column label`. Empty: the images have no classes."""
+    not_used: tuple[str, ...] = ()
+    """What else the source has: one line for each reason, with the first names and the number."""
 
 
 class SourceImage(NamedTuple):
@@ -106,5 +109,9 @@ def is_image_name(name: str) -> bool:
 
 
 def readable_name(name: str) -> str:
-    """Return a file name as valid text, in which bytes that are not UTF-8 appear as `\\xff`."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+    """Return a name as printable text: bytes that are not UTF-8 appear as `\\xff`, control characters as `\\n`."""
+    try:
+        text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # Half a surrogate pair, from JSON.
+        text = name.encode("utf-8", "backslashreplace").decode()
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

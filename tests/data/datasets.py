@@ -12,9 +12,13 @@ from progdistill.data import loader, shards
 from progdistill.data.columns import LABEL_COLUMN, Column, is_condition
 from progdistill.data.dataset import DatasetInfo, find_dataset, info_of
 from progdistill.data.importers.arrays import ArraysSource
+from progdistill.data.importers.image_contents import Container
+from progdistill.data.importers.image_files import ImageFilesSource
+from progdistill.data.importers.splits import parse_choices
 from progdistill.data.loader import Batch, TrainingLoader
 from progdistill.data.manifest import DatasetManifest, PreparedFrom, SplitStatistics, fingerprint_of, write_manifest
 from progdistill.data.prepare import prepare
+from progdistill.data.preprocess import Preprocessing
 from progdistill.data.reading import read_split
 from progdistill.data.shards import create_shard, write_rows
 from progdistill.data.source import ImageFacts, Source
@@ -32,6 +36,14 @@ def prepared(source: Source, folder: Path, name: str = "mine") -> DatasetInfo:
     """Prepare a source in a folder of that name."""
     out = str(folder / name)
     return info_of(prepare(source, name, out, staging_root=folder), out)
+
+
+def image_folder(
+    path: Path, rule: Preprocessing, *, horizontal_flip_safe: bool = True, choices: Sequence[str] = ()
+) -> Source:
+    """A folder of images as a source; `choices` are options `--split`."""
+    flip, splits = horizontal_flip_safe, parse_choices(choices)
+    return ImageFilesSource(str(path), [Container(path)], rule, horizontal_flip_safe=flip, choices=splits)
 
 
 def rows(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> Rows:

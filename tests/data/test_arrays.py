@@ -95,7 +95,8 @@ def test_a_truncated_array_is_named(tmp_path: Path) -> None:
         prepared(arrays(tmp_path / "x.npy"), tmp_path)
 
 
-def test_negative_classes_are_out_of_range(tmp_path: Path) -> None:
-    np.savez(tmp_path / "x.npz", images=IMAGES, labels=LABELS - 1)
-    with pytest.raises(UsageError, match="has label -1, out of range for the 3 classes"):
-        prepared(arrays(tmp_path / "x.npz"), tmp_path)
+@pytest.mark.parametrize(("less", "message"), [(1, "5 of 20 images of split train have no label"), (2, "number -2")])
+def test_negative_classes_are_refused(tmp_path: Path, less: int, message: str) -> None:
+    np.savez(tmp_path / "x.npz", images=IMAGES, labels=LABELS - less)
+    with pytest.raises(UsageError, match=message):
+        arrays(tmp_path / "x.npz")

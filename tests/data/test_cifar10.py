@@ -74,7 +74,14 @@ def test_reading_goes_on_anywhere(tmp_path: Path) -> None:
 
 def test_other_counts_than_published_are_refused_unless_asked_for(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="150 images, published are 50,000.*--unverified"):
-        Cifar10Source(python_archive(tmp_path), unverified=False)
+        Cifar10Source(unpacked(tmp_path), unverified=False)
+
+
+def test_an_archive_is_compared_with_the_published_one_before_it_is_looked_into(tmp_path: Path) -> None:
+    path = tmp_path / "cifar-10-python.tar.gz"
+    path.write_bytes(b"not an archive")
+    with pytest.raises(UsageError, match="is not the published cifar-10-python.tar.gz: its MD5 is"):
+        Cifar10Source(path, unverified=False)
 
 
 def test_a_file_that_is_not_the_published_one_is_named_with_both_checksums(tmp_path: Path) -> None:
@@ -103,7 +110,7 @@ def test_the_wrong_archive_is_named_with_what_it_holds(tmp_path: Path) -> None:
 def test_something_that_is_no_archive_is_named(tmp_path: Path) -> None:
     path = tmp_path / "cifar-10-python.tar.gz"
     path.write_bytes(gzip.compress(b"not a tar"))
-    with pytest.raises(UsageError, match="truncated or no"):
+    with pytest.raises(UsageError, match="truncated, damaged or not such an archive"):
         Cifar10Source(path, unverified=True)
 
 

@@ -115,7 +115,7 @@ def test_known_datasets_are_prepared_by_name(capsys: pytest.CaptureFixture[str])
     }
     write_tar(Path("cifar-10-python.tar.gz"), files, "w:gz")
     command = ("prepare", "cifar10", "--source", "cifar-10-python.tar.gz")
-    assert "split train has 10 images, published are 50,000" in refused(capsys, *command)
+    assert "is not the published cifar-10-python.tar.gz: its MD5 is" in refused(capsys, *command)
     assert facts(capsys, *command, "--unverified")["splits"] == {"train": 10, "test": 2}
     lsun_database(Path("church_outdoor_train_lmdb"), {"a" * 40: encoded(random_images(1, 256)[0][0])})
     church = facts(capsys, "prepare", "lsun_church", "--source", ".", "--unverified")

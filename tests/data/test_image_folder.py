@@ -1,23 +1,23 @@
 """Users' folders of images, and folders that are refused."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from progdistill.data.importers.image_folder import ImageFolderSource
 from progdistill.data.preprocess import Preprocessing
 from progdistill.data.source import Source
 from progdistill.errors import UsageError
-from tests.data.datasets import prepared, rows, stored
+from tests.data.datasets import image_folder, prepared, rows, stored
 from tests.data.published import encoded, random_images
 
 AS_THEY_ARE = Preprocessing(image_size=None)
 
 
-def folder(path: Path, rule: Preprocessing = AS_THEY_ARE) -> Source:
-    return ImageFolderSource(path, rule, horizontal_flip_safe=True)
+def folder(path: Path, rule: Preprocessing = AS_THEY_ARE, choices: Sequence[str] = ()) -> Source:
+    return image_folder(path, rule, choices=choices)
 
 
 def write(path: Path, files: dict[str, bytes]) -> Path:
@@ -137,12 +137,14 @@ def test_names_of_classes_must_be_utf8(tmp_path: Path) -> None:
     [
         (("a/1.png", "a/deep/2.png"), "a/deep has images that would be left out, such as 2.png: move them"),
         (("a/1.png", "b/deep/2.png"), "b/deep has images that would be left out"),
-        (("train/a/1.png", "2.png"), "cats has images that would be left out, such as 2.png"),
-        (("train/1.png", "more/2.png"), "cats/more has images that would be left out"),
+        (("train/a/1.png", "2.png"), "the split of 2.png cannot be told, while other files are of train: say it with"),
+        (("train/1.png", "more/2.png"), r"the split of more/\* cannot be told, .* --split train='more/\*'"),
+        (("train/1.png", "more/test/2.png", "more/3.png"), r"the split of more/\* cannot be told, .* test, train"),
         (("train/a/1.png", "test/2.png"), "cats/test has images that would be left out"),
         (("train/1.png", "val/1.png", "valid/2.png"), "two folders for split validation, val and valid"),
-        (("val/1.png", "test/2.png"), "folders of splits .test, val., but none called train"),
-        (("Train/a/1.png", "Test/a/2.png"), "folders of splits .Test, Train., but none called train"),
+        (("val/1.png", "test/2.png"), "files of splits .test, validation: test/., val/.., but none of train"),
+        (("trainA/1.png", "trainB/1.png"), "two folders for split train, trainA and trainB"),
+        (("train_test/1.png",), r"train_test/\* could be of test and train, by its names: say which with --split"),
     ],
 )
 def test_a_folder_of_which_images_would_be_left_out_is_refused(
@@ -166,10 +168,11 @@ def test_images_below_a_class_folder_that_is_a_link_are_noticed(tmp_path: Path) 
         folder(path)
 
 
-def test_a_class_that_is_called_like_a_split_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    source = folder(write(tmp_path, CLASSED | {"test/1.png": encoded(IMAGES[0])}))
-    assert source.facts.class_names == ("a", "b", "c", "test")
-    assert f"{tmp_path}/test is treated as a class, since there is no folder train" in capsys.readouterr().err
+def test_a_class_that_is_called_like_a_split_is_asked_about(tmp_path: Path) -> None:
+    path = write(tmp_path, CLASSED | {"test/1.png": encoded(IMAGES[0])})
+    with pytest.raises(UsageError, match="cannot be told, while other files are of test: .* with --split train$"):
+        folder(path)
+    assert folder(path, choices=("train",)).facts.class_names == ("a", "b", "c", "test")
 
 
 def _first(name: str) -> str:

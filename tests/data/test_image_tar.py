@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from progdistill.data.importers.image_tar import ImageTarSource
+from progdistill.data.importers.registry import open_source
 from progdistill.data.preprocess import Preprocessing
 from progdistill.data.source import Source
 from progdistill.errors import UsageError
@@ -18,7 +18,7 @@ FILES = [encoded(image) for image in IMAGES]
 
 def packed(path: Path, files: dict[str, bytes]) -> Source:
     write_tar(path, files)
-    return ImageTarSource({"train": path}, Preprocessing(image_size=None), horizontal_flip_safe=True)
+    return open_source("mine", path, Preprocessing(image_size=None), horizontal_flip_safe=True, unverified=False)
 
 
 def test_names_of_images_need_not_be_utf8(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -41,9 +41,9 @@ def test_names_of_classes_must_be_utf8(tmp_path: Path) -> None:
         {"train.tar": tar_bytes({"1.png": FILES[0]}), "test.tar": tar_bytes({"1.png": FILES[1]})},
     ],
 )
-def test_splits_in_one_archive_are_refused(tmp_path: Path, files: dict[str, bytes]) -> None:
-    with pytest.raises(UsageError, match="x.tar has several splits .test, train.: unpack it"):
-        packed(tmp_path / "x.tar", files)
+def test_one_archive_may_have_several_splits(tmp_path: Path, files: dict[str, bytes]) -> None:
+    info = prepared(packed(tmp_path / "x.tar", files), tmp_path)
+    assert (stored(info), stored(info, "test")) == (rows(IMAGES[:1], np.zeros(1)), rows(IMAGES[1:2], np.zeros(1)))
 
 
 def test_a_folder_train_alone_is_the_training_split(tmp_path: Path) -> None:

@@ -110,7 +110,13 @@ def test_a_truncated_tar_is_named_before_anything_is_prepared(tmp_path: Path, sh
 
 def test_the_published_counts_are_required(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="9 images, published are 1,281,167"):
-        open_imagenet(published_tars(tmp_path), RULE, unverified=False)
+        open_imagenet(folders(tmp_path), RULE, unverified=False)
+
+
+def test_the_development_kit_is_compared_with_the_published_one_before_it_is_looked_into(tmp_path: Path) -> None:
+    (published_tars(tmp_path) / "ILSVRC2012_devkit_t12.tar.gz").write_bytes(b"not an archive")
+    with pytest.raises(UsageError, match="is not the published ILSVRC2012_devkit_t12.tar.gz: its MD5 is"):
+        open_imagenet(tmp_path, RULE, unverified=False)
 
 
 def test_a_split_that_was_never_published_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,13 +12,12 @@ import pytest
 from progdistill.data import split_writer
 from progdistill.data.dataset import info_of, require_data_of
 from progdistill.data.importers.arrays import ArraysSource
-from progdistill.data.importers.image_folder import ImageFolderSource
 from progdistill.data.prepare import prepare
 from progdistill.data.preprocess import Preprocessing
 from progdistill.data.source import Source, SourceFacts, SourceImage, UnreadableImageError
 from progdistill.errors import Interrupted, UsageError
 from progdistill.store.open import open_store
-from tests.data.datasets import prepared, rows, stored
+from tests.data.datasets import image_folder, prepared, rows, stored
 from tests.data.published import encoded, random_images
 
 REPOSITORY = Path(__file__).parents[2]
@@ -82,7 +81,7 @@ import os, signal, sys
 from pathlib import Path
 from progdistill.data import split_writer
 from progdistill.data.importers.arrays import ArraysSource
-from tests.data.datasets import prepared
+from tests.data.datasets import image_folder, prepared
 
 class Killed(ArraysSource):
     def read(self, split, start):
@@ -139,11 +138,11 @@ def test_other_options_are_not_taken_for_those_prepared_before(tmp_path: Path) -
     for number, image in enumerate(IMAGES[:4]):
         (tmp_path / "cats" / f"{number}.png").write_bytes(encoded(image))
     preprocessing = Preprocessing(image_size=None)
-    prepared(ImageFolderSource(tmp_path / "cats", preprocessing, horizontal_flip_safe=True), tmp_path)
+    prepared(image_folder(tmp_path / "cats", preprocessing, horizontal_flip_safe=True), tmp_path)
     smaller = preprocessing.model_copy(update={"image_size": 4})
     for changed, flips in ((preprocessing, False), (smaller, True)):
         with pytest.raises(UsageError, match="or with other options: remove it first"):
-            prepared(ImageFolderSource(tmp_path / "cats", changed, horizontal_flip_safe=flips), tmp_path)
+            prepared(image_folder(tmp_path / "cats", changed, horizontal_flip_safe=flips), tmp_path)
 
 
 def test_data_that_a_checkpoint_was_not_trained_on_is_refused_with_both_fingerprints(tmp_path: Path) -> None:

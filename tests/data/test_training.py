@@ -90,7 +90,7 @@ def lsun(folder: Path) -> Path:
     return folder
 
 
-def image_folder(folder: Path) -> Path:
+def folder_of_images(folder: Path) -> Path:
     for number, (image, label) in enumerate(zip(*random_images(6, 20, classes=2), strict=True)):
         path = folder / ("cat", "dog")[label] / f"{number}.png"
         path.parent.mkdir(exist_ok=True)
@@ -124,7 +124,7 @@ FORMS = [
     ("imagenet64", imagenet_old_batches, OWN, 64, 1000),
     ("imagenet64", imagenet_tars, OWN, 64, 2),
     ("lsun_church", lsun, OWN, 128, 0),
-    ("cats", image_folder, Preprocessing(image_size=16), 16, 2),
+    ("cats", folder_of_images, Preprocessing(image_size=16), 16, 2),
     ("cats", image_tar, OWN, 16, 1),
     ("cats", parquet, OWN, 16, 2),
     ("cats", arrays, OWN, 16, 2),

@@ -1,53 +1,61 @@
-"""Images in one numpy file: `.npy` (images alone) or `.npz` (images, classes and splits by key)."""
+"""Images in one numpy file: `.npy` (images alone) or `.npz` (images, labels and splits by the arrays' names)."""
 
 import math
-import os
-import zipfile
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
-from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from progdistill.data.importers.common import explain_damage, require_class_number
+from progdistill.data.importers.common import require_class_number
+from progdistill.data.importers.labels import HIDDEN, LABEL_NAMES, require_labels
+from progdistill.data.importers.numpy_files import array_names, iterate_rows, read_header, read_labels, where_in
+from progdistill.data.importers.splits import (
+    LEFT_OUT,
+    SPLIT_WORDS,
+    SplitChoice,
+    UnclearSplitError,
+    chosen,
+    require_splits,
+    split_of_file,
+    unclear,
+    words_of,
+)
+from progdistill.data.importers.unused import Unused
+from progdistill.data.preprocess import MAX_PIXELS
 from progdistill.data.source import Source, SourceFacts, SourceImage, readable_name
 from progdistill.errors import UsageError
 
-CHUNK_BYTES: Final = 2**24
+_IMAGE_NAMES: Final = ("images", "image", "imgs", "img", "x", "data", "pixels", "arr_0")
+"""Names of arrays of images, without the word of the split. Of several, the first in this order is used."""
 
-_LAYOUTS: Final = (
-    {"train": ("images", "labels")},
-    {"train": ("x_train", "y_train"), "test": ("x_test", "y_test")},
-    {"train": ("train_images", "train_labels"), "test": ("test_images", "test_labels")},
-    {"train": ("data", "labels")},
-    {"train": ("arr_0", "arr_1")},
-)
-"""Supported keys of images and classes; the last is what numpy.savez writes without names."""
-
-_PROBLEM: Final = "truncated or damaged"
-_ERRORS: Final = (zipfile.BadZipFile, OSError, EOFError, ValueError, KeyError, NotImplementedError)
+_ARRAY_LABEL_NAMES: Final = (*LABEL_NAMES, "t", "arr_1")
 
 
 class _Array(NamedTuple):
     name: str | None
-    labels: NDArray[np.int64]
+    labels: NDArray[np.int32]
     channels_first: bool
+
+
+class _Names(NamedTuple):
+    images: str | None
+    labels: str | None
 
 
 class ArraysSource(Source):
     """uint8 images [count, size, size], optionally with channels (1 or 3) last or first."""
 
-    def __init__(self, path: Path, *, horizontal_flip_safe: bool) -> None:
-        """Read headers and classes. Raises UsageError for keys, shapes or types that are not of images."""
-        self._path = path
-        keys = {"train": (None, None)} if path.suffix == ".npy" else _find_keys(path)
-        unlabeled = [images for images, labels in keys.values() if labels is None]
+    def __init__(self, path: Path, *, horizontal_flip_safe: bool, choices: Sequence[SplitChoice] = ()) -> None:
+        """Read headers and labels. Raises UsageError for names, shapes or types that are not of images."""
+        self._path, unused = path, Unused()
+        keys = _names_by_split(path, choices, unused)
+        unlabeled = [names.images for names in keys.values() if names.labels is None]
         if 0 < len(unlabeled) < len(keys):
             raise UsageError(f"{path}: {unlabeled[0]} has no classes, unlike the other images: add them")
-        shapes = {split: _image_shape(path, images) for split, (images, _) in keys.items()}
+        shapes = {split: _image_shape(path, names.images) for split, names in keys.items()}
         self._size, self._channels, _ = shapes["train"]
         self._arrays = {}
         for split, (images, labels) in keys.items():
@@ -55,18 +63,28 @@ class ArraysSource(Source):
                 raise UsageError(f"{path}: {images} has images of another shape than the training split")
             count = read_header(path, images).shape[0]
             self._arrays[split] = _Array(images, _read_labels(path, labels, count), shapes[split][2])
-        largest = max(int(array.labels.max(initial=0)) for array in self._arrays.values())
+        largest = max(int(array.labels.max(initial=HIDDEN)) for array in self._arrays.values())
+        labels_from = ", ".join(names.labels for names in keys.values() if names.labels)
+        if labels_from and largest == HIDDEN:
+            unused.add("labels that are all hidden (-1)", labels_from)
+            self._arrays = {split: array._replace(labels=array.labels * 0) for split, array in self._arrays.items()}
+            unlabeled, labels_from = [None], ""
+        for split, array in self._arrays.items():
+            require_labels(str(path), split, array.labels, [array.name or path.name])
         file = path.stat()
+        identity = {"name": readable_name(path.name), "bytes": file.st_size, "modified_ns": file.st_mtime_ns}
         self.facts = SourceFacts(
             importer="arrays",
             location=str(path),
             description="as they are",
-            identity={"name": readable_name(path.name), "bytes": file.st_size, "modified_ns": file.st_mtime_ns},
+            identity=identity | ({"splits": [list(choice) for choice in choices]} if choices else {}),
             channels=self._channels,
             image_size=self._size,
             class_names=() if unlabeled else tuple(map(str, range(largest + 1))),
             horizontal_flip_safe=horizontal_flip_safe,
             splits={split: len(array.labels) for split, array in self._arrays.items()},
+            labels_from=f"array {labels_from}" if labels_from else "",
+            not_used=unused.lines(),
         )
 
     def read(self, split: str, start: int = 0) -> Iterator[SourceImage]:
@@ -78,27 +96,62 @@ class ArraysSource(Source):
                 row += 1
 
 
-def _find_keys(path: Path) -> dict[str, tuple[str, str | None]]:
-    with explain_damage(path, _PROBLEM, _ERRORS), zipfile.ZipFile(path) as archive:
-        names = [name.removesuffix(".npy") for name in archive.namelist()]
-    for layout in _LAYOUTS:
-        if layout["train"][0] in names:
-            return {
-                split: (images, labels if labels in names else None)
-                for split, (images, labels) in layout.items()
-                if images in names
-            }
-    supported = ", ".join(layout["train"][0] for layout in _LAYOUTS)
-    raise UsageError(f"{path} has arrays {', '.join(names)}: name the images one of {supported}")
+def _names_by_split(path: Path, choices: Sequence[SplitChoice], unused: Unused) -> dict[str, _Names]:
+    """Find the arrays of images and of labels in each split, the training split first."""
+    if path.suffix.lower() == ".npy":
+        split = _split_of(path, path.stem, choices) or "train"
+        require_splits(str(path), [(path.name, split)])
+        return {split: _Names(None, None)}
+    names = array_names(path)
+    images, labels = _by_split(path, names, _IMAGE_NAMES, choices), _by_split(path, names, _ARRAY_LABEL_NAMES, choices)
+    images.pop(LEFT_OUT, None)
+    if not images:
+        shown = ", ".join(map(readable_name, names[:10]))
+        raise UsageError(f"{path} has arrays {shown}: name the images one of {', '.join(_IMAGE_NAMES)}")
+    require_splits(str(path), [(name, split) for split, name in images.items()])
+    found = {split or "train": _Names(name, labels.get(split)) for split, name in images.items()}
+    for name in names:
+        if not any(name in (used.images, used.labels) for used in found.values()):
+            unused.add("array", name)
+    return dict(sorted(found.items(), key=lambda item: (item[0] != "train", item[0])))
+
+
+def _by_split(
+    path: Path, names: Sequence[str], wanted: Sequence[str], choices: Sequence[SplitChoice]
+) -> dict[str | None, str]:
+    """Of each split, the array with the first of the wanted names; under None, of arrays without a split's word."""
+    found: dict[str | None, str] = {}
+    for name in sorted(names, key=lambda name: _rank(name, wanted)):
+        if _rank(name, wanted) < len(wanted):
+            found.setdefault(_split_of(path, name, choices), name)
+    return found
+
+
+def _rank(name: str, wanted: Sequence[str]) -> int:
+    """The place of an array's name, without the word of the split, among the wanted ones."""
+    parts = [part for part in re.split(r"[^\w]|_", name.lower()) if part not in SPLIT_WORDS]
+    base = "_".join(filter(None, parts))
+    return wanted.index(base) if base in wanted else len(wanted)
+
+
+def _split_of(path: Path, name: str, choices: Sequence[SplitChoice]) -> str | None:
+    if (told := chosen(choices, name)) is not None:
+        return told.split
+    try:
+        return split_of_file((), words_of(name)).split
+    except UnclearSplitError as error:
+        raise unclear(str(path), name, error) from error
 
 
 def _image_shape(path: Path, name: str | None) -> tuple[int, Literal[1, 3], bool]:
     """Return the image size, the channels, and whether channels come first."""
-    header, where = read_header(path, name), _where(path, name)
+    header, where = read_header(path, name), where_in(path, name)
     if header.dtype != np.uint8:
         raise UsageError(f"{where} holds {header.dtype}: images are uint8, 0 to 255; scale and convert them")
     if 0 in header.shape:
         raise UsageError(f"{where} has shape {list(header.shape)}, without any pixels: save the images in it")
+    if math.prod(header.shape[1:]) > 3 * MAX_PIXELS:
+        raise UsageError(f"{where} has shape {list(header.shape)}: an image has at most {MAX_PIXELS:,} pixels")
     match header.shape:
         case (_, height, width) if height == width:
             return height, 1, False
@@ -109,69 +162,15 @@ def _image_shape(path: Path, name: str | None) -> tuple[int, Literal[1, 3], bool
     raise UsageError(f"{where} has shape {list(header.shape)}: use [count, size, size], or with 1 or 3 channels")
 
 
-def _read_labels(path: Path, name: str | None, count: int) -> NDArray[np.int64]:
+def _read_labels(path: Path, name: str | None, count: int) -> NDArray[np.int32]:
+    """Read the labels of `count` images, int32 [count]; HIDDEN for -1."""
     if name is None:
-        return np.zeros(count, np.int64)
+        return np.zeros(count, np.int32)
     header = read_header(path, name)
     if header.dtype.kind not in "iu" or not header.shape or math.prod(header.shape) != count:
         raise UsageError(f"{path}: {name} is {header.dtype} {list(header.shape)}: expected {count:,} class numbers")
-    labels = read_array(path, name)
+    labels = read_labels(path, name).reshape(count)
     require_class_number(f"{path}: {name}", int(labels.max(initial=0)))
-    return labels.reshape(count).astype(np.int64)
-
-
-class ArrayHeader(NamedTuple):
-    """Shape and element type of an array."""
-
-    shape: tuple[int, ...]
-    dtype: "np.dtype[Any]"
-
-
-def read_header(path: Path, name: str | None) -> ArrayHeader:
-    """Read the header of the array `name` in an .npz file, or of an .npy file (None).
-
-    Raises UsageError if the file is damaged, or the array is of Python objects or in column order.
-    """
-    with _opened(path, name) as (_, header):
-        return header
-
-
-def read_array(path: Path, name: str) -> NDArray[Any]:
-    """Read a small array, such as labels, as a whole. Raises as `read_header` does."""
-    with _opened(path, name) as (file, header):
-        return np.frombuffer(file.read(), header.dtype).reshape(header.shape)
-
-
-def iterate_rows(path: Path, name: str | None, start: int) -> Iterator[NDArray[Any]]:
-    """Yield rows start, start+1, … in chunks of about CHUNK_BYTES. Raises as `read_header` does."""
-    with _opened(path, name) as (file, header):
-        row_bytes = math.prod(header.shape[1:]) * header.dtype.itemsize
-        file.seek(start * row_bytes, os.SEEK_CUR)
-        chunk_rows = max(1, CHUNK_BYTES // row_bytes)
-        for first in range(start, header.shape[0], chunk_rows):
-            count = min(chunk_rows, header.shape[0] - first)
-            data = file.read(count * row_bytes)
-            if len(data) < count * row_bytes:
-                raise EOFError("it ends too early")
-            yield np.frombuffer(data, header.dtype).reshape(count, *header.shape[1:])
-
-
-def _where(path: Path, name: str | None) -> str:
-    return f"{path}: {name}" if name else str(path)
-
-
-@contextmanager
-def _opened(path: Path, name: str | None) -> Iterator[tuple[IO[bytes], ArrayHeader]]:
-    """Open an array at its first element."""
-    with explain_damage(path, _PROBLEM, _ERRORS), ExitStack() as stack:
-        if name is None:
-            file: IO[bytes] = stack.enter_context(open(path, "rb"))
-        else:
-            file = stack.enter_context(stack.enter_context(zipfile.ZipFile(path)).open(f"{name}.npy"))
-        read = npy.read_array_header_1_0 if npy.read_magic(file) == (1, 0) else npy.read_array_header_2_0
-        shape, by_columns, dtype = read(file)
-        if dtype.hasobject:
-            raise UsageError(f"{_where(path, name)} is refused: it holds Python objects, which only a pickle can hold")
-        if by_columns and len(shape) > 1:
-            raise UsageError(f"{_where(path, name)} is stored by columns: save it with numpy.ascontiguousarray")
-        yield file, ArrayHeader(shape, dtype)
+    if (least := int(labels.min(initial=0))) < HIDDEN:
+        raise UsageError(f"{path}: {name} has class number {least}: number classes 0, 1, 2, …")
+    return labels.astype(np.int32)

@@ -8,7 +8,7 @@ row. The MD5 are those that the page states.
 """
 
 import io
-import tarfile
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -16,20 +16,18 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from progdistill.data.importers.common import (
-    TAR_ERRORS,
-    PublishedFile,
-    check_counts,
-    explain_damage,
-    parts_from,
-    read_member,
-    verify_published,
-)
+from progdistill.data.importers.archives import iterate_archive, read_files
+from progdistill.data.importers.common import PublishedFile, check_counts, parts_from, verify_published
+from progdistill.data.importers.labels import require_class_name
 from progdistill.data.importers.restricted_pickle import load_batch, load_restricted
-from progdistill.data.source import Source, SourceFacts, SourceImage
+from progdistill.data.importers.unused import Unused
+from progdistill.data.source import Source, SourceFacts, SourceImage, readable_name
 from progdistill.errors import UsageError
 
 COUNTS: Final = {"train": 50_000, "test": 10_000}
+MAX_BATCH_BYTES: Final = 2**27
+"""Of a batch file: the published ones have 31 MB."""
+
 RECORD_BYTES: Final = 1 + 3 * 32 * 32
 _BATCHES: Final = {"train": tuple(f"data_batch_{number}" for number in range(1, 6)), "test": ("test_batch",)}
 
@@ -54,8 +52,9 @@ class Cifar10Source(Source):
 
     def __init__(self, path: Path, *, unverified: bool) -> None:
         """Open one of the archives, its folder, or the unpacked folder; `unverified` accepts other counts."""
-        self._path, self._version = _find(path)
-        self._unverified = unverified
+        self._path, unused = path, Unused()
+        self._path, self._version = _find(path, unverified)
+        _name_others(self._path, self._version, unused)
         self._counts = {split: [len(self._batch(name)[1]) for name in names] for split, names in _BATCHES.items()}
         splits = {split: sum(counts) for split, counts in self._counts.items()}
         if not unverified:
@@ -70,12 +69,9 @@ class Cifar10Source(Source):
             class_names=self._class_names(),
             horizontal_flip_safe=True,
             splits=splits,
+            labels_from="labels of the batches",
+            not_used=unused.lines(),
         )
-
-    def verify(self) -> None:
-        """See Source. Unpacked files have no published checksums."""
-        if self._path.is_file() and not self._unverified:
-            verify_published([(self._path, self._version.archive)])
 
     def read(self, split: str, start: int = 0) -> Iterator[SourceImage]:
         """See Source. One batch of 10,000 images is in memory at a time."""
@@ -108,38 +104,66 @@ class Cifar10Source(Source):
         names = meta.get("label_names") if isinstance(meta, dict) else None
         if not isinstance(names, list):
             raise UsageError(f"{where} is the wrong file: it has no label_names")
-        return tuple(name.decode() if isinstance(name, bytes) else str(name) for name in names)
+        texts = tuple(name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name) for name in names)
+        for text in texts:
+            require_class_name(where, text)
+        return texts
 
     def _read(self, name: str) -> bytes:
         """Read a published file from the archive or the folder."""
         incomplete = f"{self._path} has no {name}: it is not a complete CIFAR-10; download it again"
         if self._path.is_dir():
-            if not (self._path / name).is_file():
+            file = self._path / name
+            if not file.is_file():
                 raise UsageError(incomplete)
-            return (self._path / name).read_bytes()
-        with explain_damage(self._path, "truncated or damaged", TAR_ERRORS), tarfile.open(self._path) as archive:
-            try:
-                return read_member(archive, f"{self._version.folder}/{name}")
-            except KeyError as error:
-                raise UsageError(incomplete) from error
+            if (size := file.stat().st_size) > MAX_BATCH_BYTES:
+                raise UsageError(f"{file} has {size:,} bytes, expected at most {MAX_BATCH_BYTES:,}: download it again")
+            return file.read_bytes()
+        member = f"{self._version.folder}/{name}"
+        found = read_files(self._path, (member,), MAX_BATCH_BYTES)
+        if member not in found:
+            raise UsageError(incomplete)
+        return found[member]
 
 
-def _find(path: Path) -> tuple[Path, Version]:
-    """Find the archive or the unpacked folder at `path` or in it."""
+def _find(path: Path, unverified: bool) -> tuple[Path, Version]:
+    """Find the archive or the unpacked folder at `path` or in it.
+
+    An archive is compared with the published ones before it is looked into.
+    """
     for version in (PYTHON, BINARY):
         for folder in (path, path / version.folder):
             if (folder / version.names_file).is_file():
                 return folder, version
         if (path / version.archive.name).is_file():
-            return path / version.archive.name, version
+            return _find(path / version.archive.name, unverified)
     if not path.is_file():
         raise UsageError(f"no CIFAR-10 in {path}: give cifar-10-python.tar.gz, cifar-10-binary.tar.gz or their folder")
-    with explain_damage(path, "truncated or not an archive", TAR_ERRORS), tarfile.open(path) as archive:
-        names = {member.name.partition("/")[0] for member in archive}
-    for version in (PYTHON, BINARY):
-        if version.folder in names:
-            return path, version
+    if not unverified:
+        version = BINARY if "binary" in path.name else PYTHON
+        verify_published([(path, version.archive)])
+        return path, version
+    names = []
+    for file in iterate_archive(path, Unused()):
+        names.append(file.folders[0] if file.folders else file.name)
+        for version in (PYTHON, BINARY):
+            if names[-1] == version.folder:
+                return path, version
+        if len(names) == 5:
+            break
     raise UsageError(
-        f"{path} is the wrong archive: it holds {', '.join(sorted(names)[:5])}, not CIFAR-10: give"
+        f"{path} is the wrong archive: it holds {', '.join(sorted(map(readable_name, set(names))))}, not CIFAR-10: give"
         f" {PYTHON.archive.name} or {BINARY.archive.name}"
     )
+
+
+def _name_others(path: Path, version: Version, unused: Unused) -> None:
+    """Account for what is not a batch of the version found."""
+    used = {version.names_file, *(name + version.suffix for names in _BATCHES.values() for name in names)}
+    if path.is_dir():
+        names = sorted(os.listdir(path))
+    else:
+        names = [file.path.removeprefix(f"{version.folder}/") for file in iterate_archive(path, unused)]
+    for name in names:
+        if name not in used:
+            unused.add("no batch", name)

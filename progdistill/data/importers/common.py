@@ -1,26 +1,19 @@
-"""What importers share: names of splits and classes, image sizes, published checksums, damaged files."""
+"""What importers share: image sizes, numbers of classes, published checksums, damaged files."""
 
 import hashlib
-import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from progdistill.data.source import SourceImage, UnreadableImageError, readable_name
+from progdistill.data.source import SourceImage, UnreadableImageError
 from progdistill.errors import UsageError
 from progdistill.progress import Progress
-
-SPLIT_NAMES: Final = dict(train="train", val="validation", valid="validation", validation="validation", test="test")
-"""From the name of a folder or file to the split it holds."""
 
 MAX_CLASSES: Final = 1_000_000
 """Larger numbers are IDs, not classes: a dataset stores a name for each number up to the largest."""
 
 ANYWAY: Final = "add --unverified to prepare it as it is"
-
-TAR_ERRORS: Final = (tarfile.TarError, EOFError, OSError)
-"""What reading a truncated or damaged archive raises."""
 
 
 @contextmanager
@@ -63,23 +56,6 @@ def require_class_number(where: str, number: int) -> None:
     """Raise UsageError for a number that is too large for a class."""
     if number >= MAX_CLASSES:
         raise UsageError(f"{where} has class number {number}, above {MAX_CLASSES - 1}: number classes 0, 1, 2, …")
-
-
-def require_class_folders(where: Path, names: Sequence[str], *, loose_images: bool) -> None:
-    """Raise UsageError for class folders with images beside them, or whose names are not UTF-8."""
-    if names and loose_images:
-        raise UsageError(f"{where} has images beside the class folders {', '.join(names[:3])}: move them into one")
-    for name in names:
-        if name != (shown := readable_name(name)):
-            raise UsageError(f"{where} has a class whose name is not UTF-8, {shown}: rename that folder")
-
-
-def read_member(archive: tarfile.TarFile, member: str | tarfile.TarInfo) -> bytes:
-    """Read a file in an archive. Raises KeyError if there is no such file."""
-    file = archive.extractfile(member)
-    if file is None:
-        raise KeyError(f"{member} is not a file")
-    return file.read()
 
 
 class PublishedFile(NamedTuple):

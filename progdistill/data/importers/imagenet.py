@@ -1,13 +1,16 @@
 """ImageNet from its full-size files: the published tars, or folders of images."""
 
 import io
-import tarfile
+import os
+import zlib
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from progdistill.data.importers.common import PublishedFile, check_counts, explain_damage, read_member
-from progdistill.data.importers.image_folder import ImageFolderSource
-from progdistill.data.importers.image_tar import ImageTarSource
+from progdistill.data.importers.archives import read_files
+from progdistill.data.importers.common import PublishedFile, check_counts, explain_damage, verify_published
+from progdistill.data.importers.image_contents import Container
+from progdistill.data.importers.image_files import ImageFilesSource
+from progdistill.data.importers.unused import Unused
 from progdistill.data.preprocess import Preprocessing
 from progdistill.data.source import Source
 from progdistill.errors import UsageError
@@ -19,6 +22,9 @@ VALIDATION: Final = PublishedFile("ILSVRC2012_img_val.tar", "29b22e2961454d5413d
 DEVKIT: Final = PublishedFile("ILSVRC2012_devkit_t12.tar.gz", "fa75699e90414af021442c21a62c3abf")
 """With the MD5 that torchvision.datasets.imagenet checks."""
 
+MAX_DEVKIT_BYTES: Final = 2**24
+"""Of a file in it, also uncompressed: the largest published one has 1 MB."""
+
 META_FILE: Final = "ILSVRC2012_devkit_t12/data/meta.mat"
 TRUTH_FILE: Final = "ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt"
 
@@ -28,7 +34,7 @@ def open_imagenet(path: Path, preprocessing: Preprocessing, *, unverified: bool)
     if path.is_file() or (path / TRAIN.name).is_file():
         source: Source = _open_tars(path, preprocessing, unverified)
     else:
-        source = ImageFolderSource(path, preprocessing, horizontal_flip_safe=True)
+        source = ImageFilesSource(str(path), [Container(path)], preprocessing, horizontal_flip_safe=True)
     if not unverified:
         check_counts(path, source.facts.splits, COUNTS)
     return source
@@ -37,33 +43,69 @@ def open_imagenet(path: Path, preprocessing: Preprocessing, *, unverified: bool)
 def _open_tars(path: Path, preprocessing: Preprocessing, unverified: bool) -> Source:
     folder = path if path.is_dir() else path.parent
     train = path / TRAIN.name if path.is_dir() else path
-    archives, classes, files = {"train": train}, None, [(train, TRAIN)]
+    archives, classes, files = [Container(train, frozenset({"train"}))], None, [(train, TRAIN)]
     if (folder / VALIDATION.name).is_file():
         if not (folder / DEVKIT.name).is_file():
             raise UsageError(
                 f"{folder / VALIDATION.name} needs {DEVKIT.name} beside it: add it, or move that file away"
             )
-        archives["validation"] = folder / VALIDATION.name
+        if not unverified:  # Before its contents are looked at.
+            verify_published([(folder / DEVKIT.name, DEVKIT)])
+        archives.append(Container(folder / VALIDATION.name, frozenset({"validation"})))
         classes = validation_classes(folder / DEVKIT.name)
-        files += [(folder / VALIDATION.name, VALIDATION), (folder / DEVKIT.name, DEVKIT)]
-    return ImageTarSource(
-        archives, preprocessing, horizontal_flip_safe=True, class_of_file=classes, published=() if unverified else files
+        files.append((folder / VALIDATION.name, VALIDATION))
+    unused, used = Unused(), {DEVKIT.name, *(archive.path.name for archive in archives)}
+    for name in sorted(os.listdir(path)) if path.is_dir() else ():
+        if name not in used:
+            unused.add("file or folder beside the archives", name)
+    where = ", ".join(str(archive.path) for archive in archives)
+    return ImageFilesSource(
+        where,
+        archives,
+        preprocessing,
+        horizontal_flip_safe=True,
+        class_of_file=classes,
+        published=() if unverified else files,
+        unused=unused,
     )
 
 
 def validation_classes(devkit: Path) -> dict[str, str]:
     """Return the WordNet ID (`n01440764`) of each validation image by file name."""
-    from scipy.io import loadmat  # Slow to import.
-
-    problem = "truncated or not ImageNet's development kit"
-    errors = (tarfile.TarError, EOFError, OSError, KeyError, ValueError)
-    with explain_damage(devkit, problem, errors), tarfile.open(devkit) as archive:
-        truth = read_member(archive, TRUTH_FILE)
-        synsets = loadmat(io.BytesIO(read_member(archive, META_FILE)), squeeze_me=True)["synsets"]
+    files = read_files(devkit, (TRUTH_FILE, META_FILE), MAX_DEVKIT_BYTES)
+    errors = (
+        OSError,
+        KeyError,
+        ValueError,
+        TypeError,
+        IndexError,
+        AttributeError,
+        OverflowError,
+        MemoryError,
+        zlib.error,
+    )
+    with explain_damage(devkit, "truncated or not ImageNet's development kit", errors):
         wordnet_ids = {
-            int(synset["ILSVRC2012_ID"]): str(synset["WNID"]) for synset in synsets if int(synset["num_children"]) == 0
+            int(synset["ILSVRC2012_ID"]): str(synset["WNID"])
+            for synset in _synsets(files[META_FILE])
+            if int(synset["num_children"]) == 0
         }
         return {
             f"ILSVRC2012_val_{number:08d}.JPEG": wordnet_ids[int(line)]
-            for number, line in enumerate(truth.split(), start=1)
+            for number, line in enumerate(files[TRUTH_FILE].split(), start=1)
         }
+
+
+def _synsets(matrix: bytes) -> Any:
+    """Read the table of classes, a MATLAB file of version 5, whose parts may be compressed."""
+    from scipy.io import loadmat  # Slow to import.
+
+    offset, size = 128, 0
+    while offset + 8 <= len(matrix):
+        kind, count = (int.from_bytes(matrix[at : at + 4], "little") for at in (offset, offset + 4))
+        if kind == 15:  # miCOMPRESSED
+            size += len(zlib.decompressobj().decompress(matrix[offset + 8 : offset + 8 + count], MAX_DEVKIT_BYTES))
+        if size >= MAX_DEVKIT_BYTES:
+            raise ValueError(f"its table has more than {MAX_DEVKIT_BYTES:,} bytes")
+        offset += 8 + count
+    return loadmat(io.BytesIO(matrix), squeeze_me=True)["synsets"]

@@ -15,14 +15,20 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from progdistill.data.importers.arrays import iterate_rows, read_array, read_header
 from progdistill.data.importers.common import check_counts, parts_from
+from progdistill.data.importers.files import read_file, walk
 from progdistill.data.importers.imagenet import COUNTS
+from progdistill.data.importers.labels import require_class_name
+from progdistill.data.importers.numpy_files import array_names, iterate_rows, read_header, read_labels
 from progdistill.data.importers.restricted_pickle import load_batch
-from progdistill.data.source import Source, SourceFacts, SourceImage
+from progdistill.data.importers.unused import Unused
+from progdistill.data.source import Source, SourceFacts, SourceImage, UnreadableImageError
 from progdistill.errors import UsageError
 
 CLASSES: Final = 1000
+
+NAMES_FILE: Final = "map_clsloc.txt"
+MAX_NAMES_BYTES: Final = 2**20
 
 
 class ImageNetBatchesSource(Source):
@@ -30,8 +36,8 @@ class ImageNetBatchesSource(Source):
 
     def __init__(self, folder: Path, image_size: int, *, unverified: bool) -> None:
         """Find the batches in a folder, at any depth; `unverified` accepts other counts than the published ones."""
-        self._size = image_size
-        files = find_batches(folder)
+        self._size, unused = image_size, Unused()
+        files = find_batches(folder, unused)
         if "train" not in files:
             raise UsageError(f"{folder} has no train_data_batch_1.npz … train_data_batch_10.npz")
         self._batches = {
@@ -50,6 +56,8 @@ class ImageNetBatchesSource(Source):
             class_names=_class_names(folder),
             horizontal_flip_safe=True,
             splits=splits,
+            labels_from="labels of the batches",
+            not_used=unused.lines(),
         )
 
     def read(self, split: str, start: int = 0) -> Iterator[SourceImage]:
@@ -64,16 +72,28 @@ class ImageNetBatchesSource(Source):
                     row += 1
 
 
-def find_batches(folder: Path) -> dict[str, list[Path]]:
-    """Return the batch files of each split under a folder, in the order of their numbers."""
+def find_batches(folder: Path, unused: Unused) -> dict[str, list[Path]]:
+    """Return the batch files of each split under a folder, in the order of their numbers.
+
+    Raises UsageError if one is there twice.
+    """
     found: dict[str, dict[int, Path]] = {}
-    for path in sorted(folder.rglob("*")):
-        stem = path.name.removesuffix(".npz")
+    for file in walk(folder, unused):
+        path, stem = folder.joinpath(*file.folders, file.name), file.name.removesuffix(".npz")
         number = stem.removeprefix("train_data_batch_")
-        if stem == "val_data" and path.is_file():
-            found.setdefault("validation", {})[0] = path
-        elif stem != number and number.isdigit() and path.is_file():
-            found.setdefault("train", {})[int(number)] = path
+        if stem == "val_data":
+            batch = ("validation", 0)
+        elif stem != number and number.isascii() and number.isdigit() and len(number) < 10:
+            batch = ("train", int(number))
+        else:
+            if file.name != NAMES_FILE:
+                unused.add("no batch", file.path)
+            continue
+        if (other := found.setdefault(batch[0], {}).setdefault(batch[1], path)) != path:
+            raise UsageError(f"{folder} has the same batch twice, {other} and {path}: move one of them away")
+        for name in array_names(path) if path.suffix == ".npz" else ():
+            if name not in ("data", "labels"):
+                unused.add("array", name, once=True)
     return {split: [paths[number] for number in sorted(paths)] for split, paths in sorted(found.items())}
 
 
@@ -81,10 +101,12 @@ def _count_images(path: Path, image_size: int) -> int:
     """Return the number of images in a batch file after checking its shapes."""
     data: Any
     if path.suffix == ".npz":
-        data, labels = read_header(path, "data"), read_array(path, "labels")
+        data, labels = read_header(path, "data"), read_labels(path, "labels")
     else:
         data, labels = _load_pickle(path)
     size = math.isqrt(data.shape[1] // 3) if len(data.shape) == 2 else 0
+    if labels.dtype.kind not in "iu" or labels.ndim != 1:
+        raise UsageError(f"{path} is the wrong file: labels are {labels.dtype} {list(labels.shape)}")
     if data.dtype != np.uint8 or data.shape != (len(labels), 3 * size * size):
         raise UsageError(f"{path} is the wrong file: data is {data.dtype} {list(data.shape)}, labels are {len(labels)}")
     if size != image_size:
@@ -95,7 +117,7 @@ def _count_images(path: Path, image_size: int) -> int:
 def _read_rows(path: Path, start: int) -> tuple[NDArray[np.int64], Iterator[NDArray[np.uint8]]]:
     """Return all labels of a batch, and its rows from `start` on."""
     if path.suffix == ".npz":
-        return read_array(path, "labels").astype(np.int64), iterate_rows(path, "data", start)
+        return read_labels(path, "labels").astype(np.int64), iterate_rows(path, "data", start)
     planes, labels = _load_pickle(path)
     return labels, iter([planes[start:]])
 
@@ -108,8 +130,12 @@ def _load_pickle(path: Path) -> tuple[NDArray[Any], NDArray[np.int64]]:
 def _class_names(folder: Path) -> tuple[str, ...]:
     """Return the names in map_clsloc.txt of ImageNet's development kit if present, or the numbers."""
     names = {number: str(number) for number in range(1, CLASSES + 1)}
-    for path in folder.rglob("map_clsloc.txt"):
-        for line in path.read_text().splitlines():
-            _, number, name = line.split()
-            names[int(number)] = name
+    for path in sorted(folder.rglob(NAMES_FILE)):
+        try:
+            for line in read_file(path, MAX_NAMES_BYTES).decode("utf-8").splitlines():
+                _, number, name = line.split()
+                require_class_name(str(path), name)
+                names[int(number)] = name
+        except (ValueError, UnreadableImageError) as error:
+            raise UsageError(f"{path} is not ImageNet's ({error}): correct it, or move it away") from error
     return tuple(names[number] for number in range(1, CLASSES + 1))

@@ -1,110 +1,207 @@
-"""Parquet files as the Hugging Face library `datasets` lays them out.
+"""Parquet and Arrow files as the Hugging Face library `datasets` lays them out.
 
 Format: https://huggingface.co/docs/datasets/image_dataset and the `Image` and `ClassLabel` features: an image is a
 struct of `bytes` (an encoded file) and `path`; a class is an integer. The schema's metadata has, under `huggingface`,
 JSON whose info.features name each column's `_type` and the class names. Files are named
-`<split>-00000-of-00005.parquet`, or lie in a folder named after their split.
+`<split>-00000-of-00005.parquet`, or are in a folder named after their split; `save_to_disk` writes `.arrow` files.
 """
 
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final, NamedTuple
+from urllib.parse import unquote
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute
-import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from pydantic import AliasPath, BaseModel, Field
 
-from progdistill.data.importers.common import SPLIT_NAMES, explain_damage, native_size, parts_from, require_class_number
+from progdistill.data.importers.common import explain_damage, native_size, parts_from
+from progdistill.data.importers.files import MAX_FILE_BYTES, walk
+from progdistill.data.importers.labels import Labels, label_name, require_class_name, require_labels
+from progdistill.data.importers.splits import (
+    LEFT_OUT,
+    SplitChoice,
+    UnclearSplitError,
+    chosen,
+    require_splits,
+    split_of_file,
+    unclear,
+    words_of,
+)
+from progdistill.data.importers.tables import ARROW_SUFFIXES, ERRORS, PARQUET_SUFFIXES, PROBLEM, Table, open_table
+from progdistill.data.importers.unused import Unused
 from progdistill.data.preprocess import Preprocessing, decode_image
 from progdistill.data.source import Pixels, Source, SourceFacts, SourceImage, UnreadableImageError, readable_name
 from progdistill.errors import UsageError
 
-BATCH_ROWS: Final = 64
-BUFFER_BYTES: Final = 2**20
-"""Read from a column at a time: a row group can be as large as the file."""
+_IMAGE_NAMES: Final = ("image", "img", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes")
+"""Names of a column of plain bytes that are images, if nothing says which column has them."""
 
-_LABEL_NAMES: Final = ("label", "labels", "fine_label", "class")
-_PROBLEM: Final = "truncated, damaged or not a Parquet file"
-_ERRORS: Final = (pa.ArrowException, OSError)
+
+class _File(NamedTuple):
+    path: Path
+    name: str
+    """Below the source."""
+    table: Table
+    partition: dict[str, str]
+    """The values in the names of its folders, as Hive has them: `label=cat`."""
 
 
 class ParquetSource(Source):
     """Splits by the names of files or folders, rows in the order of sorted file names."""
 
-    def __init__(self, path: Path, preprocessing: Preprocessing, *, horizontal_flip_safe: bool) -> None:
-        """Open a Parquet file, or a folder of them at any depth, all with the columns of the first training file."""
-        self._preprocessing, self._files = preprocessing, _files_by_split(path)
-        self._rows = {split: [_open(file).metadata.num_rows for file in files] for split, files in self._files.items()}
-        self._columns = _columns_of(self._files)
+    def __init__(
+        self,
+        path: Path,
+        preprocessing: Preprocessing,
+        *,
+        horizontal_flip_safe: bool,
+        choices: Sequence[SplitChoice] = (),
+    ) -> None:
+        """Open a file, or a folder of them at any depth, all with the columns of the first training file."""
+        unused = Unused()
+        self._preprocessing, self._files = preprocessing, _files_by_split(path, choices, unused)
+        self._columns = _columns_of(self._files, unused)
+        classes, self._labels = self._read_labels(path, unused)
+        identity: dict[str, Any] = {
+            "files": [
+                [split, readable_name(file.path.name), file.path.stat().st_size, file.path.stat().st_mtime_ns]
+                for split, files in self._files.items()
+                for file in files
+            ],
+            "preprocessing": preprocessing.model_dump(mode="json"),
+        }
+        kind, label = ("folders" if self._columns.in_folders else "column"), self._columns.label
         self.facts = SourceFacts(
             importer="parquet",
             location=str(path),
             description=preprocessing.describe(),
-            identity={
-                "files": [
-                    [split, file.name, file.stat().st_size, file.stat().st_mtime_ns]
-                    for split, files in self._files.items()
-                    for file in files
-                ],
-                "preprocessing": preprocessing.model_dump(mode="json"),
-            },
+            identity=identity | ({"splits": [list(choice) for choice in choices]} if choices else {}),
             channels=preprocessing.channels,
             image_size=preprocessing.image_size or native_size(self.read("train"), str(path)),
-            class_names=self._columns.class_names,
+            class_names=classes,
             horizontal_flip_safe=horizontal_flip_safe,
-            splits={split: sum(rows) for split, rows in self._rows.items()},
+            splits={split: sum(file.table.rows for file in files) for split, files in self._files.items()},
+            labels_from=f"{kind} {readable_name(label)}" if label and classes else "",
+            not_used=unused.lines(),
         )
 
     def read(self, split: str, start: int = 0) -> Iterator[SourceImage]:
-        """See Source. Row groups before `start` are skipped without reading them."""
-        for part, row in parts_from(self._rows[split], start):
-            yield from self._images(self._files[split][part], row)
+        """See Source. Row groups before `start` are passed over without reading them."""
+        files, labels = self._files[split], self._labels[split]
+        for part, row in parts_from([file.table.rows for file in files], start):
+            first = sum(file.table.rows for file in files[:part])
+            yield from self._images(files[part], row, labels[first:])
 
-    def _images(self, path: Path, start: int) -> Iterator[SourceImage]:
+    def _images(self, file: _File, start: int, labels: NDArray[np.int32]) -> Iterator[SourceImage]:
         """Yield the images of one file from row `start` on."""
-        file, (image, label, _) = _open(path), self._columns
-        sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
-        groups = [group for group, _ in parts_from(sizes, start)]
-        row = sum(sizes) - sum(sizes[group] for group in groups)
-        with explain_damage(path, _PROBLEM, _ERRORS):
-            for batch in file.iter_batches(BATCH_ROWS, groups, [image, label] if label else [image]):
-                labels = batch.column(label).to_pylist() if label else [0] * len(batch)
-                for value, number in zip(batch.column(image), labels, strict=True):
-                    if row >= start:
-                        decode = partial(_decode, value.as_py(), self._preprocessing)
-                        yield SourceImage(f"{path.name}[{row}]", -1 if number is None else number, decode)
-                    row += 1
+        row, sizes = 0, file.table.group_rows
+        with explain_damage(file.path, PROBLEM, ERRORS):
+            for group, size in enumerate(sizes):
+                if row + size <= start:
+                    row += size
+                    continue
+                for batch in file.table.batches(group, [self._columns.image]):
+                    for value in batch.column(self._columns.image):
+                        if row >= start:
+                            decode = partial(_decode, value.as_py(), self._preprocessing)
+                            yield SourceImage(f"{readable_name(file.path.name)}[{row}]", int(labels[row]), decode)
+                        row += 1
+
+    def _read_labels(self, where: Path, unused: Unused) -> tuple[tuple[str, ...], dict[str, NDArray[np.int32]]]:
+        """Return the names of the classes, and the label of each row of each split."""
+        counts = {split: sum(file.table.rows for file in files) for split, files in self._files.items()}
+        if (column := self._columns.label) is None:
+            return (), {split: np.zeros(count, np.int32) for split, count in counts.items()}
+        name = f"folders {column}=…" if self._columns.in_folders else f"column {column}"
+        labels = Labels(f"{where}: {name}")
+        for files in self._files.values():
+            for file in files:
+                for row, value in enumerate(self._values(file, column)):
+                    labels.add(value, f"{readable_name(file.path.name)}[{row}]")
+        classes, numbers = labels.finish(self._columns.class_names)
+        if not len(labels.names):
+            unused.add("labels that are all hidden (-1 or null)", name)
+            return (), {split: np.zeros(count, np.int32) for split, count in counts.items()}
+        ends = np.cumsum(list(counts.values()))[:-1]
+        found = dict(zip(counts, np.split(numbers, ends), strict=True))
+        for split, of_split in found.items():
+            files_of_split = [file.name for file in self._files[split]]
+            require_labels(str(where), split, of_split, files_of_split)
+        return classes, found
+
+    def _values(self, file: _File, column: str) -> Iterator[Any]:
+        if self._columns.in_folders:
+            yield from (file.partition[column] for _ in range(file.table.rows))
+            return
+        with explain_damage(file.path, PROBLEM, ERRORS):
+            for group in range(len(file.table.group_rows)):
+                for batch in file.table.batches(group, [column]):
+                    yield from batch.column(column).to_pylist()
 
 
 def _decode(value: dict[str, Any] | bytes | None, preprocessing: Preprocessing) -> Pixels:
     data = value.get("bytes") if isinstance(value, dict) else value
     if data is None:
         raise UnreadableImageError("it has no bytes, only a path" if value else "it is null")
+    if len(data) > MAX_FILE_BYTES:
+        raise UnreadableImageError(f"it has {len(data):,} bytes, more than {MAX_FILE_BYTES:,}")
     return decode_image(data, preprocessing)
 
 
-def _open(path: Path) -> pq.ParquetFile:
-    if str(path) != readable_name(str(path)):
-        raise UsageError(f"{path} cannot be opened, since its name is not UTF-8: rename it")
-    with explain_damage(path, _PROBLEM, _ERRORS):
-        # By default, all requested columns would be read at once and kept: the whole file.
-        return pq.ParquetFile(path, pre_buffer=False, buffer_size=BUFFER_BYTES)
+def is_table_name(name: str) -> bool:
+    """Whether a file name is that of a Parquet or an Arrow file."""
+    return name.lower().endswith((*PARQUET_SUFFIXES, *ARROW_SUFFIXES))
 
 
-def _files_by_split(path: Path) -> dict[str, list[Path]]:
-    """Return the files of each split. Files whose names tell no split are of the training split."""
-    files = [path] if path.is_file() else sorted(path.rglob("*.parquet"))
-    found: dict[str, list[Path]] = {}
-    for file in files:
-        candidates = (re.split(r"[-_.]", file.name)[0], file.parent.name)
-        split = next((SPLIT_NAMES[name] for name in candidates if name in SPLIT_NAMES), "train")
-        found.setdefault(split, []).append(file)
-    if "train" not in found:
-        raise UsageError(f"{path} has no Parquet files of a training split")
-    return found
+def _files_by_split(path: Path, choices: Sequence[SplitChoice], unused: Unused) -> dict[str, list[_File]]:
+    """Open the files of each split, the training split first."""
+    found = [(path, (), path.name)] if path.is_file() else _files_below(path, unused)
+    told: list[tuple[Path, tuple[str, ...], str, str | None]] = []
+    for file, folders, name in found:
+        told.append((file, folders, name, _split_of(path, name, folders, file.stem, choices)))
+    require_splits(str(path), [(name, split) for _, _, name, split in told if split != LEFT_OUT])
+    splits: dict[str, list[_File]] = {}
+    for file, folders, name, split in told:
+        if split == LEFT_OUT:
+            unused.add("left out by --split none", name)
+        else:
+            splits.setdefault(split or "train", []).append(_File(file, name, open_table(file), _partition(folders)))
+    if "train" not in splits:
+        raise UsageError(f"{path} has no Parquet or Arrow files of a training split")
+    for split, files in splits.items():
+        if not sum(file.table.rows for file in files):
+            raise UsageError(f"{path}: the files of split {split} have no rows: move them away, or write them again")
+    return dict(sorted(splits.items(), key=lambda item: (item[0] != "train", item[0])))
+
+
+def _files_below(root: Path, unused: Unused) -> list[tuple[Path, tuple[str, ...], str]]:
+    files = []
+    for file in walk(root, unused):
+        if is_table_name(file.name):
+            files.append((root.joinpath(*file.folders, file.name), file.folders, file.path))
+        else:
+            ending = Path(file.name).suffix.lower()
+            unused.add(f"file beside the tables ({readable_name(ending) or 'no ending'})", file.path)
+    return sorted(files)
+
+
+def _split_of(
+    where: Path, name: str, folders: tuple[str, ...], stem: str, choices: Sequence[SplitChoice]
+) -> str | None:
+    if (told := chosen(choices, name)) is not None:
+        return told.split
+    try:
+        return split_of_file(folders, words_of(stem)).split
+    except UnclearSplitError as error:
+        raise unclear(str(where), name, error) from error
+
+
+def _partition(folders: Sequence[str]) -> dict[str, str]:
+    pairs = (folder.partition("=") for folder in folders)
+    return {key: unquote(value) for key, equals, value in pairs if equals}
 
 
 class _Columns(NamedTuple):
@@ -113,6 +210,8 @@ class _Columns(NamedTuple):
     image: str
     label: str | None
     class_names: tuple[str, ...]
+    in_folders: bool = False
+    """Whether the label is in the names of folders."""
 
 
 class _Feature(BaseModel):
@@ -126,55 +225,65 @@ class _Metadata(BaseModel):
     )
 
 
-def _columns_of(files: dict[str, list[Path]]) -> _Columns:
+def _columns_of(files: dict[str, list[_File]], unused: Unused) -> _Columns:
     """Return the columns of the first training file, after checking that every file has them."""
-    first, paths = files["train"][0], [path for split in files.values() for path in split]
-    columns = _find_columns(first, _open(first).schema_arrow)
-    for path in paths:
-        _check_columns(path, _open(path).schema_arrow, columns, first)
-    if columns.label is None or columns.class_names:
-        return columns
-    largest = 0
-    for path in paths:
-        with explain_damage(path, _PROBLEM, _ERRORS):
-            for batch in _open(path).iter_batches(columns=[columns.label]):
-                largest = max(largest, pa.compute.max(batch.column(columns.label)).as_py() or 0)
-        require_class_number(f"{path}: column {columns.label}", largest)
-    return columns._replace(class_names=tuple(map(str, range(largest + 1))))
+    first, every = files["train"][0], [file for split in files.values() for file in split]
+    columns = _find_columns(first)
+    for file in every:
+        _check_columns(file, columns, first)
+    for name in dict.fromkeys(name for file in every for name in file.table.schema.names):
+        if name not in (columns.image, None if columns.in_folders else columns.label):
+            unused.add("column", name)
+    for key in dict.fromkeys(key for file in every for key in file.partition):
+        if not (columns.in_folders and key == columns.label) and not words_of(key) and key.lower() != "split":
+            unused.add("value in names of folders", key)
+    return columns
 
 
-def _find_columns(path: Path, schema: pa.Schema) -> _Columns:
+def _find_columns(file: _File) -> _Columns:
+    schema = file.table.schema
     features = _features(schema)
     images = [
         field.name for field in schema if _has_bytes(field.type) or features.get(field.name, _Feature()).kind == "Image"
     ]
+    if not images:
+        plain = {field.name for field in schema if _is_binary(field.type)}
+        images = [name for name in _IMAGE_NAMES if name in plain][:1]
     if len(images) != 1:
-        raise UsageError(f"{path} has {len(images)} image columns among {', '.join(schema.names)}: keep exactly one")
+        shown = ", ".join(map(readable_name, schema.names[:20]))
+        raise UsageError(f"{file.path} has {len(images)} image columns among {shown}: keep exactly one")
     classes = [name for name, feature in features.items() if feature.kind == "ClassLabel"]
-    label = next((name for name in (*classes, *_LABEL_NAMES) if name in schema.names), None)
+    label = next((name for name in classes if name in schema.names), None) or label_name(schema.names)
+    if label is None and (label := label_name(file.partition)) is not None:
+        return _Columns(images[0], label, (), in_folders=True)
     return _Columns(images[0], label, _class_names(features, label))
 
 
-def _check_columns(path: Path, schema: pa.Schema, columns: _Columns, first: Path) -> None:
+def _check_columns(file: _File, columns: _Columns, first: _File) -> None:
     """Raise UsageError unless a file has the columns that were found in the file `first`."""
-    for name in filter(None, (columns.image, columns.label)):
+    path, schema = file.path, file.table.schema
+    if columns.in_folders and columns.label not in file.partition:
+        raise UsageError(f"{path} is in no folder {columns.label}=…, unlike {first.path}: move it")
+    label = None if columns.in_folders else columns.label
+    for name in filter(None, (columns.image, label)):
         if name not in schema.names:
-            raise UsageError(f"{path} has no column {name}, which {first} has: add it, or move the file away")
+            raise UsageError(f"{path} has no column {name}, which {first.path} has: add it, or move the file away")
         if schema.names.count(name) > 1:
             raise UsageError(f"{path} has {schema.names.count(name)} columns {name}: keep exactly one")
     kind = schema.field(columns.image).type
-    if kind not in (pa.binary(), pa.large_binary()) and not _has_bytes(kind):
+    if not _is_binary(kind) and not _has_bytes(kind):
         raise UsageError(f"{path}: column {columns.image} holds {kind}, not the bytes of image files")
-    if columns.label is None:
+    if label is None:
         return
-    if not pa.types.is_integer(kind := schema.field(columns.label).type):
-        raise UsageError(f"{path}: column {columns.label} holds {kind}, not class numbers 0, 1, 2, …")
-    names = _class_names(_features(schema), columns.label)
-    for number, (found, expected) in enumerate(zip(names, columns.class_names, strict=False)):
-        if found != expected:
-            raise UsageError(
-                f"{path}: class {number} of column {columns.label} is {found!r}, but {expected!r} in {first}"
-            )
+    expected, kind = first.table.schema.field(label).type, schema.field(label).type
+    if not _is_class(kind) or _is_text(kind) != _is_text(expected):
+        raise UsageError(f"{path}: column {label} holds {kind}, not class numbers 0, 1, 2, … or names as {first.path}")
+    names = _class_names(_features(schema), label)
+    for number, (found, wanted) in enumerate(zip(names, columns.class_names, strict=False)):
+        if found != wanted:
+            raise UsageError(f"{path}: class {number} of column {label} is {found!r}, but {wanted!r} in {first.path}")
+    for name in names:
+        require_class_name(str(path), name)
 
 
 def _features(schema: pa.Schema) -> dict[str, _Feature]:
@@ -194,3 +303,16 @@ def _class_names(features: dict[str, _Feature], label: str | None) -> tuple[str,
 
 def _has_bytes(kind: pa.DataType) -> bool:
     return bool(pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0)
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _is_class(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_null(kind) or pa.types.is_floating(kind) or _is_text(kind))

@@ -1,0 +1,200 @@
+"""Parquet and Arrow files, read a few rows at a time. What they would expand to is bounded before it is expanded."""
+
+import struct
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from progdistill.data.importers.common import explain_damage
+from progdistill.data.source import readable_name
+from progdistill.errors import UsageError
+
+PARQUET_SUFFIXES: Final = (".parquet", ".pq", ".parq")
+ARROW_SUFFIXES: Final = (".arrow",)
+
+BATCH_ROWS: Final = 64
+BUFFER_BYTES: Final = 2**20
+"""Read from a column at a time: a row group can be as large as the file."""
+
+MAX_PAGE_BYTES: Final = 2**29
+"""Of an uncompressed page of Parquet, and of a batch of rows: a small file can declare gigabytes."""
+
+PROBLEM: Final = "truncated, damaged or not such a file"
+ERRORS: Final = (pa.ArrowException, OSError, EOFError, ValueError, KeyError, IndexError, OverflowError, struct.error)
+
+
+class Table(ABC):
+    """A file of rows in groups."""
+
+    path: Path
+    schema: pa.Schema
+    group_rows: list[int]
+    """The number of rows in each group."""
+
+    @abstractmethod
+    def batches(self, group: int, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Yield the rows of a group, with only some columns. Raises what `ERRORS` has for a damaged file."""
+
+    @property
+    def rows(self) -> int:
+        """The number of rows."""
+        return sum(self.group_rows)
+
+
+def open_table(path: Path) -> Table:
+    """Open a file by its name. Raises UsageError for a damaged one."""
+    if str(path).encode("utf-8", "replace").decode() != str(path):
+        raise UsageError(f"{readable_name(str(path))} cannot be opened, since its name is not UTF-8: rename it")
+    with explain_damage(path, PROBLEM, ERRORS):
+        return _ArrowTable(path) if path.suffix.lower() in ARROW_SUFFIXES else _ParquetTable(path)
+
+
+class _ParquetTable(Table):
+    def __init__(self, path: Path) -> None:
+        # By default, all requested columns would be read at once and kept: the whole file.
+        self.path, self._file = path, pq.ParquetFile(path, pre_buffer=False, buffer_size=BUFFER_BYTES)
+        self.schema = self._file.schema_arrow
+        metadata = self._file.metadata
+        self.group_rows = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+
+    def batches(self, group: int, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        largest = self._largest_page(group, columns)
+        if largest > MAX_PAGE_BYTES:
+            raise UsageError(
+                f"{self.path} has a page of {largest:,} bytes, uncompressed, more than {MAX_PAGE_BYTES:,}: write it"
+                " again with smaller pages (data_page_size)"
+            )
+        rows = max(1, min(BATCH_ROWS, MAX_PAGE_BYTES // max(1, largest)))
+        yield from self._file.iter_batches(rows, [group], list(columns))
+
+    def _largest_page(self, group: int, columns: Sequence[str]) -> int:
+        """The largest uncompressed size that a page of these columns declares."""
+        row_group, largest = self._file.metadata.row_group(group), 0
+        with open(self.path, "rb") as file:
+            for number in range(row_group.num_columns):
+                chunk = row_group.column(number)
+                if chunk.path_in_schema.split(".")[0] not in columns:
+                    continue
+                starts = [chunk.data_page_offset, chunk.dictionary_page_offset]
+                position = min(start for start in starts if start is not None and start > 0)
+                end = position + chunk.total_compressed_size
+                while position < end:
+                    file.seek(position)
+                    uncompressed, compressed = _page_sizes(file)
+                    position, largest = file.tell() + compressed, max(largest, uncompressed)
+        return largest
+
+
+def _page_sizes(file: IO[bytes]) -> tuple[int, int]:
+    """Read a PageHeader (parquet.thrift, compact protocol): the uncompressed and the compressed size of the page."""
+    fields = _read_struct(file, 0)
+    uncompressed, compressed = fields.get(2, -1), fields.get(3, -1)
+    if uncompressed < 0 or compressed < 0:
+        raise ValueError("a page has no size")
+    return uncompressed, compressed
+
+
+def _read_struct(file: IO[bytes], depth: int) -> dict[int, int]:
+    """Read the integers of a struct, and skip the rest."""
+    if depth > 8:
+        raise ValueError("a page header is nested too deeply")
+    fields, number = dict[int, int](), 0
+    while (head := _byte(file)) != 0:
+        kind, step = head & 15, head >> 4
+        number = number + step if step else _zigzag(file)
+        fields[number] = _read_value(file, kind, depth)
+    return fields
+
+
+def _read_value(file: IO[bytes], kind: int, depth: int) -> int:
+    if kind in (1, 2):  # true and false, in the head
+        return kind
+    if kind == 3:
+        return _byte(file)
+    if kind in (4, 5, 6):
+        return _zigzag(file)
+    if kind in (7, 8):  # a double, or bytes
+        file.seek(8 if kind == 7 else _varint(file), 1)
+        return 0
+    if kind == 12:
+        _read_struct(file, depth + 1)
+        return 0
+    raise ValueError("a page header has what Parquet does not define")
+
+
+def _zigzag(file: IO[bytes]) -> int:
+    value = _varint(file)
+    return value >> 1 ^ -(value & 1)
+
+
+def _varint(file: IO[bytes]) -> int:
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = _byte(file)
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value
+    raise ValueError("a page header has an endless number")
+
+
+def _byte(file: IO[bytes]) -> int:
+    if not (data := file.read(1)):
+        raise EOFError("it ends within a page header")
+    return data[0]
+
+
+class _ArrowTable(Table):
+    """Arrow's IPC format, as a stream (as the library `datasets` saves it) or as a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with pa.memory_map(str(path)) as file:
+            messages = self._messages(file)
+            self.schema = pa.ipc.read_schema(next(messages))
+            self.group_rows = [pa.ipc.read_record_batch(message, self.schema).num_rows for message in messages]
+
+    def batches(self, group: int, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        with pa.memory_map(str(self.path)) as file:
+            messages = self._messages(file)
+            schema = pa.ipc.read_schema(next(messages))
+            for number, message in enumerate(messages):
+                if number == group:
+                    batch = pa.ipc.read_record_batch(message, schema).select(list(columns))
+                    batch.validate(full=True)
+                    for start in range(0, len(batch), BATCH_ROWS):
+                        yield batch.slice(start, BATCH_ROWS)
+                    return
+
+    def _messages(self, file: Any) -> Iterator[pa.ipc.Message]:
+        if file.read(6) == b"ARROW1":
+            file.seek(8)
+        else:
+            file.seek(0)
+        for message in pa.ipc.MessageReader.open_stream(file):
+            if message.type == "dictionary batch":
+                raise UsageError(f"{self.path} has dictionaries, which are not read: save it as Parquet")
+            if message.type == "record batch" and _is_compressed(message.metadata.to_pybytes()):
+                raise UsageError(f"{self.path} is compressed: save it uncompressed, or as Parquet")
+            yield message
+
+
+def _is_compressed(metadata: bytes) -> bool:
+    """Whether a Message (Arrow's Message.fbs, a flatbuffer) has a RecordBatch with compressed buffers."""
+    (message,) = struct.unpack_from("<I", metadata)
+    header = _field(metadata, message, 2)
+    (batch,) = struct.unpack_from("<I", metadata, header)
+    return _field(metadata, header + batch, 3) != 0
+
+
+def _field(metadata: bytes, table: int, number: int) -> int:
+    """The position of a field of a flatbuffer's table; 0 if it is not there."""
+    (back,) = struct.unpack_from("<i", metadata, table)
+    (size,) = struct.unpack_from("<H", metadata, table - back)
+    if 4 + 2 * number >= size:
+        return 0
+    (offset,) = struct.unpack_from("<H", metadata, table - back + 4 + 2 * number)
+    return table + offset if offset else 0
