@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import tomllib
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +13,44 @@ class Frozen(BaseModel):
     """A pydantic model that cannot be changed and has no other fields than it declares."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+_DEEPEST = 100
+_LARGEST = 2**63 - 1
+
+
+def check_plain(value: object) -> None:
+    """Raise ValueError for foreign values (JSON, TOML) that are nested too deeply, or integers beyond 64 bits."""
+    level = [value]
+    for _ in range(_DEEPEST):
+        for item in level:
+            if isinstance(item, int) and not -_LARGEST <= item <= _LARGEST:
+                raise ValueError("it has an integer beyond 64 bits")
+        inner = (item.values() if isinstance(item, dict) else item for item in level if isinstance(item, (dict, list)))
+        level = [item for items in inner for item in items]
+        if not level:
+            return
+    raise ValueError(f"it is nested deeper than {_DEEPEST} levels")
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Parse foreign JSON; ValueError where it is none, or what `check_plain` refuses."""
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError(f"it is nested deeper than {_DEEPEST} levels") from None
+    check_plain(value)
+    return value
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """Parse foreign TOML; ValueError where it is none, or what `check_plain` refuses."""
+    try:
+        table = tomllib.loads(text)
+    except RecursionError:
+        raise ValueError(f"it is nested deeper than {_DEEPEST} levels") from None
+    check_plain(table)
+    return table
 
 
 def leaves(value: JsonValue, path: str = "") -> Iterator[tuple[str, JsonValue]]:
@@ -36,9 +75,14 @@ def content_id(facts: Any) -> str:
     return hashlib.sha256(canonical_json(facts)).hexdigest()
 
 
+TAG = "kind:"
+"""With this begin the tags of our unions, which stand in pydantic's paths but in no file."""
+
+
 def first_problem(error: ValidationError) -> str:
     """The first problem that pydantic found, as `path.of.field = value: what is wrong`."""
     first = error.errors()[0]
-    where, value = ".".join(map(str, first["loc"])), first.get("input")
+    path = [str(part) for part in first["loc"] if not str(part).startswith(TAG)]
+    where, value = ".".join(path), first.get("input")
     given = "" if isinstance(value, (dict, list, tuple)) else f" = {value!r}"
     return f"{where}{given}: {first['msg'].removeprefix('Value error, ')}"

@@ -2,6 +2,7 @@
 
 import argparse
 import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import get_args
 
@@ -17,6 +18,7 @@ from progdistill.cli.common import (
     writing,
 )
 from progdistill.data.catalog import UNKNOWN_DATASET
+from progdistill.data.dataset import default_data_root, find_dataset
 from progdistill.errors import LostInvariantError, UsageError
 from progdistill.models.export import MANIFEST_FILE, WEIGHTS_FILE, ExportFormat
 from progdistill.registry.aliases import check_alias_name, move_alias
@@ -53,6 +55,8 @@ def add_parser(verbs: Verbs) -> None:
     parser.add_argument("--scheduler", type=Path, metavar="FILE", help="scheduler_config.json of its training")
     parser.add_argument("--label-dropout", action="store_true", help="its last class means 'no class'")
     parser.add_argument("--allow-pickle", action="store_true", help="read pickled weights, as tensors only")
+    text = "height and width of its images, if its sample_size is null (default: those of the dataset)"
+    parser.add_argument("--image-size", type=int, metavar="PIXELS", help=text)
 
 
 def _export(args: argparse.Namespace) -> int:
@@ -119,13 +123,28 @@ def _publish_own(store: Store, manifest: CheckpointManifest, weights: Path) -> C
     return publish_checkpoint(store, weights, description, manifest.provenance)
 
 
+def _image_size_of(dataset: str | None) -> int | None:
+    """Height and width of a dataset's images, None if it is not here."""
+    if dataset is not None:
+        with suppress(UsageError):
+            return find_dataset(dataset, default_data_root()).image_size
+    return None
+
+
 def _import_diffusers(store: Store, folder: Path, args: argparse.Namespace) -> CheckpointManifest:
     from progdistill.models.denoiser import save_weights
     from progdistill.models.diffusers_import import read_diffusers
 
     model = read_diffusers(
-        folder, scheduler=args.scheduler, label_dropout=args.label_dropout, allow_pickle=args.allow_pickle
+        folder,
+        scheduler=args.scheduler,
+        label_dropout=args.label_dropout,
+        allow_pickle=args.allow_pickle,
+        image_size=_image_size_of(args.dataset) if args.image_size is None else args.image_size,
     )
+    stated = model.config.network.image_size
+    if args.image_size not in (None, stated):
+        raise UsageError(f"--image-size {args.image_size}: {folder} is for {stated}×{stated} pixels; leave it out")
     weights = store.scratch() / f"import-{args.name.replace('/', '-')}.safetensors"
     save_weights(model.weights, weights)
     description = CheckpointDescription(

@@ -2,22 +2,29 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, JsonValue, Tag, model_validator
+from pydantic import Discriminator, Field, JsonValue, PositiveInt, Tag, ValidationError, model_validator
 
-from progdistill.data.columns import LABEL_COLUMN
-from progdistill.data.columns import Column as Column
 from progdistill.diffusion.names import PredictionType
 from progdistill.diffusion.noise_schedules import NoiseSchedule
-from progdistill.errors import UsageError
-from progdistill.models_base import Frozen
+from progdistill.errors import LostInvariantError, UsageError
+from progdistill.models_base import TAG, Frozen, first_problem
 from progdistill.registry.checkpoint import CheckpointDescription
-from progdistill.store.digest import Sha256
-
-GUIDANCE_FEATURES = 256
-"""Width of the features of guidance that become an input of a network of diffusers: that of published students."""
 
 TIME_SCALE = 8192
 """Our time input is 8192·t − 1, the index that a stock scheduler with 8192 steps passes."""
+
+
+LARGEST_IMAGE = 2**14
+"""Height and width in pixels; this and the other upper bounds keep arithmetic about a network's size cheap."""
+_MOST_CHANNELS = 2**16
+
+
+class Column(Frozen):
+    """A tensor that a network is conditioned on: [batch, *shape]."""
+
+    name: str
+    shape: tuple[int, ...] = ()
+    dtype: Literal["int64", "float32", "bool"] = "float32"
 
 
 class UNetConfig(Frozen, allow_inf_nan=False):
@@ -26,20 +33,25 @@ class UNetConfig(Frozen, allow_inf_nan=False):
     The fields below `condition_channels` exist for networks trained elsewhere; the defaults are that paper's.
     """
 
-    image_channels: int = Field(gt=0)
-    image_size: int = Field(gt=0, description="height and width in pixels")
-    base_channels: int = Field(gt=0)
-    channel_multipliers: tuple[int, ...] = Field(min_length=1, description="of base_channels, one per resolution")
-    residual_blocks: int = Field(gt=0, description="per resolution on the way down; one more on the way up")
+    image_channels: int = Field(gt=0, le=_MOST_CHANNELS)
+    image_size: int = Field(gt=0, le=LARGEST_IMAGE, description="height and width in pixels")
+    base_channels: int = Field(gt=0, le=_MOST_CHANNELS)
+    channel_multipliers: tuple[PositiveInt, ...] = Field(
+        min_length=1, max_length=15, description="of base_channels, one per resolution"
+    )
+    residual_blocks: int = Field(gt=0, le=1000, description="per resolution on the way down; one more on the way up")
     attention_resolutions: tuple[int, ...] = Field(default=(), description="heights in pixels that have attention")
     head_channels: int | None = Field(default=None, gt=0, description="width of an attention head; None: a single head")
-    num_classes: int = Field(default=0, ge=0, description="0: unconditional")
+    num_classes: int = Field(default=0, ge=0, le=2**24, description="0: unconditional")
     label_dropout: bool = Field(default=False, description="one more label, num_classes, means 'no class'")
     guidance_input: bool = Field(default=False, description="the guidance scale is an input (Meng et al. 2023)")
     dropout: float = Field(default=0.0, ge=0, lt=1)
     groups: int = Field(default=32, gt=0, description="of each group normalization")
     condition_channels: int | None = Field(
-        default=None, gt=0, description="width of the embedding of time and label; None: 4·base_channels"
+        default=None,
+        gt=0,
+        le=4 * _MOST_CHANNELS,
+        description="width of the embedding of time and label; None: 4·base_channels",
     )
 
     resampling: Literal["residual", "convolution"] = "residual"
@@ -60,7 +72,7 @@ class UNetConfig(Frozen, allow_inf_nan=False):
     @property
     def columns(self) -> tuple[Column, ...]:
         """What the network is conditioned on."""
-        return (LABEL_COLUMN,) if self.num_classes else ()
+        return (Column(name="label", dtype="int64"),) if self.num_classes else ()
 
     def for_student(self, guidance_input: bool) -> "UNetConfig":
         """The student's network: without dropout (Appendix E)."""
@@ -96,6 +108,8 @@ class UNetConfig(Frozen, allow_inf_nan=False):
         if stray := sorted(set(self.attention_resolutions) - reached):
             raise ValueError(f"attention_resolutions {stray} are not among the resolutions {sorted(reached)}")
         for channels in self.level_channels:
+            if channels > _MOST_CHANNELS:
+                raise ValueError(f"{channels} channels are more than {_MOST_CHANNELS}")
             if channels % self.groups:
                 raise ValueError(f"{channels} channels do not divide into {self.groups} groups")
             if self.head_channels and channels % self.head_channels:
@@ -122,9 +136,6 @@ class DiffusersConfig(Frozen, allow_inf_nan=False):
     num_classes: int = Field(default=0, ge=0, description="0: no column `label`")
     label_dropout: bool = Field(default=False, description="label num_classes means 'no class'")
     guidance_input: bool = Field(default=False, description="the guidance scale is an input")
-    guidance_width: int = Field(
-        default=0, ge=0, description="outputs of the layer that makes guidance an input; 0: no place for it"
-    )
     parameters: int = Field(gt=0, description="number of parameters")
 
     @property
@@ -138,34 +149,23 @@ class DiffusersConfig(Frozen, allow_inf_nan=False):
         return self.sample_shape[1]
 
     def for_student(self, guidance_input: bool) -> "DiffusersConfig":
-        """The student's network: without dropout; a guidance input that its teacher has stays.
-
-        Raises:
-            UsageError: The network has no place for a guidance input.
-        """
-        changes: dict[str, Any] = {}
-        if "dropout" in self.arguments:
-            changes["arguments"] = self.arguments | {"dropout": 0.0}
-        if guidance_input and not self.guidance_input:
-            if not self.guidance_width:
-                raise UsageError(f"a {self.class_name} has no place for a guidance input: give one guidance scale")
-            changes["guidance_input"] = True
-            changes["parameters"] = self.parameters + self.guidance_width * GUIDANCE_FEATURES
-        return self.model_copy(update=changes)
+        """The student's network."""
+        return self.model_copy(update={"guidance_input": guidance_input})
 
 
 def _kind_of_network(config: Any) -> str:
     """Configurations of U-Nets have no `kind`."""
-    return str(config.get("kind", "unet") if isinstance(config, dict) else getattr(config, "kind", "unet"))
+    return TAG + str(config.get("kind", "unet") if isinstance(config, dict) else getattr(config, "kind", "unet"))
 
 
 NetworkConfig = Annotated[
-    Annotated[UNetConfig, Tag("unet")] | Annotated[DiffusersConfig, Tag("diffusers")], Discriminator(_kind_of_network)
+    Annotated[UNetConfig, Tag(f"{TAG}unet")] | Annotated[DiffusersConfig, Tag(f"{TAG}diffusers")],
+    Discriminator(_kind_of_network),
 ]
 
 
 class DenoiserConfig(Frozen, allow_inf_nan=False):
-    """A network, what its output means, what it reads as the time, and the pipeline of a latent model."""
+    """A network, what its output means and what it reads as the time."""
 
     network: NetworkConfig
     prediction: PredictionType
@@ -174,14 +174,14 @@ class DenoiserConfig(Frozen, allow_inf_nan=False):
         description="of a network trained elsewhere: it is asked at the log-SNR of t in terms of this schedule;"
         " None: at 8192·t − 1",
     )
-    pipeline: Sha256 | None = Field(
-        default=None, description="id of the VAE, text encoders and tokenizers (registry/pipeline.py); None: images"
-    )
 
     @classmethod
     def of(cls, checkpoint: CheckpointDescription) -> "DenoiserConfig":
-        """The configuration of a checkpoint's denoiser, from its identity."""
-        return cls.model_validate(checkpoint.architecture)
+        """The configuration of a checkpoint's denoiser, from its identity. LostInvariantError if that has none."""
+        try:
+            return cls.model_validate(checkpoint.architecture)
+        except ValidationError as error:
+            raise LostInvariantError(f"a checkpoint's architecture cannot be read: {first_problem(error)}") from None
 
     @property
     def unet(self) -> UNetConfig:
@@ -223,8 +223,7 @@ ARCHITECTURES: dict[str, UNetConfig] = {
         attention_resolutions=(16, 8),
         dropout=0.2,
     ),
-    # "For 64 × 64 ImageNet we use their model exactly, with 192 channels at the highest resolution." The dropout is
-    # that of their model and of the published configurations; the paper's text gives one for CIFAR-10 alone.
+    # "For 64 × 64 ImageNet we use their model exactly, with 192 channels at the highest resolution."
     "imagenet64": UNetConfig(
         image_channels=3,
         image_size=64,
@@ -234,7 +233,6 @@ ARCHITECTURES: dict[str, UNetConfig] = {
         attention_resolutions=(32, 16, 8),
         head_channels=64,
         num_classes=1000,
-        dropout=0.1,
     ),
     # "similar to that for ImageNet, but with a reduced number of 128 channels at the 64 × 64 resolution …
     # an additional level … the input resolution of 128 × 128 … 3 residual blocks with 64 channels …
@@ -249,6 +247,5 @@ ARCHITECTURES: dict[str, UNetConfig] = {
         attention_resolutions=(32, 16, 8),
         head_channels=64,
         condition_channels=768,
-        dropout=0.1,
     ),
 }

@@ -4,10 +4,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from progdistill.errors import UsageError
-from progdistill.models.config import UNetConfig
+from progdistill.models.config import LARGEST_IMAGE, UNetConfig
+from progdistill.models_base import first_problem
 
 _DOWN = {"residual": "ResnetDownsampleBlock2D", "convolution": "DownBlock2D"}
 _UP = {"residual": "ResnetUpsampleBlock2D", "convolution": "UpBlock2D"}
@@ -69,7 +71,9 @@ def config_from_diffusers(foreign: Mapping[str, Any], label_dropout: bool = Fals
         return UNetConfig(**_fields(foreign, label_dropout))
     except KeyError as error:
         raise UsageError(f"this is not a configuration of a UNet2DModel: it has no {error}") from error
-    except (TypeError, ValueError, IndexError) as error:
+    except ValidationError as error:
+        raise UsageError(f"this UNet2DModel has no counterpart here: {first_problem(error)}") from error
+    except (TypeError, ValueError, IndexError, ArithmeticError) as error:
         raise UsageError(f"this UNet2DModel has no counterpart here: {error}") from error
 
 
@@ -77,8 +81,10 @@ def _fields(foreign: Mapping[str, Any], label_dropout: bool) -> dict[str, Any]:
     for name, wanted in _REQUIRED.items():
         _require(foreign.get(name, wanted) == wanted, name, foreign)
     widths = tuple(foreign.get("block_out_channels", (224, 448, 672, 896)))
+    _require(all(type(width) is int and width > 0 for width in widths), "block_out_channels", foreign)
     _require(all(width % widths[0] == 0 for width in widths), "block_out_channels", foreign)
-    _require(isinstance(foreign.get("sample_size"), int), "sample_size", foreign)
+    size = foreign.get("sample_size")
+    _require(type(size) is int and 0 < size <= LARGEST_IMAGE, "sample_size", foreign)
     _require(foreign.get("act_fn", "silu") in ("silu", "swish"), "act_fn", foreign)
     classes = foreign.get("num_class_embeds") or 0
     return {
@@ -161,15 +167,20 @@ def weights_to_diffusers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-def weights_from_diffusers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The inverse of `weights_to_diffusers`; also accepts the names from before diffusers 0.15."""
+def current_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename weights that have the names from before diffusers 0.15."""
     current: dict[str, Tensor] = {}
     for name, tensor in weights.items():
         for former, now in _FORMER_NAMES.items():
             name = name.replace(former, now)
-        current[name.replace(".to_out.0.", ".to_out.")] = tensor
-    for name in [name for name in current if ".to_q." in name]:
-        names = [name.replace("to_q", projection) for projection in _PROJECTIONS]
-        if all(part in current for part in names):
-            current[name.replace("to_q", "to_qkv")] = torch.cat([current.pop(part) for part in names])
+        current[name] = tensor
     return current
+
+
+def weights_from_diffusers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The inverse of `weights_to_diffusers`."""
+    ours = {name.replace(".to_out.0.", ".to_out."): tensor for name, tensor in weights.items()}
+    for name in [name for name in ours if ".to_q." in name]:
+        parts = [ours.pop(name.replace("to_q", projection)) for projection in _PROJECTIONS]
+        ours[name.replace("to_q", "to_qkv")] = torch.cat(parts)
+    return ours

@@ -196,6 +196,69 @@ def test_pickled_weights_need_consent_and_never_run_code(tmp_path: Path) -> None
         read_diffusers(tmp_path, allow_pickle=True)
 
 
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod."])
+def test_the_state_dict_of_a_trainers_checkpoint_is_taken(tmp_path: Path, prefix: str) -> None:
+    """As training scripts save it, from a network in DataParallel or compiled."""
+    unet = foreign_pipeline(tmp_path)
+    expected = read_diffusers(tmp_path)
+    (tmp_path / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    pickled = tmp_path / "unet" / "diffusion_pytorch_model.bin"
+    weights = {prefix + name: tensor for name, tensor in unet.state_dict().items()}
+    torch.save({"state_dict": weights, "optimizer": {"state": {}, "param_groups": []}, "epoch": 3}, pickled)
+    found = read_diffusers(tmp_path, allow_pickle=True)
+    assert all(torch.equal(found.weights[name], tensor) for name, tensor in expected.weights.items())
+    for content, complaint in [
+        ({"state_dict": weights, "ema": weights}, "a dictionary of state_dict, ema, with 2 state dicts"),
+        ({"epoch": 3}, "a dictionary of epoch, with no state dicts"),
+        ([1], "holds a list, no state dict"),
+    ]:
+        torch.save(content, pickled)
+        with pytest.raises(UsageError, match=complaint):
+            read_diffusers(tmp_path, allow_pickle=True)
+
+
+def test_weights_of_another_network_are_named_as_their_file_names_them(tmp_path: Path) -> None:
+    foreign_pipeline(tmp_path)
+    path = tmp_path / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = {f"net.{name}": tensor for name, tensor in load_file(path).items()}
+    save_file(weights, path)
+    with pytest.raises(UsageError, match=r"missing \(conv_in\.bias, .* unexpected \(net\.conv_in\.bias"):
+        read_diffusers(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [{"vqvae": ["diffusers", "VQModel"]}, {"vae": ["diffusers", "AutoencoderKL"], "safety_checker": [None, None]}],
+)
+def test_a_latent_pipelines_network_is_no_model_of_images(tmp_path: Path, part: dict[str, object]) -> None:
+    foreign_pipeline(tmp_path)
+    read_diffusers(tmp_path / "unet")
+    edit(tmp_path / "model_index.json", _class_name="LDMPipeline", **part)
+    for folder in (tmp_path, tmp_path / "unet"):
+        with pytest.raises(
+            UsageError, match=r"describes a LDMPipeline with (vqvae \(VQModel\)|vae \(AutoencoderKL\));"
+        ):
+            read_diffusers(folder)
+
+
+def test_the_image_size_is_a_square_or_is_asked_for(tmp_path: Path) -> None:
+    foreign_pipeline(tmp_path)
+    expected = read_diffusers(tmp_path).config
+    edit(tmp_path / "unet" / "config.json", sample_size=[8, 8])
+    assert read_diffusers(tmp_path).config == expected
+    edit(tmp_path / "unet" / "config.json", sample_size=None)
+    assert read_diffusers(tmp_path, image_size=8).config == expected
+    with pytest.raises(UsageError, match="does not state its sample_size: give it with --image-size PIXELS"):
+        read_diffusers(tmp_path)
+
+
+def test_a_network_of_any_size_is_compared_with_its_weights_without_being_built(tmp_path: Path) -> None:
+    foreign_pipeline(tmp_path)
+    edit(tmp_path / "unet" / "config.json", block_out_channels=[2**15, 2**16])
+    with pytest.raises(UsageError, match="does not fit .*: conv_in.bias has shape"):
+        read_diffusers(tmp_path)
+
+
 def edit(path: Path, **changes: Any) -> None:
     """Change some settings of a JSON file."""
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
@@ -235,6 +298,15 @@ def test_damaged_weights_are_refused(tmp_path: Path, damage: str) -> None:
         weights["down_blocks.1.attentions.0.to_x.weight"] = weights.pop("down_blocks.1.attentions.0.to_k.weight")
         save_file(weights, path)
     with pytest.raises(UsageError, match=r"is damaged|does not fit"):
+        read_diffusers(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "[]", "1" * 10_000, "\x00"])
+@pytest.mark.parametrize("file", ["unet/config.json", "scheduler/scheduler_config.json", "model_index.json"])
+def test_a_file_that_is_no_json_object_is_one_message(tmp_path: Path, file: str, text: str) -> None:
+    foreign_pipeline(tmp_path)
+    (tmp_path / file).write_text(text)
+    with pytest.raises(UsageError, match="is not"):
         read_diffusers(tmp_path)
 
 

@@ -10,6 +10,7 @@ from progdistill.errors import UsageError
 from progdistill.models.config import ARCHITECTURES, UNetConfig
 from progdistill.models.diffusers_format import (
     config_from_diffusers,
+    current_names,
     diffusers_config,
     weights_from_diffusers,
     weights_to_diffusers,
@@ -112,7 +113,7 @@ def test_former_names_of_attention_weights_are_read() -> None:
             key = key.replace(now, then)
         renamed[key] = tensor
     assert any(".proj_attn." in key for key in renamed)
-    weights = weights_from_diffusers(renamed)
+    weights = weights_from_diffusers(current_names(renamed))
     assert all(torch.equal(weights[key], value) for key, value in ours.state_dict().items())
 
 
@@ -126,6 +127,10 @@ def test_former_names_of_attention_weights_are_read() -> None:
         ("act_fn", "gelu"),
         ("down_block_types", ("SkipDownBlock2D", "ResnetDownsampleBlock2D")),
         ("sample_size", (8, 16)),
+        ("sample_size", 0),
+        ("sample_size", 10**9),
+        ("block_out_channels", (0, 32)),
+        ("block_out_channels", (16.0, 32)),
         ("resnet_time_scale_shift", "spatial"),
         ("block_out_channels", (16, 24)),
     ],
@@ -143,6 +148,9 @@ def test_what_has_no_counterpart_is_refused_by_name(setting: str, value: object)
         ({"block_out_channels": []}, "no counterpart here|no configuration"),
         ({"down_block_types": None}, "no counterpart here"),
         ({"num_class_embeds": "ten"}, "no counterpart here"),
+        ({"num_class_embeds": 10**12}, "num_classes = 1000000000000: Input should be less than"),
+        ({"layers_per_block": 10**9}, "residual_blocks = 1000000000: Input should be less than"),
+        ({"block_out_channels": [10**6, 2 * 10**6]}, "base_channels = 1000000: Input should be less than"),
     ],
 )
 def test_a_damaged_configuration_is_one_message(damage: dict[str, object], words: str) -> None:
