@@ -1,5 +1,6 @@
 """The preset of each dataset: every hyperparameter, with where it comes from."""
 
+import json
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -50,8 +51,8 @@ def _paper(
     and very slight decoupled weight decay with a constant of 0.001 … clip the norm of gradients to 1"; 50k updates a
     stage, 100k for 2 and 1 sampling steps, learning rate annealed linearly to zero. The defaults are those for ImageNet
     and LSUN (section 5.2).
-    The warm-up, distillation without a moving average, without weight decay and with a fresh optimizer each stage, the
-    truncated-SNR loss and random horizontal flips are the published code's."""
+    The warm-up, distillation without a moving average and with a fresh optimizer each stage, the truncated-SNR loss and
+    random horizontal flips are the published code's."""
     return Preset(
         ladder=ladder,
         model=DenoiserConfig(network=ARCHITECTURES[architecture], prediction=prediction),
@@ -72,6 +73,7 @@ def _paper(
             batch_size=batch_size,
             learning_rate=distillation_rate,
             learning_rate_schedule=LearningRateSchedule.LINEAR_TO_ZERO,
+            weight_decay=0.001,
             gradient_clip_norm=1.0,
             loss_weight=LossWeight.TRUNCATED_SNR,
             horizontal_flip=True,
@@ -131,41 +133,59 @@ _OF_IMAGE_SIZE = {8: "digits", 32: "cifar10", 64: "imagenet64", 128: "lsun_bedro
 
 
 def _name_for(dataset: DatasetInfo) -> str:
-    """The dataset's own preset, else that of the paper's dataset with images of the same size."""
+    """The dataset's own preset, else that of the paper's dataset with images of this size, or the next larger one."""
     if dataset.name in PRESETS:
         return dataset.name
-    size = dataset.image_size
-    if size not in _OF_IMAGE_SIZE:
-        raise UsageError(
-            f"there is no preset for the {size}×{size} images of {dataset.name}: prepare it again with"
-            f" --image-size {', '.join(map(str, _OF_IMAGE_SIZE))}, or name a --preset and change its network,"
-            f" --set model.network.image_size={size}"
-        )
-    return _OF_IMAGE_SIZE[size]
+    return next((name for size, name in _OF_IMAGE_SIZE.items() if size >= dataset.image_size), "lsun_bedroom")
 
 
-def preset_for(name: str | None, dataset: DatasetInfo | None) -> tuple[str, Preset]:
+def _require_network(name: str, dataset: DatasetInfo) -> None:
+    """Raise UsageError, with the settings that help, where the preset's network is for images of another size."""
+    network, size = PRESETS[name].model.unet, dataset.image_size
+    if network.image_size == size:
+        return
+    advice = f"prepare it again with --image-size {', '.join(map(str, _OF_IMAGE_SIZE))}"
+    levels = range(len(network.channel_multipliers))
+    if size % 2 ** levels[-1] == 0:
+        attended = [size >> level for level in levels if network.has_attention(level)]
+        shape = {
+            "image_size": size,
+            "image_channels": dataset.channels,
+            "num_classes": dataset.num_classes,
+            "attention_resolutions": json.dumps(attended, separators=(",", ":")),
+        }
+        changes = " ".join(f"--set model.network.{field}={value}" for field, value in shape.items())
+        advice += f", or train preset {name}'s network at that size: --preset {name} {changes}"
+    raise UsageError(f"there is no preset for the {size}×{size} images of {dataset.name}: {advice}")
+
+
+def preset_for(
+    name: str | None, dataset: DatasetInfo | None, model: DenoiserConfig | None = None
+) -> tuple[str, Preset]:
     """A preset and its name.
 
     Args:
         name: of the preset; None: the dataset's own, or one with the dataset's channels and classes.
         dataset: what to train on; None: the embedded digits. If mirrored images of it would be wrong, the
             preset has no horizontal flips.
+        model: in place of the preset's own, which then need not fit the dataset.
 
     Raises:
         UsageError: for an unknown name, and where no preset has images of the dataset's size.
     """
     if name is not None and name not in PRESETS:
         raise UsageError(f"unknown preset {name!r}; valid presets: {', '.join(PRESETS)}")
-    if dataset is None:
-        return name or DEFAULT_DATASET, PRESETS[name or DEFAULT_DATASET]
-    own = name or _name_for(dataset)
-    preset = PRESETS[own] if own in (name, dataset.name) else _fitted(PRESETS[own], dataset)
-    if not dataset.horizontal_flip_safe:
+    own = name or (DEFAULT_DATASET if dataset is None else _name_for(dataset))
+    preset = PRESETS[own]
+    if dataset is not None and own not in (name, dataset.name):
+        if model is None:
+            _require_network(own, dataset)
+        preset = _fitted(preset, dataset)
+    if dataset is not None and not dataset.horizontal_flip_safe:
         never = {"horizontal_flip": False}
         base, distill = preset.base.model_copy(update=never), preset.distill.model_copy(update=never)
         preset = preset._replace(base=base, distill=distill)
-    return own, preset
+    return own, preset if model is None else preset._replace(model=model)
 
 
 def _fitted(preset: Preset, dataset: DatasetInfo) -> Preset:
@@ -181,7 +201,9 @@ def evaluation_settings(
     recorded: JsonValue, info: DatasetInfo, *, sampling_steps: int, changes: Mapping[str, JsonValue]
 ) -> EvaluationSettings:
     """A run's recorded evaluation settings, or the dataset's preset's, with `changes`; UsageError for a bad one."""
-    own = recorded if isinstance(recorded, dict) else PRESETS[_name_for(info)].evaluation.model_dump(mode="json")
+    own = recorded
+    if not isinstance(own, dict):
+        own = _fitted(PRESETS[_name_for(info)], info).evaluation.model_dump(mode="json")
     fields = apply_overrides(own, {"max_sampling_steps": sampling_steps, **changes})
     check_named_files(fields, changes)
     try:

@@ -17,7 +17,7 @@ from progdistill.diffusion.names import PredictionType, check_combination
 from progdistill.errors import UsageError
 from progdistill.evaluation.config import EvaluationSettings
 from progdistill.models.config import DenoiserConfig
-from progdistill.models_base import Frozen, first_problem
+from progdistill.models_base import Frozen, check_plain, first_problem, leaves
 from progdistill.training.config import (
     BaseTrainingSettings,
     ComputeSettings,
@@ -83,7 +83,10 @@ class Settings(Frozen):
 
 
 def settings_from(
-    options: RunOptions, dataset: DatasetInfo | None = None, recorded: Settings | None = None
+    options: RunOptions,
+    dataset: DatasetInfo | None = None,
+    recorded: Settings | None = None,
+    model: DenoiserConfig | None = None,
 ) -> Settings:
     """Resolve options into settings.
 
@@ -92,13 +95,14 @@ def settings_from(
         dataset: the dataset that they name; None: the embedded digits.
         recorded: settings of another run to start from. None: those of a preset, which is the named one, the
             dataset's own, or the one for images of that size, made to fit the dataset.
+        model: of the checkpoint to start from, which no --set changes; None: a base model is trained.
 
     Raises:
         UsageError: for an unknown preset, a bad ladder, a --set path that is unknown or has an option of its
             own, a value out of range, guidance of a model that cannot be guided, and a combination of
             prediction and loss weight that the paper found not to work.
     """
-    fields = _preset_fields(options, dataset) if recorded is None else recorded.model_dump(mode="json")
+    fields = _preset_fields(options, dataset, model) if recorded is None else recorded.model_dump(mode="json")
     fields |= {name: value for name in ("dataset", "seed") if (value := getattr(options, name)) is not None}
     fields |= {**_place(options), "ladder": _ladder(options, fields["ladder"])}
     if options.base_updates is not None:
@@ -108,24 +112,33 @@ def settings_from(
     known_stages = fields["distill"]["updates_at_steps"]
     for override in options.set:
         _set(fields, override)
+    if model is not None:
+        fields["model"] = model.model_dump(mode="json")
     if isinstance(fields["evaluation"], dict):  # validation refuses what is not
         changes = {name: fields["evaluation"][name] for name in overridden(options.set, "evaluation")}
         if recorded is not None:
             fields["evaluation"] = apply_overrides(recorded.evaluation.model_dump(mode="json"), changes)
         check_named_files(fields["evaluation"], changes)
+    for path, value in leaves(fields):
+        try:
+            check_plain(value)
+        except ValueError as error:
+            raise UsageError(f"{path} cannot be used: {error}") from None
     try:
         # From JSON, in which strict validation still reads names as enums and lists as tuples.
         settings = Settings.model_validate_json(json.dumps(fields), strict=True)
     except ValidationError as error:
         raise UsageError(first_problem(error)) from None
     _check_stages(settings, known_stages)
+    if model is not None:
+        return settings
     check_combination(settings.model.prediction, settings.base.loss_weight, distilling=False)
-    return settings if options.start_from else _with_label_dropout(settings)
+    return _with_label_dropout(settings)
 
 
 def check_paths(overrides: Sequence[Override]) -> None:
     """Raise UsageError for an override of no setting; whether its value fits depends on the preset."""
-    fields = _preset_fields(RunOptions(), None) | _place(RunOptions())
+    fields = _preset_fields(RunOptions(), None, None) | _place(RunOptions())
     for override in overrides:
         _set(fields, override)
 
@@ -159,8 +172,8 @@ def _with_label_dropout(settings: Settings) -> Settings:
     return settings.model_copy(update={"model": settings.model.model_copy(update={"network": network})})
 
 
-def _preset_fields(options: RunOptions, dataset: DatasetInfo | None) -> dict[str, Any]:
-    name, preset = preset_for(options.preset, dataset)
+def _preset_fields(options: RunOptions, dataset: DatasetInfo | None, model: DenoiserConfig | None) -> dict[str, Any]:
+    name, preset = preset_for(options.preset, dataset, model)
     scales = options.guidance_scale
     models = {**preset._asdict(), "live": LiveSettings()}
     ladder = parse_ladder(models.pop("ladder"))

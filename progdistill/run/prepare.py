@@ -1,15 +1,15 @@
 """Everything that is checked before a run starts: settings against store, dataset, machine and disk."""
 
 import os
-from operator import attrgetter
+from copy import deepcopy
 from pathlib import Path
 
 from progdistill.config.ladder import format_ladder
 from progdistill.config.options import DEFAULT_STORE, RunOptions
+from progdistill.config.overrides import set_field
 from progdistill.config.presets import DEFAULT_DATASET
 from progdistill.config.settings import LauncherName, Settings, settings_from
 from progdistill.data.catalog import UNKNOWN_DATASET
-from progdistill.data.columns import LABEL
 from progdistill.data.dataset import DatasetInfo, default_data_root, find_dataset, is_data_of, require_data_of
 from progdistill.diffusion.names import check_combination
 from progdistill.errors import UsageError
@@ -125,8 +125,10 @@ def prepare_run(options: RunOptions) -> PreparedRun:
     name = options.dataset or (DEFAULT_DATASET if teacher is None else _dataset_of(teacher, options))
     dataset = find_dataset(name, default_data_root())
     resolved = options.model_copy(update={"store": store.uri, "dataset": name})
-    wanted = settings_from(resolved, dataset, None if reproduced is None else reproduced.settings)
-    settings = wanted if teacher is None else _branched(wanted, options, teacher)
+    model = None if teacher is None else DenoiserConfig.of(teacher.identity)
+    settings = settings_from(resolved, dataset, None if reproduced is None else reproduced.settings, model)
+    if teacher is not None:
+        settings = _branched(settings, options, teacher)
     check_combination(settings.student_prediction, settings.distill.loss_weight, distilling=True)
     if settings.launcher is LauncherName.KUBERNETES:
         from progdistill.jobs.kubernetes.preflight import dataset_for_pods, require_reachable
@@ -147,7 +149,7 @@ def prepare_run(options: RunOptions) -> PreparedRun:
         parameters=parameter_count(settings.model.network, settings.model.out_channels),
         reproduces=None if reproduced is None else (str(options.reproduce), reproduced.checkpoint_id),
         other_data=teacher is not None and not is_data_of(dataset, teacher.identity.dataset_fingerprint),
-        ignored_overrides=_ignored(options, wanted, settings),
+        ignored_overrides=() if teacher is None else _ignored(options, settings),
     )
     free = store.free_bytes()
     if free is not None and run.disk_bytes > free:
@@ -169,7 +171,7 @@ def _dataset_of(teacher: CheckpointManifest, options: RunOptions) -> str:
 
 
 def _branched(settings: Settings, options: RunOptions, teacher: CheckpointManifest) -> Settings:
-    """Start from `teacher`: its architecture, and the ladder below its number of steps."""
+    """Start from `teacher`, whose model `settings` has: the ladder below its number of steps."""
     ladder, steps = settings.ladder, teacher.identity.sampling_steps
     if teacher.identity.kind is CheckpointKind.STUDENT and steps is not None:
         typed = options.ladder is not None and "ladder" not in options.defaults
@@ -184,13 +186,12 @@ def _branched(settings: Settings, options: RunOptions, teacher: CheckpointManife
                 f" {ladder[-1]}: choose a checkpoint of more steps"
             )
         ladder = (steps, *(rung for rung in ladder if rung < steps))
-    model = DenoiserConfig.of(teacher.identity)
-    scales = _guidance_scale(settings, teacher, model)
-    changes = {"ladder": ladder, "first_teacher": teacher.id, "model": model, "guidance_scale": scales}
+    scales = _guidance_scale(settings, teacher)
+    changes = {"ladder": ladder, "first_teacher": teacher.id, "guidance_scale": scales}
     return settings.model_copy(update=changes)
 
 
-def _guidance_scale(settings: Settings, teacher: CheckpointManifest, model: DenoiserConfig) -> GuidanceRange | None:
+def _guidance_scale(settings: Settings, teacher: CheckpointManifest) -> GuidanceRange | None:
     """The guidance scales that students of `teacher` learn: its own, else what the run sets."""
     wanted, own, name = settings.guidance_scale, range_of(teacher), f"--from {teacher.id[:12]}"
     if wanted is None or wanted == own:
@@ -200,7 +201,7 @@ def _guidance_scale(settings: Settings, teacher: CheckpointManifest, model: Deno
             f"{name} was distilled with guidance scales {own}, which its students keep: leave --guidance-scale"
             f" {wanted} out, or start from an undistilled model"
         )
-    if not model.network.num_classes:
+    if not settings.model.network.num_classes:
         raise UsageError(f"--guidance-scale {wanted} needs classes, and {name} has none: leave it out")
     if not can_be_guided(teacher):
         raise UsageError(
@@ -210,41 +211,34 @@ def _guidance_scale(settings: Settings, teacher: CheckpointManifest, model: Deno
     return wanted
 
 
-def _ignored(options: RunOptions, wanted: Settings, settings: Settings) -> tuple[str, ...]:
-    """The overrides of the model that the teacher's model does not follow."""
-    paths = dict.fromkeys(override.path for override in options.set if override.section == "model")
-    return tuple(path for path in paths if attrgetter(path)(wanted) != attrgetter(path)(settings))
+def _ignored(options: RunOptions, settings: Settings) -> tuple[str, ...]:
+    """The overrides of the model that the teacher's model, which `settings` has, does not follow."""
+    fields, paths = {"model": settings.model.model_dump(mode="json")}, dict[str, None]()
+    for override in options.set:
+        if override.section == "model":
+            before = deepcopy(fields)
+            set_field(fields, override, Settings)
+            if fields != before:
+                paths[override.path] = None
+    return tuple(paths)
 
 
 def _check_fit(settings: Settings, dataset: DatasetInfo) -> None:
-    """Refuse a network for samples of another shape, of other classes, or conditioned on what the dataset lacks."""
+    """Refuse a network for images of another shape, or of other classes."""
     network = settings.model.network
-    shape, classes = network.sample_shape, network.num_classes
-    found, found_classes = dataset.sample_shape, dataset.num_classes
-    stored = {column.name: column.shape for column in dataset.columns}
-    lacking = [c.name for c in network.columns if c.name != LABEL and stored.get(c.name) != c.shape]
-    if found in (shape, None) and classes in (0, found_classes) and not lacking:
+    size, channels, classes = network.image_size, network.image_channels, network.num_classes
+    found_size, found_channels, found_classes = dataset.image_size, dataset.channels, dataset.num_classes
+    if (size, channels) == (found_size, found_channels) and classes in (0, found_classes):
         return
     owner, cure = f"preset {settings.preset}", "choose another --preset, or --set model.network.… to fit"
     if settings.first_teacher is not None:
         owner, cure = f"teacher {settings.first_teacher[:12]}", "choose another --dataset or another --from"
-        if lacking or (dataset.encoded_by is None and settings.model.foreign_schedule is not None and found != shape):
-            cure = f"encode it with `progdistill data encode {dataset.name} --pipeline {settings.first_teacher[:12]}`"
-        elif classes == found_classes + 1:
+        if classes == found_classes + 1:
             cure += '; if its last class stands for "none", import it again with --label-dropout'
-    if lacking:
-        raise UsageError(
-            f"the network of {owner} is conditioned on {', '.join(lacking)}, which dataset {dataset.name} does not have"
-            f" in that shape: {cure}"
-        )
     raise UsageError(
-        f"the network of {owner} is for {_shape(shape)} images of {classes} classes, but dataset"
-        f" {dataset.name} has {_shape(found)} of {found_classes}: {cure}"
+        f"the network of {owner} is for {channels}×{size}×{size} images of {classes} classes, but dataset"
+        f" {dataset.name} has {found_channels}×{found_size}×{found_size} of {found_classes}: {cure}"
     )
-
-
-def _shape(shape: tuple[int, int, int] | None) -> str:
-    return "none" if shape is None else "×".join(map(str, shape))
 
 
 def _check_values(settings: Settings, dataset: DatasetInfo) -> None:

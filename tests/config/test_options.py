@@ -149,8 +149,17 @@ def test_no_preset_mirrors_images_that_have_a_right_way_round(name: str, preset:
 
 
 def test_images_of_a_size_without_a_preset_are_refused_with_advice() -> None:
-    with pytest.raises(UsageError, match=r"48×48 images of flowers.*--image-size"):
+    with pytest.raises(UsageError, match=r"48×48 images of flowers.*--image-size .* --preset imagenet64 --set "):
         settings_from(RunOptions(dataset="flowers"), dataset_of("flowers", 48))
+    with pytest.raises(UsageError, match=r"50×50 images of flowers.*--image-size 8, 32, 64, 128$"):
+        settings_from(RunOptions(dataset="flowers"), dataset_of("flowers", 50))
+
+
+@pytest.mark.parametrize("value", [10**400, 10**12, -1, "1e400"])
+def test_a_network_of_absurd_size_is_one_message(value: object) -> None:
+    for field in ("base_channels", "image_size", "num_classes", "residual_blocks", "condition_channels"):
+        with pytest.raises(UsageError, match=field):
+            settings_from(RunOptions(set=(f"model.network.{field}={value}",)))
 
 
 def test_students_of_an_eps_model_predict_v() -> None:
