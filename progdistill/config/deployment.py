@@ -1,8 +1,6 @@
 """A scheduled deployment of the flow: schedule, options and pods."""
 
-import json
 import re
-import tomllib
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, JsonValue, ValidationError
@@ -10,7 +8,7 @@ from pydantic import AfterValidator, Field, JsonValue, ValidationError
 from progdistill.config.cluster import PlainVariables
 from progdistill.config.options import RunOptions, options_of_table
 from progdistill.errors import UsageError
-from progdistill.models_base import Frozen, first_problem
+from progdistill.models_base import Frozen, first_problem, parse_json, parse_toml
 
 _CRON_FIELD = re.compile(r"[0-9A-Za-z*/,\-]+")
 
@@ -87,7 +85,7 @@ class DeploymentSettings(Frozen):
 def parse_deployment(text: str) -> DeploymentSettings:
     """Read TOML, or JSON where it begins with a brace; UsageError names the bad value."""
     try:
-        table = json.loads(text) if text.lstrip().startswith("{") else tomllib.loads(text)
+        table = parse_json(text) if text.lstrip().startswith("{") else parse_toml(text)
         settings = DeploymentSettings.model_validate(table)
         for step in ("start", *settings.steps):
             settings.pod_of(step)

@@ -36,7 +36,7 @@ def parse_ladder(text: str) -> tuple[int, ...]:
 
 
 def _steps(part: str, text: str) -> int:
-    if not part.strip().isdecimal():
+    if not part.strip().isdecimal() or len(part) > 100:
         raise UsageError(f"ladder {text!r}: {part!r} is not a number of sampling steps; {_SYNTAX}")
     steps = int(part)
     if not 1 <= steps <= MAX_SAMPLING_STEPS or steps & (steps - 1):

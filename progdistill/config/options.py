@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -11,7 +10,7 @@ from pydantic import BeforeValidator, Field
 
 from progdistill.config.overrides import Override, overrides_of, read_override
 from progdistill.errors import UsageError
-from progdistill.models_base import Frozen
+from progdistill.models_base import Frozen, parse_toml
 
 DEFAULTS_FILE = "progdistill.toml"
 DEFAULT_STORE = ".progdistill/store"
@@ -164,6 +163,8 @@ def parse_known_options(
 def _refuse_blank(value: Any, where: str) -> None:
     if isinstance(value, str) and not value.strip():
         raise UsageError(f"{where} is empty: give it a value, or leave it out")
+    if isinstance(value, str) and "\0" in value:
+        raise UsageError(f"{where} = {value!r} has a null character, which no name has")
 
 
 def read_defaults_file(path: Path) -> dict[str, Any]:
@@ -171,10 +172,10 @@ def read_defaults_file(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return parse_toml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise UsageError(f"{path} is not valid TOML: {error}") from None
 
 

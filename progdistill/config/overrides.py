@@ -9,7 +9,7 @@ from pydantic import BaseModel, JsonValue
 
 from progdistill.errors import UsageError
 from progdistill.features.weights import INCEPTION_SHA256, local_path, sha256_of
-from progdistill.models_base import leaves
+from progdistill.models_base import leaves, parse_json
 
 FORMER_SETTINGS = {
     "compute.ranks": "renamed: use compute.world_size",
@@ -53,9 +53,11 @@ def read_override(given: object) -> object:
     if not text.strip():
         raise UsageError(f"--set {given!r} has no value: write --set KEY.PATH=VALUE")
     try:
-        value = json.loads(text)
-    except ValueError:
+        value = parse_json(text)
+    except json.JSONDecodeError:
         value = text
+    except ValueError as error:
+        raise UsageError(f"--set {path}: the value cannot be used: {error}") from None
     return Override(path.strip(), value)
 
 

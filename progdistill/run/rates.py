@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from statistics import median
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from pydantic import JsonValue
 
@@ -93,6 +93,8 @@ def rates_from(
         figures = made.figures
         if figures is None or figures.world_size is None or figures.job != work.kind:
             continue
+        if not figures.images_per_second > 0:  # of a foreign manifest
+            continue
         found = _compute(made.configuration.get("compute")), _network(identity.architecture)
         if found == wanted and identity.training.get("batch_size") == work.batch_size:
             groups.setdefault((made.device, figures.world_size), []).append(figures)
@@ -116,6 +118,9 @@ def _compute(settings: JsonValue) -> JsonValue:
     return {name: value for name, value in settings.items() if name not in ("device", "world_size")}
 
 
-def _network(architecture: dict[str, Any]) -> dict[str, Any]:
-    network = architecture["network"]
+def _network(architecture: dict[str, JsonValue]) -> JsonValue:
+    """What decides the speed of a network; None for an architecture of another form."""
+    network = architecture.get("network")
+    if not isinstance(network, dict):
+        return None
     return {name: value for name, value in network.items() if name not in WITHOUT_EFFECT}

@@ -6,11 +6,11 @@ guidance. The networks and `progdistill.diffusion` work with w.
 
 import logging
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-from progdistill.errors import UsageError
+from progdistill.errors import LostInvariantError, UsageError
 from progdistill.models.config import DenoiserConfig
-from progdistill.models_base import Frozen
+from progdistill.models_base import Frozen, first_problem
 from progdistill.registry.checkpoint import CheckpointKind, CheckpointManifest
 
 logger = logging.getLogger(__name__)
@@ -58,7 +58,11 @@ def range_of(manifest: CheckpointManifest) -> GuidanceRange | None:
     """The guidance scales that a student was trained with; None where guidance is not an input."""
     if not DenoiserConfig.of(manifest.identity).network.guidance_input:
         return None
-    return GuidanceRange.model_validate(manifest.identity.training["guidance_scale"])
+    try:
+        return GuidanceRange.model_validate(manifest.identity.training.get("guidance_scale"))
+    except ValidationError as error:
+        where = f"the guidance scales of checkpoint {manifest.id[:12]}"
+        raise LostInvariantError(f"{where} cannot be read: {first_problem(error)}") from None
 
 
 def can_be_guided(manifest: CheckpointManifest) -> bool:
