@@ -51,8 +51,8 @@ def _paper(
     and very slight decoupled weight decay with a constant of 0.001 … clip the norm of gradients to 1"; 50k updates a
     stage, 100k for 2 and 1 sampling steps, learning rate annealed linearly to zero. The defaults are those for ImageNet
     and LSUN (section 5.2).
-    The warm-up, distillation without a moving average and with a fresh optimizer each stage, the truncated-SNR loss and
-    random horizontal flips are the published code's."""
+    The warm-up, distillation without a moving average, without weight decay and with a fresh optimizer each stage, the
+    truncated-SNR loss and random horizontal flips are the published code's."""
     return Preset(
         ladder=ladder,
         model=DenoiserConfig(network=ARCHITECTURES[architecture], prediction=prediction),
@@ -73,7 +73,6 @@ def _paper(
             batch_size=batch_size,
             learning_rate=distillation_rate,
             learning_rate_schedule=LearningRateSchedule.LINEAR_TO_ZERO,
-            weight_decay=0.001,
             gradient_clip_norm=1.0,
             loss_weight=LossWeight.TRUNCATED_SNR,
             horizontal_flip=True,

@@ -5,7 +5,7 @@ its own state, at its own time (`models/boundary.py`).
 """
 
 import math
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -19,20 +19,23 @@ class DiscreteSchedule(Frozen, allow_inf_nan=False):
     `linear`: β evenly spaced. `scaled_linear`: √β evenly spaced (latent diffusion).
     `squaredcos_cap_v2`: Nichol & Dhariwal (2021), ᾱ(u) = cos²((u + 0.008)/1.008 · π/2), β at most 0.999;
     it does not use beta_start and beta_end.
+    `zero_terminal_snr`: √ᾱ shifted and scaled to end at 0 and keep its first value (Lin et al. 2024, algorithm 1).
     """
 
     kind: Literal["linear", "scaled_linear", "squaredcos_cap_v2"]
     steps: int = Field(default=1000, ge=2, le=2**20)
     beta_start: float = Field(default=1e-4, gt=0, lt=1)
     beta_end: float = Field(default=0.02, gt=0, lt=1)
+    zero_terminal_snr: bool = False
 
     def log_snr(self) -> list[float]:
-        """λ_k = log(ᾱ_k / (1 − ᾱ_k)) for k = 0 … steps − 1 in double precision: strictly falling."""
-        log_alpha_bar, values = 0.0, []
-        for beta in self._betas():
-            log_alpha_bar += math.log1p(-beta)
-            values.append(log_alpha_bar - math.log(-math.expm1(log_alpha_bar)))
-        return values
+        """λ_k = log(ᾱ_k / (1 − ᾱ_k)) for k = 0 … steps − 1, float64: strictly falling, at the end perhaps −∞."""
+        levels = list(accumulate(math.log1p(-beta) for beta in self._betas()))
+        if self.zero_terminal_snr:
+            first, last = (math.exp(levels[k] / 2) for k in (0, -1))
+            alphas = ((math.exp(level / 2) - last) * first / (first - last) for level in levels)
+            levels = [2 * math.log(alpha) if alpha > 0 else -math.inf for alpha in alphas]
+        return [level - math.log(-math.expm1(level)) if level > -math.inf else level for level in levels]
 
     def _betas(self) -> list[float]:
         fractions = [k / (self.steps - 1) for k in range(self.steps)]

@@ -14,8 +14,11 @@ from progdistill.diffusion.noise_schedules import DiscreteSchedule, EDMSchedule,
 from progdistill.diffusion.schedule import alpha_sigma, coefficients, log_snr, time_of_log_snr
 from progdistill.models.config import TIME_SCALE
 
+LOWEST_LOG_SNR = -24 * math.log(2)
+
 Times = Float[Tensor, " batch"]
 Samples = Float[Tensor, "batch channels height width"]
+Outputs = Float[Tensor, "batch outputs height width"]
 
 
 class Boundary(nn.Module):
@@ -32,6 +35,8 @@ class Boundary(nn.Module):
         super().__init__()
         self.schedule = schedule
         rising = schedule.log_snr()[::-1] if isinstance(schedule, DiscreteSchedule) else []
+        # Where the SNR ends at 0, its logarithm is that of ᾱ = 2⁻²⁴, as in diffusers' EulerDiscreteScheduler.
+        rising = [max(level, LOWEST_LOG_SNR) for level in rising]
         self.register_buffer("log_snr_of_level", torch.tensor(rising, dtype=torch.float32), persistent=False)
 
     def time(self, t: Times) -> Times:
@@ -78,7 +83,7 @@ class Boundary(nn.Module):
             case _:
                 return z
 
-    def output(self, output: Samples, z: Samples, t: Times) -> Samples:
+    def output(self, output: Outputs, z: Samples, t: Times) -> Outputs:
         """The output in our terms: v̂ for flow and EDM networks, which `DenoiserConfig.prediction` then calls v.
 
         Flow: v̂ = (u + (α − σ)·z)/(α + σ). EDM, with r² = σ² + σ_data²·α²: v̂ = α·σ·(1 − σ_data²)/r²·z − σ_data/r·F.

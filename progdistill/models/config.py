@@ -4,11 +4,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, JsonValue, PositiveInt, Tag, ValidationError, model_validator
 
+from progdistill.data.columns import LABEL_COLUMN
+from progdistill.data.columns import Column as Column
 from progdistill.diffusion.names import PredictionType
 from progdistill.diffusion.noise_schedules import NoiseSchedule
 from progdistill.errors import LostInvariantError, UsageError
 from progdistill.models_base import TAG, Frozen, first_problem
 from progdistill.registry.checkpoint import CheckpointDescription
+from progdistill.store.digest import Sha256
+
+GUIDANCE_FEATURES = 256
+"""Width of the features of guidance that become an input of a network of diffusers: that of published students."""
 
 TIME_SCALE = 8192
 """Our time input is 8192·t − 1, the index that a stock scheduler with 8192 steps passes."""
@@ -17,14 +23,6 @@ TIME_SCALE = 8192
 LARGEST_IMAGE = 2**14
 """Height and width in pixels; this and the other upper bounds keep arithmetic about a network's size cheap."""
 _MOST_CHANNELS = 2**16
-
-
-class Column(Frozen):
-    """A tensor that a network is conditioned on: [batch, *shape]."""
-
-    name: str
-    shape: tuple[int, ...] = ()
-    dtype: Literal["int64", "float32", "bool"] = "float32"
 
 
 class UNetConfig(Frozen, allow_inf_nan=False):
@@ -72,7 +70,7 @@ class UNetConfig(Frozen, allow_inf_nan=False):
     @property
     def columns(self) -> tuple[Column, ...]:
         """What the network is conditioned on."""
-        return (Column(name="label", dtype="int64"),) if self.num_classes else ()
+        return (LABEL_COLUMN,) if self.num_classes else ()
 
     def for_student(self, guidance_input: bool) -> "UNetConfig":
         """The student's network: without dropout (Appendix E)."""
@@ -136,6 +134,9 @@ class DiffusersConfig(Frozen, allow_inf_nan=False):
     num_classes: int = Field(default=0, ge=0, description="0: no column `label`")
     label_dropout: bool = Field(default=False, description="label num_classes means 'no class'")
     guidance_input: bool = Field(default=False, description="the guidance scale is an input")
+    guidance_width: int = Field(
+        default=0, ge=0, description="outputs of the layer that makes guidance an input; 0: no place for it"
+    )
     parameters: int = Field(gt=0, description="number of parameters")
 
     @property
@@ -149,8 +150,20 @@ class DiffusersConfig(Frozen, allow_inf_nan=False):
         return self.sample_shape[1]
 
     def for_student(self, guidance_input: bool) -> "DiffusersConfig":
-        """The student's network."""
-        return self.model_copy(update={"guidance_input": guidance_input})
+        """The student's network: without dropout; a guidance input that its teacher has stays.
+
+        Raises:
+            UsageError: The network has no place for a guidance input.
+        """
+        changes: dict[str, Any] = {}
+        if "dropout" in self.arguments:
+            changes["arguments"] = self.arguments | {"dropout": 0.0}
+        if guidance_input and not self.guidance_input:
+            if not self.guidance_width:
+                raise UsageError(f"a {self.class_name} has no place for a guidance input: give one guidance scale")
+            changes["guidance_input"] = True
+            changes["parameters"] = self.parameters + self.guidance_width * GUIDANCE_FEATURES
+        return self.model_copy(update=changes)
 
 
 def _kind_of_network(config: Any) -> str:
@@ -165,7 +178,7 @@ NetworkConfig = Annotated[
 
 
 class DenoiserConfig(Frozen, allow_inf_nan=False):
-    """A network, what its output means and what it reads as the time."""
+    """A network, what its output means, what it reads as the time, and the pipeline of a latent model."""
 
     network: NetworkConfig
     prediction: PredictionType
@@ -173,6 +186,9 @@ class DenoiserConfig(Frozen, allow_inf_nan=False):
         default=None,
         description="of a network trained elsewhere: it is asked at the log-SNR of t in terms of this schedule;"
         " None: at 8192·t − 1",
+    )
+    pipeline: Sha256 | None = Field(
+        default=None, description="id of the VAE, text encoders and tokenizers (registry/pipeline.py); None: images"
     )
 
     @classmethod
@@ -223,7 +239,8 @@ ARCHITECTURES: dict[str, UNetConfig] = {
         attention_resolutions=(16, 8),
         dropout=0.2,
     ),
-    # "For 64 × 64 ImageNet we use their model exactly, with 192 channels at the highest resolution."
+    # "For 64 × 64 ImageNet we use their model exactly, with 192 channels at the highest resolution." The dropout is
+    # that of their model and of the published configurations; the paper's text gives one for CIFAR-10 alone.
     "imagenet64": UNetConfig(
         image_channels=3,
         image_size=64,
@@ -233,6 +250,7 @@ ARCHITECTURES: dict[str, UNetConfig] = {
         attention_resolutions=(32, 16, 8),
         head_channels=64,
         num_classes=1000,
+        dropout=0.1,
     ),
     # "similar to that for ImageNet, but with a reduced number of 128 channels at the 64 × 64 resolution …
     # an additional level … the input resolution of 128 × 128 … 3 residual blocks with 64 channels …
@@ -247,5 +265,6 @@ ARCHITECTURES: dict[str, UNetConfig] = {
         attention_resolutions=(32, 16, 8),
         head_channels=64,
         condition_channels=768,
+        dropout=0.1,
     ),
 }

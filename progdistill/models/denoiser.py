@@ -123,16 +123,18 @@ def _per_sample(w: float | Times, t: Times) -> Times:
 
 
 def unallocated(config: DenoiserConfig) -> Denoiser:
-    """A denoiser on the meta device, for `load_state_dict(…, assign=True)`."""
+    """A denoiser whose weights are on the meta device, for `load_state_dict(…, assign=True)`."""
     with torch.device("meta"):
         network = network_of(config.network).build(config)
     return Denoiser(config, network)
 
 
 def empty_denoiser(config: DenoiserConfig) -> Denoiser:
-    """A denoiser on the CPU with uninitialized weights."""
+    """A denoiser on the CPU with uninitialized weights; buffers that are no part of them are as they should be."""
     denoiser = unallocated(config)
-    denoiser.network.to_empty(device="cpu")
+    wanted = denoiser.network.state_dict()
+    empty = {name: torch.empty_like(tensor, device="cpu") for name, tensor in wanted.items()}
+    denoiser.network.load_state_dict(empty, assign=True)
     return denoiser
 
 

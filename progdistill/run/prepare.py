@@ -10,6 +10,7 @@ from progdistill.config.overrides import set_field
 from progdistill.config.presets import DEFAULT_DATASET
 from progdistill.config.settings import LauncherName, Settings, settings_from
 from progdistill.data.catalog import UNKNOWN_DATASET
+from progdistill.data.columns import LABEL
 from progdistill.data.dataset import DatasetInfo, default_data_root, find_dataset, is_data_of, require_data_of
 from progdistill.diffusion.names import check_combination
 from progdistill.errors import UsageError
@@ -224,21 +225,34 @@ def _ignored(options: RunOptions, settings: Settings) -> tuple[str, ...]:
 
 
 def _check_fit(settings: Settings, dataset: DatasetInfo) -> None:
-    """Refuse a network for images of another shape, or of other classes."""
+    """Refuse a network for samples of another shape, of other classes, or conditioned on what the dataset lacks."""
     network = settings.model.network
-    size, channels, classes = network.image_size, network.image_channels, network.num_classes
-    found_size, found_channels, found_classes = dataset.image_size, dataset.channels, dataset.num_classes
-    if (size, channels) == (found_size, found_channels) and classes in (0, found_classes):
+    shape, classes = network.sample_shape, network.num_classes
+    found, found_classes = dataset.sample_shape, dataset.num_classes
+    stored = {column.name: column.shape for column in dataset.columns}
+    lacking = [c.name for c in network.columns if c.name != LABEL and stored.get(c.name) != c.shape]
+    if found in (shape, None) and classes in (0, found_classes) and not lacking:
         return
     owner, cure = f"preset {settings.preset}", "choose another --preset, or --set model.network.… to fit"
     if settings.first_teacher is not None:
         owner, cure = f"teacher {settings.first_teacher[:12]}", "choose another --dataset or another --from"
-        if classes == found_classes + 1:
+        if lacking or (dataset.encoded_by is None and settings.model.foreign_schedule is not None and found != shape):
+            cure = f"encode it with `progdistill data encode {dataset.name} --pipeline {settings.first_teacher[:12]}`"
+        elif classes == found_classes + 1:
             cure += '; if its last class stands for "none", import it again with --label-dropout'
+    if lacking:
+        raise UsageError(
+            f"the network of {owner} is conditioned on {', '.join(lacking)}, which dataset {dataset.name} does not have"
+            f" in that shape: {cure}"
+        )
     raise UsageError(
-        f"the network of {owner} is for {channels}×{size}×{size} images of {classes} classes, but dataset"
-        f" {dataset.name} has {found_channels}×{found_size}×{found_size} of {found_classes}: {cure}"
+        f"the network of {owner} is for {_shape(shape)} images of {classes} classes, but dataset"
+        f" {dataset.name} has {_shape(found)} of {found_classes}: {cure}"
     )
+
+
+def _shape(shape: tuple[int, int, int] | None) -> str:
+    return "none" if shape is None else "×".join(map(str, shape))
 
 
 def _check_values(settings: Settings, dataset: DatasetInfo) -> None:

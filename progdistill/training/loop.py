@@ -150,9 +150,13 @@ def _gradient(task: TrainingTask, state: TrainingState, network: nn.Module) -> t
     """The loss and the norm of the gradient, the same on every rank: all stop, or none."""
     settings, rank, update = task.settings, task.rank, state.update
     batch = task.loader.batch(update)
-    x = batch.images.to(rank.device, non_blocking=True)
-    has_classes = state.model.config.network.num_classes > 0
-    conditioning = {"label": batch.labels.to(rank.device, non_blocking=True)} if has_classes else None
+    config = state.model.config
+    # Where states do not come from data, only the shape of x counts.
+    x = batch.x if batch.x is not None else torch.zeros(task.loader.local_size, *config.network.sample_shape)
+    x = x.to(rank.device, non_blocking=True)
+    columns = [column.name for column in config.network.columns]
+    found = {name: batch.conditioning[name].to(rank.device, non_blocking=True) for name in columns}
+    conditioning = found or None
     # Every rank draws with the generator of rank 0.
     source = generator(task.seed, task.purpose, update, 0, device=device_of_draws(rank.device))
     random = BatchRandom(source, settings.batch_size, rank.rank, rank.world_size, rank.device)

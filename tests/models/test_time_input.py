@@ -56,7 +56,7 @@ def test_a_foreign_eps_model_has_a_finite_velocity_at_both_ends(make_denoiser: M
     z, t = torch.randn(2, 1, 8, 8), torch.tensor([0.0, 1.0])
     with torch.no_grad():
         velocity = denoiser.velocity(z, t, {"label": torch.tensor([1, 2])})
-        nearest = denoiser.velocity(z, denoiser.boundary.nearest_known(t), torch.tensor([1, 2]))
+        nearest = denoiser.velocity(z, denoiser.boundary.nearest_known(t), {"label": torch.tensor([1, 2])})
     assert velocity.isfinite().all()
     # ε̂ is divided by an α of 0.006: rounding of the time shows.
     torch.testing.assert_close(velocity, nearest, rtol=0.02, atol=0.02)
