@@ -13,6 +13,7 @@ from progdistill.config.options import DEFAULT_STORE, DEFAULTS_FILE, RunOptions
 from progdistill.config.overrides import Override, apply_overrides, check_named_files, overridden, set_field
 from progdistill.config.presets import DEFAULT_DATASET, preset_for
 from progdistill.data.dataset import DatasetInfo
+from progdistill.diffusion.grid import Grid, for_ladder, grid_named
 from progdistill.diffusion.names import PredictionType, check_combination
 from progdistill.errors import UsageError
 from progdistill.evaluation.config import EvaluationSettings
@@ -69,6 +70,17 @@ class Settings(Frozen):
         """
         teachers = self.model.prediction
         return self.distill.prediction or (PredictionType.V if teachers is PredictionType.EPS else teachers)
+
+    @property
+    def grid(self) -> Grid:
+        """The grid of all students: as set, else that of the first teacher.
+
+        Raises:
+            UsageError: No grid has the set name, or it does not suit the teacher.
+        """
+        name, top = self.distill.grid, self.ladder[0]
+        grid = self.model.grid if name == "auto" else grid_named(name, self.model.foreign_schedule, top)
+        return for_ladder(grid, top)
 
     @property
     def has_guided_stage(self) -> bool:

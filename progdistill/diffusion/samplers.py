@@ -1,10 +1,11 @@
-"""Samplers: from noise to an image in N steps. All have the signature `Sampler`; `SAMPLERS` lists them.
+"""Samplers: from noise to an image along any grid of times. All have the signature `Sampler`; `SAMPLERS` lists them.
 
 To add a sampler: a function with that signature, a name in `names.SamplerName`, and a row of `SAMPLERS`.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -21,17 +22,17 @@ StepNoise = Callable[[int], Tensor]
 
 @runtime_checkable
 class Sampler(Protocol):
-    """Maps z₁ ~ N(0, I) to x in `steps` equal steps of time from t = 1 to t = 0."""
+    """Maps z ~ N(0, I) to x along a grid of times."""
 
     def __call__(
-        self, velocity: Velocity, z: Images, steps: int, noise: StepNoise | None = None, gamma: float = 0.0
+        self, velocity: Velocity, z: Images, times: Sequence[float], noise: StepNoise | None = None, gamma: float = 0.0
     ) -> Images:
         """Sample.
 
         Args:
             velocity: The model, `clipped` or not; never evaluated at t = 0, where most predictions would divide by 0.
             z: Standard Gaussian noise, float32 or float64.
-            steps: Number of steps, at least 1.
+            times: At least two, falling from at most 1 to 0; `grid.times(steps)` gives them.
             noise: Needed by stochastic samplers, ignored by others.
             gamma: Variance of stochastic samplers, 0 to 1; ignored by others.
 
@@ -54,15 +55,19 @@ def _x_at(velocity: Velocity, z: Images, t: float) -> Images:
     return alpha * z - sigma * _velocity_at(velocity, z, t)
 
 
-def ddim(velocity: Velocity, z: Images, steps: int, noise: StepNoise | None = None, gamma: float = 0.0) -> Images:
+def ddim(
+    velocity: Velocity, z: Images, times: Sequence[float], noise: StepNoise | None = None, gamma: float = 0.0
+) -> Images:
     """DDIM (eq. 8) as a rotation of z: z_{φ−δ} = cos δ·z_φ − sin δ·v̂ (eq. 38)."""
-    delta = math.pi / (2 * steps)
-    for step in range(steps):
-        z = math.cos(delta) * z - math.sin(delta) * _velocity_at(velocity, z, 1 - step / steps)
+    for t, s in pairwise(times):
+        delta = (t - s) * math.pi / 2
+        z = math.cos(delta) * z - math.sin(delta) * _velocity_at(velocity, z, t)
     return z
 
 
-def ancestral(velocity: Velocity, z: Images, steps: int, noise: StepNoise | None = None, gamma: float = 0.0) -> Images:
+def ancestral(
+    velocity: Velocity, z: Images, times: Sequence[float], noise: StepNoise | None = None, gamma: float = 0.0
+) -> Images:
     """z_s = μ_{s|t}(z_t, x̂) + √((σ̃²_{s|t})^(1−γ)·(σ²_{t|s})^γ)·ε (eq. 4–5), γ in [0, 1].
 
     γ interpolates log-variances: 0 is the variance of z_s when x is known, 1 when x is N(0, I). The last step
@@ -70,8 +75,7 @@ def ancestral(velocity: Velocity, z: Images, steps: int, noise: StepNoise | None
     """
     if noise is None:
         raise UsageError("ancestral sampling draws noise at every step: pass noise=")
-    for step in range(steps):
-        t, s = 1 - step / steps, 1 - (step + 1) / steps
+    for step, (t, s) in enumerate(pairwise(times)):
         z = posterior_mean(z, _x_at(velocity, z, t), t, s)
         if s > 0:
             variance = posterior_variance(t, s) ** (1 - gamma) * forward_variance(t, s) ** gamma
@@ -102,28 +106,27 @@ def _one_minus_r(t: float, s: float) -> float:
     return math.sin(difference) * math.sin(total) / (alpha_sigma_at(s)[0] * alpha_sigma_at(t)[1]) ** 2
 
 
-def dpm_solver(velocity: Velocity, z: Images, steps: int, noise: StepNoise | None = None, gamma: float = 0.0) -> Images:
+def dpm_solver(
+    velocity: Velocity, z: Images, times: Sequence[float], noise: StepNoise | None = None, gamma: float = 0.0
+) -> Images:
     """DPM-Solver++(2M), a second-order multistep method: DDIM toward an extrapolated x̂.
 
     x̂ is extrapolated linearly in the log-SNR from this step and the one before. The log-SNR is −∞ at t = 1
-    and +∞ at t = 0, so the first two steps and the last are plain DDIM.
+    and +∞ at t = 0: the first step, a second one after t = 1, and the last are plain DDIM.
     """
-    delta = math.pi / (2 * steps)
-    previous = z
-    for step in range(steps):
-        t, s = 1 - step / steps, 1 - (step + 1) / steps
+    before, previous = 1.0, z
+    for t, s in pairwise(times):
         x = _x_at(velocity, z, t)
-        target = x + _extrapolation(t, delta) * (x - previous) if 2 <= step < steps - 1 else x
-        z = (alpha_sigma_at(s)[1] * z + math.sin(delta) * target) / alpha_sigma_at(t)[1]
-        previous = x
+        target = x + _extrapolation(before, t, s) * (x - previous) if before < 1 and s > 0 else x
+        z = (alpha_sigma_at(s)[1] * z + math.sin((t - s) * math.pi / 2) * target) / alpha_sigma_at(t)[1]
+        before, previous = t, x
     return z
 
 
-def _extrapolation(t: float, delta: float) -> float:
+def _extrapolation(before: float, t: float, s: float) -> float:
     """Half the change of log-SNR in the coming step over that in the step before."""
-    angle = t * math.pi / 2
-    before, now, after = (math.log(math.tan(angle + shift)) for shift in (delta, 0, -delta))
-    return (now - after) / (2 * (before - now))
+    earlier, now, after = (math.log(math.tan(time * math.pi / 2)) for time in (before, t, s))
+    return (now - after) / (2 * (earlier - now))
 
 
 class Tableau(NamedTuple):
@@ -150,20 +153,22 @@ def runge_kutta(method: Tableau, last_method: Tableau) -> Sampler:
             step leaves the order of the whole as it is.
     """
 
-    def sample(velocity: Velocity, z: Images, steps: int, noise: StepNoise | None = None, gamma: float = 0.0) -> Images:
-        for step in range(steps):
-            z = _step(last_method if step == steps - 1 else method, velocity, z, step, steps)
+    def sample(
+        velocity: Velocity, z: Images, times: Sequence[float], noise: StepNoise | None = None, gamma: float = 0.0
+    ) -> Images:
+        for t, s in pairwise(times):
+            z = _step(method if s > 0 else last_method, velocity, z, t, s)
         return z
 
     return sample
 
 
-def _step(method: Tableau, velocity: Velocity, z: Images, step: int, steps: int) -> Images:
-    delta = math.pi / (2 * steps)
+def _step(method: Tableau, velocity: Velocity, z: Images, t: float, s: float) -> Images:
+    delta = (t - s) * math.pi / 2
     slopes: list[Images] = []
     for node, coupling in zip(method.nodes, method.couplings, strict=True):
         stage = _descend(z, delta, coupling, slopes)
-        slopes.append(_velocity_at(velocity, stage, 1 - (step + node) / steps))
+        slopes.append(_velocity_at(velocity, stage, t - node * (t - s)))
     return _descend(z, delta, method.weights, slopes)
 
 

@@ -3,9 +3,11 @@
 import math
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from progdistill.diffusion.prediction import Velocity
-from progdistill.diffusion.schedule import Images, Times
+from progdistill.diffusion.schedule import Images, Times, broadcast
 
 
 @torch.no_grad()
@@ -34,3 +36,40 @@ def distillation_target(teacher: Velocity, z: Images, t: Times, student_steps: i
     midway = math.cos(h) * z - math.sin(h) * v1
     v2 = teacher(midway, t - 0.5 / student_steps).to(z.dtype)
     return v1 / 2 + v2 / (2 * math.cos(h)) - math.tan(h) / 2 * z
+
+
+@torch.no_grad()
+def target_along(teacher: Velocity, z: Images, times: Float[Tensor, "batch points"]) -> Images:
+    """v* with which one student step from the first to the last time lands where DDIM steps from each to the next do.
+
+    After steps that turned by Δ in all, v is the velocity of a single step to the same point. One more step, by δ
+    with the velocity v′, makes it
+
+        (cos δ·sin Δ)/sin(Δ + δ)·v + sin δ/sin(Δ + δ)·v′ − (sin Δ·sin δ)/sin(Δ + δ)·z.
+
+    No difference occurs, so nothing cancels. Two equal steps give `distillation_target`.
+
+    Args:
+        teacher: May return lower precision than z.
+        z: The state at the first time, float32 or float64.
+        times: Falling along a row, at least two.
+
+    Returns:
+        v* with the shape and dtype of z.
+    """
+    state = z
+    velocity = target = teacher(z, times[:, 0]).to(z.dtype)
+    for place in range(1, times.shape[1] - 1):
+        start, now, end = times[:, 0], times[:, place], times[:, place + 1]
+        step = _turned(times[:, place - 1], now, z)
+        state = step.cos() * state - step.sin() * velocity
+        velocity = teacher(state, now).to(z.dtype)
+        before, last, whole = _turned(start, now, z), _turned(now, end, z), _turned(start, end, z)
+        sum_of_both = last.cos() * before.sin() * target + last.sin() * velocity - before.sin() * last.sin() * z
+        target = sum_of_both / whole.sin()
+    return target
+
+
+def _turned(t: Times, s: Times, z: Images) -> Float[Tensor, " batch *ones"]:
+    """The angle between two times."""
+    return broadcast((t - s) * (math.pi / 2), z).to(z.dtype)

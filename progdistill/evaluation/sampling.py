@@ -44,7 +44,7 @@ def generate(
     Args:
         denoiser: The model; it is moved to `device`.
         sampler: Name of the sampler.
-        sampling_steps: Steps from t = 1 to t = 0.
+        sampling_steps: Steps from noise to t = 0, along the model's grid.
         indices: Numbers of the samples, each ≥ 0.
         seed: Seed of the noise.
         batch_size: Most images sampled at once. Batches are halved if the device runs out of memory.
@@ -61,10 +61,11 @@ def generate(
 
     Raises:
         NonFiniteError: Samples are not finite.
+        UsageError: The model's grid has no such number of steps.
         torch.OutOfMemoryError: Memory does not suffice for one image.
     """
     denoiser = denoiser.to(device).eval()
-    network = denoiser.config.network
+    network, times = denoiser.config.network, denoiser.config.grid.times(sampling_steps)
     shape = network.sample_shape
     options = {} if gamma is None else {"gamma": gamma}
 
@@ -77,7 +78,7 @@ def generate(
             labels = labels_of(batch, network.num_classes, class_label, class_counts)
             conditioning = None if labels is None else {"label": labels.to(device)}
             velocity = denoiser.bind(conditioning, w_from_guidance_scale(guidance_scale))
-            x = SAMPLERS[sampler](clipped(velocity) if clip else velocity, z, sampling_steps, noise=noise, **options)
+            x = SAMPLERS[sampler](clipped(velocity) if clip else velocity, z, times, noise=noise, **options)
             _require_finite(x, f"{name} produced", batch, f"with {sampler} × {sampling_steps}")
             return to_uint8(x)
 

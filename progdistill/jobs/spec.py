@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal, TypeVar
 from pydantic import Field, JsonValue
 
 from progdistill.data.dataset import DatasetInfo
+from progdistill.diffusion.grid import AngleGrid, Grid
 from progdistill.diffusion.names import PredictionType
 from progdistill.errors import LostInvariantError
 from progdistill.evaluation.config import EvaluationSettings
@@ -54,7 +55,7 @@ class _TrainingSpec(_Spec):
 
     def recorded_training(self) -> dict[str, JsonValue]:
         """Return the training settings that the checkpoint's identity records."""
-        others = self.model_dump(mode="json", include={"precision", "label_dropout", "guidance_scale"})
+        others = self.model_dump(mode="json", include={"precision", "label_dropout", "guidance_scale", "teacher_steps"})
         return self.training.model_dump(mode="json") | others
 
 
@@ -73,6 +74,7 @@ class _StudentSpec(_TrainingSpec):
     student_steps: int = Field(gt=0)
     prediction: PredictionType = Field(description="of the student; the teacher may have another")
     guidance_scale: GuidanceRange | None = Field(None, description="an input of the teacher and of its student")
+    grid: Grid = Field(AngleGrid(), description="the times of the student's steps")
 
 
 class DistillSpec(_StudentSpec):
@@ -81,6 +83,7 @@ class DistillSpec(_StudentSpec):
     kind: Literal["distill"] = "distill"
     label_format = "student of {0.student_steps} steps"
     purpose_format = "distil to {0.student_steps} steps"
+    teacher_steps: int = Field(2, ge=2, description="that the student learns to do in one")
 
 
 class GuideSpec(_StudentSpec):

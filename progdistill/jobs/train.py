@@ -110,8 +110,11 @@ def _prepared(
     else:
         teacher = load_denoiser(store, load_manifest(store, spec.teacher))
         model = student_of(teacher, _student_config(teacher.config, spec))  # begins as its teacher: θ ← η
-        kind = GuidanceObjective if isinstance(spec, GuideSpec) else DistillationObjective
-        objective = kind(teacher, spec.student_steps, weight, spec.guidance_scale)
+        if isinstance(spec, GuideSpec):
+            objective = GuidanceObjective(teacher, spec.student_steps, weight, spec.guidance_scale, spec.grid, 1)
+        else:
+            path = spec.grid, spec.teacher_steps
+            objective = DistillationObjective(teacher, spec.student_steps, weight, spec.guidance_scale, *path)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     execution = decide(request.compute, spec.precision, rank.device, rank.world_size, parameters)
     if teacher is not None:
@@ -120,9 +123,9 @@ def _prepared(
 
 
 def _student_config(teacher: DenoiserConfig, spec: DistillSpec | GuideSpec) -> DenoiserConfig:
-    """The teacher's, without dropout (Appendix E), with the student's own prediction type and inputs."""
+    """The teacher's, without dropout (Appendix E), with the student's own prediction type, grid and inputs."""
     network = teacher.network.for_student(guidance_input=spec.guidance_scale is not None)
-    return teacher.model_copy(update={"network": network, "prediction": spec.prediction})
+    return teacher.model_copy(update={"network": network, "prediction": spec.prediction, "grid": spec.grid})
 
 
 def _publish(spec: TrainingSpec, request: JobRequest, store: Store, rank: Rank, trained: Trained) -> str:

@@ -11,14 +11,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from progdistill.diffusion.noise_schedules import DiscreteSchedule, EDMSchedule, FlowSchedule, NoiseSchedule
+from progdistill.diffusion.prediction import Latents, Outputs
 from progdistill.diffusion.schedule import alpha_sigma, coefficients, log_snr, time_of_log_snr
 from progdistill.models.config import TIME_SCALE
 
 LOWEST_LOG_SNR = -24 * math.log(2)
 
 Times = Float[Tensor, " batch"]
-Samples = Float[Tensor, "batch channels height width"]
-Outputs = Float[Tensor, "batch outputs height width"]
 
 
 class Boundary(nn.Module):
@@ -69,7 +68,7 @@ class Boundary(nn.Module):
         last, first = time_of_log_snr(self.log_snr_of_level[[0, -1]])
         return t.clamp(first, last)
 
-    def state(self, z: Samples, t: Times) -> Samples:
+    def state(self, z: Latents, t: Times) -> Latents:
         """What the network is asked at: z, scaled.
 
         Flow: z/(α + σ) = (1 − τ)·x + τ·ε. EDM: c_in·(x + s·ε) = z/√(σ² + σ_data²·α²).
@@ -83,7 +82,7 @@ class Boundary(nn.Module):
             case _:
                 return z
 
-    def output(self, output: Outputs, z: Samples, t: Times) -> Outputs:
+    def output(self, output: Outputs, z: Latents, t: Times) -> Outputs:
         """The output in our terms: v̂ for flow and EDM networks, which `DenoiserConfig.prediction` then calls v.
 
         Flow: v̂ = (u + (α − σ)·z)/(α + σ). EDM, with r² = σ² + σ_data²·α²: v̂ = α·σ·(1 − σ_data²)/r²·z − σ_data/r·F.
@@ -102,6 +101,6 @@ class Boundary(nn.Module):
                 return output
 
 
-def _edm_norm(z: Samples, t: Times, edm: EDMSchedule) -> Tensor:
+def _edm_norm(z: Latents, t: Times, edm: EDMSchedule) -> Tensor:
     alpha, sigma = coefficients(t, z)
     return (sigma.square() + (edm.sigma_data * alpha).square()).sqrt()

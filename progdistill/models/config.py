@@ -6,6 +6,7 @@ from pydantic import Discriminator, Field, JsonValue, PositiveInt, Tag, Validati
 
 from progdistill.data.columns import LABEL_COLUMN
 from progdistill.data.columns import Column as Column
+from progdistill.diffusion.grid import AngleGrid, Grid
 from progdistill.diffusion.names import PredictionType
 from progdistill.diffusion.noise_schedules import NoiseSchedule
 from progdistill.errors import LostInvariantError, UsageError
@@ -187,6 +188,7 @@ class DenoiserConfig(Frozen, allow_inf_nan=False):
         description="of a network trained elsewhere: it is asked at the log-SNR of t in terms of this schedule;"
         " None: at 8192·t − 1",
     )
+    grid: Grid = Field(default=AngleGrid(), description="the times of its sampling steps; students keep it")
     pipeline: Sha256 | None = Field(
         default=None, description="id of the VAE, text encoders and tokenizers (registry/pipeline.py); None: images"
     )

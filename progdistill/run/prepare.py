@@ -2,6 +2,7 @@
 
 import os
 from copy import deepcopy
+from itertools import pairwise
 from pathlib import Path
 
 from progdistill.config.ladder import format_ladder
@@ -12,6 +13,7 @@ from progdistill.config.settings import LauncherName, Settings, settings_from
 from progdistill.data.catalog import UNKNOWN_DATASET
 from progdistill.data.columns import LABEL
 from progdistill.data.dataset import DatasetInfo, default_data_root, find_dataset, is_data_of, require_data_of
+from progdistill.diffusion.grid import AngleGrid
 from progdistill.diffusion.names import check_combination
 from progdistill.errors import UsageError
 from progdistill.evaluation.published_statistics import pinned_statistics
@@ -90,6 +92,7 @@ class PreparedRun(Frozen):
             "first_teacher": settings.first_teacher,
             "reproduces": None if self.reproduces is None else self.reproduces[1],
             "guidance_scale": settings.guidance_scale and settings.guidance_scale.model_dump(),
+            "grid": settings.grid.model_dump(mode="json"),
             "configuration": settings.model_dump(mode="json"),
         }
 
@@ -110,6 +113,8 @@ class PreparedRun(Frozen):
             f" {facts['distillation_updates']:,} updates",
             f"  {facts['training_images']:,} training images, at most {self.disk_bytes / 1e6:,.1f} MB in the store",
         ]
+        if not isinstance(settings.grid, AngleGrid):
+            lines.append(f"  grid of times: {settings.grid}")
         if self.ignored_overrides:
             lines.append(f"  ignored, since the model is the teacher's: {', '.join(self.ignored_overrides)}")
         return "\n".join(lines)
@@ -131,6 +136,7 @@ def prepare_run(options: RunOptions) -> PreparedRun:
     if teacher is not None:
         settings = _branched(settings, options, teacher)
     check_combination(settings.student_prediction, settings.distill.loss_weight, distilling=True)
+    _check_grid(settings, teacher)
     if settings.launcher is LauncherName.KUBERNETES:
         from progdistill.jobs.kubernetes.preflight import dataset_for_pods, require_reachable
 
@@ -253,6 +259,25 @@ def _check_fit(settings: Settings, dataset: DatasetInfo) -> None:
 
 def _shape(shape: tuple[int, int, int] | None) -> str:
     return "none" if shape is None else "×".join(map(str, shape))
+
+
+def _check_grid(settings: Settings, teacher: CheckpointManifest | None) -> None:
+    """Refuse a grid that the ladder cannot keep, and steps of the teacher that it does not have."""
+    grid, taken = settings.grid, settings.distill.teacher_steps
+    if teacher is not None and teacher.identity.kind is CheckpointKind.STUDENT and grid != settings.model.grid:
+        raise UsageError(
+            f"distill.grid = {settings.distill.grid}, but {teacher.id[:12]} is a student that knows its own times alone"
+            f" ({settings.model.grid}): leave it out, or start from an undistilled model"
+        )
+    for steps in settings.ladder:
+        grid.times(steps)
+    for higher, lower in pairwise(settings.ladder):
+        if taken > higher // lower:
+            raise UsageError(
+                f"distill.teacher_steps = {taken}, but from {higher} to {lower} sampling steps a step of the student"
+                f" takes the place of {higher // lower}: choose 2, or another --ladder"
+            )
+        grid.times(lower * taken)
 
 
 def _check_values(settings: Settings, dataset: DatasetInfo) -> None:

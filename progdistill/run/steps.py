@@ -123,6 +123,7 @@ class RunSteps:
                 teacher=checkpoint_id,
                 student_steps=settings.ladder[0],
                 prediction=settings.student_prediction,
+                grid=settings.grid,
                 training=settings.distill.guidance_settings(),
                 guidance_scale=settings.guidance_scale,
             )
@@ -142,6 +143,8 @@ class RunSteps:
             teacher=teacher["id"],
             student_steps=steps,
             prediction=self._settings.student_prediction,
+            grid=self._settings.grid,
+            teacher_steps=self._settings.distill.teacher_steps,
             training=self._settings.distill.for_stage(steps),
             guidance_scale=self._settings.guidance_scale,
         )

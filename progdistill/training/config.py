@@ -56,6 +56,11 @@ class DistillationSettings(TrainingSettings):
     updates_at_steps: dict[int, PositiveInt] = Field(
         default_factory=dict, description="updates of the stages whose student has that many sampling steps"
     )
+    grid: str = Field(
+        "auto",
+        description="times of sampling steps: angle, trailing, flow, flow:SHIFT or karras; auto: the first teacher's",
+    )
+    teacher_steps: int = Field(2, ge=2, description="steps of the teacher that a student learns to do in one")
     guidance_updates: int | None = Field(
         None, gt=0, description="updates of the stage that distills guidance; None: as many as others"
     )
@@ -69,7 +74,7 @@ class DistillationSettings(TrainingSettings):
         return self._with_updates(self.guidance_updates or self.updates)
 
     def _with_updates(self, updates: int) -> TrainingSettings:
-        others = {"updates", "updates_at_steps", "guidance_updates", "prediction"}
+        others = {"updates", "updates_at_steps", "guidance_updates", "prediction", "grid", "teacher_steps"}
         return TrainingSettings(updates=updates, **self.model_dump(exclude=others))
 
 

@@ -2,19 +2,23 @@
 
 from typing import Protocol
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from progdistill.diffusion.grid import AngleGrid, Grid
 from progdistill.diffusion.guidance import guidance_target
 from progdistill.diffusion.loss import weighted_loss
 from progdistill.diffusion.names import LossWeight
 from progdistill.diffusion.prediction import velocity_from_x_eps
-from progdistill.diffusion.schedule import diffuse
-from progdistill.diffusion.target import distillation_target
+from progdistill.diffusion.schedule import broadcast, diffuse
+from progdistill.diffusion.target import distillation_target, target_along
 from progdistill.models.conditioning import Conditioning
 from progdistill.models.denoiser import Denoiser, Images, Times
 from progdistill.training.guidance import GuidanceRange
 from progdistill.training.random import BatchRandom
+
+EVEN = AngleGrid()
 
 
 class Objective(Protocol):
@@ -61,8 +65,9 @@ class BaseObjective:
 
 
 class DistillationObjective:
-    """Algorithm 2: t = i/N with i uniform on 1 … N; two DDIM steps of the teacher give the target.
+    """Algorithm 2: t is one of the N times of the student's grid; DDIM steps of the teacher give the target.
 
+    Where the grid starts below t = 1, the student starts from pure noise in sampling, and so it does here.
     Where teacher and student take guidance as an input, `guidance_scale` is the range that each sample's
     scale is drawn from, the same for both.
     """
@@ -73,37 +78,64 @@ class DistillationObjective:
         student_steps: int,
         loss_weight: LossWeight,
         guidance_scale: GuidanceRange | None = None,
+        grid: Grid = EVEN,
+        teacher_steps: int = 2,
     ) -> None:
         self._teacher = teacher.eval().requires_grad_(False)
         self._steps, self._loss_weight, self._guidance_scale = student_steps, loss_weight, guidance_scale
+        self._is_even = isinstance(grid, AngleGrid) and teacher_steps == 2
+        self._times = times_of_steps(grid, student_steps, teacher_steps)
+        self._starts_at_1 = grid.times(student_steps)[0] == 1
 
     def __call__(
         self, model: Denoiser, network: nn.Module, x: Images, conditioning: Conditioning | None, random: BatchRandom
     ) -> Float[Tensor, ""]:
         """Compute the loss; see Objective."""
-        t = random.integers(1, self._steps).to(x.dtype) / self._steps
-        z = diffuse(x, random.noise_like(x), t)
+        self._times = self._times.to(x.dtype).to(x.device)
+        step = random.integers(1, self._steps)
+        times = self._times[step - 1]
+        t, noise = times[:, 0], random.noise_like(x)
+        z = diffuse(x, noise, t)
+        # α is not 0 there: trained on what is left of x, students would expect it of pure noise.
+        if not self._starts_at_1:
+            z = torch.where(broadcast(step == self._steps, z), noise, z)
         w = None if self._guidance_scale is None else draw_w(self._guidance_scale, random)
-        target = self._target(z, t, conditioning, w)
+        target = self._target(z, times, conditioning, w)
         output = network(z, t, conditioning, w)
         return weighted_loss(output, target, z, t, model.config.prediction, self._loss_weight).mean()
 
-    def _target(self, z: Images, t: Times, conditioning: Conditioning | None, w: Times | None) -> Images:
-        return distillation_target(self._teacher.bind(conditioning, w), z, t, self._steps)
+    def _target(
+        self, z: Images, times: Float[Tensor, "batch points"], conditioning: Conditioning | None, w: Times | None
+    ) -> Images:
+        teacher = self._teacher.bind(conditioning, w)
+        if self._is_even:
+            return distillation_target(teacher, z, times[:, 0], self._steps)
+        return target_along(teacher, z, times)
+
+
+def times_of_steps(grid: Grid, student_steps: int, teacher_steps: int) -> Float[Tensor, "steps points"]:
+    """The times between which a teacher steps, for each step of its student, float64.
+
+    Times fall along a row. The first row is the last step, which ends at t = 0; rows rise to the noisy end.
+    """
+    path = torch.tensor(grid.times(student_steps * teacher_steps), dtype=torch.float64)
+    return path.unfold(0, teacher_steps + 1, teacher_steps).flip(0)
 
 
 class GuidanceObjective(DistillationObjective):
     """Stage one of Meng et al. (2023): like Algorithm 2, but the guided teacher's velocity is the target.
 
-    The student is evaluated once where its teacher is evaluated twice. t = i/N are the times at which
+    The student is evaluated once where its teacher is evaluated twice. Its times are those at which
     samplers of N steps, and the students of the next stages, evaluate it.
     """
 
-    def _target(self, z: Images, t: Times, conditioning: Conditioning | None, w: Times | None) -> Images:
+    def _target(
+        self, z: Images, times: Float[Tensor, "batch points"], conditioning: Conditioning | None, w: Times | None
+    ) -> Images:
         if conditioning is None or w is None:
             raise ValueError("guidance needs a condition and a range of guidance scales")
         without = self._teacher.without_condition(conditioning)
-        return guidance_target(self._teacher.bind(conditioning), self._teacher.bind(without), z, t, w)
+        return guidance_target(self._teacher.bind(conditioning), self._teacher.bind(without), z, times[:, 0], w)
 
 
 def draw_w(guidance_scale: GuidanceRange, random: BatchRandom) -> Times:

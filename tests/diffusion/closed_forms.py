@@ -18,11 +18,19 @@ class GaussianMixture:
     shares: Float64[Tensor, " components"]
 
     def velocity(self, z: Float64[Tensor, "batch dims"], t: Float64[Tensor, " batch"]) -> Tensor:
-        """The exact v̂ = α·E[ε | z_t] − σ·E[x | z_t].
+        """The exact v̂ = α·E[ε | z_t] − σ·E[x | z_t]."""
+        alpha, sigma = (c[:, None] for c in alpha_sigma(t))
+        x, eps = self.posterior(z, alpha, sigma)
+        return alpha * eps - sigma * x
 
-        Given its component z_t is N(α·m, (α²·s² + σ²)·I), and x and ε are jointly Gaussian with it.
+    def posterior(
+        self, z: Float64[Tensor, "batch dims"], alpha: Float64[Tensor, "batch 1"], sigma: Float64[Tensor, "batch 1"]
+    ) -> tuple[Tensor, Tensor]:
+        """E[x | z] and E[ε | z] for z = α·x + σ·ε, with any two coefficients.
+
+        Given its component z is N(α·m, (α²·s² + σ²)·I), and x and ε are jointly Gaussian with it.
         """
-        alpha, sigma = (c[:, None, None] for c in alpha_sigma(t))
+        alpha, sigma = alpha[..., None], sigma[..., None]
         variance = alpha**2 * self.deviations[:, None] ** 2 + sigma**2
         away = z[:, None] - alpha * self.means
         log_share = (
@@ -31,7 +39,7 @@ class GaussianMixture:
         share = log_share.softmax(dim=1)[..., None]
         x = (share * (self.means + alpha * self.deviations[:, None] ** 2 / variance * away)).sum(1)
         eps = (share * sigma / variance * away).sum(1)
-        return alpha[:, 0] * eps - sigma[:, 0] * x
+        return x, eps
 
     def draw(self, count: int, source: torch.Generator) -> Float64[Tensor, "count dims"]:
         """Samples of x."""

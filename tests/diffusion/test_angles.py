@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from progdistill.diffusion.grid import AngleGrid
 from progdistill.diffusion.prediction import eps_from_velocity, velocity_from_x_eps, x_from_velocity
 from progdistill.diffusion.samplers import ddim
 from progdistill.diffusion.schedule import alpha_sigma, alpha_sigma_at, diffuse, log_snr
@@ -65,10 +66,10 @@ def test_the_rotation_is_ddim(steps: int) -> None:
         if t < 1 and s > 0:
             torch.testing.assert_close(landed, ddim_step_in_log_snr(z, x, t, s), rtol=1e-12, atol=1e-12)
         z = landed
-    torch.testing.assert_close(ddim(TWO_MODES.velocity, Z1, steps), z, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(ddim(TWO_MODES.velocity, Z1, AngleGrid().times(steps)), z, rtol=1e-12, atol=1e-12)
 
 
 def test_one_step_of_ddim_is_x_predicted_from_noise() -> None:
     t = torch.ones(len(Z1), dtype=torch.float64)
     x = x_from_velocity(TWO_MODES.velocity(Z1, t), Z1, t)
-    torch.testing.assert_close(ddim(TWO_MODES.velocity, Z1, 1), x)
+    torch.testing.assert_close(ddim(TWO_MODES.velocity, Z1, (1.0, 0.0)), x)

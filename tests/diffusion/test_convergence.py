@@ -7,17 +7,19 @@ import pytest
 import torch
 from torch import Tensor
 
+from progdistill.diffusion.grid import AngleGrid
 from progdistill.diffusion.names import SamplerName
 from progdistill.diffusion.samplers import SAMPLERS
 from tests.diffusion.closed_forms import TWO_MODES, GaussianMixture, gaussian
 
 Z = torch.linspace(-2.5, 2.5, 101, dtype=torch.float64)[:, None]
+even = AngleGrid().times
 every_data = pytest.mark.parametrize("data", [TWO_MODES, gaussian(0.3, 0.7), gaussian(0.2, 0.3)])
 
 
 def error(name: SamplerName, data: GaussianMixture, steps: int) -> float:
     """Root mean square distance from the exact flow map over the range of z."""
-    x = SAMPLERS[name](data.velocity, Z, steps)
+    x = SAMPLERS[name](data.velocity, Z, even(steps))
     return (x - data.flow_map(Z)).square().mean().sqrt().item()
 
 
@@ -63,7 +65,7 @@ def output_variance(name: SamplerName, data: GaussianMixture, steps: int, gamma:
     def noise(step: int) -> Tensor:
         return draws[:, step + 1, None]
 
-    x = SAMPLERS[name](data.velocity, draws[:, :1], steps, noise=noise, gamma=gamma)
+    x = SAMPLERS[name](data.velocity, draws[:, :1], even(steps), noise=noise, gamma=gamma)
     return (x[:-1] - x[-1]).square().sum().item()
 
 
@@ -87,7 +89,7 @@ def marginal_variances(data: GaussianMixture, steps: int, gamma: float) -> dict[
         return data.velocity(z, t)
 
     SAMPLERS[SamplerName.ANCESTRAL](
-        velocity, draws[:, :1], steps, noise=lambda step: draws[:, step + 1, None], gamma=gamma
+        velocity, draws[:, :1], even(steps), noise=lambda step: draws[:, step + 1, None], gamma=gamma
     )
     return variances
 
@@ -118,7 +120,7 @@ def test_gamma_interpolates_the_log_variance() -> None:
         return torch.zeros_like(z)
 
     for gamma in (0.0, 0.5, 1.0):
-        SAMPLERS[SamplerName.ANCESTRAL](velocity, z, 2, noise=lambda step: torch.ones_like(z), gamma=gamma)
+        SAMPLERS[SamplerName.ANCESTRAL](velocity, z, even(2), noise=lambda step: torch.ones_like(z), gamma=gamma)
     low, middle, high = seen[1::2]
     assert low < middle < high
     assert middle**2 == pytest.approx(low * high)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from progdistill.diffusion.grid import AngleGrid
 from progdistill.diffusion.names import PredictionType, SamplerName
 from progdistill.diffusion.prediction import clipped, velocity_from_output, x_from_velocity
 from progdistill.diffusion.samplers import SAMPLERS
@@ -16,6 +17,7 @@ from tests.diffusion.closed_forms import TWO_MODES, gaussian
 every_sampler = pytest.mark.parametrize("name", SamplerName)
 deterministic = pytest.mark.parametrize("name", [n for n in SamplerName if n is not SamplerName.ANCESTRAL])
 Z = torch.linspace(-2, 2, 21, dtype=torch.float64)[:, None]
+even = AngleGrid().times
 
 
 def noise_like(z: Tensor) -> Tensor:
@@ -42,7 +44,7 @@ def test_the_velocity_is_asked_from_t_1_down_and_never_at_t_0(name: SamplerName,
         asked.append(t[0].item())
         return TWO_MODES.velocity(z, t)
 
-    x = SAMPLERS[name](velocity, Z, steps, noise=lambda step: noise_like(Z))
+    x = SAMPLERS[name](velocity, Z, even(steps), noise=lambda step: noise_like(Z))
     assert x.isfinite().all()
     assert asked[0] == 1
     assert asked == sorted(asked, reverse=True)
@@ -63,7 +65,7 @@ def test_an_untrained_network_of_any_type_gives_finite_samples(
         return velocity_from_output(output, z, t, prediction)
 
     z = torch.linspace(-2, 2, 8).reshape(4, 2)
-    x = SAMPLERS[name](clipped(velocity) if clip else velocity, z, steps, noise=lambda step: noise_like(z))
+    x = SAMPLERS[name](clipped(velocity) if clip else velocity, z, even(steps), noise=lambda step: noise_like(z))
     assert x.dtype == torch.float32
     assert x.isfinite().all()
 
@@ -77,8 +79,8 @@ def test_a_bfloat16_model_moves_a_float32_state(name: SamplerName) -> None:
         states.append(z.dtype)
         return TWO_MODES.velocity(z.double(), t.double()).bfloat16()
 
-    rough = SAMPLERS[name](velocity, z, 16, noise=lambda step: noise_like(z))
-    exact = SAMPLERS[name](TWO_MODES.velocity, Z, 16, noise=lambda step: noise_like(Z))
+    rough = SAMPLERS[name](velocity, z, even(16), noise=lambda step: noise_like(z))
+    exact = SAMPLERS[name](TWO_MODES.velocity, Z, even(16), noise=lambda step: noise_like(Z))
     assert set(states) == {torch.float32}
     assert (rough - exact).abs().max() < 0.02
 
@@ -90,7 +92,7 @@ def test_everything_happens_on_the_device_of_z(name: SamplerName) -> None:
         return z
 
     z = torch.empty(4, 3, 8, 8, device="meta")
-    x = SAMPLERS[name](clipped(velocity), z, 3, noise=lambda step: torch.empty_like(z))
+    x = SAMPLERS[name](clipped(velocity), z, even(3), noise=lambda step: torch.empty_like(z))
     assert (x.device, x.shape, x.dtype) == (z.device, z.shape, z.dtype)
 
 
@@ -99,8 +101,8 @@ def test_deterministic_samplers_draw_nothing_and_ignore_gamma(name: SamplerName)
     def refuse(step: int) -> Tensor:
         raise AssertionError("noise was drawn")
 
-    plain = SAMPLERS[name](TWO_MODES.velocity, Z, 5)
-    assert torch.equal(SAMPLERS[name](TWO_MODES.velocity, Z, 5, noise=refuse, gamma=0.7), plain)
+    plain = SAMPLERS[name](TWO_MODES.velocity, Z, even(5))
+    assert torch.equal(SAMPLERS[name](TWO_MODES.velocity, Z, even(5), noise=refuse, gamma=0.7), plain)
 
 
 def test_ancestral_sampling_draws_noise_in_every_step_but_the_last() -> None:
@@ -110,10 +112,10 @@ def test_ancestral_sampling_draws_noise_in_every_step_but_the_last() -> None:
         drawn.append(step)
         return noise_like(Z)
 
-    SAMPLERS[SamplerName.ANCESTRAL](TWO_MODES.velocity, Z, 5, noise=noise)
+    SAMPLERS[SamplerName.ANCESTRAL](TWO_MODES.velocity, Z, even(5), noise=noise)
     assert drawn == [0, 1, 2, 3]
     with pytest.raises(UsageError, match="noise="):
-        SAMPLERS[SamplerName.ANCESTRAL](TWO_MODES.velocity, Z, 5)
+        SAMPLERS[SamplerName.ANCESTRAL](TWO_MODES.velocity, Z, even(5))
 
 
 def test_clipping_moves_x_into_range_and_recomputes_eps() -> None:
@@ -135,7 +137,7 @@ def test_clipping_moves_x_into_range_and_recomputes_eps() -> None:
 def test_samplers_that_end_at_x_end_in_range_when_clipping(name: SamplerName) -> None:
     wide = gaussian(0.0, 2.0)
     free, tame = (
-        SAMPLERS[name](velocity, Z, 8, noise=lambda step: noise_like(Z))
+        SAMPLERS[name](velocity, Z, even(8), noise=lambda step: noise_like(Z))
         for velocity in (wide.velocity, clipped(wide.velocity))
     )
     assert free.abs().max() > 1.2
@@ -146,7 +148,7 @@ def test_samplers_that_end_at_x_end_in_range_when_clipping(name: SamplerName) ->
 def test_clipping_changes_nothing_where_nothing_is_out_of_range(name: SamplerName) -> None:
     narrow = gaussian(0.1, 0.2)
     free, clipping = (
-        SAMPLERS[name](velocity, Z, 8, noise=lambda step: 0.5 * noise_like(Z))
+        SAMPLERS[name](velocity, Z, even(8), noise=lambda step: 0.5 * noise_like(Z))
         for velocity in (narrow.velocity, clipped(narrow.velocity))
     )
     assert torch.equal(free, clipping)
@@ -155,6 +157,6 @@ def test_clipping_changes_nothing_where_nothing_is_out_of_range(name: SamplerNam
 @every_sampler
 def test_a_sample_does_not_depend_on_the_rest_of_its_batch(name: SamplerName) -> None:
     noise = noise_like(Z)
-    together = SAMPLERS[name](TWO_MODES.velocity, Z, 6, noise=lambda step: noise)
-    alone = SAMPLERS[name](TWO_MODES.velocity, Z[3:5], 6, noise=lambda step: noise[3:5])
+    together = SAMPLERS[name](TWO_MODES.velocity, Z, even(6), noise=lambda step: noise)
+    alone = SAMPLERS[name](TWO_MODES.velocity, Z[3:5], even(6), noise=lambda step: noise[3:5])
     assert (together[3:5] - alone).abs().max() < 1e-14

@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from progdistill.diffusion.grid import AngleGrid, FlowGrid, Grid, KarrasGrid, TrailingGrid
 from progdistill.diffusion.names import PredictionType
+from progdistill.diffusion.noise_schedules import DiscreteSchedule
 from progdistill.diffusion.prediction import (
     SMALLEST_ALPHA_FOR_EPS,
     eps_from_velocity,
@@ -15,10 +17,11 @@ from progdistill.diffusion.prediction import (
 )
 from progdistill.diffusion.samplers import ddim
 from progdistill.diffusion.schedule import alpha_sigma
-from progdistill.diffusion.target import distillation_target
+from progdistill.diffusion.target import distillation_target, target_along
 from tests.diffusion.algorithm_2 import answering_in, equation_43, grid
 from tests.diffusion.closed_forms import TWO_MODES
 
+even = AngleGrid().times
 STEPS = [2**k for k in range(14)]
 
 
@@ -50,7 +53,7 @@ def test_a_student_that_meets_its_target_samples_what_its_teacher_samples(steps:
     def student(z: Tensor, t: Tensor) -> Tensor:
         return distillation_target(TWO_MODES.velocity, z, t, steps)
 
-    assert (ddim(student, z, steps) - ddim(TWO_MODES.velocity, z, 2 * steps)).abs().max() < 1e-14
+    assert (ddim(student, z, even(steps)) - ddim(TWO_MODES.velocity, z, even(2 * steps))).abs().max() < 1e-14
 
 
 @pytest.mark.parametrize("steps", STEPS)
@@ -133,3 +136,72 @@ def test_the_target_is_held_outside_of_autograd() -> None:
     z, t = grid(4)
     target = distillation_target(lambda z, t: scale * TWO_MODES.velocity(z, t), z, t, 4)
     assert not target.requires_grad
+
+
+UNEVEN: list[Grid] = [
+    FlowGrid(shift=3),
+    KarrasGrid(points=64),
+    TrailingGrid(schedule=DiscreteSchedule(kind="scaled_linear", beta_start=0.00085, beta_end=0.012)),
+]
+
+
+@pytest.mark.parametrize("grid_of_times", [AngleGrid(), *UNEVEN], ids=str)
+@pytest.mark.parametrize("teacher_steps", [1, 2, 4, 16])
+@pytest.mark.parametrize("steps", [1, 4])
+def test_on_any_grid_a_student_that_meets_its_target_samples_what_its_teacher_samples(
+    grid_of_times: Grid, teacher_steps: int, steps: int
+) -> None:
+    z = torch.linspace(-2, 2, 41, dtype=torch.float64)[:, None]
+    path = torch.tensor(grid_of_times.times(steps * teacher_steps), dtype=torch.float64)
+
+    def student(z: Tensor, t: Tensor) -> Tensor:
+        start = int((path == t[0]).nonzero())
+        return target_along(TWO_MODES.velocity, z, path[start : start + teacher_steps + 1].expand(len(z), -1))
+
+    taken = ddim(TWO_MODES.velocity, z, grid_of_times.times(steps * teacher_steps))
+    assert (ddim(student, z, grid_of_times.times(steps)) - taken).abs().max() < 1e-14
+
+
+@pytest.mark.parametrize("steps", STEPS)
+def test_on_even_angles_the_general_target_is_that_of_two_halves(steps: int) -> None:
+    z, t = grid(steps)
+    times = torch.stack((t, t - 0.5 / steps, t - 1 / steps), dim=1)
+    even_target = distillation_target(TWO_MODES.velocity, z, t, steps)
+    assert (target_along(TWO_MODES.velocity, z, times) - even_target).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("steps", STEPS)
+@pytest.mark.parametrize("teacher_steps", [2, 4])
+def test_in_float32_the_error_of_the_general_target_stays_that_of_rounding(steps: int, teacher_steps: int) -> None:
+    """At the same times: what is left is the target's own arithmetic."""
+    z, t = grid(steps)
+    fractions = torch.linspace(0, 1, teacher_steps + 1, dtype=torch.float64) ** 1.5
+    times = (t[:, None] - fractions / steps).clamp(min=0).float()
+    exact = target_along(TWO_MODES.velocity, z.float().double(), times.double())
+    target = target_along(answering_in(torch.float32), z.float(), times)
+    assert target.dtype == torch.float32
+    assert (target - exact).abs().max() < 1e-6
+
+
+def test_the_flow_form_of_the_target_is_a_weighted_mean() -> None:
+    """u* = w·u₁ + (1 − w)·u₂ with w = (τ − τ₁)/(τ − τ₂), u = ε − x at states (1 − τ)·x + τ·ε."""
+    tau = torch.tensor([1.0, 0.7, 0.2], dtype=torch.float64)
+    times = torch.atan2(tau, 1 - tau) / (math.pi / 2)
+    z = torch.linspace(-2, 2, 41, dtype=torch.float64)[:, None]
+    rows = times.expand(len(z), -1)
+
+    def flow_velocity(v: Tensor, z: Tensor, t: Tensor) -> Tensor:
+        return eps_from_velocity(v, z, t) - x_from_velocity(v, z, t)
+
+    def norm(t: Tensor) -> Tensor:
+        return sum(alpha_sigma(t))[:, None]
+
+    v1 = TWO_MODES.velocity(z, rows[:, 0])
+    u1 = flow_velocity(v1, z, rows[:, 0])
+    state = z / norm(rows[:, 0]) - (tau[0] - tau[1]) * u1
+    z1 = state * norm(rows[:, 1])
+    u2 = flow_velocity(TWO_MODES.velocity(z1, rows[:, 1]), z1, rows[:, 1])
+    share = (tau[0] - tau[1]) / (tau[0] - tau[2])
+    wanted = share * u1 + (1 - share) * u2
+    target = flow_velocity(target_along(TWO_MODES.velocity, z, rows), z, rows[:, 0])
+    assert (target - wanted).abs().max() < 1e-13

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from progdistill.diffusion.grid import AngleGrid
 from progdistill.diffusion.samplers import ddim
 from progdistill.models.denoiser import Denoiser
 from progdistill.models.load import load_denoiser
@@ -54,7 +55,7 @@ def checkpoint(folder: Path, reference: str) -> tuple[str | None, Denoiser]:
 
 def drawn(denoiser: Denoiser, steps: int, w: float) -> torch.Tensor:
     with torch.no_grad():
-        return ddim(denoiser.bind({"label": LABELS}, w), NOISE, steps)
+        return ddim(denoiser.bind({"label": LABELS}, w), NOISE, AngleGrid().times(steps))
 
 
 def test_the_ladder_starts_with_the_guided_student_of_the_base_model(folder: Path) -> None:

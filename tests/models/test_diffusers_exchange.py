@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from progdistill.diffusion.grid import AngleGrid
 from progdistill.diffusion.names import PredictionType
 from progdistill.diffusion.noise_schedules import DiscreteSchedule
 from progdistill.diffusion.samplers import ddim
@@ -40,7 +41,7 @@ def our_samples(
 ) -> torch.Tensor:
     """DDIM without clipping."""
     with torch.no_grad():
-        return ddim(denoiser.bind(None if labels is None else {"label": labels}, w), z, steps)
+        return ddim(denoiser.bind(None if labels is None else {"label": labels}, w), z, AngleGrid().times(steps))
 
 
 @pytest.mark.parametrize(
