@@ -8,6 +8,7 @@ from metaflow import FlowMutator, Parameter
 from metaflow.exception import MetaflowException
 from metaflow.metaflow_config import DATASTORE_SYSROOT_S3, KUBERNETES_CONTAINER_IMAGE
 
+from progdistill.argo_template import install
 from progdistill.config.options import RUN_OPTIONS, RunOption, RunOptions, resolve_options
 from progdistill.errors import UsageError
 
@@ -50,6 +51,7 @@ class RunParameters(FlowMutator):
         deployment = DeploymentSettings.model_validate(dict(mutable_flow.configs)["deployment"].to_dict())
         if for_argo and "create" in sys.argv:
             _require_image(deployment)
+            install(deployment.priority_class)
             _add_schedule(mutable_flow, deployment)
             _add_parameters(mutable_flow, deployed_options(deployment))
         elif for_argo:
@@ -123,6 +125,8 @@ KUBERNETES_FIELDS = {
 def _add_pod(step: Any, deployment: "DeploymentSettings", pod: "PodSettings") -> None:
     kubernetes = {
         **{"cpu": pod.cpu, "memory": pod.memory_mib, "disk": pod.disk_mib, "gpu": pod.gpus},
+        # Limits equal to requests: a namespace's default limit may be lower than the request, and refuses the pod.
+        "qos": "guaranteed",
         **deployment.model_dump(mode="json", include=KUBERNETES_FIELDS),
     }
     step.add_decorator("kubernetes", deco_kwargs={k: v for k, v in kubernetes.items() if v})

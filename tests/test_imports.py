@@ -17,7 +17,7 @@ ORDER = (
     *("registry", "data", "models"),
     *("features", "training"),
     *("evaluation", "report", "config", "jobs", "run"),
-    *("argo", "flow", "api", "cli"),
+    *("argo_template", "argo", "flow", "api", "cli"),
 )
 """Root modules and rooms. Each may import itself and what stands before it."""
 

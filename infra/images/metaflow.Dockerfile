@@ -2,8 +2,8 @@
 
 # Metaflow's published metadata service and UI, changed to run as a non-root user and to write only under /tmp. Its code
 # is under /root. No digest is pinned: pass that of the image with --build-arg.
-#   docker build -f infra/images/metaflow.Dockerfile -t REGISTRY/progdistill:metaflow-2.5.0 infra/images
-ARG METAFLOW_SERVICE_IMAGE=docker.io/netflixoss/metaflow_metadata_service:v2.5.0
+#   docker build -f infra/images/metaflow.Dockerfile -t REGISTRY/progdistill:metaflow-2.5.1 infra/images
+ARG METAFLOW_SERVICE_IMAGE=docker.io/netflixoss/metaflow_metadata_service:v2.5.1
 
 FROM ${METAFLOW_SERVICE_IMAGE}
 RUN chmod -R a+rX /root

@@ -63,6 +63,7 @@ class DeploymentSettings(Frozen):
     environment: PlainVariables = Field(default={}, description="plain variables of the steps, no secrets")
     node_selector: dict[str, str] = {}
     tolerations: tuple[dict[str, JsonValue], ...] = ()
+    priority_class: str | None = Field(None, description="PriorityClass of the steps' pods")
     labels: dict[str, str] = {}
     annotations: dict[str, str] = {}
     security_context: dict[str, JsonValue] = {}

@@ -48,7 +48,7 @@ def test_jobs_use_accounts_volumes_queues_and_priorities_that_exist(cluster: Any
 
 
 def test_jobs_tolerate_the_taints_of_the_gpu_nodes(cluster: Any) -> None:
-    (pool,) = of_kind("overlays/gpu", "NodePool")
+    pool = next(one for one in of_kind("overlays/gpu", "NodePool") if "gpu" in one["metadata"]["name"])
     taints = {taint["key"] for taint in pool["spec"]["template"]["spec"]["taints"]}
     for resources in (cluster.train, cluster.distill, cluster.evaluate):
         assert taints <= {toleration.key for toleration in resources.tolerations}
@@ -89,3 +89,22 @@ def test_the_configuration_that_the_guide_to_tpus_shows_is_a_slice_of_four_hosts
         assert labels["cloud.google.com/gke-tpu-accelerator"] == resources.tpu_type
         assert labels["cloud.google.com/gke-tpu-topology"] == resources.tpu_topology
         assert resources.queue in {one["metadata"]["name"] for one in of_kind("overlays/tpu", "LocalQueue")}
+
+
+def test_drivers_run_on_the_nodes_of_their_pool() -> None:
+    deployment = parse_deployment((INFRA / "deployment.toml").read_text())
+    pool = next(one for one in of_kind("overlays/gpu", "NodePool") if "drivers" in one["metadata"]["name"])
+    template = pool["spec"]["template"]
+    assert deployment.node_selector.items() <= template["metadata"]["labels"].items()
+    taints = {taint["key"] for taint in template["spec"]["taints"]}
+    assert taints <= {toleration["key"] for toleration in deployment.tolerations}
+    classes = {one["metadata"]["name"] for one in of_kind("overlays/gpu", "PriorityClass")}
+    assert deployment.priority_class in classes
+
+
+def test_no_node_lives_longer_than_auto_mode_allows() -> None:
+    """The sum of expireAfter and terminationGracePeriod may not exceed 21 days."""
+    for pool in of_kind("overlays/gpu", "NodePool"):
+        spec = pool["spec"]["template"]["spec"]
+        hours = [int(spec[name].removesuffix("h")) for name in ("expireAfter", "terminationGracePeriod")]
+        assert sum(hours) <= 21 * 24

@@ -122,7 +122,8 @@ def test_every_object_that_is_named_exists() -> None:
     named = {word for words in _of("kubectl") for word in words if re.match("(deployment|service)/", word)}
     named |= {word.removeprefix("--from=") for words in _of("kubectl") for word in words if "--from=" in word}
     assert {"cronjob/doctor", "deployment/metadata", "service/ui"} <= named
-    assert named <= there
+    installed = {"deployment/kueue-controller-manager", "deployment/workflow-controller"}  # by others' manifests
+    assert named - installed <= there
 
 
 def test_every_stack_gets_parameters_that_its_template_has_and_needs() -> None:

@@ -1,6 +1,8 @@
 """The manifests as kustomize renders them: valid for the API, and as restricted as documented."""
 
+import ipaddress
 import re
+from collections.abc import Callable
 from typing import Any
 
 import kubernetes_validate  # type: ignore[import-untyped]
@@ -143,9 +145,49 @@ def test_neither_workers_nor_maintenance_reach_the_api_server(overlay: str) -> N
     ]
     workers = policies["workers-among-themselves"]["podSelector"]
     assert workers == {"matchExpressions": [{"key": WORKER_LABEL, "operator": "Exists"}]}
-    (blocks, *_) = policies["object-store"]["egress"]
-    assert {"10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16"} <= set(
-        blocks["to"][0]["ipBlock"]["except"]
+    for name in ("object-store", "object-store-for-maintenance"):
+        (blocks,) = policies[name]["egress"]
+        private = {"10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16"}
+        assert private <= set(blocks["to"][0]["ipBlock"]["except"])
+
+
+@rendered
+def test_no_exception_of_one_policy_denies_what_another_policy_of_the_pod_allows(overlay: str) -> None:
+    """EKS merges the policies of a pod: an address in `except` is denied, unless a longer prefix allows it."""
+    policies = [one["spec"] for one in of_kind(overlay, "NetworkPolicy")]
+    pods = {
+        "worker": {WORKER_LABEL: "7"},
+        "driver": {"app.kubernetes.io/part-of": "metaflow"},
+        "maintenance": {"app.kubernetes.io/component": "maintenance"},
+    }
+    for kind, labels in pods.items():
+        blocks = [
+            peer["ipBlock"]
+            for spec in policies
+            if selects(spec["podSelector"], labels)
+            for rule in spec.get("egress", [])
+            for peer in rule.get("to", [])
+            if "ipBlock" in peer
+        ]
+        excepted = [ipaddress.ip_network(text) for block in blocks for text in block.get("except", [])]
+        for block in (block for block in blocks if "except" not in block):
+            allowed = ipaddress.ip_network(block["cidr"])
+            denied = [one for one in excepted if one.overlaps(allowed) and one.prefixlen >= allowed.prefixlen]
+            assert not denied, (kind, block)
+
+
+def selects(selector: dict[str, Any], labels: dict[str, str]) -> bool:
+    """Whether a selector matches a pod with these labels."""
+    wanted = selector.get("matchLabels", {}).items()
+    operators: dict[str, Callable[[str, list[str]], bool]] = {
+        "Exists": lambda key, values: key in labels,
+        "DoesNotExist": lambda key, values: key not in labels,
+        "In": lambda key, values: labels.get(key) in values,
+        "NotIn": lambda key, values: labels.get(key) not in values,
+    }
+    expressions = selector.get("matchExpressions", [])
+    return wanted <= labels.items() and all(
+        operators[one["operator"]](one["key"], one.get("values", [])) for one in expressions
     )
 
 
@@ -181,7 +223,7 @@ def test_queue_and_quota_agree_and_every_flavor_exists(overlay: str) -> None:
 
 
 def test_the_gpu_queue_leads_to_the_nodes_of_the_gpu_pool() -> None:
-    (pool,) = of_kind("overlays/gpu", "NodePool")
+    pool = next(one for one in of_kind("overlays/gpu", "NodePool") if "gpu" in one["metadata"]["name"])
     (flavor,) = [one for one in of_kind("overlays/gpu", "ResourceFlavor") if "gpu" in one["metadata"]["name"]]
     template = pool["spec"]["template"]
     assert flavor["spec"]["nodeLabels"].items() <= template["metadata"]["labels"].items()

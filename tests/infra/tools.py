@@ -15,7 +15,7 @@ INFRA = ROOT / "infra"
 KUBERNETES = INFRA / "kubernetes"
 OVERLAYS = sorted(f"overlays/{path.name}" for path in (KUBERNETES / "overlays").iterdir())
 
-KUBERNETES_VERSION = "1.33"
+KUBERNETES_VERSION = "1.35"
 """The release whose schemas hold; infra/aws/cluster.yaml makes a cluster of it."""
 
 
@@ -51,3 +51,10 @@ def objects(folder: str) -> list[dict[str, Any]]:
 def of_kind(folder: str, kind: str) -> list[dict[str, Any]]:
     """The objects of one kind."""
     return [one for one in objects(folder) if one["kind"] == kind]
+
+
+def quantity(text: str) -> float:
+    """A Kubernetes quantity as a number: bytes of memory, CPU cores."""
+    units = {"m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+    number = text.rstrip("kMGTim")
+    return float(number) * units.get(text[len(number) :], 1)

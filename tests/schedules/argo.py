@@ -45,7 +45,7 @@ class Workflow:
     def __init__(self, template: dict[str, Any], name: str, folder: Path, **parameters: Any) -> None:
         spec = template["spec"]
         self._templates = {one["name"]: one for one in spec["templates"]}
-        self._entry, self._folder = spec["entrypoint"], folder
+        self._entry, self._exit, self._folder = spec["entrypoint"], spec["onExit"], folder
         defaults = {one["name"]: one["value"] for one in spec["arguments"]["parameters"]}
         given = {key.replace("_", "-"): json.dumps(value) for key, value in parameters.items()}
         self._values = {
@@ -61,6 +61,17 @@ class Workflow:
     def run(self) -> None:
         """Run to the end; PodFailed as soon as a pod fails."""
         self._run(self._entry, {})
+
+    def run_exit_handler(self, status: str) -> None:
+        """Run the exit handler of a workflow that ended with this status; PodFailed if it fails the workflow."""
+        self._values["workflow.status"] = status
+        handler = self._templates[self._exit]
+        for group in handler["steps"]:
+            for task in group:
+                inner = self._templates[task["template"]]
+                if "steps" in inner:  # the capture of Argo's error message, when the workflow did not succeed
+                    continue
+                self._run(task["template"], {})
 
     def output_of(self, template: str) -> str:
         """What the pods of a template printed."""
@@ -127,7 +138,7 @@ class Workflow:
             raise PodFailed(f"{template['name']} left with {done.returncode}:\n{done.stdout[-4000:]}")
         return {
             one["name"]: (disk / one["valueFrom"]["path"].lstrip("/")).read_text().strip()
-            for one in template["outputs"]["parameters"]
+            for one in template["outputs"].get("parameters", [])
         }
 
     def _environment(self, variables: list[dict[str, Any]], inputs: Values, disk: Path) -> dict[str, str]:

@@ -57,6 +57,13 @@ def test_without_a_checkpoint_in_production_the_first_step_says_so(access: str, 
     assert [name for name, _ in workflow.pods] == ["start"]
 
 
+def test_a_workflow_that_succeeded_without_its_report_fails(access: str, store: Store, tmp_path: Path) -> None:
+    """Argo omits the steps after one whose outputs it cannot evaluate, and calls the workflow succeeded."""
+    workflow = scheduled(access, store, tmp_path)
+    with pytest.raises(PodFailed, match=rf"DistillFlow/{workflow.run_id} ended \(Succeeded\) without a report"):
+        workflow.run_exit_handler("Succeeded")
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_with_nothing_changed_a_scheduled_run_trains_nothing_and_a_laptop_can_take_it_over(
@@ -71,6 +78,7 @@ def test_with_nothing_changed_a_scheduled_run_trains_nothing_and_a_laptop_can_ta
     assert "reproduces production" in workflow.output_of("start")
     assert sum(output.count(FOUND) for _, output in workflow.pods) == 7
     assert list(run_checkpoints(store, "DistillFlow", workflow.run_id).values()) == production
+    workflow.run_exit_handler("Succeeded")
 
     resumed = subprocess.run(
         command("--datastore", "s3", "resume", "--origin-run-id", workflow.run_id),

@@ -10,6 +10,7 @@ import pytest
 
 from progdistill.config.options import RUN_OPTIONS
 from tests.end_to_end.running import command
+from tests.infra.tools import ROOT, of_kind, quantity
 from tests.schedules.conftest import compile_flow, datastore, parameters_of, pods_of, templates_of
 from tests.store.s3_server import ENVIRONMENT
 
@@ -46,6 +47,45 @@ def test_every_step_is_a_small_pod_of_the_deployments_kind(compiled: dict[str, A
         assert pod["metadata"]["labels"]["team"] == "vision"
         variables = {one["name"]: one["value"] for one in container["env"]}
         assert variables["AWS_ENDPOINT_URL_S3"] == "https://s3.example"
+
+
+def test_every_pod_is_admitted_by_the_limits_of_the_namespace(compiled: dict[str, Any]) -> None:
+    """A LimitRange fills in limits that are missing, and a limit below the request is refused."""
+    (limits,) = of_kind("overlays/gpu", "LimitRange")
+    defaults = next(one["default"] for one in limits["spec"]["limits"] if one["type"] == "Container")
+    for pod in templates_of(compiled).values():
+        if "container" not in pod:
+            continue
+        resources = pod["container"]["resources"]
+        for name, requested in resources["requests"].items():
+            limit = {**defaults, **resources["limits"]}.get(name)
+            assert limit is None or quantity(requested) <= quantity(limit), (pod["name"], name)
+
+
+def test_every_container_has_a_security_context(flows_bucket: str, tmp_path: Path) -> None:
+    deployment = tmp_path / "deployment.toml"
+    deployment.write_text((ROOT / "infra" / "deployment.toml").read_text())
+    done = compile_flow(flows_bucket, tmp_path, "--config", "deployment", str(deployment))
+    assert done.returncode == 0, done.stderr[-3000:]
+    template = json.loads(done.stdout)
+    assert template["spec"]["podPriorityClassName"] == "progdistill-driver"
+    contexts = [pod["container"]["securityContext"] for pod in templates_of(template).values() if "container" in pod]
+    assert contexts and all(context["runAsNonRoot"] is True for context in contexts)
+
+
+def test_outputs_of_a_skipped_step_are_tolerated(compiled: dict[str, Any]) -> None:
+    outputs = templates_of(compiled)["distill"]["outputs"]["parameters"]
+    expressions = {one["name"]: one["valueFrom"]["expression"] for one in outputs}
+    for name, expression in expressions.items():
+        parts = [f"steps['distill-{part}']?.outputs?.parameters?.['{name}']" for part in ("recursion", "internal")]
+        assert expression == " ?? ".join(parts)
+
+
+def test_when_a_workflow_has_ended_its_report_is_required(compiled: dict[str, Any]) -> None:
+    templates = templates_of(compiled)
+    tasks = [task["template"] for group in templates[compiled["spec"]["onExit"]]["steps"] for task in group]
+    assert tasks[-1] == "require-report"
+    assert "progdistill.run.require_report" in templates["require-report"]["container"]["command"][-1]
 
 
 def test_secrets_are_named_and_their_values_stand_nowhere(compiled: dict[str, Any]) -> None:
