@@ -27,6 +27,7 @@ from progdistill.registry.checkpoint import (
     CheckpointIdentity,
     CheckpointKind,
     CheckpointManifest,
+    base_of,
     fetch_weights,
     publish_checkpoint,
 )
@@ -118,6 +119,8 @@ def _publish_own(store: Store, manifest: CheckpointManifest, weights: Path) -> C
         raise UsageError(f"there is no {weights}, the weights of {manifest.id[:12]}: copy the whole folder again")
     if digest_of_file(weights) != manifest.identity.weights:
         raise LostInvariantError(f"{weights} is not the weights of {manifest.id}: fetch both files again")
+    if manifest.identity.base is not None:
+        base_of(store, manifest)
     added = CheckpointIdentity.model_fields.keys() - CheckpointDescription.model_fields.keys()
     description = CheckpointDescription(**manifest.identity.model_dump(exclude=set(added)))
     return publish_checkpoint(store, weights, description, manifest.provenance)

@@ -24,6 +24,7 @@ from progdistill.training.config import (
     ComputeSettings,
     DistillationSettings,
     LiveSettings,
+    LoraSettings,
     SnapshotSettings,
 )
 from progdistill.training.guidance import LABEL_DROPOUT, GuidanceRange, parse_guidance_scale
@@ -86,6 +87,18 @@ class Settings(Frozen):
     def has_guided_stage(self) -> bool:
         """Whether guidance is distilled first; a teacher that has it as an input is past that."""
         return self.guidance_scale is not None and not self.model.network.guidance_input
+
+    @property
+    def folds_guidance(self) -> bool:
+        """Whether students have one guidance scale folded in: as adapters, or because their network has no place."""
+        network = self.model.network
+        as_input = network.guidance_input or (network.can_take_guidance and self.lora is None)
+        return self.guidance_scale is not None and not as_input
+
+    @property
+    def lora(self) -> LoraSettings | None:
+        """The adapter of students; None: they have all weights of their own."""
+        return None if self.distill.lora.rank is None else self.distill.lora
 
     @property
     def label_dropout(self) -> float:

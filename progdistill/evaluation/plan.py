@@ -50,6 +50,7 @@ def plan_measurements(
     """
     guidance_scale = guidance_scale_for(manifest, settings.guidance_scale)
     guidance_scale = None if guidance_scale == 1 else guidance_scale
+    folded = DenoiserConfig.of(manifest.identity).folded_guidance_scale
     statistics = settings.reference_statistics_sha256
 
     def spec(checkpoint: CheckpointManifest, sampler: SamplerName, gamma: float | None = None) -> MeasurementSpec:
@@ -58,7 +59,7 @@ def plan_measurements(
             sampler=sampler,
             sampling_steps=sampling_steps,
             gamma=gamma,
-            guidance_scale=guidance_scale if takes_guidance(checkpoint) else None,
+            guidance_scale=(guidance_scale or folded) if takes_guidance(checkpoint) else None,
             class_counts=_class_counts(info, checkpoint),
             clip=settings.clip,
             samples=settings.samples,

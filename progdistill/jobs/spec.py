@@ -17,7 +17,14 @@ from progdistill.models_base import Frozen, content_id
 from progdistill.store.digest import Sha256
 from progdistill.store.documents import Record
 from progdistill.store.layout import checkpoint_key, evaluator_key
-from progdistill.training.config import ComputeSettings, LiveSettings, Precision, SnapshotSettings, TrainingSettings
+from progdistill.training.config import (
+    ComputeSettings,
+    LiveSettings,
+    LoraSettings,
+    Precision,
+    SnapshotSettings,
+    TrainingSettings,
+)
 from progdistill.training.guidance import GuidanceRange
 from progdistill.version import NUMERICS_VERSION
 
@@ -55,7 +62,8 @@ class _TrainingSpec(_Spec):
 
     def recorded_training(self) -> dict[str, JsonValue]:
         """Return the training settings that the checkpoint's identity records."""
-        others = self.model_dump(mode="json", include={"precision", "label_dropout", "guidance_scale", "teacher_steps"})
+        names = {"precision", "label_dropout", "guidance_scale", "teacher_steps", "frozen_precision"}
+        others = self.model_dump(mode="json", include=names)
         return self.training.model_dump(mode="json") | others
 
 
@@ -75,6 +83,8 @@ class _StudentSpec(_TrainingSpec):
     prediction: PredictionType = Field(description="of the student; the teacher may have another")
     guidance_scale: GuidanceRange | None = Field(None, description="an input of the teacher and of its student")
     grid: Grid = Field(AngleGrid(), description="the times of the student's steps")
+    lora: LoraSettings | None = Field(None, description="the student is an adapter; None: it has weights of its own")
+    frozen_precision: Literal["float32", "bfloat16"] = Field("float32", description="of weights that are not trained")
 
 
 class DistillSpec(_StudentSpec):
@@ -87,7 +97,10 @@ class DistillSpec(_StudentSpec):
 
 
 class GuideSpec(_StudentSpec):
-    """Distill guidance: a student of as many steps with the guidance scale as an input (Meng et al. 2023)."""
+    """Distill guidance: a student of as many steps with the guidance scale as an input (Meng et al. 2023).
+
+    Where the student's network has no place for that input, a range of one scale is folded into its weights.
+    """
 
     kind: Literal["guide"] = "guide"
     label_format = "guided student of {0.student_steps} steps"

@@ -5,18 +5,24 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+from safetensors.torch import load_file
+
 from progdistill.data.loader import TrainingLoader
 from progdistill.diffusion.noise import seed_for
 from progdistill.errors import ProgdistillError
 from progdistill.jobs.live import LiveTraining
 from progdistill.jobs.spec import CheckpointOutput, DistillSpec, GuideSpec, JobRequest, TrainBaseSpec, TrainingSpec
-from progdistill.models.config import DenoiserConfig
+from progdistill.models.adapters import share_base
+from progdistill.models.config import DenoiserConfig, LoraConfig
 from progdistill.models.denoiser import Denoiser, build_denoiser, guidance_parameter, save_weights, student_of
 from progdistill.models.load import load_denoiser
 from progdistill.registry.checkpoint import (
     CheckpointDescription,
     CheckpointKind,
     TrainingFigures,
+    base_of,
+    fetch_weights,
     load_manifest,
     publish_checkpoint,
 )
@@ -108,24 +114,49 @@ def _prepared(
         model = build_denoiser(spec.model, spec.seed)
         objective: Objective = BaseObjective(weight, spec.label_dropout)
     else:
-        teacher = load_denoiser(store, load_manifest(store, spec.teacher))
-        model = student_of(teacher, _student_config(teacher.config, spec))  # begins as its teacher: θ ← η
+        teacher, model = _teacher_and_student(spec, store)
         if isinstance(spec, GuideSpec):
             objective = GuidanceObjective(teacher, spec.student_steps, weight, spec.guidance_scale, spec.grid, 1)
         else:
             path = spec.grid, spec.teacher_steps
             objective = DistillationObjective(teacher, spec.student_steps, weight, spec.guidance_scale, *path)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
+    parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     execution = decide(request.compute, spec.precision, rank.device, rank.world_size, parameters)
     if teacher is not None:
-        place(teacher, execution, rank.device)
+        place(teacher, execution, rank.device, shared=teacher.network is model.network)
     return objective, place(model, execution, rank.device), execution
 
 
+def _teacher_and_student(spec: DistillSpec | GuideSpec, store: Store) -> tuple[Denoiser, Denoiser]:
+    """The teacher, and the student as it begins: as a copy (θ ← η)."""
+    manifest = load_manifest(store, spec.teacher)
+    config = DenoiserConfig.of(manifest.identity)
+    student = _student_config(config, spec)
+    frozen = torch.bfloat16 if spec.frozen_precision == "bfloat16" else torch.float32
+    if student.lora is None:
+        teacher = load_denoiser(store, manifest)
+        model = student_of(teacher, student)
+        teacher.network.to(frozen)
+        return teacher, model
+    base = manifest if config.lora is None else base_of(store, manifest)
+    weights = None if config.lora is None else load_file(fetch_weights(store, manifest))
+    shared = load_denoiser(store, base)
+    shared.network.to(frozen)
+    return share_base(shared, config, student, weights, spec.seed)
+
+
 def _student_config(teacher: DenoiserConfig, spec: DistillSpec | GuideSpec) -> DenoiserConfig:
-    """The teacher's, without dropout (Appendix E), with the student's own prediction type, grid and inputs."""
-    network = teacher.network.for_student(guidance_input=spec.guidance_scale is not None)
-    return teacher.model_copy(update={"network": network, "prediction": spec.prediction, "grid": spec.grid})
+    """The teacher's, without dropout (Appendix E), with the student's own prediction type, grid, inputs and adapter."""
+    changes: dict[str, object] = {"prediction": spec.prediction, "grid": spec.grid, "lora": None}
+    if spec.lora is not None and spec.lora.rank is not None:
+        rank, alpha = spec.lora.rank, spec.lora.alpha or spec.lora.rank
+        base = spec.teacher if teacher.lora is None else teacher.lora.base
+        changes["lora"] = LoraConfig(base=base, rank=rank, alpha=alpha, targets=spec.lora.targets)
+    takes_guidance = spec.guidance_scale is not None
+    if isinstance(spec, GuideSpec) and (spec.lora is not None or not teacher.network.can_take_guidance):
+        takes_guidance, changes["folded_guidance_scale"] = False, spec.guidance_scale.lowest
+    changes["network"] = teacher.network.for_student(guidance_input=takes_guidance)
+    return teacher.model_copy(update=changes)
 
 
 def _publish(spec: TrainingSpec, request: JobRequest, store: Store, rank: Rank, trained: Trained) -> str:

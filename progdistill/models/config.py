@@ -78,6 +78,11 @@ class UNetConfig(Frozen, allow_inf_nan=False):
         return self.model_copy(update={"dropout": 0.0, "guidance_input": guidance_input})
 
     @property
+    def can_take_guidance(self) -> bool:
+        """Whether the network has a place for the guidance scale as an input."""
+        return True
+
+    @property
     def level_channels(self) -> tuple[int, ...]:
         """Channels at each resolution, from the highest resolution down."""
         return tuple(self.base_channels * multiplier for multiplier in self.channel_multipliers)
@@ -150,6 +155,11 @@ class DiffusersConfig(Frozen, allow_inf_nan=False):
         """Height and width of a noisy sample."""
         return self.sample_shape[1]
 
+    @property
+    def can_take_guidance(self) -> bool:
+        """Whether the network has a place for the guidance scale as an input, which stock pipelines fill."""
+        return self.guidance_input or self.guidance_width > 0
+
     def for_student(self, guidance_input: bool) -> "DiffusersConfig":
         """The student's network: without dropout; a guidance input that its teacher has stays.
 
@@ -165,6 +175,17 @@ class DiffusersConfig(Frozen, allow_inf_nan=False):
             changes["guidance_input"] = True
             changes["parameters"] = self.parameters + self.guidance_width * GUIDANCE_FEATURES
         return self.model_copy(update=changes)
+
+
+class LoraConfig(Frozen, allow_inf_nan=False):
+    """An adapter of low rank on a frozen base (Hu et al. 2021): W + (alpha / rank)·B·A in each of its layers."""
+
+    base: Sha256 = Field(description="id of the checkpoint that the adapter goes onto")
+    rank: int = Field(gt=0)
+    alpha: float = Field(gt=0)
+    targets: tuple[str, ...] = Field(
+        default=(), description="names of layers, or their last parts; empty: all linear layers and convolutions"
+    )
 
 
 def _kind_of_network(config: Any) -> str:
@@ -191,6 +212,12 @@ class DenoiserConfig(Frozen, allow_inf_nan=False):
     grid: Grid = Field(default=AngleGrid(), description="the times of its sampling steps; students keep it")
     pipeline: Sha256 | None = Field(
         default=None, description="id of the VAE, text encoders and tokenizers (registry/pipeline.py); None: images"
+    )
+    lora: LoraConfig | None = Field(
+        default=None, description="the checkpoint holds an adapter alone; None: it holds all weights"
+    )
+    folded_guidance_scale: float | None = Field(
+        default=None, ge=1, description="guidance that is folded in: the network answers as its teacher did with it"
     )
 
     @classmethod

@@ -1,7 +1,7 @@
 """The denoiser: a network, what its output means and how it reads the time; making, loading, saving it."""
 
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
@@ -36,6 +36,9 @@ class Denoiser(nn.Module):
         self.ask = network_of(config.network)
         self.boundary = Boundary(config.foreign_schedule)
         self.autocasts = False
+        # Where two denoisers are adapters on one network (models/adapters.py):
+        self.adapter: str | None = None
+        self.while_asked: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def forward(
         self, z: Images, t: Times, conditioning: Conditioning | None = None, w: Times | None = None
@@ -52,10 +55,27 @@ class Denoiser(nn.Module):
             float32; for (x, ε) models twice the channels of z: x̂, then ε̂.
         """
         time, dtype = self.boundary.time(t), next(self.network.parameters()).dtype
-        with torch.autocast(z.device.type, torch.bfloat16) if self.autocasts else nullcontext():
+        autocast = torch.autocast(z.device.type, torch.bfloat16) if self.autocasts else nullcontext()
+        with autocast, self.while_asked():
             state = self.boundary.state(z, t).to(dtype)
             output = self.ask(self.network, state, time, conditioning, w)
         return self.boundary.output(output.float(), z, t)
+
+    def train(self, mode: bool = True) -> "Denoiser":
+        """As of every module, but a network that a student shares with its teacher stays in evaluation mode."""
+        super().train(mode and self.adapter is None)
+        return self
+
+    def own_name(self, name: str) -> str:
+        """The name in a checkpoint of a tensor that `named_parameters` or `state_dict` names."""
+        return name if self.adapter is None else name.replace(f".{self.adapter}.", ".")
+
+    def own_weights(self) -> dict[str, Tensor]:
+        """What a checkpoint holds, by name: all weights, or those of the adapter; not copies."""
+        found = self.state_dict()
+        if self.adapter is not None:
+            found = {name: tensor for name, tensor in found.items() if f".{self.adapter}." in name}
+        return {self.own_name(name): tensor for name, tensor in found.items()}
 
     def velocity(self, z: Images, t: Times, conditioning: Conditioning | None = None, w: Times | None = None) -> Images:
         """Return v̂ = α·ε̂ − σ·x̂ (App. D) in the dtype of t; arguments as in `forward`.

@@ -6,9 +6,10 @@ import torch
 from safetensors.torch import load_file
 
 from progdistill.errors import LostInvariantError
+from progdistill.models.adapters import merged
 from progdistill.models.config import DenoiserConfig
 from progdistill.models.denoiser import Denoiser, mismatch, unallocated
-from progdistill.registry.checkpoint import CheckpointManifest, fetch_weights
+from progdistill.registry.checkpoint import CheckpointManifest, base_of, fetch_weights
 from progdistill.store.base import Store
 
 
@@ -29,6 +30,8 @@ def denoiser_from_file(config: DenoiserConfig, path: Path) -> Denoiser:
 def load_denoiser(store: Store, manifest: CheckpointManifest, device: torch.device | str = "cpu") -> Denoiser:
     """Load a checkpoint's denoiser in float32, in evaluation mode and without gradients.
 
+    A LoRA comes merged into the weights of its base.
+
     Args:
         store: Where the checkpoint is; its weights are verified against their digest before they are parsed.
         manifest: The checkpoint.
@@ -36,7 +39,12 @@ def load_denoiser(store: Store, manifest: CheckpointManifest, device: torch.devi
 
     Raises:
         LostInvariantError: The weights are missing or damaged, or belong to another architecture.
+        UsageError: The store does not have the base of a LoRA.
     """
     config = DenoiserConfig.of(manifest.identity)
-    denoiser = denoiser_from_file(config, fetch_weights(store, manifest))
+    if config.lora is None:
+        denoiser = denoiser_from_file(config, fetch_weights(store, manifest))
+    else:
+        base = load_denoiser(store, base_of(store, manifest))
+        denoiser = merged(base, config, load_file(fetch_weights(store, manifest)))
     return denoiser.to(device).eval().requires_grad_(False)

@@ -65,6 +65,12 @@ class CheckpointIdentity(CheckpointDescription):
         """SHA-256 of the canonical JSON of this identity."""
         return content_id(self)
 
+    @property
+    def base(self) -> str | None:
+        """Id of the checkpoint that this one, a LoRA, is an adapter of; None: it holds all weights."""
+        lora = self.architecture.get("lora")
+        return str(lora["base"]) if isinstance(lora, dict) else None
+
 
 class TrainingFigures(Frozen):
     """What the training took: updates, images seen, wall-clock seconds, rate, and the last mean loss."""
@@ -125,10 +131,12 @@ class CheckpointManifest(Record):
         return self
 
     def references(self) -> Iterable[str]:
-        """See Record.references: the weights, the teacher, and the pipeline of a latent model."""
+        """See Record.references: the weights, the teacher, the base of a LoRA, and the pipeline of a latent model."""
         yield blob_key(self.identity.weights.sha256)
         if self.identity.parent is not None:
             yield checkpoint_key(self.identity.parent)
+        if self.identity.base is not None:
+            yield checkpoint_key(self.identity.base)
         if pipeline := self.identity.architecture.get("pipeline"):
             yield pipeline_key(str(pipeline))
 
@@ -181,7 +189,7 @@ def load_manifest(store: Store, checkpoint_id: str) -> CheckpointManifest:
         UsageError: The store has no such checkpoint, or its manifest has an unsupported schema version.
         LostInvariantError: The manifest is damaged.
     """
-    manifest = _read_manifest(store, checkpoint_id)
+    manifest = read_manifest(store, checkpoint_id)
     if manifest is None:
         raise UsageError(
             f"no checkpoint {checkpoint_id} in store {store.uri}; `progdistill checkpoints list` shows all"
@@ -189,7 +197,8 @@ def load_manifest(store: Store, checkpoint_id: str) -> CheckpointManifest:
     return manifest
 
 
-def _read_manifest(store: Store, checkpoint_id: str) -> CheckpointManifest | None:
+def read_manifest(store: Store, checkpoint_id: str) -> CheckpointManifest | None:
+    """Read a checkpoint's manifest by its full id; None if the store has no such checkpoint."""
     manifest = read_record(store, checkpoint_key(checkpoint_id), CheckpointManifest)
     if manifest is not None and manifest.id != checkpoint_id:
         raise _misplaced(store, checkpoint_id, manifest)
@@ -203,9 +212,25 @@ def _misplaced(store: Store, checkpoint_id: str, manifest: CheckpointManifest) -
     )
 
 
+def base_of(store: Store, manifest: CheckpointManifest) -> CheckpointManifest:
+    """The checkpoint that a LoRA goes onto.
+
+    Raises:
+        UsageError: The store does not have it.
+    """
+    base_id = str(manifest.identity.base)
+    base = read_manifest(store, base_id)
+    if base is None:
+        raise UsageError(
+            f"checkpoint {manifest.id[:12]} is a LoRA, and its base {base_id} is not in store {store.uri}: import that"
+            f" too, `progdistill import {base_id[:12]} --from-store OTHER --name NAME`, or its exported folder"
+        )
+    return base
+
+
 def require_checkpoint(store: Store, checkpoint_id: str) -> None:
     """Raise LostInvariantError unless a checkpoint's manifest is intact, and its weights are there."""
-    manifest = _read_manifest(store, checkpoint_id)
+    manifest = read_manifest(store, checkpoint_id)
     if manifest is None:
         raise LostInvariantError(f"{store.uri}/{checkpoint_key(checkpoint_id)} is missing from the store")
     require_blob(store, manifest.identity.weights)
@@ -244,6 +269,6 @@ def list_manifests(
     """
     for checkpoint_id in list_ids(store) if ids is None else ids:
         with collect_errors(unreadable):
-            manifest = _read_manifest(store, checkpoint_id)
+            manifest = read_manifest(store, checkpoint_id)
             if manifest is not None:
                 yield manifest

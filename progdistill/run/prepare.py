@@ -26,7 +26,7 @@ from progdistill.registry.resolve import resolve_reference
 from progdistill.run.reproduce import reproduce
 from progdistill.store.open import open_store
 from progdistill.training.accelerators import DeviceKind, accelerators_here, kind_for
-from progdistill.training.config import ComputeSettings, TrainingSettings
+from progdistill.training.config import ComputeSettings, LoraSettings, TrainingSettings
 from progdistill.training.guidance import LABEL_DROPOUT, GuidanceRange, can_be_guided, range_of
 
 SNAPSHOT_COPIES = 4
@@ -47,6 +47,8 @@ class PreparedRun(Frozen):
     settings: Settings
     dataset: DatasetInfo
     parameters: int
+    adapter_parameters: int | None = None
+    """Of a student that is a LoRA."""
     reproduces: tuple[str, str] | None = None
     """The reference given to `--reproduce`, and the id of its checkpoint."""
     other_data: bool = False
@@ -71,9 +73,12 @@ class PreparedRun(Frozen):
     @property
     def disk_bytes(self) -> int:
         """Most bytes of checkpoints and snapshots in the store."""
-        checkpoints = len(self.settings.ladder) + self.settings.has_guided_stage
+        students = len(self.settings.ladder) - 1 + self.settings.has_guided_stage
         snapshots = SNAPSHOT_COPIES * (self.settings.snapshots.keep + 1)
-        return 4 * self.parameters * (checkpoints + snapshots)
+        if self.adapter_parameters is None:
+            return 4 * self.parameters * (1 + students + snapshots)
+        base = 0 if self.settings.first_teacher else 1 + snapshots
+        return 4 * (self.parameters * base + self.adapter_parameters * (students + snapshots))
 
     def facts(self) -> dict[str, object]:
         """The plan as JSON values: stages, updates and images, before anything runs."""
@@ -84,6 +89,7 @@ class PreparedRun(Frozen):
             "ladder": list(settings.ladder),
             "stages": len(settings.ladder) - 1 + settings.has_guided_stage,
             "parameters": self.parameters,
+            "adapter_parameters": self.adapter_parameters,
             "base_updates": base_updates,
             "distillation_updates": sum(training.updates for training in self.trainings) - base_updates,
             "training_images": sum(training.updates * training.batch_size for training in self.trainings),
@@ -104,7 +110,9 @@ class PreparedRun(Frozen):
             other = ", which was trained on other data" if self.other_data else ""
             start = f"start from {settings.first_teacher[:12]}{other}"
         scales = settings.guidance_scale
-        guided = "" if scales is None else f", with guidance scales {scales}"
+        guided = "" if scales is None else f", with guidance scales {scales}, as an input"
+        if scales is not None and settings.folds_guidance:
+            guided = f", with guidance scale {scales.lowest:g} folded in"
         origin = "" if self.reproduces is None else ", reproduces {} ({:.12})".format(*self.reproduces)
         lines = [
             f"Plan: {self.dataset.name} ({self.parameters:,} parameters), store {settings.store}{origin}",
@@ -115,6 +123,11 @@ class PreparedRun(Frozen):
         ]
         if not isinstance(settings.grid, AngleGrid):
             lines.append(f"  grid of times: {settings.grid}")
+        if settings.lora is not None:
+            parameters = f"{self.adapter_parameters:,} parameters each"
+            lines.append(f"  students are LoRAs of rank {settings.lora.rank}, {parameters}")
+        if scales is not None and any(column.name != "label" for column in settings.model.network.columns):
+            lines.append("  negative prompts have no effect on students, which are guided in one evaluation")
         if self.ignored_overrides:
             lines.append(f"  ignored, since the model is the teacher's: {', '.join(self.ignored_overrides)}")
         return "\n".join(lines)
@@ -147,6 +160,8 @@ def prepare_run(options: RunOptions) -> PreparedRun:
     if teacher is not None and options.dataset is None:
         require_data_of(dataset, teacher.identity.dataset_fingerprint, f"--from {options.start_from}")
     _check_fit(settings, dataset)
+    _check_guidance(settings)
+    _check_lora(settings)
     _check_values(settings, dataset)
     check_evaluator(store, settings.evaluation, dataset)
     settings = settings.model_copy(update={"evaluation": pinned_statistics(store, pinned(settings.evaluation))})
@@ -154,6 +169,7 @@ def prepare_run(options: RunOptions) -> PreparedRun:
         settings=settings,
         dataset=dataset,
         parameters=parameter_count(settings.model.network, settings.model.out_channels),
+        adapter_parameters=_adapter_parameters(settings),
         reproduces=None if reproduced is None else (str(options.reproduce), reproduced.checkpoint_id),
         other_data=teacher is not None and not is_data_of(dataset, teacher.identity.dataset_fingerprint),
         ignored_overrides=() if teacher is None else _ignored(options, settings),
@@ -201,6 +217,21 @@ def _branched(settings: Settings, options: RunOptions, teacher: CheckpointManife
 def _guidance_scale(settings: Settings, teacher: CheckpointManifest) -> GuidanceRange | None:
     """The guidance scales that students of `teacher` learn: its own, else what the run sets."""
     wanted, own, name = settings.guidance_scale, range_of(teacher), f"--from {teacher.id[:12]}"
+    network, folded = settings.model.network, settings.model.folded_guidance_scale
+    if folded is not None:
+        if wanted in (None, GuidanceRange(lowest=folded, highest=folded)):
+            return None
+        raise UsageError(
+            f"{name} has guidance scale {folded:g} folded in, which its students keep: leave --guidance-scale"
+            f" {wanted} out, or start from an undistilled model"
+        )
+    if network.guidance_input and own is None:
+        if wanted is None:
+            raise UsageError(
+                f"{name} takes a guidance scale as an input: say which ones its students learn, such as"
+                " --guidance-scale 1:5"
+            )
+        return wanted
     if wanted is None or wanted == own:
         return own
     if own is not None:
@@ -208,14 +239,72 @@ def _guidance_scale(settings: Settings, teacher: CheckpointManifest) -> Guidance
             f"{name} was distilled with guidance scales {own}, which its students keep: leave --guidance-scale"
             f" {wanted} out, or start from an undistilled model"
         )
-    if not settings.model.network.num_classes:
-        raise UsageError(f"--guidance-scale {wanted} needs classes, and {name} has none: leave it out")
+    if not network.columns:
+        raise UsageError(f"--guidance-scale {wanted} needs classes or prompts, and {name} has none: leave it out")
     if not can_be_guided(teacher):
         raise UsageError(
             f"--guidance-scale {wanted} needs an undistilled teacher trained with label dropout, which {name} is not:"
             f" train one, --set base.label_dropout={LABEL_DROPOUT}"
         )
     return wanted
+
+
+def _check_guidance(settings: Settings) -> None:
+    """Refuse a range of scales where one is folded in, and a scale to measure with where that has no effect."""
+    scales, measured = settings.guidance_scale, settings.evaluation.guidance_scale
+    if measured is not None and (scales is None or settings.folds_guidance):
+        raise UsageError(
+            f"evaluation.guidance_scale = {measured:g}, but students of this run are not guided by it: leave it out,"
+            " or distill with --guidance-scale LOWEST:HIGHEST"
+        )
+    if scales is None or not settings.folds_guidance or scales.lowest == scales.highest:
+        return
+    if settings.model.network.can_take_guidance:
+        raise UsageError(
+            f"--guidance-scale {scales}: LoRA students have one scale folded in, because their base has no such input:"
+            f" give one, such as --guidance-scale {scales.highest:g}, or leave distill.lora out"
+        )
+    raise UsageError(
+        f"--guidance-scale {scales}: this network has no place for the scale as an input, so that students have one"
+        f" folded in: give one, such as --guidance-scale {scales.highest:g}"
+    )
+
+
+def _check_lora(settings: Settings) -> None:
+    """Refuse adapters that their base cannot have."""
+    lora, model = settings.lora, settings.model
+    if lora is None:
+        return
+    if model.lora is not None and _asked(lora) != (model.lora.rank, model.lora.alpha, model.lora.targets):
+        raise UsageError(
+            f"distill.lora has rank {lora.rank}, alpha {lora.alpha or lora.rank:g} and targets"
+            f" {', '.join(lora.targets) or 'of its own choice'}, but the teacher is a LoRA of rank {model.lora.rank},"
+            f" alpha {model.lora.alpha:g} and targets {', '.join(model.lora.targets) or 'of its own choice'}, which its"
+            " students keep: set the same, or leave distill.lora out for students with all weights"
+        )
+    if settings.student_prediction.output_multiplier != model.prediction.output_multiplier:
+        raise UsageError(
+            f"distill.prediction={settings.student_prediction} needs other output channels than its teacher's"
+            f" {model.prediction}, and a LoRA cannot change them: choose another, or leave distill.lora out"
+        )
+    if settings.compute.parallelism == "fsdp":
+        raise UsageError(
+            "compute.parallelism=fsdp is not for LoRA students, whose frozen base is on every rank: leave it out;"
+            " distill.frozen_precision=bfloat16 halves the base"
+        )
+
+
+def _asked(lora: LoraSettings) -> tuple[int | None, float | None, tuple[str, ...]]:
+    return lora.rank, lora.alpha or lora.rank, lora.targets
+
+
+def _adapter_parameters(settings: Settings) -> int | None:
+    """None where students have weights of their own; otherwise torch tells, whose import takes 2 s."""
+    if settings.lora is None or settings.lora.rank is None:
+        return None
+    from progdistill.models.adapters import adapter_parameters
+
+    return adapter_parameters(settings.model, settings.lora.rank, settings.lora.targets)
 
 
 def _ignored(options: RunOptions, settings: Settings) -> tuple[str, ...]:
@@ -281,13 +370,7 @@ def _check_grid(settings: Settings, teacher: CheckpointManifest | None) -> None:
 
 
 def _check_values(settings: Settings, dataset: DatasetInfo) -> None:
-    """Refuse flips that change an image's meaning, batches that do not divide, and guidance without its input."""
-    scale = settings.evaluation.guidance_scale
-    if scale is not None and settings.guidance_scale is None:
-        raise UsageError(
-            f"evaluation.guidance_scale = {scale:g}, but students of this run are not guided: leave it out, or"
-            " distill with --guidance-scale LOWEST:HIGHEST"
-        )
+    """Refuse flips that change an image's meaning, and batches that do not divide."""
     trained: dict[str, TrainingSettings] = {} if settings.first_teacher else {"base": settings.base}
     trained["distill"] = settings.distill
     mirrored = [name for name, training in trained.items() if training.horizontal_flip]

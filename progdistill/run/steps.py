@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 from pydantic import JsonValue
 
@@ -34,7 +34,7 @@ from progdistill.run.prepare import PreparedRun, device_of, runs_folder, world_s
 from progdistill.store.layout import report_key
 from progdistill.store.open import open_store
 from progdistill.training.accelerators import precision_for
-from progdistill.training.config import Precision
+from progdistill.training.config import LoraSettings, Precision
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +69,11 @@ class _Job(TypedDict):
 class _Training(_Job):
     world_size: int
     precision: Precision
+
+
+class _Student(TypedDict):
+    lora: LoraSettings | None
+    frozen_precision: Literal["float32", "bfloat16"]
 
 
 class RunSteps:
@@ -126,6 +131,7 @@ class RunSteps:
                 grid=settings.grid,
                 training=settings.distill.guidance_settings(),
                 guidance_scale=settings.guidance_scale,
+                **self._student(),
             )
             output = self._complete(guided).output_of(CheckpointOutput)
             checkpoint_id = output.checkpoint_id
@@ -146,7 +152,8 @@ class RunSteps:
             grid=self._settings.grid,
             teacher_steps=self._settings.distill.teacher_steps,
             training=self._settings.distill.for_stage(steps),
-            guidance_scale=self._settings.guidance_scale,
+            guidance_scale=None if self._settings.folds_guidance else self._settings.guidance_scale,
+            **self._student(),
         )
         output = self._complete(spec).output_of(CheckpointOutput)
         return self._stage_checkpoint(output.checkpoint_id, stage_index, output)
@@ -170,6 +177,8 @@ class RunSteps:
         """
         baseline = baseline_of(self._store, load_manifest(self._store, checkpoint["id"]))
         evaluation, learned = self._settings.evaluation, self._settings.guidance_scale
+        if self._settings.folds_guidance:
+            learned = None
         if evaluation.guidance_scale is None and learned is not None and learned.lowest != 1:
             evaluation = evaluation.model_copy(update={"guidance_scale": learned.lowest})
         spec = EvaluateSpec(
@@ -229,6 +238,10 @@ class RunSteps:
             world_size=world_size_of(self._settings, kind),
             precision=precision_for(self._settings.compute, device_of(self._settings, kind)),
         )
+
+    def _student(self) -> _Student:
+        """What every stage has beyond a training."""
+        return _Student(lora=self._settings.lora, frozen_precision=self._settings.distill.frozen_precision)
 
     def _complete(self, spec: JobSpec) -> JobResult:
         request = JobRequest(

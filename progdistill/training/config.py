@@ -49,6 +49,16 @@ class BaseTrainingSettings(TrainingSettings):
         return TrainingSettings(**self.model_dump(exclude={"label_dropout"}))
 
 
+class LoraSettings(Frozen, allow_inf_nan=False):
+    """Students that are adapters of low rank on their first teacher's weights (Hu et al. 2021)."""
+
+    rank: int | None = Field(None, gt=0, description="None: students have all weights of their own")
+    alpha: float | None = Field(None, gt=0, description="the adapter counts alpha / rank; None: as the rank")
+    targets: tuple[str, ...] = Field(
+        (), description="names of layers, or their last parts; none: all linear layers and convolutions of the blocks"
+    )
+
+
 class DistillationSettings(TrainingSettings):
     """Settings of every distillation stage; the paper gives the last stages more updates."""
 
@@ -65,6 +75,11 @@ class DistillationSettings(TrainingSettings):
         None, gt=0, description="updates of the stage that distills guidance; None: as many as others"
     )
 
+    lora: LoraSettings = LoraSettings()
+    frozen_precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="of weights that are not trained: the teacher's, and the base of a LoRA"
+    )
+
     def for_stage(self, student_steps: int) -> TrainingSettings:
         """The settings of the stage whose student takes `student_steps` sampling steps."""
         return self._with_updates(self.updates_at_steps.get(student_steps, self.updates))
@@ -74,8 +89,8 @@ class DistillationSettings(TrainingSettings):
         return self._with_updates(self.guidance_updates or self.updates)
 
     def _with_updates(self, updates: int) -> TrainingSettings:
-        others = {"updates", "updates_at_steps", "guidance_updates", "prediction", "grid", "teacher_steps"}
-        return TrainingSettings(updates=updates, **self.model_dump(exclude=others))
+        others = type(self).model_fields.keys() - TrainingSettings.model_fields.keys()
+        return TrainingSettings(updates=updates, **self.model_dump(exclude={"updates", *others}))
 
 
 class SnapshotSettings(Frozen, allow_inf_nan=False):

@@ -77,11 +77,16 @@ def _fits(parameters: int, device: torch.device) -> bool:
     return BYTES_PER_PARAMETER * parameters <= memory / 2
 
 
-def place(denoiser: Denoiser, execution: Execution, device: torch.device) -> Denoiser:
-    """Move a denoiser to `device` and make it run as decided, in place; names of parameters do not change."""
+def place(denoiser: Denoiser, execution: Execution, device: torch.device, shared: bool = False) -> Denoiser:
+    """Move a denoiser to `device` and make it run as decided, in place; names of parameters do not change.
+
+    A network that is shared with another denoiser is left to that one.
+    """
     set_float32_products(execution.precision, device)
     denoiser.to(device)
     denoiser.autocasts = execution.precision is Precision.BFLOAT16
+    if shared:
+        return denoiser
     if execution.activation_checkpointing and any(p.requires_grad for p in denoiser.parameters()):
         for module in denoiser.ask.blocks(denoiser.network):
             module.forward = partial(checkpoint, module.forward, use_reentrant=False)

@@ -69,7 +69,8 @@ class DistillationObjective:
 
     Where the grid starts below t = 1, the student starts from pure noise in sampling, and so it does here.
     Where teacher and student take guidance as an input, `guidance_scale` is the range that each sample's
-    scale is drawn from, the same for both.
+    scale is drawn from, the same for both. `unconditional` is one row of what "no condition" means to a teacher
+    without labels: the columns of the empty or of a negative prompt.
     """
 
     def __init__(
@@ -80,12 +81,14 @@ class DistillationObjective:
         guidance_scale: GuidanceRange | None = None,
         grid: Grid = EVEN,
         teacher_steps: int = 2,
+        unconditional: Conditioning | None = None,
     ) -> None:
-        self._teacher = teacher.eval().requires_grad_(False)
+        self._teacher = teacher.eval()
         self._steps, self._loss_weight, self._guidance_scale = student_steps, loss_weight, guidance_scale
         self._is_even = isinstance(grid, AngleGrid) and teacher_steps == 2
         self._times = times_of_steps(grid, student_steps, teacher_steps)
         self._starts_at_1 = grid.times(student_steps)[0] == 1
+        self._unconditional = unconditional
 
     def __call__(
         self, model: Denoiser, network: nn.Module, x: Images, conditioning: Conditioning | None, random: BatchRandom
@@ -101,7 +104,7 @@ class DistillationObjective:
             z = torch.where(broadcast(step == self._steps, z), noise, z)
         w = None if self._guidance_scale is None else draw_w(self._guidance_scale, random)
         target = self._target(z, times, conditioning, w)
-        output = network(z, t, conditioning, w)
+        output = network(z, t, conditioning, w if model.config.network.guidance_input else None)
         return weighted_loss(output, target, z, t, model.config.prediction, self._loss_weight).mean()
 
     def _target(
@@ -125,8 +128,8 @@ def times_of_steps(grid: Grid, student_steps: int, teacher_steps: int) -> Float[
 class GuidanceObjective(DistillationObjective):
     """Stage one of Meng et al. (2023): like Algorithm 2, but the guided teacher's velocity is the target.
 
-    The student is evaluated once where its teacher is evaluated twice. Its times are those at which
-    samplers of N steps, and the students of the next stages, evaluate it.
+    The student is evaluated once where its teacher is evaluated twice. One without a guidance input learns a range of
+    one scale. Its times are those at which samplers of N steps, and the students of the next stages, evaluate it.
     """
 
     def _target(
@@ -134,7 +137,7 @@ class GuidanceObjective(DistillationObjective):
     ) -> Images:
         if conditioning is None or w is None:
             raise ValueError("guidance needs a condition and a range of guidance scales")
-        without = self._teacher.without_condition(conditioning)
+        without = self._teacher.without_condition(conditioning, self._unconditional)
         return guidance_target(self._teacher.bind(conditioning), self._teacher.bind(without), z, times[:, 0], w)
 
 

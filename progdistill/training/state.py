@@ -79,6 +79,7 @@ class TrainingState:
         self.model = model
         named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         self.parameters = [p for _, p in named]
+        self._names = [model.own_name(name) for name, _ in named]
         groups: list[dict[str, Any]] = [
             {"params": [p for name, p in named if name not in new_parameters], "rate_factor": 1.0},
             {"params": [p for name, p in named if name in new_parameters], "rate_factor": NEW_INPUT_RATE},
@@ -98,7 +99,7 @@ class TrainingState:
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor of the state by name."""
-        found = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        found = {f"model.{name}": tensor for name, tensor in self.model.own_weights().items()}
         found |= {f"average.{index}": tensor for index, tensor in enumerate(self.average)}
         for index, parameter in enumerate(self.parameters):
             for name, value in self.optimizer.state[parameter].items():
@@ -138,8 +139,7 @@ class TrainingState:
 
     def published_weights(self) -> dict[str, Tensor]:
         """The moving average if there is one, otherwise the weights, whole and on the CPU; call on all ranks."""
-        weights = {name: tensor.detach() for name, tensor in self.model.state_dict().items()}
+        weights = {name: tensor.detach() for name, tensor in self.model.own_weights().items()}
         if self.average:
-            names = [name for name, p in self.model.named_parameters() if p.requires_grad]
-            weights |= dict(zip(names, self.average, strict=True))
+            weights |= dict(zip(self._names, self.average, strict=True))
         return {name: full_tensor(tensor).cpu().contiguous() for name, tensor in weights.items()}

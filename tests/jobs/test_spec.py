@@ -32,7 +32,8 @@ RANGE = GuidanceRange(lowest=1, highest=5)
 def test_a_checkpoint_records_all_that_decided_its_numbers() -> None:
     shared = {**settings(4).model_dump(mode="json"), "precision": "float32"}
     assert TrainBaseSpec(**SHARED, model=tiny()).recorded_training() == {**shared, "label_dropout": 0.0}
-    assert DistillSpec(**STUDENT).recorded_training() == {**shared, "guidance_scale": None}
+    students = {"guidance_scale": None, "teacher_steps": 2, "frozen_precision": "float32"}
+    assert DistillSpec(**STUDENT).recorded_training() == {**shared, **students}
 
 
 def test_dropped_labels_and_the_range_of_weights_make_another_job() -> None:

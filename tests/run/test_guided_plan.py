@@ -52,7 +52,7 @@ def test_labels_are_dropped_on_request_without_guidance_too() -> None:
 def test_a_weight_to_measure_with_needs_students_that_learn_one(store: Store) -> None:
     run = plan(store, guidance_scale="1:5", set=("evaluation.guidance_scale=2",))
     assert run.settings.evaluation.guidance_scale == 2
-    with pytest.raises(UsageError, match="students of this run are not guided"):
+    with pytest.raises(UsageError, match="students of this run are not guided by it"):
         plan(store, set=("evaluation.guidance_scale=2",))
 
 
