@@ -32,7 +32,8 @@ def test_every_object_is_valid_for_the_api(folder: str) -> None:
 @rendered
 def test_everything_namespaced_is_in_the_one_namespace(overlay: str) -> None:
     cluster_wide = {
-        "Namespace", "PriorityClass", "StorageClass", "ClusterQueue", "ResourceFlavor", "NodePool"
+        "Namespace", "PriorityClass", "StorageClass", "ClusterQueue", "ResourceFlavor", "NodePool",
+        "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding",
     }  # fmt: skip
     elsewhere = [
         one["metadata"]["name"]
