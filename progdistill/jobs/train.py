@@ -7,13 +7,17 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
+from progdistill.data.dataset import DatasetInfo
 from progdistill.data.loader import TrainingLoader
+from progdistill.data.reading import read_unconditional
 from progdistill.diffusion.noise import seed_for
 from progdistill.errors import ProgdistillError
 from progdistill.jobs.live import LiveTraining
 from progdistill.jobs.spec import CheckpointOutput, DistillSpec, GuideSpec, JobRequest, TrainBaseSpec, TrainingSpec
 from progdistill.models.adapters import share_base
+from progdistill.models.conditioning import Conditioning
 from progdistill.models.config import DenoiserConfig, LoraConfig
 from progdistill.models.denoiser import Denoiser, build_denoiser, guidance_parameter, save_weights, student_of
 from progdistill.models.load import load_denoiser
@@ -116,7 +120,9 @@ def _prepared(
     else:
         teacher, model = _teacher_and_student(spec, store)
         if isinstance(spec, GuideSpec):
-            objective = GuidanceObjective(teacher, spec.student_steps, weight, spec.guidance_scale, spec.grid, 1)
+            path = spec.grid, 1
+            without = _unconditional(request.dataset, teacher.config, rank.device)
+            objective = GuidanceObjective(teacher, spec.student_steps, weight, spec.guidance_scale, *path, without)
         else:
             path = spec.grid, spec.teacher_steps
             objective = DistillationObjective(teacher, spec.student_steps, weight, spec.guidance_scale, *path)
@@ -136,13 +142,22 @@ def _teacher_and_student(spec: DistillSpec | GuideSpec, store: Store) -> tuple[D
     if student.lora is None:
         teacher = load_denoiser(store, manifest)
         model = student_of(teacher, student)
-        teacher.network.to(frozen)
+        nn.Module.to(teacher.network, frozen)  # diffusers' own `to` warns of modules that it would not cast
         return teacher, model
     base = manifest if config.lora is None else base_of(store, manifest)
     weights = None if config.lora is None else load_file(fetch_weights(store, manifest))
     shared = load_denoiser(store, base)
-    shared.network.to(frozen)
+    nn.Module.to(shared.network, frozen)
     return share_base(shared, config, student, weights, spec.seed)
+
+
+def _unconditional(info: DatasetInfo, config: DenoiserConfig, device: torch.device) -> Conditioning | None:
+    """The dataset's columns of the empty or a negative prompt, one row; None for models with classes alone."""
+    names = [column.name for column in config.network.columns]
+    if names in ([], ["label"]):
+        return None
+    columns = read_unconditional(info)
+    return columns and {name: torch.from_numpy(columns[name]).to(device) for name in names}
 
 
 def _student_config(teacher: DenoiserConfig, spec: DistillSpec | GuideSpec) -> DenoiserConfig:

@@ -126,7 +126,7 @@ class PreparedRun(Frozen):
         if settings.lora is not None:
             parameters = f"{self.adapter_parameters:,} parameters each"
             lines.append(f"  students are LoRAs of rank {settings.lora.rank}, {parameters}")
-        if scales is not None and any(column.name != "label" for column in settings.model.network.columns):
+        if scales is not None and any(column.name != LABEL for column in settings.model.network.columns):
             lines.append("  negative prompts have no effect on students, which are guided in one evaluation")
         if self.ignored_overrides:
             lines.append(f"  ignored, since the model is the teacher's: {', '.join(self.ignored_overrides)}")
@@ -160,7 +160,7 @@ def prepare_run(options: RunOptions) -> PreparedRun:
     if teacher is not None and options.dataset is None:
         require_data_of(dataset, teacher.identity.dataset_fingerprint, f"--from {options.start_from}")
     _check_fit(settings, dataset)
-    _check_guidance(settings)
+    _check_guidance(settings, dataset)
     _check_lora(settings)
     _check_values(settings, dataset)
     check_evaluator(store, settings.evaluation, dataset)
@@ -249,13 +249,19 @@ def _guidance_scale(settings: Settings, teacher: CheckpointManifest) -> Guidance
     return wanted
 
 
-def _check_guidance(settings: Settings) -> None:
+def _check_guidance(settings: Settings, dataset: DatasetInfo) -> None:
     """Refuse a range of scales where one is folded in, and a scale to measure with where that has no effect."""
     scales, measured = settings.guidance_scale, settings.evaluation.guidance_scale
     if measured is not None and (scales is None or settings.folds_guidance):
         raise UsageError(
             f"evaluation.guidance_scale = {measured:g}, but students of this run are not guided by it: leave it out,"
             " or distill with --guidance-scale LOWEST:HIGHEST"
+        )
+    prompts = any(column.name != LABEL for column in settings.model.network.columns)
+    if settings.has_guided_stage and prompts and not dataset.has_unconditional:
+        raise UsageError(
+            f"--guidance-scale {scales} needs the empty prompt as the model's text encoder gives it, and dataset"
+            f" {dataset.name} does not have it: encode the dataset again with `progdistill data encode`"
         )
     if scales is None or not settings.folds_guidance or scales.lowest == scales.highest:
         return
