@@ -1,4 +1,4 @@
-.PHONY: setup demo test test-slow check lock
+.PHONY: setup demo test test-slow coverage check docs lock
 
 PYTHON ?= python3.11
 SETUP = .venv/.done
@@ -21,6 +21,14 @@ test: setup
 
 test-slow: setup
 	.venv/bin/python -m pytest -m slow
+
+# The fast tests, and which lines none of them ran; those that run in other processes count, too.
+coverage: setup
+	.venv/bin/python -m pytest -m "not slow" -n 2 --dist worksteal --cov --cov-report=term-missing --cov-report=xml
+
+# The documentation site, in site/; a warning is an error. To read it while you write: .venv/bin/mkdocs serve
+docs: setup
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
 
 check: setup
 	.venv/bin/ruff check progdistill flows tests benchmarks infra

@@ -33,11 +33,12 @@ from progdistill.images import Pixels, encode_png, grid, readable_scale, write_p
 from progdistill.jobs.events import Event, read_events
 from progdistill.models.config import DenoiserConfig
 from progdistill.models.export import ExportFormat, export_checkpoint
+from progdistill.notebook import html_table
 from progdistill.registry.checkpoint import CheckpointManifest, list_manifests
 from progdistill.registry.resolve import resolve_reference
 from progdistill.report.build import read_input
 from progdistill.report.comparison import Comparison, compare_runs
-from progdistill.report.input import ReportInput
+from progdistill.report.input import ReportInput, number
 from progdistill.run.prepare import PreparedRun, prepare_run, runs_folder
 from progdistill.run.report import report_folder
 from progdistill.run.steps import EVENTS_FILE
@@ -128,6 +129,9 @@ class Model:
     def __repr__(self) -> str:
         kind, dataset = self.manifest.identity.kind, self.manifest.provenance.dataset_name
         return f"Model({self.id[:12]}, {kind}, {self.sampling_steps or 'any'} sampling steps, {dataset})"
+
+    def _repr_html_(self) -> str:
+        return self.manifest._repr_html_()
 
     @property
     def id(self) -> str:
@@ -328,6 +332,28 @@ class Run:
     def __repr__(self) -> str:
         return f"Run({self.run_id}, {self.state})"
 
+    def _repr_html_(self) -> str:
+        """The stages with their distances; before there is a report, the newest event of each job."""
+        caption = f"Run {self.run_id}, {self.state}"
+        if self.state == "done":
+            head = ("sampling steps", "distance", "undistilled", "checkpoint")
+            return html_table(
+                [
+                    (f"{stage.sampling_steps:,}", number(stage.distance), number(stage.baseline_ddim), stage.id[:12])
+                    for stage in self.report().checkpoints
+                ],
+                head,
+                caption,
+            )
+        newest = {event.label: event for event in read_events(self.folder / EVENTS_FILE)[0]}
+        rows = [
+            (label, f"{event.update:,}/{event.updates:,} updates, loss {event.loss:.4g}")
+            if event.kind == "training"
+            else (label, event.state)
+            for label, event in newest.items()
+        ]
+        return html_table(rows or [("no event yet", "")], caption=caption)
+
     @property
     def state(self) -> Literal["running", "done", "failed", "interrupted", "unknown"]:
         """`unknown` for a run of another process that has no report yet."""
@@ -394,6 +420,7 @@ class Options(TypedDict, total=False):
     base_updates: int
     updates_per_stage: int
     guidance_scale: str
+    track: str
     set: dict[str, JsonValue]
     """Settings by path, such as `{"distill.learning_rate": 5e-4}`."""
 

@@ -66,6 +66,8 @@ class DistillFlow(FlowSpec):
         print(prepared.describe(), estimate(prepared).describe(), sep="\n", flush=True)
         self.run_facts = prepared.model_dump(mode="json")
         self.started_at = datetime.now(UTC).isoformat()
+        if current.run is not None:
+            current.run.add_tags(prepared.tags)
         self.next(self.train_base)
 
     @_live_card

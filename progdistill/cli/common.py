@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import tempfile
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -56,10 +57,16 @@ def _with_errors_printed(command: Callable[[], int]) -> int:
 
 
 def add_verb(
-    verbs: Verbs, name: str, run: Callable[[argparse.Namespace], int], text: str, *, store: bool = True
+    verbs: Verbs,
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+    text: str,
+    *,
+    store: bool = True,
+    examples: str = "",
 ) -> argparse.ArgumentParser:
-    """Add a verb that `run` executes, with `--json` and, unless it needs none, `--store`."""
-    parser = verbs.add_parser(name, help=text, description=text)
+    """Add a verb that `run` executes, with `--json` and, unless it needs none, `--store`; help ends with examples."""
+    parser = verbs.add_parser(name, **described(text, examples))
     parser.set_defaults(run=run)
     if store:
         places = f"$PROGDISTILL_STORE, `store` in progdistill.toml, or {DEFAULT_STORE}"
@@ -67,6 +74,17 @@ def add_verb(
         parser.add_argument("--store", metavar="URI", help=help_text)
     parser.add_argument("--json", action="store_true", help="print the facts as JSON")
     return parser
+
+
+def described(text: str, examples: str = "") -> dict[str, Any]:
+    """The arguments of `add_parser` for a verb's help: what it does, and command lines to start from."""
+    epilog = textwrap.dedent(examples).strip()
+    return {
+        "help": text,
+        "description": f"{text[0].upper()}{text[1:]}.",
+        "epilog": f"examples:\n{textwrap.indent(epilog, '  ')}" if epilog else None,
+        "formatter_class": argparse.RawDescriptionHelpFormatter,
+    }
 
 
 def add_reference_argument(parser: argparse.ArgumentParser) -> None:

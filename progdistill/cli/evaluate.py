@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
 def add_parser(verbs: Verbs) -> None:
     """Add the verb."""
-    parser = add_verb(verbs, "evaluate", _evaluate, "compare a checkpoint's samples with the real images")
+    text = "compare a checkpoint's samples with the real images"
+    parser = add_verb(
+        verbs, "evaluate", _evaluate, text, examples="progdistill evaluate DistillFlow/RUN/4 --samples 10000"
+    )
     add_reference_argument(parser)
     text = "images to sample (default: as in the checkpoint's run)"
     parser.add_argument("--samples", type=int, metavar="N", help=text)

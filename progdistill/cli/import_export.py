@@ -42,13 +42,19 @@ from progdistill.version import NUMERICS_VERSION
 
 def add_parser(verbs: Verbs) -> None:
     """Add both verbs."""
-    export = add_verb(verbs, "export", _export, "write a checkpoint for other programs, with a model card")
+    examples = "progdistill export DistillFlow/RUN/4 --format diffusers --out four-step"
+    text = "write a checkpoint for other programs, with a model card"
+    export = add_verb(verbs, "export", _export, text, examples=examples)
     add_reference_argument(export)
     export.add_argument("--format", required=True, choices=get_args(ExportFormat))
     export.add_argument("--out", type=Path, required=True, metavar="DIR", help="a folder, new or empty")
     add_guidance_scale_argument(export, "guidance scale to build into a guided student")
     text = "make a checkpoint of a diffusers model, of an exported checkpoint, or of one in another store"
-    parser = add_verb(verbs, "import", _import, text)
+    examples = """
+        progdistill import DIFFUSERS_FOLDER --name my-model --dataset flowers
+        progdistill import DistillFlow/RUN/4 --from-store s3://BUCKET/models --name four-step
+        """
+    parser = add_verb(verbs, "import", _import, text, examples=examples)
     parser.add_argument("source", metavar="SOURCE", help="a folder; with --from-store a checkpoint there")
     parser.add_argument("--name", required=True, help="alias to give the checkpoint")
     parser.add_argument("--from-store", metavar="URI", help="copy SOURCE from this store")

@@ -3,22 +3,52 @@
 import argparse
 import sys
 
-from progdistill.cli import checkpoints, data, doctor, evaluate, import_export, lineage, report, run, sample
+from progdistill.cli import (
+    checkpoints,
+    completion,
+    data,
+    doctor,
+    evaluate,
+    import_export,
+    lineage,
+    report,
+    run,
+    sample,
+    watch,
+)
 from progdistill.cli.common import run_command
 from progdistill.config.options import refuse_renamed
 from progdistill.version import __version__
 
-GROUPS = (run, data, checkpoints, lineage, sample, evaluate, import_export, report, doctor)
+GROUPS = (run, watch, data, checkpoints, lineage, sample, evaluate, import_export, report, doctor)
+
+EXAMPLES = """examples:
+  progdistill run                                           distill the built-in digits
+  progdistill watch                                         see how far it is, from another terminal
+  progdistill sample DistillFlow/RUN/4 --out grid.png       draw from the 4-step student of a run
+  progdistill run --from DistillFlow/RUN/8                  branch from the 8-step student
+
+`progdistill VERB --help` explains a verb.
+Exit statuses: 0 done, 1 failed, 2 an error that you can correct, 130 interrupted."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one verb; return its exit status: 0 done, 1 failed, 2 usage error, 130 interrupted."""
-    parser = argparse.ArgumentParser(prog="progdistill", description=__doc__)
+    parser = make_parser()
+    return run_command(lambda: _run(parser, sys.argv[1:] if arguments is None else arguments))
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="progdistill", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--version", action="version", version=f"progdistill {__version__}")
-    subparsers = parser.add_subparsers(required=True, metavar="VERB")
+    subparsers = parser.add_subparsers(required=True, metavar="VERB", title="verbs")
     for group in GROUPS:
         group.add_parser(subparsers)
-    return run_command(lambda: _run(parser, sys.argv[1:] if arguments is None else arguments))
+    completion.add_parser(subparsers, parser)
+    return parser
 
 
 def _run(parser: argparse.ArgumentParser, arguments: list[str]) -> int:

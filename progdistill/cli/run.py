@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from progdistill.cli.common import Verbs, add_verb, print_json, run_command, writing
+from progdistill.cli.common import Verbs, add_verb, described, print_json, run_command, writing
 from progdistill.config.options import (
     RUN_OPTIONS,
     add_run_options,
@@ -24,6 +24,15 @@ VERBS = {
     "run": "train, distill, evaluate and report, with any option of Metaflow's `run` (such as --tag NAME)",
     "resume": "resume an interrupted or failed run, with any option of Metaflow's `resume`",
 }
+EXAMPLES = {
+    "run": """
+        progdistill run
+        progdistill run --dataset flowers --ladder 64:4
+        progdistill run --from DistillFlow/RUN/8 --set distill.learning_rate=5e-4
+        progdistill run --store s3://BUCKET/models --launcher kubernetes --set cluster.image=IMAGE
+        """,
+    "resume": "progdistill resume --origin-run-id RUN",
+}
 ENTRYPOINT = [sys.executable, "-P", "-m", "progdistill.cli.run"]
 """How tasks of a run start that `progdistill run` has started."""
 
@@ -34,11 +43,12 @@ MEASURED_UPDATES = 20
 def add_parser(verbs: Verbs) -> None:
     """Add the verbs. What the parsers of `run` and `resume` do not know is for Metaflow."""
     for verb, text in VERBS.items():
-        parser = verbs.add_parser(verb, help=text, description=text, allow_abbrev=False)
+        parser = verbs.add_parser(verb, **described(text, EXAMPLES.get(verb, "")), allow_abbrev=False)
         _add_arguments(parser, verb)
         parser.set_defaults(run=_from_cli, verb=verb, takes_unknown=True)
     text = "show stages, updates, images, disk, memory, time and cost of a run with the same options"
-    plan = add_verb(verbs, "plan", _plan, text, store=False)
+    examples = "progdistill plan --dataset flowers --ladder 64:4 --measure"
+    plan = add_verb(verbs, "plan", _plan, text, store=False, examples=examples)
     add_run_options(plan)
     count = MEASURED_UPDATES
     text = f"train that many updates here (default: {count}) to estimate the time of all"
@@ -122,7 +132,9 @@ def _start(
         else:
             origin = typed["origin_run_id"]
             _check_origin(origin, before)
-            arguments = [*before, verb, *rest, *(() if origin is None else ("--origin-run-id", origin))]
+            named = () if origin is None else ("--origin-run-id", origin)
+            tags = [argument for tag in _tags_of(origin) for argument in ("--tag", tag)]
+            arguments = [*before, verb, *rest, *named, *tags]
         return _supervise(flow, arguments, entrypoint)
 
 
@@ -154,6 +166,19 @@ def _check_origin(origin: str | None, before: Sequence[str]) -> None:
     if origin not in known:
         there_is = f"there are {', '.join(known)}" if known else "there is none: resume where it ran"
         raise UsageError(f"no run {origin!r} in {folder.parents[1].absolute()}; {there_is}")
+
+
+def _tags_of(run_id: str | None) -> list[str]:
+    """The tags of the run to resume, by default the last one of this folder: `start`, which adds them, is cloned."""
+    from metaflow import Run
+    from metaflow.exception import MetaflowException
+    from metaflow.util import get_latest_run_id
+
+    run_id = run_id or get_latest_run_id(lambda *_, **__: None, "DistillFlow")
+    try:
+        return [] if run_id is None else sorted(Run(f"DistillFlow/{run_id}", _namespace_check=False).user_tags)
+    except MetaflowException:  # Metaflow itself will say what is wrong with the run
+        return []
 
 
 def _supervise(flow: Any, arguments: Sequence[str], entrypoint: Sequence[str] | None) -> int:

@@ -30,7 +30,12 @@ ENDINGS: Final = (".png", ".parquet")
 
 def add_parser(verbs: Verbs) -> None:
     """Add the verb."""
-    parser = add_verb(verbs, "sample", _sample, "draw samples from a checkpoint, as a PNG grid or a Parquet file")
+    examples = """
+        progdistill sample DistillFlow/RUN/4 --out grid.png
+        progdistill sample production --count 50000 --out images.parquet
+        """
+    text = "draw samples from a checkpoint, as a PNG grid or a Parquet file"
+    parser = add_verb(verbs, "sample", _sample, text, examples=examples)
     add_reference_argument(parser)
     parser.add_argument("--count", type=int, default=64, metavar="N", help="images (default: %(default)s)")
     text = ".png for a grid, .parquet for separate images (default: %(default)s)"

@@ -28,13 +28,13 @@ def _known_options(options: dict[str, JsonValue]) -> dict[str, JsonValue]:
 class PodSettings(Frozen):
     """The pod of a step. It submits jobs to a launcher; with the local launcher they run in it."""
 
-    cpu: float = Field(1, gt=0)
-    memory_mib: int = Field(4096, gt=0)
-    disk_mib: int = Field(10240, gt=0)
+    cpu: float = Field(1, gt=0, description="cores")
+    memory_mib: int = Field(4096, gt=0, description="in units of 2^20 bytes")
+    disk_mib: int = Field(10240, gt=0, description="in units of 2^20 bytes")
     gpus: int | None = Field(None, gt=0, description="only where the local launcher trains in the pod itself")
     timeout_minutes: int = Field(60, gt=0, description="of one attempt, after which its pod is stopped")
     retries: int = Field(3, ge=0, description="a new attempt continues the job of the previous attempt")
-    minutes_between_retries: int = Field(2, ge=0)
+    minutes_between_retries: int = Field(2, ge=0, description="pause before a new attempt")
 
 
 _WEEK = 7 * 24 * 60
@@ -56,17 +56,19 @@ class DeploymentSettings(Frozen):
         default={"reproduce": "production"}, description="options of `run`, with `set` as a table"
     )
     image: str | None = Field(None, description="of the steps; None: METAFLOW_KUBERNETES_CONTAINER_IMAGE")
-    image_pull_policy: str | None = Field(None, pattern="^(Always|IfNotPresent|Never)$")
-    image_pull_secrets: tuple[str, ...] = ()
+    image_pull_policy: str | None = Field(
+        None, pattern="^(Always|IfNotPresent|Never)$", description="None: the cluster's default"
+    )
+    image_pull_secrets: tuple[str, ...] = Field((), description="names of Kubernetes Secrets")
     service_account: str | None = Field(None, description="of the steps; None: METAFLOW_KUBERNETES_SERVICE_ACCOUNT")
     secrets: tuple[str, ...] = Field((), description="names of Kubernetes Secrets, read as variables")
     environment: PlainVariables = Field(default={}, description="plain variables of the steps, no secrets")
-    node_selector: dict[str, str] = {}
-    tolerations: tuple[dict[str, JsonValue], ...] = ()
+    node_selector: dict[str, str] = Field(default={}, description="labels that the steps' nodes must have")
+    tolerations: tuple[dict[str, JsonValue], ...] = Field((), description="of taints, as in Kubernetes")
     priority_class: str | None = Field(None, description="PriorityClass of the steps' pods")
-    labels: dict[str, str] = {}
-    annotations: dict[str, str] = {}
-    security_context: dict[str, JsonValue] = {}
+    labels: dict[str, str] = Field(default={}, description="of the steps' pods")
+    annotations: dict[str, str] = Field(default={}, description="of the steps' pods")
+    security_context: dict[str, JsonValue] = Field(default={}, description="of the steps' containers, as in Kubernetes")
     pod: dict[str, JsonValue] = Field(default={}, description="fields of PodSettings, for every step")
     steps: dict[str, dict[str, JsonValue]] = Field(
         default={}, description="fields of PodSettings by step, over those of `pod` and of LONG_STEPS"

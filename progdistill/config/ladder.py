@@ -57,6 +57,12 @@ def _descend(start: int, end: int, factor: int = 2, *, text: str) -> list[int]:
     return rungs
 
 
+def ladder_text(rungs: tuple[int, ...]) -> str:
+    """Write rungs as `--ladder` takes them, the short way: `64:1`, else `64,16,4`."""
+    halving = f"{rungs[0]}:{rungs[-1]}"
+    return halving if parse_ladder(halving) == rungs else ",".join(map(str, rungs))
+
+
 def format_ladder(rungs: tuple[int, ...]) -> str:
     """Render rungs for people: `64 → 32 → … → 1`."""
     shown = [str(rung) for rung in rungs]

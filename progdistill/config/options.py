@@ -48,6 +48,9 @@ class RunOptions(Frozen):
     guidance_scale: str | None = Field(
         None, description="guidance scales that class-conditional students learn, LOWEST:HIGHEST such as 1:5; 1 is none"
     )
+    track: str | None = Field(
+        None, description="log to these trackers, too: tensorboard, wandb, mlflow, separated by commas (default: none)"
+    )
     set: tuple[Annotated[Override, BeforeValidator(read_override)], ...] = Field(
         (), description="KEY.PATH=VALUE sets any field of the configuration; may be repeated"
     )
@@ -106,7 +109,7 @@ def refuse_renamed(arguments: Iterable[str]) -> None:
 def resolve_options(typed: Mapping[str, Any]) -> RunOptions:
     """Complete typed options with those of the environment and of `progdistill.toml`.
 
-    With a typed `reproduce` the file adds only where the run works (store, launcher, cluster).
+    With a typed `reproduce` the file adds only where the run works (store, launcher, trackers, cluster).
 
     Args:
         typed: values by field of RunOptions, as argparse or Metaflow give them; None or empty: not given.
@@ -124,7 +127,7 @@ def resolve_options(typed: Mapping[str, Any]) -> RunOptions:
     table.pop(PRICES_TABLE, None)
     defaults = options_of_table(table, DEFAULTS_FILE)
     if "reproduce" in given:
-        defaults = {name: value for name, value in defaults.items() if name in ("store", "launcher", "set")}
+        defaults = {name: value for name, value in defaults.items() if name in ("store", "launcher", "track", "set")}
         defaults["set"] = [item for item in defaults.get("set", ()) if item.section == "cluster"]
     # Overrides add up; the typed ones come last and win.
     given["set"] = (*defaults.get("set", ()), *given.get("set", ()))

@@ -26,10 +26,14 @@ from progdistill.training.config import (
     LiveSettings,
     LoraSettings,
     SnapshotSettings,
+    TrackerName,
 )
 from progdistill.training.guidance import LABEL_DROPOUT, GuidanceRange, parse_guidance_scale
 
-OPTIONS = {"dataset": "dataset", "first_teacher": "from", "ladder": "ladder", "preset": "preset", "store": "store"}
+OPTIONS = {
+    **{"dataset": "dataset", "first_teacher": "from", "ladder": "ladder", "preset": "preset", "store": "store"},
+    "live.trackers": "track",
+}
 """Settings that an option of their own decides, before any `--set` is read."""
 
 
@@ -43,12 +47,12 @@ class LauncherName(StrEnum):
 class Settings(Frozen):
     """Everything a run does, decided before it starts."""
 
-    schema_version: Literal[1] = 1
-    preset: str
+    schema_version: Literal[1] = Field(1, description="of these settings as JSON")
+    preset: str = Field(description="name of the preset that the settings began with")
     dataset: str = Field(description="name, folder or URI")
-    store: str
-    launcher: LauncherName = LauncherName.LOCAL
-    seed: int = Field(0, ge=0)
+    store: str = Field(description="where checkpoints live: a folder or s3://bucket/prefix")
+    launcher: LauncherName = Field(LauncherName.LOCAL, description="where jobs run")
+    seed: int = Field(0, ge=0, description="of every random choice of training")
     ladder: tuple[int, ...] = Field(description="sampling steps of the teacher, then of each student")
     first_teacher: str | None = Field(None, description="id of the checkpoint to start from; None: train one")
     guidance_scale: GuidanceRange | None = Field(
@@ -130,6 +134,7 @@ def settings_from(
     fields = _preset_fields(options, dataset, model) if recorded is None else recorded.model_dump(mode="json")
     fields |= {name: value for name in ("dataset", "seed") if (value := getattr(options, name)) is not None}
     fields |= {**_place(options), "ladder": _ladder(options, fields["ladder"])}
+    fields["live"]["trackers"] = _trackers(options.track)
     if options.base_updates is not None:
         fields["base"]["updates"] = options.base_updates
     if options.updates_per_stage is not None:
@@ -219,6 +224,15 @@ def _place(options: RunOptions) -> dict[str, Any]:
         "store": options.store or DEFAULT_STORE,
         "launcher": options.launcher or str(LauncherName.LOCAL),
     }
+
+
+def _trackers(text: str | None) -> list[str]:
+    names = [] if text is None else [name.strip() for name in text.split(",")]
+    known = [str(name) for name in TrackerName]
+    for name in names:
+        if name not in known:
+            raise UsageError(f"--track {text}: unknown tracker {name!r}; there are {', '.join(known)}")
+    return names
 
 
 def _ladder(options: RunOptions, default: Sequence[int]) -> tuple[int, ...]:

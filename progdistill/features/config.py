@@ -13,7 +13,7 @@ EvaluatorName = Literal["digits_classifier", "inception", "efficientnet_lite0", 
 class FeatureSettings(Frozen):
     """Which evaluator computes the features, and where its weights are."""
 
-    evaluator: EvaluatorName = "digits_classifier"
+    evaluator: EvaluatorName = Field("digits_classifier", description="whose features are compared")
     inception_mode: Literal["legacy_tensorflow", "clean"] = Field(
         default="legacy_tensorflow",
         description="clean-fid mode: legacy_tensorflow compares with the paper, clean antialiases",

@@ -33,6 +33,9 @@ class TrainingEvent(_Event):
     images_per_second: float
     remaining_seconds: float
     samples_key: str | None = None  # of a PNG of current samples in the job's store
+    seconds: float = 0.0  # that this process has trained
+    world_size: int = 1
+    device: str | None = None
 
 
 class JobEvent(_Event):

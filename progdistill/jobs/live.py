@@ -19,6 +19,7 @@ from progdistill.models.denoiser import Denoiser
 from progdistill.store.base import Store
 from progdistill.store.layout import live_samples_key
 from progdistill.training.config import LiveSettings
+from progdistill.training.devices import device_name
 from progdistill.training.state import TrainingState
 
 _LONGEST_SHARE = 0.05  # of the time, for drawing samples
@@ -53,11 +54,12 @@ class LiveTraining:
         if now >= self._next_samples and self._settings.samples and state.update < total:
             self._draw(state.model)
         if now >= self._next_event or state.update == total:
-            self._listener(self._event(state.update, total, now - self._began))
+            device = next(state.model.parameters()).device
+            self._listener(self._event(state.update, total, now - self._began, device))
             self._next_event = self._clock() + self._settings.interval_seconds
             self._losses = []
 
-    def _event(self, update: int, total: int, seconds: float) -> TrainingEvent:
+    def _event(self, update: int, total: int, seconds: float, device: torch.device) -> TrainingEvent:
         rate = self._updates_done / max(seconds, 1e-9)
         return TrainingEvent(
             at=datetime.now(UTC),
@@ -69,6 +71,9 @@ class LiveTraining:
             images_per_second=rate * self._spec.training.batch_size,
             remaining_seconds=(total - update) / rate,
             samples_key=self._samples_key,
+            seconds=seconds,
+            world_size=self._spec.world_size,
+            device=device_name(device),
         )
 
     def _draw(self, model: Denoiser) -> None:

@@ -32,9 +32,9 @@ class UNetConfig(Frozen, allow_inf_nan=False):
     The fields below `condition_channels` exist for networks trained elsewhere; the defaults are that paper's.
     """
 
-    image_channels: int = Field(gt=0, le=_MOST_CHANNELS)
+    image_channels: int = Field(gt=0, le=_MOST_CHANNELS, description="1 for gray, 3 for RGB, more for latents")
     image_size: int = Field(gt=0, le=LARGEST_IMAGE, description="height and width in pixels")
-    base_channels: int = Field(gt=0, le=_MOST_CHANNELS)
+    base_channels: int = Field(gt=0, le=_MOST_CHANNELS, description="width at the highest resolution")
     channel_multipliers: tuple[PositiveInt, ...] = Field(
         min_length=1, max_length=15, description="of base_channels, one per resolution"
     )
@@ -44,7 +44,7 @@ class UNetConfig(Frozen, allow_inf_nan=False):
     num_classes: int = Field(default=0, ge=0, le=2**24, description="0: unconditional")
     label_dropout: bool = Field(default=False, description="one more label, num_classes, means 'no class'")
     guidance_input: bool = Field(default=False, description="the guidance scale is an input (Meng et al. 2023)")
-    dropout: float = Field(default=0.0, ge=0, lt=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="in residual blocks; students have none")
     groups: int = Field(default=32, gt=0, description="of each group normalization")
     condition_channels: int | None = Field(
         default=None,
@@ -53,13 +53,17 @@ class UNetConfig(Frozen, allow_inf_nan=False):
         description="width of the embedding of time and label; None: 4·base_channels",
     )
 
-    resampling: Literal["residual", "convolution"] = "residual"
-    conditioning: Literal["scale_shift", "shift"] = "scale_shift"
+    resampling: Literal["residual", "convolution"] = Field(
+        default="residual", description="whether residual blocks or single convolutions change the resolution"
+    )
+    conditioning: Literal["scale_shift", "shift"] = Field(
+        default="scale_shift", description="how the embedding acts on a normalized layer"
+    )
     middle_attention: Literal["normed", "plain", "none"] = Field(
         default="normed", description="plain: attention in the middle without its group normalization"
     )
-    group_epsilon: float = Field(default=1e-5, gt=0)
-    time_features: Literal["sin_cos", "cos_sin"] = "sin_cos"
+    group_epsilon: float = Field(default=1e-5, gt=0, description="of each group normalization")
+    time_features: Literal["sin_cos", "cos_sin"] = Field(default="sin_cos", description="which half comes first")
     time_frequency_shift: Literal[0, 1] = Field(default=1, description="frequencies are 10000^(−i/(half − shift))")
     downsample_padding: Literal[0, 1] = Field(default=1, description="of strided convolutions; 0 pads right and bottom")
 
@@ -203,7 +207,7 @@ class DenoiserConfig(Frozen, allow_inf_nan=False):
     """A network, what its output means, what it reads as the time, and the pipeline of a latent model."""
 
     network: NetworkConfig
-    prediction: PredictionType
+    prediction: PredictionType = Field(description="what the network's output means")
     foreign_schedule: NoiseSchedule | None = Field(
         default=None,
         description="of a network trained elsewhere: it is asked at the log-SNR of t in terms of this schedule;"

@@ -10,6 +10,8 @@ from pydantic import JsonValue, PositiveInt, model_validator
 
 from progdistill.errors import LostInvariantError, ProgdistillError, UsageError
 from progdistill.models_base import Frozen, content_id
+from progdistill.notebook import html_table
+from progdistill.progress import format_duration
 from progdistill.store.base import Store
 from progdistill.store.digest import FileDigest, Sha256
 from progdistill.store.documents import Record, collect_errors, publish_record, read_record, require_blob
@@ -139,6 +141,24 @@ class CheckpointManifest(Record):
             yield checkpoint_key(self.identity.base)
         if pipeline := self.identity.architecture.get("pipeline"):
             yield pipeline_key(str(pipeline))
+
+    def _repr_html_(self) -> str:
+        """The checkpoint as a notebook shows it."""
+        identity, made = self.identity, self.provenance
+        figures = made.figures
+        facts = {
+            "id": self.id[:12],
+            "kind": str(identity.kind),
+            "sampling steps": str(identity.sampling_steps or "any"),
+            "prediction": identity.prediction,
+            "dataset": made.dataset_name,
+            "teacher": "none" if identity.parent is None else identity.parent[:12],
+            "made": f"{made.created_at:%Y-%m-%d %H:%M} UTC on {made.device}",
+            "run": made.created_by or "none",
+        }
+        if figures is not None:
+            facts["training"] = f"{figures.updates:,} updates in {format_duration(figures.seconds)}"
+        return html_table(facts.items())
 
     def ref(self, store: Store) -> CheckpointRef:
         """Point to this checkpoint in `store`."""

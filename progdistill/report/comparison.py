@@ -9,6 +9,7 @@ from pydantic import JsonValue
 
 from progdistill.errors import UsageError
 from progdistill.models_base import Frozen, leaves
+from progdistill.notebook import html_table
 from progdistill.progress import format_duration
 from progdistill.report.figures import MUTED, RUN_COLORS, Curve, curves_of, distance_charts, draw_distance_chart, to_png
 from progdistill.report.input import ReportInput, counts_text, distance_label, distance_name_of, number
@@ -38,6 +39,14 @@ class Comparison(Frozen):
     rows: tuple[Row, ...]
     training_seconds: tuple[float, ...]
     differences: tuple[Difference, ...]
+
+    def _repr_html_(self) -> str:
+        """Distances, times and differing settings, as a notebook shows them."""
+        rows = [[f"{row.sampling_steps:,} steps", *map(number, row.distances)] for row in self.rows]
+        rows.append(["training time", *map(format_duration, self.training_seconds)])
+        rows += [[difference.path, *map(json.dumps, difference.values)] for difference in self.differences]
+        head = [distance_label(self.distance_name), *(f"run {run_id}" for run_id in self.run_ids)]
+        return html_table(rows, head)
 
 
 def compare_runs(runs: Sequence[ReportInput]) -> Comparison:

@@ -5,7 +5,7 @@ from copy import deepcopy
 from itertools import pairwise
 from pathlib import Path
 
-from progdistill.config.ladder import format_ladder
+from progdistill.config.ladder import format_ladder, ladder_text
 from progdistill.config.options import DEFAULT_STORE, RunOptions
 from progdistill.config.overrides import set_field
 from progdistill.config.presets import DEFAULT_DATASET
@@ -24,6 +24,7 @@ from progdistill.models_base import Frozen
 from progdistill.registry.checkpoint import CheckpointKind, CheckpointManifest
 from progdistill.registry.resolve import resolve_reference
 from progdistill.run.reproduce import reproduce
+from progdistill.run.trackers import check_trackers
 from progdistill.store.open import open_store
 from progdistill.training.accelerators import DeviceKind, accelerators_here, kind_for
 from progdistill.training.config import ComputeSettings, LoraSettings, TrainingSettings
@@ -69,6 +70,13 @@ class PreparedRun(Frozen):
         """Whether some training takes minutes, so that people want to watch it."""
         images = max(training.updates * training.batch_size for training in self.trainings)
         return images * self.parameters >= LONG_TRAINING
+
+    @property
+    def tags(self) -> list[str]:
+        """Metaflow tags by which a team finds the run."""
+        teacher = self.settings.first_teacher
+        branch = [] if teacher is None else [f"from:{teacher[:12]}"]
+        return [f"dataset:{self.dataset.name}", f"ladder:{ladder_text(self.settings.ladder)}", *branch]
 
     @property
     def disk_bytes(self) -> int:
@@ -150,6 +158,7 @@ def prepare_run(options: RunOptions) -> PreparedRun:
         settings = _branched(settings, options, teacher)
     check_combination(settings.student_prediction, settings.distill.loss_weight, distilling=True)
     _check_grid(settings, teacher)
+    check_trackers(settings.live.trackers)
     if settings.launcher is LauncherName.KUBERNETES:
         from progdistill.jobs.kubernetes.preflight import dataset_for_pods, require_reachable
 

@@ -31,6 +31,8 @@ from progdistill.registry.checkpoint import load_manifest
 from progdistill.registry.lineage import lineage_tree
 from progdistill.registry.runs import record_run_checkpoint
 from progdistill.run.prepare import PreparedRun, device_of, runs_folder, world_size_of
+from progdistill.run.progress_record import ProgressRecord
+from progdistill.run.trackers import Tracking, open_tracker
 from progdistill.store.layout import report_key
 from progdistill.store.open import open_store
 from progdistill.training.accelerators import precision_for
@@ -85,6 +87,13 @@ class RunSteps:
         self._store = open_store(self._settings.store)
         self._folder = runs_folder() / run_id
         self._event_file = suppress_errors(EventFile(self._folder / EVENTS_FILE))
+        record = ProgressRecord(self._store, flow, run_id, prepared.dataset.name, self._settings.ladder)
+        self._progress = suppress_errors(record)
+        self._tracking = [
+            Tracking(open_tracker(name, f"{flow}/{run_id}", self._folder), self._store)
+            for name in self._settings.live.trackers
+        ]
+        self._trackers = [suppress_errors(tracking) for tracking in self._tracking]
         self._card: Listener = ignore
         self._launcher = self._make_launcher(self._folder / "jobs")
         self._job = _Job(dataset_fingerprint=prepared.dataset.fingerprint, seed=self._settings.seed)
@@ -201,13 +210,16 @@ class RunSteps:
         """Write the report; return the path of its page."""
         from progdistill.run.report import write_report
 
+        records = [EvaluationRecord.model_validate(record) for record in evaluations]
+        for tracking in self._tracking:
+            tracking.measured(records)
         return write_report(
             self._prepared,
             self._store,
             (self._flow, self._run_id),
             self._folder,
             [(checkpoint["id"], checkpoint["loss_curve"]) for checkpoint in checkpoints],
-            [EvaluationRecord.model_validate(record) for record in evaluations],
+            records,
             intervals,
             datetime.fromisoformat(started_at),
         )
@@ -263,8 +275,8 @@ class RunSteps:
         return result
 
     def _on_event(self, event: Event) -> None:
-        self._event_file(event)
-        self._card(event)
+        for listener in (self._event_file, self._progress, *self._trackers, self._card):
+            listener(event)
 
     def _stage_checkpoint(self, checkpoint_id: str, rung: int, output: CheckpointOutput | None) -> StageCheckpoint:
         manifest = load_manifest(self._store, checkpoint_id)

@@ -23,6 +23,7 @@ LIVE: Final = "live/"
 NEIGHBORS: Final = "evaluation_neighbors/"
 PIPELINES: Final = "pipelines/"
 PROBES: Final = "probe/"
+PROGRESS: Final = "progress/"
 REFERENCE_STATISTICS: Final = "reference_statistics/"
 REPORTS: Final = "reports/"
 RUNS: Final = "runs/"
@@ -119,6 +120,15 @@ def run_checkpoint_key(flow: str, run_id: str, sampling_steps: int) -> str:
     return f"{run_prefix(flow, run_id)}{sampling_steps}.json"
 
 
+def progress_prefix(flow: str, run_id: str) -> str:
+    return f"{PROGRESS}{flow}/{run_id}/"
+
+
+def progress_key(flow: str, run_id: str, job_id: str) -> str:
+    """How far a job of a run is; newer progress replaces it."""
+    return f"{progress_prefix(flow, run_id)}{job_id}.json"
+
+
 def report_key(flow: str, run_id: str) -> str:
     """A run's report: one HTML page that needs no other file."""
     return f"{REPORTS}{flow}/{run_id}/report.html"
@@ -154,6 +164,7 @@ class Kind(NamedTuple):
 KINDS: Final = (
     Kind(f"{RUNS}*", Lifetime.RUN),
     Kind(f"{REPORTS}*", Lifetime.RUN, sealed=False),
+    Kind(f"{PROGRESS}*", Lifetime.RUN, sealed=False),
     Kind(f"{SNAPSHOTS}*", Lifetime.JOB),
     Kind(f"{LIVE}*", Lifetime.JOB, sealed=False),
     Kind(job_request_key("*"), Lifetime.JOB),

@@ -19,18 +19,22 @@ class LearningRateSchedule(StrEnum):
 class TrainingSettings(Frozen, allow_inf_nan=False):
     """Settings that decide the resulting weights; part of a job's identity."""
 
-    updates: int = Field(gt=0)
+    updates: int = Field(gt=0, description="parameter updates")
     batch_size: int = Field(gt=0, le=1_000_000, description="images per update, of all ranks together")
-    learning_rate: float = Field(gt=0)
-    learning_rate_schedule: LearningRateSchedule = LearningRateSchedule.CONSTANT
-    warmup_updates: int = Field(0, ge=0)
-    adam_beta1: float = Field(0.9, ge=0, lt=1)
-    adam_beta2: float = Field(0.999, ge=0, lt=1)
+    learning_rate: float = Field(gt=0, description="of AdamW, after warm-up")
+    learning_rate_schedule: LearningRateSchedule = Field(
+        LearningRateSchedule.CONSTANT, description="of the learning rate after warm-up"
+    )
+    warmup_updates: int = Field(0, ge=0, description="in which the learning rate rises from 0, in a line")
+    adam_beta1: float = Field(0.9, ge=0, lt=1, description="decay of the mean of gradients")
+    adam_beta2: float = Field(0.999, ge=0, lt=1, description="decay of the mean of squared gradients")
     weight_decay: float = Field(0.0, ge=0, description="decoupled (AdamW)")
-    gradient_clip_norm: float = Field(1.0, gt=0)
-    ema_decay: float | None = Field(None, ge=0, lt=1, description="None trains without a moving average")
-    loss_weight: LossWeight
-    horizontal_flip: bool = False
+    gradient_clip_norm: float = Field(1.0, gt=0, description="largest norm of a gradient; longer ones are scaled down")
+    ema_decay: float | None = Field(
+        None, ge=0, lt=1, description="of the moving average of parameters, per update; None: no moving average"
+    )
+    loss_weight: LossWeight = Field(description="of the reconstruction error, as a function of t")
+    horizontal_flip: bool = Field(False, description="mirror half of the images, chosen at random")
 
 
 class BaseTrainingSettings(TrainingSettings):
@@ -96,8 +100,8 @@ class DistillationSettings(TrainingSettings):
 class SnapshotSettings(Frozen, allow_inf_nan=False):
     """How often training saves its state; not part of a job's identity."""
 
-    interval_updates: int = Field(1000, gt=0)
-    keep: int = Field(2, gt=0)
+    interval_updates: int = Field(1000, gt=0, description="between two snapshots")
+    keep: int = Field(2, gt=0, description="newest complete snapshots that are kept")
 
 
 class Precision(StrEnum):
@@ -107,6 +111,14 @@ class Precision(StrEnum):
     TF32 = "tf32"
     """float32 with products in TensorFloat-32 (10 bits of mantissa); CUDA GPUs only."""
     BFLOAT16 = "bfloat16"
+
+
+class TrackerName(StrEnum):
+    """Programs that show the trainings of many runs."""
+
+    TENSORBOARD = "tensorboard"
+    WANDB = "wandb"
+    MLFLOW = "mlflow"
 
 
 class LiveSettings(Frozen, allow_inf_nan=False):
@@ -120,6 +132,7 @@ class LiveSettings(Frozen, allow_inf_nan=False):
     most_sampling_steps: int = Field(
         16, gt=0, description="upper limit of their sampling steps, otherwise those of the student"
     )
+    trackers: tuple[TrackerName, ...] = Field((), description="where the driver logs trainings and distances, too")
 
 
 class ComputeSettings(Frozen, allow_inf_nan=False):

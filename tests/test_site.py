@@ -1,0 +1,125 @@
+"""The documentation site: its reference is complete, its commands are real, and it builds without a warning."""
+
+import importlib.util
+import json
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import yaml
+
+from progdistill.cli.main import make_parser
+from progdistill.config.options import RUN_OPTIONS
+from progdistill.config.presets import PRESETS
+from progdistill.models_base import leaves
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("docs/**/*.md"), *ROOT.glob("*.md"), ROOT / "infra/README.md"])
+METAFLOWS_OPTIONS = ("--tag", "--with", "--max-workers", "--run-id-file")
+
+
+@pytest.fixture(scope="module")
+def reference() -> ModuleType:
+    """The module that makes the reference pages."""
+    spec = importlib.util.spec_from_file_location("reference_pages", ROOT / "docs/site/reference.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def made(reference: ModuleType) -> dict[str, str]:
+    """The generated pages by their path."""
+    return dict(reference.pages())
+
+
+def test_every_run_option_is_on_the_page_of_commands(made: dict[str, str]) -> None:
+    page = made["reference/commands.md"]
+    for option in RUN_OPTIONS:
+        assert f"`--{option.name} " in page, option.name
+    for verb in ("watch", "checkpoints verify", "data prepare", "completion"):
+        assert f"## progdistill {verb}\n" in page
+
+
+def test_every_setting_has_a_row_with_its_meaning(made: dict[str, str]) -> None:
+    page, _, _ = made["reference/settings.md"].partition("## What the presets")
+    rows = dict(re.findall(r"^\| `([\w.]+)` \|(.*)\|$", page, re.M))
+    sections = PRESETS["digits"]._asdict()
+    del sections["ladder"]
+    preset = {name: value.model_dump(mode="json") for name, value in sections.items()}
+    for path, _ in leaves(preset):
+        assert path in rows or path.rpartition(".")[0] in rows, path
+    without = [path for path, row in rows.items() if not row.split("|")[2].strip()]
+    assert without == []
+
+
+def test_every_schema_is_valid_json_and_named_on_the_page(made: dict[str, str]) -> None:
+    page = made["reference/records.md"]
+    schemas = {name: text for name, text in made.items() if name.endswith(".json")}
+    assert {"CheckpointManifest", "Measurement", "ReportInput", "JobRequest"} <= {Path(name).stem for name in schemas}
+    for name, text in schemas.items():
+        assert json.loads(text)["type"] == "object"
+        assert f"](schemas/{Path(name).name})" in page
+
+
+def test_exit_statuses_are_those_of_the_exceptions(made: dict[str, str]) -> None:
+    page = made["reference/exit_statuses.md"]
+    for row in ("| 2 | `UsageError`", "| 130 | `Interrupted`", "| 75 | `PeerLostError`"):
+        assert row in page
+
+
+def commands() -> Iterator[tuple[str, list[str]]]:
+    """Every command of ours in a block of any page; a synopsis with brackets is none."""
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        blocks = re.findall(r"^ *```sh\n(.*?)^ *```", text, re.M | re.S) + re.findall(r"(?m)^ {4,}(\S.*)$", text)
+        for line in map(str.strip, "\n".join(blocks).replace("\\\n", " ").splitlines()):
+            if re.match(r"(\.venv/bin/)?progdistill ", line) and not re.search(r"[\[…]| {3,}[a-z]", line):
+                yield page.name, shlex.split(line, comments=True)
+
+
+def test_commands_on_every_page_are_understood(capsys: pytest.CaptureFixture[str]) -> None:
+    parser, found = make_parser(), list(commands())
+    assert len(found) > 60
+    for page, words in found:
+        try:
+            args, unknown = parser.parse_known_args(words[1:])
+        except SystemExit:
+            raise AssertionError(f"{page}: {shlex.join(words)}\n{capsys.readouterr().err}") from None
+        options = [word for word in unknown if word.startswith("--")]
+        assert all(option in METAFLOWS_OPTIONS for option in options), (page, words)
+        assert not unknown or getattr(args, "takes_unknown", False), (page, words)
+
+
+def test_environment_variables_on_the_page_are_those_of_the_code() -> None:
+    code = "".join(path.read_text() for path in ROOT.glob("progdistill/**/*.py"))
+    code += "".join(path.read_text() for path in ROOT.glob("progdistill/**/*.j2"))
+    page = (ROOT / "docs/reference/environment.md").read_text()
+    pattern = r"\bPROGDISTILL_[A-Z_]+\b"
+    assert set(re.findall(pattern, code)) == set(re.findall(pattern, page))
+
+
+def test_every_page_of_the_repository_is_in_the_navigation() -> None:
+    listed = re.findall(r": ([\w/]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.M)
+    assert len(listed) == len(set(listed))
+    pages = {str(page.relative_to(ROOT / "docs")) for page in ROOT.glob("docs/**/*.md")}
+    assert pages <= set(listed)
+
+
+def test_project_files_are_valid() -> None:
+    for path in [*ROOT.glob(".github/**/*.yml"), ROOT / ".pre-commit-config.yaml", ROOT / "CITATION.cff"]:
+        assert yaml.safe_load(path.read_text()), path
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
+    done = subprocess.run(build, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "DistillFlow" in (tmp_path / "site/reference/commands/index.html").read_text()
