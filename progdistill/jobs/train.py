@@ -157,7 +157,7 @@ def _unconditional(info: DatasetInfo, config: DenoiserConfig, device: torch.devi
     if names in ([], ["label"]):
         return None
     columns = read_unconditional(info)
-    return columns and {name: torch.from_numpy(columns[name]).to(device) for name in names}
+    return None if columns is None else {name: torch.from_numpy(columns[name]).to(device) for name in names}
 
 
 def _student_config(teacher: DenoiserConfig, spec: DistillSpec | GuideSpec) -> DenoiserConfig:
