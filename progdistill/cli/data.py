@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from progdistill.cli.common import Verbs, add_verb, check_output, print_json, writing
+from progdistill.cli.common import Verbs, add_verb, check_output, print_json, store_of, writing
 from progdistill.errors import UsageError, require_between
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def add_parser(subparsers: Verbs) -> None:
     text = "skip up to N images that cannot be read (default: %(default)s)"
     prepare.add_argument("--max-unreadable", type=int, default=100, metavar="N", help=text)
     prepare.add_argument("--unverified", action="store_true", help="accept unpublished checksums and counts")
+    _add_encode(verbs)
     add_verb(verbs, "list", _list, "list prepared datasets, and how to get the others", store=False)
     info = add_verb(verbs, "info", _info, "show counts, classes, mean and std, fingerprint", store=False)
     info.add_argument("name", metavar="NAME", help="name, folder or URI of a prepared dataset")
@@ -57,14 +58,72 @@ def add_parser(subparsers: Verbs) -> None:
     info.add_argument("--verify", action="store_true", help="read every byte and compare it with its digest")
 
 
+def _add_encode(verbs: Verbs) -> None:
+    text = "encode images and prompts for a latent or text-conditional model"
+    encode = add_verb(verbs, "encode", _encode, text)
+    encode.add_argument("dataset", metavar="DATASET", help="name, folder or URI of a prepared dataset")
+    text = "checkpoint (id, alias, Flow/run/steps) of an imported pipeline, or of a student of one"
+    encode.add_argument("--pipeline", required=True, metavar="REF", help=text)
+    encode.add_argument("--name", metavar="NAME", help="of the encoded dataset (default: DATASET-encoded)")
+    encode.add_argument("--out", metavar="URI", help="folder or s3://bucket/prefix (default: data folder)")
+    text = 'prompt of a class, such as "a photo of {class}" (default: captions)'
+    encode.add_argument("--template", metavar="TEXT", help=text)
+    text = "what guidance leads away from (default: as the stock pipeline)"
+    encode.add_argument("--negative-prompt", default="", metavar="TEXT", help=text)
+    encode.add_argument("--keep-images", action="store_true", help="store the images beside their latents")
+    encode.add_argument("--half", action="store_true", help="store embeddings in float16: half the size")
+    text = "samples encoded at a time (default: %(default)s)"
+    encode.add_argument("--batch-size", type=int, default=16, metavar="N", help=text)
+    encode.add_argument("--launcher", choices=("local", "kubernetes"), default="local", help="where it computes")
+    text = "a setting of compute or cluster, such as compute.world_size=8"
+    encode.add_argument("--set", action="append", default=[], metavar="KEY.PATH=VALUE", help=text)
+
+
+def _encode(args: argparse.Namespace) -> int:
+    from progdistill.config.overrides import Override, read_override
+    from progdistill.config.settings import LauncherName
+    from progdistill.data.dataset import manifest_of
+    from progdistill.run.encode import EncodeOptions, encode_dataset
+
+    require_between("--batch-size", args.batch_size, 1, MAX_UNREADABLE)
+    if args.name is not None:
+        _check_name(args.name)
+    overrides = [found for text in args.set if isinstance(found := read_override(text), Override)]
+    options = EncodeOptions(
+        dataset=args.dataset,
+        pipeline=args.pipeline,
+        name=args.name,
+        out=args.out,
+        template=args.template,
+        negative_prompt=args.negative_prompt,
+        keep_images=args.keep_images,
+        half=args.half,
+        batch_size=args.batch_size,
+        launcher=LauncherName(args.launcher),
+        set=tuple(overrides),
+    )
+    info = encode_dataset(store_of(args), options)
+    if args.json:
+        print_json(_facts(info, manifest_of(info)))
+    else:
+        print(f"{info.name} is ready in {info.location}: {_counts(info)}, fingerprint {info.fingerprint}")
+        if args.out is None:
+            print(f"use it with: --dataset {info.name}")
+    return 0
+
+
+def _check_name(name: str) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}", name):
+        raise UsageError(f"{name!r} is not a valid dataset name: use up to 200 letters, digits and ._-")
+
+
 def _prepare(args: argparse.Namespace) -> int:
     from progdistill.data.dataset import default_data_root, info_of
     from progdistill.data.importers.registry import open_source
     from progdistill.data.importers.splits import parse_choices
     from progdistill.data.prepare import prepare
 
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}", args.name):
-        raise UsageError(f"{args.name!r} is not a valid dataset name: use up to 200 letters, digits and ._-")
+    _check_name(args.name)
     require_between("--max-unreadable", args.max_unreadable, 0, MAX_UNREADABLE)
     source = open_source(
         args.name,

@@ -73,6 +73,33 @@ def read_columns(info: DatasetInfo, split: str, columns: Sequence[Column]) -> di
     return {column.name: np.concatenate([part[column.name] for part in parts]) for column in columns}
 
 
+class SplitReader:
+    """Reads any rows of a split, for one calling thread."""
+
+    def __init__(self, info: DatasetInfo, split: str, columns: Sequence[Column]) -> None:
+        """Open a split; columns are of `info.stored_columns`. Raises as `read_columns` does."""
+        self._entries, self._columns = shards_of(info, split), columns
+        self._files = ShardFiles(open_store(info.location), self._entries)
+        self._ends = np.cumsum([entry.rows for entry in self._entries])
+
+    def read(self, start: int, stop: int) -> dict[str, NDArray[Any]]:
+        """Read rows start … stop − 1 in stored order, each column [count, *shape]."""
+        first, last = np.searchsorted(self._ends, [start, stop - 1], side="right").tolist()
+        self._files.expect(range(first, min(last + SHARDS_AHEAD, len(self._entries))))
+        parts = []
+        for shard in range(first, last + 1):
+            entry = self._entries[shard]
+            base = int(self._ends[shard]) - entry.rows
+            row, end = max(start - base, 0), min(stop - base, entry.rows)
+            descriptor = self._files.open(shard).descriptor
+            parts.append(read_rows(descriptor, entry.layout, row, end - row, self._columns))
+        return {column.name: np.concatenate([part[column.name] for part in parts]) for column in self._columns}
+
+    def close(self) -> None:
+        """Close the files."""
+        self._files.close()
+
+
 def read_unconditional(info: DatasetInfo) -> dict[str, NDArray[Any]] | None:
     """Read the columns of the empty prompt, each [1, *shape]; None where the dataset has none. Raises as above."""
     manifest = manifest_of(info)

@@ -4,14 +4,24 @@ import logging
 from datetime import UTC, datetime
 from typing import Literal, NamedTuple, Protocol
 
+from progdistill.data.manifest import read_manifest
 from progdistill.errors import LostInvariantError
 from progdistill.features.manifest import require_evaluator
 from progdistill.jobs.events import JobEvent, Listener, ignore
-from progdistill.jobs.spec import CheckpointOutput, EvaluationOutput, EvaluatorOutput, JobRequest, JobResult, JobSpec
+from progdistill.jobs.spec import (
+    CheckpointOutput,
+    DatasetOutput,
+    EvaluationOutput,
+    EvaluatorOutput,
+    JobRequest,
+    JobResult,
+    JobSpec,
+)
 from progdistill.registry.checkpoint import require_checkpoint
 from progdistill.store.base import Store
 from progdistill.store.documents import publish_record, read_record, require_blob
 from progdistill.store.layout import job_result_key
+from progdistill.store.open import open_store
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +47,10 @@ def cached_result(store: Store, spec: JobSpec) -> JobResult | None:
             case EvaluationOutput(record=record):
                 for file in record.files:
                     require_blob(store, file)
+            case DatasetOutput(fingerprint=fingerprint, location=location):
+                manifest = read_manifest(open_store(location))
+                if manifest is None or manifest.fingerprint != fingerprint:
+                    raise LostInvariantError(f"{location} no longer holds that dataset")
     except LostInvariantError as error:
         logger.warning("%s runs again: %s", spec.label, error)
         store.delete(key)

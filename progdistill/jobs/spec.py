@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal, TypeVar
 
 from pydantic import Field, JsonValue
 
+from progdistill.data.columns import Column
 from progdistill.data.dataset import DatasetInfo
 from progdistill.diffusion.grid import AngleGrid, Grid
 from progdistill.diffusion.names import PredictionType
@@ -16,7 +17,7 @@ from progdistill.models.config import DenoiserConfig
 from progdistill.models_base import Frozen, content_id
 from progdistill.store.digest import Sha256
 from progdistill.store.documents import Record
-from progdistill.store.layout import checkpoint_key, evaluator_key
+from progdistill.store.layout import checkpoint_key, evaluator_key, pipeline_key
 from progdistill.training.config import (
     ComputeSettings,
     LiveSettings,
@@ -137,7 +138,30 @@ class EvaluateSpec(_MeasuringSpec):
     sampling_steps: int
 
 
-JobSpec = Annotated[TrainingSpec | PrepareEvaluatorSpec | EvaluateSpec, Field(discriminator="kind")]
+class EncodeSpec(_Spec):
+    """Encode a dataset with a pipeline's encoders, for the network of a checkpoint or of the same pipeline."""
+
+    kind: Literal["encode"] = "encode"
+    label_format = "encoding {0.name}"
+    name: str = Field(description="of the encoded dataset")
+    out: str = Field(description="its folder or URI")
+    pipeline: Sha256
+    sample_shape: tuple[int, int, int] = Field(description="of the network's latents")
+    columns: tuple[Column, ...] = Field(description="that the network takes from prompts; empty: none")
+    template: str | None = Field(description="makes the prompt of a class; None: captions are the prompts")
+    negative_prompt: str = Field("", description="what guidance leads away from; empty: as the stock pipeline")
+    keep_images: bool = False
+    half: bool = Field(False, description="store embeddings in float16")
+    batch_size: int = Field(16, gt=0, description="samples encoded at a time")
+    precision: Precision = Field(Precision.FLOAT32, description="of text encoders; the VAE's is float32")
+
+    @property
+    def id(self) -> str:
+        """The id of the job on one rank: the data do not depend on the world size."""
+        return super().id if self.world_size == 1 else self.model_copy(update={"world_size": 1}).id
+
+
+JobSpec = Annotated[TrainingSpec | PrepareEvaluatorSpec | EvaluateSpec | EncodeSpec, Field(discriminator="kind")]
 
 
 class JobRequest(Record):
@@ -162,6 +186,8 @@ class JobRequest(Record):
                 yield checkpoint_key(checkpoint)
                 if baseline is not None:
                     yield checkpoint_key(baseline)
+            case EncodeSpec(pipeline=pipeline):
+                yield pipeline_key(pipeline)
 
 
 class CheckpointOutput(Frozen):
@@ -186,7 +212,15 @@ class EvaluationOutput(Frozen):
     record: EvaluationRecord
 
 
-JobOutput = CheckpointOutput | EvaluatorOutput | EvaluationOutput
+class DatasetOutput(Frozen):
+    """What an encoding publishes, outside the store."""
+
+    kind: Literal["dataset"] = "dataset"
+    fingerprint: Sha256
+    location: str
+
+
+JobOutput = CheckpointOutput | EvaluatorOutput | EvaluationOutput | DatasetOutput
 Output = TypeVar("Output", bound=JobOutput)
 
 
@@ -219,3 +253,5 @@ class JobResult(Record):
                 return (evaluator_key(evaluator_id),)
             case EvaluationOutput(record=record):
                 return record.references()
+            case DatasetOutput():
+                return ()

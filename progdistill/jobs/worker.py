@@ -15,7 +15,15 @@ from pathlib import Path
 
 from progdistill.errors import Interrupted, PeerLostError, ProgdistillError, UsageError
 from progdistill.jobs.result_cache import cached_result
-from progdistill.jobs.spec import CheckpointOutput, EvaluateSpec, JobOutput, JobRequest, JobResult, PrepareEvaluatorSpec
+from progdistill.jobs.spec import (
+    CheckpointOutput,
+    EncodeSpec,
+    EvaluateSpec,
+    JobOutput,
+    JobRequest,
+    JobResult,
+    PrepareEvaluatorSpec,
+)
 from progdistill.logs import configure_logging
 from progdistill.signals import StopSignals, exit_interrupted, raise_interrupt, record
 from progdistill.store.documents import publish_record
@@ -26,7 +34,7 @@ from progdistill.training.distributed import Rank, is_peer_failure
 
 DRIVER_CHECK_SECONDS = 1.0
 UNWIND_SECONDS = 10.0
-_INTERRUPTED = "interrupted; finished measurements are kept"
+_INTERRUPTED = "interrupted; what is finished is kept"
 
 logger = logging.getLogger("progdistill.jobs.worker")  # runs as __main__
 
@@ -42,6 +50,10 @@ def run_job(request: JobRequest, rank: Rank, should_stop: Callable[[], bool]) ->
         from progdistill.jobs.evaluate import run_measuring
 
         output = run_measuring(spec, request, store, rank)
+    elif isinstance(spec, EncodeSpec):
+        from progdistill.jobs.encode import run_encoding
+
+        output = run_encoding(spec, request, store, rank)
     else:
         from progdistill.jobs.train import run_training
 
@@ -80,7 +92,7 @@ def work(request: JobRequest) -> int:
 def _work(request: JobRequest, signals: StopSignals) -> int:
     _check_world_size(request)
     rank = Rank(request.compute.device, request.compute.threads_per_rank)
-    is_training = not isinstance(request.spec, PrepareEvaluatorSpec | EvaluateSpec)
+    is_training = not isinstance(request.spec, PrepareEvaluatorSpec | EvaluateSpec | EncodeSpec)
     done, status = threading.Event(), 0
     watch = (request.driver_process_id, signals, done, not is_training)
     threading.Thread(target=_watch, args=watch, daemon=True).start()

@@ -6,7 +6,7 @@ training, never during it.
 
 import inspect
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -112,7 +112,6 @@ class PromptEncoder:
             is_text = name.startswith(("text_encoder", "tokenizer"))
             if name in (*_NETWORKS, *_IMAGE_PARTS) or (is_text and not (folder / name).is_dir()):
                 absent[name] = None
-        _library("transformers")
         kind = getattr(_library("diffusers"), facts.class_name)
         with _quiet():
             self._pipeline = kind.from_pretrained(
@@ -154,8 +153,8 @@ class PromptEncoder:
                     found = {"prompt_embeds": found[1], "pooled_prompt_embeds": found[3]}
             return self._columns(found, image_size)
 
-    def too_long(self, prompts: Sequence[str]) -> int:
-        """How many prompts are longer than the encoder that takes the longest ones."""
+    def too_long(self, prompts: Sequence[str]) -> list[bool]:
+        """Which prompts are longer than the encoder that takes the longest ones."""
         instruction = "\n".join(self._instruction() or ())
         found = [getattr(self._pipeline, name, None) for name in ("tokenizer_3", "tokenizer_2", "tokenizer")]
         tokenizer = next(one for one in found if one is not None)
@@ -164,7 +163,7 @@ class PromptEncoder:
             limit = len(tokenizer.encode(instruction)) + self._facts.max_prompt_tokens - 2
         with _quiet():
             tokens = tokenizer([instruction + prompt for prompt in prompts]).input_ids
-        return sum(len(one) > limit for one in tokens)
+        return [len(one) > limit for one in tokens]
 
     def _encoded(self, prompts: list[str]) -> dict[str, Tensor]:
         encode, options = self._pipeline.encode_prompt, self._options()
@@ -228,13 +227,16 @@ def _variant(folder: Path) -> str | None:
 
 
 @contextmanager
-def _quiet() -> Any:
-    """Without progress bars and warnings about prompts that are cut, which are counted instead."""
-    logging = _library("diffusers").utils.logging
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+def _quiet() -> Iterator[None]:
+    """Without progress bars, and warnings about prompts that are cut, which are counted instead."""
+    libraries = [_library(name).utils.logging for name in ("diffusers", "transformers")]
+    levels = [library.get_verbosity() for library in libraries]
+    for library in libraries:
+        library.set_verbosity_error()
+        library.disable_progress_bar()
     try:
         yield
     finally:
-        logging.set_verbosity(level)
+        for library, level in zip(libraries, levels, strict=True):
+            library.set_verbosity(level)
+            library.enable_progress_bar()

@@ -1,6 +1,6 @@
 """Prepared datasets for tests: from any source, and one in small shards whose images encode their numbers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from progdistill.data.prepare import prepare
 from progdistill.data.preprocess import Preprocessing
 from progdistill.data.reading import read_split
 from progdistill.data.shards import create_shard, write_rows
-from progdistill.data.source import ImageFacts, Source
+from progdistill.data.source import ImageFacts, Source, SourceFacts, SourceImage
 from progdistill.data.split_writer import described
 from progdistill.store.local import LocalStore
 
@@ -118,6 +118,31 @@ def encoded_dataset(folder: Path, columns: Sequence[Column], count: int, rows_pe
     )
     write_manifest(LocalStore(place), manifest)
     return find_dataset(str(place), folder)
+
+
+class CaptionedSource(Source):
+    """Images of one color, their number, with the caption `image NUMBER`; two classes, cat and dog, in turn."""
+
+    def __init__(self, count: int, size: int, captions: Sequence[str] | None = None) -> None:
+        self._captions = captions or [f"image {number}" for number in range(count)]
+        self.facts = SourceFacts(
+            importer="captioned",
+            location="nowhere",
+            description="",
+            identity={"count": count},
+            channels=3,
+            image_size=size,
+            class_names=("cat", "dog"),
+            horizontal_flip_safe=True,
+            splits={"train": count},
+            columns=(Column(name="caption", shape=(128,), dtype="uint8"),),
+        )
+
+    def read(self, split: str, start: int = 0) -> Iterator[SourceImage]:
+        size = self.facts.image_size
+        for number in range(start, len(self._captions)):
+            pixels = np.full((size, size, 3), number, np.uint8)
+            yield SourceImage(f"image {number}", number % 2, pixels, self._captions[number])
 
 
 def _filled(column: Column, numbers: NDArray[np.int64]) -> NDArray[Any]:

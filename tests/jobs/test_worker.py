@@ -58,7 +58,7 @@ def test_a_second_signal_while_a_measurement_is_left_changes_nothing(
     for number in SIGNALS:
         signal.raise_signal(number)  # on the way out
     said = caplog.text
-    assert said.count("finished measurements are kept") == 1 and "Traceback" not in said
+    assert said.count("what is finished is kept") == 1 and "Traceback" not in said
 
 
 @pytest.mark.parametrize("kind", ["measuring", "training"])
@@ -100,7 +100,7 @@ def test_a_measurement_that_drops_what_the_signal_raised_ends_all_the_same() -> 
     """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=250)
     assert (done.returncode, done.stdout) == (130, "dropped\n")
-    assert "finished measurements are kept" in done.stderr
+    assert "what is finished is kept" in done.stderr
 
 
 def test_training_is_asked_to_stop_and_decides_itself(
