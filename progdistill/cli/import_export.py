@@ -4,7 +4,8 @@ import argparse
 import socket
 from contextlib import suppress
 from pathlib import Path
-from typing import get_args
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, get_args
 
 from progdistill.api import Model
 from progdistill.cli.common import (
@@ -19,7 +20,7 @@ from progdistill.cli.common import (
 )
 from progdistill.data.catalog import UNKNOWN_DATASET
 from progdistill.data.dataset import default_data_root, find_dataset
-from progdistill.errors import LostInvariantError, UsageError
+from progdistill.errors import LostInvariantError, UsageError, require_between
 from progdistill.models.export import MANIFEST_FILE, WEIGHTS_FILE, ExportFormat
 from progdistill.registry.aliases import check_alias_name, move_alias
 from progdistill.registry.checkpoint import (
@@ -31,6 +32,7 @@ from progdistill.registry.checkpoint import (
     fetch_weights,
     publish_checkpoint,
 )
+from progdistill.registry.pipeline import copy_pipeline, publish_pipeline
 from progdistill.registry.resolve import resolve_reference
 from progdistill.store.base import Store
 from progdistill.store.digest import digest_of_file
@@ -38,6 +40,9 @@ from progdistill.store.documents import decode
 from progdistill.store.open import open_store
 from progdistill.training.provenance import provenance
 from progdistill.version import NUMERICS_VERSION
+
+if TYPE_CHECKING:
+    from progdistill.models.pipeline_import import ForeignPipeline
 
 
 def add_parser(verbs: Verbs) -> None:
@@ -61,8 +66,9 @@ def add_parser(verbs: Verbs) -> None:
     parser.add_argument("--dataset", metavar="NAME", help="what it was trained on, if that is not recorded")
     parser.add_argument("--scheduler", type=Path, metavar="FILE", help="scheduler_config.json of its training")
     parser.add_argument("--label-dropout", action="store_true", help="its last class means 'no class'")
+    parser.add_argument("--reversed-time", action="store_true", help="its time runs from noise to data, as SiT's")
     parser.add_argument("--allow-pickle", action="store_true", help="read pickled weights, as tensors only")
-    text = "height and width of its images, if its sample_size is null (default: those of the dataset)"
+    text = "height and width of its images, for a latent model or if its sample_size is null"
     parser.add_argument("--image-size", type=int, metavar="PIXELS", help=text)
 
 
@@ -88,6 +94,8 @@ def _import(args: argparse.Namespace) -> int:
         source = open_store(args.from_store, must_exist=True)
         manifest = resolve_reference(source, args.source)
         _require_dataset(manifest, args.dataset)
+        if pipeline := manifest.identity.architecture.get("pipeline"):
+            copy_pipeline(source, store, str(pipeline))
         manifest = _publish_own(store, manifest, fetch_weights(source, manifest))
     elif (file := Path(args.source, MANIFEST_FILE)).is_file():
         manifest = decode(CheckpointManifest, file.read_bytes(), where=str(file))
@@ -144,24 +152,27 @@ def _import_diffusers(store: Store, folder: Path, args: argparse.Namespace) -> C
     from progdistill.models.denoiser import save_weights
     from progdistill.models.diffusers_import import read_diffusers
 
+    require_between("--image-size", args.image_size, 1, 2**16)
     model = read_diffusers(
         folder,
         scheduler=args.scheduler,
         label_dropout=args.label_dropout,
+        image_size=args.image_size,
+        default_image_size=_image_size_of(args.dataset),
+        reversed_time=args.reversed_time,
         allow_pickle=args.allow_pickle,
-        image_size=_image_size_of(args.dataset) if args.image_size is None else args.image_size,
     )
-    stated = model.config.network.image_size
-    if args.image_size not in (None, stated):
-        raise UsageError(f"--image-size {args.image_size}: {folder} is for {stated}×{stated} pixels; leave it out")
+    config = model.config
+    if model.pipeline is not None:
+        config = config.model_copy(update={"pipeline": _publish_pipeline(store, model.pipeline)})
     weights = store.scratch() / f"import-{args.name.replace('/', '-')}.safetensors"
     save_weights(model.weights, weights)
     description = CheckpointDescription(
         kind=CheckpointKind.IMPORTED,
         sampling_steps=None,
-        prediction=str(model.config.prediction),
+        prediction=str(config.prediction),
         loss_weight=None,
-        architecture=model.config.model_dump(mode="json"),
+        architecture=config.model_dump(mode="json"),
         dataset_fingerprint=UNKNOWN_DATASET,
         parent=None,
         training={},
@@ -174,3 +185,13 @@ def _import_diffusers(store: Store, folder: Path, args: argparse.Namespace) -> C
         dataset_name=args.dataset or UNKNOWN_DATASET,
     )
     return publish_checkpoint(store, weights, description, made, consume=True)
+
+
+def _publish_pipeline(store: Store, pipeline: "ForeignPipeline") -> str:
+    """Keep what a latent model needs beside its network; returns its id."""
+    from progdistill.models.pipeline_import import INDEX_FILE
+
+    with TemporaryDirectory() as folder:
+        index = Path(folder, INDEX_FILE)
+        index.write_bytes(pipeline.index)
+        return publish_pipeline(store, pipeline.facts, {**pipeline.files, INDEX_FILE: index}).id

@@ -3,13 +3,15 @@
 from functools import partial
 from math import isclose
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from progdistill.diffusion.grid import FlowGrid, Grid, TrailingGrid
 from progdistill.diffusion.names import PredictionType
-from progdistill.diffusion.noise_schedules import DiscreteSchedule
+from progdistill.diffusion.noise_schedules import DiscreteSchedule, FlowSchedule, NoiseSchedule
 from progdistill.errors import UsageError
 from progdistill.models.config import TIME_SCALE
 from progdistill.models.diffusers_export import cosine_betas
+from progdistill.models.networks.diffusers import DiffusersNetwork
 
 _PREDICTIONS = {"epsilon": PredictionType.EPS, "sample": PredictionType.X, "v_prediction": PredictionType.V}
 _KINDS = ("linear", "scaled_linear", "squaredcos_cap_v2")
@@ -33,6 +35,71 @@ SCHEDULERS = {
     "UnCLIPScheduler": DiscreteSchedule(kind="squaredcos_cap_v2"),
 }
 """The classes of diffusers 0.42.1 whose noise is ᾱ_k = Π (1 − β_j), each with its default schedule."""
+
+FLOW_SCHEDULERS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
+"""Those whose noise is (1 − τ)·x + τ·ε; others are so with `use_flow_sigmas`."""
+
+
+class Noise(NamedTuple):
+    """The noise that a network was trained on, what its output means, and the times it is usually asked at."""
+
+    prediction: PredictionType
+    schedule: NoiseSchedule
+    grid: Grid
+
+
+def read_noise(
+    facts: dict[str, Any], path: Path, network: DiffusersNetwork, reversed_time: bool = False
+) -> Noise:
+    """Read the noise of a latent network.
+
+    Args:
+        facts: The contents of the scheduler_config.json.
+        path: The file, for messages.
+        network: The network.
+        reversed_time: Whether its time runs from noise 0 to data 1, as SiT's, and it answers x − ε.
+
+    Raises:
+        UsageError: The scheduler is of another family than the network, or has no counterpart here.
+    """
+    is_flow = facts.get("_class_name") in FLOW_SCHEDULERS or bool(facts.get("use_flow_sigmas"))
+    if ("flow" if is_flow else "betas") not in network.noise:
+        kinds = ("rectified flow", "an index of betas")
+        scheduler_kind, network_kind = kinds if is_flow else kinds[::-1]
+        raise UsageError(
+            f"{path} is for {facts.get('_class_name')}, of the family of {scheduler_kind}, but a {network.class_name}"
+            f" belongs to that of {network_kind}: give the scheduler of its training with --scheduler FILE"
+        )
+    if reversed_time and not (is_flow and "betas" in network.noise):
+        raise UsageError("--reversed-time is for a DiTTransformer2DModel with a flow scheduler (SiT): leave it out")
+    if is_flow:
+        return _flow(facts, path, network, reversed_time)
+    prediction, schedule = read_schedule(facts, path)
+    if schedule is None:
+        raise UsageError(f"{path} is of an export of this package: import the exported folder as it is")
+    return Noise(prediction, schedule, TrailingGrid(schedule=schedule))
+
+
+def _flow(facts: dict[str, Any], path: Path, network: DiffusersNetwork, reversed_time: bool) -> Noise:
+    for name in ("invert_sigmas", "stochastic_sampling"):
+        if facts.get(name):
+            raise UsageError(f"{path}: {name} = {facts[name]!r} is not supported")
+    expected = "flow_prediction"
+    if facts.get("_class_name") not in FLOW_SCHEDULERS and facts.get("prediction_type") != expected:
+        raise UsageError(f"{path}: use_flow_sigmas with prediction_type {facts.get('prediction_type')!r}, not {expected}")
+    scale = 1.0 if reversed_time else facts.get("num_train_timesteps", 1000) * network.flow_time_factor
+    schedule = FlowSchedule(time_scale=scale, reversed=reversed_time)
+    return Noise(PredictionType.V, schedule, FlowGrid(shift=_shift(facts, network.tokens)))
+
+
+def _shift(facts: dict[str, Any], tokens: int) -> float:
+    """The shift s of τ = s·r/(1 + (s − 1)·r); with dynamic shifting that of images of the network's size."""
+    if not facts.get("use_dynamic_shifting"):
+        return float(facts.get("shift", facts.get("flow_shift", 1.0)))
+    low, high = facts.get("base_image_seq_len", 256), facts.get("max_image_seq_len", 4096)
+    first, last = facts.get("base_shift", 0.5), facts.get("max_shift", 1.15)
+    mu = float(first + (last - first) * (tokens - low) / (high - low))
+    return mu if facts.get("time_shift_type") == "linear" else math.exp(mu)
 
 
 def read_schedule(facts: dict[str, Any], path: Path) -> tuple[PredictionType, DiscreteSchedule | None]:
@@ -78,7 +145,10 @@ def _defaults(facts: dict[str, Any], path: Path) -> DiscreteSchedule:
 
 def _check_forward_process(facts: dict[str, Any], path: Path) -> None:
     """Raise UsageError for settings that change the noise of the betas or the time input."""
-    refused = [name for name in ("rescale_betas_zero_snr", "use_flow_sigmas") if facts.get(name)]
+    refused = [name for name in ("use_flow_sigmas",) if facts.get(name)]
+    # ε says nothing of x where the SNR is 0.
+    if facts.get("rescale_betas_zero_snr") and facts.get("prediction_type", "epsilon") == "epsilon":
+        refused.append("rescale_betas_zero_snr")
     # Euler's continuous time is log(σ)/4, and diffusers uses it with v alone.
     if facts.get("timestep_type") == "continuous" and facts.get("prediction_type") == "v_prediction":
         refused.append("timestep_type")
@@ -101,6 +171,7 @@ def _schedule(facts: dict[str, Any], defaults: DiscreteSchedule, path: Path) -> 
     if kind not in _KINDS:
         raise UsageError(f"{path}: beta_schedule {kind!r} is not one of {', '.join(_KINDS)}")
     fields = {"kind": kind, "steps": facts.get("num_train_timesteps", defaults.steps)}
+    fields["zero_terminal_snr"] = bool(facts.get("rescale_betas_zero_snr"))
     if kind != "squaredcos_cap_v2":
         fields["beta_start"] = facts.get("beta_start", defaults.beta_start)
         fields["beta_end"] = facts.get("beta_end", defaults.beta_end)

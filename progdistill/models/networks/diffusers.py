@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,8 @@ class DiffusersNetwork:
     block_classes: ClassVar[tuple[str, ...]]
     """Names of the classes with nearly all parameters and activations."""
     last_layer: ClassVar[str]
+    noise: ClassVar[tuple[Literal["betas", "flow"], ...]]
+    """Families of schedulers that such networks are trained with."""
     guidance_parameter: ClassVar[str | None] = None
 
     def __init__(self, config: DiffusersConfig) -> None:
@@ -70,9 +72,14 @@ class DiffusersNetwork:
         raise NotImplementedError
 
     @property
-    def flow_time_scale(self) -> float | None:
-        """The time input of a flow is this times τ; None for a network that is asked with an index of betas."""
-        return None
+    def flow_time_factor(self) -> float:
+        """The time input of a flow network is this times the time of its scheduler, 1000·τ."""
+        return 1.0
+
+    @property
+    def tokens(self) -> int:
+        """The length of a sample as a sequence, on which a scheduler's shift may depend."""
+        return (self.config.image_size // int(self.config.arguments.get("patch_size", 2))) ** 2  # type: ignore[arg-type]
 
     def build(self, config: DenoiserConfig) -> nn.Module:
         """See Network."""

@@ -20,6 +20,7 @@ class DiT(DiffusersNetwork):
     class_name = "DiTTransformer2DModel"
     block_classes = ("BasicTransformerBlock",)
     last_layer = "proj_out_2"
+    noise = ("betas", "flow")
 
     @classmethod
     def facts(cls, arguments: Mapping[str, Any], max_prompt_tokens: int) -> dict[str, Any]:
@@ -34,11 +35,6 @@ class DiT(DiffusersNetwork):
             "num_classes": arguments["num_embeds_ada_norm"],
             "label_dropout": True,
         }
-
-    @property
-    def flow_time_scale(self) -> float | None:
-        """As stock pipelines ask it, by 1000·τ."""
-        return 1000.0
 
     def build(self, config: DenoiserConfig) -> nn.Module:
         """See Network. Its label embeddings would drop labels in training mode, where the objective decides that."""

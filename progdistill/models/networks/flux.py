@@ -24,6 +24,7 @@ class Flux(DiffusersNetwork):
     class_name = "FluxTransformer2DModel"
     block_classes = ("FluxSingleTransformerBlock", "FluxTransformerBlock")
     last_layer = "proj_out"
+    noise = ("flow",)
 
     @classmethod
     def facts(cls, arguments: Mapping[str, Any], max_prompt_tokens: int) -> dict[str, Any]:
@@ -46,9 +47,14 @@ class Flux(DiffusersNetwork):
         }
 
     @property
-    def flow_time_scale(self) -> float | None:
+    def flow_time_factor(self) -> float:
         """The network multiplies by 1000 itself."""
-        return 1.0
+        return 1 / 1000
+
+    @property
+    def tokens(self) -> int:
+        """See DiffusersNetwork."""
+        return (self.config.image_size // 2) ** 2
 
     def answer(self, module: nn.Module, z: Tensor, time: Tensor, columns: Conditioning, w: Tensor | None) -> Tensor:
         """See DiffusersNetwork. It is asked with the guidance scale itself, 1 + w."""

@@ -16,6 +16,7 @@ class Sana(DiffusersNetwork):
     class_name = "SanaTransformer2DModel"
     block_classes = ("SanaTransformerBlock",)
     last_layer = "proj_out"
+    noise = ("flow",)
 
     @classmethod
     def facts(cls, arguments: Mapping[str, Any], max_prompt_tokens: int) -> dict[str, Any]:
@@ -33,9 +34,9 @@ class Sana(DiffusersNetwork):
         }
 
     @property
-    def flow_time_scale(self) -> float | None:
+    def flow_time_factor(self) -> float:
         """See DiffusersNetwork."""
-        return 1000.0 * float(self.config.arguments.get("timestep_scale", 1.0))  # type: ignore[arg-type]
+        return float(self.config.arguments.get("timestep_scale", 1.0))  # type: ignore[arg-type]
 
     def build(self, config: DenoiserConfig) -> nn.Module:
         """See Network."""

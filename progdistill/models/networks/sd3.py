@@ -19,6 +19,7 @@ class SD3(DiffusersNetwork):
     class_name = "SD3Transformer2DModel"
     block_classes = ("JointTransformerBlock",)
     last_layer = "proj_out"
+    noise = ("flow",)
 
     @classmethod
     def facts(cls, arguments: Mapping[str, Any], max_prompt_tokens: int) -> dict[str, Any]:
@@ -33,11 +34,6 @@ class SD3(DiffusersNetwork):
                 Column(name="pooled_prompt_embeds", shape=(arguments["pooled_projection_dim"],)),
             ),
         }
-
-    @property
-    def flow_time_scale(self) -> float | None:
-        """See DiffusersNetwork."""
-        return 1000.0
 
     def answer(self, module: nn.Module, z: Tensor, time: Tensor, columns: Conditioning, w: Tensor | None) -> Tensor:
         """See DiffusersNetwork."""

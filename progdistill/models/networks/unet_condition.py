@@ -30,6 +30,7 @@ class UNetCondition(DiffusersNetwork):
     class_name = "UNet2DConditionModel"
     block_classes = ("BasicTransformerBlock", "ResnetBlock2D")
     last_layer = "conv_out"
+    noise = ("betas",)
     guidance_parameter = "time_embedding.cond_proj.weight"
 
     @classmethod
