@@ -193,5 +193,5 @@ def _publish_pipeline(store: Store, pipeline: "ForeignPipeline") -> str:
 
     with TemporaryDirectory() as folder:
         index = Path(folder, INDEX_FILE)
-        index.write_bytes(pipeline.index)
+        index.write_bytes(pipeline.model_index)
         return publish_pipeline(store, pipeline.facts, {**pipeline.files, INDEX_FILE: index}).id

@@ -1,5 +1,6 @@
 """The prediction type and the noise schedule of a network, from a diffusers scheduler_config.json."""
 
+import math
 from functools import partial
 from math import isclose
 from pathlib import Path
@@ -48,9 +49,7 @@ class Noise(NamedTuple):
     grid: Grid
 
 
-def read_noise(
-    facts: dict[str, Any], path: Path, network: DiffusersNetwork, reversed_time: bool = False
-) -> Noise:
+def read_noise(facts: dict[str, Any], path: Path, network: DiffusersNetwork, reversed_time: bool = False) -> Noise:
     """Read the noise of a latent network.
 
     Args:
@@ -84,9 +83,9 @@ def _flow(facts: dict[str, Any], path: Path, network: DiffusersNetwork, reversed
     for name in ("invert_sigmas", "stochastic_sampling"):
         if facts.get(name):
             raise UsageError(f"{path}: {name} = {facts[name]!r} is not supported")
-    expected = "flow_prediction"
-    if facts.get("_class_name") not in FLOW_SCHEDULERS and facts.get("prediction_type") != expected:
-        raise UsageError(f"{path}: use_flow_sigmas with prediction_type {facts.get('prediction_type')!r}, not {expected}")
+    predicted = facts.get("prediction_type")
+    if facts.get("_class_name") not in FLOW_SCHEDULERS and predicted != "flow_prediction":
+        raise UsageError(f"{path}: use_flow_sigmas with prediction_type {predicted!r}, not 'flow_prediction'")
     scale = 1.0 if reversed_time else facts.get("num_train_timesteps", 1000) * network.flow_time_factor
     schedule = FlowSchedule(time_scale=scale, reversed=reversed_time)
     return Noise(PredictionType.V, schedule, FlowGrid(shift=_shift(facts, network.tokens)))

@@ -47,7 +47,7 @@ class ForeignPipeline(NamedTuple):
 
     facts: PipelineFacts
     files: dict[str, Path]
-    index: bytes
+    model_index: bytes
 
 
 class ForeignModel(NamedTuple):
@@ -135,7 +135,8 @@ def _latent_size(image_size: int, factor: int) -> int:
 
 
 def _pipeline(folder: Path, index: Mapping[str, Any], kind: Kind, network: Mapping[str, Any]) -> ForeignPipeline:
-    files, kept, missing = {}, dict(index), []
+    files: dict[str, Path] = {}
+    kept, missing = dict(index), []
     for name, value in index.items():
         if not isinstance(value, list) or value[:1] in ([None], []) or name == kind.component:
             continue

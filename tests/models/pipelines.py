@@ -229,6 +229,9 @@ _UNET = {
 
 
 def _saved(pipeline: Any, folder: Path) -> Any:
+    for part in pipeline.components.values():
+        if isinstance(part, torch.nn.Module):
+            part.eval()
     pipeline.save_pretrained(folder)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
