@@ -2,7 +2,6 @@
 
 import math
 from functools import partial
-from math import isclose
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -163,7 +162,11 @@ def _schedule(facts: dict[str, Any], defaults: DiscreteSchedule, path: Path) -> 
     if betas is not None:
         # Up to the differences between two machines' sines.
         numbers = isinstance(betas, list) and all(type(beta) in (int, float) and 0 <= beta <= 1 for beta in betas)
-        if numbers and len(betas) == TIME_SCALE and all(map(partial(isclose, rel_tol=1e-12), betas, cosine_betas())):
+        if (
+            numbers
+            and len(betas) == TIME_SCALE
+            and all(map(partial(math.isclose, rel_tol=1e-12), betas, cosine_betas()))
+        ):
             return None
         raise UsageError(f"{path}: trained_betas other than those of this package's exports cannot be imported")
     kind = facts.get("beta_schedule", defaults.kind)
