@@ -81,6 +81,8 @@ def _check_pipeline(folder: Path) -> None:
         }
         if place != folder and folder.name not in models:
             continue
+        if place != folder and index.get("_class_name") in KINDS:
+            raise UsageError(f"{folder} is the network of a {index['_class_name']}: give the whole folder, {place}")
         other = [f"{name} ({kind})" for name, kind in models.items() if name not in ("unet", "scheduler")]
         if other:
             raise UsageError(

@@ -268,7 +268,7 @@ def edit(path: Path, **changes: Any) -> None:
 @pytest.mark.parametrize(
     ("file", "changes", "complaint"),
     [
-        ("unet/config.json", {"_class_name": "UNet2DConditionModel"}, "is of a DDPMPipeline"),
+        ("unet/config.json", {"_class_name": "UNet2DConditionModel"}, "only a UNet2DModel"),
         ("unet/config.json", {"out_channels": 2}, "learned variance"),
         ("unet/config.json", {"layers_per_block": 2}, "does not fit"),
         ("scheduler/scheduler_config.json", {"beta_schedule": "sigmoid"}, "'sigmoid' is not one of"),

@@ -305,7 +305,11 @@ FLOW = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}
     ("file", "changes", "complaint"),
     [
         ("scheduler/scheduler_config.json", FLOW, "of rectified flow.* UNet2DConditionModel.*--scheduler"),
-        ("model_index.json", {"_class_name": "KandinskyPipeline"}, "is of a KandinskyPipeline; what can be imported"),
+        (
+            "model_index.json",
+            {"_class_name": "KandinskyPipeline"},
+            "describes a KandinskyPipeline with .*; what can be imported are",
+        ),
         ("model_index.json", {"_class_name": "SanaPipeline"}, "config.json does not exist"),
         ("unet/config.json", {"_class_name": "UNet3DConditionModel"}, "describes a UNet3DConditionModel"),
         ("unet/config.json", {"in_channels": 9}, "9 input and 4 output channels: networks that also take an image"),
@@ -339,7 +343,7 @@ def test_what_is_missing_or_pickled_is_named(folder: Path, tmp_path: Path) -> No
         read_diffusers(folder, image_size=15)
     with pytest.raises(UsageError, match="--reversed-time is for"):
         read_diffusers(folder, reversed_time=True)
-    with pytest.raises(UsageError, match="give the folder with model_index.json"):
+    with pytest.raises(UsageError, match="is the network of a StableDiffusionPipeline: give the whole folder"):
         read_diffusers(folder / "unet")
     encoder = folder / "text_encoder" / "model.safetensors"
     encoder.rename(encoder.with_name("pytorch_model.bin"))
@@ -363,7 +367,7 @@ def test_a_latent_pipeline_is_never_imported_as_pixels(tmp_path: Path) -> None:
     vq = diffusers.VQModel(block_out_channels=(8,), norm_num_groups=4)
     diffusers.LDMPipeline(vqvae=vq, unet=unet, scheduler=diffusers.DDIMScheduler()).save_pretrained(tmp_path)
     for folder in (tmp_path, tmp_path / "unet"):
-        with pytest.raises(UsageError, match="has a vqvae: its UNet2DModel works on latents"):
+        with pytest.raises(UsageError, match="describes a LDMPipeline with vqvae"):
             read_diffusers(folder)
 
 
