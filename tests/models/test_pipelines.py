@@ -308,7 +308,7 @@ FLOW = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}
         (
             "model_index.json",
             {"_class_name": "KandinskyPipeline"},
-            "describes a KandinskyPipeline with .*; what can be imported are",
+            "describes a KandinskyPipeline with .*; what can be",
         ),
         ("model_index.json", {"_class_name": "SanaPipeline"}, "config.json does not exist"),
         ("unet/config.json", {"_class_name": "UNet3DConditionModel"}, "describes a UNet3DConditionModel"),
