@@ -26,6 +26,9 @@ class TrainingSettings(Frozen, allow_inf_nan=False):
         LearningRateSchedule.CONSTANT, description="of the learning rate after warm-up"
     )
     warmup_updates: int = Field(0, ge=0, description="in which the learning rate rises from 0, in a line")
+    optimizer: Literal["adamw", "adamw_8bit"] = Field(
+        "adamw", description="adamw_8bit keeps the moments of large tensors in 8 bits, by bitsandbytes"
+    )
     adam_beta1: float = Field(0.9, ge=0, lt=1, description="decay of the mean of gradients")
     adam_beta2: float = Field(0.999, ge=0, lt=1, description="decay of the mean of squared gradients")
     weight_decay: float = Field(0.0, ge=0, description="decoupled (AdamW)")

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from progdistill.models.denoiser import Denoiser
 from progdistill.training.config import TrainingSettings
+from progdistill.training.optimizer import make_optimizer, start_state, state_tensors
 from progdistill.training.snapshots import FlatSlice, Snapshot
 
 
@@ -84,13 +85,7 @@ class TrainingState:
             {"params": [p for name, p in named if name not in new_parameters], "rate_factor": 1.0},
             {"params": [p for name, p in named if name in new_parameters], "rate_factor": NEW_INPUT_RATE},
         ]
-        self.optimizer = torch.optim.AdamW(
-            [group for group in groups if group["params"]],
-            lr=settings.learning_rate,
-            betas=(settings.adam_beta1, settings.adam_beta2),
-            weight_decay=settings.weight_decay,
-            fused=True,
-        )
+        self.optimizer = make_optimizer([group for group in groups if group["params"]], settings)
         self.average = [] if settings.ema_decay is None else [p.detach().clone() for p in self.parameters]
         self.update = 0
         self.loss_curve: list[tuple[int, float]] = []
@@ -102,7 +97,7 @@ class TrainingState:
         found = {f"model.{name}": tensor for name, tensor in self.model.own_weights().items()}
         found |= {f"average.{index}": tensor for index, tensor in enumerate(self.average)}
         for index, parameter in enumerate(self.parameters):
-            for name, value in self.optimizer.state[parameter].items():
+            for name, value in state_tensors(self.optimizer, parameter).items():
                 found[f"optimizer.{index}.{name}"] = value
         return found
 
@@ -118,12 +113,7 @@ class TrainingState:
 
     def restore(self, snapshot: Snapshot) -> None:
         """Restore tensors and counters from a snapshot of any world size."""
-        for parameter in self.parameters:
-            self.optimizer.state[parameter] = {
-                "step": torch.zeros((), device=parameter.device),
-                "exp_avg": torch.zeros_like(parameter),
-                "exp_avg_sq": torch.zeros_like(parameter),
-            }
+        start_state(self.optimizer, snapshot.update)
         with torch.no_grad():
             for name, tensor in self.tensors().items():
                 load_shard(snapshot, name, tensor)

@@ -1,0 +1,62 @@
+"""AdamW, with moments in float32 or, by bitsandbytes, in 8 bits (Dettmers et al. 2022)."""
+
+import logging
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from progdistill.errors import UsageError
+from progdistill.training.config import TrainingSettings
+
+
+def make_optimizer(groups: list[dict[str, Any]], settings: TrainingSettings) -> torch.optim.Optimizer:
+    """The optimizer of a training.
+
+    Args:
+        groups: Parameters by `params`, with other values of their own.
+        settings: Decide which, and its constants.
+
+    Raises:
+        UsageError: bitsandbytes is not installed, or the parameters are sharded.
+    """
+    betas = (settings.adam_beta1, settings.adam_beta2)
+    if settings.optimizer == "adamw":
+        rate = settings.learning_rate
+        return torch.optim.AdamW(groups, lr=rate, betas=betas, weight_decay=settings.weight_decay, fused=True)
+    if any(hasattr(parameter, "full_tensor") for group in groups for parameter in group["params"]):
+        raise UsageError(
+            "optimizer=adamw_8bit is not for sharded weights, whose moments are spread over the ranks already: set"
+            " compute.parallelism=ddp, or optimizer=adamw"
+        )
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # It warns of kernels for 4-bit networks.
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ModuleNotFoundError as error:
+        raise UsageError("optimizer=adamw_8bit needs bitsandbytes: pip install 'progdistill[bitsandbytes]'") from error
+    eight_bit: torch.optim.Optimizer = AdamW8bit(
+        groups, lr=settings.learning_rate, betas=betas, weight_decay=settings.weight_decay
+    )
+    return eight_bit
+
+
+def state_tensors(optimizer: torch.optim.Optimizer, parameter: Tensor) -> dict[str, Tensor]:
+    """What changes in the state of a parameter, by name; empty before the first update."""
+    found = optimizer.state[parameter].items()
+    return {name: value for name, value in found if isinstance(value, Tensor) and not name.startswith("qmap")}
+
+
+def start_state(optimizer: torch.optim.Optimizer, update: int) -> None:
+    """Give every parameter a state as after `update` updates, with moments of zero, for a snapshot to fill."""
+    for group_index, group in enumerate(optimizer.param_groups):
+        for index, parameter in enumerate(group["params"]):
+            if isinstance(optimizer, torch.optim.AdamW):
+                optimizer.state[parameter] = {
+                    "step": torch.zeros((), device=parameter.device),
+                    "exp_avg": torch.zeros_like(parameter),
+                    "exp_avg_sq": torch.zeros_like(parameter),
+                }
+            else:
+                eight_bit: Any = optimizer
+                eight_bit.init_state(group, parameter, group_index, index)
+                eight_bit.state[parameter]["step"] = update
