@@ -99,10 +99,11 @@ def _found(path: Path, folders: tuple[str, ...], name: str) -> FoundFile:
 def read_file(path: Path, limit: int) -> bytes:
     """Read up to `limit` bytes. Raises UnreadableImageError for what is no file, or cannot be read."""
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
+        facts = path.stat()
+        if not stat.S_ISREG(facts.st_mode):
             raise UnreadableImageError("it is not a file")
         with open(path, "rb") as file:
-            return file.read(limit)
+            return file.read(min(limit, facts.st_size))  # As many bytes are allocated as are asked for.
     except OSError as error:
         raise UnreadableImageError(error.strerror or str(error)) from error
 
