@@ -54,11 +54,11 @@ class Cifar10Source(Source):
         """Open one of the archives, its folder, or the unpacked folder; `unverified` accepts other counts."""
         self._path, unused = path, Unused()
         self._path, self._version = _find(path, unverified)
-        _name_others(self._path, self._version, unused)
         self._counts = {split: [len(self._batch(name)[1]) for name in names] for split, names in _BATCHES.items()}
         splits = {split: sum(counts) for split, counts in self._counts.items()}
         if not unverified:
             check_counts(path, splits, COUNTS)
+        _name_others(self._path, self._version, unused)
         self.facts = SourceFacts(
             importer="cifar10",
             location=str(self._path),

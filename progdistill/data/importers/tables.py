@@ -21,7 +21,10 @@ BUFFER_BYTES: Final = 2**20
 """Read from a column at a time: a row group can be as large as the file."""
 
 MAX_PAGE_BYTES: Final = 2**29
-"""Of an uncompressed page of Parquet, and of a batch of rows: a small file can declare gigabytes."""
+"""Of an uncompressed page of Parquet: a small file can declare gigabytes."""
+
+MAX_BATCH_BYTES: Final = 2**27
+"""Of a batch of several rows: each row may be as large as a page."""
 
 PROBLEM: Final = "truncated, damaged or not such a file"
 ERRORS: Final = (pa.ArrowException, OSError, EOFError, ValueError, KeyError, IndexError, OverflowError, struct.error)
@@ -68,7 +71,7 @@ class _ParquetTable(Table):
                 f"{self.path} has a page of {largest:,} bytes, uncompressed, more than {MAX_PAGE_BYTES:,}: write it"
                 " again with smaller pages (data_page_size)"
             )
-        rows = max(1, min(BATCH_ROWS, MAX_PAGE_BYTES // max(1, largest)))
+        rows = max(1, min(BATCH_ROWS, MAX_BATCH_BYTES // max(1, largest)))
         yield from self._file.iter_batches(rows, [group], list(columns))
 
     def _largest_page(self, group: int, columns: Sequence[str]) -> int:
