@@ -24,6 +24,7 @@ from progdistill.training.config import (
     LoraSettings,
     Precision,
     SnapshotSettings,
+    StatesFrom,
     TrainingSettings,
 )
 from progdistill.training.guidance import GuidanceRange
@@ -63,7 +64,10 @@ class _TrainingSpec(_Spec):
 
     def recorded_training(self) -> dict[str, JsonValue]:
         """Return the training settings that the checkpoint's identity records."""
-        names = {"precision", "label_dropout", "guidance_scale", "teacher_steps", "frozen_precision"}
+        names = {
+            *("precision", "label_dropout", "guidance_scale", "teacher_steps", "frozen_precision"),
+            *("states_from", "trajectory_steps"),
+        }
         others = self.model_dump(mode="json", include=names)
         return self.training.model_dump(mode="json") | others
 
@@ -84,6 +88,8 @@ class _StudentSpec(_TrainingSpec):
     prediction: PredictionType = Field(description="of the student; the teacher may have another")
     guidance_scale: GuidanceRange | None = Field(None, description="an input of the teacher and of its student")
     grid: Grid = Field(AngleGrid(), description="the times of the student's steps")
+    states_from: StatesFrom = Field(StatesFrom.DATA, description="where noisy states come from")
+    trajectory_steps: int | None = Field(None, description="upper limit of those of a trajectory; None: from data")
     lora: LoraSettings | None = Field(None, description="the student is an adapter; None: it has weights of its own")
     frozen_precision: Literal["float32", "bfloat16"] = Field("float32", description="of weights that are not trained")
 

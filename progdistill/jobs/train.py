@@ -32,11 +32,18 @@ from progdistill.registry.checkpoint import (
 )
 from progdistill.store.base import Store
 from progdistill.store.layout import live_samples_key
+from progdistill.training.config import StatesFrom
 from progdistill.training.devices import device_name
 from progdistill.training.distributed import Rank
 from progdistill.training.execution import Execution, decide, place
 from progdistill.training.loop import Trained, TrainingHooks, TrainingTask, train
-from progdistill.training.objective import BaseObjective, DistillationObjective, GuidanceObjective, Objective
+from progdistill.training.objective import (
+    BaseObjective,
+    DistillationObjective,
+    GuidanceObjective,
+    Objective,
+    Trajectory,
+)
 from progdistill.training.provenance import peak_memory_bytes, provenance
 from progdistill.training.snapshots import Snapshot, SnapshotWriter, delete_snapshots, latest_snapshot, snapshot_named
 
@@ -84,6 +91,7 @@ def _train(
             flip=spec.training.horizontal_flip,
             device=rank.device,
             conditions=[column.name for column in model.config.network.columns],
+            samples=isinstance(spec, TrainBaseSpec) or spec.states_from is StatesFrom.DATA,
         ),
         seed=spec.seed,
         purpose=spec.purpose,
@@ -119,18 +127,23 @@ def _prepared(
         objective: Objective = BaseObjective(weight, spec.label_dropout)
     else:
         teacher, model = _teacher_and_student(spec, store)
+        common = (teacher, spec.student_steps, weight, spec.guidance_scale, spec.grid)
         if isinstance(spec, GuideSpec):
-            path = spec.grid, 1
             without = _unconditional(request.dataset, teacher.config, rank.device)
-            objective = GuidanceObjective(teacher, spec.student_steps, weight, spec.guidance_scale, *path, without)
+            objective = GuidanceObjective(*common, 1, without, _trajectory(spec))
         else:
-            path = spec.grid, spec.teacher_steps
-            objective = DistillationObjective(teacher, spec.student_steps, weight, spec.guidance_scale, *path)
+            objective = DistillationObjective(*common, spec.teacher_steps, trajectory=_trajectory(spec))
     parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     execution = decide(request.compute, spec.precision, rank.device, rank.world_size, parameters)
     if teacher is not None:
         place(teacher, execution, rank.device, shared=teacher.network is model.network)
     return objective, place(model, execution, rank.device), execution
+
+
+def _trajectory(spec: DistillSpec | GuideSpec) -> Trajectory | None:
+    if spec.states_from is StatesFrom.DATA or spec.trajectory_steps is None:
+        return None
+    return Trajectory(of_student=spec.states_from is StatesFrom.STUDENT, most_steps=spec.trajectory_steps)
 
 
 def _teacher_and_student(spec: DistillSpec | GuideSpec, store: Store) -> tuple[Denoiser, Denoiser]:
@@ -156,8 +169,8 @@ def _unconditional(info: DatasetInfo, config: DenoiserConfig, device: torch.devi
     names = [column.name for column in config.network.columns]
     if names in ([], ["label"]):
         return None
-    columns = read_unconditional(info)
-    return None if columns is None else {name: torch.from_numpy(columns[name]).to(device) for name in names}
+    stored = read_unconditional(info)
+    return None if stored is None else {name: torch.from_numpy(stored[name]).to(device) for name in names}
 
 
 def _student_config(teacher: DenoiserConfig, spec: DistillSpec | GuideSpec) -> DenoiserConfig:

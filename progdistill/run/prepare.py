@@ -1,6 +1,7 @@
 """Everything that is checked before a run starts: settings against store, dataset, machine and disk."""
 
 import os
+from collections.abc import Sequence
 from copy import deepcopy
 from itertools import pairwise
 from pathlib import Path
@@ -22,12 +23,14 @@ from progdistill.models.config import DenoiserConfig
 from progdistill.models.size import parameter_count
 from progdistill.models_base import Frozen
 from progdistill.registry.checkpoint import CheckpointKind, CheckpointManifest
+from progdistill.registry.pipeline import PipelineManifest, load_pipeline
 from progdistill.registry.resolve import resolve_reference
 from progdistill.run.reproduce import reproduce
 from progdistill.run.trackers import check_trackers
+from progdistill.store.base import Store
 from progdistill.store.open import open_store
 from progdistill.training.accelerators import DeviceKind, accelerators_here, kind_for
-from progdistill.training.config import ComputeSettings, LoraSettings, TrainingSettings
+from progdistill.training.config import ComputeSettings, LoraSettings, StatesFrom, TrainingSettings
 from progdistill.training.guidance import LABEL_DROPOUT, GuidanceRange, can_be_guided, range_of
 
 SNAPSHOT_COPIES = 4
@@ -169,6 +172,7 @@ def prepare_run(options: RunOptions) -> PreparedRun:
     if teacher is not None and options.dataset is None:
         require_data_of(dataset, teacher.identity.dataset_fingerprint, f"--from {options.start_from}")
     _check_fit(settings, dataset)
+    _check_encoder(store, settings, dataset)
     _check_guidance(settings, dataset)
     _check_lora(settings)
     _check_values(settings, dataset)
@@ -336,18 +340,20 @@ def _ignored(options: RunOptions, settings: Settings) -> tuple[str, ...]:
 
 def _check_fit(settings: Settings, dataset: DatasetInfo) -> None:
     """Refuse a network for samples of another shape, of other classes, or conditioned on what the dataset lacks."""
-    network = settings.model.network
+    network, needs_samples = settings.model.network, _needs_samples(settings)
     shape, classes = network.sample_shape, network.num_classes
     found, found_classes = dataset.sample_shape, dataset.num_classes
     stored = {column.name: column.shape for column in dataset.columns}
     lacking = [c.name for c in network.columns if c.name != LABEL and stored.get(c.name) != c.shape]
-    if found in (shape, None) and classes in (0, found_classes) and not lacking:
+    if (found == shape or not needs_samples) and classes in (0, found_classes) and not lacking:
         return
     owner, cure = f"preset {settings.preset}", "choose another --preset, or --set model.network.… to fit"
     if settings.first_teacher is not None:
         owner, cure = f"teacher {settings.first_teacher[:12]}", "choose another --dataset or another --from"
-        if lacking or (dataset.encoded_by is None and settings.model.foreign_schedule is not None and found != shape):
+        if lacking or (settings.model.pipeline is not None and dataset.image_size):
             cure = f"encode it with `progdistill data encode {dataset.name} --pipeline {settings.first_teacher[:12]}`"
+        elif found is None:
+            cure = "without images, set distill.states_from=teacher"
         elif classes == found_classes + 1:
             cure += '; if its last class stands for "none", import it again with --label-dropout'
     if lacking:
@@ -359,6 +365,35 @@ def _check_fit(settings: Settings, dataset: DatasetInfo) -> None:
         f"the network of {owner} is for {_shape(shape)} images of {classes} classes, but dataset"
         f" {dataset.name} has {_shape(found)} of {found_classes}: {cure}"
     )
+
+
+def _needs_samples(settings: Settings) -> bool:
+    """Whether something is trained on the dataset's images or latents."""
+    return settings.first_teacher is None or settings.distill.states_from is StatesFrom.DATA
+
+
+def _check_encoder(store: Store, settings: Settings, dataset: DatasetInfo) -> None:
+    """Refuse columns of other encoders than the teacher's."""
+    own, others = settings.model.pipeline, dataset.encoded_by
+    if own is None or others is None or own == others:
+        return
+    parts = ["text_encoder", "tokenizer", *(["vae"] if _needs_samples(settings) else [])]
+    try:
+        found, wanted = (_digests(load_pipeline(store, pipeline), parts) for pipeline in (others, own))
+    except UsageError:  # encoded with the pipeline of another store
+        found, wanted = {"the pipeline": others}, {"the pipeline": own}
+    for name in sorted(found.keys() | wanted.keys()):
+        if found.get(name) != wanted.get(name):
+            raise UsageError(
+                f"dataset {dataset.name} was encoded by another pipeline than the teacher's: {name} has SHA-256"
+                f" {found.get(name)}, the teacher's {wanted.get(name)}: encode it again with"
+                f" `progdistill data encode … --pipeline {(settings.first_teacher or '')[:12]}`"
+            )
+
+
+def _digests(pipeline: PipelineManifest, parts: Sequence[str]) -> dict[str, str]:
+    """The files of some components."""
+    return {name: file.sha256 for name, file in pipeline.files.items() if name.startswith(tuple(parts))}
 
 
 def _shape(shape: tuple[int, int, int] | None) -> str:

@@ -36,7 +36,7 @@ from progdistill.run.trackers import Tracking, open_tracker
 from progdistill.store.layout import report_key
 from progdistill.store.open import open_store
 from progdistill.training.accelerators import precision_for
-from progdistill.training.config import LoraSettings, Precision
+from progdistill.training.config import LoraSettings, Precision, StatesFrom
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +76,8 @@ class _Training(_Job):
 class _Student(TypedDict):
     lora: LoraSettings | None
     frozen_precision: Literal["float32", "bfloat16"]
+    states_from: StatesFrom
+    trajectory_steps: int | None
 
 
 class RunSteps:
@@ -253,7 +255,13 @@ class RunSteps:
 
     def _student(self) -> _Student:
         """What every stage has beyond a training."""
-        return _Student(lora=self._settings.lora, frozen_precision=self._settings.distill.frozen_precision)
+        distill = self._settings.distill
+        return _Student(
+            lora=self._settings.lora,
+            frozen_precision=distill.frozen_precision,
+            states_from=distill.states_from,
+            trajectory_steps=None if distill.states_from is StatesFrom.DATA else distill.trajectory_steps,
+        )
 
     def _complete(self, spec: JobSpec) -> JobResult:
         request = JobRequest(

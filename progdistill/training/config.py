@@ -66,6 +66,17 @@ class LoraSettings(Frozen, allow_inf_nan=False):
     )
 
 
+class StatesFrom(StrEnum):
+    """Where the noisy states come from that students learn at."""
+
+    DATA = "data"
+    """Noise is added to the dataset's images or latents (Algorithm 2)."""
+    TEACHER = "teacher"
+    """The teacher's own trajectory from noise: no images are needed, only what the model is conditioned on."""
+    STUDENT = "student"
+    """The student's own trajectory: it learns at the states that its sampling meets."""
+
+
 class DistillationSettings(TrainingSettings):
     """Settings of every distillation stage; the paper gives the last stages more updates."""
 
@@ -82,6 +93,11 @@ class DistillationSettings(TrainingSettings):
         None, gt=0, description="updates of the stage that distills guidance; None: as many as others"
     )
 
+    states_from: StatesFrom = Field(
+        StatesFrom.DATA,
+        description="where noisy states come from: data, or without images the teacher's or student's own trajectory",
+    )
+    trajectory_steps: int = Field(16, gt=0, description="upper limit of the steps from noise to such a state")
     lora: LoraSettings = LoraSettings()
     frozen_precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="of weights that are not trained: the teacher's, and the base of a LoRA"

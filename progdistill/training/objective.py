@@ -1,18 +1,19 @@
 """Training objectives: Algorithm 1 (a base model), Algorithm 2 (a student), and guidance."""
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from progdistill.diffusion.grid import AngleGrid, Grid
-from progdistill.diffusion.guidance import guidance_target
+from progdistill.diffusion.guidance import guidance_target, guided
 from progdistill.diffusion.loss import weighted_loss
 from progdistill.diffusion.names import LossWeight
-from progdistill.diffusion.prediction import velocity_from_x_eps
+from progdistill.diffusion.prediction import Velocity, velocity_from_x_eps
 from progdistill.diffusion.schedule import broadcast, diffuse
 from progdistill.diffusion.target import distillation_target, target_along
+from progdistill.diffusion.trajectory import state_on_trajectory
 from progdistill.models.conditioning import Conditioning
 from progdistill.models.denoiser import Denoiser, Images, Times
 from progdistill.training.guidance import GuidanceRange
@@ -64,13 +65,22 @@ class BaseObjective:
         return weighted_loss(output, target, z, t, model.config.prediction, self._loss_weight).mean()
 
 
+class Trajectory(NamedTuple):
+    """Noisy states come from a model's own way from noise, not from data."""
+
+    of_student: bool
+    """The student's, with the steps that it is learning; otherwise the teacher's, with its own."""
+    most_steps: int
+    """Longer ways are taken in longer steps."""
+
+
 class DistillationObjective:
     """Algorithm 2: t is one of the N times of the student's grid; DDIM steps of the teacher give the target.
 
     Where the grid starts below t = 1, the student starts from pure noise in sampling, and so it does here.
     Where teacher and student take guidance as an input, `guidance_scale` is the range that each sample's
     scale is drawn from, the same for both. `unconditional` is one row of what "no condition" means to a teacher
-    without labels: the columns of the empty or of a negative prompt.
+    without labels: the columns of the empty or of a negative prompt. With a `trajectory` only the shape of x counts.
     """
 
     def __init__(
@@ -82,6 +92,7 @@ class DistillationObjective:
         grid: Grid = EVEN,
         teacher_steps: int = 2,
         unconditional: Conditioning | None = None,
+        trajectory: Trajectory | None = None,
     ) -> None:
         self._teacher = teacher.eval()
         self._steps, self._loss_weight, self._guidance_scale = student_steps, loss_weight, guidance_scale
@@ -89,6 +100,11 @@ class DistillationObjective:
         self._times = times_of_steps(grid, student_steps, teacher_steps)
         self._starts_at_1 = grid.times(student_steps)[0] == 1
         self._unconditional = unconditional
+        self._trajectory = trajectory
+        if trajectory is not None:
+            path = grid.times(student_steps if trajectory.of_student else student_steps * teacher_steps)
+            self._stride = 1 if trajectory.of_student else teacher_steps
+            self._path = path[: self._stride * (student_steps - 1) + 1]
 
     def __call__(
         self, model: Denoiser, network: nn.Module, x: Images, conditioning: Conditioning | None, random: BatchRandom
@@ -98,19 +114,42 @@ class DistillationObjective:
         step = random.integers(1, self._steps)
         times = self._times[step - 1]
         t, noise = times[:, 0], random.noise_like(x)
-        z = diffuse(x, noise, t)
-        # α is not 0 there: trained on what is left of x, students would expect it of pure noise.
-        if not self._starts_at_1:
-            z = torch.where(broadcast(step == self._steps, z), noise, z)
         w = None if self._guidance_scale is None else draw_w(self._guidance_scale, random)
+        if self._trajectory is not None:
+            z = self._on_trajectory(self._trajectory, model, noise, step, conditioning, w)
+        else:
+            z = diffuse(x, noise, t)
+            # α is not 0 there: trained on what is left of x, students would expect it of pure noise.
+            if not self._starts_at_1:
+                z = torch.where(broadcast(step == self._steps, z), noise, z)
         target = self._target(z, times, conditioning, w)
         output = network(z, t, conditioning, w if model.config.network.guidance_input else None)
         return weighted_loss(output, target, z, t, model.config.prediction, self._loss_weight).mean()
 
+    def _on_trajectory(
+        self,
+        trajectory: Trajectory,
+        model: Denoiser,
+        noise: Images,
+        step: Int64[Tensor, " batch"],
+        conditioning: Conditioning | None,
+        w: Times | None,
+    ) -> Images:
+        if trajectory.of_student:
+            velocity = model.bind(conditioning, w if model.config.network.guidance_input else None)
+        else:
+            velocity = self._teacher_velocity(conditioning, w)
+        return state_on_trajectory(
+            velocity, noise, self._path, self._stride * (self._steps - step), trajectory.most_steps
+        )
+
+    def _teacher_velocity(self, conditioning: Conditioning | None, w: Times | None) -> Velocity:
+        return self._teacher.bind(conditioning, w)
+
     def _target(
         self, z: Images, times: Float[Tensor, "batch points"], conditioning: Conditioning | None, w: Times | None
     ) -> Images:
-        teacher = self._teacher.bind(conditioning, w)
+        teacher = self._teacher_velocity(conditioning, w)
         if self._is_even:
             return distillation_target(teacher, z, times[:, 0], self._steps)
         return target_along(teacher, z, times)
@@ -132,13 +171,22 @@ class GuidanceObjective(DistillationObjective):
     one scale. Its times are those at which samplers of N steps, and the students of the next stages, evaluate it.
     """
 
+    def _teacher_velocity(self, conditioning: Conditioning | None, w: Times | None) -> Velocity:
+        conditional, unconditional, scale = self._to_guide(conditioning, w)
+        return guided(conditional, unconditional, scale)
+
     def _target(
         self, z: Images, times: Float[Tensor, "batch points"], conditioning: Conditioning | None, w: Times | None
     ) -> Images:
+        conditional, unconditional, scale = self._to_guide(conditioning, w)
+        return guidance_target(conditional, unconditional, z, times[:, 0], scale)
+
+    def _to_guide(self, conditioning: Conditioning | None, w: Times | None) -> tuple[Velocity, Velocity, Times]:
+        """The teacher with and without its condition, and w."""
         if conditioning is None or w is None:
             raise ValueError("guidance needs a condition and a range of guidance scales")
         without = self._teacher.without_condition(conditioning, self._unconditional)
-        return guidance_target(self._teacher.bind(conditioning), self._teacher.bind(without), z, times[:, 0], w)
+        return self._teacher.bind(conditioning), self._teacher.bind(without), w
 
 
 def draw_w(guidance_scale: GuidanceRange, random: BatchRandom) -> Times:
