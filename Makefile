@@ -1,4 +1,4 @@
-.PHONY: setup demo test test-slow coverage check docs lock
+.PHONY: setup demo test test-slow test-storm fuzz coverage check docs lock
 
 PYTHON ?= python3.11
 SETUP = .venv/.done
@@ -29,6 +29,17 @@ coverage: setup
 # The documentation site, in site/; a warning is an error. To read it while you write: .venv/bin/mkdocs serve
 docs: setup
 	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
+
+# Runs that lose random processes at random moments, and must end as undisturbed ones: docs/reliability.md.
+ROUNDS ?= 100
+test-storm: setup
+	.venv/bin/python -m tests.storm --rounds $(ROUNDS)
+
+# Mutates every foreign input; what crashes is kept in tests/fuzz/cases, which the fast tests replay.
+SECONDS ?= 600
+SEED ?= 0
+fuzz: setup
+	.venv/bin/python -m tests.fuzz --seconds $(SECONDS) --seed $(SEED)
 
 check: setup
 	.venv/bin/ruff check progdistill flows tests benchmarks infra
