@@ -21,8 +21,10 @@ def encode_contact_sheet(images: Pixels) -> bytes:
 
 
 def decode_contact_sheet(png: bytes, count: int) -> Pixels:
-    """Cut a contact sheet back into its `count` images."""
+    """Cut a contact sheet back into its `count` images; ValueError or OSError where it is none of so many."""
     with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
+        if image.mode not in ("L", "RGB") or image.height % count:
+            raise ValueError(f"it is no contact sheet of {count} images")
         pixels = np.atleast_3d(np.asarray(image))
     return pixels.reshape(count, -1, *pixels.shape[1:])
 

@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from progdistill.errors import UsageError
+from progdistill.images import decode_contact_sheet
 from progdistill.models_base import first_problem
 from progdistill.report.figures import curves_of, draw_distance_chart, to_png
 from progdistill.report.input import INPUT_FILE, ReportInput, counts_text, distance_name_of
@@ -57,8 +58,18 @@ def read_input(folder: Path) -> ReportInput:
     if not source.exists():
         raise UsageError(f"no report in {folder}: {source.name} is missing; the run did not reach its report step")
     try:
-        return ReportInput.model_validate_json(source.read_bytes())
+        run = ReportInput.model_validate_json(source.read_bytes())
     except ValidationError as error:
         raise UsageError(
             f"cannot read {source}: {first_problem(error)}; rebuild it with the version that wrote it"
         ) from None
+    for stage in run.checkpoints:
+        sheets = [(sheet.png, sheet.images) for sheet in (stage.samples, stage.baseline_ddim_samples) if sheet]
+        if (found := stage.neighbors) is not None:
+            sheets.append((found.png, found.samples * (1 + found.nearest)))
+        for png, count in sheets:
+            try:
+                decode_contact_sheet(png, count)
+            except Exception as error:  # decoders of damaged files raise almost anything
+                raise UsageError(f"cannot read {source}: a picture of {stage.id[:12]} is damaged: {error}") from None
+    return run

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, NonNegativeInt, PositiveInt, model_validator
 
 from progdistill.evaluation.measurement import EvaluationRecord, Neighbors
 from progdistill.models_base import Frozen
@@ -20,16 +20,22 @@ class SampleImages(Frozen, ser_json_bytes="base64", val_json_bytes="base64"):
     """A contact sheet of samples as PNG."""
 
     png: bytes = Field(repr=False)
-    images: int
-    labels: tuple[int, ...] | None = None
+    images: PositiveInt
+    labels: tuple[NonNegativeInt, ...] | None = None
+
+    @model_validator(mode="after")
+    def _labels_are_of_the_images(self) -> Self:
+        if self.labels is not None and len(self.labels) != self.images:
+            raise ValueError(f"{len(self.labels)} labels for {self.images} images")
+        return self
 
 
 class NeighborImages(Frozen, ser_json_bytes="base64", val_json_bytes="base64"):
     """A contact sheet as PNG: each sample, followed by its nearest training images."""
 
     png: bytes = Field(repr=False)
-    samples: int
-    nearest: int
+    samples: PositiveInt
+    nearest: NonNegativeInt
     mirrored: bool = False  # whether training images were compared in both orientations
 
 

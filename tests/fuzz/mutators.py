@@ -121,8 +121,8 @@ def mutate_bytes(data: bytes, random: Random) -> bytes:
 def _packed(random: Random) -> bytes:
     """An integer of some width and byte order, as it stands in lengths and offsets."""
     width = random.choice((1, 2, 4, 8))
-    number = random.choice(INTEGERS) * random.choice((1, -1))
-    return (number % 256**width).to_bytes(width, random.choice(("little", "big")))
+    number = random.choice(INTEGERS) * random.choice((1, -1)) & ((1 << 8 * width) - 1)
+    return number.to_bytes(width, random.choice(("little", "big")))
 
 
 def mutate_json(data: bytes, random: Random) -> bytes:

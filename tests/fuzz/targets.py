@@ -69,9 +69,13 @@ def _make_arguments(folder: Path) -> None:
 
 
 def _read_arguments() -> None:
-    words = json.loads(Path("words.json").read_bytes())
+    try:
+        words = json.loads(Path("words.json").read_bytes())
+    except (ValueError, RecursionError):
+        return  # a file of ours, not of the product
+    words = words if isinstance(words, list) else [words]
     # --measure trains, and --store would write elsewhere; every option may be shortened.
-    words = [str(word) for word in words if not re.match(r"--(m|s$|st|l)", str(word))]
+    words = [str(word) for word in words if not re.match(r"--(m|s$|st)", str(word))]
     command("plan", *(word.replace("\0", " ") for word in words))
 
 
@@ -108,14 +112,20 @@ def _read_deployment() -> None:
 
 
 def _make_store(folder: Path) -> None:
+    from progdistill.config.presets import PRESETS
     from progdistill.registry.aliases import move_alias
+    from progdistill.registry.checkpoint import CheckpointKind, publish_checkpoint
     from progdistill.registry.runs import record_run_checkpoint
     from progdistill.store.open import open_store
     from tests.registry import samples
 
     store = open_store(str(folder / "store"))
-    base = samples.publish_base(store, folder)
-    student = samples.publish_student(store, folder, base, 4)
+    architecture = PRESETS["digits"].model.model_dump(mode="json")
+    identity = samples.description(architecture=architecture)
+    base = publish_checkpoint(store, samples.weights_file(folder), identity, samples.provenance())
+    changes = {"kind": CheckpointKind.STUDENT, "sampling_steps": 4, "parent": base.id}
+    identity = samples.description(architecture=architecture, **changes)
+    student = publish_checkpoint(store, samples.weights_file(folder, 1), identity, samples.provenance(5))
     move_alias(store, "best", student.id, "me@here")
     record_run_checkpoint(store, "DistillFlow", "1", 4, student.id)
     samples.measure(store, student, 5.0, 4)
@@ -247,8 +257,8 @@ def _mend_exported(folder: Path, file: Path, random: Random) -> None:
 
 
 def _read_exported() -> None:
-    command("import", "model", "--name", "found", "--store", "new")
-    command("sample", "found", "--count", "2", "--sampling-steps", "1", "--out", "x.png", "--store", "new")
+    command("import", "model", "--name", "found", "--store", "store")
+    command("sample", "found", "--count", "2", "--sampling-steps", "1", "--out", "x.png", "--store", "store")
     command("plan", "--from", "found", "--dataset", "digits", "--ladder", "4:2")
 
 
@@ -282,9 +292,9 @@ def _make_pickled(folder: Path) -> None:
 
 
 def _read_diffusers() -> None:
-    command("import", "pipeline", "--name", "found", "--allow-pickle", "--store", "new")
-    command("sample", "found", "--count", "2", "--sampling-steps", "1", "--out", "x.png", "--store", "new")
-    command("import", "pipeline/unet", "--name", "again", "--dataset", "digits", "--image-size", "8", "--store", "new")
+    command("import", "pipeline", "--name", "found", "--allow-pickle", "--store", "store")
+    command("sample", "found", "--count", "2", "--sampling-steps", "1", "--out", "x.png", "--store", "store")
+    command("import", "pipeline/unet", "--name", "again", "--image-size", "8", "--store", "store")
 
 
 # Datasets
@@ -500,10 +510,10 @@ TARGETS = {
     "snapshots": Target(_make_snapshots, _read_snapshots, "store/snapshots/**/*", _mend_snapshot),
     "exported": Target(_make_exported, _read_exported, mend=_mend_exported),
     "diffusers": Target(_make_diffusers, _read_diffusers),
-    "pickled weights": Target(_make_pickled, _read_diffusers, "**/*.bin"),
+    "pickled-weights": Target(_make_pickled, _read_diffusers, "**/*.bin"),
     "dataset": Target(_make_dataset, _read_dataset, "data/mine/*", _mend_dataset),
     "images": Target(_make_images, _prepare_all("mine", "--image-size", "8")),
-    "image folder": Target(_make_folder, _prepare_all()),
+    "image-folder": Target(_make_folder, _prepare_all()),
     "archives": Target(_make_tars, _prepare_all(), alone=True),
     "arrays": Target(_make_arrays, _prepare_all(), alone=True),
     "parquet": Target(_make_parquet, _prepare_all()),
