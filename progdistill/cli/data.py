@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from progdistill.cli.common import Verbs, add_verb, check_output, print_json, store_of, writing
-from progdistill.errors import UsageError, require_between
+from progdistill.cli.common import Verbs, add_verb, check_output, print_json, status_of, store_of, writing
+from progdistill.errors import ProgdistillError, UsageError, require_between
 
 if TYPE_CHECKING:
     from progdistill.data.columns import Column
@@ -187,24 +187,26 @@ def _preprocessing(args: argparse.Namespace) -> "Preprocessing":
 def _list(args: argparse.Namespace) -> int:
     from progdistill.data.catalog import CATALOG, prepare_command
     from progdistill.data.dataset import default_data_root, known_datasets
+    from progdistill.data.source import readable_name
 
     root = default_data_root()
     # By folder: that is what --dataset finds, whatever name it was prepared under.
-    prepared = {Path(info.location).name: info for info in known_datasets(root)}
+    unreadable: list[ProgdistillError] = []
+    prepared = {Path(info.location).name: info for info in known_datasets(root, unreadable)}
     missing = [name for name in CATALOG if name not in prepared]
     if args.json:
         facts = [info.model_dump(mode="json") | {"prepared": True} for info in prepared.values()]
         titles = [{"name": name, "title": CATALOG[name].title, "command": prepare_command(name)} for name in missing]
         print_json([*facts, *(fact | {"prepared": False} for fact in titles)])
-        return 0
+        return status_of(unreadable)
     print(f"prepared in {root}:" if prepared else f"no datasets prepared in {root} yet")
     for name, info in prepared.items():
         classes = f"{info.num_classes:,} classes" if info.num_classes else "no classes"
-        print(f"  {name:<14} {_shape(info)}, {_counts(info)}, {classes}")
+        print(readable_name(f"  {name:<14} {_shape(info)}, {_counts(info)}, {classes}"))
     print("can be prepared:")
     for name in missing:
         print(f"  {name:<14} {CATALOG[name].title}\n{'':17}{prepare_command(name)}")
-    return 0
+    return status_of(unreadable)
 
 
 def _info(args: argparse.Namespace) -> int:
@@ -247,6 +249,8 @@ def _facts(info: "DatasetInfo", manifest: "DatasetManifest") -> dict[str, Any]:
 
 
 def _description(info: "DatasetInfo", manifest: "DatasetManifest", split: str) -> str:
+    from progdistill.data.source import readable_name
+
     statistics, origin = manifest.statistics[split], manifest.prepared_from
     mean, std = (" ".join(f"{value:.1f}" for value in values) for values in (statistics.mean, statistics.std))
     lines = [
@@ -266,12 +270,12 @@ def _description(info: "DatasetInfo", manifest: "DatasetManifest", split: str) -
     if origin.unreadable:
         lines.append(f"skipped      {len(origin.unreadable)} unreadable: {', '.join(origin.unreadable[:5])}")
     lines += [f"not used     {line}" for line in origin.not_used]
-    return "\n".join([*lines, *_histogram(info, statistics.class_counts)])
+    return "\n".join(map(readable_name, [*lines, *_histogram(info, statistics.class_counts)]))
 
 
 def _histogram(info: "DatasetInfo", class_counts: tuple[int, ...]) -> list[str]:
     """Draw a bar for each class; of many classes, only the largest and the smallest."""
-    if not info.class_names:
+    if not info.class_names or not class_counts:
         return ["classes      none"]
     rows = list(zip(info.class_names, class_counts, strict=True))
     lines = [f"classes      {len(rows):,}, {min(class_counts):,} to {max(class_counts):,} images each"]

@@ -8,8 +8,9 @@ from pathlib import Path
 from progdistill.data.catalog import CATALOG, UNKNOWN_DATASET, prepare_command
 from progdistill.data.manifest import DatasetManifest, read_manifest
 from progdistill.data.source import ImageFacts, is_image_name
-from progdistill.errors import LostInvariantError, UsageError
+from progdistill.errors import LostInvariantError, ProgdistillError, UsageError
 from progdistill.store.digest import Sha256
+from progdistill.store.documents import collect_errors
 from progdistill.store.open import open_store
 
 
@@ -63,10 +64,17 @@ def find_dataset(name_or_location: str, data_root: Path) -> DatasetInfo:
     raise _not_found(name_or_location, data_root)
 
 
-def known_datasets(data_root: Path) -> list[DatasetInfo]:
-    """Return the datasets prepared under a folder, by name."""
-    folders = sorted(data_root.iterdir()) if data_root.is_dir() else []
-    return [info for folder in folders if (info := _open(str(folder))) is not None]
+def known_datasets(data_root: Path, unreadable: list[ProgdistillError]) -> list[DatasetInfo]:
+    """Return the datasets prepared under a folder, by name.
+
+    The error of one that cannot be read is appended to `unreadable`.
+    """
+    found = []
+    for folder in sorted(data_root.iterdir()) if data_root.is_dir() else []:
+        with collect_errors(unreadable):
+            if (info := _open(str(folder))) is not None:
+                found.append(info)
+    return found
 
 
 def info_of(manifest: DatasetManifest, location: str) -> DatasetInfo:
@@ -155,7 +163,7 @@ def _unknown(name: str, data_root: Path) -> UsageError:
             f"dataset {name} ({known.title}) is not prepared in {data_root}.\n"
             f"Get {known.files}.\nThen run: {prepare_command(name)}"
         )
-    names = sorted({*CATALOG, *(info.name for info in known_datasets(data_root))})
+    names = sorted({*CATALOG, *(info.name for info in known_datasets(data_root, []))})
     suggestion = "".join(f"; did you mean {near}?" for near in difflib.get_close_matches(name, names, n=1))
     return UsageError(
         f"unknown dataset {name!r}{suggestion}\nDatasets are {', '.join(names)}, or the folder or URI of a prepared"

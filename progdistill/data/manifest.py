@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import ClassVar, Final, Literal
+from typing import ClassVar, Final, Literal, Self
 
-from pydantic import JsonValue, NonNegativeInt
+from pydantic import JsonValue, NonNegativeInt, model_validator
 
 from progdistill.data.shards import ShardEntry
 from progdistill.data.source import ImageFacts
@@ -57,6 +57,26 @@ class DatasetManifest(Record, ImageFacts):
     """Id of the pipeline whose encoders made the columns (`registry/pipeline.py`)."""
     unconditional: ShardEntry | None = None
     """A shard of one row: the columns of the empty prompt."""
+
+    @model_validator(mode="after")
+    def _require_consistency(self) -> Self:
+        """Refuse a manifest whose parts do not fit together: it was not written by a preparation."""
+        if "train" not in self.splits or not all(self.splits.values()):
+            raise ValueError("a split has no shards, or there is none for training")
+        if self.statistics.keys() != self.splits.keys():
+            raise ValueError("the statistics are of other splits")
+        for split, statistics in self.statistics.items():
+            if self.class_names and len(statistics.class_counts) not in (0, len(self.class_names)):
+                raise ValueError(f"the statistics of split {split} are of other classes")
+        if any(size < 1 for column in self.columns for size in column.shape):
+            raise ValueError("a column has a size below 1")
+        for entry in self.entries:
+            columns = self.columns if entry is self.unconditional else self.stored_columns
+            entry.require_room([column for column in columns if entry.layout.has(column.name)])
+        for entry in (entry for entries in self.splits.values() for entry in entries):
+            if missing := [column.name for column in self.stored_columns if not entry.layout.has(column.name)]:
+                raise ValueError(f"shard {entry.file} lacks {', '.join(missing)}")
+        return self
 
     @cached_property
     def counts(self) -> dict[str, int]:

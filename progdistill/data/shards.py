@@ -39,6 +39,10 @@ class ShardLayout(Frozen):
     column_offsets: dict[str, NonNegativeInt] = {}
     """Of the other columns, by name."""
 
+    def has(self, name: str) -> bool:
+        """Whether the shard has the column of that name."""
+        return name in (IMAGE, LABEL) or name in self.column_offsets
+
     def offset_of(self, name: str) -> int:
         """Where the column of that name begins."""
         known = {IMAGE: self.images_offset, LABEL: self.labels_offset}
@@ -56,6 +60,13 @@ class ShardEntry(Frozen):
     layout: ShardLayout
     content_sha256: Sha256
     """Of the pixels, the labels (little-endian int64), then the other columns: independent of Arrow's file layout."""
+
+    def require_room(self, columns: Sequence[Column]) -> None:
+        """Raise ValueError for a column that would not end within the file."""
+        for column in columns:
+            end = self.layout.offset_of(column.name) + self.rows * column.row_bytes
+            if end > self.digest.size_bytes:
+                raise ValueError(f"shard {self.file} would end at byte {end:,} of {self.digest.size_bytes:,}")
 
 
 def sample_bytes(columns: Sequence[Column]) -> int:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from PIL import Image
 
 from progdistill.cli.main import main
 from progdistill.images import enlarge
+from progdistill.models_base import content_id
+from progdistill.store.documents import SEAL
 from tests.data.published import cifar10_files, encoded, lsun_database, random_images, write_tar
 
 IMAGES, LABELS = random_images(24, 12, classes=2)
@@ -170,6 +173,37 @@ def test_a_data_folder_that_cannot_be_made_is_one_message(
     output = refused(capsys, "prepare", "pets", "--source", "pets")
     assert output.startswith("error: cannot write PROGDISTILL_DATA /dev/null/x/pets: ")
     assert not [entry for entry in facts(capsys, "list") if entry["prepared"]]
+
+
+def mutations(value: Any) -> Iterator[Any]:
+    """The value with one part of it, at any depth, removed or replaced."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield {name: other for name, other in value.items() if name != key}
+            yield from (value | {key: changed} for changed in mutations(inner))
+        yield value | {"unknown": 1}
+    elif isinstance(value, list):
+        yield []
+        for index, inner in enumerate(value):
+            yield value[:index] + value[index + 1 :]
+            yield from ([*value[:index], changed, *value[index + 1 :]] for changed in mutations(inner))
+    yield from (None, -1, 2**62, 2**80, 1.5, "x", "\x1b[31m", [], {}, [[1]])
+
+
+def test_a_manifest_that_lies_is_one_message(pets: Path, capsys: pytest.CaptureFixture[str], data_root: Path) -> None:
+    facts(capsys, "prepare", "pets", "--source", pets)
+    path = data_root / "pets" / "manifest.json"
+    whole = json.loads(path.read_text())
+    del whole[SEAL]
+    whole["prepared_from"]["identity"] = {}
+    statuses = []
+    for changed in [changed for changed in mutations(whole) if isinstance(changed, dict)][::9]:
+        path.write_text(json.dumps(changed | {SEAL: content_id(changed)}))
+        statuses.append(main(["data", "info", "pets", "--grid", "grid.png"]))
+        assert main(["data", "list"]) == statuses[-1], changed
+        output = capsys.readouterr()
+        assert "\x1b" not in output.out + output.err, changed
+    assert {0, 1} <= set(statuses) <= {0, 1, 2}
 
 
 def test_a_corrupt_shard_is_named_with_its_digests(
