@@ -46,6 +46,7 @@ def test_a_model_is_found_by_its_alias(evaluated_store: Store, student: Checkpoi
     model = progdistill.load("notebook", evaluated_store.uri)
     assert (model.id, model.sampling_steps) == (student.id, 2)
     assert repr(model).startswith(f"Model({student.id[:12]}, student, 2 sampling steps")
+    assert "<th>sampling steps</th><td>2</td>" in model._repr_html_()
 
 
 def test_an_image_depends_on_seed_and_index_alone(model: progdistill.Model) -> None:
@@ -118,6 +119,7 @@ def test_a_run_is_started_followed_and_looked_at(tmp_path: Path, monkeypatch: py
     assert list(run.models()) == [2, 1]
     found = progdistill.Run(run.run_id)
     assert found.state == "done" and found.report() == run.report()
+    assert f"<td>{run.models()[1].id[:12]}</td>" in found._repr_html_()
     assert json.loads((run.folder / "report" / "report.json").read_text())["run_id"] == run.run_id
     with pytest.raises(UsageError, match="at least two runs"):
         progdistill.compare(run)
@@ -139,7 +141,7 @@ def test_an_interrupted_run_is_resumed(tmp_path: Path, monkeypatch: pytest.Monke
     run = progdistill.distill(ladder="2:1", base_updates=2000, updates_per_stage=6)
     next(event for event in run.events() if event.kind == "job")
     run.stop()
-    assert run.state == "interrupted"
+    assert run.state == "interrupted" and "<th>base model</th><td>" in run._repr_html_()
     with pytest.raises(progdistill.RunFailedError, match="To resume: "):
         run.wait()
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-import yaml
 
 from progdistill.cli.main import make_parser
 from progdistill.config.options import RUN_OPTIONS
@@ -112,9 +111,23 @@ def test_every_page_of_the_repository_is_in_the_navigation() -> None:
     assert pages <= set(listed)
 
 
-def test_project_files_are_valid() -> None:
-    for path in [*ROOT.glob(".github/**/*.yml"), ROOT / ".pre-commit-config.yaml", ROOT / "CITATION.cff"]:
-        assert yaml.safe_load(path.read_text()), path
+SCHEMAS = {
+    "github-workflows": ".github/workflows/*.yml",
+    "github-issue-forms": ".github/ISSUE_TEMPLATE/[bi]*.yml",
+    "github-issue-config": ".github/ISSUE_TEMPLATE/config.yml",
+    "dependabot": ".github/dependabot.yml",
+    "citation-file-format": "CITATION.cff",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("schema", "files"), SCHEMAS.items())
+def test_project_files_are_those_that_github_reads(schema: str, files: str) -> None:
+    paths = [str(path) for path in sorted(ROOT.glob(files))]
+    assert paths
+    check = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", f"vendor.{schema}", *paths]
+    done = subprocess.run(check, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.slow

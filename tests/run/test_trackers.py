@@ -84,10 +84,16 @@ def test_mlflow_reads_its_store(local_store: Store, tmp_path: Path, monkeypatch:
 def test_weights_and_biases_writes_an_offline_run(
     local_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    import wandb
+
     monkeypatch.setenv("WANDB_MODE", "offline")
     track(TrackerName.WANDB, local_store, tmp_path)
-    (file,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
-    assert b"images_per_second" in file.read_bytes()
+    wandb.teardown()  # as the end of a process does: its service writes the rest
+    (folder,) = tmp_path.glob("wandb/offline-run-*")
+    (file,) = folder.glob("run-*.wandb")
+    for written in ("progdistill", "DistillFlow/7", LABEL, "loss"):
+        assert written.encode() in file.read_bytes()
+    assert len(list(folder.glob("files/media/images/samples*.png"))) == 1
 
 
 def test_the_option_takes_several_and_refuses_others() -> None:
