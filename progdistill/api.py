@@ -269,8 +269,9 @@ class Model:
 
         Args:
             out: a folder, new or empty.
-            format: `diffusers` (a pipeline that stock diffusers loads), `safetensors` or `onnx`.
-            guidance_scale: to build into a guided student (diffusers only); default: the lowest it knows.
+            format: `diffusers` (a pipeline that stock diffusers loads), `lora` (an adapter alone), `comfyui` (one file
+                for Stable Diffusion and SDXL), `safetensors` or `onnx`.
+            guidance_scale: to build into a guided student (diffusers and comfyui); default: the lowest it knows.
 
         Returns:
             The guidance scale that is built in, None where there is none.
@@ -278,9 +279,9 @@ class Model:
         Raises:
             UsageError: the folder holds files, or the format cannot express the model.
         """
-        if guidance_scale is not None and format != "diffusers":
+        if guidance_scale is not None and format not in ("diffusers", "comfyui"):
             raise UsageError(
-                "guidance_scale can only be built into format diffusers; in other formats it stays an input"
+                "guidance_scale can only be built into formats diffusers and comfyui; in others it stays an input"
             )
         folder = Path(out)
         if folder.is_dir() and any(folder.iterdir()):

@@ -73,8 +73,8 @@ def add_parser(verbs: Verbs) -> None:
 
 
 def _export(args: argparse.Namespace) -> int:
-    if args.guidance_scale is not None and args.format != "diffusers":
-        raise UsageError("--guidance-scale is for --format diffusers; in other formats it stays an input")
+    if args.guidance_scale is not None and args.format not in ("diffusers", "comfyui"):
+        raise UsageError("--guidance-scale is for --format diffusers and comfyui; in other formats it stays an input")
     model = Model(store_of(args), args.reference)
     check_output("--out", args.out, folder=True)
     with writing("--out", args.out):

@@ -1,23 +1,42 @@
-"""Exports a checkpoint: to diffusers, to ONNX, or as it is, each with a model card."""
+"""Exports a checkpoint: to diffusers, to ComfyUI, as a LoRA, to ONNX, or as it is, each with a model card."""
 
+import logging
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from progdistill.errors import UsageError
 from progdistill.models.config import DenoiserConfig
-from progdistill.registry.checkpoint import CheckpointManifest, fetch_weights, list_ids, load_manifest
+from progdistill.registry.checkpoint import CheckpointManifest, base_of, fetch_weights, list_ids, load_manifest
 from progdistill.registry.evaluations import MeasurementSpec, evaluations_of
+from progdistill.registry.pipeline import fetch_pipeline, load_pipeline
 from progdistill.store.base import Store
 from progdistill.store.documents import encode
 
-ExportFormat = Literal["diffusers", "safetensors", "onnx"]
+logger = logging.getLogger(__name__)
+
+ExportFormat = Literal["diffusers", "lora", "comfyui", "safetensors", "onnx"]
 
 MANIFEST_FILE = "manifest.json"
 WEIGHTS_FILE = "weights.safetensors"
 _ONNX_FILE = "denoising_step.onnx"
+_SHOWN_STEPS, _COMPARED_STEPS = 50, 4
+"""Of a latent model that takes any number of steps: in its card, and when it is compared with the stock pipeline."""
+
+
+class LatentExport(NamedTuple):
+    """What the card of a latent model says of its use."""
+
+    file: str
+    pipeline: str
+    family: str
+    scheduler: str
+    call: dict[str, Any]
+    difference: float | None
+    """From the stock pipeline, as it was measured; None where no pipeline was run."""
 
 
 def export_checkpoint(
@@ -28,7 +47,8 @@ def export_checkpoint(
     Args:
         store: holds the checkpoint.
         manifest: of the checkpoint.
-        form: `diffusers` (a pipeline that stock diffusers loads), `safetensors` or `onnx`.
+        form: `diffusers` (a pipeline that stock diffusers loads), `lora` (the adapter alone), `comfyui` (one file for
+            Stable Diffusion and SDXL), `safetensors` or `onnx`.
         out: folder to write into.
         guidance_scale: to build into a guided student where the format takes none as an input.
 
@@ -37,23 +57,30 @@ def export_checkpoint(
 
     Raises:
         UsageError: the format cannot express the model.
+        LostInvariantError: the stock pipeline draws another image than the model.
     """
-    _write(store, manifest, form, out, guidance_scale)
-    (out / "README.md").write_text(_model_card(store, manifest, form, guidance_scale), encoding="utf-8")
-    return guidance_scale if form == "diffusers" else None
+    latent = _write(store, manifest, form, out, guidance_scale)
+    (out / "README.md").write_text(_model_card(store, manifest, form, guidance_scale, latent), encoding="utf-8")
+    if latent is not None and latent.difference is not None:
+        logger.info("the stock pipeline draws the same from the same latent, up to %.2g", latent.difference)
+    is_built_in = form == "comfyui" or (form == "diffusers" and latent is None)
+    return guidance_scale if is_built_in else None
 
 
 def _write(
     store: Store, manifest: CheckpointManifest, form: ExportFormat, out: Path, guidance_scale: float | None
-) -> None:
+) -> LatentExport | None:
     """Write everything but the card."""
     from progdistill.models.load import load_denoiser
 
+    is_latent = DenoiserConfig.of(manifest.identity).pipeline is not None
+    if form in ("lora", "comfyui") or (form == "diffusers" and is_latent):
+        return _write_latent(store, manifest, form, out, guidance_scale)
     if form == "diffusers":
         from progdistill.models.diffusers_export import export_diffusers
 
         export_diffusers(load_denoiser(store, manifest), out, guidance_scale)
-        return
+        return None
     weights = fetch_weights(store, manifest)
     out.mkdir(parents=True, exist_ok=True)
     if form == "onnx":
@@ -63,9 +90,52 @@ def _write(
     else:
         shutil.copyfile(weights, out / WEIGHTS_FILE)
         (out / MANIFEST_FILE).write_bytes(encode(manifest))
+    return None
 
 
-def _model_card(store: Store, manifest: CheckpointManifest, form: ExportFormat, guidance_scale: float | None) -> str:
+def _write_latent(
+    store: Store, manifest: CheckpointManifest, form: ExportFormat, out: Path, guidance_scale: float | None
+) -> LatentExport:
+    """Write a latent model, and compare it with the stock pipeline."""
+    from safetensors.torch import load_file
+
+    from progdistill.models.comfyui_export import export_comfyui
+    from progdistill.models.load import load_denoiser
+    from progdistill.models.lora_export import export_lora, lora_difference, lora_file_name
+    from progdistill.models.pipeline_export import export_pipeline, largest_difference, load_for_comparison
+    from progdistill.models.pipeline_scheduler import call_arguments, stock_scheduler
+
+    config = DenoiserConfig.of(manifest.identity)
+    if config.pipeline is None:
+        raise UsageError(f"--format {form} is for latent models of diffusers: export diffusers, safetensors or onnx")
+    facts = load_pipeline(store, config.pipeline).facts
+    steps = manifest.identity.sampling_steps
+    shown, compared = steps or _SHOWN_STEPS, steps or _COMPARED_STEPS
+    scheduler = type(stock_scheduler(config, facts.family, shown)).__name__
+    denoiser, kept = load_denoiser(store, manifest), fetch_pipeline(store, config.pipeline)
+    difference, file = None, ""
+    if form == "diffusers":
+        export_pipeline(denoiser, kept, facts, out, compared)
+        difference = largest_difference(denoiser, load_for_comparison(out), facts, compared, guidance_scale)
+    elif form == "comfyui":
+        file = f"{manifest.id[:12]}.safetensors"
+        export_comfyui(denoiser, out / file, guidance_scale)
+    else:
+        file = lora_file_name(manifest.id[:12], shown)
+        export_lora(config, load_file(fetch_weights(store, manifest)), facts, out / file, shown)
+        base = load_denoiser(store, base_of(store, manifest))
+        difference = lora_difference(denoiser, base, kept, facts, out / file, compared)
+    call = call_arguments(config, facts, shown, guidance_scale)
+    return LatentExport(file, facts.class_name, facts.family, scheduler, call, difference)
+
+
+def _model_card(
+    store: Store,
+    manifest: CheckpointManifest,
+    form: ExportFormat,
+    guidance_scale: float | None,
+    latent: LatentExport | None,
+) -> str:
     environment = Environment(
         loader=PackageLoader("progdistill.models"),
         undefined=StrictUndefined,
@@ -80,6 +150,7 @@ def _model_card(store: Store, manifest: CheckpointManifest, form: ExportFormat, 
         config=DenoiserConfig.of(manifest.identity),
         sampling_steps=manifest.identity.sampling_steps,
         form=form,
+        latent=latent,
         guidance_scale=guidance_scale,
         lineage=[_generation(ancestor) for ancestor in reversed(list(_ancestry(store, manifest)))],
         figures=list(_figures(store, manifest)),
