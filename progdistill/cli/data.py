@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from progdistill.data.dataset import DatasetInfo
     from progdistill.data.manifest import DatasetManifest
     from progdistill.data.preprocess import Preprocessing
-    from progdistill.data.source import SourceFacts
+    from progdistill.data.source import Source, SourceFacts
 
 GRID_IMAGES: Final = 64
 SHOWN_CLASSES: Final = 20
@@ -46,6 +46,11 @@ def add_parser(subparsers: Verbs) -> None:
     text = "train, validation, test or none (left out): the split of all files, or of those whose path matches"
     own.add_argument("--split", action="append", default=[], metavar="NAME[=PATTERN]", dest="splits", help=text)
     own.add_argument("--no-flip", action="store_true", help="never mirror images (letters, digits)")
+    text = "where captions are: a column or field of that name, or txt for text files beside the images"
+    own.add_argument("--captions", metavar="NAME", help=text)
+    text = "no images: one sample for each of N classes of a model; 0 for a model without classes"
+    prepare.add_argument("--classes", type=int, metavar="N", help=text)
+    prepare.add_argument("--subcategories", action="store_true", help="of emoji, as its classes")
     text = "skip up to N images that cannot be read (default: %(default)s)"
     prepare.add_argument("--max-unreadable", type=int, default=100, metavar="N", help=text)
     prepare.add_argument("--unverified", action="store_true", help="accept unpublished checksums and counts")
@@ -125,13 +130,14 @@ def _prepare(args: argparse.Namespace) -> int:
 
     _check_name(args.name)
     require_between("--max-unreadable", args.max_unreadable, 0, MAX_UNREADABLE)
-    source = open_source(
+    source = _emoji_or_classes(args) or open_source(
         args.name,
         args.source,
         _preprocessing(args),
         horizontal_flip_safe=not args.no_flip,
         unverified=args.unverified,
         choices=parse_choices(args.splits),
+        captions=args.captions,
     )
     root = default_data_root()
     out = args.out or str(root / args.name)
@@ -148,6 +154,32 @@ def _prepare(args: argparse.Namespace) -> int:
         if args.out is None:
             print(f"use it with: --dataset {info.name}")
     return 0
+
+
+def _emoji_or_classes(args: argparse.Namespace) -> "Source | None":
+    """The sources that take options of their own."""
+    from progdistill.data.catalog import CATALOG
+    from progdistill.data.importers.common import MAX_CLASSES
+    from progdistill.data.importers.emoji import EmojiSource
+    from progdistill.data.importers.prompts import ClassesSource
+
+    if args.classes is not None:
+        if args.source is not None:
+            raise UsageError("--classes is for a dataset without files: leave --source out")
+        require_between("--classes", args.classes, 0, MAX_CLASSES)
+        return ClassesSource(args.classes)
+    if args.name != "emoji":
+        if args.subcategories:
+            raise UsageError("--subcategories is for the dataset emoji")
+        return None
+    if any((args.crop, args.resize, args.gray, args.splits, args.captions)):
+        raise UsageError("emoji takes --image-size and --subcategories only: choose another NAME to use other options")
+    if args.image_size not in (None, 16, 32, 64):
+        raise UsageError(f"--image-size {args.image_size}: emoji are prepared with 16, 32 or 64 pixels")
+    if args.source is None or not args.source.is_file():
+        raise UsageError(f"give the file of emoji with --source PATH: {CATALOG['emoji'].files}")
+    size = args.image_size or 32
+    return EmojiSource(args.source, size, subcategories=args.subcategories, unverified=args.unverified)
 
 
 def _account(facts: "SourceFacts", manifest: "DatasetManifest") -> list[str]:
@@ -167,8 +199,9 @@ def _preprocessing(args: argparse.Namespace) -> "Preprocessing":
 
     if args.grey:
         raise UsageError("--grey is now --gray")
-    options = ("image_size", "crop", "resize", "gray", "splits", "no_flip")
-    given = [f"--{option.replace('_', '-').rstrip('s')}" for option in options if getattr(args, option)]
+    options = ("image_size", "crop", "resize", "gray", "splits", "no_flip", "captions")
+    named = {option: f"--{option.replace('_', '-')}" for option in options} | {"splits": "--split"}
+    given = [named[option] for option in options if getattr(args, option)]
     if given and args.name in CATALOG:
         raise UsageError(f"{args.name} has a fixed form: choose another NAME to use {', '.join(given)}")
     if args.image_size is None and (args.crop or args.resize):

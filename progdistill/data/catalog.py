@@ -23,6 +23,11 @@ CATALOG: Final = {
         "cifar-10-python.tar.gz (or cifar-10-binary.tar.gz) from https://www.cs.toronto.edu/~kriz/cifar.html",
         "cifar-10-python.tar.gz",
     ),
+    "emoji": KnownDataset(
+        "3,786 emoji of 32×32 pixels (or 16, 64) with names and 10 categories",
+        "emoji-datasource-google-16.0.0.tgz with `npm pack emoji-datasource-google@16.0.0`",
+        "emoji-datasource-google-16.0.0.tgz",
+    ),
     "imagenet64": KnownDataset(
         "ImageNet at 64×64 pixels: 1,281,167 photographs in 1,000 classes",
         "Imagenet64_train_part1_npz.zip, Imagenet64_train_part2_npz.zip and Imagenet64_val_npz.zip from"

@@ -1,6 +1,6 @@
 """Columns: the named tensors that a dataset stores for each sample and that a network is conditioned on."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import prod
 from typing import Annotated, Any, Final, Literal
 
@@ -14,6 +14,9 @@ IMAGE: Final = "image"
 LABEL: Final = "label"
 CAPTION: Final = "caption"
 """UTF-8 in a row of bytes, filled up with zeros."""
+
+MAX_CAPTION_BYTES: Final = 4096
+"""Longer captions are cut: no text encoder reads that much."""
 
 LATENT_MEAN: Final = "latent_mean"
 LATENT_STD: Final = "latent_std"
@@ -62,3 +65,9 @@ def caption_bytes(captions: Sequence[str], width: int) -> NDArray[np.uint8]:
 def captions_of(rows: NDArray[np.uint8]) -> list[str]:
     """The texts in rows of the column `caption`, uint8 [count, width]."""
     return [row.tobytes().rstrip(b"\0").decode() for row in rows]
+
+
+def caption_width(captions: Iterable[str]) -> int:
+    """Bytes of the longest caption, in steps of 8, at most `MAX_CAPTION_BYTES`."""
+    longest = max((len(caption.encode()) for caption in captions), default=1)
+    return min(MAX_CAPTION_BYTES, 8 * max(1, -(-longest // 8)))

@@ -89,6 +89,7 @@ def test_list_tells_what_is_prepared_and_the_line_for_the_rest(pets: Path, capsy
     assert {entry["name"]: entry["prepared"] for entry in facts(capsys, "list")} == {
         "digits": False,
         "cifar10": False,
+        "emoji": False,
         "imagenet64": False,
         "lsun_bedroom": False,
         "lsun_church": False,
@@ -140,7 +141,7 @@ def test_known_datasets_are_prepared_by_name(capsys: pytest.CaptureFixture[str])
         (("prepare", "imagenet64", "--source", "pets"), "published are 1,281,167"),
         (("prepare", "imagenet64", "--source", "empty"), "empty is empty: put the files there. Get Imagenet64"),
         (("prepare", "lsun_bedroom", "--source", "pets"), "unpack bedroom_train_lmdb.zip there first"),
-        (("prepare", "pets", "--source", "pets/cat/0.txt"), "0.txt cannot be prepared"),
+        (("prepare", "pets", "--source", "pets/cat/0.dat"), "0.dat cannot be prepared"),
         (("prepare", "pets", "--source", "x.npy", "--image-size", "4"), "arrays are used as they are"),
         (("prepare", "pets", "--source", "pets", "--out", "ftp://host/x"), "ftp"),
         (("prepare", "pets", "--source", "pets", "--out", "/proc/x"), "cannot write --out /proc/x: "),
@@ -159,7 +160,7 @@ def test_known_datasets_are_prepared_by_name(capsys: pytest.CaptureFixture[str])
 def test_what_is_wrong_is_one_message(
     pets: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str
 ) -> None:
-    (pets / "cat" / "0.txt").write_text("no image")
+    (pets / "cat" / "0.dat").write_text("no image")
     np.save("x.npy", IMAGES)
     Path("empty").mkdir()
     assert message in refused(capsys, *arguments)

@@ -17,6 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import AliasPath, BaseModel, Field
 
+from progdistill.data.columns import CAPTION, Column, caption_width
 from progdistill.data.importers.common import explain_damage, native_size, parts_from
 from progdistill.data.importers.files import MAX_FILE_BYTES, walk
 from progdistill.data.importers.labels import Labels, label_name, require_class_name, require_labels
@@ -59,11 +60,15 @@ class ParquetSource(Source):
         *,
         horizontal_flip_safe: bool,
         choices: Sequence[SplitChoice] = (),
+        captions: str | None = None,
     ) -> None:
-        """Open a file, or a folder of them at any depth, all with the columns of the first training file."""
+        """Open a file, or a folder of them at any depth, all with the columns of the first training file.
+
+        `captions` names a column of text.
+        """
         unused = Unused()
         self._preprocessing, self._files = preprocessing, _files_by_split(path, choices, unused)
-        self._columns = _columns_of(self._files, unused)
+        self._columns, self._captions = _columns_of(self._files, unused, captions), captions
         classes, self._labels = self._read_labels(path, unused)
         identity: dict[str, Any] = {
             "files": [
@@ -78,7 +83,9 @@ class ParquetSource(Source):
             importer="parquet",
             location=str(path),
             description=preprocessing.describe(),
-            identity=identity | ({"splits": [list(choice) for choice in choices]} if choices else {}),
+            identity=identity
+            | ({"splits": [list(choice) for choice in choices]} if choices else {})
+            | ({"captions": captions} if captions else {}),
             channels=preprocessing.channels,
             image_size=preprocessing.image_size or native_size(self.read("train"), str(path)),
             class_names=classes,
@@ -86,6 +93,7 @@ class ParquetSource(Source):
             splits={split: sum(file.table.rows for file in files) for split, files in self._files.items()},
             labels_from=f"{kind} {readable_name(label)}" if label and classes else "",
             not_used=unused.lines(),
+            columns=self._caption_column(),
         )
 
     def read(self, split: str, start: int = 0) -> Iterator[SourceImage]:
@@ -103,12 +111,23 @@ class ParquetSource(Source):
                 if row + size <= start:
                     row += size
                     continue
-                for batch in file.table.batches(group, [self._columns.image]):
-                    for value in batch.column(self._columns.image):
+                for batch in file.table.batches(group, [self._columns.image, *filter(None, [self._captions])]):
+                    captions = None if self._captions is None else batch.column(self._captions)
+                    for place, value in enumerate(batch.column(self._columns.image)):
                         if row >= start:
                             decode = partial(_decode, value.as_py(), self._preprocessing)
-                            yield SourceImage(f"{readable_name(file.path.name)}[{row}]", int(labels[row]), decode)
+                            caption = "" if captions is None else captions[place].as_py() or ""
+                            name = f"{readable_name(file.path.name)}[{row}]"
+                            yield SourceImage(name, int(labels[row]), decode, caption)
                         row += 1
+
+    def _caption_column(self) -> tuple[Column, ...]:
+        """The column of captions, as wide as the longest; none without captions."""
+        if self._captions is None:
+            return ()
+        files = [file for files in self._files.values() for file in files]
+        width = caption_width(text or "" for file in files for text in self._values(file, self._captions, text=True))
+        return (Column(name=CAPTION, shape=(width,), dtype="uint8"),)
 
     def _read_labels(self, where: Path, unused: Unused) -> tuple[tuple[str, ...], dict[str, NDArray[np.int32]]]:
         """Return the names of the classes, and the label of each row of each split."""
@@ -132,8 +151,8 @@ class ParquetSource(Source):
             require_labels(str(where), split, of_split, files_of_split)
         return classes, found
 
-    def _values(self, file: _File, column: str) -> Iterator[Any]:
-        if self._columns.in_folders:
+    def _values(self, file: _File, column: str, *, text: bool = False) -> Iterator[Any]:
+        if self._columns.in_folders and not text:
             yield from (file.partition[column] for _ in range(file.table.rows))
             return
         with explain_damage(file.path, PROBLEM, ERRORS):
@@ -225,14 +244,16 @@ class _Metadata(BaseModel):
     )
 
 
-def _columns_of(files: dict[str, list[_File]], unused: Unused) -> _Columns:
+def _columns_of(files: dict[str, list[_File]], unused: Unused, captions: str | None) -> _Columns:
     """Return the columns of the first training file, after checking that every file has them."""
     first, every = files["train"][0], [file for split in files.values() for file in split]
     columns = _find_columns(first)
     for file in every:
         _check_columns(file, columns, first)
+        if captions is not None:
+            _check_captions(file, captions)
     for name in dict.fromkeys(name for file in every for name in file.table.schema.names):
-        if name not in (columns.image, None if columns.in_folders else columns.label):
+        if name not in (columns.image, captions, None if columns.in_folders else columns.label):
             unused.add("column", name)
     for key in dict.fromkeys(key for file in every for key in file.partition):
         if not (columns.in_folders and key == columns.label) and not words_of(key) and key.lower() != "split":
@@ -284,6 +305,17 @@ def _check_columns(file: _File, columns: _Columns, first: _File) -> None:
             raise UsageError(f"{path}: class {number} of column {label} is {found!r}, but {wanted!r} in {first.path}")
     for name in names:
         require_class_name(str(path), name)
+
+
+def _check_captions(file: _File, name: str) -> None:
+    """Raise UsageError unless a file has one column of text of this name."""
+    schema = file.table.schema
+    if schema.names.count(name) != 1 or not _is_text(schema.field(name).type):
+        texts = [field.name for field in schema if _is_text(field.type)]
+        raise UsageError(
+            f"{file.path} has no column {name} of text for --captions: its columns of text are"
+            f" {', '.join(map(readable_name, texts)) or 'none'}"
+        )
 
 
 def _features(schema: pa.Schema) -> dict[str, _Feature]:

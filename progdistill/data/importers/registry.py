@@ -12,6 +12,7 @@ from progdistill.data.catalog import CATALOG
 from progdistill.data.formats import HEAD_BYTES, describe_content
 from progdistill.data.importers.archives import archive_stem, is_archive_name
 from progdistill.data.importers.arrays import ArraysSource
+from progdistill.data.importers.captions import CaptionedSource, read_captions
 from progdistill.data.importers.cifar10 import Cifar10Source
 from progdistill.data.importers.digits import DigitsSource
 from progdistill.data.importers.files import walk
@@ -21,6 +22,7 @@ from progdistill.data.importers.imagenet import open_imagenet
 from progdistill.data.importers.imagenet_batches import ImageNetBatchesSource, find_batches
 from progdistill.data.importers.lsun import LsunSource
 from progdistill.data.importers.parquet import ParquetSource, is_table_name
+from progdistill.data.importers.prompts import PromptsSource
 from progdistill.data.importers.splits import SplitChoice, words_of
 from progdistill.data.importers.unused import Unused
 from progdistill.data.preprocess import Preprocessing, Resize
@@ -41,6 +43,7 @@ def open_source(
     horizontal_flip_safe: bool,
     unverified: bool,
     choices: Sequence[SplitChoice] = (),
+    captions: str | None = None,
 ) -> Source:
     """Open the files of a known dataset, or a user's own images.
 
@@ -51,6 +54,7 @@ def open_source(
         horizontal_flip_safe: For a user's own images: whether a mirrored image is as plausible as the image.
         unverified: For known datasets: accept other counts and checksums than published.
         choices: For a user's own images: which files are of which split.
+        captions: For a user's own images: where their captions are; None: they have none.
 
     Raises:
         UsageError: No importer reads what is at `path`, or the files are missing, damaged or not the published ones.
@@ -61,14 +65,14 @@ def open_source(
         raise UsageError(f"give the files of {name} with --source PATH")
     try:
         if (shards := _expanded(path)) is not None and name not in CATALOG:
-            return _open_archives(path, shards, preprocessing, horizontal_flip_safe, choices)
+            return _open_archives(path, shards, preprocessing, horizontal_flip_safe, choices, captions)
         if not path.exists():
             raise UsageError(f"{readable_name(str(path))} does not exist")
         if not path.is_dir() and not path.is_file():
             raise UsageError(f"{readable_name(str(path))} is neither a folder nor a file")
         if name in CATALOG:
             return _open_known(name, path, unverified)
-        return _open_own(path, preprocessing, horizontal_flip_safe, choices)
+        return _open_own(path, preprocessing, horizontal_flip_safe, choices, captions)
     except OSError as error:
         raise UsageError(f"cannot read {readable_name(str(path))}: {error.strerror or error}") from error
 
@@ -94,31 +98,48 @@ def _open_imagenet64(path: Path, unverified: bool) -> Source:
 
 
 def _open_own(
-    path: Path, preprocessing: Preprocessing, horizontal_flip_safe: bool, choices: Sequence[SplitChoice]
+    path: Path,
+    preprocessing: Preprocessing,
+    horizontal_flip_safe: bool,
+    choices: Sequence[SplitChoice],
+    captions: str | None,
 ) -> Source:
+    if path.suffix.lower() == ".txt":
+        if preprocessing.image_size is not None or captions is not None or choices:
+            raise UsageError(f"{path} holds prompts alone: remove --image-size, --captions and --split")
+        return PromptsSource(path)
     if path.suffix.lower() in (".npy", ".npz"):
+        if captions is not None:
+            raise UsageError(f"{path}: arrays have no captions; remove --captions")
         if preprocessing.image_size is not None or preprocessing.channels != 3:
             raise UsageError(f"{path}: arrays are used as they are; remove --image-size and --gray")
         return ArraysSource(path, horizontal_flip_safe=horizontal_flip_safe, choices=choices)
     if path.is_file() and is_archive_name(path.name):
-        return _open_archives(path, [path], preprocessing, horizontal_flip_safe, choices)
+        return _open_archives(path, [path], preprocessing, horizontal_flip_safe, choices, captions)
     if path.is_file() and not is_table_name(path.name):
         with open(path, "rb") as file:
             content = describe_content(file.read(HEAD_BYTES))
         forms = (
-            "a folder of images, a .tar, .tar.gz or .zip of images, .parquet or .arrow files, or an .npz or .npy array"
+            "a folder of images, a .tar, .tar.gz or .zip of images, .parquet or .arrow files, an .npz or .npy array, or"
+            " a .txt of prompts"
         )
         raise UsageError(f"{path} cannot be prepared{f' ({content})' if content else ''}: give {forms}")
-    if path.is_file():
-        return ParquetSource(path, preprocessing, horizontal_flip_safe=horizontal_flip_safe, choices=choices)
-    tables, archives = _tables_and_archives(path)
+    tables, archives = (True, []) if path.is_file() else _tables_and_archives(path)
     if tables:
-        return ParquetSource(path, preprocessing, horizontal_flip_safe=horizontal_flip_safe, choices=choices)
+        flips = {"horizontal_flip_safe": horizontal_flip_safe}
+        return ParquetSource(path, preprocessing, **flips, choices=choices, captions=captions)
     if archives:
-        return _open_archives(path, archives, preprocessing, horizontal_flip_safe, choices)
-    return ImageFilesSource(
+        return _open_archives(path, archives, preprocessing, horizontal_flip_safe, choices, captions)
+    source = ImageFilesSource(
         str(path), [Container(path)], preprocessing, horizontal_flip_safe=horizontal_flip_safe, choices=choices
     )
+    return _with_captions(source, [Container(path)], captions)
+
+
+def _with_captions(source: Source, containers: Sequence[Container], captions: str | None) -> Source:
+    if captions is None:
+        return source
+    return CaptionedSource(source, read_captions(source.facts.location, containers, captions), captions)
 
 
 def _tables_and_archives(folder: Path) -> tuple[bool, list[Path]]:
@@ -139,6 +160,7 @@ def _open_archives(
     preprocessing: Preprocessing,
     horizontal_flip_safe: bool,
     choices: Sequence[SplitChoice],
+    captions: str | None,
 ) -> Source:
     """Open archives, each of the split that its name, or that of its folder below the source, tells."""
     unused, containers = Unused(), []
@@ -151,9 +173,10 @@ def _open_archives(
         for file in walk(where, unused):
             if not is_archive_name(file.name):
                 unused.add("file beside the archives", file.path)
-    return ImageFilesSource(
+    source = ImageFilesSource(
         str(where), containers, preprocessing, horizontal_flip_safe=horizontal_flip_safe, choices=choices, unused=unused
     )
+    return _with_captions(source, containers, captions)
 
 
 def _expanded(path: Path) -> list[Path] | None:
