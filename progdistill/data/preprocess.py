@@ -24,7 +24,7 @@ LARGE_PIXELS: Final = 16_000_000
 
 _ONE_AT_A_TIME: Final = Lock()
 
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # MAX_PIXELS is lower, and an error.
+warnings.filterwarnings("ignore", module=r"PIL\.")  # Of odd files; those that cannot be read are errors.
 
 
 class Crop(StrEnum):

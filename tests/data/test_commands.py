@@ -198,7 +198,7 @@ def test_a_manifest_that_lies_is_one_message(pets: Path, capsys: pytest.CaptureF
     del whole[SEAL]
     whole["prepared_from"]["identity"] = {}
     statuses = []
-    for changed in [changed for changed in mutations(whole) if isinstance(changed, dict)][::9]:
+    for changed in [changed for changed in mutations(whole) if isinstance(changed, dict)][::25]:
         path.write_text(json.dumps(changed | {SEAL: content_id(changed)}))
         statuses.append(main(["data", "info", "pets", "--grid", "grid.png"]))
         assert main(["data", "list"]) == statuses[-1], changed

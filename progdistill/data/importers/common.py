@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from progdistill.data.source import SourceImage, UnreadableImageError
+from progdistill.data.source import SourceImage, UnreadableImageError, readable_name
 from progdistill.errors import UsageError
 from progdistill.progress import Progress
 
@@ -24,8 +24,8 @@ def explain_damage(
     try:
         yield
     except errors as error:
-        reason = str(error).partition("\n")[0].rstrip(":") or type(error).__name__
-        raise UsageError(f"{path} is {problem} ({reason}): {remedy}") from error
+        reason = readable_name(str(error).partition("\n")[0].rstrip(":")) or type(error).__name__
+        raise UsageError(f"{readable_name(str(path))} is {problem} ({reason}): {remedy}") from error
 
 
 def parts_from(sizes: Iterable[int], start: int) -> Iterator[tuple[int, int]]:

@@ -31,8 +31,8 @@ MAX_LABEL_BYTES: Final = 2**31
 
 PROBLEM: Final = "truncated or damaged"
 ERRORS: Final = (
-    *(zipfile.BadZipFile, OSError, EOFError, ValueError, KeyError, NotImplementedError, RuntimeError),
-    *(zlib.error, OverflowError, MemoryError),
+    *(zipfile.BadZipFile, OSError, EOFError, ValueError, KeyError, IndexError, NotImplementedError),
+    *(RuntimeError, zlib.error, OverflowError, MemoryError),
 )
 
 

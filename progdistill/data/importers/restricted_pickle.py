@@ -15,6 +15,7 @@ from typing import IO, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from progdistill.data.source import readable_name
 from progdistill.errors import UsageError
 
 MAX_STEPS: Final = 4_000_000
@@ -35,7 +36,8 @@ def load_restricted(file: IO[bytes], where: str) -> Any:
     except _RefusedError as error:
         raise UsageError(f"{where} is refused: it is a pickle that uses {error}") from error
     except Exception as error:  # A damaged pickle raises almost anything.
-        raise UsageError(f"{where} is damaged or truncated: {error or type(error).__name__}") from error
+        reason = readable_name(str(error)[:200]) or type(error).__name__
+        raise UsageError(f"{where} is damaged or truncated: {reason}") from error
 
 
 def load_batch(file: IO[bytes], where: str) -> tuple[NDArray[Any], NDArray[np.int64]]:
@@ -106,7 +108,7 @@ class _RestrictedUnpickler(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         stand_in = _STAND_INS.get((module.replace("numpy.core.", "numpy._core."), name))
         if stand_in is None:
-            raise _RefusedError(f"{module}.{name}")
+            raise _RefusedError(readable_name(f"{module}.{name}"[:100]))
         return stand_in
 
     def require_copy(self, size: int) -> None:

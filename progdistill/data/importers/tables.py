@@ -53,7 +53,9 @@ def open_table(path: Path) -> Table:
     if str(path).encode("utf-8", "replace").decode() != str(path):
         raise UsageError(f"{readable_name(str(path))} cannot be opened, since its name is not UTF-8: rename it")
     with explain_damage(path, PROBLEM, ERRORS):
-        return _ArrowTable(path) if path.suffix.lower() in ARROW_SUFFIXES else _ParquetTable(path)
+        table = _ArrowTable(path) if path.suffix.lower() in ARROW_SUFFIXES else _ParquetTable(path)
+        str(table.schema)  # Names that are not UTF-8 are errors only when they are looked at.
+        return table
 
 
 class _ParquetTable(Table):
