@@ -192,13 +192,79 @@ class LoraConfig(Frozen, allow_inf_nan=False):
     )
 
 
+class EDMConfig(Frozen, allow_inf_nan=False):
+    """A network of EDM (Karras et al. 2022) or EDM2 (2024), as published."""
+
+    kind: Literal["edm"] = "edm"
+    architecture: Literal["ddpmpp", "ncsnpp", "adm", "edm2"]
+    image_channels: int = Field(gt=0)
+    image_size: int = Field(gt=0, description="height and width in pixels")
+    base_channels: int = Field(gt=0, le=_MOST_CHANNELS)
+    channel_multipliers: tuple[int, ...] = Field(min_length=1, description="of base_channels, one per resolution")
+    residual_blocks: int = Field(gt=0, description="per resolution on the way down; one more on the way up")
+    attention_resolutions: tuple[int, ...] = Field(default=(), description="heights in pixels that have attention")
+    num_classes: int = Field(default=0, ge=0, description="0: unconditional")
+    label_dropout: bool = Field(default=False, description="trained with labels dropped: num_classes means 'no class'")
+    parameters: int = Field(gt=0, description="number of parameters")
+    guidance_input: Literal[False] = False
+
+    @property
+    def class_name(self) -> str:
+        """The architecture's name in messages."""
+        return {"ddpmpp": "DDPM++", "ncsnpp": "NCSN++", "adm": "ADM of EDM", "edm2": "EDM2"}[self.architecture]
+
+    @property
+    def sample_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of a noisy sample."""
+        return (self.image_channels, self.image_size, self.image_size)
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """What the network is conditioned on."""
+        return (LABEL_COLUMN,) if self.num_classes else ()
+
+    @property
+    def can_take_guidance(self) -> bool:
+        """Whether there is a place for the guidance scale as an input."""
+        return False
+
+    @property
+    def level_channels(self) -> tuple[int, ...]:
+        """Channels at each resolution, from the highest resolution down."""
+        return tuple(self.base_channels * multiplier for multiplier in self.channel_multipliers)
+
+    @property
+    def condition_width(self) -> int:
+        """Width of the embedding of time and label."""
+        return max(self.level_channels) if self.architecture == "edm2" else 4 * self.base_channels
+
+    @property
+    def noise_width(self) -> int:
+        """Number of features of the time."""
+        if self.architecture == "edm2":
+            return self.level_channels[0]
+        return self.base_channels * (2 if self.architecture == "ncsnpp" else 1)
+
+    def for_student(self, guidance_input: bool) -> "EDMConfig":
+        """The student's network, which has no dropout.
+
+        Raises:
+            UsageError: A guidance input is wanted.
+        """
+        if guidance_input:
+            raise UsageError(f"a {self.class_name} network has no place for a guidance input: give one guidance scale")
+        return self
+
+
 def _kind_of_network(config: Any) -> str:
     """Configurations of U-Nets have no `kind`."""
     return TAG + str(config.get("kind", "unet") if isinstance(config, dict) else getattr(config, "kind", "unet"))
 
 
 NetworkConfig = Annotated[
-    Annotated[UNetConfig, Tag(f"{TAG}unet")] | Annotated[DiffusersConfig, Tag(f"{TAG}diffusers")],
+    Annotated[UNetConfig, Tag(f"{TAG}unet")]
+    | Annotated[DiffusersConfig, Tag(f"{TAG}diffusers")]
+    | Annotated[EDMConfig, Tag(f"{TAG}edm")],
     Discriminator(_kind_of_network),
 ]
 
@@ -241,6 +307,13 @@ class DenoiserConfig(Frozen, allow_inf_nan=False):
         """
         if not isinstance(self.network, UNetConfig):
             raise UsageError(f"this is possible with our own U-Net only, not with a {self.network.class_name}")
+        return self.network
+
+    @property
+    def edm(self) -> EDMConfig:
+        """The configuration of a network of EDM or EDM2."""
+        if not isinstance(self.network, EDMConfig):
+            raise LostInvariantError("the network is none of EDM's")
         return self.network
 
     @property

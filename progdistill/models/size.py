@@ -1,11 +1,11 @@
 """The number of parameters of a network by arithmetic: planning does not import torch."""
 
-from progdistill.models.config import DiffusersConfig, UNetConfig
+from progdistill.models.config import DiffusersConfig, EDMConfig, UNetConfig
 
 
-def parameter_count(config: UNetConfig | DiffusersConfig, out_channels: int | None = None) -> int:
+def parameter_count(config: UNetConfig | DiffusersConfig | EDMConfig, out_channels: int | None = None) -> int:
     """The number of parameters of a network, our own with `out_channels`; None: as many as image channels."""
-    if isinstance(config, DiffusersConfig):
+    if isinstance(config, DiffusersConfig | EDMConfig):
         return config.parameters
     base, widths = config.base_channels, config.level_channels
     entries, exits = (base, *widths[:-1]), (*widths[1:], widths[-1])

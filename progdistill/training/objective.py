@@ -11,7 +11,7 @@ from progdistill.diffusion.guidance import guidance_target, guided
 from progdistill.diffusion.loss import weighted_loss
 from progdistill.diffusion.names import LossWeight
 from progdistill.diffusion.prediction import Velocity, velocity_from_x_eps
-from progdistill.diffusion.schedule import broadcast, diffuse
+from progdistill.diffusion.schedule import diffuse
 from progdistill.diffusion.target import distillation_target, target_along
 from progdistill.diffusion.trajectory import state_on_trajectory
 from progdistill.models.conditioning import Conditioning
@@ -121,7 +121,7 @@ class DistillationObjective:
             z = diffuse(x, noise, t)
             # α is not 0 there: trained on what is left of x, students would expect it of pure noise.
             if not self._starts_at_1:
-                z = torch.where(broadcast(step == self._steps, z), noise, z)
+                z = torch.where((step == self._steps)[:, None, None, None], noise, z)
         target = self._target(z, times, conditioning, w)
         output = network(z, t, conditioning, w if model.config.network.guidance_input else None)
         return weighted_loss(output, target, z, t, model.config.prediction, self._loss_weight).mean()

@@ -1,10 +1,12 @@
 """Finds the file of a network by its configuration."""
 
 from progdistill.errors import UsageError
-from progdistill.models.config import DiffusersConfig, UNetConfig
+from progdistill.models.config import DiffusersConfig, EDMConfig, UNetConfig
 from progdistill.models.networks.base import Network
 from progdistill.models.networks.diffusers import DiffusersNetwork
 from progdistill.models.networks.dit import DiT
+from progdistill.models.networks.edm import EDMNetwork
+from progdistill.models.networks.edm2 import EDM2Network
 from progdistill.models.networks.flux import Flux
 from progdistill.models.networks.sana import Sana
 from progdistill.models.networks.sd3 import SD3
@@ -17,7 +19,7 @@ DIFFUSERS_NETWORKS: dict[str, type[DiffusersNetwork]] = {
 """By the class of diffusers. To add one, write its file and name it here."""
 
 
-def network_of(config: UNetConfig | DiffusersConfig) -> Network:
+def network_of(config: UNetConfig | DiffusersConfig | EDMConfig) -> Network:
     """The interface to networks of this configuration.
 
     Raises:
@@ -25,6 +27,8 @@ def network_of(config: UNetConfig | DiffusersConfig) -> Network:
     """
     if isinstance(config, UNetConfig):
         return UNetNetwork()
+    if isinstance(config, EDMConfig):
+        return EDM2Network() if config.architecture == "edm2" else EDMNetwork()
     return diffusers_network(config.class_name)(config)
 
 
