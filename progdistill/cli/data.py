@@ -267,7 +267,9 @@ def _write_grid(info: "DatasetInfo", split: str, path: Path) -> None:
     from progdistill.data.reading import iterate_images
     from progdistill.images import encode_png, grid, readable_scale
 
-    images, _ = next(iterate_images(info, split, GRID_IMAGES))
+    images, _ = next(iterate_images(info, split, GRID_IMAGES), (None, None))
+    if images is None:
+        raise UsageError(f"split {split} of {info.name} has no images to draw")
     with writing("--grid", path):
         path.write_bytes(encode_png(grid(images, scale=readable_scale(info.image_size))))
 

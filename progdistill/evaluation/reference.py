@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Float64
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 
 from progdistill.data.dataset import DatasetInfo
@@ -20,6 +20,7 @@ from progdistill.store.base import Store
 from progdistill.store.digest import FileDigest, Sha256
 from progdistill.store.documents import Record, load_valid_record, publish_record, upload_bytes
 from progdistill.store.layout import blob_key, evaluator_key, reference_key
+from progdistill.store.tensors import load_tensors
 
 BATCH_SIZE = 256
 
@@ -56,7 +57,8 @@ def reference_of(store: Store, extractor: FeatureExtractor, info: DatasetInfo, s
     record = load_valid_record(store, key, ReferenceStatistics, lambda known: [known.file])
     if record is None:
         record = publish_record(store, key, _compute(store, extractor, info, split, device))
-    tensors = load_file(store.download(blob_key(record.file.sha256), record.file))
+    path = store.download(blob_key(record.file.sha256), record.file)
+    tensors = load_tensors(path, "mean", "covariance", "features")
     return Reference(tensors["mean"], tensors["covariance"], tensors["features"])
 
 

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 
 from progdistill.errors import LostInvariantError
 from progdistill.evaluation.metrics import Moments, ScoreSums
@@ -24,6 +24,7 @@ from progdistill.store.digest import FileDigest
 from progdistill.store.documents import Record, publish_record, read_record, upload_bytes
 from progdistill.store.failpoints import failpoint
 from progdistill.store.layout import blob_key, shard_key, shards_prefix
+from progdistill.store.tensors import load_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -132,11 +133,12 @@ def load_shard(store: Store, spec: MeasurementSpec, indices: range) -> ShardResu
         if record is None:
             return None
         path = store.download(blob_key(record.tensors.sha256), record.tensors)
+        scored = [] if record.negative_entropy is None else ["probabilities"]
+        tensors = load_tensors(path, "mean", "scatter", "features", "shown", *scored)
     except LostInvariantError as error:
         logger.warning("drawing samples %d to %d again: %s", indices.start, indices.stop, error)
         store.delete(key)
         return None
-    tensors = load_file(path)
     score = None
     if record.negative_entropy is not None:
         score = ScoreSums(record.vectors, tensors["probabilities"], record.negative_entropy)

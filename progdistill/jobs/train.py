@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from progdistill.data.dataset import DatasetInfo
@@ -32,6 +31,7 @@ from progdistill.registry.checkpoint import (
 )
 from progdistill.store.base import Store
 from progdistill.store.layout import live_samples_key
+from progdistill.store.tensors import load_tensors
 from progdistill.training.config import StatesFrom
 from progdistill.training.devices import device_name
 from progdistill.training.distributed import Rank
@@ -158,7 +158,7 @@ def _teacher_and_student(spec: DistillSpec | GuideSpec, store: Store) -> tuple[D
         nn.Module.to(teacher.network, frozen)  # diffusers' own `to` warns of modules that it would not cast
         return teacher, model
     base = manifest if config.lora is None else base_of(store, manifest)
-    weights = None if config.lora is None else load_file(fetch_weights(store, manifest))
+    weights = None if config.lora is None else load_tensors(fetch_weights(store, manifest))
     shared = load_denoiser(store, base)
     nn.Module.to(shared.network, frozen)
     return share_base(shared, config, student, weights, spec.seed)

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 
 from progdistill.errors import LostInvariantError
 from progdistill.models.adapters import merged
@@ -11,6 +10,7 @@ from progdistill.models.config import DenoiserConfig
 from progdistill.models.denoiser import Denoiser, mismatch, unallocated
 from progdistill.registry.checkpoint import CheckpointManifest, base_of, fetch_weights
 from progdistill.store.base import Store
+from progdistill.store.tensors import load_tensors
 
 
 def denoiser_from_file(config: DenoiserConfig, path: Path) -> Denoiser:
@@ -18,10 +18,12 @@ def denoiser_from_file(config: DenoiserConfig, path: Path) -> Denoiser:
 
     Raises LostInvariantError when a name or a shape differs from what the configuration requires.
     """
-    found = load_file(path)
+    found = load_tensors(path)
     denoiser = unallocated(config)
     if problem := mismatch(found, denoiser.state_dict()):
         raise LostInvariantError(f"{path} does not hold this architecture's weights: {problem}")
+    if odd := [name for name, tensor in found.items() if not tensor.is_floating_point()]:
+        raise LostInvariantError(f"{path}: {odd[0]} holds {found[odd[0]].dtype}, not numbers in floating point")
     # Copied, because safetensors maps the file: its tensors are not aligned as torch aligns its own.
     denoiser.load_state_dict({name: tensor.clone() for name, tensor in found.items()}, assign=True)
     return denoiser
@@ -46,5 +48,5 @@ def load_denoiser(store: Store, manifest: CheckpointManifest, device: torch.devi
         denoiser = denoiser_from_file(config, fetch_weights(store, manifest))
     else:
         base = load_denoiser(store, base_of(store, manifest))
-        denoiser = merged(base, config, load_file(fetch_weights(store, manifest)))
+        denoiser = merged(base, config, load_tensors(fetch_weights(store, manifest)))
     return denoiser.to(device).eval().requires_grad_(False)

@@ -89,8 +89,8 @@ def _keep(changes: Path, cases: Path) -> Path:
 def _signature(problem: str) -> str:
     """Where and how the product failed, without what differs from input to input."""
     places = re.findall(r'File ".*?(progdistill/\S+)", line \d+, in (\w+)', problem)
-    last = re.sub(r"[\d'\"].*", "", problem.strip().splitlines()[-1])
-    return f"{' '.join(places[-1]) if places else ''} {last[:100]}"
+    kind = re.split(r"[\s:]", problem.strip().splitlines()[-1])[0]
+    return f"{' '.join(places[-1]) if places else problem.splitlines()[0]} {kind}"
 
 
 def _print(tried: Counter[str], found: Counter[str]) -> None:

@@ -108,4 +108,7 @@ def _synsets(matrix: bytes) -> Any:
         if size >= MAX_DEVKIT_BYTES:
             raise ValueError(f"its table has more than {MAX_DEVKIT_BYTES:,} bytes")
         offset += 8 + count
-    return loadmat(io.BytesIO(matrix), squeeze_me=True)["synsets"]
+    try:
+        return loadmat(io.BytesIO(matrix), squeeze_me=True)["synsets"]
+    except Exception as error:  # of a damaged file it raises almost anything
+        raise ValueError(str(error)) from error
