@@ -67,8 +67,8 @@ def _add_encode(verbs: Verbs) -> None:
     text = "encode images and prompts for a latent or text-conditional model"
     encode = add_verb(verbs, "encode", _encode, text)
     encode.add_argument("dataset", metavar="DATASET", help="name, folder or URI of a prepared dataset")
-    text = "checkpoint (id, alias, Flow/run/steps) of an imported pipeline, or of a student of one"
-    encode.add_argument("--pipeline", required=True, metavar="REF", help=text)
+    text = "folder of a diffusers pipeline, or checkpoint (id, alias, Flow/run/steps) of an imported one or its student"
+    encode.add_argument("--pipeline", required=True, metavar="FOLDER|REF", help=text)
     encode.add_argument("--name", metavar="NAME", help="of the encoded dataset (default: DATASET-encoded)")
     encode.add_argument("--out", metavar="URI", help="folder or s3://bucket/prefix (default: data folder)")
     text = 'prompt of a class, such as "a photo of {class}" (default: captions)'
@@ -107,7 +107,7 @@ def _encode(args: argparse.Namespace) -> int:
         launcher=LauncherName(args.launcher),
         set=tuple(overrides),
     )
-    info = encode_dataset(store_of(args), options)
+    info = encode_dataset(store_of(args, may_be_new=True), options)
     if args.json:
         print_json(_facts(info, manifest_of(info)))
     else:
@@ -287,7 +287,8 @@ def _description(info: "DatasetInfo", manifest: "DatasetManifest", split: str) -
     from progdistill.data.source import readable_name
 
     statistics, origin = manifest.statistics[split], manifest.prepared_from
-    mean, std = (" ".join(f"{value:.1f}" for value in values) for values in (statistics.mean, statistics.std))
+    form = ".1f" if info.image_size else ".3g"
+    mean, std = (" ".join(f"{value:{form}}" for value in values) for values in (statistics.mean, statistics.std))
     lines = [
         f"{info.name}: {_shape(info)}, {_counts(info)}",
         f"location     {info.location}, {manifest.size_bytes / 1e6:,.1f} MB",

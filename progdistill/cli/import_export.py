@@ -4,7 +4,6 @@ import argparse
 import socket
 from contextlib import suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, get_args
 
 from progdistill.api import Model
@@ -32,7 +31,7 @@ from progdistill.registry.checkpoint import (
     fetch_weights,
     publish_checkpoint,
 )
-from progdistill.registry.pipeline import copy_pipeline, publish_pipeline
+from progdistill.registry.pipeline import copy_pipeline
 from progdistill.registry.resolve import resolve_reference
 from progdistill.store.base import Store
 from progdistill.store.digest import digest_of_file
@@ -42,7 +41,7 @@ from progdistill.training.provenance import provenance
 from progdistill.version import NUMERICS_VERSION
 
 if TYPE_CHECKING:
-    from progdistill.models.pipeline_import import ForeignPipeline
+    pass
 
 
 def add_parser(verbs: Verbs) -> None:
@@ -164,7 +163,9 @@ def _import_diffusers(store: Store, folder: Path, args: argparse.Namespace) -> C
     )
     config = model.config
     if model.pipeline is not None:
-        config = config.model_copy(update={"pipeline": _publish_pipeline(store, model.pipeline)})
+        from progdistill.models.pipeline_import import keep_pipeline
+
+        config = config.model_copy(update={"pipeline": keep_pipeline(store, model.pipeline)})
     weights = store.scratch() / f"import-{args.name.replace('/', '-')}.safetensors"
     save_weights(model.weights, weights)
     description = CheckpointDescription(
@@ -185,13 +186,3 @@ def _import_diffusers(store: Store, folder: Path, args: argparse.Namespace) -> C
         dataset_name=args.dataset or UNKNOWN_DATASET,
     )
     return publish_checkpoint(store, weights, description, made, consume=True)
-
-
-def _publish_pipeline(store: Store, pipeline: "ForeignPipeline") -> str:
-    """Keep what a latent model needs beside its network; returns its id."""
-    from progdistill.models.pipeline_import import INDEX_FILE
-
-    with TemporaryDirectory() as folder:
-        index = Path(folder, INDEX_FILE)
-        index.write_bytes(pipeline.model_index)
-        return publish_pipeline(store, pipeline.facts, {**pipeline.files, INDEX_FILE: index}).id

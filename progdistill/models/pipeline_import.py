@@ -4,17 +4,19 @@ import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from progdistill.errors import UsageError
-from progdistill.models.config import DenoiserConfig
+from progdistill.models.config import DenoiserConfig, DiffusersConfig
 from progdistill.models.denoiser import mismatch, unallocated
 from progdistill.models.diffusers_files import component_files, read_json, read_weights
 from progdistill.models.diffusers_schedule import read_noise
 from progdistill.models.networks.registry import diffusers_network
-from progdistill.registry.pipeline import Family, PipelineFacts
+from progdistill.registry.pipeline import Family, PipelineFacts, publish_pipeline
+from progdistill.store.base import Store
 
 logger = logging.getLogger(__name__)
 
@@ -95,6 +97,27 @@ def read_pipeline(
     if problem := mismatch(weights, unallocated(config).state_dict()):
         raise UsageError(f"{where} does not fit {place / 'config.json'}: {problem}")
     return ForeignModel(config, weights, pipeline)
+
+
+def describe_pipeline(folder: Path) -> tuple[DiffusersConfig, ForeignPipeline]:
+    """The network of a pipeline's folder, without reading its weights, and the rest of the pipeline.
+
+    Raises:
+        UsageError: Something is missing or not supported.
+    """
+    index = read_json(folder / INDEX_FILE)
+    kind = _kind(folder, index)
+    facts = read_json(folder / kind.component / "config.json")
+    pipeline = _pipeline(folder, index, kind, facts)
+    return diffusers_network(kind.network).describe(facts, None, pipeline.facts.max_prompt_tokens), pipeline
+
+
+def keep_pipeline(store: Store, pipeline: ForeignPipeline) -> str:
+    """Publish what a latent model needs beside its network; returns its id."""
+    with TemporaryDirectory() as folder:
+        index = Path(folder, INDEX_FILE)
+        index.write_bytes(pipeline.model_index)
+        return publish_pipeline(store, pipeline.facts, {**pipeline.files, INDEX_FILE: index}).id
 
 
 def _kind(folder: Path, index: Mapping[str, Any]) -> Kind:

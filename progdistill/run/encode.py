@@ -115,11 +115,16 @@ def _spec(store: Store, options: EncodeOptions, settings: EncodeSettings, datase
 
 
 def pipeline_of(store: Store, reference: str) -> tuple[str, DiffusersConfig]:
-    """The id of the pipeline of a checkpoint, and what its network takes.
+    """The id of the pipeline of a folder or of a checkpoint, and what its network takes.
 
     Raises:
-        UsageError: The checkpoint is of a model of pixels.
+        UsageError: The checkpoint is of a model of pixels, or the folder holds no pipeline.
     """
+    if (folder := Path(reference).expanduser()).is_dir():
+        from progdistill.models.pipeline_import import describe_pipeline, keep_pipeline
+
+        network, pipeline = describe_pipeline(folder)
+        return keep_pipeline(store, pipeline), network
     manifest = resolve_reference(store, reference)
     config = DenoiserConfig.of(manifest.identity)
     if config.pipeline is None or not isinstance(config.network, DiffusersConfig):
