@@ -42,8 +42,8 @@ fuzz: setup
 	.venv/bin/python -m tests.fuzz --seconds $(SECONDS) --seed $(SEED)
 
 check: setup
-	.venv/bin/ruff check progdistill flows tests benchmarks infra
-	.venv/bin/ruff format --check progdistill flows tests benchmarks infra
+	.venv/bin/ruff check progdistill flows tests benchmarks infra docs
+	.venv/bin/ruff format --check progdistill flows tests benchmarks infra docs
 	.venv/bin/mypy progdistill
 
 # After a change of pyproject.toml; what need not change keeps its version.
