@@ -4,6 +4,7 @@ import argparse
 import importlib
 import json
 import pkgutil
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -141,7 +142,13 @@ def _rows(schema: Schema, root: Schema | None = None, path: str = "") -> Iterato
         else:
             unset = "its option" if where in OPTIONS else "preset"
             default = unset if name in required else _value(field.get("default", inner.get("default")))
-            yield f"`{where}`", _values(field, root), default, field.get("description", inner.get("description", ""))
+            yield f"`{where}`", _values(field, root), default, _meaning(field, inner)
+
+
+def _meaning(field: Schema, inner: Schema) -> str:
+    """What a field says of itself, with Python's None as the command line writes it."""
+    text: str = field.get("description", inner.get("description", ""))
+    return re.sub(r"\bNone\b", "`null`", text)
 
 
 def _resolved(field: Schema, root: Schema) -> Schema:
@@ -176,7 +183,7 @@ def _values(field: Schema, root: Schema) -> str:
 
 
 def _value(value: Any) -> str:
-    return "none" if value is None else f"`{json.dumps(value, ensure_ascii=False)}`"
+    return f"`{json.dumps(value, ensure_ascii=False)}`"
 
 
 def _presets_table() -> str:
@@ -257,7 +264,7 @@ def records_page() -> str:
     for model in records():
         schema = model.model_json_schema()
         rows = [
-            (f"`{name}`", _values(field, schema), field.get("description", ""))
+            (f"`{name}`", _values(field, schema), _meaning(field, {}))
             for name, field in schema.get("properties", {}).items()
         ]
         parts += [
