@@ -111,7 +111,7 @@ def _write_latent(
     facts = load_pipeline(store, config.pipeline).facts
     steps = manifest.identity.sampling_steps
     shown, compared = steps or _SHOWN_STEPS, steps or _COMPARED_STEPS
-    scheduler = type(stock_scheduler(config, facts.family, shown)).__name__
+    scheduler = type(stock_scheduler(config, shown)).__name__
     denoiser, kept = load_denoiser(store, manifest), fetch_pipeline(store, config.pipeline)
     difference, file = None, ""
     if form == "diffusers":

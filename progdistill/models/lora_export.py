@@ -44,7 +44,7 @@ def export_lora(
         raise UsageError(
             "this model has weights of its own: distill it as a LoRA with distill.lora.rank=64, or export diffusers"
         )
-    scheduler = stock_scheduler(config, facts.family, steps)
+    scheduler = stock_scheduler(config, steps)
     component, scale = KINDS[facts.class_name].component, config.lora.alpha / config.lora.rank
     weights = {}
     for name, tensor in adapter.items():
@@ -74,6 +74,6 @@ def lora_difference(
         pipeline: Any = load_for_comparison(Path(folder))
         with quiet():
             pipeline.load_lora_weights(file.parent, weight_name=file.name)
-        pipeline.scheduler = stock_scheduler(student.config, facts.family, steps)
+        pipeline.scheduler = stock_scheduler(student.config, steps)
         with torch.no_grad():
             return largest_difference(student, pipeline, facts, steps, None)

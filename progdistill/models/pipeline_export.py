@@ -41,7 +41,7 @@ def export_pipeline(denoiser: Denoiser, kept: Path, facts: PipelineFacts, out: P
     Raises:
         UsageError: No stock scheduler makes these steps.
     """
-    scheduler = stock_scheduler(denoiser.config, facts.family, steps)
+    scheduler = stock_scheduler(denoiser.config, steps)
     for path in sorted(kept.rglob("*")):
         if path.is_file() and path.relative_to(kept).parts[0] != "scheduler" and not path.name.startswith("."):
             place = out / path.relative_to(kept)

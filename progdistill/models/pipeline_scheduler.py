@@ -2,83 +2,63 @@
 
 from typing import Any
 
-from progdistill.diffusion.grid import FlowGrid, TrailingGrid
+from progdistill.diffusion.grid import FlowGrid
 from progdistill.diffusion.names import PredictionType
 from progdistill.diffusion.noise_schedules import DiscreteSchedule, FlowSchedule
 from progdistill.errors import UsageError
 from progdistill.models.config import DenoiserConfig, DiffusersConfig
 from progdistill.models.networks.diffusers import diffusers_class
 from progdistill.models.networks.registry import diffusers_network
-from progdistill.registry.pipeline import Family, PipelineFacts
+from progdistill.models.stock_steps import check_stock_steps, needs_sigmas
+from progdistill.registry.pipeline import PipelineFacts
 
 _PREDICTION_NAMES = {PredictionType.EPS: "epsilon", PredictionType.X: "sample", PredictionType.V: "v_prediction"}
 
 
-def stock_scheduler(config: DenoiserConfig, family: Family, steps: int) -> Any:
+def stock_scheduler(config: DenoiserConfig, steps: int) -> Any:
     """The scheduler for a number of sampling steps.
 
     Raises:
         UsageError: No stock scheduler of its family makes these steps.
     """
-    schedule, grid = config.foreign_schedule, config.grid
-    match schedule, grid:
-        case FlowSchedule(reversed=True), _:
-            raise UsageError("no stock pipeline runs time from noise to data, as SiT: export safetensors or onnx")
-        case DiscreteSchedule(), TrailingGrid() if grid.schedule == schedule:
-            return _discrete(config, schedule, family, steps)
-        case FlowSchedule(), FlowGrid() if config.prediction is PredictionType.V:
-            return _flow(config, grid, family, steps)
-        case FlowSchedule(), FlowGrid():
-            raise UsageError(f"a flow pipeline takes no {config.prediction}-model: distill it with prediction=v")
-    raise UsageError(
-        f"this model takes {grid}, which no stock scheduler of its family does: distill from its teacher with"
-        " distill.grid=auto, or export safetensors or onnx"
-    )
+    check_stock_steps(config, steps)
+    match config.foreign_schedule, config.grid:
+        case DiscreteSchedule() as schedule, _:
+            return _discrete(config.prediction, schedule, steps)
+        case FlowSchedule() as schedule, FlowGrid() as grid:
+            return _flow(config, schedule, grid, steps)
+    raise UsageError("networks with this noise have no stock pipeline: export safetensors or onnx")
 
 
-def _discrete(config: DenoiserConfig, schedule: DiscreteSchedule, family: Family, steps: int) -> Any:
-    if config.prediction not in _PREDICTION_NAMES:
-        raise UsageError("a stock scheduler takes x, v or ε, not (x, ε): distill it into a model with prediction=v")
+def _discrete(prediction: PredictionType, schedule: DiscreteSchedule, steps: int) -> Any:
     settings = {
         "num_train_timesteps": schedule.steps,
         "beta_schedule": schedule.kind,
         "beta_start": schedule.beta_start,
         "beta_end": schedule.beta_end,
         "rescale_betas_zero_snr": schedule.zero_terminal_snr,
-        "prediction_type": _PREDICTION_NAMES[config.prediction],
+        "prediction_type": _PREDICTION_NAMES[prediction],
         "timestep_spacing": "trailing",
     }
     if schedule.steps % steps == 0:
         return diffusers_class("DDIMScheduler")(**settings, clip_sample=False, set_alpha_to_one=True)
-    if family == "dit":
-        raise UsageError(
-            f"no stock scheduler makes these {steps} steps in a DiTPipeline: choose a divisor of {schedule.steps}"
-        )
     # DDIM's step goes to the index T // N below, which is one off where N does not divide T.
     return diffusers_class("EulerDiscreteScheduler")(**settings)
 
 
-def _flow(config: DenoiserConfig, grid: FlowGrid, family: Family, steps: int) -> Any:
-    if family == "dit" and needs_sigmas(config, family, steps):
-        raise UsageError(f"a DiTPipeline cannot be told the {steps} steps of {grid}: distill to 2 or 1, or shift 1")
-    settings: dict[str, Any] = {"shift": grid.shift}
-    if steps > 1 and family != "flux" and not needs_sigmas(config, family, steps):
-        # By default its last step would begin next to 0 (diffusers 0.42).
-        settings["shift_terminal"] = grid.shift / (steps + grid.shift - 1)
-    return diffusers_class("FlowMatchEulerDiscreteScheduler")(num_train_timesteps=_train_steps(config), **settings)
-
-
-def _train_steps(config: DenoiserConfig) -> int:
-    network, schedule = config.network, config.foreign_schedule
-    assert isinstance(network, DiffusersConfig) and isinstance(schedule, FlowSchedule)
-    return round(schedule.time_scale / diffusers_network(network.class_name)(network).flow_time_factor)
-
-
-def needs_sigmas(config: DenoiserConfig, family: Family, steps: int) -> bool:
-    """Whether the pipeline has to be told its steps with `sigmas=`: FluxPipeline takes them so by itself."""
-    if not isinstance(config.grid, FlowGrid) or family == "flux":
-        return False
-    return steps > 2 and config.grid.shift != 1
+def _flow(config: DenoiserConfig, schedule: FlowSchedule, grid: FlowGrid, steps: int) -> Any:
+    network = config.network
+    assert isinstance(network, DiffusersConfig)
+    ends_early = steps > 1 and network.class_name != "FluxTransformer2DModel" and not needs_sigmas(config, steps)
+    # By default the last step of its other pipelines would begin next to 0 (diffusers 0.42).
+    terminal = {"shift_terminal": grid.shift / (steps + grid.shift - 1)} if ends_early else {}
+    return diffusers_class("FlowMatchEulerDiscreteScheduler")(
+        num_train_timesteps=round(
+            schedule.time_scale / diffusers_network(network.class_name)(network).flow_time_factor
+        ),
+        shift=grid.shift,
+        **terminal,
+    )
 
 
 def call_arguments(
@@ -99,6 +79,6 @@ def call_arguments(
         arguments |= {"height": size, "width": size}
     if facts.family == "sana":
         arguments["use_resolution_binning"] = False
-    if needs_sigmas(config, facts.family, steps):
+    if needs_sigmas(config, steps):
         arguments["sigmas"] = [i / steps for i in range(steps, 0, -1)]
     return arguments

@@ -1,7 +1,7 @@
 """Everything that is checked before a run starts: settings against store, dataset, machine and disk."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from itertools import pairwise
 from pathlib import Path
@@ -21,6 +21,7 @@ from progdistill.evaluation.published_statistics import pinned_statistics
 from progdistill.features.weights import check_evaluator, pinned
 from progdistill.models.config import DenoiserConfig
 from progdistill.models.size import parameter_count
+from progdistill.models.stock_steps import check_stock_steps
 from progdistill.models_base import Frozen
 from progdistill.registry.checkpoint import CheckpointKind, CheckpointManifest
 from progdistill.registry.pipeline import PipelineManifest, load_pipeline
@@ -134,6 +135,7 @@ class PreparedRun(Frozen):
         ]
         if not isinstance(settings.grid, AngleGrid):
             lines.append(f"  grid of times: {settings.grid}")
+        lines += _without_stock_pipeline(settings)
         if settings.lora is not None:
             parameters = f"{self.adapter_parameters:,} parameters each"
             lines.append(f"  students are LoRAs of rank {settings.lora.rank}, {parameters}")
@@ -398,6 +400,18 @@ def _digests(pipeline: PipelineManifest, parts: Sequence[str]) -> dict[str, str]
 
 def _shape(shape: tuple[int, int, int] | None) -> str:
     return "none" if shape is None else "×".join(map(str, shape))
+
+
+def _without_stock_pipeline(settings: Settings) -> Iterator[str]:
+    """Students of a latent model that its stock pipeline will not sample, each with what can be done."""
+    if settings.model.pipeline is not None:
+        changes = {"prediction": settings.student_prediction, "grid": settings.grid}
+        student = settings.model.model_copy(update=changes)
+        for steps in settings.ladder[1:]:
+            try:
+                check_stock_steps(student, steps)
+            except UsageError as error:
+                yield f"  not for stock pipelines: {error}"
 
 
 def _check_grid(settings: Settings, teacher: CheckpointManifest | None) -> None:

@@ -107,12 +107,12 @@ def test_steps_that_no_scheduler_makes_are_refused_with_what_can(tmp_path: Path)
     PIPELINES["sd3"](tmp_path / "sd3")
     dit, flow = read_diffusers(tmp_path / "dit").config, read_diffusers(tmp_path / "sd3").config
     with pytest.raises(UsageError, match="choose a divisor of 1000"):
-        stock_scheduler(dit, "dit", 3)
-    with pytest.raises(UsageError, match="even steps of the angle, which no stock scheduler .* distill.grid=auto"):
-        stock_scheduler(dit.model_copy(update={"grid": AngleGrid()}), "dit", 4)
+        stock_scheduler(dit, 3)
+    with pytest.raises(UsageError, match="takes even steps of the angle: .* distill.grid=auto"):
+        stock_scheduler(dit.model_copy(update={"grid": AngleGrid()}), 4)
     with pytest.raises(UsageError, match="takes no x-model"):
-        stock_scheduler(flow.model_copy(update={"prediction": PredictionType.X}), "sd3", 4)
-    assert stock_scheduler(flow.model_copy(update={"grid": FlowGrid(shift=2.0)}), "sd3", 4).config.shift == 2
+        stock_scheduler(flow.model_copy(update={"prediction": PredictionType.X}), 4)
+    assert stock_scheduler(flow.model_copy(update={"grid": FlowGrid(shift=2.0)}), 4).config.shift == 2
 
 
 def publish_student(store: Store, teacher: CheckpointManifest, config: DenoiserConfig, weights: Any) -> str:
