@@ -85,6 +85,13 @@ RUN_OPTIONS = tuple(
 )
 
 
+METAVARS = {
+    **{"ladder": "START:END", "start_from": "REF", "reproduce": "REF", "store": "URI", "track": "NAMES"},
+    **{"guidance_scale": "LOWEST:HIGHEST", "set": "KEY=VALUE"},
+}
+"""What stands for the values of options in help."""
+
+
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     """Add every run option to an argparse parser."""
     for option in RUN_OPTIONS:
@@ -93,7 +100,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
             dest=option.field,
             type=option.type,
             help=option.help,
-            metavar="KEY=VALUE" if option.repeatable else option.name.upper().replace("-", "_"),
+            metavar="N" if option.type is int else METAVARS.get(option.field, "NAME"),
             action="append" if option.repeatable else "store",
         )
 
