@@ -185,7 +185,7 @@ def _emoji_or_classes(args: argparse.Namespace) -> "Source | None":
 def _account(facts: "SourceFacts", manifest: "DatasetManifest") -> list[str]:
     """What was used of the source, and what was not, and why."""
     used = " + ".join(f"{count:,} {split}" for split, count in manifest.counts.items())
-    classes = f"{len(facts.class_names):,} classes, from {facts.labels_from}" if facts.class_names else "none"
+    classes = f"{len(facts.class_names):,}, from {facts.labels_from}" if facts.class_names else "none"
     lines = [f"used      {used} of {sum(facts.splits.values()):,} images found", f"classes   {classes}"]
     if skipped := manifest.prepared_from.unreadable:
         names = ", ".join(skipped[:3]) + (", …" if len(skipped) > 3 else "")

@@ -28,7 +28,6 @@ _OTHERS: Final = (
     (b"8BPS", "Photoshop: convert it to PNG"),
     (b"\xff\x0a", "JPEG XL: convert it to PNG"),
     (b"\0\0\0\x0cJXL ", "JPEG XL: convert it to PNG"),
-    (b"version https://git-lfs", "a pointer of Git LFS, not the file: get the files with git lfs pull"),
     (b"\x89HDF", "HDF5: save its arrays with numpy.savez"),
     (b"\x93NUMPY", "a numpy array: give that file alone as --source"),
     (b"PK\x03\x04", "a zip: unpack it, or give that file alone as --source"),
@@ -46,15 +45,30 @@ def is_image(head: bytes) -> bool:
     return head.startswith(_IMAGES) or bitmap or webp or netpbm or avif
 
 
-def describe_content(head: bytes) -> str | None:
-    """What a file is that is no image, with what to do, for files that people take for images; None for others."""
+def describe_failure(head: bytes) -> str | None:
+    """What a file is, by its first bytes, that came instead of the one that was wanted; None for others."""
     if not head:
-        return "empty"
-    if head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1"):
-        return "HEIC: convert it to JPEG or PNG"
+        return "empty: copy or download it again"
     text = head.lstrip().lower()
     if text.startswith((b"<!doctype html", b"<html")):
         return "a web page, such as an error instead of a download: download it again"
+    if head.startswith(b"version https://git-lfs"):
+        return "a pointer of Git LFS, not the file: get the files with git lfs pull"
+    return None
+
+
+def is_archive(head: bytes) -> bool:
+    """Whether these first bytes are those of a zip, or of something that may be a compressed tar."""
+    return head.startswith((b"PK\3\4", b"PK\5\6", b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0"))
+
+
+def describe_content(head: bytes) -> str | None:
+    """What a file is that is no image, with what to do, for files that people take for images; None for others."""
+    if (failure := describe_failure(head)) is not None:
+        return failure
+    if head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1"):
+        return "HEIC: convert it to JPEG or PNG"
+    text = head.lstrip().lower()
     if text.startswith((b"<svg", b"<?xml")) and b"svg" in text:
         return "SVG: draw it as PNG"
     return next((kind for start, kind in _OTHERS if head.startswith(start)), None)

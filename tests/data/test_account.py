@@ -129,7 +129,7 @@ def test_what_is_no_image_is_named_with_what_to_do(prepare: Prepared) -> None:
         "PostScript, which is a program: convert it to PNG (1): j.eps",
         "SVG: draw it as PNG (1): k.svg",
         "an archive beside images: unpack it, or give it alone as --source (1): more.zip",
-        "empty (1): empty",
+        "empty: copy or download it again (1): empty",
         "no image (.md) (2): COPYING.md, README.md",
     ]
 
@@ -148,6 +148,40 @@ def test_pointers_of_git_lfs_are_called_so(prepare: Prepared) -> None:
     folder("a.png")
     Path("set/b.png").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
     assert "skipped b.png: a pointer of Git LFS, not the file: get the files with git lfs pull" in prepare("set").error
+
+
+@pytest.mark.parametrize("name", ["x.tar", "x.parquet", "x.npz", "x.zip", "x", "set/x.parquet"])
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\n", "is a pointer of Git LFS, not the file: get the files with"),
+        (b"<!DOCTYPE html><title>403</title>", "is a web page, such as an error instead of a download: download it"),
+        (b"", "is empty: copy or download it again"),
+    ],
+)
+def test_what_came_instead_of_a_file_is_named(prepare: Prepared, name: str, data: bytes, message: str) -> None:
+    Path("set").mkdir()
+    Path(name).write_bytes(data)
+    refused = prepare(name.removesuffix("/x.parquet"))
+    assert refused.status == 2 and message in refused.error
+
+
+@pytest.mark.parametrize("name", ["download", "x.tar"])
+def test_archives_are_known_by_their_contents(prepare: Prepared, name: str) -> None:
+    with zipfile.ZipFile(name, "w") as archive:
+        archive.writestr("set/a/1.png", FILES[0])
+        archive.writestr("set/b/2.png", FILES[1])
+    assert labels(prepare(name).info) == ["a", "b"]
+
+
+def test_a_folder_around_all_images_of_an_archive_is_no_class(prepare: Prepared) -> None:
+    write_tar(Path("x.tar"), {"set/1.png": FILES[0], "set/2.png": FILES[1]})
+    assert prepare("x.tar").info.num_classes == 0
+
+
+def test_a_prepared_dataset_is_no_source(prepare: Prepared) -> None:
+    assert prepare(folder("a.png")).status == 0
+    assert "data/mine is a prepared dataset: use it with --dataset data/mine" in prepare("data/mine").error
 
 
 def test_many_of_a_kind_are_counted(prepare: Prepared) -> None:
@@ -241,7 +275,7 @@ def test_only_test_files_are_not_taken_for_training_files(prepare: Prepared) -> 
 def test_labels_of_tables_have_many_names(prepare: Prepared, name: str) -> None:
     result = prepare(table("set/x.parquet", 4, **{name: [0, 1, 0, 1], "caption": ["a"] * 4}))
     assert labels(result.info) == ["0", "1", "0", "1"]
-    assert f"2 classes, from column {name}" in result.output and result.not_used == ["column (1): caption"]
+    assert f"classes   2, from column {name}" in result.output and result.not_used == ["column (1): caption"]
 
 
 def test_labels_are_in_names_of_folders_of_hive(prepare: Prepared) -> None:
@@ -321,7 +355,7 @@ def test_labels_beside_images_are_those_of_the_table(prepare: Prepared, name: st
     Path("set", name).write_text(text)
     result = prepare("set")
     assert labels(result.info) == ["cat", "dog"]
-    assert f"2 classes, from column label of {name}" in result.output
+    assert f"classes   2, from column label of {name}" in result.output
     assert f"column of {name} (1): text" in result.not_used
     assert "row of metadata whose image is not there (1): gone.png" in result.not_used
 
@@ -342,6 +376,11 @@ def test_hidden_labels_of_a_test_are_said_and_the_advice_works(prepare: Prepared
     assert "all labels of split test are hidden (-1 or null)" in refused.error
     assert "--split none='test-0.parquet'" in refused.error
     assert prepare("set", "--split", "none=test-0.parquet").info.splits == {"train": 4}
+
+
+@pytest.mark.parametrize("values", [[0.0, 1.0], [False, True], pa.array(["a", "b"]).dictionary_encode()])
+def test_labels_may_have_other_types(prepare: Prepared, values: Any) -> None:
+    assert prepare(table("set/x.parquet", 2, label=values)).info.num_classes == 2
 
 
 def test_labels_that_are_all_hidden_are_no_classes(prepare: Prepared) -> None:

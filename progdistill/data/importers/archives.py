@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Final
 
-from progdistill.data.importers.common import explain_damage
+from progdistill.data.importers.common import explain_damage, head_of_source
 from progdistill.data.importers.files import FoundFile, is_hidden
 from progdistill.data.importers.unused import Unused
 from progdistill.data.source import UnreadableImageError, readable_name
@@ -59,7 +59,8 @@ def iterate_archive(path: Path, unused: Unused) -> Iterator[FoundFile]:
     Archives inside a tar are read as folders. Raises UsageError for a damaged archive.
     """
     with explain_damage(path, _PROBLEM, ERRORS, _REMEDY):
-        files = _zipped(path, unused) if path.name.lower().endswith(".zip") else _tarred(path, unused)
+        is_zip = head_of_source(path).startswith((b"PK\3\4", b"PK\5\6"))
+        files = _zipped(path, unused) if is_zip else _tarred(path, unused)
         for file in files:
             yield file._replace(read=partial(_explained, path, file.read))
 

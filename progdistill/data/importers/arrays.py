@@ -31,7 +31,7 @@ from progdistill.errors import UsageError
 _IMAGE_NAMES: Final = ("images", "image", "imgs", "img", "x", "data", "pixels", "arr_0")
 """Names of arrays of images, without the word of the split. Of several, the first in this order is used."""
 
-_ARRAY_LABEL_NAMES: Final = (*LABEL_NAMES, "t", "arr_1")
+_ARRAY_LABEL_NAMES: Final = (*LABEL_NAMES, "y", "t", "arr_1")
 
 
 class _Array(NamedTuple):

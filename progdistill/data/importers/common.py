@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from progdistill.data.formats import HEAD_BYTES, describe_failure
 from progdistill.data.source import SourceImage, UnreadableImageError, readable_name
 from progdistill.errors import UsageError
 from progdistill.progress import Progress
@@ -26,6 +27,15 @@ def explain_damage(
     except errors as error:
         reason = readable_name(str(error).partition("\n")[0].rstrip(":")) or type(error).__name__
         raise UsageError(f"{readable_name(str(path))} is {problem} ({reason}): {remedy}") from error
+
+
+def head_of_source(path: Path) -> bytes:
+    """The first bytes of a file. Raises UsageError for a file that came instead of the one that was wanted."""
+    with open(path, "rb") as file:
+        head = file.read(HEAD_BYTES)
+    if (failure := describe_failure(head)) is not None:
+        raise UsageError(f"{readable_name(str(path))} is {failure}")
+    return head
 
 
 def parts_from(sizes: Iterable[int], start: int) -> Iterator[tuple[int, int]]:

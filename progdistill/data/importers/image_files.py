@@ -61,7 +61,8 @@ class ImageFilesSource(Source):
             raise UsageError(f"{where} has no images{reasons}: give a folder of images or of class folders")
         words = [container.words for container in containers]
         labeled, partly = bool(scan.labels_from), bool(class_of_file)
-        self._slots = lay_out(where, scan.places, words, labeled=labeled, partly=partly)
+        packed = not containers[0].path.is_dir()
+        self._slots = lay_out(where, scan.places, words, labeled=labeled, partly=partly, packed=packed)
         self._place_of_image, self._ends = np.frombuffer(scan.images, np.int32), scan.ends
         self._places = list(scan.places)
         splits = self._count_splits()

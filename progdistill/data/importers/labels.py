@@ -16,7 +16,7 @@ from progdistill.errors import UsageError
 
 LABEL_NAMES: Final = (
     *("label", "labels", "fine_label", "fine_labels", "class", "classes", "cls", "class_id", "class_label"),
-    *("target", "targets", "category", "categories", "category_id", "y"),
+    *("target", "targets", "category", "categories", "category_id"),
 )
 """Names of a column, an array or a field of labels. Of several, the first in this order is used."""
 
@@ -53,13 +53,16 @@ class Labels:
 
     def add(self, value: object, name: str) -> None:
         """Add the label of the image `name`. Raises UsageError for what is neither a number nor the name of a class."""
-        if value is None or value == HIDDEN or value in ("", "-1"):
+        if isinstance(value, bool | float) and value == value // 1:
+            value = int(value)
+        if value is None or value != value or value in (HIDDEN, "", "-1"):
             self._found.append(HIDDEN)
             return
-        if isinstance(value, float) and value.is_integer():
-            value = int(value)
-        if isinstance(value, bool) or not isinstance(value, int | str):
-            raise UsageError(f"{self._where}: the label of {name} is {_shown(value)}, no number or name of a class")
+        if not isinstance(value, int | str):
+            raise UsageError(
+                f"{self._where}: the label of {name} is {_shown(value)}, no number or name of a class: correct it, or"
+                " remove the labels to go on without classes"
+            )
         text = str(value).strip() if isinstance(value, str) else str(value)
         code = self._codes.get(text)
         if code is None:

@@ -57,7 +57,13 @@ class _Images(NamedTuple):
 
 
 def lay_out(
-    where: str, places: Mapping[Place, str], containers: Sequence[Words], *, labeled: bool, partly: bool = False
+    where: str,
+    places: Mapping[Place, str],
+    containers: Sequence[Words],
+    *,
+    labeled: bool,
+    partly: bool = False,
+    packed: bool = False,
 ) -> dict[Place, Slot]:
     """Decide the split and the class of the images in each place.
 
@@ -67,6 +73,7 @@ def lay_out(
         containers: For each folder or archive of the source, the splits that its own name tells.
         labeled: Whether labels are elsewhere: folders are no classes then.
         partly: Whether only the training split needs to have classes by its folders.
+        packed: Whether the images are in an archive: one folder around all of them is no class then.
 
     Raises:
         UsageError: A split cannot be told, or images would have to be left out.
@@ -81,15 +88,19 @@ def lay_out(
     _require_one_folder(where, images)
     if labeled:
         return {image.place: Slot(image.split, "") for image in images}
-    if all(image.depth == -1 and image.inner and image.inner[0].lower() in SPLIT_WORDS for image in images):
-        images = [image._replace(inner=()) for image in images]
     images = [image for split in dict.fromkeys(i.split for i in images) for image in _unwrapped(images, split)]
-    if {image.inner for image in images if image.inner} == {image.inner for image in images}:
-        names = {image.inner for image in images}
-        if len(names) == 1 and len(inner := next(iter(names))) == 1 and inner[0].lower() in _NO_CLASSES:
-            images = [image._replace(inner=()) for image in images]
+    if _are_no_classes(images, packed):
+        images = [image._replace(inner=()) for image in images]
     _require_classes(where, [image for image in images if image.inner or image.split == "train" or not partly])
     return {image.place: Slot(image.split, _class_name(image.inner[0]) if image.inner else "") for image in images}
+
+
+def _are_no_classes(images: Sequence[_Images], packed: bool) -> bool:
+    """Whether the folders of images are no classes: one around all images, or those of splits."""
+    names = {"/".join(image.inner).lower() for image in images}
+    if all(image.depth == -1 for image in images) and names <= SPLIT_WORDS.keys():
+        return True
+    return len(names) == 1 and (names <= _NO_CLASSES or (packed and not any(image.depth for image in images)))
 
 
 def _told(where: str, place: Place, example: str, containers: Sequence[Words]) -> Told:

@@ -270,6 +270,8 @@ def _find_columns(file: _File) -> _Columns:
     if not images:
         plain = {field.name for field in schema if _is_binary(field.type)}
         images = [name for name in _IMAGE_NAMES if name in plain][:1]
+    if not images and "file_name" in schema.names:
+        raise UsageError(f"{file.path} describes image files: save it as metadata.csv beside them")
     if len(images) != 1:
         shown = ", ".join(map(readable_name, schema.names[:20]))
         raise UsageError(f"{file.path} has {len(images)} image columns among {shown}: keep exactly one")
@@ -347,4 +349,5 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _is_class(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_integer(kind) or pa.types.is_null(kind) or pa.types.is_floating(kind) or _is_text(kind))
+    is_number = (pa.types.is_integer, pa.types.is_null, pa.types.is_floating, pa.types.is_boolean)
+    return any(test(kind) for test in is_number) or _is_text(kind)

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Final
 
 from progdistill.data.catalog import CATALOG
-from progdistill.data.formats import HEAD_BYTES, describe_content
+from progdistill.data.formats import describe_content, is_archive
 from progdistill.data.importers.archives import archive_stem, is_archive_name
 from progdistill.data.importers.arrays import ArraysSource
 from progdistill.data.importers.captions import CaptionedSource, read_captions
 from progdistill.data.importers.cifar10 import Cifar10Source
+from progdistill.data.importers.common import head_of_source
 from progdistill.data.importers.digits import DigitsSource
 from progdistill.data.importers.files import walk
 from progdistill.data.importers.image_contents import Container
@@ -25,6 +26,7 @@ from progdistill.data.importers.parquet import ParquetSource, is_table_name
 from progdistill.data.importers.prompts import PromptsSource
 from progdistill.data.importers.splits import SplitChoice, words_of
 from progdistill.data.importers.unused import Unused
+from progdistill.data.manifest import MANIFEST_KEY
 from progdistill.data.preprocess import Preprocessing, Resize
 from progdistill.data.source import Source, is_image_name, readable_name
 from progdistill.errors import UsageError
@@ -104,6 +106,7 @@ def _open_own(
     choices: Sequence[SplitChoice],
     captions: str | None,
 ) -> Source:
+    head = head_of_source(path) if path.is_file() else b""
     if path.suffix.lower() == ".txt":
         if preprocessing.image_size is not None or captions is not None or choices:
             raise UsageError(f"{path} holds prompts alone: remove --image-size, --captions and --split")
@@ -114,16 +117,17 @@ def _open_own(
         if preprocessing.image_size is not None or preprocessing.channels != 3:
             raise UsageError(f"{path}: arrays are used as they are; remove --image-size and --gray")
         return ArraysSource(path, horizontal_flip_safe=horizontal_flip_safe, choices=choices)
-    if path.is_file() and is_archive_name(path.name):
+    if path.is_file() and (is_archive_name(path.name) or is_archive(head)):
         return _open_archives(path, [path], preprocessing, horizontal_flip_safe, choices, captions)
     if path.is_file() and not is_table_name(path.name):
-        with open(path, "rb") as file:
-            content = describe_content(file.read(HEAD_BYTES))
+        content = describe_content(head)
         forms = (
             "a folder of images, a .tar, .tar.gz or .zip of images, .parquet or .arrow files, an .npz or .npy array, or"
             " a .txt of prompts"
         )
         raise UsageError(f"{path} cannot be prepared{f' ({content})' if content else ''}: give {forms}")
+    if (path / MANIFEST_KEY).is_file() and next(path.glob("train-*.arrow"), None):
+        raise UsageError(f"{path} is a prepared dataset: use it with --dataset {path}")
     tables, archives = (True, []) if path.is_file() else _tables_and_archives(path)
     if tables:
         flips = {"horizontal_flip_safe": horizontal_flip_safe}

@@ -9,7 +9,7 @@ from typing import IO, Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from progdistill.data.importers.common import explain_damage
+from progdistill.data.importers.common import explain_damage, head_of_source
 from progdistill.data.source import readable_name
 from progdistill.errors import UsageError
 
@@ -53,6 +53,7 @@ def open_table(path: Path) -> Table:
     if str(path).encode("utf-8", "replace").decode() != str(path):
         raise UsageError(f"{readable_name(str(path))} cannot be opened, since its name is not UTF-8: rename it")
     with explain_damage(path, PROBLEM, ERRORS):
+        head_of_source(path)
         table = _ArrowTable(path) if path.suffix.lower() in ARROW_SUFFIXES else _ParquetTable(path)
         str(table.schema)  # Names that are not UTF-8 are errors only when they are looked at.
         return table
