@@ -71,7 +71,8 @@ def _plan(args: argparse.Namespace) -> int:
     if args.measure is not None and args.measure < 1:
         raise UsageError(f"--measure {args.measure}: give 1 or more updates")
     prepared = prepare_run(resolve_options(vars(args)))
-    takes = estimate(prepared, [] if args.measure is None else measure_here(prepared, args.measure))
+    measured = [] if args.measure is None else measure_here(prepared, args.measure)
+    takes = estimate(prepared, measured, activations=prepared.trains_long)
     if args.json:
         print_json({**prepared.facts(), "estimate": takes.model_dump(mode="json")})
     else:

@@ -6,11 +6,15 @@ from pathlib import Path
 from pydantic import Field, NonNegativeFloat, ValidationError
 
 from progdistill.config.options import DEFAULTS_FILE, PRICES_TABLE, read_defaults_file
+from progdistill.config.settings import Settings
 from progdistill.errors import UsageError
 from progdistill.models_base import Frozen, first_problem
-from progdistill.run.prepare import PreparedRun
+from progdistill.run.prepare import PreparedRun, device_of
 from progdistill.run.rates import Kind, Rate, Work, newest_manifests, rates_from, work_of
 from progdistill.store.open import open_store
+from progdistill.training.accelerators import precision_for
+from progdistill.training.config import Precision
+from progdistill.training.memory import StateMemory, activation_bytes, readable_bytes
 
 
 class Prices(Frozen, allow_inf_nan=False):
@@ -57,19 +61,26 @@ class TimeEstimate(Frozen):
 class Estimate(Frozen):
     """What a run takes if the store has none of its results."""
 
-    state_bytes: int
-    """Per rank, in the largest training: weights, gradients, optimizer, average, teacher; no activations.
+    memory: StateMemory
+    """Per rank, in the largest training, in bytes; without activations.
 
     With `compute.parallelism=fsdp` a rank's share; with `auto` as much as without sharding.
     """
+    activation_bytes: int | None = None
+    """Per rank, estimated from the network's shapes; None: not asked for."""
+    images_at_a_time: int = Field(gt=0, description="of a rank")
     peak_memory_bytes: dict[str, int]
     """Measured, by device: with activations."""
     times: tuple[TimeEstimate, ...]
 
     def describe(self) -> str:
         """The estimate in lines like those of the plan."""
-        memory = f"  memory per rank: {_bytes(self.state_bytes)} of training state, and activations"
-        peaks = [f"{_bytes(peak)} on {device}" for device, peak in self.peak_memory_bytes.items()]
+        state = f"{readable_bytes(self.memory.total)} of training state ({self.memory})"
+        memory = f"  memory per rank: {state}, and activations"
+        if self.activation_bytes is not None:
+            images = f"{self.images_at_a_time:,} images at a time"
+            memory += f": {readable_bytes(self.activation_bytes)} for {images}, estimated from the network's shapes"
+        peaks = [f"{readable_bytes(peak)} on {device}" for device, peak in self.peak_memory_bytes.items()]
         lines = [memory + (f"; measured in all: {', '.join(peaks)}" if peaks else "")]
         if not self.times:
             lines.append("  training time: unknown, the store has no training of such a network;")
@@ -84,14 +95,15 @@ Rates = Mapping[tuple[Kind, str, int], Rate]
 """Rates by kind of training, device and world size."""
 
 
-def estimate(run: PreparedRun, measured: Sequence[Rate] = ()) -> Estimate:
+def estimate(run: PreparedRun, measured: Sequence[Rate] = (), activations: bool = False) -> Estimate:
     """Estimate a run.
 
     Args:
         run: the run.
         measured: rates that replace those of the store.
+        activations: whether to estimate their memory, which imports torch and takes seconds.
     """
-    work = work_of(run.settings, run.parameters)
+    work = work_of(run.settings, run.parameters, run.adapter_parameters)
     manifests = newest_manifests(open_store(run.settings.store))
     stored = [rate for part in work for rate in rates_from(manifests, run.settings.model, part, run.settings.compute)]
     rates = {(rate.kind, rate.device, rate.world_size): rate for rate in (*stored, *measured)}
@@ -104,10 +116,23 @@ def estimate(run: PreparedRun, measured: Sequence[Rate] = ()) -> Estimate:
     machines |= {(device, tuple(part.world_size for part in work)) for _, device, _ in rates}
     prices = read_prices()
     times = [_time(work, rates, device, world_sizes, prices) for device, world_sizes in sorted(machines)]
+    largest = max(work, key=lambda part: part.memory.total)
+    share = largest.batch_size // largest.world_size
+    images = min(share, run.settings.compute.micro_batch_size or share)
     return Estimate(
-        state_bytes=max(part.state_bytes for part in work),
+        memory=largest.memory,
+        activation_bytes=_activations(run.settings, largest.kind, images) if activations else None,
+        images_at_a_time=images,
         peak_memory_bytes=peaks,
         times=tuple(time for time in times if time is not None),
+    )
+
+
+def _activations(settings: Settings, kind: Kind, images: int) -> int:
+    precision = precision_for(settings.compute, device_of(settings, kind))
+    checkpointing = settings.compute.activation_checkpointing
+    return activation_bytes(
+        settings.model, images, bfloat16=precision is Precision.BFLOAT16, checkpointing=checkpointing
     )
 
 
@@ -144,10 +169,6 @@ def _time_line(time: TimeEstimate) -> str:
         f"  training on {base}{time.world_size} × {time.device}: {_duration(time.seconds)},"
         f" {time.device_hours:,.2g} device hours{cost} ({basis}; evaluation takes extra)"
     )
-
-
-def _bytes(count: int) -> str:
-    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
 
 
 def _duration(seconds: float) -> str:

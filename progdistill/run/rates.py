@@ -14,11 +14,10 @@ from progdistill.run.prepare import world_size_of
 from progdistill.store.base import Store
 from progdistill.store.layout import CHECKPOINTS
 from progdistill.training.config import ComputeSettings, TrainingSettings
+from progdistill.training.memory import StateMemory, state_memory
 
 Kind = Literal["train_base", "guide", "distill"]
 """The kinds of training jobs."""
-
-FLOAT_BYTES = 4
 
 NEWEST = 100
 """Checkpoints looked at: enough for a median, and few to read from a bucket."""
@@ -34,22 +33,36 @@ class Work(NamedTuple):
     images: int
     batch_size: int
     world_size: int
-    state_bytes: int
-    """Per rank: weights, gradients, the optimizer's two moments, moving average and teacher in float32;
-    with FSDP, a rank's share of them."""
+    memory: StateMemory
+    """Of a rank; with FSDP, its share."""
+    adapter: bool
+    """Whether what is trained is a LoRA."""
 
 
-def work_of(settings: Settings, parameters: int) -> list[Work]:
-    """The trainings of a run, in order, whether or not the store has their results."""
+def work_of(settings: Settings, parameters: int, adapter_parameters: int | None = None) -> list[Work]:
+    """The trainings of a run, in order, whether or not the store has their results.
+
+    Args:
+        settings: Of the run.
+        parameters: Of the network.
+        adapter_parameters: Of students that are LoRAs; None: they have all weights of their own.
+    """
     found: list[Work] = []
     base, distill = settings.base, settings.distill
+    frozen_bytes = 2 if distill.frozen_precision == "bfloat16" else 4
 
     def add(kind: Kind, training: TrainingSettings, updates: int) -> None:
-        copies = 4 + (training.ema_decay is not None) + (kind != "train_base")
         world_size = world_size_of(settings, kind)
-        shards = world_size if settings.compute.parallelism == "fsdp" else 1
-        state_bytes = copies * FLOAT_BYTES * parameters // shards
-        found.append(Work(kind, updates * training.batch_size, training.batch_size, world_size, state_bytes))
+        if kind == "train_base":
+            memory = state_memory(training, parameters)
+        elif adapter_parameters is None:
+            memory = state_memory(training, parameters, parameters, frozen_bytes)
+        else:
+            memory = state_memory(training, adapter_parameters, parameters + adapter_parameters, frozen_bytes)
+        if settings.compute.parallelism == "fsdp":
+            memory = StateMemory(*(size // world_size for size in memory))
+        images, adapter = updates * training.batch_size, kind != "train_base" and adapter_parameters is not None
+        found.append(Work(kind, images, training.batch_size, world_size, memory, adapter))
 
     if settings.first_teacher is None:
         add("train_base", base, base.updates)
@@ -92,6 +105,8 @@ def rates_from(
         made, identity = manifest.provenance, manifest.identity
         figures = made.figures
         if figures is None or figures.world_size is None or figures.job != work.kind:
+            continue
+        if (identity.base is not None) != work.adapter:
             continue
         if not figures.images_per_second > 0:  # of a foreign manifest
             continue

@@ -88,8 +88,7 @@ def place(denoiser: Denoiser, execution: Execution, device: torch.device, shared
     if shared:
         return denoiser
     if execution.activation_checkpointing and any(p.requires_grad for p in denoiser.parameters()):
-        for module in denoiser.ask.blocks(denoiser.network):
-            module.forward = partial(checkpoint, module.forward, use_reentrant=False)
+        recompute_activations(denoiser)
     if execution.compile:
         denoiser.network.compile(dynamic=False)
     if execution.sharded:
@@ -99,6 +98,12 @@ def place(denoiser: Denoiser, execution: Execution, device: torch.device, shared
             fully_shard(module)
         fully_shard(denoiser)
     return denoiser
+
+
+def recompute_activations(denoiser: Denoiser) -> None:
+    """Keep only the inputs of the network's blocks for the backward pass, which computes the rest again."""
+    for module in denoiser.ask.blocks(denoiser.network):
+        module.forward = partial(checkpoint, module.forward, use_reentrant=False)
 
 
 def set_float32_products(precision: Precision, device: torch.device) -> None:

@@ -14,11 +14,12 @@ from progdistill.errors import DeviceMemoryError, Interrupted, NonFiniteError
 from progdistill.models.denoiser import Denoiser
 from progdistill.progress import Progress
 from progdistill.store.failpoints import failpoint
-from progdistill.training.config import LearningRateSchedule, TrainingSettings
+from progdistill.training.config import LearningRateSchedule, Precision, TrainingSettings
 from progdistill.training.devices import device_of_draws
 from progdistill.training.distributed import Rank
 from progdistill.training.execution import Execution
 from progdistill.training.gradients import accumulate, clip_gradients, mean_over_ranks
+from progdistill.training.memory import what_fits
 from progdistill.training.objective import Objective
 from progdistill.training.random import BatchRandom
 from progdistill.training.snapshots import Snapshot, SnapshotWriter
@@ -163,17 +164,34 @@ def _gradient(task: TrainingTask, state: TrainingState, network: nn.Module) -> t
     # Dropout draws from the global generator, differently on each rank.
     torch.manual_seed(seed_for(task.seed, f"{task.purpose}, dropout", update, rank.rank))
     state.optimizer.zero_grad(set_to_none=True)
-    size = task.execution.micro_batch_size
+    size, held = task.execution.micro_batch_size, _held_bytes(state, rank.device)
     try:
         loss = accumulate(task.objective, state.model, network, x, conditioning, random, size)
     except torch.OutOfMemoryError as error:
         raise DeviceMemoryError(
             f"{task.label}: {min(size or len(x), len(x))} images at a time do not fit in the device's memory"
-            f" ({error}): set or halve compute.micro_batch_size, or set"
-            " compute.activation_checkpointing=true; training resumes from its last snapshot"
+            f" ({error}): {_advice(task, state, held)}; training resumes from its last snapshot"
         ) from None
     norm = clip_gradients(state.parameters, settings.gradient_clip_norm)
     return mean_over_ranks(loss, rank.world_size), norm
+
+
+def _held_bytes(state: TrainingState, device: torch.device) -> int:
+    """What a GPU holds beside activations; gradients and moments included, which come with the first update."""
+    if device.type != "cuda":
+        return 0
+    trained = sum(parameter.nbytes for parameter in state.parameters)
+    moments = 0 if state.optimizer.state else 2 * trained
+    return torch.cuda.memory_allocated(device) + trained + moments
+
+
+def _advice(task: TrainingTask, state: TrainingState, held_bytes: int) -> str:
+    """What would fit on a GPU, where the memory is known."""
+    if task.rank.device.type != "cuda" or task.execution.sharded:
+        return "set or halve compute.micro_batch_size, or set compute.activation_checkpointing=true"
+    free = torch.cuda.get_device_properties(task.rank.device).total_memory - held_bytes
+    bfloat16, checkpointing = task.execution.precision is Precision.BFLOAT16, task.execution.activation_checkpointing
+    return what_fits(state.model.config, free, bfloat16=bfloat16, checkpointing=checkpointing)
 
 
 def _record_loss(state: TrainingState, loss: float, total: int) -> None:

@@ -15,10 +15,12 @@ from progdistill.models.denoiser import build_denoiser
 from progdistill.registry.checkpoint import CheckpointKind, TrainingFigures, publish_checkpoint
 from progdistill.run.estimate import estimate, read_prices
 from progdistill.run.prepare import PreparedRun, prepare_run
+from progdistill.run.rates import work_of
 from progdistill.store.base import Store
 from progdistill.store.layout import checkpoint_key
 from progdistill.store.open import open_store
 from progdistill.training.config import DistillationSettings
+from progdistill.training.memory import StateMemory
 from progdistill.training.state import TrainingState
 from tests.registry.samples import description, provenance, weights_file
 
@@ -152,13 +154,13 @@ def test_the_training_state_is_what_training_holds(store: Store) -> None:
     counters = len(state.parameters)  # Adam's step, one number a tensor
     held = sum(tensor.numel() for tensor in state.tensors().values()) - counters
     gradients, teacher = parameters, parameters
-    assert estimate(run).state_bytes == 4 * (held + gradients + teacher)
+    assert estimate(run).memory.total == 4 * (held + gradients + teacher)
 
 
 def test_with_fsdp_a_rank_holds_its_share(store: Store) -> None:
     whole = estimate(plan(store, set=("compute.world_size=4",)))
     share = estimate(plan(store, set=("compute.world_size=4", "compute.parallelism=fsdp")))
-    assert whole.state_bytes == pytest.approx(4 * share.state_bytes, rel=1e-6)
+    assert whole.memory.total == pytest.approx(4 * share.memory.total, rel=1e-6)
 
 
 def test_base_model_and_stages_may_train_on_different_numbers_of_ranks(store: Store) -> None:
@@ -200,3 +202,26 @@ def test_a_price_that_is_none_is_refused_by_name(text: str, words: str, tmp_path
     with pytest.raises(UsageError) as refused:
         read_prices(path)
     assert words in str(refused.value)
+
+
+def test_half_precision_eight_bits_and_an_adapter_each_take_less(store: Store) -> None:
+    def memory(*changes: str) -> StateMemory:
+        run = plan(store, set=("distill.ema_decay=0.9", *changes))
+        return work_of(run.settings, run.parameters, run.adapter_parameters)[-1].memory
+
+    whole = memory()
+    assert whole.weights == whole.gradients == whole.average == whole.frozen == whole.optimizer / 2
+    assert memory("distill.frozen_precision=bfloat16").frozen == whole.frozen / 2
+    assert memory("distill.optimizer=adamw_8bit").optimizer < 0.26 * whole.optimizer
+    adapter = memory("distill.lora.rank=2")
+    assert adapter.weights < whole.weights and adapter.frozen == whole.frozen + adapter.weights
+
+
+def test_activations_are_estimated_on_request(store: Store) -> None:
+    run = plan(store)
+    takes = estimate(run, activations=True)
+    assert takes.activation_bytes is not None and takes.activation_bytes > 0
+    said = f"{takes.images_at_a_time:,} images at a time, estimated from the network's shapes"
+    assert said in takes.describe() and "estimated" not in estimate(run).describe()
+    fewer = estimate(plan(store, set=("compute.micro_batch_size=1",)), activations=True)
+    assert fewer.activation_bytes is not None and fewer.activation_bytes < takes.activation_bytes / 4
