@@ -98,6 +98,7 @@ def test_two_stages_are_two_adapters_on_the_first_teacher(
     assert torch.equal(names[1]["network.conv_in.weight"], start["network.conv_in.weight"])
 
 
+@pytest.mark.slow
 def test_the_next_stage_starts_as_a_copy_of_its_teacher(
     base: CheckpointManifest, store: Store, digits: DatasetInfo
 ) -> None:
@@ -144,7 +145,7 @@ def test_two_ranks_train_what_one_trains(
 def test_a_guided_stage_folds_one_scale_into_the_adapter(
     base: CheckpointManifest, store: Store, digits: DatasetInfo
 ) -> None:
-    facts = spec_of(base.id, digits).model_dump(exclude={"kind"})
+    facts = spec_of(base.id, digits).model_dump(exclude={"kind", "teacher_steps"})
     guided = trained(GuideSpec(**facts | {"guidance_scale": GuidanceRange(lowest=3, highest=3)}), store, digits)
     config = DenoiserConfig.of(guided.identity)
     assert config.folded_guidance_scale == 3 and not config.network.guidance_input
@@ -152,7 +153,7 @@ def test_a_guided_stage_folds_one_scale_into_the_adapter(
     assert DenoiserConfig.of(next_one.identity).folded_guidance_scale == 3
 
 
-@pytest.mark.parametrize("lora", [None, LORA])
+@pytest.mark.parametrize("lora", [LORA, pytest.param(None, marks=pytest.mark.slow)])
 def test_frozen_weights_may_be_in_half_precision(
     lora: LoraSettings | None, base: CheckpointManifest, store: Store, digits: DatasetInfo
 ) -> None:

@@ -84,7 +84,7 @@ def test_the_scale_is_an_input_where_stock_pipelines_pass_it(
     assert not can_be_guided(student)
 
 
-@pytest.mark.parametrize("frozen_precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("frozen_precision", [pytest.param("float32", marks=pytest.mark.slow), "bfloat16"])
 def test_an_adapter_has_one_scale_folded_in(
     frozen_precision: str, store: Store, base: CheckpointManifest, encoded: DatasetInfo
 ) -> None:
