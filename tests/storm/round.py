@@ -94,7 +94,8 @@ class Place:
 
     def leftovers(self) -> list[str]:
         """What a finished run must not leave: temporary folders, sockets, locks that are held, snapshots."""
-        found = [str(path.relative_to(self.folder)) for path in self._temporary.iterdir()]
+        # torch keeps a cache of its own in the temporary folder.
+        found = [path.name for path in self._temporary.iterdir() if not path.name.startswith("torchinductor_")]
         for path in self.folder.rglob("*"):
             if path.is_socket() or path.is_fifo() or (path.suffix == ".lock" and _is_held(path)):
                 found.append(str(path.relative_to(self.folder)))
