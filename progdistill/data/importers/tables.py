@@ -1,10 +1,12 @@
 """Parquet and Arrow files, read a few rows at a time. What they would expand to is bounded before it is expanded."""
 
+import io
+import os
 import struct
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,11 +25,17 @@ BUFFER_BYTES: Final = 2**20
 MAX_PAGE_BYTES: Final = 2**29
 """Of an uncompressed page of Parquet: a small file can declare gigabytes."""
 
+MAX_TEXT_BYTES: Final = 2**16
+"""Of a text in the metadata that is kept, such as a column's name."""
+
 MAX_BATCH_BYTES: Final = 2**27
 """Of a batch of several rows: each row may be as large as a page."""
 
 PROBLEM: Final = "truncated, damaged or not such a file"
-ERRORS: Final = (pa.ArrowException, OSError, EOFError, ValueError, KeyError, IndexError, OverflowError, struct.error)
+ERRORS: Final = (
+    *(pa.ArrowException, OSError, EOFError, ValueError, KeyError, IndexError, OverflowError, struct.error),
+    *(TypeError, AttributeError),
+)
 
 
 class Table(ABC):
@@ -66,6 +74,7 @@ class _ParquetTable(Table):
         self.schema = self._file.schema_arrow
         metadata = self._file.metadata
         self.group_rows = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+        self._chunks = _column_chunks(path)
 
     def batches(self, group: int, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         largest = self._largest_page(group, columns)
@@ -79,20 +88,41 @@ class _ParquetTable(Table):
 
     def _largest_page(self, group: int, columns: Sequence[str]) -> int:
         """The largest uncompressed size that a page of these columns declares."""
-        row_group, largest = self._file.metadata.row_group(group), 0
+        largest = 0
         with open(self.path, "rb") as file:
-            for number in range(row_group.num_columns):
-                chunk = row_group.column(number)
-                if chunk.path_in_schema.split(".")[0] not in columns:
+            for chunk in self._chunks[group]:
+                if chunk.column not in columns:
                     continue
-                starts = [chunk.data_page_offset, chunk.dictionary_page_offset]
-                position = min(start for start in starts if start is not None and start > 0)
-                end = position + chunk.total_compressed_size
-                while position < end:
+                position = chunk.start
+                while position < chunk.start + chunk.compressed_bytes:
                     file.seek(position)
                     uncompressed, compressed = _page_sizes(file)
                     position, largest = file.tell() + compressed, max(largest, uncompressed)
         return largest
+
+
+class _Chunk(NamedTuple):
+    """Where the pages of one column of a row group are."""
+
+    column: str
+    start: int
+    compressed_bytes: int
+
+
+def _column_chunks(path: Path) -> list[list[_Chunk]]:
+    """Read the chunks of each row group from the footer (FileMetaData); pyarrow aborts on some that lie."""
+    with open(path, "rb") as file:
+        file.seek(-8, os.SEEK_END)
+        size = int.from_bytes(file.read(4), "little")
+        file.seek(-8 - size, os.SEEK_END)
+        footer = _read_struct(io.BytesIO(file.read(size)), 0)
+    return [[_chunk(column[3]) for column in group[1]] for group in footer[4]]
+
+
+def _chunk(facts: dict[int, Any]) -> _Chunk:
+    """The facts of a ColumnMetaData that matter here."""
+    starts = [start for start in (facts[9], facts.get(11)) if start]  # data pages, and the dictionary
+    return _Chunk(facts[3][0].decode("utf-8", "replace"), min(starts), facts[7])
 
 
 def _page_sizes(file: IO[bytes]) -> tuple[int, int]:
@@ -104,11 +134,11 @@ def _page_sizes(file: IO[bytes]) -> tuple[int, int]:
     return uncompressed, compressed
 
 
-def _read_struct(file: IO[bytes], depth: int) -> dict[int, int]:
-    """Read the integers of a struct, and skip the rest."""
+def _read_struct(file: IO[bytes], depth: int) -> dict[int, Any]:
+    """Read the fields of a struct by number; long texts are skipped."""
     if depth > 8:
-        raise ValueError("a page header is nested too deeply")
-    fields, number = dict[int, int](), 0
+        raise ValueError("its metadata is nested too deeply")
+    fields, number = dict[int, Any](), 0
     while (head := _byte(file)) != 0:
         kind, step = head & 15, head >> 4
         number = number + step if step else _zigzag(file)
@@ -116,20 +146,25 @@ def _read_struct(file: IO[bytes], depth: int) -> dict[int, int]:
     return fields
 
 
-def _read_value(file: IO[bytes], kind: int, depth: int) -> int:
+def _read_value(file: IO[bytes], kind: int, depth: int) -> Any:
     if kind in (1, 2):  # true and false, in the head
         return kind
     if kind == 3:
         return _byte(file)
     if kind in (4, 5, 6):
         return _zigzag(file)
-    if kind in (7, 8):  # a double, or bytes
-        file.seek(8 if kind == 7 else _varint(file), 1)
-        return 0
+    if kind == 7:  # a double
+        return file.read(8)
+    if kind == 8:
+        length = _varint(file)
+        return file.read(length) if length <= MAX_TEXT_BYTES else file.seek(length, 1)
+    if kind in (9, 10):  # a list or set
+        head = _byte(file)
+        size, inner = (_varint(file) if head >> 4 == 15 else head >> 4), head & 15
+        return [_byte(file) if inner in (1, 2) else _read_value(file, inner, depth + 1) for _ in range(size)]
     if kind == 12:
-        _read_struct(file, depth + 1)
-        return 0
-    raise ValueError("a page header has what Parquet does not define")
+        return _read_struct(file, depth + 1)
+    raise ValueError("its metadata has what Parquet does not define")
 
 
 def _zigzag(file: IO[bytes]) -> int:
@@ -144,12 +179,12 @@ def _varint(file: IO[bytes]) -> int:
         value |= (byte & 127) << shift
         if byte < 128:
             return value
-    raise ValueError("a page header has an endless number")
+    raise ValueError("its metadata has an endless number")
 
 
 def _byte(file: IO[bytes]) -> int:
     if not (data := file.read(1)):
-        raise EOFError("it ends within a page header")
+        raise EOFError("it ends within its metadata")
     return data[0]
 
 
