@@ -16,11 +16,11 @@ NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_and_shows_samples_and_tables(path: Path, tmp_path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
-    NotebookClient(notebook, timeout=800, resources={"metadata": {"path": str(tmp_path)}}).execute(env=environment())
+    NotebookClient(notebook, timeout=1500, resources={"metadata": {"path": str(tmp_path)}}).execute(env=environment())
     shown = [output for cell in notebook.cells for output in cell.get("outputs", ()) if "data" in output]
     assert any("image/png" in output.data for output in shown)
     assert any("<table>" in output.data.get("text/html", "") for output in shown)
