@@ -112,8 +112,42 @@ def _digits() -> Preset:
     )
 
 
+def _emoji(architecture: str) -> Preset:
+    """As for the digits, longer: sized for two CPU cores, not tuned."""
+    digits = _digits()
+    changes = {"updates": 4000, "warmup_updates": 200, "learning_rate": 1e-3, "ema_decay": 0.999}
+    return digits._replace(
+        model=DenoiserConfig(network=ARCHITECTURES[architecture], prediction=PredictionType.V),
+        base=digits.base.model_copy(update=changes),
+        distill=digits.distill.model_copy(update={"updates": 500, "guidance_updates": 1000, "learning_rate": 5e-4}),
+        evaluation=EvaluationSettings(evaluator="efficientnet_lite0"),
+    )
+
+
+def _latent() -> Preset:
+    """For students of an imported pipeline (--from), which has its own network: a cautious start, not tuned."""
+    return Preset(
+        ladder="64:4",
+        model=DenoiserConfig(network=ARCHITECTURES["emoji"], prediction=PredictionType.V),
+        base=_emoji("emoji").base,
+        distill=DistillationSettings(
+            updates=2000,
+            batch_size=16,
+            learning_rate=1e-5,
+            learning_rate_schedule=LearningRateSchedule.LINEAR_TO_ZERO,
+            warmup_updates=100,
+            loss_weight=LossWeight.TRUNCATED_SNR,
+        ),
+        evaluation=EvaluationSettings(evaluator="efficientnet_lite0"),
+        snapshots=SnapshotSettings(interval_updates=500),
+    )
+
+
 PRESETS = {
     "digits": _digits(),
+    "emoji16": _emoji("emoji16"),
+    "emoji": _emoji("emoji"),
+    "latent": _latent(),
     "cifar10": _paper(
         "cifar10",
         800_000,
@@ -133,6 +167,10 @@ _OF_IMAGE_SIZE = {8: "digits", 32: "cifar10", 64: "imagenet64", 128: "lsun_bedro
 
 def _name_for(dataset: DatasetInfo) -> str:
     """The dataset's own preset, else that of the paper's dataset with images of this size, or the next larger one."""
+    if not dataset.image_size:
+        return "latent"
+    if (sized := f"{dataset.name}{dataset.image_size}") in PRESETS:
+        return sized
     if dataset.name in PRESETS:
         return dataset.name
     return next((name for size, name in _OF_IMAGE_SIZE.items() if size >= dataset.image_size), "lsun_bedroom")
@@ -141,6 +179,8 @@ def _name_for(dataset: DatasetInfo) -> str:
 def _require_network(name: str, dataset: DatasetInfo) -> None:
     """Raise UsageError, with the settings that help, where the preset's network is for images of another size."""
     network, size = PRESETS[name].model.unet, dataset.image_size
+    if not size:
+        raise UsageError(f"dataset {dataset.name} has no images to train a base model on: give a model with --from")
     if network.image_size == size:
         return
     advice = f"prepare it again with --image-size {', '.join(map(str, _OF_IMAGE_SIZE))}"

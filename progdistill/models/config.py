@@ -333,6 +333,27 @@ ARCHITECTURES: dict[str, UNetConfig] = {
         num_classes=10,
         groups=4,
     ),
+    # For two CPU cores; not tuned.
+    "emoji16": UNetConfig(
+        image_channels=3,
+        image_size=16,
+        base_channels=32,
+        channel_multipliers=(1, 2),
+        residual_blocks=2,
+        attention_resolutions=(8,),
+        num_classes=10,
+        groups=8,
+    ),
+    "emoji": UNetConfig(
+        image_channels=3,
+        image_size=32,
+        base_channels=32,
+        channel_multipliers=(1, 2, 2),
+        residual_blocks=2,
+        attention_resolutions=(8,),
+        num_classes=10,
+        groups=8,
+    ),
     # "a fixed number of channels at all resolutions of 256 … downsamples the data twice, to 16 × 16 and to
     # 8 × 8 … 3 residual blocks … single-headed attention … only … at the 16 × 16 and 8 × 8 resolutions …
     # dropout of 0.2".

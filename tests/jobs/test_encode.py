@@ -186,3 +186,43 @@ def test_two_ranks_in_processes_of_their_own_give_equal_data(
         return found.fingerprint
 
     assert launched("one", 1) == launched("two", 2)
+
+
+@pytest.mark.slow
+def test_a_model_and_prompts_are_enough_to_distill(
+    spec: EncodeSpec, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Import a pipeline, encode a file of prompts, and train a student on the teacher's trajectories."""
+    from progdistill.cli.main import main
+    from progdistill.jobs.spec import CheckpointOutput, DistillSpec
+    from progdistill.jobs.train import run_training
+    from progdistill.registry.resolve import resolve_reference
+    from progdistill.training.config import StatesFrom
+    from tests.training.conftest import settings
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PROGDISTILL_DATA", "data")
+    PIPELINES["sd"](tmp_path / "sd")
+    Path("prompts.txt").write_text("a cat\na dog\nsnow on a roof\n")
+    assert main(["import", "sd", "--name", "teacher", "--store", store.uri]) == 0
+    assert main(["data", "prepare", "prompts", "--source", "prompts.txt"]) == 0
+    assert main(["data", "encode", "prompts", "--pipeline", "teacher", "--store", store.uri]) == 0
+    info = find_dataset("prompts-encoded", Path("data"))
+    assert info.sample_shape is None and info.has_unconditional
+    teacher = resolve_reference(store, "teacher")
+    for states in (StatesFrom.TEACHER, StatesFrom.STUDENT):
+        job = DistillSpec(
+            dataset_fingerprint=info.fingerprint,
+            seed=0,
+            teacher=teacher.id,
+            student_steps=4,
+            prediction="v",
+            training=settings(2, batch_size=4),
+            states_from=states,
+            trajectory_steps=8,
+        )
+        output = run_training(job, request_for(job, store, info), store, Rank("cpu", 1), lambda: False)
+        assert isinstance(output, CheckpointOutput)
+        manifest = resolve_reference(store, output.checkpoint_id)
+        assert manifest.identity.training["states_from"] == str(states)
+        assert manifest.provenance.figures is not None and manifest.provenance.figures.final_loss is not None
