@@ -4,13 +4,15 @@ import logging
 import sys
 from contextlib import suppress
 
+from progdistill.escape import printable
+
 
 class _CurrentStderr(logging.Handler):
     """Writes to whatever `sys.stderr` is at that moment, as `print` does."""
 
     def emit(self, record: logging.LogRecord) -> None:
         with suppress(OSError):  # work that nobody watches any more is still work
-            print(self.format(record), file=sys.stderr, flush=True)
+            print(printable(self.format(record)), file=sys.stderr, flush=True)
 
 
 def configure_logging(level: int = logging.INFO) -> None:

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "progdistill"
 ORDER = (
-    *("version", "errors", "logs", "models_base", "progress", "signals", "images", "notebook"),
+    *("version", "errors", "escape", "logs", "models_base", "progress", "signals", "images", "notebook"),
     *("diffusion", "store"),
     *("registry", "data", "models"),
     *("features", "training"),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from progdistill.cli.common import Verbs, add_verb, check_output, print_json, status_of, store_of, writing
 from progdistill.errors import ProgdistillError, UsageError, require_between
+from progdistill.escape import one_line, printable
 
 if TYPE_CHECKING:
     from progdistill.data.columns import Column
@@ -149,8 +150,8 @@ def _prepare(args: argparse.Namespace) -> int:
     if args.json:
         print_json(_facts(info, manifest))
     else:
-        print("\n".join(_account(source.facts, manifest)))
-        print(f"{info.name} is ready in {info.location}: {_counts(info)}, fingerprint {info.fingerprint}")
+        print(printable("\n".join(_account(source.facts, manifest))))
+        print(one_line(f"{info.name} is ready in {info.location}: {_counts(info)}, fingerprint {info.fingerprint}"))
         if args.out is None:
             print(f"use it with: --dataset {info.name}")
     return 0
@@ -258,7 +259,7 @@ def _info(args: argparse.Namespace) -> int:
     if args.json:
         print_json(_facts(info, manifest))
     else:
-        print(_description(info, manifest, args.split))
+        print(printable(_description(info, manifest, args.split)))
     return 0
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from progdistill.cli.common import Verbs, add_verb, check_output, print_json, print_table, writing
 from progdistill.errors import require_between
+from progdistill.escape import one_line
 from progdistill.run.report import report_folder
 
 HIGHEST_PRICE = 1e9
@@ -55,7 +56,7 @@ def _compare(args: argparse.Namespace) -> int:
     if args.json:
         print_json({**comparison.model_dump(mode="json"), "page": str(page)})
         return 0
-    print(f"{comparison.distance_name} of {counts_text(runs[0])}")
+    print(one_line(f"{comparison.distance_name} of {counts_text(runs[0])}"))
     rows = [(f"{row.sampling_steps:,}", *map(number, row.distances)) for row in comparison.rows]
     print_table([("sampling steps", *comparison.run_ids), *rows])
     print(page)

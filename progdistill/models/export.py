@@ -9,8 +9,9 @@ from typing import Any, Literal, NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from progdistill.errors import UsageError
+from progdistill.escape import markdown
 from progdistill.models.config import DenoiserConfig
-from progdistill.registry.checkpoint import CheckpointManifest, base_of, fetch_weights, list_ids, load_manifest
+from progdistill.registry.checkpoint import CheckpointManifest, base_of, fetch_weights, list_manifests
 from progdistill.registry.evaluations import MeasurementSpec, evaluations_of
 from progdistill.registry.pipeline import fetch_pipeline, load_pipeline
 from progdistill.store.base import Store
@@ -146,7 +147,7 @@ def _model_card(
     return environment.get_template("model_card.md.j2").render(
         checkpoint_id=manifest.id,
         kind=manifest.identity.kind,
-        dataset_name=manifest.provenance.dataset_name,
+        dataset_name=markdown(manifest.provenance.dataset_name),
         config=DenoiserConfig.of(manifest.identity),
         sampling_steps=manifest.identity.sampling_steps,
         form=form,
@@ -160,10 +161,11 @@ def _model_card(
 
 def _ancestry(store: Store, manifest: CheckpointManifest) -> Iterator[CheckpointManifest]:
     """The model, its teacher, its teacher's teacher, as far back as the store goes."""
-    held = set(list_ids(store))
     yield manifest
-    while (parent := manifest.identity.parent) in held and parent is not None:
-        manifest = load_manifest(store, parent)
+    while (parent := manifest.identity.parent) is not None:
+        manifest = next(list_manifests(store, [], [parent]), manifest)
+        if manifest.id != parent:
+            return  # It is not in the store, or cannot be read.
         yield manifest
 
 
@@ -171,13 +173,13 @@ def _generation(manifest: CheckpointManifest) -> str:
     identity, figures = manifest.identity, manifest.provenance.figures
     steps = f"{identity.sampling_steps} steps" if identity.sampling_steps else "any number of steps"
     training = f", {figures.updates:,} updates on {figures.images:,} images" if figures else ""
-    return f"`{manifest.id[:12]}` {identity.kind}, {steps}, predicts {identity.prediction}{training}"
+    return f"`{manifest.id[:12]}` {identity.kind}, {steps}, predicts {markdown(identity.prediction)}{training}"
 
 
 def _figures(store: Store, manifest: CheckpointManifest) -> Iterator[str]:
-    for record in evaluations_of(store, manifest.id):
+    for record in evaluations_of(store, manifest.id, []):
         if not record.spec.trial:
-            yield f"{record.distance_name} {record.distance:.4g}: {_sampling(record.spec)}"
+            yield f"{markdown(record.distance_name)} {record.distance:.4g}: {_sampling(record.spec)}"
     if figures := manifest.provenance.figures:
         loss = "" if figures.final_loss is None else f", final loss {figures.final_loss:.4g}"
         yield f"trained for {figures.updates:,} updates in {figures.seconds:,.0f} s{loss}"

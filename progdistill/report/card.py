@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from metaflow.cards import Image, Markdown, ProgressBar, Table, VegaChart
 
+from progdistill.escape import markdown, one_line, printable
 from progdistill.images import encode_png
 from progdistill.progress import format_duration
 from progdistill.report.figures import DISTILLED, curves_of, draw_distance_chart, to_png
@@ -23,15 +24,23 @@ def report_components(run: ReportInput) -> list[Any]:
         curves_of(run), distance_name_of(run), "Distance against sampling steps", counts_text(run)
     )
     parts = [
-        Markdown(f"# Progressive distillation of {run.dataset}\n\n{headline(run)}"),
+        Markdown(f"# Progressive distillation of {markdown(run.dataset)}\n\n{markdown(headline(run))}"),
         Image(to_png(chart), label="Distance against sampling steps"),
         Image(to_png(draw_samples(run)), label="Samples of every stage from the same noise"),
         Markdown("## Stages"),
-        *(Table(table.rows, headers=list(table.header)) for table in (quality_table(run.checkpoints), cost_table(run))),
+        *(
+            Table([list(map(_cell, row)) for row in table.rows], headers=list(table.header))
+            for table in (quality_table(run.checkpoints), cost_table(run))
+        ),
     ]
     if run.lineage:
-        parts.append(Markdown(f"## Lineage\n\n```\n{run.lineage}\n```"))
+        parts.append(Markdown(f"## Lineage\n\n```\n{printable(run.lineage)}\n```"))
     return parts
+
+
+def _cell(text: str) -> str:
+    """Text that is no markup, however the card takes it."""
+    return one_line(text).translate({ord("<"): "‹", ord(">"): "›"})
 
 
 def embedded_page(page: str, title: str) -> Markdown:

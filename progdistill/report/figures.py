@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 
 from markupsafe import Markup
 
+from progdistill.escape import one_line
 from progdistill.report.input import ReportInput, StageEntry, distance_label, distance_name_of, steps_text
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ _SVG = "http://www.w3.org/2000/svg"
 
 @contextmanager
 def themed() -> Iterator[None]:
-    """Draw in the style of report.mplstyle; the caller's own settings of matplotlib stay as they are."""
+    """Draw in the style of report.mplstyle, in which `$` is a letter; the caller's settings of matplotlib stay."""
     import matplotlib
 
     with matplotlib.rc_context(fname=Path(__file__).with_name("report.mplstyle")):
@@ -87,7 +88,7 @@ def to_svg(figure: "Figure", description: str, name: str) -> Markup:
     with matplotlib.rc_context({"svg.hashsalt": name}):
         figure.savefig(buffer, format="svg", transparent=True, metadata=no_metadata)
     root = ElementTree.fromstring(buffer.getvalue())
-    root.attrib |= {"role": "img", "aria-label": description}
+    root.attrib |= {"role": "img", "aria-label": one_line(description)}
     for group in root.iter(f"{{{_SVG}}}g"):
         group.attrib.pop("id", None)  # `axes_1` and the like repeat in every figure; nothing refers to them
     ElementTree.register_namespace("", _SVG)
@@ -152,13 +153,14 @@ def draw_distance_chart(
     axes = figure.subplots()
     for order, curve in enumerate(curves):
         steps, distances = zip(*curve.points, strict=True)
-        (line,) = axes.plot(steps, distances, curve.line, color=curve.color, marker=curve.marker, label=curve.label)
+        label = one_line(curve.label)
+        (line,) = axes.plot(steps, distances, curve.line, color=curve.color, marker=curve.marker, label=label)
         line.set(linewidth=2.4 if order == 0 else 1.8, zorder=10 - order, clip_on=False)
     if title:
-        axes.set_title(title, pad=30 if note else None)
+        axes.set_title(one_line(title), pad=30 if note else None)
         axes.text(0, 1.03, note, transform=axes.transAxes, color=MUTED, va="bottom")
     axes.set_xlabel("Sampling steps")
-    axes.set_ylabel(distance_label(distance_name))
+    axes.set_ylabel(one_line(distance_label(distance_name)))
     axes.set_xscale("log", base=2)
     _log_scale(axes)
     ticks = sorted({steps for curve in curves for steps, _ in curve.points}) or [1]

@@ -5,16 +5,27 @@ import json
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
+from progdistill.escape import printable
 from progdistill.progress import format_duration
 from progdistill.report.figures import curves_of, distance_charts, loss_charts
 from progdistill.report.input import ReportInput, counts_text, distance_label, distance_name_of, steps_text
 from progdistill.report.samples import class_grids, neighbor_groups, sample_rows
 from progdistill.report.tables import cost_note, cost_table, facts, headline, omissions, quality_note, quality_table
 
+
+def _printable(value: Any) -> Any:
+    """Text without what a page cannot hold; Markup stays Markup."""
+    if isinstance(value, Markup):
+        return Markup(printable(value))
+    return printable(value) if isinstance(value, str) else value
+
+
 _environment = Environment(
     loader=PackageLoader("progdistill.report"),
     autoescape=True,
+    finalize=_printable,
     undefined=StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,

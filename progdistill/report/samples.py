@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from progdistill.escape import one_line
 from progdistill.images import Pixels, decode_contact_sheet, encode_png, enlarge, grid, readable_scale
 from progdistill.report.figures import MUTED, new_figure, themed
 from progdistill.report.input import ReportInput, SampleImages, steps_text
@@ -159,7 +160,7 @@ def _row(samples: SampleImages) -> Pixels:
 def _names(labels: Sequence[int] | None, class_names: Sequence[str]) -> list[str]:
     """Names to write above the columns, numbers for classes without a name; empty without labels."""
     names = [class_names[n] if n < len(class_names) else str(n) for n in (labels or ())[:COLUMNS]]
-    return [name[:_LONGEST_NAME] for name in names]
+    return [one_line(name)[:_LONGEST_NAME] for name in names]
 
 
 def _picture(pixels: Pixels, alt: str) -> Picture:
