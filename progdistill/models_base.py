@@ -80,9 +80,13 @@ TAG = "kind:"
 
 
 def first_problem(error: ValidationError) -> str:
-    """The first problem that pydantic found, as `path.of.field = value: what is wrong`."""
+    """The first problem that pydantic found, as `path.of.field = value: what is wrong`.
+
+    Values of environment variables are left out: they may be secrets.
+    """
     first = error.errors()[0]
     path = [str(part) for part in first["loc"] if not str(part).startswith(TAG)]
     where, value = ".".join(path), first.get("input")
-    given = "" if isinstance(value, (dict, list, tuple)) else f" = {value!r}"
+    hidden = isinstance(value, (dict, list, tuple)) or not {"env", "environment"}.isdisjoint(path)
+    given = "" if hidden else f" = {value!r:.100}"
     return f"{where}{given}: {first['msg'].removeprefix('Value error, ')}"
