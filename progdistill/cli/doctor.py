@@ -11,6 +11,7 @@ from progdistill.cli.common import Verbs, add_verb, print_json, store_of, store_
 from progdistill.config.options import DEFAULT_STORE
 from progdistill.config.presets import PRESETS
 from progdistill.errors import ProgdistillError, UsageError
+from progdistill.escape import printable
 from progdistill.registry.gc import DEFAULT_GRACE
 from progdistill.run.prepare import runs_folder
 from progdistill.store.layout import LAYOUT_KEY
@@ -29,6 +30,8 @@ EXTRAS = {
     "trackers": ("tensorboard", "wandb", "mlflow"),
 }
 """Optional parts of the package, and the modules that they bring."""
+
+PROVED = "conditional writes, reading and listing at once what was written, removal; in a bucket, checksums too"
 
 
 def add_parser(verbs: Verbs) -> None:
@@ -62,7 +65,7 @@ def _doctor(args: argparse.Namespace) -> int:
         print_json(facts)
     else:
         for name, value in facts.items():
-            print(f"{name}:{_shown(value)}")
+            print(printable(f"{name}:{_shown(value)}"))
     return 0 if store["writable"] == "yes" else 1
 
 
@@ -119,7 +122,7 @@ def _store(args: argparse.Namespace) -> dict[str, Any]:
         return {"uri": uri, "writable": f"no: {error}"}
     except ProgdistillError as error:
         return {"uri": uri, "writable": f"no: {error}; fix that or choose another --store"}
-    return {"uri": store.uri, "writable": "yes", "free_bytes": store.free_bytes()}
+    return {"uri": store.uri, "writable": "yes", "proved": PROVED, "free_bytes": store.free_bytes()}
 
 
 def cluster_facts() -> dict[str, str]:

@@ -96,7 +96,7 @@ class Store(Protocol):
         """Return a local folder from which `upload(consume=True)` is cheapest; gc sweeps leftovers."""
 
     def check_writable(self) -> None:
-        """Raise UsageError unless objects can be written and removed here."""
+        """Raise UsageError unless objects can be written and removed here, by the rules that a store rests on."""
 
     def free_bytes(self) -> int | None:
         """Return the free space in bytes, None when the store has no such limit."""

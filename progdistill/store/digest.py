@@ -12,6 +12,7 @@ from pydantic import ConfigDict, NonNegativeInt, StringConstraints
 from pydantic.dataclasses import dataclass
 
 from progdistill.errors import LostInvariantError
+from progdistill.store.files import open_regular
 
 PART_BYTES: Final = 16 * 2**20
 """Part of a digest and of a multipart upload. Changing it renames every larger file: it never changes."""
@@ -124,8 +125,8 @@ def digest_of_descriptor(descriptor: int, copy_to: int | None = None) -> FileDig
 
 
 def digest_of_file(path: Path) -> FileDigest:
-    """Digest of a file; symbolic links are not followed (OSError), so a store cannot point outside itself."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    """Digest of a regular file; symbolic links are not followed (OSError), so a store cannot point outside itself."""
+    descriptor = open_regular(path)
     try:
         return digest_of_descriptor(descriptor)
     finally:

@@ -5,13 +5,14 @@ import logging
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, ClassVar, Final, TypeVar
+from typing import Annotated, Any, ClassVar, Final, TypeVar
 
-from pydantic import ValidationError
+from pydantic import AwareDatetime, Field, ValidationError
 
 from progdistill.errors import LostInvariantError, ProgdistillError, TransientError, UsageError
-from progdistill.models_base import Frozen, content_id
+from progdistill.models_base import Frozen, content_id, first_problem, parse_json
 from progdistill.store.base import Store
 from progdistill.store.digest import FileDigest
 from progdistill.store.layout import blob_key
@@ -20,6 +21,9 @@ logger = logging.getLogger(__name__)
 
 SEAL: Final = "document_sha256"
 REFERENCES: Final = "references"
+
+Timestamp = Annotated[AwareDatetime, Field(ge=datetime(1970, 1, 1, tzinfo=UTC))]
+"""A moment with its time zone: any two can be compared, and written in any zone."""
 
 
 class Record(Frozen):
@@ -44,7 +48,7 @@ def encode(record: Record) -> bytes:
 
 
 def unseal(data: bytes, *, where: str) -> dict[str, Any]:
-    """Return the facts of an encoded record after checking its seal.
+    """Return the facts of an encoded record after checking its seal. One that is nested too deep counts as damaged.
 
     Raises:
         LostInvariantError: The document is damaged; the message names it by `where`.
@@ -69,7 +73,7 @@ def declared_references(data: bytes) -> list[str] | None:
 def _intact(data: bytes) -> dict[str, Any] | None:
     """The facts without the seal, None where they do not match it."""
     try:
-        facts = json.loads(data)
+        facts = parse_json(data)
         seal = facts.pop(SEAL)
         return dict(facts) if content_id(facts) == seal else None
     except (ValueError, KeyError, AttributeError, TypeError):
@@ -99,7 +103,9 @@ def decode(kind: type[Model], data: bytes, *, where: str) -> Model:
     try:
         return kind.model_validate(facts)
     except ValidationError as error:
-        raise LostInvariantError(f"{where} is not a valid {kind.__name__}: {error}") from error
+        raise LostInvariantError(
+            f"{where} is not a valid {kind.__name__}: {first_problem(error)}. Restore it from a backup, or remove it"
+        ) from error
 
 
 _ATTEMPTS: Final = 100

@@ -13,11 +13,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-from progdistill.errors import LostInvariantError, TransientError
+from progdistill.errors import LostInvariantError, TransientError, UsageError
 from progdistill.store.base import StoredObject, Versioned, checked_key, is_key
 from progdistill.store.digest import FileDigest, digest_of_descriptor, digest_of_file, require_digest
 from progdistill.store.failpoints import failpoint
-from progdistill.store.files import explained, sweep_folder
+from progdistill.store.files import explained, open_regular, sweep_folder
+from progdistill.store.proof import prove
 
 SCRATCH: Final = ".scratch"
 LOCK: Final = ".lock"
@@ -49,7 +50,7 @@ class LocalStore:
         path = self._path(key)
         with self._explained("read", key):
             try:
-                descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+                descriptor = open_regular(path)
             except (FileNotFoundError, NotADirectoryError):
                 return None
             with open(descriptor, "rb") as file:
@@ -74,6 +75,13 @@ class LocalStore:
                 self._place(self._path(key), lambda path: os.link(staged, path))
             except FileExistsError:
                 return False
+            except OSError as error:
+                if error.errno in (errno.EPERM, errno.ENOTSUP):
+                    raise UsageError(
+                        f"the file system of store {self.uri} has no hard links ({error.strerror}), which a store"
+                        " needs: choose another --store"
+                    ) from error
+                raise
             failpoint("object.published")
         return True
 
@@ -87,9 +95,11 @@ class LocalStore:
             return True
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
-        folder = self.folder / prefix.rpartition("/")[0]
+        parent = prefix.rpartition("/")[0]
+        if parent and not is_key(parent):
+            return  # No key starts like that, and the folder may lie outside the store.
         with self._explained("list", prefix or "objects"):
-            found = self._keys_under(folder)
+            found = self._keys_under(self._path(parent) if parent else self.folder)
             keys = sorted(key for key in found if key.startswith(prefix) and is_key(key))
         for key in keys:
             with suppress(FileNotFoundError):  # Removed since the walk.
@@ -144,11 +154,12 @@ class LocalStore:
         """On the store's own file system, so that a file can be renamed into place."""
         folder = self.folder / SCRATCH
         with self._explained("write", SCRATCH):
+            _refuse_link(folder)
             folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     def check_writable(self) -> None:
-        self.now()
+        prove(self)
 
     def free_bytes(self) -> int | None:
         folder = self.folder
@@ -169,7 +180,11 @@ class LocalStore:
         return datetime.fromtimestamp(stamp, UTC)
 
     def _path(self, key: str) -> Path:
-        return self.folder / checked_key(key)
+        """Where an object is; LostInvariantError where a folder on the way is a link, which may lead outside."""
+        path = self.folder / checked_key(key)
+        for folder in path.parents[: key.count("/")]:
+            _refuse_link(folder)
+        return path
 
     def _keys_under(self, folder: Path) -> Iterator[str]:
         for parent, folders, names in os.walk(folder, onerror=_raise_unless_gone):
@@ -219,9 +234,12 @@ class LocalStore:
     def _locked(self) -> Iterator[None]:
         with self._explained("lock", LOCK):
             self._make_folder(self.folder)
-            with open(self.folder / LOCK, "ab") as file:
-                fcntl.flock(file, fcntl.LOCK_EX)
+            lock = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, _FILE_MODE)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX)
                 yield
+            finally:
+                os.close(lock)
 
     @contextmanager
     def _explained(self, action: str, name: str) -> Iterator[None]:
@@ -232,9 +250,15 @@ class LocalStore:
             with explained(cause, full, "fix its permissions or choose another --store"):
                 yield
         except OSError as error:
-            if error.errno == errno.ELOOP:
-                raise LostInvariantError(f"{cause}: {error.strerror}; a store holds no symbolic links") from error
+            if error.errno in (errno.ELOOP, errno.ENXIO):
+                what = "symbolic link" if error.errno == errno.ELOOP else "socket"
+                raise LostInvariantError(f"{cause}: it is a {what}, and a store holds none; remove it") from error
             raise TransientError(f"{cause}: {error.strerror}") from error
+
+
+def _refuse_link(folder: Path) -> None:
+    if os.path.islink(folder):
+        raise LostInvariantError(f"{folder} is a symbolic link, and a store holds none: put the folder in its place")
 
 
 def _raise_unless_gone(error: OSError) -> None:

@@ -25,6 +25,10 @@ def open_store(uri: str, *, must_exist: bool = False) -> Store:
     Raises:
         UsageError: The scheme is unknown, the store has another layout, or it does not exist.
     """
+    try:
+        uri.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"store {uri!r} is not UTF-8: choose another name") from None
     scheme, separator, rest = uri.partition("://")
     if not separator or scheme == "file":
         from progdistill.store.local import LocalStore
@@ -43,6 +47,7 @@ def open_store(uri: str, *, must_exist: bool = False) -> Store:
 
 
 def mark_layout(store: Store) -> None:
-    """Write the layout document into a new store."""
+    """Write the layout document into a new store, after proving that it can be one."""
     if store.read(LAYOUT_KEY) is None:
+        store.check_writable()
         store.put_if_absent(LAYOUT_KEY, encode(StoreLayout()))

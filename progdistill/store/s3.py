@@ -5,6 +5,7 @@ import hashlib
 import os
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -21,6 +22,7 @@ from progdistill.store.digest import FileDigest, HashingWriter, digest_of_file
 from progdistill.store.failpoints import failpoint
 from progdistill.store.files import sweep_folder
 from progdistill.store.layout import probe_key
+from progdistill.store.proof import ADVICE, prove
 from progdistill.store.s3_transfer import (
     ABSENT,
     ATTEMPTS,
@@ -32,6 +34,7 @@ from progdistill.store.s3_transfer import (
     code_of,
     download_file,
     explained,
+    refuse_redirects,
     register_failpoints,
     retry_if_damaged,
     upload_file,
@@ -70,6 +73,7 @@ class S3Store:
         except (BotoCoreError, ValueError) as error:
             raise UsageError(f"store {uri}: {error}") from error
         register_failpoints(self._client)
+        refuse_redirects(self._client)
         self._cache = file_cache()
 
     def read(self, key: str) -> bytes | None:
@@ -138,9 +142,8 @@ class S3Store:
         return self._cache.scratch()
 
     def check_writable(self) -> None:
-        probe = probe_key(uuid.uuid4().hex)
-        self.write(probe, b"probe")
-        self.delete(probe)
+        prove(self)
+        self._prove_checksums()
 
     def free_bytes(self) -> int | None:
         """A bucket has no limit."""
@@ -157,6 +160,22 @@ class S3Store:
         with explained(self.uri, "read the clock"):
             reply = self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._start, MaxKeys=1)
         return parsedate_to_datetime(reply["ResponseMetadata"]["HTTPHeaders"]["date"])
+
+    def _prove_checksums(self) -> None:
+        """Raise UsageError unless the server refuses bytes of another SHA-256, and keeps that of those it has."""
+        key, data = probe_key(uuid.uuid4().hex), b"probe"
+        right, wrong = (base64.b64encode(hashlib.sha256(d).digest()).decode() for d in (data, b"other"))
+        with explained(self.uri, "prove the checksums of"):
+            try:
+                self._client.put_object(**self._place(key), Body=data, ChecksumSHA256=right)
+                kept = self._client.head_object(**self._place(key), ChecksumMode="ENABLED").get("ChecksumSHA256")
+                with suppress(ClientError):
+                    self._client.put_object(**self._place(key), Body=data, ChecksumSHA256=wrong)
+                    kept = None
+            finally:
+                self._client.delete_object(**self._place(key))
+        if kept != right:
+            raise UsageError(f"{self.uri} lacks SHA-256 checksums, by which the server verifies uploads: {ADVICE}")
 
     def _fetch(self, key: str) -> Fetch:
         def fetch(writer: HashingWriter) -> None:

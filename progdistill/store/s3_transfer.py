@@ -1,6 +1,7 @@
 """Transfers to and from S3 by boto3, and what its errors mean."""
 
 import base64
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -10,6 +11,7 @@ from typing import Any, Final
 
 from boto3.s3.transfer import TransferConfig, create_transfer_manager
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, NoRegionError, PartialCredentialsError
+from botocore.parsers import ResponseParserError
 from s3transfer.exceptions import RetriesExceededError, S3DownloadFailedError
 
 from progdistill.errors import LostInvariantError, ProgdistillError, TransientError, UsageError
@@ -57,6 +59,9 @@ _HINTS: Final = {
     "ExpiredToken": "renew the credentials and run the same command again",
     "InvalidToken": "renew the credentials and run the same command again",
     "RequestTimeTooSkewed": "this machine's clock is off by more than 15 minutes: set it (NTP)",
+    "PermanentRedirect": "set AWS_REGION to the bucket's region, or AWS_ENDPOINT_URL_S3 to the address of its server",
+    "AuthorizationHeaderMalformed": "set AWS_REGION to the bucket's region",
+    "NotImplemented": "the server lacks what a store needs (docs/artifacts.md): choose another --store",
     "QuotaExceeded": "free some space (`progdistill checkpoints gc`) or choose another --store",
     "InsufficientStorage": "free some space (`progdistill checkpoints gc`) or choose another --store",
 }
@@ -81,10 +86,39 @@ def retry_if_damaged(call: Callable[[], Any]) -> Any:
 @contextmanager
 def explained(uri: str, action: str) -> Iterator[None]:
     """Turn boto3's errors into ours, with what the user can do about them."""
+    cause = f"cannot {action} in store {uri}"
     try:
         yield
     except (ClientError, BotoCoreError, RetriesExceededError, S3DownloadFailedError) as error:
-        raise _translated(error, f"cannot {action} in store {uri}") from error
+        raise _translated(error, cause) from error
+    except (ResponseParserError, KeyError) as error:
+        raise UsageError(
+            f"{cause}: the server does not answer as S3 does ({type(error).__name__}: {error!s:.200}); check"
+            " AWS_ENDPOINT_URL_S3, and that no proxy or sign-in page is in between"
+        ) from error
+
+
+def refuse_redirects(client: Any) -> None:
+    """Let a redirect without a region end in a UsageError; botocore asks again and again for the region."""
+
+    def refuse(response: Any = None, **_: object) -> None:
+        if response is None or response[0].status_code not in (301, 302, 303, 307, 308):
+            return
+        headers = response[1].get("ResponseMetadata", {}).get("HTTPHeaders", {})
+        if "x-amz-bucket-region" not in headers and "Region" not in response[1].get("Error", {}):
+            server, location = client.meta.endpoint_url, headers.get("location", "another address")
+            raise UsageError(
+                f"the server at {without_password(server)} redirects to {without_password(location)}: set"
+                " AWS_ENDPOINT_URL_S3 to the address of the server itself (https:// where it redirects there), or"
+                " AWS_REGION to the bucket's region"
+            )
+
+    client.meta.events.register_first("needs-retry.s3", refuse)
+
+
+def without_password(text: str) -> str:
+    """A message with URLs, without the user and password in them."""
+    return re.sub(r"(?<=://)[^/@\s]+@", "", text)
 
 
 def _translated(error: Exception, cause: str) -> ProgdistillError:
@@ -94,7 +128,7 @@ def _translated(error: Exception, cause: str) -> ProgdistillError:
     if isinstance(error, RetriesExceededError):
         return TransientError(f"{cause}: the connection broke {ATTEMPTS} times; try again")
     if not isinstance(error, ClientError):
-        return TransientError(f"{cause}: {error}")
+        return TransientError(f"{cause}: {without_password(str(error))}")
     code = code_of(error)
     message = error.response.get("Error", {}).get("Message", code)
     if hint := _HINTS.get(code):

@@ -30,6 +30,8 @@ class Fault:
     """Pass on so many bytes of the reply's body, then close as if that were all."""
     flip_reply_at: int | None = None
     """Flip a bit of this byte of the reply's body."""
+    drop_header: str = ""
+    """Pass the request on without this header."""
     lose_reply: bool = False
     """Let the server do its work, then reset the connection instead of passing the reply on."""
 
@@ -116,7 +118,8 @@ class _Exchange:
             self._answer(fault.answer, fields, len(body))
             return
         with self._proxy.connect_upstream() as server:
-            kept = [f for f in fields.split("\r\n") if not f.lower().startswith("connection:")]
+            dropped = ("connection:", *([f"{fault.drop_header}:"] if fault.drop_header else []))
+            kept = [f for f in fields.split("\r\n") if not f.lower().startswith(dropped)]
             server.sendall("\r\n".join([line, *kept, "Connection: close", "", ""]).encode("latin-1"))
             uploading = threading.Thread(target=self._upload, args=(server, body, fault), daemon=True)
             uploading.start()

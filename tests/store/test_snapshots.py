@@ -4,11 +4,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from progdistill.errors import UsageError
 from progdistill.store.base import Store
-from progdistill.training.snapshots import FlatSlice, Snapshot, SnapshotWriter, delete_snapshots, latest_snapshot
+from progdistill.store.digest import FileDigest
+from progdistill.store.documents import encode, read_record
+from progdistill.training.snapshots import (
+    FlatSlice,
+    ShardFacts,
+    Snapshot,
+    SnapshotWriter,
+    delete_snapshots,
+    latest_snapshot,
+)
 
 JOB = "job-1"
 
@@ -195,3 +205,64 @@ def test_a_snapshot_that_cannot_be_written_is_reported_and_training_continues(
     found = latest_snapshot(local_store, JOB)
     assert found is not None
     assert found.update == 30
+
+
+def test_a_snapshot_that_was_replaced_while_it_was_opened_gives_way_to_the_new_one(
+    local_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another worker of the job goes on meanwhile: it writes newer ones, and removes those that were listed."""
+    writer = SnapshotWriter(local_store, JOB, keep=1)
+    writer.save(10, state(10), {})
+    writer.wait()
+    download = type(local_store).download
+
+    def late(self: Store, key: str, expected: FileDigest) -> Path:
+        monkeypatch.undo()
+        writer.save(20, state(20), {})
+        writer.wait()
+        return download(self, key, expected)
+
+    monkeypatch.setattr(type(local_store), "download", late)
+    found = latest_snapshot(local_store, JOB)
+    assert found is not None and found.update == 20
+    assert_holds(found, state(20))
+
+
+def test_a_snapshot_that_is_removed_while_it_is_read_can_be_read_to_its_end(local_store: Store) -> None:
+    writer = SnapshotWriter(local_store, JOB)
+    writer.save(10, state(10), {})
+    writer.wait()
+    found = latest_snapshot(local_store, JOB)
+    delete_snapshots(local_store, JOB)
+    assert found is not None
+    assert_holds(found, state(10))
+
+
+@pytest.mark.parametrize("lie", ["no safetensors", "a missing tensor", "another size"])
+def test_a_snapshot_whose_header_lies_gives_way_to_the_one_before(
+    lie: str, local_store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its document is intact and states the file's digest."""
+    writer = SnapshotWriter(local_store, JOB)
+    for update in (10, 20):
+        writer.save(update, state(update), {})
+    writer.wait()
+    key = max(item.key for item in local_store.list("snapshots/") if item.key.endswith(".json"))
+    document = read_record(local_store, key, ShardFacts)
+    assert document is not None
+    file, tensors = (
+        tmp_path / "lying.safetensors",
+        {name: torch.zeros(piece.length) for name, piece in document.slices.items()},
+    )
+    if lie == "a missing tensor":
+        tensors.popitem()
+    if lie == "another size":
+        tensors[next(iter(tensors))] = torch.zeros(1, 2, 3)
+    save_file(tensors, file)
+    if lie == "no safetensors":
+        file.write_bytes((2**62).to_bytes(8, "little") + b"{}")
+    digest = local_store.upload(file, lambda _: key.removesuffix("json") + "safetensors")
+    local_store.write(key, encode(document.model_copy(update={"tensors": digest})))
+    found = latest_snapshot(local_store, JOB)
+    assert found is not None and found.update == 10
+    assert "is not the shard that its document describes" in caplog.text

@@ -1,0 +1,72 @@
+"""A store that becomes full or read-only while a job runs: one message, exit status 2, no traceback."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from progdistill.data.dataset import find_dataset
+from progdistill.jobs.spec import TrainBaseSpec
+from progdistill.store.failpoints import VARIABLE
+from progdistill.store.open import open_store
+from tests.faults.publisher import REPOSITORY
+from tests.jobs.asking import request_for
+from tests.training.conftest import settings, tiny
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A real file system of 8 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(folder)]
+    mounted = subprocess.run(mount, capture_output=True, check=False)
+    if mounted.returncode != 0:
+        pytest.skip(f"no right to mount a small file system: {mounted.stderr.decode().strip()}")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def fill(disk: Path) -> None:
+    with pytest.raises(OSError, match="No space left"), open(disk / "filler", "wb") as file:
+        while True:
+            file.write(b"x" * 4096)
+            file.flush()
+
+
+def make_read_only(disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+
+
+@pytest.mark.parametrize(
+    ("become", "advice"), [(fill, "No space left on device"), (make_read_only, "Read-only file system")]
+)
+def test_a_store_that_becomes_full_or_read_only_in_mid_training_is_one_message(
+    become: object, advice: str, disk: Path, tmp_path: Path
+) -> None:
+    store = open_store(str(disk / "store"))
+    store.check_writable()
+    digits = find_dataset("digits", tmp_path / "data")
+    spec = TrainBaseSpec(dataset_fingerprint=digits.fingerprint, seed=0, model=tiny(), training=settings(4))
+    request, release = tmp_path / "request.json", tmp_path / "release"
+    request.write_text(request_for(spec, store, digits).model_dump_json())
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "progdistill.jobs.worker", str(request)],
+        cwd=REPOSITORY,
+        env={**os.environ, VARIABLE: f"hold:training.update@2:{release}"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert worker.stdout is not None
+    assert any("reached training.update" in line for line in worker.stdout)
+    assert callable(become)
+    become(disk)
+    release.touch()
+    _, said = worker.communicate(timeout=250)
+    assert worker.returncode == 2, said
+    assert "Traceback" not in said and advice in said
+    assert [word for word in ("free some space", "choose another --store", "fix its permissions") if word in said]
