@@ -6,27 +6,18 @@ import json
 import socket
 import sys
 from datetime import timedelta
-from typing import Any, Final
+from typing import Final
 
 from progdistill.cli.common import Verbs, add_reference_argument, add_verb, print_json, print_table, status_of, store_of
-from progdistill.errors import LostInvariantError, ProgdistillError, UsageError, require_between
+from progdistill.cli.verify import verify
+from progdistill.errors import ProgdistillError, UsageError, require_between
+from progdistill.escape import one_line
 from progdistill.models_base import leaves
-from progdistill.progress import Progress
 from progdistill.registry.aliases import aliases_by_checkpoint, move_alias, read_alias
-from progdistill.registry.checkpoint import list_ids, load_manifest, verify_weights
-from progdistill.registry.gc import (
-    DEFAULT_GRACE,
-    DEFAULT_PATIENCE,
-    damaged_objects,
-    find_garbage,
-    remove_garbage,
-    require_safe_grace,
-)
+from progdistill.registry.gc import DEFAULT_GRACE, DEFAULT_PATIENCE, find_garbage, remove_garbage, require_safe_grace
 from progdistill.registry.listing import list_checkpoints
 from progdistill.registry.resolve import resolve_reference
 from progdistill.registry.runs import require_run
-from progdistill.store.base import Store
-from progdistill.store.layout import blob_key, checkpoint_key, evaluations_prefix
 
 ONE_DAY: Final = timedelta(days=1)
 MOST_DAYS: Final = 36_500
@@ -50,8 +41,8 @@ def add_parser(subparsers: Verbs) -> None:
     text = "only checkpoints with a distance of D or less"
     listing.add_argument("--max-distance", type=float, metavar="D", help=text)
     add_reference_argument(add_verb(verbs, "show", _show, "print the manifest of a checkpoint"))
-    verify = add_verb(verbs, "verify", _verify, "read everything and check it against its digests")
-    verify.add_argument("reference", metavar="REF", nargs="?", help="one checkpoint (default: all)")
+    verifying = add_verb(verbs, "verify", verify, "read everything and check it against its digests")
+    verifying.add_argument("reference", metavar="REF", nargs="?", help="one checkpoint (default: all)")
     alias = add_verb(verbs, "alias", _alias, "name a checkpoint, or show the history of a name")
     alias.add_argument("name", metavar="NAME")
     alias.add_argument("reference", metavar="REF", nargs="?", help="checkpoint the alias points to")
@@ -104,49 +95,16 @@ def _list(args: argparse.Namespace) -> int:
 def _show(args: argparse.Namespace) -> int:
     store = store_of(args)
     manifest = resolve_reference(store, args.reference)
-    facts = manifest.model_dump(mode="json") | {"aliases": aliases_by_checkpoint(store).get(manifest.id, ())}
+    unreadable: list[ProgdistillError] = []
+    facts = manifest.model_dump(mode="json") | {
+        "aliases": aliases_by_checkpoint(store, unreadable).get(manifest.id, ())
+    }
     if args.json:
         print_json(facts)
     else:
         for name, value in leaves(facts):
-            print(f"{name}: {value if isinstance(value, str) else json.dumps(value)}")
-    return 0
-
-
-def _verify(args: argparse.Namespace) -> int:
-    store = store_of(args)
-    ids = [resolve_reference(store, args.reference).id] if args.reference else list_ids(store)
-    read: set[str] = set()
-    results = []
-    with Progress("verifying", total=len(ids), unit="checkpoints") as progress:
-        for checkpoint_id in ids:
-            results.append(_verified(store, checkpoint_id, read))
-            progress.advance()
-    prefix = evaluations_prefix(ids[0]) if args.reference else ""
-    for key, error in damaged_objects(store, prefix, read):
-        results.append({"key": key, "intact": False, "problem": str(error)})
-    if args.json:
-        print_json(results)
-    elif not results:
-        print(f"no checkpoint in {store.uri} yet", file=sys.stderr)
-    else:
-        for result in results:
-            name = result["id"][:12] if "id" in result else result["key"]
-            print(f"{name}  {'intact' if result['intact'] else result['problem']}")
-    return 0 if all(result["intact"] for result in results) else 1
-
-
-def _verified(store: Store, checkpoint_id: str, read: set[str]) -> dict[str, Any]:
-    """Whether a checkpoint is intact; the keys that were read are added to `read`."""
-    problem = None
-    try:
-        read.add(checkpoint_key(checkpoint_id))
-        manifest = load_manifest(store, checkpoint_id)
-        read.add(blob_key(manifest.identity.weights.sha256))
-        verify_weights(store, manifest)
-    except (LostInvariantError, UsageError) as error:
-        problem = str(error)
-    return {"id": checkpoint_id, "intact": problem is None, "problem": problem}
+            print(one_line(f"{name}: {value if isinstance(value, str) else json.dumps(value)}"))
+    return status_of(unreadable)
 
 
 def _alias(args: argparse.Namespace) -> int:
@@ -165,7 +123,7 @@ def _alias(args: argparse.Namespace) -> int:
     else:
         for move in alias.history:
             target = move.checkpoint_id[:12] if move.checkpoint_id else "removed"
-            print(f"{alias.name}  {target:12}  {move.moved_at:%Y-%m-%d %H:%M:%S}  {move.moved_by}")
+            print(one_line(f"{alias.name}  {target:12}  {move.moved_at:%Y-%m-%d %H:%M:%S}  {move.moved_by}"))
     return 0
 
 
@@ -182,7 +140,7 @@ def _gc(args: argparse.Namespace) -> int:
     require_between("--abandoned-days", args.abandoned_days, 0, MOST_DAYS)
     store = store_of(args)
     for run in args.forget_run:
-        require_run(store, run)  # A misspelled run must not pass for one without checkpoints.
+        require_run(store, run, [])  # A misspelled run must not pass for one without checkpoints.
     grace, patience = args.grace_days * ONE_DAY, args.abandoned_days * ONE_DAY
     if args.delete:
         require_safe_grace(store, grace)

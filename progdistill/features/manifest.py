@@ -1,7 +1,6 @@
 """The records of an evaluator: what its features are, and which evaluator a recipe gave."""
 
 from collections.abc import Iterable
-from datetime import datetime
 from typing import Literal
 
 from pydantic import Field, JsonValue, model_validator
@@ -10,7 +9,7 @@ from progdistill.errors import LostInvariantError
 from progdistill.models_base import Frozen, content_id
 from progdistill.store.base import Store
 from progdistill.store.digest import FileDigest, Sha256
-from progdistill.store.documents import Record, read_record, require_blob
+from progdistill.store.documents import Record, Timestamp, read_record, require_blob
 from progdistill.store.layout import blob_key, evaluator_key
 
 
@@ -36,7 +35,7 @@ class EvaluatorManifest(Record):
     id: Sha256
     identity: EvaluatorIdentity
     test_accuracy: float | None = Field(description="on images it was not trained on; None if it was not trained here")
-    created_at: datetime
+    created_at: Timestamp
     code_version: str
 
     @model_validator(mode="after")

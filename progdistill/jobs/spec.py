@@ -1,7 +1,6 @@
 """Job specs, requests and results."""
 
 from collections.abc import Iterable
-from datetime import datetime
 from typing import Annotated, ClassVar, Literal, TypeVar
 
 from pydantic import Field, JsonValue
@@ -16,7 +15,7 @@ from progdistill.evaluation.measurement import EvaluationRecord
 from progdistill.models.config import DenoiserConfig
 from progdistill.models_base import Frozen, content_id
 from progdistill.store.digest import Sha256
-from progdistill.store.documents import Record
+from progdistill.store.documents import Record, Timestamp
 from progdistill.store.layout import checkpoint_key, evaluator_key, pipeline_key
 from progdistill.training.config import (
     ComputeSettings,
@@ -236,8 +235,8 @@ class JobResult(Record):
     schema_version: Literal[2] = 2
     job_id: str
     output: JobOutput = Field(discriminator="kind")
-    started_at: datetime
-    finished_at: datetime
+    started_at: Timestamp
+    finished_at: Timestamp
     device: str
 
     def output_of(self, kind: type[Output]) -> Output:

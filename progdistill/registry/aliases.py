@@ -3,16 +3,15 @@
 import re
 import secrets
 from collections.abc import Iterable, Iterator
-from datetime import datetime
 from typing import Final, Literal
 
 from pydantic import Field
 
-from progdistill.errors import TransientError, UsageError
+from progdistill.errors import ProgdistillError, TransientError, UsageError
 from progdistill.models_base import Frozen
 from progdistill.store.base import Store
 from progdistill.store.digest import Sha256
-from progdistill.store.documents import Record, decode, encode, list_records, read_record
+from progdistill.store.documents import Record, Timestamp, decode, encode, list_records, read_record
 from progdistill.store.layout import ALIASES, alias_key, checkpoint_key
 from progdistill.store.open import mark_layout
 
@@ -25,7 +24,7 @@ class AliasMove(Frozen):
     """One move of an alias: to a checkpoint (None: removed), when, and by whom (`user@host`)."""
 
     checkpoint_id: Sha256 | None
-    moved_at: datetime
+    moved_at: Timestamp
     moved_by: str
 
 
@@ -60,15 +59,15 @@ def read_alias(store: Store, name: str) -> Alias | None:
     return read_record(store, alias_key(name), Alias)
 
 
-def list_aliases(store: Store) -> Iterator[Alias]:
-    """Yield all aliases by name, removed ones included."""
-    return list_records(store, ALIASES, Alias)
+def list_aliases(store: Store, unreadable: list[ProgdistillError] | None = None) -> Iterator[Alias]:
+    """Yield all aliases by name, removed ones included. One that cannot be read raises, or goes to `unreadable`."""
+    return list_records(store, ALIASES, Alias, unreadable)
 
 
-def aliases_by_checkpoint(store: Store) -> dict[str, list[str]]:
-    """Return the current aliases of each checkpoint id that has any."""
+def aliases_by_checkpoint(store: Store, unreadable: list[ProgdistillError] | None = None) -> dict[str, list[str]]:
+    """Return the current aliases of each checkpoint id that has any; `unreadable` as for `list_aliases`."""
     names: dict[str, list[str]] = {}
-    for alias in list_aliases(store):
+    for alias in list_aliases(store, unreadable):
         if alias.checkpoint_id is not None:
             names.setdefault(alias.checkpoint_id, []).append(alias.name)
     return names

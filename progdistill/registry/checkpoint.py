@@ -1,12 +1,11 @@
 """Checkpoints as records: manifests and weights files. `models/load.py` makes a network of one."""
 
 from collections.abc import Callable, Iterable, Iterator
-from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Literal, Self, TypeVar
 
-from pydantic import JsonValue, PositiveInt, model_validator
+from pydantic import Field, JsonValue, PositiveInt, model_validator
 
 from progdistill.errors import LostInvariantError, ProgdistillError, UsageError
 from progdistill.models_base import Frozen, content_id
@@ -14,7 +13,7 @@ from progdistill.notebook import html_table
 from progdistill.progress import format_duration
 from progdistill.store.base import Store
 from progdistill.store.digest import FileDigest, Sha256
-from progdistill.store.documents import Record, collect_errors, publish_record, read_record, require_blob
+from progdistill.store.documents import Record, Timestamp, collect_errors, publish_record, read_record, require_blob
 from progdistill.store.layout import CHECKPOINTS, blob_key, checkpoint_key, pipeline_key
 from progdistill.store.open import mark_layout
 
@@ -74,13 +73,13 @@ class CheckpointIdentity(CheckpointDescription):
         return str(lora["base"]) if isinstance(lora, dict) else None
 
 
-class TrainingFigures(Frozen):
+class TrainingFigures(Frozen, allow_inf_nan=False):
     """What the training took: updates, images seen, wall-clock seconds, rate, and the last mean loss."""
 
     updates: int
     images: int
-    seconds: float
-    images_per_second: float
+    seconds: float = Field(ge=0, le=1e9)
+    images_per_second: float = Field(ge=0)
     final_loss: float | None
     job: str | None = None
     """The kind of job: train_base, guide or distill."""
@@ -92,7 +91,7 @@ class TrainingFigures(Frozen):
 class Provenance(Frozen):
     """When, where and with what a checkpoint was made: beside its identity, no part of it."""
 
-    created_at: datetime
+    created_at: Timestamp
     code_version: str
     code_dirty: bool | None
     """Whether the code had uncommitted changes; None outside a checkout."""

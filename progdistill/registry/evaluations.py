@@ -12,7 +12,7 @@ from progdistill.models_base import Frozen, content_id
 from progdistill.registry.checkpoint import CheckpointManifest
 from progdistill.store.base import Store
 from progdistill.store.digest import FileDigest, Sha256
-from progdistill.store.documents import Record, list_records
+from progdistill.store.documents import Record, Timestamp, list_records
 from progdistill.store.layout import blob_key, checkpoint_key, evaluation_key, evaluations_prefix, evaluator_key
 
 
@@ -72,7 +72,7 @@ class Measurement(Record):
     sampling_seconds: float
     evaluation_seconds: float
     device: str
-    created_at: datetime
+    created_at: Timestamp
     shown: ContactSheet | None
 
     @property

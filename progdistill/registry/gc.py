@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 from progdistill.errors import LostInvariantError, ProgdistillError, UsageError
 from progdistill.store.base import Store, StoredObject
 from progdistill.store.digest import FileDigest
-from progdistill.store.documents import declared_references, unseal
+from progdistill.store.documents import Record, declared_references, decode, unseal
 from progdistill.store.layout import BLOBS, KINDS, Kind, Lifetime, blob_key, job_result_key, kind_of
 
 DEFAULT_GRACE: Final = timedelta(days=7)
@@ -179,7 +179,7 @@ class _Scan:
         if not key.endswith(".json") or (kind is not None and not kind.sealed):
             return frozenset()
         if item not in self._references:
-            data = self._store.read(key) or b""
+            data = self._read(key)
             declared = declared_references(data)
             if declared is None:
                 digests = _DIGEST.findall(data.decode(errors="replace"))
@@ -187,6 +187,12 @@ class _Scan:
             owner = self._owner_key(key)
             self._references[item] = frozenset([*declared, *([owner] if owner else [])])
         return self._references[item]
+
+    def _read(self, key: str) -> bytes:
+        try:
+            return self._store.read(key) or b""
+        except LostInvariantError as error:
+            raise LostInvariantError(f"{error}. Nothing is collected: what {key} refers to is not known") from error
 
     def _with_lifetime(self, *lifetimes: Lifetime) -> list[str]:
         return [key for key, kind in self._kinds.items() if kind and kind.lifetime in lifetimes]
@@ -197,7 +203,10 @@ def _rank(kind: Kind | None) -> int:
 
 
 def damaged_objects(
-    store: Store, prefix: str = "", known: Iterable[str] = ()
+    store: Store,
+    prefix: str = "",
+    known: Iterable[str] = (),
+    record_at: Callable[[str], type[Record] | None] = lambda key: None,
 ) -> Iterator[tuple[str, ProgdistillError]]:
     """Verify the documents and blobs of a store.
 
@@ -205,6 +214,7 @@ def damaged_objects(
         store: The store. Blobs are read in the store itself, past any local copy.
         prefix: What the keys to verify start with.
         known: Keys that have been verified already.
+        record_at: From a key to the class that its document must be of; None: only the seal is checked.
 
     Yields:
         The key of each damaged object, and what is wrong with it.
@@ -212,17 +222,20 @@ def damaged_objects(
     for item in store.list(prefix):
         if item.key not in known:
             try:
-                _verify(store, item)
+                _verify(store, item, record_at)
             except (LostInvariantError, UsageError) as error:
                 yield item.key, error
 
 
-def _verify(store: Store, item: StoredObject) -> None:
+def _verify(store: Store, item: StoredObject, record_at: Callable[[str], type[Record] | None]) -> None:
     kind = kind_of(item.key)
     sha256 = item.key.rpartition("/")[2]
     if item.key == blob_key(sha256):
         store.verify(item.key, FileDigest(sha256, item.size_bytes))
     elif kind is not None and kind.sealed and item.key.endswith(".json"):
         data = store.read(item.key)
-        if data is not None:  # Removed since it was listed.
-            unseal(data, where=f"{store.uri}/{item.key}")
+        where, record = f"{store.uri}/{item.key}", record_at(item.key)
+        if data is not None and record is not None:  # None: removed since it was listed.
+            decode(record, data, where=where)
+        elif data is not None:
+            unseal(data, where=where)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from progdistill.errors import ProgdistillError
+from progdistill.escape import one_line
 from progdistill.registry.aliases import aliases_by_checkpoint
 from progdistill.registry.checkpoint import CheckpointManifest, list_manifests
 from progdistill.registry.evaluations import Measurement, best_record, evaluations_of
@@ -42,8 +43,8 @@ def lineage_tree(
     Returns:
         The roots: checkpoints without a parent, or whose parent is not in the store.
     """
-    aliases = aliases_by_checkpoint(store)
-    entries = list_run_checkpoints(store)
+    aliases = aliases_by_checkpoint(store, unreadable)
+    entries = list_run_checkpoints(store, unreadable)
     nodes = {
         manifest.id: LineageNode(
             manifest,
@@ -87,4 +88,4 @@ def describe(node: LineageNode) -> str:
     parts += [", ".join(node.runs)] if node.runs else []
     if record := best_record(node.manifest, node.evaluations):
         parts.append(f"{record.distance_name} {record.distance:.3g}")
-    return "  ".join(parts)
+    return one_line("  ".join(parts))

@@ -50,8 +50,8 @@ def list_checkpoints(
     Raises:
         UsageError: The run is unknown, or `max_distance` would compare different distances.
     """
-    held = None if run is None else require_run(store, run).values()
-    names = aliases_by_checkpoint(store)
+    held = None if run is None else require_run(store, run, unreadable).values()
+    names = aliases_by_checkpoint(store, unreadable)
     found = []
     for manifest in list_manifests(store, unreadable):
         if (

@@ -4,16 +4,16 @@ import difflib
 import re
 from typing import Final
 
-from progdistill.errors import UsageError
+from progdistill.errors import ProgdistillError, UsageError
 from progdistill.registry.aliases import ALIAS_NAME, list_aliases, read_alias
-from progdistill.registry.checkpoint import CheckpointManifest, list_ids, load_manifest
+from progdistill.registry.checkpoint import CheckpointManifest, list_ids, list_manifests, load_manifest
 from progdistill.registry.runs import list_run_checkpoints, run_checkpoints
 from progdistill.store.base import Store
 
 SHORTEST_PREFIX: Final = 4
 
 _ID_PREFIX: Final = re.compile(rf"[0-9a-f]{{{SHORTEST_PREFIX},64}}")
-_RUN: Final = re.compile(r"([A-Za-z_]\w*)/([A-Za-z0-9_][A-Za-z0-9._-]*)/([0-9]+)", re.ASCII)
+_RUN: Final = re.compile(r"([A-Za-z_]\w*)/([A-Za-z0-9_][A-Za-z0-9._-]*)/([0-9]{1,9})", re.ASCII)
 
 
 def resolve_reference(store: Store, text: str) -> CheckpointManifest:
@@ -34,13 +34,16 @@ def resolve_reference(store: Store, text: str) -> CheckpointManifest:
 
 
 def _of_run(store: Store, flow: str, run_id: str, sampling_steps: int) -> str:
-    found = run_checkpoints(store, flow, run_id)
+    unreadable: list[ProgdistillError] = []
+    found = run_checkpoints(store, flow, run_id, unreadable)
     if sampling_steps in found:
         return found[sampling_steps]
+    if unreadable:
+        raise unreadable[0]
     if found:
         steps = ", ".join(str(steps) for steps in found)
         raise UsageError(f"run {flow}/{run_id} has no checkpoint at {sampling_steps} steps; it has them at {steps}")
-    runs = sorted({f"{entry.flow}/{entry.run_id}" for entry in list_run_checkpoints(store)})
+    runs = sorted({f"{entry.flow}/{entry.run_id}" for entry in list_run_checkpoints(store, [])})
     raise UsageError(
         f"no run {flow}/{run_id} in store {store.uri}; {_nearest(f'{flow}/{run_id}', runs) or 'the store has no runs'}"
     )
@@ -52,7 +55,7 @@ def _of_prefix(store: Store, prefix: str) -> str:
         return candidates[0]
     if not candidates:
         raise UsageError(f"no checkpoint {prefix} in store {store.uri}; `progdistill checkpoints list` shows all")
-    described = "".join(f"\n  {_line(load_manifest(store, candidate))}" for candidate in candidates[:10])
+    described = "".join(f"\n  {_line(found)}" for found in list_manifests(store, [], candidates[:10]))
     more = f"\n  … and {len(candidates) - 10} more" if len(candidates) > 10 else ""
     raise UsageError(f"{prefix} is ambiguous, give more of the id:{described}{more}")
 
@@ -61,9 +64,9 @@ def _of_alias(store: Store, name: str) -> str:
     alias = read_alias(store, name) if ALIAS_NAME.fullmatch(name) else None
     if alias is not None and alias.checkpoint_id is not None:
         return alias.checkpoint_id
-    names = [alias.name for alias in list_aliases(store) if alias.checkpoint_id is not None]
+    names = [alias.name for alias in list_aliases(store, []) if alias.checkpoint_id is not None]
     raise UsageError(
-        f"{name!r} not found in store {store.uri}: not a checkpoint id ({SHORTEST_PREFIX}+ hex digits),"
+        f"{name!r:.100} not found in store {store.uri}: not a checkpoint id ({SHORTEST_PREFIX}+ hex digits),"
         f" alias or Flow/run/steps; {_nearest(name, names) or '`progdistill checkpoints list` shows all'}"
     )
 

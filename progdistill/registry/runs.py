@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import PositiveInt
 
-from progdistill.errors import LostInvariantError, UsageError
+from progdistill.errors import LostInvariantError, ProgdistillError, UsageError
 from progdistill.store.base import Store
 from progdistill.store.digest import Sha256
 from progdistill.store.documents import Record, list_records, publish_record
@@ -44,24 +44,30 @@ def record_run_checkpoint(
     return recorded
 
 
-def run_checkpoints(store: Store, flow: str, run_id: str) -> dict[int, str]:
-    """Return a run's checkpoint ids by number of steps, most steps first; empty for an unknown run."""
-    entries = list_records(store, run_prefix(flow, run_id), RunCheckpoint)
+def run_checkpoints(
+    store: Store, flow: str, run_id: str, unreadable: list[ProgdistillError] | None = None
+) -> dict[int, str]:
+    """Return a run's checkpoint ids by number of steps, most steps first; empty for an unknown run.
+
+    An entry that cannot be read raises; with `unreadable` the error is appended there and the entry skipped.
+    """
+    entries = list_records(store, run_prefix(flow, run_id), RunCheckpoint, unreadable)
     return {
         entry.sampling_steps: entry.checkpoint_id for entry in sorted(entries, key=lambda entry: -entry.sampling_steps)
     }
 
 
-def require_run(store: Store, run: str) -> dict[int, str]:
+def require_run(store: Store, run: str, unreadable: list[ProgdistillError] | None = None) -> dict[int, str]:
     """Like `run_checkpoints`, for `Flow/run id`; UsageError for an unknown run."""
     flow, _, run_id = run.partition("/")
-    checkpoints = run_checkpoints(store, flow, run_id) if flow and run_id else {}
-    if not checkpoints:
+    known = len(unreadable or ())
+    checkpoints = run_checkpoints(store, flow, run_id, unreadable) if flow and run_id else {}
+    if not checkpoints and len(unreadable or ()) == known:
         raise UsageError(f"no run {run} in store {store.uri}; give it as Flow/run id (`progdistill lineage`)")
     return checkpoints
 
 
-def list_run_checkpoints(store: Store) -> list[RunCheckpoint]:
-    """Return the entries of all runs, by flow, run and falling number of steps."""
-    entries = list_records(store, RUNS, RunCheckpoint)
+def list_run_checkpoints(store: Store, unreadable: list[ProgdistillError] | None = None) -> list[RunCheckpoint]:
+    """Return the entries of all runs, by flow, run and falling number of steps; `unreadable` as above."""
+    entries = list_records(store, RUNS, RunCheckpoint, unreadable)
     return sorted(entries, key=lambda entry: (entry.flow, entry.run_id, -entry.sampling_steps))

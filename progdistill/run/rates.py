@@ -104,7 +104,7 @@ def rates_from(
     for manifest in manifests:
         made, identity = manifest.provenance, manifest.identity
         figures = made.figures
-        if figures is None or figures.world_size is None or figures.job != work.kind:
+        if figures is None or not figures.world_size or figures.job != work.kind or not figures.images_per_second:
             continue
         if (identity.base is not None) != work.adapter:
             continue
