@@ -12,7 +12,7 @@ from progdistill.data.dataset import DatasetInfo
 from progdistill.data.loader import TrainingLoader
 from progdistill.data.reading import read_unconditional
 from progdistill.diffusion.noise import seed_for
-from progdistill.errors import ProgdistillError
+from progdistill.errors import LostInvariantError, PeerLostError, ProgdistillError
 from progdistill.jobs.live import LiveTraining
 from progdistill.jobs.spec import CheckpointOutput, DistillSpec, GuideSpec, JobRequest, TrainBaseSpec, TrainingSpec
 from progdistill.models.adapters import share_base
@@ -114,7 +114,12 @@ def _snapshot_to_resume(store: Store, job_id: str, rank: Rank) -> Snapshot | Non
     """The snapshot to resume from: rank 0 chooses the newest, so that all agree even if one is written meanwhile."""
     found = latest_snapshot(store, job_id) if rank.rank == 0 else None
     name = rank.broadcast("" if found is None else found.name)
-    return found if rank.rank == 0 or not name else snapshot_named(store, job_id, name)
+    if rank.rank == 0 or not name:
+        return found
+    try:
+        return snapshot_named(store, job_id, name)
+    except LostInvariantError as error:  # all ranks start again, from a newer one
+        raise PeerLostError(f"the snapshot that rank 0 chose cannot be read: {error}") from error
 
 
 def _prepared(

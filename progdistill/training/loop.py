@@ -106,6 +106,7 @@ def train(task: TrainingTask, model: Denoiser, start: Snapshot | None) -> Traine
     state = TrainingState(model, task.settings, task.new_parameters)
     if start is not None:
         state.restore(start)
+        start.close()
     network: nn.Module = model
     if rank.world_size > 1 and not task.execution.sharded:
         network = nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True)

@@ -9,8 +9,7 @@ import re
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
@@ -18,11 +17,11 @@ from typing import Any, Final, Literal, NamedTuple
 import torch
 from jaxtyping import Shaped
 from pydantic import JsonValue, NonNegativeInt, PositiveInt
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from progdistill.errors import LostInvariantError, TransientError
+from progdistill.errors import LostInvariantError
 from progdistill.models_base import Frozen
 from progdistill.store.base import Store
 from progdistill.store.digest import FileDigest
@@ -208,41 +207,32 @@ class Snapshot:
         """For `snapshot_named` in another process."""
         self.update = key.update
         """The number of updates done when it was taken."""
-        self._shards = [_verified(store, key, rank) for rank in range(key.world_size)]
+        # Opened at once: what another worker of the job removes meanwhile can still be read.
+        self._shards = [_opened(*_verified(store, key, rank)) for rank in range(key.world_size)]
         self.facts = self._shards[0][0].facts
         """The JSON that rank 0 recorded."""
+
+    def close(self) -> None:
+        """Close the files, so that the room of removed ones is free."""
+        self._shards = []
 
     def read(self, name: str, offset: int, length: int) -> Shaped[Tensor, " length"]:
         """Return `length` elements from `offset` of a flattened tensor, for a rank of any world size."""
         pieces: list[tuple[int, Tensor]] = []
-        for shard, path in self._shards:
+        for shard, file in self._shards:
             piece = shard.slices.get(name)
             if piece is None:
                 continue
             start, end = max(offset, piece.offset), min(offset + length, piece.offset + piece.length)
             if start < end:
-                with self._reading(path) as file:
-                    stored = file.get_slice(name)
-                    pieces.append((start, stored[start - piece.offset : end - piece.offset]))
+                stored = file.get_slice(name)
+                pieces.append((start, stored[start - piece.offset : end - piece.offset]))
         found = sum(len(tensor) for _, tensor in pieces)
         if found != length:
             raise LostInvariantError(
                 f"snapshot after update {self.update}: {name} has {found} of the {length} elements from {offset}"
             )
         return torch.cat([tensor for _, tensor in sorted(pieces, key=lambda piece: piece[0])])
-
-    @contextmanager
-    def _reading(self, path: Path) -> Iterator[Any]:
-        try:
-            with safe_open(path, framework="pt") as file:
-                yield file
-        except (OSError, RuntimeError) as error:
-            if path.exists():
-                raise
-            raise TransientError(
-                f"the snapshot after update {self.update} was removed while it was read: another worker of"
-                " this job continued or finished; try again"
-            ) from error
 
 
 def complete_snapshots(store: Store, job_id: str) -> list[SnapshotKey]:
@@ -292,13 +282,16 @@ def delete_snapshots(store: Store, job_id: str) -> None:
 def latest_snapshot(store: Store, job_id: str) -> Snapshot | None:
     """Return a job's newest intact snapshot, None when it has none.
 
-    Every shard is verified; a damaged snapshot is logged and the one before it is taken.
+    Every shard is verified; a damaged snapshot is logged and the one before it is taken. Where another worker of the
+    job has written a newer one meanwhile, and removed those that were listed, they are listed again.
     """
-    for key in complete_snapshots(store, job_id):
+    skipped: set[SnapshotKey] = set()
+    while remaining := [key for key in complete_snapshots(store, job_id) if key not in skipped]:
         try:
-            return Snapshot(store, key)
+            return Snapshot(store, remaining[0])
         except LostInvariantError as error:
-            logger.warning("snapshot after update %d is skipped: %s", key.update, error)
+            skipped.add(remaining[0])
+            logger.warning("snapshot after update %d is skipped: %s", remaining[0].update, error)
     return None
 
 
@@ -313,6 +306,18 @@ def _verified(store: Store, key: SnapshotKey, rank: int) -> tuple[ShardFacts, Pa
     if shard is None or (shard.rank, shard.update, shard.job_id) != (rank, key.update, key.job_id):
         raise LostInvariantError(f"{store.uri}/{document} is missing or in the wrong place")
     return shard, store.download(key.tensors_key(rank), shard.tensors)
+
+
+def _opened(shard: ShardFacts, path: Path) -> tuple[ShardFacts, Any]:
+    """A shard with its open file; LostInvariantError unless the file has the tensors that the document lists."""
+    try:
+        file: Any = safe_open(path, framework="pt")
+        lengths = {name: file.get_slice(name).get_shape() for name in shard.slices}
+    except (SafetensorError, OSError, RuntimeError) as error:
+        raise LostInvariantError(f"{path} is not the shard that its document describes: {error}") from error
+    if wrong := [name for name, piece in shard.slices.items() if lengths[name] != [piece.length]]:
+        raise LostInvariantError(f"{path} is not the shard that its document describes: {wrong[0]} has another size")
+    return shard, file
 
 
 def _share_of(tensors: Mapping[str, Tensor], rank: int, world_size: int) -> list[str]:
