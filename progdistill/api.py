@@ -246,6 +246,8 @@ class Model:
         """
         from progdistill.evaluation.evaluate import evaluate_checkpoint
         from progdistill.evaluation.plan import baseline_of
+        from progdistill.evaluation.published_statistics import pinned_statistics
+        from progdistill.features.weights import check_evaluator, pinned
 
         name = dataset or self.manifest.provenance.dataset_name
         if name == UNKNOWN_DATASET:
@@ -258,7 +260,8 @@ class Model:
             require_data_of(info, self.manifest.identity.dataset_fingerprint, self.reference)
         steps = sampling_steps or self.steps_for(None)
         recorded = self.manifest.provenance.configuration.get("evaluation")
-        settings = evaluation_settings(recorded, info, sampling_steps=steps, changes=changes)
+        settings = pinned(evaluation_settings(recorded, info, sampling_steps=steps, changes=changes))
+        settings = pinned_statistics(self.store, settings, check_evaluator(self.store, settings, info))
         baseline = baseline_of(self.store, self.manifest) if baselines else None
         return evaluate_checkpoint(self.store, self.manifest, baseline, steps, settings, info, device=self.device)
 
@@ -311,8 +314,11 @@ def open_default_store(store: str | None = None) -> Store:
 
 
 def checkpoints(store: str | None = None) -> list[CheckpointManifest]:
-    """The manifests of all checkpoints of a store, the newest last."""
-    found = list_manifests(open_default_store(store))
+    """The manifests of all checkpoints of a store, the newest last; those that cannot be read are logged."""
+    unreadable: list[ProgdistillError] = []
+    found = list(list_manifests(open_default_store(store), unreadable))
+    for error in unreadable:
+        logger.warning("%s", error)
     return sorted(found, key=lambda manifest: manifest.provenance.created_at)
 
 
@@ -469,7 +475,7 @@ def _start(verb: str, arguments: Sequence[str]) -> Run:
     folder.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:
         id_file, log = Path(temporary) / "run_id", folder / f".{os.getpid()}-{time.time_ns()}.log"
-        command = [sys.executable, "-m", "progdistill.cli.main", verb, *arguments]
+        command = [sys.executable, "-P", "-m", "progdistill.cli.main", verb, *arguments]
         with log.open("wb") as output:
             process = subprocess.Popen(
                 [*command, "--run-id-file", str(id_file)], stdout=output, stderr=subprocess.STDOUT

@@ -16,6 +16,7 @@ from progdistill.cli.common import (
     store_of,
 )
 from progdistill.errors import UsageError, require_between
+from progdistill.escape import printable
 from progdistill.features.config import EvaluatorName
 
 if TYPE_CHECKING:
@@ -40,8 +41,8 @@ def add_parser(verbs: Verbs) -> None:
     parser.add_argument("--evaluator", metavar="NAME", help=f"{text} (default: as in its run)")
     text = "path or URI of inception-2015-12-05.pt, required once per store; implies --evaluator inception"
     parser.add_argument("--inception-weights", metavar="FILE", help=f"{text} (default: $PROGDISTILL_INCEPTION)")
-    text = "expected SHA-256 of that file (default: the official file's)"
-    parser.add_argument("--inception-sha256", metavar="HEX", help=text)
+    text = "SHA-256 of the evaluator's network (default: of the official Inception file)"
+    parser.add_argument("--weights-sha256", "--inception-sha256", metavar="HEX", help=text)
     text = "compare with the mu and sigma in this .npz instead of those of the dataset"
     parser.add_argument("--reference-statistics", metavar="FILE", help=text)
     parser.add_argument("--no-baselines", action="store_true", help="do not measure the undistilled model")
@@ -56,7 +57,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     if args.json:
         print_json(record.model_dump(mode="json"))
     else:
-        print(_described(record))
+        print(printable(_described(record)))
     return 0
 
 
@@ -70,7 +71,7 @@ def _changes(args: argparse.Namespace) -> dict[str, JsonValue]:
         "guidance_scale": args.guidance_scale,
         "evaluator": args.evaluator or (None if weights is None else "inception"),
         "weights": weights,
-        "weights_sha256": args.inception_sha256,
+        "weights_sha256": args.weights_sha256,
         "reference_statistics": args.reference_statistics,
     }
     return {name: value for name, value in named.items() if value is not None}

@@ -2,13 +2,14 @@
 
 import difflib
 import json
+import os
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel, JsonValue
 
 from progdistill.errors import UsageError
-from progdistill.features.weights import INCEPTION_SHA256, local_path, sha256_of
+from progdistill.features.weights import FEATURES_VARIABLE, INCEPTION_SHA256, INCEPTION_VARIABLE, local_path, sha256_of
 from progdistill.models_base import leaves, parse_json
 
 FORMER_SETTINGS = {
@@ -20,6 +21,9 @@ FORMER_SETTINGS = {
     "cluster.use_jobset": "removed: ranks restart in their own pod without it",
 }
 """Paths that settings had before, and what became of them."""
+
+NETWORKS = {"inception": INCEPTION_VARIABLE, "features_file": FEATURES_VARIABLE}
+"""Evaluators whose network comes from a file, and the environment variable that can name it."""
 
 FILES = ("weights", "reference_statistics")
 """Evaluation settings that name a file, whose digest is NAME_sha256."""
@@ -129,8 +133,10 @@ def apply_overrides(recorded: Mapping[str, Any], changes: Mapping[str, Any]) -> 
 def check_named_files(fields: Mapping[str, Any], changes: Mapping[str, Any]) -> None:
     """Raise UsageError where a change names a local file that does not have the expected digest.
 
-    Otherwise a store that has a file of the expected digest would use that, and ignore the named one.
+    Otherwise a store that has a file of the expected digest would use that, and ignore the named one. The same for a
+    network that nobody named now, but a record of the store does: it could run code of whoever wrote the record.
     """
+    _refuse_recorded_network(fields, changes)
     official = INCEPTION_SHA256 if fields.get("evaluator") == "inception" else None
     for name, default in zip(FILES, (official, None), strict=True):
         location, expected = changes.get(name), fields.get(f"{name}_sha256") or default
@@ -144,3 +150,21 @@ def check_named_files(fields: Mapping[str, Any], changes: Mapping[str, Any]) -> 
                 f"evaluation.{name} = {location} has SHA-256 {found}, but {expected} is expected: name the"
                 f" right file, or give this one's digest (evaluation.{name}_sha256{option})"
             )
+
+
+def _refuse_recorded_network(fields: Mapping[str, Any], changes: Mapping[str, Any]) -> None:
+    evaluator, recorded = fields.get("evaluator"), fields.get("weights_sha256")
+    if evaluator == "inception" and recorded in (None, INCEPTION_SHA256):
+        return
+    if evaluator not in NETWORKS or not {"weights", "weights_sha256"}.isdisjoint(changes):
+        return
+    own = os.environ.get(NETWORKS[evaluator])
+    path = None if own is None else local_path(own)
+    if path is not None and path.is_file() and recorded in (None, sha256_of(path)):
+        return
+    if recorded is not None or fields.get("weights") is not None:
+        raise UsageError(
+            f"the recorded evaluation uses {evaluator} with the network {fields.get('weights')} of SHA-256 {recorded},"
+            f" which can run code: name the file in {NETWORKS[evaluator]}, or, if you trust it, give the digest with"
+            " --set evaluation.weights_sha256=… in a run, --weights-sha256 … in `evaluate`"
+        )

@@ -8,35 +8,41 @@ from numpy.typing import NDArray
 
 from progdistill.errors import UsageError
 from progdistill.evaluation.config import EvaluationSettings
-from progdistill.features.weights import read_named_file
+from progdistill.features.weights import KNOWN_FEATURES, read_named_file
 from progdistill.store.base import Store
 from progdistill.store.layout import reference_statistics_key
 
-INCEPTION_FEATURES = 2048
 _SETTING = "evaluation.reference_statistics"
 
 MeanAndCovariance = tuple[NDArray[np.float64], NDArray[np.float64]]
 """Of real features: [d] and [d, d]."""
 
 
-def pinned_statistics(store: Store, settings: EvaluationSettings) -> EvaluationSettings:
+def pinned_statistics(store: Store, settings: EvaluationSettings, features: int | None = None) -> EvaluationSettings:
     """Copy the reference statistics to the store, and return the settings with their digest.
 
-    Raises UsageError for a file that is missing or not valid, or that does not fit Inception if that is the
-    evaluator. The dimensions of other evaluators are known, and checked, when they are loaded.
+    Args:
+        store: Where to copy them.
+        settings: Those that name the file.
+        features: How many features the evaluator gives (`check_evaluator`); None: not known yet for a features file.
+
+    Raises:
+        UsageError: The file is missing or not valid, or is of another number of features.
     """
     given, expected = settings.reference_statistics, settings.reference_statistics_sha256
     if given is None:
         return settings
-    if expected is not None and store.read(reference_statistics_key(expected)) is not None:
-        return settings
-    _, data = read_named_file(given, "", f"{_SETTING} = {given}")
+    data = None if expected is None else store.read(reference_statistics_key(expected))
+    if data is None:
+        _, data = read_named_file(given, "", f"{_SETTING} = {given}")
     sha256 = hashlib.sha256(data).hexdigest()
     if expected not in (None, sha256):
         raise UsageError(f"{given} has SHA-256 {sha256}, but {_SETTING}_sha256 = {expected}")
-    features = len(_parsed(data, given)[0])
-    if settings.evaluator == "inception" and features != INCEPTION_FEATURES:
-        raise UsageError(f"{given} has {features} features, but Inception has {INCEPTION_FEATURES}")
+    found, wanted = len(_parsed(data, given)[0]), features or KNOWN_FEATURES.get(settings.evaluator)
+    if wanted not in (None, found):
+        raise UsageError(
+            f"{given} has {found} features, but {settings.evaluator} has {wanted}: give statistics of the same features"
+        )
     store.put_if_absent(reference_statistics_key(sha256), data)
     return settings.model_copy(update={"reference_statistics_sha256": sha256})
 

@@ -1,8 +1,7 @@
 """Inception features, in which FID is measured: clean-fid's loader, normalization and resizer."""
 
-import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from torch import Tensor
 from progdistill.data.dataset import DatasetInfo
 from progdistill.features.base import Extract, Features, ObtainedWeights
 from progdistill.features.config import FeatureSettings
+from progdistill.features.isolated import IsolatedNetwork
 from progdistill.features.weights import (
     INCEPTION_ADVICE,
     INCEPTION_SHA256,
@@ -50,34 +50,48 @@ class InceptionEvaluator:
         return ObtainedWeights(path, distance_name=f"fid_{settings.inception_mode}")
 
     def load(self, weights: Path, recipe: dict[str, JsonValue], device: str) -> Extract:
-        from cleanfid.inception_torchscript import InceptionV3W
-
-        clean = recipe["mode"] == "clean"
-        resize = resizer(INPUT_SIZE) if clean else torch.Tensor.float
-        quiet = warnings.catch_warnings(action="ignore", category=FutureWarning)  # deprecated; there is no other form
-        with tempfile.TemporaryDirectory() as folder, quiet:
-            (Path(folder) / "inception-2015-12-05.pt").symlink_to(weights.absolute())  # the name it looks for
-            network = InceptionV3W(folder, download=False, resize_inside=not clean).eval().to(device)
-            # The original implementation of the Inception Score leaves out the bias of this softmax layer.
-            output = network.base.state_dict().get("output.weight")
-            # Folds batch normalization into the convolutions: 1.4 times as fast on a CPU with channels last.
-            network.layers, network.base = torch.jit.freeze(network.layers), torch.jit.freeze(network.base)
-
-        def extract(images: UInt8[Tensor, "batch channels height width"]) -> Features:
-            pixels = resize(images.expand(-1, 3, -1, -1)).to(device)
-            features = network(pixels.contiguous(memory_format=torch.channels_last)).float()
-            probabilities = None if output is None else (features @ output.float().T).softmax(dim=1)
-            return Features(features, probabilities)
-
-        return extract
+        return load_isolated(weights, recipe, device)
 
 
-def load_torchscript(path: Path, device: str) -> torch.jit.ScriptModule:
-    """Load a TorchScript file onto a device, in evaluation mode."""
-    with warnings.catch_warnings(action="ignore", category=FutureWarning):  # deprecated, but the file is what it is
-        network: torch.jit.ScriptModule = torch.jit.load(str(path), map_location=device)  # type: ignore[no-untyped-call]
-    network.eval()
-    return network
+def load_inception(path: str, recipe: Mapping[str, JsonValue], device: str) -> Extract:
+    """Load the network into this process: it runs code of its own, so only `isolated_process.py` calls this."""
+    from cleanfid.inception_torchscript import InceptionV3W
+
+    clean = recipe["mode"] == "clean"
+    resize = resizer(INPUT_SIZE) if clean else torch.Tensor.float
+    quiet = warnings.catch_warnings(action="ignore", category=FutureWarning)  # deprecated; there is no other form
+    with quiet:
+        network = InceptionV3W(str(Path(path).parent), download=False, resize_inside=not clean).eval().to(device)
+    # The original implementation of the Inception Score leaves out the bias of this softmax layer.
+    output = network.base.state_dict().get("output.weight")
+    # Folds batch normalization into the convolutions: 1.4 times as fast on a CPU with channels last.
+    network.layers, network.base = torch.jit.freeze(network.layers), torch.jit.freeze(network.base)
+
+    def extract(images: UInt8[Tensor, "batch channels height width"]) -> Features:
+        pixels = resize(images.expand(-1, 3, -1, -1)).to(device)
+        features = network(pixels.contiguous(memory_format=torch.channels_last)).float()
+        probabilities = None if output is None else (features @ output.float().T).softmax(dim=1)
+        return Features(features, probabilities)
+
+    return extract
+
+
+def load_isolated(weights: Path, recipe: Mapping[str, JsonValue], device: str) -> Extract:
+    """Load a network from a file of the recipe's digest, in a process of its own (`isolated.py`)."""
+    data = weights.read_bytes()
+    check_digest(str(weights), data, str(recipe["weights_sha256"]))
+    network = IsolatedNetwork(data, str(weights), recipe, device, threads=torch.get_num_threads())
+
+    def extract(images: UInt8[Tensor, "batch channels height width"]) -> Features:
+        found = network(images.cpu().numpy())
+        features, probabilities = (
+            None if array is None else torch.from_numpy(array).to(device)
+            for array in (found["features"], found.get("probabilities"))
+        )
+        assert features is not None
+        return Features(features, probabilities)
+
+    return extract
 
 
 def resizer(size: int) -> Callable[[UInt8[Tensor, "batch 3 height width"]], Float[Tensor, "batch 3 size size"]]:

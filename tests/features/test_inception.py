@@ -42,9 +42,15 @@ def _settings(mode: str, weights: Path | None, sha256: str | None) -> Evaluation
     )
 
 
+_opened: dict[str, FeatureExtractor] = {}
+
+
 def _open(store: Store, mode: str, weights: Path, digits: DatasetInfo) -> FeatureExtractor:
-    settings = _settings(mode, weights, sha256_of(weights))
-    return open_evaluator(store, find_or_publish_evaluator(store, settings, digits))
+    """Open an evaluator once: each runs in a process of its own."""
+    if mode not in _opened:
+        settings = _settings(mode, weights, sha256_of(weights))
+        _opened[mode] = open_evaluator(store, find_or_publish_evaluator(store, settings, digits))
+    return _opened[mode]
 
 
 def _images(count: int, seed: int) -> torch.Tensor:

@@ -5,13 +5,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch import nn
 
 from progdistill.cli.main import main
 from progdistill.config.options import RunOptions
+from progdistill.data.dataset import default_data_root, find_dataset
 from progdistill.errors import UsageError
+from progdistill.features.weights import sha256_of
 from progdistill.run.prepare import PreparedRun, prepare_run
+from progdistill.store.open import open_store
 from progdistill.training.accelerators import Accelerators
+from tests.evaluation.conftest import publish
 
 
 @pytest.fixture(autouse=True)
@@ -35,11 +41,36 @@ def test_weights_that_are_named_must_be_there(tmp_path: Path) -> None:
         prepared("evaluation.evaluator=inception", f"evaluation.weights={tmp_path}/nowhere.pt")
 
 
-def test_a_features_file_is_pinned_by_its_digest(tmp_path: Path) -> None:
-    file = tmp_path / "features.pt"
-    file.write_bytes(b"a network")
-    run = prepared("evaluation.evaluator=features_file", f"evaluation.weights={file}")
-    assert run.settings.evaluation.weights_sha256 is not None
+def test_a_features_file_is_pinned_by_its_digest_and_statistics_must_have_its_features(tmp_path: Path) -> None:
+    file, statistics = tmp_path / "features.pt", tmp_path / "statistics.npz"
+    torch.jit.script(nn.Flatten()).save(str(file))
+    named = ("evaluation.evaluator=features_file", f"evaluation.weights={file}")
+    run = prepared(*named)
+    assert run.settings.evaluation.weights_sha256 == sha256_of(file)
+    np.savez(statistics, mu=np.zeros(63), sigma=np.eye(63))
+    with pytest.raises(UsageError, match=r"statistics\.npz has 63 features, but features_file has 64"):
+        prepared(*named, f"evaluation.reference_statistics={statistics}")
+
+
+@pytest.mark.parametrize("evaluator", ["features_file", "inception"])
+def test_a_file_that_is_no_network_is_refused_before_anything_is_trained(evaluator: str, tmp_path: Path) -> None:
+    file = tmp_path / "pt_inception.pth"
+    torch.save({"fc.weight": torch.zeros(2, 2)}, file)
+    named = (f"evaluation.evaluator={evaluator}", f"evaluation.weights={file}")
+    with pytest.raises(UsageError, match=r"pt_inception\.pth is a state dict or another pickle of torch\.save"):
+        prepared(*named, f"evaluation.weights_sha256={sha256_of(file)}")
+
+
+def test_evaluate_refuses_it_before_anything_is_sampled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = open_store(str(tmp_path / "store"))
+    manifest = publish(store, tmp_path, find_dataset("digits", default_data_root()), seed=0)
+    page = tmp_path / "page.pt"
+    page.write_text("<html>403 Forbidden</html>")
+    named = ["--inception-weights", str(page), "--inception-sha256", sha256_of(page)]
+    words = ["evaluate", manifest.id, "--sampling-steps", "1", "--samples", "20", "--store", store.uri, *named]
+    assert main(words) == 2
+    assert "page.pt is an HTML page, such as a failed download leaves" in capsys.readouterr().err
+    assert list(store.list("evaluators/")) == []
 
 
 @pytest.mark.parametrize("training", ["base", "distill"])
@@ -63,6 +94,9 @@ def inception(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Settings with which nothing but the reference statistics can be wrong."""
     (tmp_path / "inception-2015-12-05.pt").write_bytes(b"a network")
     monkeypatch.setenv("PROGDISTILL_INCEPTION", str(tmp_path / "inception-2015-12-05.pt"))
+    # It stands for the official file, which its digest tells and which is not run at the start.
+    official = sha256_of(tmp_path / "inception-2015-12-05.pt")
+    monkeypatch.setattr("progdistill.features.weights.INCEPTION_SHA256", official)
     return "evaluation.evaluator=inception"
 
 
@@ -79,7 +113,7 @@ def test_published_statistics_of_cifar10_are_accepted(inception: str, tmp_path: 
     ("arrays", "words"),
     [
         (None, r"nowhere\.npz is not a file.*evaluation\.reference_statistics"),
-        ({"mu": np.zeros(64), "sigma": np.eye(64)}, r"64 features, but Inception has 2048"),
+        ({"mu": np.zeros(64), "sigma": np.eye(64)}, r"64 features, but inception has 2048"),
         ({"mu": np.zeros(2048)}, r"is not a file of reference statistics.*mu and sigma"),
         ({"mu": np.zeros(2048), "sigma": np.eye(64)}, r"is not a file of reference statistics.*\(64, 64\)"),
         ({"mu": np.full(2048, np.nan), "sigma": np.eye(2048)}, "not all numbers are finite"),
