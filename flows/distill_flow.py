@@ -3,6 +3,11 @@
 python flows/distill_flow.py run --dataset digits
 """
 
+from progdistill.signals import handle_early_signals
+
+if __name__ == "__main__":
+    handle_early_signals()  # while the rest is imported
+
 from progdistill import flow
 from progdistill.cli.run import main
 

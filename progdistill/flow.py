@@ -14,7 +14,9 @@ from metaflow.exception import MetaflowException
 
 from progdistill.argo import DEFAULTS, RunParameters, read_deployment
 from progdistill.config.options import RUN_OPTIONS, resolve_options
-from progdistill.errors import ProgdistillError
+from progdistill.errors import ProgdistillError, UsageError
+from progdistill.escape import printable
+from progdistill.store.files import usage_error_of
 
 if TYPE_CHECKING:
     from progdistill.run.steps import RunSteps
@@ -25,6 +27,9 @@ LIVE_CARDS = "PROGDISTILL_LIVE_CARDS"
 PREPARED_RUN = "PROGDISTILL_PREPARED_RUN"
 """Environment variable: file with the run that the command has prepared, which `start` takes over."""
 
+USAGE_ERROR = "PROGDISTILL_USAGE_ERROR"
+"""Environment variable: file that a step creates when it ends with a usage error, for the command's exit status."""
+
 
 def _live_card(function: Any) -> Any:
     """Add a live card to a step that trains, unless they are switched off: a card costs 1.2 s a task."""
@@ -32,14 +37,19 @@ def _live_card(function: Any) -> Any:
 
 
 def _one_message(function: Callable[[Any], None]) -> Callable[[Any], None]:
-    """Raise an error of this package as one of Metaflow's, which is shown without a traceback."""
+    """Raise an error of this package, or a full disk, as one of Metaflow's, which is shown without a traceback."""
 
     @wraps(function)
     def wrapper(self: Any) -> None:
         try:
             function(self)
-        except ProgdistillError as error:
-            raise MetaflowException(str(error)) from None
+        except (ProgdistillError, OSError) as error:
+            known = error if isinstance(error, ProgdistillError) else usage_error_of(error)
+            if known is None:
+                raise
+            if isinstance(known, UsageError) and (told := os.environ.get(USAGE_ERROR)):
+                Path(told).touch()
+            raise MetaflowException(printable(str(known))) from None
 
     return wrapper
 
@@ -63,7 +73,7 @@ class DistillFlow(FlowSpec):
             values = {option.field: getattr(self, option.field) for option in RUN_OPTIONS}
             # Argo passes a parameter that nobody set as an empty text.
             prepared = prepare_run(resolve_options({k: None if v == "" else v for k, v in values.items()}))
-        print(prepared.describe(), estimate(prepared).describe(), sep="\n", flush=True)
+        print(printable(f"{prepared.describe()}\n{estimate(prepared).describe()}"), flush=True)
         self.run_facts = prepared.model_dump(mode="json")
         self.started_at = datetime.now(UTC).isoformat()
         if current.run is not None:

@@ -29,6 +29,20 @@ def exit_interrupted(number: int) -> None:
     os._exit(130)
 
 
+def handle_early_signals() -> None:
+    """Exit with status 130 on a stop signal, until a command handles them itself. Ignored ones stay ignored."""
+    for number in STOP_SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda number, _: exit_interrupted(number))
+
+
+def restore_default_signals() -> None:
+    """Undo `handle_early_signals`, for code that expects Python's KeyboardInterrupt."""
+    for number in STOP_SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+
 class StopSignals:
     """Handles stop signals from `with` to its end; only the main thread may use it.
 

@@ -1,10 +1,12 @@
 """A stop signal is never lost, and never arrives after its handler was removed."""
 
+import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -105,3 +107,27 @@ def test_other_errors_that_python_drops_are_reported_as_usual(monkeypatch: pytes
     with StopSignals():
         Broken()
     assert reported == [KeyError]
+
+
+FLOW = Path(__file__).parents[1] / "flows" / "distill_flow.py"
+COMMANDS = (("-c", "from progdistill.cli.start import main; main()", "plan"), (str(FLOW), "run"))
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=["progdistill", "flow"])
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+def test_a_signal_while_a_command_is_still_being_imported_is_no_traceback(
+    number: signal.Signals, command: tuple[str, ...], tmp_path: Path
+) -> None:
+    (tmp_path / "pydantic.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(250)\n")
+    paths = os.pathsep.join([str(tmp_path), str(FLOW.parents[1])])
+    process = subprocess.Popen(
+        [sys.executable, *command],
+        env={**os.environ, "PYTHONPATH": paths},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None and process.stdout.readline() == "importing\n"
+    process.send_signal(number)
+    _, said = process.communicate(timeout=200)
+    assert (process.returncode, said) == (130, "interrupted before start\n")

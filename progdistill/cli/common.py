@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from progdistill.config.options import DEFAULT_STORE, resolve_options
 from progdistill.errors import Interrupted, ProgdistillError, UsageError
+from progdistill.escape import one_line, printable
 from progdistill.logs import configure_logging
 from progdistill.signals import STOP_SIGNALS, StopSignals, record
+from progdistill.store.files import usage_error_of
 
 if TYPE_CHECKING:
     from progdistill.store.base import Store
@@ -48,12 +50,15 @@ def _with_errors_printed(command: Callable[[], int]) -> int:
         sys.stdout.flush()
         return status
     except ProgdistillError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(printable(f"error: {error}"), file=sys.stderr)
         return error.exit_status
     except BrokenPipeError:
         # The reader of the output has closed it, as `| head` does.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        print(printable(f"error: {usage_error_of(error) or error}"), file=sys.stderr)
+        return UsageError.exit_status if usage_error_of(error) else ProgdistillError.exit_status
 
 
 def add_verb(
@@ -154,13 +159,14 @@ def print_json(facts: Any) -> None:
 
 def print_table(rows: Sequence[Sequence[str]]) -> None:
     """Print rows of cells, in columns as wide as their widest cell."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
+    shown = [[one_line(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+    for row in shown:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def status_of(unreadable: Sequence[ProgdistillError]) -> int:
     """Print what a listing could not read, after the rest; return the exit status of the whole."""
     for error in unreadable:
-        print(f"error: {error}", file=sys.stderr)
+        print(printable(f"error: {error}"), file=sys.stderr)
     return max((error.exit_status for error in unreadable), default=0)

@@ -17,7 +17,7 @@ from progdistill.cli import (
     watch,
 )
 from progdistill.cli.common import run_command
-from progdistill.config.options import refuse_renamed
+from progdistill.config.options import check_arguments
 from progdistill.version import __version__
 
 GROUPS = (run, watch, data, checkpoints, lineage, sample, evaluate, import_export, report, doctor)
@@ -52,7 +52,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _run(parser: argparse.ArgumentParser, arguments: list[str]) -> int:
-    refuse_renamed(arguments)
+    check_arguments(arguments)
     args, unknown = parser.parse_known_args(arguments)
     if unknown and not getattr(args, "takes_unknown", False):
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")

@@ -13,12 +13,14 @@ from progdistill.config.options import (
     RUN_OPTIONS,
     add_run_options,
     as_arguments,
+    check_arguments,
     parse_known_options,
-    refuse_renamed,
     resolve_options,
 )
 from progdistill.errors import Interrupted, ProgdistillError, UsageError
+from progdistill.escape import printable
 from progdistill.logs import configure_logging
+from progdistill.signals import restore_default_signals
 
 VERBS = {
     "run": "train, distill, evaluate and report, with any option of Metaflow's `run` (such as --tag NAME)",
@@ -76,7 +78,7 @@ def _plan(args: argparse.Namespace) -> int:
     if args.json:
         print_json({**prepared.facts(), "estimate": takes.model_dump(mode="json")})
     else:
-        print(prepared.describe(), takes.describe(), sep="\n")
+        print(printable(f"{prepared.describe()}\n{takes.describe()}"))
     return 0
 
 
@@ -98,12 +100,13 @@ def main(flow: Any = None) -> None:
 
         entrypoint = ENTRYPOINT
     if "step" in arguments:  # a task, not a command of the user
+        restore_default_signals()
         configure_logging()
         sys.exit(_metaflow(flow, arguments, entrypoint))
     verb = next((word for word in arguments if word in VERBS), None)
 
     def run() -> int:
-        refuse_renamed(arguments)
+        check_arguments(arguments)
         if verb is None or "--help" in arguments:
             return _metaflow(flow, arguments, entrypoint)
         position = arguments.index(verb)
@@ -136,6 +139,9 @@ def _start(
             named = () if origin is None else ("--origin-run-id", origin)
             tags = [argument for tag in _tags_of(origin) for argument in ("--tag", tag)]
             arguments = [*before, verb, *rest, *named, *tags]
+        from progdistill.flow import USAGE_ERROR
+
+        os.environ[USAGE_ERROR] = str(Path(folder) / "usage_error")
         return _supervise(flow, arguments, entrypoint)
 
 
@@ -186,6 +192,7 @@ def _supervise(flow: Any, arguments: Sequence[str], entrypoint: Sequence[str] | 
     """Run Metaflow; when it fails, print how to resume."""
     from metaflow import current
 
+    from progdistill.flow import USAGE_ERROR
     from progdistill.jobs.forkserver import fork_server
     from progdistill.signals import StopSignals
 
@@ -201,6 +208,8 @@ def _supervise(flow: Any, arguments: Sequence[str], entrypoint: Sequence[str] | 
             signals.ignore()
             status = Interrupted.exit_status
             _ask_about_jobs_left(str(current.run_id))
+        if status == 1 and Path(os.environ[USAGE_ERROR]).exists():
+            status = UsageError.exit_status
         if status != 0 and current.run_id:
             # Not Metaflow's `latest_run`: all runs of a folder share it, and `resume` does not write it.
             program = "progdistill" if entrypoint else f"python {sys.argv[0]}"
@@ -228,7 +237,7 @@ def _ask_about_jobs_left(run_id: str) -> None:
         try:
             ask_about_left(jobs)
         except ProgdistillError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(printable(f"error: {error}"), file=sys.stderr)
 
 
 if __name__ == "__main__":

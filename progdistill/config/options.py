@@ -105,9 +105,13 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         )
 
 
-def refuse_renamed(arguments: Iterable[str]) -> None:
-    """Raise UsageError for a command-line option that has another name now."""
+def check_arguments(arguments: Iterable[str]) -> None:
+    """Raise UsageError for a command-line option that has another name now, and for text that is not UTF-8."""
     for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            raise UsageError(f"{argument!r} is not UTF-8: give the file or folder another name") from None
         name = argument.partition("=")[0].removeprefix("--")
         if argument.startswith("--") and name in RENAMED_OPTIONS:
             raise UsageError(f"--{name} was renamed: use --{RENAMED_OPTIONS[name]}")

@@ -281,7 +281,7 @@ def run_job_on(hosts: Hosts, path: Path, request: JobRequest) -> int:
     store = open_store(request.store)
     limit = RestartLimit(lambda: progress_of(request.spec, store))
     with StopSignals() as signals:
-        status = run_ranks(hosts, ["-m", "progdistill.jobs.worker", str(path)], limit, signals)
+        status = run_ranks(hosts, ["-P", "-m", "progdistill.jobs.worker", str(path)], limit, signals)
         signals.ignore()
     return status
 

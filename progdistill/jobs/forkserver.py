@@ -30,7 +30,7 @@ def fork_server() -> Iterator[None]:
             with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
                 listener.bind(path)
                 listener.listen()  # from here on clients wait until the server is ready
-                command = [sys.executable, "-m", "progdistill.jobs.forkserver", str(listener.fileno())]
+                command = [sys.executable, "-P", "-m", "progdistill.jobs.forkserver", str(listener.fileno())]
                 server = Popen(command, stdin=PIPE, pass_fds=[listener.fileno()])
         except OSError:  # such as a path of more than 107 bytes: workers will be new processes
             yield

@@ -108,7 +108,7 @@ def _start(request: JobRequest, path: Path) -> Worker:
         if (forked := fork_worker(str(path), environment)) is not None:
             return forked
     return subprocess.Popen(
-        [sys.executable, "-m", f"progdistill.jobs.{module}", str(path)],
+        [sys.executable, "-P", "-m", f"progdistill.jobs.{module}", str(path)],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

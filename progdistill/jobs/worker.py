@@ -27,6 +27,7 @@ from progdistill.jobs.spec import (
 from progdistill.logs import configure_logging
 from progdistill.signals import StopSignals, exit_interrupted, raise_interrupt, record
 from progdistill.store.documents import publish_record
+from progdistill.store.files import usage_error_of
 from progdistill.store.layout import job_result_key
 from progdistill.store.open import open_store
 from progdistill.training.devices import device_name
@@ -84,7 +85,7 @@ def work(request: JobRequest) -> int:
         except Exception as error:
             if is_peer_failure(error):
                 error = PeerLostError(f"lost another rank: {error}")
-            return report_error(request, error)
+            return report_error(request, usage_error_of(error) or error)
         finally:
             signals.ignore()
 

@@ -86,7 +86,7 @@ def timings_of(
     def within(moment: datetime) -> bool:
         return any(start <= moment.timestamp() <= finish for start, finish in intervals)
 
-    total = (datetime.now(UTC) - started_at).total_seconds()
+    total = max(0.0, (datetime.now(UTC) - started_at).total_seconds())  # the clock may have been set back
     overhead = max(0.0, total - covered_seconds(intervals))
     training = sampling = evaluating = stored = 0.0
     for made in (manifest.provenance for manifest in checkpoints):
