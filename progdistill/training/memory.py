@@ -51,8 +51,11 @@ def state_memory(training: TrainingSettings, trained: int, frozen: int = 0, froz
 
 
 def readable_bytes(count: float) -> str:
-    """Such as 1.2 GB or 3.4 MB."""
-    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
+    """Such as 1.2 GB, 3.4 MB or 5.6 kB."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6)):
+        if count >= size:
+            return f"{count / size:,.1f} {unit}"
+    return f"{count / 1e3:,.1f} kB"
 
 
 def activation_bytes(config: DenoiserConfig, images: int, *, bfloat16: bool, checkpointing: bool) -> int:
