@@ -41,7 +41,7 @@ from progdistill.training.provenance import provenance
 from progdistill.version import NUMERICS_VERSION
 
 if TYPE_CHECKING:
-    pass
+    from progdistill.models.pipeline_import import ForeignModel
 
 
 def add_parser(verbs: Verbs) -> None:
@@ -59,7 +59,9 @@ def add_parser(verbs: Verbs) -> None:
         progdistill import DistillFlow/RUN/4 --from-store s3://BUCKET/models --name four-step
         """
     parser = add_verb(verbs, "import", _import, text, examples=examples)
-    parser.add_argument("source", metavar="SOURCE", help="a folder; with --from-store a checkpoint there")
+    parser.add_argument(
+        "source", metavar="SOURCE", help="a folder, or a file of EDM's tensors; with --from-store a checkpoint there"
+    )
     parser.add_argument("--name", required=True, help="alias to give the checkpoint")
     parser.add_argument("--from-store", metavar="URI", help="copy SOURCE from this store")
     parser.add_argument("--dataset", metavar="NAME", help="what it was trained on, if that is not recorded")
@@ -100,11 +102,11 @@ def _import(args: argparse.Namespace) -> int:
         manifest = decode(CheckpointManifest, file.read_bytes(), where=str(file))
         _require_dataset(manifest, args.dataset)
         manifest = _publish_own(store, manifest, file.parent / WEIGHTS_FILE)
-    elif file.parent.is_dir():
-        manifest = _import_diffusers(store, file.parent, args)
+    elif file.parent.exists():
+        manifest = _import_foreign(store, file.parent, args)
     else:
         raise UsageError(
-            f"{args.source} is not a directory; download the model first, or name another store with --from-store"
+            f"{args.source} does not exist; download the model first, or name another store with --from-store"
         )
     _require_dataset(manifest, args.dataset)
     move_alias(store, args.name, manifest.id, f"progdistill import@{socket.gethostname()}")
@@ -147,13 +149,21 @@ def _image_size_of(dataset: str | None) -> int | None:
     return None
 
 
-def _import_diffusers(store: Store, folder: Path, args: argparse.Namespace) -> CheckpointManifest:
-    from progdistill.models.denoiser import save_weights
+def _read_foreign(source: Path, args: argparse.Namespace) -> "ForeignModel":
+    """A folder of diffusers, or a file with the tensors of a network of EDM or EDM2."""
     from progdistill.models.diffusers_import import read_diffusers
+    from progdistill.models.edm_import import read_edm
 
     require_between("--image-size", args.image_size, 1, 2**16)
-    model = read_diffusers(
-        folder,
+    if source.is_file():
+        if args.scheduler is not None or args.image_size is not None or args.reversed_time:
+            raise UsageError(
+                f"{source} is a file, read as a network of EDM or EDM2, whose noise and size are known: leave out"
+                " --scheduler, --image-size and --reversed-time, or give the folder of a model of diffusers"
+            )
+        return read_edm(source, label_dropout=args.label_dropout, allow_pickle=args.allow_pickle)
+    return read_diffusers(
+        source,
         scheduler=args.scheduler,
         label_dropout=args.label_dropout,
         image_size=args.image_size,
@@ -161,6 +171,12 @@ def _import_diffusers(store: Store, folder: Path, args: argparse.Namespace) -> C
         reversed_time=args.reversed_time,
         allow_pickle=args.allow_pickle,
     )
+
+
+def _import_foreign(store: Store, source: Path, args: argparse.Namespace) -> CheckpointManifest:
+    from progdistill.models.denoiser import save_weights
+
+    model = _read_foreign(source, args)
     config = model.config
     if model.pipeline is not None:
         from progdistill.models.pipeline_import import keep_pipeline
@@ -182,7 +198,7 @@ def _import_diffusers(store: Store, folder: Path, args: argparse.Namespace) -> C
     )
     made = provenance(
         device="cpu",
-        configuration={"imported_from": str(folder.resolve())},
+        configuration={"imported_from": str(source.resolve())},
         dataset_name=args.dataset or UNKNOWN_DATASET,
     )
     return publish_checkpoint(store, weights, description, made, consume=True)

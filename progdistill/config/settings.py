@@ -71,10 +71,12 @@ class Settings(Frozen):
     def student_prediction(self) -> PredictionType:
         """What students predict: as set, else what the first teacher predicts, or v where that is ε.
 
-        An ε-model cannot be distilled to few steps (the paper's section 4).
+        An ε-model is not distilled to few steps as well as a v-model (the paper's section 4). But an adapter does not
+        change what its base predicts.
         """
         teachers = self.model.prediction
-        return self.distill.prediction or (PredictionType.V if teachers is PredictionType.EPS else teachers)
+        changed = teachers is PredictionType.EPS and self.lora is None
+        return self.distill.prediction or (PredictionType.V if changed else teachers)
 
     @property
     def grid(self) -> Grid:

@@ -1,5 +1,6 @@
 """Names that users choose from, and the combinations that the paper rules out."""
 
+import math
 from enum import StrEnum
 
 from progdistill.errors import UsageError
@@ -38,13 +39,20 @@ class SamplerName(StrEnum):
     DPM_SOLVER = "dpm_solver"
 
 
-def check_combination(prediction: PredictionType, loss_weight: LossWeight, distilling: bool) -> None:
+SMALLEST_ALPHA_FOR_EPS_STUDENTS = 0.05
+"""Of a student's first time; Stable Diffusion's schedule ends at 0.068. See docs/mathematics.md for a measurement."""
+
+
+def check_combination(
+    prediction: PredictionType, loss_weight: LossWeight, distilling: bool, first_time: float = 1.0
+) -> None:
     """Check that training with these choices can work.
 
     Args:
         prediction: Of the network to train.
         loss_weight: Of its loss.
         distilling: Whether the network is a student.
+        first_time: The noisy end of a student's grid, in (0, 1].
 
     Raises:
         UsageError: With the paper's reason why it cannot.
@@ -54,14 +62,16 @@ def check_combination(prediction: PredictionType, loss_weight: LossWeight, disti
             "prediction 'eps' with loss weight 'truncated_snr' diverges (Table 1 of the paper):"
             " choose loss weight 'snr' or 'snr_plus_one', or prediction 'v', 'x' or 'x_eps'"
         )
-    if distilling and prediction is PredictionType.EPS:
+    if not distilling:
+        return
+    if prediction is PredictionType.EPS and math.cos(first_time * math.pi / 2) < SMALLEST_ALPHA_FOR_EPS_STUDENTS:
         raise UsageError(
-            "prediction 'eps' cannot be distilled: as α → 0 an error in ε̂ grows by 1/α in x̂, and at t = 1 ε̂"
-            " says nothing of x (section 4 of the paper): let the student predict 'v', 'x' or 'x_eps';"
+            "prediction 'eps' cannot be distilled on this grid: as α → 0 an error in ε̂ grows by 1/α in x̂, and at"
+            " t = 1 ε̂ says nothing of x (section 4 of the paper): let the student predict 'v', 'x' or 'x_eps';"
             " its teacher may predict 'eps'"
         )
-    if distilling and loss_weight is LossWeight.SNR:
+    if loss_weight is LossWeight.SNR and first_time == 1:
         raise UsageError(
-            "loss weight 'snr' cannot be used in distillation: it is 0 at t = 1, the only time"
+            "loss weight 'snr' cannot be used in distillation on this grid: it is 0 at t = 1, the only time"
             " that a one-step student sees (section 4 of the paper): choose 'truncated_snr' or 'snr_plus_one'"
         )

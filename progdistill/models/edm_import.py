@@ -21,6 +21,7 @@ from progdistill.diffusion.noise_schedules import EDMSchedule
 from progdistill.errors import UsageError
 from progdistill.models.config import DenoiserConfig, EDMConfig
 from progdistill.models.denoiser import mismatch, unallocated
+from progdistill.models.pipeline_import import ForeignModel
 
 UNUSED = (
     *("resample_filter", "map_augment.weight"),
@@ -29,18 +30,13 @@ UNUSED = (
 """Ends of names without a part in sampling: constants, the input of augmentation, the uncertainty of the loss."""
 
 
-def read_edm(
-    path: Path, *, label_dropout: bool = False, allow_pickle: bool = False
-) -> tuple[DenoiserConfig, dict[str, Tensor]]:
+def read_edm(path: Path, *, label_dropout: bool = False, allow_pickle: bool = False) -> ForeignModel:
     """Read a network of EDM or EDM2, with EDM's preconditioning, σ_data = 0.5 and noise levels 0.002 to 80.
 
     Args:
         path: A .safetensors or .npz file, or a state dict saved by torch, of tensors with their published names.
         label_dropout: Whether it was trained with labels dropped.
         allow_pickle: Read a state dict saved by torch, restricted to plain tensors.
-
-    Returns:
-        Its configuration, and float32 weights with the names of `Denoiser.state_dict()`.
 
     Raises:
         UsageError: The file is none of these, or its tensors are no such network.
@@ -53,7 +49,7 @@ def read_edm(
     weights = {f"network.{name}": tensor.float() for name, tensor in found.items()}
     if problem := mismatch(weights, unallocated(config).state_dict()):
         raise UsageError(f"{path} is not the {network.class_name} that its names suggest: {problem}")
-    return config, weights
+    return ForeignModel(config, weights)
 
 
 def _read(path: Path, allow_pickle: bool) -> dict[str, Tensor]:

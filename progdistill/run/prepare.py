@@ -15,7 +15,8 @@ from progdistill.data.catalog import UNKNOWN_DATASET
 from progdistill.data.columns import LABEL
 from progdistill.data.dataset import DatasetInfo, default_data_root, find_dataset, is_data_of, require_data_of
 from progdistill.diffusion.grid import AngleGrid
-from progdistill.diffusion.names import check_combination
+from progdistill.diffusion.names import PredictionType, check_combination
+from progdistill.diffusion.noise_schedules import EDMSchedule, FlowSchedule
 from progdistill.errors import UsageError
 from progdistill.evaluation.published_statistics import pinned_statistics
 from progdistill.features.weights import check_evaluator, pinned
@@ -162,8 +163,9 @@ def prepare_run(options: RunOptions) -> PreparedRun:
     settings = settings_from(resolved, dataset, None if reproduced is None else reproduced.settings, model)
     if teacher is not None:
         settings = _branched(settings, options, teacher)
-    check_combination(settings.student_prediction, settings.distill.loss_weight, distilling=True)
     _check_grid(settings, teacher)
+    first_time = settings.grid.times(1)[0]
+    check_combination(settings.student_prediction, settings.distill.loss_weight, distilling=True, first_time=first_time)
     check_trackers(settings.live.trackers)
     if settings.launcher is LauncherName.KUBERNETES:
         from progdistill.jobs.kubernetes.preflight import dataset_for_pods, require_reachable
@@ -417,7 +419,13 @@ def _without_stock_pipeline(settings: Settings) -> Iterator[str]:
 
 
 def _check_grid(settings: Settings, teacher: CheckpointManifest | None) -> None:
-    """Refuse a grid that the ladder cannot keep, and steps of the teacher that it does not have."""
+    """Refuse what students cannot predict, and a grid or a number of the teacher's steps that does not fit."""
+    schedule, prediction = settings.model.foreign_schedule, settings.student_prediction
+    if isinstance(schedule, FlowSchedule | EDMSchedule) and prediction is not PredictionType.V:
+        raise UsageError(
+            f"distill.prediction = {prediction}, but students of a network of flow matching or EDM answer as it does,"
+            " which counts as v: leave it out"
+        )
     grid, taken = settings.grid, settings.distill.teacher_steps
     if teacher is not None and teacher.identity.kind is CheckpointKind.STUDENT and grid != settings.model.grid:
         raise UsageError(

@@ -5,10 +5,13 @@ import sys
 
 import pytest
 
+from progdistill.diffusion.grid import TrailingGrid
 from progdistill.diffusion.names import LossWeight, PredictionType, SamplerName, check_combination
+from progdistill.diffusion.noise_schedules import DiscreteSchedule
 from progdistill.errors import UsageError
 
 E, W = PredictionType.EPS, LossWeight
+LATENT = DiscreteSchedule(kind="scaled_linear", beta_start=0.00085, beta_end=0.012)
 
 
 def test_names_are_what_users_type() -> None:
@@ -45,6 +48,21 @@ def test_everything_else_is_allowed(distilling: bool, count: int) -> None:
         return True
 
     assert sum(allowed(prediction, weight) for prediction in PredictionType for weight in LossWeight) == count
+
+
+SD_END = TrailingGrid(schedule=LATENT).times(1)[0]
+DDPM_END = TrailingGrid(schedule=DiscreteSchedule(kind="linear")).times(1)[0]
+
+
+def test_on_a_grid_whose_noisy_end_still_shows_x_more_is_allowed() -> None:
+    """Stable Diffusion's schedule ends at α = 0.068, that of Ho et al. (2020) at 0.006."""
+    for weight in (W.SNR, W.SNR_PLUS_ONE):
+        check_combination(E, weight, distilling=True, first_time=SD_END)
+        check_combination(PredictionType.V, weight, distilling=True, first_time=DDPM_END)
+        with pytest.raises(UsageError, match="'eps' cannot be distilled on this grid"):
+            check_combination(E, weight, distilling=True, first_time=DDPM_END)
+    with pytest.raises(UsageError, match="Table 1"):
+        check_combination(E, W.TRUNCATED_SNR, distilling=True, first_time=SD_END)
 
 
 def test_names_are_read_without_importing_torch() -> None:

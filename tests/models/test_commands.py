@@ -231,7 +231,7 @@ def test_a_model_that_diffusers_cannot_run_leaves_no_folder(
 
 @pytest.mark.parametrize(
     ("source", "name", "complaint"),
-    [("owner/model", "best", "is not a directory"), (".", "12345678", "reads as a checkpoint id")],
+    [("owner/model", "best", "does not exist"), (".", "12345678", "reads as a checkpoint id")],
 )
 def test_wrong_import_options_are_explained(store: Store, source: str, name: str, complaint: str) -> None:
     with pytest.raises(UsageError, match=complaint):

@@ -111,7 +111,7 @@ def test_published_configurations_have_the_published_number_of_parameters(name: 
 @every_small
 def test_a_network_is_recognized_by_its_tensors(network: EDMConfig, tmp_path: Path) -> None:
     denoiser = made(network)
-    config, weights = read_edm(saved(denoiser, "model", tmp_path / "network.safetensors"), label_dropout=True)
+    config, weights, _ = read_edm(saved(denoiser, "model", tmp_path / "network.safetensors"), label_dropout=True)
     count = sum(parameter.numel() for parameter in denoiser.parameters())
     buffers = sum(buffer.numel() for buffer in denoiser.network.buffers())
     assert config == config_of(network.model_copy(update={"parameters": count + buffers}))
