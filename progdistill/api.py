@@ -108,7 +108,9 @@ class SamplingOptions(TypedDict, total=False):
     class_label: int | None
     """The one class to draw; default: all classes in turn."""
     clip: bool
-    """Clip x̂ to [−1, 1] in every step; default true."""
+    """Clip x̂ to [−1, 1] in every step; default true. Latents are never clipped."""
+    prompts: Sequence[str]
+    """For models of text: image i draws prompt i mod their number."""
     batch_size: int
     """Images at once; default 250."""
 
@@ -195,6 +197,7 @@ class Model:
     def batches(self, count: int, **options: Unpack[SamplingOptions]) -> tuple[Iterator[Pixels], list[int] | None]:
         """As `sample`, batch by batch, for images that need not fit in memory together."""
         from progdistill.evaluation.config import ANCESTRAL_GAMMA
+        from progdistill.evaluation.latents import surroundings_of
         from progdistill.evaluation.sampling import generate, labels_of
 
         _check_sampling(count, options)
@@ -204,6 +207,7 @@ class Model:
             fit = f"give a class from 0 to {classes - 1}" if classes else "this model has no classes"
             raise UsageError(f"class {label}: {fit}")
         labels = labels_of(range(count), classes, label)
+        surroundings = surroundings_of(self.store, self.config, options.get("prompts", ()), self.device)
         sampler, gamma = SamplerName(options.get("sampler", SamplerName.DDIM)), options.get("gamma")
         drawn = generate(
             self.denoiser,
@@ -216,6 +220,7 @@ class Model:
             guidance_scale=guidance_scale_for(self.manifest, options.get("guidance_scale")),
             clip=options.get("clip", True),
             class_label=label,
+            surroundings=surroundings,
             device=self.device,
             name=f"checkpoint {self.id[:12]}",
         )

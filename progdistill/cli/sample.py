@@ -44,6 +44,8 @@ def add_parser(verbs: Verbs) -> None:
     add_sampling_steps_argument(parser)
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the noise (default: %(default)s)")
     parser.add_argument("--class", dest="class_label", type=int, metavar="K", help="sample class number K only")
+    text = "for models of text: a file with one prompt per line; image i draws prompt i mod their number"
+    parser.add_argument("--prompts", type=Path, metavar="FILE", help=text)
     parser.add_argument("--gamma", type=float, metavar="G", help="ancestral variance, 0 to 1 (default: 0.3)")
     add_guidance_scale_argument(parser, "guidance scale, 1 or more")
     text = "images sampled at once (default: %(default)s)"
@@ -66,6 +68,7 @@ def _sample(args: argparse.Namespace) -> int:
         class_label=args.class_label,
         clip=not args.no_clip,
         batch_size=args.batch_size,
+        prompts=[] if args.prompts is None else _prompts(args.prompts),
     )
     steps = args.sampling_steps or model.sampling_steps
     with Progress(f"{args.sampler} × {steps}", total=args.count, unit="images") as progress:
@@ -84,6 +87,17 @@ def _sample(args: argparse.Namespace) -> int:
     else:
         print(f"{args.out}: {args.count} images of {model.id[:12]}, {args.sampler} × {steps}")
     return 0
+
+
+def _prompts(path: Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--prompts {path} cannot be read: {error}") from None
+    prompts = [line.strip() for line in lines if line.strip()]
+    if not prompts:
+        raise UsageError(f"--prompts {path} has no prompt: write one per line")
+    return prompts
 
 
 def _counted(batches: "Iterable[Pixels]", progress: Progress) -> "Iterator[Pixels]":

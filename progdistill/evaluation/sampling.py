@@ -15,6 +15,8 @@ from progdistill.diffusion.noise import sample_noise
 from progdistill.diffusion.prediction import clipped
 from progdistill.diffusion.samplers import SAMPLERS
 from progdistill.errors import NonFiniteError
+from progdistill.evaluation.latents import Surroundings
+from progdistill.models.conditioning import Conditioning
 from progdistill.models.denoiser import Denoiser
 
 UInt8Images = UInt8[Tensor, "batch channels height width"]
@@ -33,6 +35,7 @@ def generate(
     clip: bool = True,
     class_label: int | None = None,
     class_counts: tuple[int, ...] | None = None,
+    surroundings: Surroundings | None = None,
     device: torch.device | str = "cpu",
     name: str = "this model",
 ) -> Iterator[UInt8Images]:
@@ -50,9 +53,10 @@ def generate(
         batch_size: Most images sampled at once. Batches are halved if the device runs out of memory.
         gamma: Log-scale position of a stochastic sampler's variance between its bounds, in [0, 1].
         guidance_scale: At least 1; 1 or None: no guidance.
-        clip: Whether to clip x̂ to [−1, 1] at every step.
+        clip: Whether to clip x̂ to [−1, 1] at every step; latents never are.
         class_label: Class of all samples. Default: as `labels_of` distributes the classes.
         class_counts: Proportions of the classes.
+        surroundings: Of a latent model: its prompts, and how latents become images.
         device: Where to sample.
         name: Name of the model in error messages.
 
@@ -76,9 +80,15 @@ def generate(
         with torch.inference_mode():
             z = sample_noise(seed, "sample", batch, shape).to(device)
             labels = labels_of(batch, network.num_classes, class_label, class_counts)
-            conditioning = None if labels is None else {"label": labels.to(device)}
-            velocity = denoiser.bind(conditioning, w_from_guidance_scale(guidance_scale))
-            x = SAMPLERS[sampler](clipped(velocity) if clip else velocity, z, times, noise=noise, **options)
+            conditioning: Conditioning | None = None if labels is None else {"label": labels.to(device)}
+            if surroundings is not None and surroundings.prompts is not None:
+                conditioning = surroundings.rows(batch)
+            without = None if surroundings is None else surroundings.unconditional
+            velocity = denoiser.bind(conditioning, w_from_guidance_scale(guidance_scale), without)
+            bounded = clip and surroundings is None
+            x = SAMPLERS[sampler](clipped(velocity) if bounded else velocity, z, times, noise=noise, **options)
+            if surroundings is not None:
+                x = surroundings.decode(x)
             _require_finite(x, f"{name} produced", batch, f"with {sampler} × {sampling_steps}")
             return to_uint8(x)
 

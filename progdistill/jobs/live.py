@@ -83,7 +83,9 @@ class LiveTraining:
         """
         began = self._clock()
         # Where ranks hold parts of the weights, one rank alone cannot draw.
-        if not any(hasattr(parameter, "full_tensor") for parameter in model.parameters()):
+        # A latent model's decoder is not in memory while it trains.
+        whole = not any(hasattr(parameter, "full_tensor") for parameter in model.parameters())
+        if whole and model.config.pipeline is None:
             with suppress(ProgdistillError, torch.OutOfMemoryError):
                 self._store.write(live_samples_key(self._spec.id), encode_png(self._picture(model)))
                 self._samples_key = live_samples_key(self._spec.id)

@@ -1,0 +1,67 @@
+"""What stands around the network when a latent model is sampled: prompts before it, the VAE after it."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from progdistill.errors import UsageError
+from progdistill.models.codec import LatentCodec, PromptEncoder
+from progdistill.models.conditioning import Conditioning
+from progdistill.models.config import DenoiserConfig
+from progdistill.registry.pipeline import fetch_pipeline, load_pipeline
+from progdistill.store.base import Store
+
+
+class Surroundings(NamedTuple):
+    """How samples of a latent model are conditioned, and how they become images."""
+
+    decode: Callable[[Tensor], Tensor]
+    """Latents [batch, channels, height, width] to images in about [−1, 1], [batch, 3, height, width]."""
+    prompts: Conditioning | None = None
+    """One row per prompt; sample i has that of prompt i mod the number of prompts. None: no prompts are taken."""
+    unconditional: Conditioning | None = None
+    """One row: what guidance leads away from."""
+
+    def rows(self, indices: Sequence[int]) -> Conditioning | None:
+        """The columns of samples, by their indices."""
+        if self.prompts is None:
+            return None
+        count = len(next(iter(self.prompts.values())))
+        places = torch.tensor([index % count for index in indices])
+        return {name: column[places.to(column.device)] for name, column in self.prompts.items()}
+
+
+def surroundings_of(
+    store: Store, config: DenoiserConfig, prompts: Sequence[str] = (), device: torch.device | str = "cpu"
+) -> Surroundings | None:
+    """Load what a latent model needs; the text encoders are dropped as soon as the prompts are encoded.
+
+    Args:
+        store: Holds the model's pipeline.
+        config: Of the model.
+        prompts: What to draw; must be empty for a model without prompts.
+        device: Where prompts are encoded and latents decoded.
+
+    Returns:
+        None for a model of pixels.
+
+    Raises:
+        UsageError: Prompts are missing, or the model takes none.
+    """
+    text = [column for column in config.network.columns if column.name != "label"]
+    if prompts and not text:
+        raise UsageError("this model takes no prompts: leave them out")
+    if text and not prompts:
+        raise UsageError("this model draws what prompts say: give prompts=[…] (command line: --prompts FILE)")
+    if config.pipeline is None:
+        return None
+    folder, facts = fetch_pipeline(store, config.pipeline), load_pipeline(store, config.pipeline).facts
+    decode = LatentCodec(folder, facts, device).decode
+    if not text:
+        return Surroundings(decode)
+    pixels = config.network.image_size * facts.vae_factor
+    width = next(column.shape[-1] for column in text if column.name == "prompt_embeds")
+    encoder = PromptEncoder(folder, facts, device, prompt_width=width)
+    return Surroundings(decode, encoder.encode(prompts, pixels), encoder.unconditional(image_size=pixels))

@@ -1,0 +1,58 @@
+"""Latent models are sampled as images: prompts go in, the VAE decodes, guidance leads away from the empty prompt."""
+
+from pathlib import Path
+
+import diffusers
+import numpy as np
+import pytest
+
+from progdistill import load
+from progdistill.diffusion.noise import sample_noise
+from progdistill.errors import UsageError
+from progdistill.store.open import open_store
+from tests.models.command_line import run
+from tests.models.pipelines import dit, stable_diffusion
+
+# Of diffusers' own use of numpy.
+pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
+
+PROMPTS = ["a red fish", "two green boats"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A text pipeline in `sd`, a class-conditional one in `dit`, and a store that has imported both."""
+    folder = tmp_path_factory.mktemp("latents")
+    for name, make in (("sd", stable_diffusion), ("dit", dit)):
+        make(folder / name)
+        assert run(open_store(str(folder / "store")), "import", folder / name, "--name", name) == 0
+    return folder
+
+
+def test_a_text_model_draws_what_its_stock_pipeline_draws(folder: Path) -> None:
+    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(folder / "sd")
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.scheduler = diffusers.DDIMScheduler.from_config(
+        pipeline.scheduler.config, timestep_spacing="trailing", clip_sample=False, set_alpha_to_one=True, steps_offset=0
+    )
+    noise = sample_noise(0, "sample", range(4), (4, 8, 8))
+    stock = pipeline(
+        [*PROMPTS, *PROMPTS], latents=noise, guidance_scale=5.0, num_inference_steps=4, output_type="np"
+    ).images
+    model = load("sd", store=str(folder / "store"))
+    ours = model.sample(4, seed=0, sampling_steps=4, guidance_scale=5.0, prompts=PROMPTS).images
+    assert np.abs(ours / 255 - stock).max() < 0.005
+    other = model.sample(2, seed=0, sampling_steps=4, guidance_scale=5.0, prompts=PROMPTS[::-1]).images
+    assert np.abs(ours[:2].astype(int) - other).max() > 0
+
+
+def test_a_text_model_asks_for_prompts_and_others_refuse_them(folder: Path) -> None:
+    with pytest.raises(UsageError, match="give prompts"):
+        load("sd", store=str(folder / "store")).sample(1, sampling_steps=2)
+    with pytest.raises(UsageError, match="takes no prompts"):
+        load("dit", store=str(folder / "store")).sample(1, sampling_steps=2, prompts=PROMPTS)
+
+
+def test_a_latent_model_of_classes_draws_images(folder: Path) -> None:
+    samples = load("dit", store=str(folder / "store")).sample(3, sampling_steps=2, class_label=7)
+    assert samples.images.shape == (3, 16, 16, 3) and samples.labels == [7, 7, 7]
