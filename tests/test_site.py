@@ -96,6 +96,21 @@ def test_commands_on_every_page_are_understood(capsys: pytest.CaptureFixture[str
         assert not unknown or getattr(args, "takes_unknown", False), (page, words)
 
 
+def test_the_settings_said_to_be_ours_are_those_of_the_preset() -> None:
+    text = (ROOT / "docs/differences.md").read_text().split("## The settings")[1]
+    ours = {
+        row[0].strip(): row[-1].strip() for line in text.splitlines() if len(row := line.strip("|").split("|")) == 4
+    }
+    base, distill = PRESETS["cifar10"].base, PRESETS["cifar10"].distill
+    assert (base.learning_rate, ours["learning rate, base model, CIFAR-10"]) == (3e-4, "3·10⁻⁴")
+    assert (distill.learning_rate, ours["learning rate, distillation, CIFAR-10"]) == (5e-5, "5·10⁻⁵")
+    assert ours["weight decay in distillation"] == f"{distill.weight_decay:g}"
+    assert ours["warm-up of the base model"] == f"{base.warmup_updates:,} updates"
+    assert distill.updates_at_steps == {2: 100_000, 1: 100_000}
+    assert ours["updates of the stages to 2 and 1 steps"] == "100,000"
+    assert (distill.ema_decay, ours["moving average in distillation"]) == (None, "none")
+
+
 def test_environment_variables_on_the_page_are_those_of_the_code() -> None:
     code = "".join(path.read_text() for path in ROOT.glob("progdistill/**/*.py"))
     code += "".join(path.read_text() for path in ROOT.glob("progdistill/**/*.j2"))

@@ -1,11 +1,15 @@
 """The reference pages, made from the code: commands, settings, exit statuses, records."""
 
 import argparse
+import ast
 import importlib
+import inspect
 import json
 import pkgutil
 import re
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 from pydantic import BaseModel
@@ -41,7 +45,9 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _cell(text: str) -> str:
-    return " ".join(text.replace("|", "\\|").split())
+    parts = " ".join(text.replace("|", "\\|").split()).split("`")
+    parts[::2] = [part.replace("<", "&lt;") for part in parts[::2]]  # what is between backticks stays
+    return "`".join(parts)
 
 
 # Commands
@@ -252,6 +258,19 @@ def records() -> list[type[BaseModel]]:
     return sorted({*ours, *others}, key=lambda model: model.__name__)
 
 
+def _attribute_docstrings(model: type[BaseModel]) -> dict[str, str]:
+    """What strings below the fields of a class and of its bases say."""
+    found: dict[str, str] = {}
+    for base in reversed([base for base in model.__mro__ if base.__module__.startswith("progdistill.")]):
+        (parsed,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+        assert isinstance(parsed, ast.ClassDef)
+        for field, text in pairwise(parsed.body):
+            match field, text:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(said))):
+                    found[name] = said
+    return found
+
+
 def records_page() -> str:
     """The objects of a store, and the fields of every document, with its JSON schema."""
     kinds = [(f"`{kind.pattern}`", kind.lifetime.value, "yes" if kind.sealed else "no") for kind in KINDS]
@@ -263,8 +282,9 @@ def records_page() -> str:
     ]
     for model in records():
         schema = model.model_json_schema()
+        said = _attribute_docstrings(model)
         rows = [
-            (f"`{name}`", _values(field, schema), _meaning(field, {}))
+            (f"`{name}`", _values(field, schema), _meaning(field, {"description": said.get(name, "")}))
             for name, field in schema.get("properties", {}).items()
         ]
         parts += [
