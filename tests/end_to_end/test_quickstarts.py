@@ -23,8 +23,9 @@ FEWER = {"20000": "4", "500": "2", "5000": "2", "50000": "20", "10000": "40", "b
 
 
 def commands(page: str) -> list[str]:
-    """The commands of ours in a page's shell blocks that this machine alone can run."""
-    blocks = re.findall(r"^ *```sh\n(.*?)^ *```", (DOCS / f"{page}.md").read_text(), re.M | re.S)
+    """The commands of ours in a page's shell blocks that this machine alone can run, without those of latent models."""
+    text, _, _ = (DOCS / f"{page}.md").read_text().partition("## Latent models")
+    blocks = re.findall(r"^ *```sh\n(.*?)^ *```", text, re.M | re.S)
     lines = "".join(blocks).replace("\\\n", " ").splitlines()
     return [line.strip() for line in lines if line.strip().startswith("progdistill ") and "s3://" not in line]
 
