@@ -2,6 +2,8 @@
 
 import io
 import json
+import re
+import shlex
 import tarfile
 import zipfile
 from pathlib import Path
@@ -260,8 +262,31 @@ def test_a_split_that_cannot_be_told_is_asked_about_and_the_answer_works(prepare
 )
 def test_the_split_of_a_folder_can_be_said(prepare: Prepared, option: str, splits: dict[str, int]) -> None:
     folder("train/a/1.png", "holdout/a/2.png")
-    assert "the split of holdout/a/* cannot be told" in prepare("set").error
+    assert "the split of holdout/ cannot be told" in prepare("set").error
     assert prepare("set", "--split", option).info.splits == splits
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train/a/1.png", "mo[r]e 'x' $HOME/a/2.png"),
+        ("train/a/1.png", "more/a/2.png", "more/b/3.png", "train/b/4.png"),
+        ("a/1.png", "b/2.png", "test/a/3.png"),
+        ("val/a/1.png", "valid/a/2.png", "train/a/3.png"),
+        ("trainA/1.png", "trainB/2.png"),
+        ("train/a/1.png", "test/2.png"),
+        ("train_test/1.png", "train/2.png"),
+    ],
+)
+def test_the_options_that_a_message_proposes_work(prepare: Prepared, names: tuple[str, ...]) -> None:
+    source = folder(*names)
+    refused = prepare(source)
+    assert refused.status == 2
+    proposed = refused.error[refused.error.index("--split") :]
+    proposed = re.split(r" \(or |; |, or |\n", proposed)[0]
+    options = shlex.split(proposed)
+    assert options[::2] == ["--split"] * (len(options) // 2)
+    assert prepare(source, *options).status == 0, prepare(source, *options).error
 
 
 def test_only_test_files_are_not_taken_for_training_files(prepare: Prepared) -> None:
@@ -374,7 +399,7 @@ def test_hidden_labels_of_a_test_are_said_and_the_advice_works(prepare: Prepared
     refused = prepare("set")
     assert refused.status == 2
     assert "all labels of split test are hidden (-1 or null)" in refused.error
-    assert "--split none='test-0.parquet'" in refused.error
+    assert "--split none=test-0.parquet" in refused.error
     assert prepare("set", "--split", "none=test-0.parquet").info.splits == {"train": 4}
 
 

@@ -70,12 +70,10 @@ class Contents:
         told = chosen(self._choices, f"{self.containers[container].path.name}/{path}")
         return told and told._replace(depth=max(0, told.depth - 1))
 
-    def pattern_of(self, place: Place, example: str) -> str:
-        """A pattern for `--split` that matches the images of a place."""
+    def name_of(self, place: Place, example: str) -> str:
+        """A name for `--split` that stands for the images of a place: their folder or archive, or one of them."""
         path = self.containers[place.container].path
-        if place.folders:
-            return "/".join((*place.folders, "*"))
-        return f"*{example}" if path.is_dir() else path.name
+        return "/".join(place.folders) or (example if path.is_dir() else path.name)
 
 
 def label_kind(name: str) -> str | None:

@@ -133,8 +133,8 @@ class ImageFilesSource(Source):
         for split in dict.fromkeys(slot.split for slot in self._slots.values()):
             of_split = self._split_of_place(split)[self._place_of_image]
             places = [place for place in self._places if self._slots[place].split == split]
-            patterns = dict.fromkeys(self._contents.pattern_of(place, scan.places[place]) for place in places)
-            require_labels(where, split, self._labels[of_split], list(patterns))
+            names = dict.fromkeys(self._contents.name_of(place, scan.places[place]) for place in places)
+            require_labels(where, split, self._labels[of_split], list(names))
         for folder in dict.fromkeys("/".join(place.folders) for place in self._places if place.folders):
             unused.add(f"folder name, since labels are from {scan.labels_from}", folder)
         return classes, scan.labels_from

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from progdistill.data.importers.common import MAX_CLASSES
+from progdistill.data.importers.splits import split_option
 from progdistill.data.source import readable_name
 from progdistill.errors import UsageError
 
@@ -108,11 +109,11 @@ def require_class_name(where: str, name: str) -> None:
 def require_labels(where: str, split: str, labels: NDArray[np.int32], files: Sequence[str]) -> None:
     """Raise UsageError for a split of whose images some or all have no label.
 
-    `files` are patterns for `--split none=` that leave the split out.
+    `files` are the files or folders of the split.
     """
     hidden = int(np.count_nonzero(labels == HIDDEN))
     if hidden == len(labels) > 0:
-        advice = " ".join(f"--split none='{readable_name(file)}'" for file in files)
+        advice = " ".join(split_option("none", file) for file in files)
         raise UsageError(
             f"{where}: all labels of split {split} are hidden (-1 or null), as publishers hide those of a test: leave"
             f" that split out with {advice}, or move its files away"

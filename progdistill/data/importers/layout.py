@@ -16,6 +16,7 @@ from progdistill.data.importers.splits import (
     Words,
     require_splits,
     split_of,
+    split_option,
     unclear,
 )
 from progdistill.data.source import readable_name
@@ -79,14 +80,16 @@ def lay_out(
         UsageError: A split cannot be told, or images would have to be left out.
     """
     told = {place: _told(where, place, example, containers) for place, example in places.items()}
-    require_splits(where, [(_pattern(place, places[place]), told[place].split) for place in places])
-    images = [
-        _Images(place, example, told[place].split or "train", depth, place.folders[depth:])
-        for place, example in places.items()
-        for depth in [told[place].depth]
-    ]
-    _require_one_folder(where, images)
-    if labeled:
+    require_splits(where, [(_name(place, told) or places[place], told[place].split) for place in places], each=False)
+    images = []
+    for place, example in places.items():
+        split, depth = told[place]
+        if depth > 0 and place.chosen is not None and _is_one_of_several(place, told):
+            depth = 0
+        images.append(_Images(place, example, split or "train", depth, place.folders[depth:]))
+    if not labeled:
+        _require_one_folder(where, images)
+    else:
         return {image.place: Slot(image.split, "") for image in images}
     images = [image for split in dict.fromkeys(i.split for i in images) for image in _unwrapped(images, split)]
     if _are_no_classes(images, packed):
@@ -109,11 +112,26 @@ def _told(where: str, place: Place, example: str, containers: Sequence[Words]) -
     try:
         return split_of(place.folders, place.words, containers[place.container])
     except UnclearSplitError as error:
-        raise unclear(where, _pattern(place, example), error) from error
+        raise unclear(where, "/".join((*place.folders, "")) if place.folders else example, error) from error
 
 
-def _pattern(place: Place, example: str) -> str:
-    return "/".join((*place.folders, "*")) if place.folders else example
+def _name(place: Place, told: Mapping[Place, Told]) -> str:
+    """The outermost folder of images, with a slash, that has none of another split; empty if they are in none."""
+    others = [other for other in told if told[other].split != told[place].split]
+    for depth in range(1, len(place.folders) + 1):
+        folder = place.folders[:depth]
+        if depth == len(place.folders) or not any(other.folders[:depth] == folder for other in others):
+            return "/".join((*folder, ""))
+    return ""
+
+
+def _is_one_of_several(place: Place, told: Mapping[Place, Told]) -> bool:
+    """Whether `--split` names several folders of images for one split: they are then classes, not the split's."""
+    split, depth = told[place]
+    return any(
+        other.chosen is not None and told[other].split == split and other.folders[:depth] != place.folders[:depth]
+        for other in told
+    )
 
 
 def _require_one_folder(where: str, images: Sequence[_Images]) -> None:
@@ -122,10 +140,11 @@ def _require_one_folder(where: str, images: Sequence[_Images]) -> None:
         if image.depth > 0 and image.place.chosen is None:
             folder = "/".join(image.place.folders[: image.depth])
             if (other := folders.setdefault(image.split, folder)) != folder:
+                options = f"{split_option(image.split, other)} {split_option('none', folder)}"
                 raise UsageError(
                     f"{where} has two folders for split {image.split}, {readable_name(other)} and"
-                    f" {readable_name(folder)}: merge them, or say what they are with --split {image.split}='{other}'"
-                    f" --split none='{folder}'; if they are classes, with --split train"
+                    f" {readable_name(folder)}: merge them, or say what they are with {options}; if they are classes,"
+                    " with --split train"
                 )
 
 
@@ -153,9 +172,10 @@ def _require_classes(where: str, images: Sequence[_Images]) -> None:
             shown = ", ".join(names[:3])
             raise UsageError(f"{place} has images beside the class folders {shown}: move them into one")
         if image.split != "train" and names and not image.inner:
+            option = split_option("none", image.folder or image.example, below=bool(image.folder))
             raise UsageError(
                 f"{place} has images that would be left out, such as {image.example}, since split train has classes:"
-                f" move them, or leave them out with --split none='{_pattern(image.place, image.example)}'"
+                f" move them, or leave them out with {option}"
             )
         if image.inner and image.inner[0] not in names:
             shown = readable_name(image.inner[0])

@@ -6,6 +6,7 @@ word in the name of a folder, of the file, or of the archive that holds it decid
 """
 
 import re
+import shlex
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import Final, NamedTuple
@@ -27,7 +28,7 @@ Words = frozenset[str]
 
 
 class Told(NamedTuple):
-    """What names tell of a file's split: None if nothing. The first `depth` folders say it, and are no classes."""
+    """What tells a file's split, if anything. The first `depth` folders do, and are no classes; -1: all but one."""
 
     split: str | None
     depth: int = 0
@@ -43,12 +44,16 @@ class SplitChoice(NamedTuple):
     split: str
     pattern: str
 
-    @property
-    def depth(self) -> int:
-        """The number of folders that the pattern names; -1 for all files: only innermost folders may be classes."""
+    def says_of(self, path: str) -> Told | None:
+        """What this says of a path below the source. A pattern of a folder matches all in it."""
         if self.pattern == "*":
-            return -1
-        return sum(not set(part) & set("*?[") for part in self.pattern.split("/")[:-1])
+            return Told(self.split, -1)
+        parts = self.pattern.rstrip("/").split("/")
+        if fnmatchcase(path, "/".join(parts)):
+            parts.pop()
+        elif not fnmatchcase(path, "/".join((*parts, "*"))):
+            return None
+        return Told(self.split, sum(not set(part) & set("*?") for part in parts))
 
 
 def parse_choices(options: Sequence[str]) -> tuple[SplitChoice, ...]:
@@ -66,10 +71,13 @@ def parse_choices(options: Sequence[str]) -> tuple[SplitChoice, ...]:
 
 def chosen(choices: Iterable[SplitChoice], path: str) -> Told | None:
     """What the first choice with a matching pattern says of a path below the source; None if none matches."""
-    for choice in choices:
-        if fnmatchcase(path, choice.pattern) or fnmatchcase(path, f"{choice.pattern.rstrip('/')}/*"):
-            return Told(choice.split, choice.depth)
-    return None
+    return next((told for choice in choices if (told := choice.says_of(path)) is not None), None)
+
+
+def split_option(split: str, name: str, *, below: bool = False) -> str:
+    """The option, as a shell reads it, that says the split of a file, or of all files below a folder."""
+    pattern = re.sub(r"([*?[])", r"[\1]", name) + ("/*" if below else "")
+    return f"--split {split}={shlex.quote(pattern)}"
 
 
 def words_of(name: str) -> Words:
@@ -113,39 +121,45 @@ def _only(splits: Iterable[str]) -> str:
     return first
 
 
-def require_splits(where: str, told: Sequence[tuple[str, str | None]]) -> None:
+def require_splits(where: str, told: Sequence[tuple[str, str | None]], *, each: bool = True) -> None:
     """Raise UsageError unless every file's split is told, or none's, and some are for training.
 
     Args:
         where: The source, for messages.
-        told: A pattern of files, such as `dev/*`, with their split; None if it cannot be told.
+        told: A file, or a folder with a slash at its end, with its split; None if it cannot be told.
+        each: Whether every file is there; otherwise a file stands for all in its place.
     """
     splits = {split for _, split in told if split is not None}
-    unknown = [readable_name(name) for name, split in told if split is None]
+    unknown = list(dict.fromkeys(name for name, split in told if split is None))
     if splits and unknown:
         others = ", ".join(sorted(splits))
+        options = " ".join(
+            split_option("train", name.rstrip("/"), below=name.endswith("/"))
+            if each or name.endswith("/")
+            else "--split train=PATTERN"
+            for name in unknown[:3]
+        )
         raise UsageError(
             f"{where}: the split of {_few(unknown)} cannot be told, while other files are of {others}: say it with"
-            f" --split train='{unknown[0]}' (or validation, test; none leaves them out), or take all for training"
-            " with --split train"
+            f" {options} (or validation, test; none leaves them out), or take all for training with --split train"
         )
     if splits and "train" not in splits:
-        names = [readable_name(name) for name, _ in told]
+        names = _few([name for name, _ in told])
         raise UsageError(
-            f"{where} has files of splits ({', '.join(sorted(splits))}: {_few(names)}), but none of train: rename"
-            " the training files, name them with --split train=PATTERN, or take all for training with --split train"
+            f"{where} has files of splits ({', '.join(sorted(splits))}: {names}), but none of train: name the training"
+            " files with --split train=PATTERN, or take all for training with --split train"
         )
 
 
 def unclear(where: str, name: str, error: UnclearSplitError) -> UsageError:
     """The error for a file whose names tell two splits."""
-    shown = readable_name(name)
+    option = split_option("train", name.rstrip("/"), below=name.endswith("/"))
     return UsageError(
-        f"{where}: {shown} could be of {error}, by its names: say which with --split train='{shown}' (or validation,"
+        f"{where}: {readable_name(name)} could be of {error}, by its names: say which with {option} (or validation,"
         " test; none leaves it out)"
     )
 
 
 def _few(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:3])
+    shown = ", ".join(map(readable_name, names[:3]))
     return f"{shown}, … ({len(names):,})" if len(names) > 3 else shown
