@@ -11,16 +11,21 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from progdistill.diffusion.grid import KarrasGrid
-from progdistill.diffusion.names import LossWeight, PredictionType
+from progdistill.diffusion.names import LossWeight, PredictionType, SamplerName
 from progdistill.diffusion.noise_schedules import EDMSchedule
 from progdistill.errors import UsageError
+from progdistill.evaluation.sampling import generate
 from progdistill.models.config import DenoiserConfig, EDMConfig
 from progdistill.models.denoiser import Denoiser, build_denoiser, student_of, unallocated
 from progdistill.models.edm_import import read_edm
+from progdistill.models.load import load_denoiser
 from progdistill.models.networks.edm import resampled
 from progdistill.models.networks.edm2 import MPFourier, MPLayer, mp_cat, mp_silu, mp_sum, normalized
+from progdistill.registry.resolve import resolve_reference
+from progdistill.store.base import Store
 from progdistill.training.objective import DistillationObjective
 from progdistill.training.random import BatchRandom
+from tests.models.command_line import run
 
 PUBLISHED = {
     "ddpmpp": EDMConfig(
@@ -236,3 +241,18 @@ def test_resampling_of_two_taps_averages_and_repeats() -> None:
     torch.testing.assert_close(resampled(image, "up", (1, 1)), F.interpolate(image, scale_factor=2.0))
     smooth = resampled(torch.ones(1, 1, 8, 8), "down", (1, 3, 3, 1))
     torch.testing.assert_close(smooth[..., 1:-1, 1:-1], torch.ones(1, 1, 2, 2))
+
+
+def test_a_file_becomes_an_imported_checkpoint_that_samples(store: Store, tmp_path: Path) -> None:
+    denoiser = made(SMALL["ncsnpp"])
+    file = saved(denoiser, "model", tmp_path / "network.safetensors")
+    assert run(store, "import", file, "--name", "edm", "--label-dropout") == 0
+    manifest = resolve_reference(store, "edm")
+    config = DenoiserConfig.of(manifest.identity)
+    assert config.foreign_schedule == EDMSchedule() and config.grid == KarrasGrid()
+    twin = load_denoiser(store, manifest)
+    assert torch.equal(twin(Z, T, {"label": LABELS}), denoiser(Z, T, {"label": LABELS}))
+    images = torch.cat(list(generate(twin, SamplerName.HEUN, 3, indices=range(2), seed=0, batch_size=2)))
+    assert images.shape == (2, 2, 8, 8)
+    with pytest.raises(UsageError, match="leave out --scheduler"):
+        run(store, "import", file, "--name", "other", "--image-size", 8)
