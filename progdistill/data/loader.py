@@ -91,6 +91,9 @@ class TrainingLoader:
         self._order = TrainingOrder([entry.rows for entry in entries], seed)
         self._flip_key = seed_for(seed, "data flips") if flip else None
         self._seed = seed
+        shapes = {column.name: column.shape for column in columns}
+        self._latent_shape = shapes.get(LATENT_STD)
+        self._drawing = ThreadPoolExecutor(1, "latents")
         self._batch_size, self._rank, self.local_size = batch_size, rank, batch_size // world_size
         pinned = self._device.type == "cuda"
         self._rows: MemoryRows | ShardRows
@@ -120,6 +123,7 @@ class TrainingLoader:
         """Stop prefetching and close files."""
         if self._prefetcher is not None:
             self._prefetcher.close()
+        self._drawing.shutdown()
         if isinstance(self._rows, ShardRows):
             self._rows.files.close()
 
@@ -127,12 +131,14 @@ class TrainingLoader:
         indices = self.sample_indices(update)
         if isinstance(self._rows, ShardRows):
             self._rows.files.expect(self._order.shards_after(indices.start))
+        noise = None
+        if self._latent_shape is not None:
+            # In another thread, while rows are read. On the CPU, so that every device meets the same latents.
+            noise = self._drawing.submit(sample_noise, self._seed, "data latents", indices, self._latent_shape)
         stored = self._rows.gather(self._order.positions(indices.start, len(indices)))
-        if LATENT_MEAN in stored and LATENT_STD in stored:
-            mean = stored[LATENT_MEAN]
-            # On the CPU, so that every device meets the same latents.
-            noise = sample_noise(self._seed, "data latents", indices, mean.shape[1:])
-            stored[LATENT_MEAN] = torch.addcmul(mean.float(), stored.pop(LATENT_STD).float(), noise)
+        if noise is not None:
+            mean, std = stored[LATENT_MEAN].float(), stored.pop(LATENT_STD).float()
+            stored[LATENT_MEAN] = torch.addcmul(mean, std, noise.result())
         moved = {name: column.to(self._device, non_blocking=True) for name, column in stored.items()}
         return Batch(self._x(moved, indices), moved)
 
