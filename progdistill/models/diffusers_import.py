@@ -42,7 +42,7 @@ def read_diffusers(
         UsageError: Something is missing, unsafe or has no counterpart here.
     """
     index = read_json(folder / INDEX_FILE) if (folder / INDEX_FILE).is_file() else {}
-    if index.get("_class_name") in KINDS:
+    if str(index.get("_class_name")) in KINDS:
         if label_dropout:
             raise UsageError("--label-dropout is for a UNet2DModel: leave it out")
         return read_pipeline(
@@ -81,7 +81,7 @@ def _check_pipeline(folder: Path) -> None:
         }
         if place != folder and folder.name not in models:
             continue
-        if place != folder and index.get("_class_name") in KINDS:
+        if place != folder and str(index.get("_class_name")) in KINDS:
             raise UsageError(f"{folder} is the network of a {index['_class_name']}: give the whole folder, {place}")
         other = [f"{name} ({kind})" for name, kind in models.items() if name not in ("unet", "scheduler")]
         if other:

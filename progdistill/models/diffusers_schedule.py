@@ -92,12 +92,15 @@ def _flow(facts: dict[str, Any], path: Path, network: DiffusersNetwork, reversed
 
 def _shift(facts: dict[str, Any], tokens: int) -> float:
     """The shift s of τ = s·r/(1 + (s − 1)·r); with dynamic shifting that of images of the network's size."""
-    if not facts.get("use_dynamic_shifting"):
-        return float(facts.get("shift", facts.get("flow_shift", 1.0)))
-    low, high = facts.get("base_image_seq_len", 256), facts.get("max_image_seq_len", 4096)
-    first, last = facts.get("base_shift", 0.5), facts.get("max_shift", 1.15)
-    mu = float(first + (last - first) * (tokens - low) / (high - low))
-    return mu if facts.get("time_shift_type") == "linear" else math.exp(mu)
+    try:
+        if not facts.get("use_dynamic_shifting"):
+            return float(facts.get("shift", facts.get("flow_shift", 1.0)))
+        low, high = facts.get("base_image_seq_len", 256), facts.get("max_image_seq_len", 4096)
+        first, last = facts.get("base_shift", 0.5), facts.get("max_shift", 1.15)
+        mu = float(first + (last - first) * (tokens - low) / (high - low))
+        return mu if facts.get("time_shift_type") == "linear" else math.exp(mu)
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise UsageError(f"the shift of the scheduler cannot be computed: {error}") from error
 
 
 def read_schedule(facts: dict[str, Any], path: Path) -> tuple[PredictionType, DiscreteSchedule | None]:

@@ -2,11 +2,13 @@
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
+from pydantic import ValidationError
 from torch import Tensor
 
 from progdistill.errors import UsageError
@@ -15,6 +17,7 @@ from progdistill.models.denoiser import mismatch, unallocated
 from progdistill.models.diffusers_files import component_files, read_json, read_weights
 from progdistill.models.diffusers_schedule import read_noise
 from progdistill.models.networks.registry import diffusers_network
+from progdistill.models_base import first_problem
 from progdistill.registry.pipeline import Family, PipelineFacts, publish_pipeline
 from progdistill.store.base import Store
 
@@ -90,8 +93,10 @@ def read_pipeline(
             f"{place / 'config.json'} describes a {facts.get('_class_name')}, but a {index['_class_name']}"
             f" has a {kind.network}"
         )
-    pipeline = _pipeline(folder, index, kind, facts)
-    config = _denoiser_config(kind, facts, pipeline.facts, scheduler or _scheduler(folder), image_size, reversed_time)
+    noise = scheduler or _scheduler(folder)
+    with _odd_values_explained(folder):
+        pipeline = _pipeline(folder, index, kind, facts)
+        config = _denoiser_config(kind, facts, pipeline.facts, noise, image_size, reversed_time)
     found, where = read_weights(place, allow_pickle)
     weights = {f"network.{name}": tensor.float() for name, tensor in found.items()}
     if problem := mismatch(weights, unallocated(config).state_dict()):
@@ -108,8 +113,19 @@ def describe_pipeline(folder: Path) -> tuple[DiffusersConfig, ForeignPipeline]:
     index = read_json(folder / INDEX_FILE)
     kind = _kind(folder, index)
     facts = read_json(folder / kind.component / "config.json")
-    pipeline = _pipeline(folder, index, kind, facts)
-    return diffusers_network(kind.network).describe(facts, None, pipeline.facts.max_prompt_tokens), pipeline
+    with _odd_values_explained(folder):
+        pipeline = _pipeline(folder, index, kind, facts)
+        return diffusers_network(kind.network).describe(facts, None, pipeline.facts.max_prompt_tokens), pipeline
+
+
+@contextmanager
+def _odd_values_explained(folder: Path) -> Iterator[None]:
+    """Turn what configurations raise whose values are of wrong types or sizes into a UsageError."""
+    try:
+        yield
+    except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
+        reason = first_problem(error) if isinstance(error, ValidationError) else error
+        raise UsageError(f"a configuration in {folder} has a value that cannot be used: {reason}") from error
 
 
 def keep_pipeline(store: Store, pipeline: ForeignPipeline) -> str:

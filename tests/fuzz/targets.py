@@ -297,6 +297,18 @@ def _read_diffusers() -> None:
     command("import", "pipeline/unet", "--name", "again", "--image-size", "8", "--store", "store")
 
 
+def _make_pipelines(folder: Path) -> None:
+    from tests.models import pipelines
+
+    for make in (pipelines.stable_diffusion, pipelines.dit, pipelines.sd3, pipelines.flux, pipelines.sana):
+        make(folder / make.__name__)
+
+
+def _read_pipelines() -> None:
+    for place in sorted(path.name for path in Path().iterdir() if (path / "model_index.json").is_file()):
+        command("import", place, "--name", place.replace("_", "-"), "--store", "store")
+
+
 # Datasets
 
 
@@ -511,6 +523,7 @@ TARGETS = {
     "exported": Target(_make_exported, _read_exported, mend=_mend_exported),
     "diffusers": Target(_make_diffusers, _read_diffusers),
     "pickled-weights": Target(_make_pickled, _read_diffusers, "**/*.bin"),
+    "pipelines": Target(_make_pipelines, _read_pipelines, "*/**/*.json", alone=True),
     "dataset": Target(_make_dataset, _read_dataset, "data/mine/*", _mend_dataset),
     "images": Target(_make_images, _prepare_all("mine", "--image-size", "8")),
     "image-folder": Target(_make_folder, _prepare_all()),

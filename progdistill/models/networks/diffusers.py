@@ -54,8 +54,12 @@ class DiffusersNetwork:
         arguments = {name: value for name, value in facts.items() if name in accepted}
         if facts.get("quantization_config"):
             raise UsageError(f"this {cls.class_name} is quantized: import the one in full or half precision")
-        with torch.device("meta"):
-            module = diffusers_class(cls.class_name)(**arguments)
+        _require_sizes(cls.class_name, arguments)
+        try:
+            with torch.device("meta"):
+                module = diffusers_class(cls.class_name)(**arguments)
+        except Exception as error:  # its constructors check little, and raise almost anything
+            raise UsageError(f"diffusers cannot make this {cls.class_name}: {error or type(error).__name__}") from error
         resolved = dict(module.config)
         known = cls.facts(resolved, max_prompt_tokens)
         size = sample_size or known.pop("sample_size")
@@ -121,6 +125,18 @@ class DiffusersNetwork:
     def last_layers(self, module: nn.Module) -> tuple[str, ...]:
         """See Network."""
         return (f"{self.last_layer}.weight", f"{self.last_layer}.bias")
+
+
+def _require_sizes(class_name: str, arguments: Mapping[str, Any]) -> None:
+    """Raise UsageError for sizes with which even a network without weights takes for ever to make."""
+    for name, value in arguments.items():
+        largest = 1000 if "layers" in name or "blocks" in name else 1024 if name == "sample_size" else 2**20
+        found = [value]
+        for item in found:  # lists in lists
+            if isinstance(item, list):
+                found += item
+        if odd := [item for item in found if isinstance(item, int | float) and item > largest]:
+            raise UsageError(f"this {class_name} has {name} = {odd[0]}, more than {largest}")
 
 
 def require(holds: bool, class_name: str, what: str) -> None:
