@@ -129,9 +129,11 @@ def _start(
 
     `before` and `rest` are Metaflow's options, `typed` ours; `entrypoint` starts a task (None: the script).
     """
-    with tempfile.TemporaryDirectory(prefix="progdistill-run-") as folder:
+    from progdistill.run.temporary import temporary_folder
+
+    with temporary_folder() as folder:
         if verb == "run":
-            _hand_over(typed, Path(folder) / "prepared.json")
+            _hand_over(typed, folder / "prepared.json")
             arguments = [*before, verb, *as_arguments(typed), *rest]
         else:
             origin = typed["origin_run_id"]
