@@ -127,8 +127,7 @@ def test_gamma_interpolates_the_log_variance() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "least_order"),
-    [(SamplerName.DDIM, 0.95), (SamplerName.HEUN, 1.9), (SamplerName.RK4, 3.9)],
+    ("name", "least_order"), [(SamplerName.DDIM, 0.95), (SamplerName.HEUN, 1.9), (SamplerName.RK4, 3.9)]
 )
 def test_on_an_uneven_grid_methods_keep_their_order(name: SamplerName, least_order: float) -> None:
     grid, data = FlowGrid(shift=3), TWO_MODES
