@@ -181,9 +181,10 @@ def prepare_run(options: RunOptions) -> PreparedRun:
     _check_guidance(settings, dataset)
     _check_lora(settings)
     _check_values(settings, dataset)
-    evaluation = pinned(settings.evaluation)
-    features = check_evaluator(store, evaluation, dataset)
-    settings = settings.model_copy(update={"evaluation": pinned_statistics(store, evaluation, features)})
+    if not_evaluated_reason(settings, dataset) is None:
+        evaluation = pinned(settings.evaluation)
+        features = check_evaluator(store, evaluation, dataset)
+        settings = settings.model_copy(update={"evaluation": pinned_statistics(store, evaluation, features)})
     run = PreparedRun(
         settings=settings,
         dataset=dataset,
@@ -200,6 +201,13 @@ def prepare_run(options: RunOptions) -> PreparedRun:
             " free: choose another --store, a shorter --ladder or a smaller model"
         )
     return run
+
+
+def not_evaluated_reason(settings: Settings, dataset: DatasetInfo) -> str | None:
+    """Why the run's models are not compared with real images; None where they are."""
+    if dataset.image_size and dataset.sample_shape == settings.model.network.sample_shape:
+        return None
+    return f"dataset {dataset.name} has no images like those of the model"
 
 
 def _dataset_of(teacher: CheckpointManifest, options: RunOptions) -> str:

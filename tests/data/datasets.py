@@ -83,7 +83,9 @@ def numbers(batch: Batch) -> list[int]:
     return [left if left >= right else -1 - right for left, right in found]
 
 
-def encoded_dataset(folder: Path, columns: Sequence[Column], count: int, rows_per_shard: int) -> DatasetInfo:
+def encoded_dataset(
+    folder: Path, columns: Sequence[Column], count: int, rows_per_shard: int, encoded_by: str = "a" * 64
+) -> DatasetInfo:
     """Samples whose number fills every column but standard deviations, which are 0.1, without images.
 
     Sample number n has label n mod 10; masks hold whether n is odd. The empty prompt holds −1.
@@ -109,11 +111,11 @@ def encoded_dataset(folder: Path, columns: Sequence[Column], count: int, rows_pe
     manifest = DatasetManifest(
         **facts.model_dump(),
         name="encoded",
-        fingerprint=fingerprint_of(facts, splits, "a" * 64, unconditional),
+        fingerprint=fingerprint_of(facts, splits, encoded_by, unconditional),
         splits=splits,
         statistics={"train": SplitStatistics(class_counts=(), mean=(), std=())},
         prepared_from=origin,
-        encoded_by="a" * 64,
+        encoded_by=encoded_by,
         unconditional=unconditional,
     )
     write_manifest(LocalStore(place), manifest)
