@@ -31,7 +31,8 @@ _OTHERS: Final = (
     (b"\x89HDF", "HDF5: save its arrays with numpy.savez"),
     (b"\x93NUMPY", "a numpy array: give that file alone as --source"),
     (b"PK\x03\x04", "a zip: unpack it, or give that file alone as --source"),
-    (b"\x1f\x8b", "gzip: unpack it, or give that file alone as --source"),
+    (b"\x1f\x8b", "gzip: unpack it; a .tar.gz can be given alone as --source"),
+    (b"\0\0\x08", "IDX, as of MNIST: save its arrays with numpy.savez"),
     (b"PAR1", "Parquet: give that file alone as --source"),
 )
 

@@ -324,6 +324,17 @@ def test_labels_of_arrays_have_many_names(prepare: Prepared, arrays: dict[str, A
     assert (labels(result.info), result.not_used) == (["0", "1", "0", "1"], not_used)
 
 
+def test_a_folder_of_arrays_is_read_as_one_file_of_them(prepare: Prepared) -> None:
+    Path("set").mkdir()
+    values = {"x_train": IMAGES[:4], "y_train": [0, 1, 0, 1], "x_test": IMAGES[4:6], "y_test": [1, 0], "mean": [1.0]}
+    for name, array in values.items():
+        np.save(f"set/{name}.npy", np.asarray(array))
+    Path("set/readme.txt").write_text("x")
+    result = prepare("set")
+    assert (labels(result.info), labels(result.info, "test")) == (["0", "1", "0", "1"], ["1", "0"])
+    assert result.not_used == ["no array (1): readme.txt", "array (1): mean"]
+
+
 def test_every_split_of_arrays_is_used(prepare: Prepared) -> None:
     parts = {"train": IMAGES[:6], "val": IMAGES[6:9], "test": IMAGES[9:]}
     arrays = {f"{name}_images": images for name, images in parts.items()}

@@ -1,6 +1,7 @@
-"""Images in one numpy file: `.npy` (images alone) or `.npz` (images, labels and splits by the arrays' names)."""
+"""Images in numpy's files: `.npy` (images alone); `.npz`, or a folder of `.npy` (labels and splits by their names)."""
 
 import math
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -8,10 +9,19 @@ from typing import Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import JsonValue
 
 from progdistill.data.importers.common import require_class_number
+from progdistill.data.importers.files import is_hidden
 from progdistill.data.importers.labels import HIDDEN, LABEL_NAMES, require_labels
-from progdistill.data.importers.numpy_files import array_names, iterate_rows, read_header, read_labels, where_in
+from progdistill.data.importers.numpy_files import (
+    array_names,
+    is_array_name,
+    iterate_rows,
+    read_header,
+    read_labels,
+    where_in,
+)
 from progdistill.data.importers.splits import (
     LEFT_OUT,
     SPLIT_WORDS,
@@ -71,8 +81,7 @@ class ArraysSource(Source):
             unlabeled, labels_from = [None], ""
         for split, array in self._arrays.items():
             require_labels(str(path), split, array.labels, [array.name or path.name])
-        file = path.stat()
-        identity = {"name": readable_name(path.name), "bytes": file.st_size, "modified_ns": file.st_mtime_ns}
+        identity = _identity(path)
         self.facts = SourceFacts(
             importer="arrays",
             location=str(path),
@@ -96,6 +105,14 @@ class ArraysSource(Source):
                 row += 1
 
 
+def _identity(path: Path) -> dict[str, JsonValue]:
+    if path.is_dir():
+        files = [_identity(path / f"{name}.npy") for name in array_names(path)]
+        return {"files": files}  # type: ignore[dict-item]
+    file = path.stat()
+    return {"name": readable_name(path.name), "bytes": file.st_size, "modified_ns": file.st_mtime_ns}
+
+
 def _names_by_split(path: Path, choices: Sequence[SplitChoice], unused: Unused) -> dict[str, _Names]:
     """Find the arrays of images and of labels in each split, the training split first."""
     if path.suffix.lower() == ".npy":
@@ -110,6 +127,9 @@ def _names_by_split(path: Path, choices: Sequence[SplitChoice], unused: Unused) 
         raise UsageError(f"{path} has arrays {shown}: name the images one of {', '.join(_IMAGE_NAMES)}")
     require_splits(str(path), [(name, split) for split, name in images.items()])
     found = {split or "train": _Names(name, labels.get(split)) for split, name in images.items()}
+    for name in sorted(os.listdir(path)) if path.is_dir() else ():
+        if not is_array_name(name):
+            unused.add("hidden" if is_hidden(name) else "no array", name)
     for name in names:
         if not any(name in (used.images, used.labels) for used in found.values()):
             unused.add("array", name)

@@ -44,7 +44,9 @@ class ArrayHeader(NamedTuple):
 
 
 def array_names(path: Path) -> list[str]:
-    """The names of the arrays in an .npz file, in stored order. Raises UsageError for a damaged file."""
+    """The names of the arrays in an .npz file or a folder of .npy files. Raises UsageError for a damaged file."""
+    if path.is_dir():
+        return [name.removesuffix(".npy") for name in sorted(os.listdir(path)) if is_array_name(name)]
     with explain_damage(path, PROBLEM, ERRORS), zipfile.ZipFile(path) as archive:
         names = [info.filename for info in archive.infolist() if not info.is_dir()]
     if repeated := [name for name, count in Counter(names).items() if count > 1]:
@@ -53,8 +55,13 @@ def array_names(path: Path) -> list[str]:
     return [name.removesuffix(".npy") for name in names]
 
 
+def is_array_name(name: str) -> bool:
+    """Whether a file of this name is one of a folder's arrays."""
+    return name.endswith(".npy") and not name.startswith(".")
+
+
 def read_header(path: Path, name: str | None) -> ArrayHeader:
-    """Read the header of the array `name` in an .npz file, or of an .npy file (None).
+    """Read the header of the array `name` in an .npz file or a folder of .npy files, or of an .npy file (None).
 
     Raises UsageError if the file is damaged, or the array is of Python objects or in column order.
     """
@@ -97,9 +104,12 @@ def where_in(path: Path, name: str | None) -> str:
 def _opened(path: Path, name: str | None) -> Iterator[tuple[IO[bytes], ArrayHeader]]:
     """Open an array at its first element."""
     with explain_damage(path, PROBLEM, ERRORS), ExitStack() as stack:
-        if name is None:
-            file: IO[bytes] = stack.enter_context(open(path, "rb"))
-            size = path.stat().st_size
+        if name is None or path.is_dir():
+            alone = path if name is None else path / f"{name}.npy"
+            if not alone.is_file():
+                raise UsageError(f"{alone} is not a file")
+            file: IO[bytes] = stack.enter_context(open(alone, "rb"))
+            size = alone.stat().st_size
         else:
             archive = stack.enter_context(zipfile.ZipFile(path))
             info = archive.getinfo(f"{name}.npy")

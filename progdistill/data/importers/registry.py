@@ -3,6 +3,7 @@
 To add a format: a `Source` subclass, and a branch of `_open_own`. A named dataset also needs `data/catalog.py`.
 """
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from progdistill.data.importers.image_files import ImageFilesSource
 from progdistill.data.importers.imagenet import open_imagenet
 from progdistill.data.importers.imagenet_batches import ImageNetBatchesSource, find_batches
 from progdistill.data.importers.lsun import LsunSource
+from progdistill.data.importers.numpy_files import is_array_name
 from progdistill.data.importers.parquet import ParquetSource, is_table_name
 from progdistill.data.importers.prompts import PromptsSource
 from progdistill.data.importers.splits import SplitChoice, words_of
@@ -111,7 +113,7 @@ def _open_own(
         if preprocessing.image_size is not None or captions is not None or choices:
             raise UsageError(f"{path} holds prompts alone: remove --image-size, --captions and --split")
         return PromptsSource(path)
-    if path.suffix.lower() in (".npy", ".npz"):
+    if path.suffix.lower() in (".npy", ".npz") or (path.is_dir() and _holds_arrays(path)):
         if captions is not None:
             raise UsageError(f"{path}: arrays have no captions; remove --captions")
         if preprocessing.image_size is not None or preprocessing.channels != 3:
@@ -144,6 +146,14 @@ def _with_captions(source: Source, containers: Sequence[Container], captions: st
     if captions is None:
         return source
     return CaptionedSource(source, read_captions(source.facts.location, containers, captions), captions)
+
+
+def _holds_arrays(folder: Path) -> bool:
+    """Whether a folder has .npy files, and no images, tables or archives."""
+    if not any(map(is_array_name, os.listdir(folder))):
+        return False
+    names = [file.name for file in walk(folder, Unused())]
+    return not any(is_image_name(name) or is_table_name(name) or is_archive_name(name) for name in names)
 
 
 def _tables_and_archives(folder: Path) -> tuple[bool, list[Path]]:
