@@ -375,3 +375,28 @@ def test_an_error_of_a_section_does_not_print_all_of_it() -> None:
 def test_true_is_no_number_in_a_deployment_either() -> None:
     with pytest.raises(UsageError, match="seed = True is not of type int"):
         parse_deployment("[options]\nseed = true\n")
+
+
+DEEP = 100_000
+
+
+@pytest.mark.parametrize("text", ["[" * DEEP + "]" * DEEP, '{"x":' * 200 + "1" + "}" * 200])
+def test_a_value_that_is_nested_too_deeply_is_one_message(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=r"--set distill: the value cannot be used: it is nested deeper than 100"):
+        RunOptions(set=(f"distill={text}",))
+    with pytest.raises(UsageError, match="the deployment is not valid TOML or JSON: it is nested deeper than 100"):
+        parse_deployment(f'{{"options": {text}}}')
+    for content in (f"x = {text.replace(':', '=')}", "x." * 200 + "y = 1"):
+        Path("progdistill.toml").write_text(content.replace('"', ""))
+        with pytest.raises(UsageError, match="progdistill.toml is not valid TOML: it is nested deeper than 100"):
+            resolve_options({})
+
+
+def test_integers_beyond_64_bits_and_null_characters_are_one_message() -> None:
+    with pytest.raises(UsageError, match="seed cannot be used: it has an integer beyond 64 bits"):
+        settings_from(RunOptions(seed=10**400))
+    with pytest.raises(UsageError, match="--ladder = .* has a null character"):
+        resolve_options({"ladder": "8:1\0"})

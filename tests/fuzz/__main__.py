@@ -1,10 +1,12 @@
 """Mutates every foreign input for a while, and keeps what crashes: `python -m tests.fuzz --seconds 3600`."""
 
 import argparse
+import atexit
 import hashlib
 import itertools
 import re
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -34,11 +36,12 @@ def main() -> int:
         names = args.target or list(TARGETS)
         for name in names:
             _made(name, Path(place))
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(int(bool(found))))
+        atexit.register(_print, tried, found)
         until = time.monotonic() + args.seconds
         for start in itertools.count(args.first, IN_A_ROW):
             for name, index in itertools.product(names, range(start, start + IN_A_ROW)):
                 if time.monotonic() > until:
-                    _print(tried, found)
                     return int(bool(found))
                 folder = copy_of(_made(name, Path(place)), Path(place) / "input")
                 mutated(TARGETS[name], folder, Random(f"{args.seed} {name} {index}"))
