@@ -8,7 +8,12 @@ import pytest
 from tests.fuzz.run import Worker, copy_of
 from tests.fuzz.targets import TARGETS
 
-CASES = sorted(Path(__file__).with_name("cases").glob("*/*"))
+CASES = [
+    pytest.param(
+        case, marks=[pytest.mark.slow] if case.parent.name == "pipelines" else [], id="-".join(case.parts[-2:])
+    )
+    for case in sorted(Path(__file__).with_name("cases").glob("*/*"))
+]
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +36,7 @@ def seeds_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return make
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.parent.name}-{case.name}")
+@pytest.mark.parametrize("case", CASES)
 def test_a_kept_case_no_longer_crashes(
     case: Path, worker: Worker, seeds_of: Callable[[str], Path], tmp_path: Path
 ) -> None:
