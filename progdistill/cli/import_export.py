@@ -20,7 +20,7 @@ from progdistill.cli.common import (
 from progdistill.data.catalog import UNKNOWN_DATASET
 from progdistill.data.dataset import default_data_root, find_dataset
 from progdistill.errors import LostInvariantError, UsageError, require_between
-from progdistill.models.export import MANIFEST_FILE, WEIGHTS_FILE, ExportFormat
+from progdistill.models.export import MANIFEST_FILE, PIPELINE_FILE, PIPELINE_FOLDER, WEIGHTS_FILE, ExportFormat
 from progdistill.registry.aliases import check_alias_name, move_alias
 from progdistill.registry.checkpoint import (
     CheckpointDescription,
@@ -31,7 +31,7 @@ from progdistill.registry.checkpoint import (
     fetch_weights,
     publish_checkpoint,
 )
-from progdistill.registry.pipeline import copy_pipeline
+from progdistill.registry.pipeline import PipelineManifest, copy_pipeline, load_pipeline, publish_pipeline
 from progdistill.registry.resolve import resolve_reference
 from progdistill.store.base import Store
 from progdistill.store.digest import digest_of_file
@@ -101,6 +101,7 @@ def _import(args: argparse.Namespace) -> int:
     elif (file := Path(args.source, MANIFEST_FILE)).is_file():
         manifest = decode(CheckpointManifest, file.read_bytes(), where=str(file))
         _require_dataset(manifest, args.dataset)
+        _publish_own_pipeline(store, manifest, file.parent)
         manifest = _publish_own(store, manifest, file.parent / WEIGHTS_FILE)
     elif file.parent.exists():
         manifest = _import_foreign(store, file.parent, args)
@@ -139,6 +140,21 @@ def _publish_own(store: Store, manifest: CheckpointManifest, weights: Path) -> C
     added = CheckpointIdentity.model_fields.keys() - CheckpointDescription.model_fields.keys()
     description = CheckpointDescription(**manifest.identity.model_dump(exclude=set(added)))
     return publish_checkpoint(store, weights, description, manifest.provenance)
+
+
+def _publish_own_pipeline(store: Store, manifest: CheckpointManifest, folder: Path) -> None:
+    """Publish what an exported latent model needs beside its network, unless the store has it."""
+    wanted = manifest.identity.architecture.get("pipeline")
+    if wanted is None:
+        return
+    if (file := folder / PIPELINE_FILE).is_file():
+        record = decode(PipelineManifest, file.read_bytes(), where=str(file))
+        files = {name: folder / PIPELINE_FOLDER / name for name in record.files}
+        if missing := [path for path in files.values() if not path.is_file()]:
+            raise UsageError(f"there is no {missing[0]}: copy the whole folder again")
+        if publish_pipeline(store, record.facts, files).id != wanted:
+            raise LostInvariantError(f"{folder / PIPELINE_FOLDER} is not that of {manifest.id}: copy the folder again")
+    load_pipeline(store, str(wanted))
 
 
 def _image_size_of(dataset: str | None) -> int | None:

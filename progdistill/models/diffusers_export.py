@@ -9,14 +9,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from progdistill.diffusion.grid import AngleGrid
 from progdistill.diffusion.guidance import w_from_guidance_scale
 from progdistill.diffusion.names import PredictionType
-from progdistill.errors import UsageError
+from progdistill.diffusion.samplers import ddim
+from progdistill.errors import LostInvariantError, UsageError
 from progdistill.models.config import TIME_SCALE, DenoiserConfig
 from progdistill.models.denoiser import Denoiser
 from progdistill.models.diffusers_format import diffusers_config, weights_to_diffusers
 from progdistill.models.networks.unet import guidance_features, time_features
 
+TOLERANCE = 1e-3
+"""The largest difference from a sample of stock diffusers; pixels are in [−1, 1], latents mostly in [−4, 4]."""
+
+_COMPARED_STEPS = 4
 _PREDICTION_NAMES = {PredictionType.X: "sample", PredictionType.V: "v_prediction"}
 _CONVERT = "distill it into one with prediction=v first (one stage is enough), or export safetensors or onnx"
 _REFUSALS = {
@@ -29,13 +35,18 @@ def check_exportable(config: DenoiserConfig, guidance_scale: float | None) -> No
     """Raise UsageError if stock diffusers cannot run this model."""
     if refusal := _REFUSALS.get(config.prediction):
         raise UsageError(f"cannot export to diffusers: the model {refusal}")
+    if not isinstance(config.grid, AngleGrid):
+        raise UsageError(
+            f"cannot export to diffusers: the model takes {config.grid}, and a DDIMPipeline of pixels even steps of the"
+            " angle; distill it with distill.grid=angle, or export safetensors or onnx"
+        )
     if guidance_scale is not None and not config.network.guidance_input:
         raise UsageError(
             f"--guidance-scale {guidance_scale:g} can be built only into a model with guidance as an input"
         )
 
 
-def export_diffusers(denoiser: Denoiser, folder: Path, guidance_scale: float | None = None) -> None:
+def export_diffusers(denoiser: Denoiser, folder: Path, guidance_scale: float | None = None) -> float:
     """Write `unet/` and `scheduler/`, and for unconditional models the index that makes it a `DDIMPipeline`.
 
     A stock `UNet2DModel` has no guidance input: a guidance scale is built into the parameters.
@@ -45,8 +56,12 @@ def export_diffusers(denoiser: Denoiser, folder: Path, guidance_scale: float | N
         folder: Where to write.
         guidance_scale: Of a model with a guidance input, at least 1; None: 1, no guidance.
 
+    Returns:
+        The largest difference between a sample of stock diffusers and ours from the same noise.
+
     Raises:
         UsageError: Stock diffusers cannot run this model, or diffusers is not installed.
+        LostInvariantError: That difference is larger than TOLERANCE.
     """
     check_exportable(denoiser.config, guidance_scale)
     diffusers, config = _diffusers(), denoiser.config
@@ -71,6 +86,33 @@ def export_diffusers(denoiser: Denoiser, folder: Path, guidance_scale: float | N
         scheduler.save_pretrained(folder / "scheduler")
     else:
         diffusers.DDIMPipeline(unet=twin, scheduler=scheduler).save_pretrained(folder)
+    return _compare(denoiser, twin.eval(), scheduler, w_from_guidance_scale(guidance_scale))
+
+
+@torch.no_grad()
+def _compare(denoiser: Denoiser, twin: Any, scheduler: Any, w: float | None) -> float:
+    config = denoiser.config
+    z = torch.randn(1, *config.network.sample_shape, generator=torch.Generator().manual_seed(0))
+    labels = torch.zeros(1, dtype=torch.int64) if config.network.num_classes else None
+    device = denoiser.boundary.log_snr_of_level.device
+    columns = None if labels is None else {"label": labels.to(device)}
+    bound = denoiser.bind(columns, w if config.network.guidance_input else None)
+    ours = ddim(bound, z.to(device), config.grid.times(_COMPARED_STEPS)).cpu()
+    scheduler.set_timesteps(_COMPARED_STEPS)
+    for t in scheduler.timesteps:
+        z = scheduler.step(twin(z, t, class_labels=labels).sample, t, z).prev_sample
+    return require_same(ours, z)
+
+
+def require_same(ours: Tensor, theirs: Tensor) -> float:
+    """The largest difference of two samples; LostInvariantError if it is larger than TOLERANCE."""
+    difference = float((ours - theirs).abs().max())
+    if not difference <= TOLERANCE:
+        raise LostInvariantError(
+            f"stock diffusers draws another image than this model: they differ by {difference:.2g}, allowed are"
+            f" {TOLERANCE:g}. Export safetensors or onnx, and report it"
+        )
+    return difference
 
 
 def _diffusers() -> Any:

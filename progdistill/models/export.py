@@ -23,6 +23,8 @@ ExportFormat = Literal["diffusers", "lora", "comfyui", "safetensors", "onnx"]
 
 MANIFEST_FILE = "manifest.json"
 WEIGHTS_FILE = "weights.safetensors"
+PIPELINE_FILE = "pipeline.json"
+PIPELINE_FOLDER = "pipeline"
 _ONNX_FILE = "denoising_step.onnx"
 _SHOWN_STEPS, _COMPARED_STEPS = 50, 4
 """Of a latent model that takes any number of steps: in its card, and when it is compared with the stock pipeline."""
@@ -60,28 +62,28 @@ def export_checkpoint(
         UsageError: the format cannot express the model.
         LostInvariantError: the stock pipeline draws another image than the model.
     """
-    latent = _write(store, manifest, form, out, guidance_scale)
+    latent, difference = _write(store, manifest, form, out, guidance_scale)
     (out / "README.md").write_text(_model_card(store, manifest, form, guidance_scale, latent), encoding="utf-8")
-    if latent is not None and latent.difference is not None:
-        logger.info("the stock pipeline draws the same from the same latent, up to %.2g", latent.difference)
+    if difference is not None:
+        logger.info("stock diffusers draws the same from the same noise, up to %.2g", difference)
     is_built_in = form == "comfyui" or (form == "diffusers" and latent is None)
     return guidance_scale if is_built_in else None
 
 
 def _write(
     store: Store, manifest: CheckpointManifest, form: ExportFormat, out: Path, guidance_scale: float | None
-) -> LatentExport | None:
-    """Write everything but the card."""
+) -> tuple[LatentExport | None, float | None]:
+    """Write everything but the card; return what it says of a latent model, and the difference from stock diffusers."""
     from progdistill.models.load import load_denoiser
 
     is_latent = DenoiserConfig.of(manifest.identity).pipeline is not None
     if form in ("lora", "comfyui") or (form == "diffusers" and is_latent):
-        return _write_latent(store, manifest, form, out, guidance_scale)
+        latent = _write_latent(store, manifest, form, out, guidance_scale)
+        return latent, latent.difference
     if form == "diffusers":
         from progdistill.models.diffusers_export import export_diffusers
 
-        export_diffusers(load_denoiser(store, manifest), out, guidance_scale)
-        return None
+        return None, export_diffusers(load_denoiser(store, manifest), out, guidance_scale)
     weights = fetch_weights(store, manifest)
     out.mkdir(parents=True, exist_ok=True)
     if form == "onnx":
@@ -91,7 +93,15 @@ def _write(
     else:
         shutil.copyfile(weights, out / WEIGHTS_FILE)
         (out / MANIFEST_FILE).write_bytes(encode(manifest))
-    return None
+        _write_pipeline(store, manifest, out)
+    return None, None
+
+
+def _write_pipeline(store: Store, manifest: CheckpointManifest, out: Path) -> None:
+    """Beside a checkpoint of a latent model: what else it needs, for `import`."""
+    if pipeline := manifest.identity.architecture.get("pipeline"):
+        shutil.copytree(fetch_pipeline(store, str(pipeline)), out / PIPELINE_FOLDER, copy_function=shutil.copyfile)
+        (out / PIPELINE_FILE).write_bytes(encode(load_pipeline(store, str(pipeline))))
 
 
 def _write_latent(

@@ -38,8 +38,13 @@ def export_onnx(denoiser: Denoiser, path: Path) -> None:
     velocity.
 
     Raises:
-        UsageError: The exporter is not installed.
+        UsageError: The exporter is not installed, or the model takes prompts.
     """
+    if prompts := [column.name for column in denoiser.config.network.columns if column.name != "label"]:
+        raise UsageError(
+            f"--format onnx is for models without prompts, and this one takes {', '.join(prompts)}: export"
+            " diffusers or safetensors"
+        )
     if find_spec("onnxscript") is None:
         raise UsageError("this export needs onnx and onnxscript: pip install 'progdistill[onnx]'")
     step = DenoisingStep(copy.deepcopy(denoiser)).cpu().float().eval()

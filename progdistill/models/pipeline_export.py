@@ -13,17 +13,14 @@ from torch import Tensor
 
 from progdistill.diffusion.guidance import w_from_guidance_scale
 from progdistill.diffusion.samplers import ddim
-from progdistill.errors import LostInvariantError
 from progdistill.models.config import DenoiserConfig
 from progdistill.models.denoiser import Denoiser
+from progdistill.models.diffusers_export import require_same
 from progdistill.models.networks.diffusers import diffusers_class
 from progdistill.models.networks.flux import packed, unpacked
 from progdistill.models.pipeline_import import INDEX_FILE, KINDS
 from progdistill.models.pipeline_scheduler import call_arguments, stock_scheduler
 from progdistill.registry.pipeline import PipelineFacts
-
-TOLERANCE = 1e-3
-"""The largest difference between our latents and the stock pipeline's; images are about 1 wide, latents about 4."""
 
 _NOT_COMPARED = ("text_encoder", "tokenizer", "safety_checker", "feature_extractor", "image_encoder")
 
@@ -88,13 +85,7 @@ def largest_difference(
         if facts.family == "dit":
             ours = (pipeline.vae.decode(ours / facts.latent_scale).sample / 2 + 0.5).clamp(0, 1)
         theirs = _stock_sample(pipeline, facts, columns, z, call)
-    difference = float((ours - theirs).abs().max())
-    if not difference <= TOLERANCE:
-        raise LostInvariantError(
-            f"the stock pipeline draws another image than this model: they differ by {difference:.2g}, allowed are"
-            f" {TOLERANCE:g}. Export safetensors or onnx, and report it"
-        )
-    return difference
+    return require_same(ours, theirs)
 
 
 def _columns(config: DenoiserConfig, facts: PipelineFacts) -> dict[str, Tensor]:

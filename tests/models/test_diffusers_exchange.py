@@ -64,7 +64,7 @@ def test_stock_diffusers_draws_our_images(
     steps: int,
 ) -> None:
     denoiser = make_denoiser(prediction, schedule, num_classes=num_classes)
-    export_diffusers(denoiser, tmp_path)
+    assert export_diffusers(denoiser, tmp_path) <= 1e-3
     z = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(3))
     labels = torch.tensor([4, 7]) if num_classes else None
     ours, stock = our_samples(denoiser, z, steps, labels), stock_samples(tmp_path, z, steps, labels)

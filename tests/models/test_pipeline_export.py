@@ -20,9 +20,10 @@ from progdistill.models.lora_export import lora_file_name
 from progdistill.models.pipeline_export import export_pipeline, largest_difference, load_for_comparison
 from progdistill.models.pipeline_scheduler import call_arguments, stock_scheduler
 from progdistill.registry.checkpoint import CheckpointKind, CheckpointManifest, publish_checkpoint
-from progdistill.registry.pipeline import PipelineFacts
+from progdistill.registry.pipeline import PipelineFacts, load_pipeline
 from progdistill.registry.resolve import resolve_reference
 from progdistill.store.base import Store
+from progdistill.store.open import open_store
 from tests.models.command_line import follow_card, run
 from tests.models.conftest import randomize
 from tests.models.pipelines import LATENT_BETAS, PIPELINES, sd3, sdxl
@@ -68,7 +69,7 @@ def test_the_stock_pipeline_draws_what_the_student_draws(
     assert largest_difference(denoiser, pipeline, facts, steps, 3.0) < 1e-3
     with torch.no_grad():
         next(iter(denoiser.network.parameters())).mul_(1.5)
-    with pytest.raises(LostInvariantError, match="draws another image than this model"):
+    with pytest.raises(LostInvariantError, match="stock diffusers draws another image"):
         largest_difference(denoiser, pipeline, facts, steps, 3.0)
 
 
@@ -148,6 +149,15 @@ def test_from_import_to_the_card_of_an_export(store: Store, tmp_path: Path, capl
     assert run(store, "export", made, "--format", "comfyui", "--out", tmp_path / "comfyui") == 0
     assert "sgm_uniform" in (tmp_path / "comfyui" / "README.md").read_text()
     assert run(store, "export", "teacher", "--format", "diffusers", "--out", tmp_path / "again") == 0
+    with pytest.raises(UsageError, match="without prompts, and this one takes prompt_embeds"):
+        run(store, "export", made, "--format", "onnx", "--out", tmp_path / "onnx")
+    assert run(store, "export", made, "--format", "safetensors", "--out", tmp_path / "whole") == 0
+    other = open_store(str(tmp_path / "other"))
+    assert run(other, "import", tmp_path / "whole", "--name", "student") == 0
+    assert load_pipeline(other, str(config.pipeline)) == load_pipeline(store, str(config.pipeline))
+    (tmp_path / "whole" / "pipeline" / "model_index.json").write_text("{}")
+    with pytest.raises(LostInvariantError, match="is not that of"):
+        run(other, "import", tmp_path / "whole", "--name", "student")
     with pytest.raises(UsageError, match="has weights of its own: distill it as a LoRA"):
         run(store, "export", made, "--format", "lora", "--out", tmp_path / "lora")
 
