@@ -11,6 +11,7 @@ from typing import Any, Final
 from progdistill.cli.common import Verbs, add_verb, check_output, print_json, store_of, writing
 from progdistill.config.ladder import format_ladder
 from progdistill.errors import ProgdistillError, UsageError, require_between
+from progdistill.escape import printable
 from progdistill.progress import format_duration
 from progdistill.run.estimate import Prices, read_prices
 from progdistill.run.progress_record import JobProgress, newest_run, progress_of
@@ -56,7 +57,7 @@ def _watch(args: argparse.Namespace) -> int:
             return 0
         lines = "\n".join(_lines(store, jobs, prices, report))
         if lines != shown:
-            print(f"{CLEAR if sys.stdout.isatty() else ''}{lines}", flush=True)
+            print(f"{CLEAR if sys.stdout.isatty() else ''}{printable(lines)}", flush=True)
             shown = lines
         if args.once or report is not None:
             return 0
