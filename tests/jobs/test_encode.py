@@ -22,11 +22,15 @@ from progdistill.models.codec import LatentCodec, PromptEncoder
 from progdistill.registry.pipeline import PipelineManifest, fetch_pipeline, publish_pipeline
 from progdistill.store.base import Store
 from progdistill.store.local import LocalStore
+from progdistill.store.open import open_store
 from progdistill.training.distributed import Rank
 from tests.data.datasets import CaptionedSource
 from tests.jobs.asking import request_for
 from tests.models.pipelines import PIPELINES
 from tests.models.test_codec import facts_of
+from tests.store.s3_server import s3_endpoint, s3_uri
+
+__all__ = ["s3_endpoint", "s3_uri"]
 
 IMAGES = 23
 PROMPTS = (Column(name="prompt_embeds", shape=(77, 32)),)
@@ -226,3 +230,27 @@ def test_a_model_and_prompts_are_enough_to_distill(
         manifest = resolve_reference(store, output.checkpoint_id)
         assert manifest.identity.training["states_from"] == str(states)
         assert manifest.provenance.figures is not None and manifest.provenance.figures.final_loss is not None
+
+
+@pytest.mark.slow
+def test_a_bucket_gets_the_same_dataset_and_nothing_else(
+    spec: EncodeSpec, store: Store, captioned: DatasetInfo, s3_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local = encoded(spec, store, captioned)
+    remote = spec.model_copy(update={"out": s3_uri})
+    write, written = EncodingStage.write, []
+
+    def interrupted(stage: EncodingStage, name: str, *arguments: object) -> None:
+        written.append(name)
+        if len(written) == 3:
+            raise KeyboardInterrupt
+        write(stage, name, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(EncodingStage, "write", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        encoded(remote, store, captioned)
+    info = encoded(remote, store, captioned)
+    assert info.fingerprint == local.fingerprint
+    verify_dataset(info)
+    keys = [item.key for item in open_store(s3_uri).list("")]
+    assert keys == ["manifest.json", *(f"train-{number:05d}.arrow" for number in range(4)), "unconditional.arrow"]
