@@ -28,8 +28,9 @@ from torch.distributed.elastic.rendezvous import RendezvousParameters
 from torch.distributed.elastic.rendezvous.api import RendezvousError
 from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
+from progdistill.data.encoding import EncodingStage
 from progdistill.errors import Interrupted, PeerLostError, ProgdistillError, UsageError
-from progdistill.jobs.spec import JobRequest, JobSpec
+from progdistill.jobs.spec import EncodeSpec, JobRequest, JobSpec
 from progdistill.logs import configure_logging
 from progdistill.signals import StopSignals, raise_interrupt
 from progdistill.store import base
@@ -88,9 +89,11 @@ class RestartLimit:
 
 
 def progress_of(spec: JobSpec, store: base.Store) -> tuple[int, int]:
-    """Return the update of the newest snapshot and, for an evaluation, the number of shards (of any evaluation)."""
+    """Return the update of the newest snapshot, and the finished shards of an encoding or of any evaluation."""
     snapshots = complete_snapshots(store, spec.id)
     shards = sum(1 for _ in store.list(SHARDS)) if spec.kind == "evaluate" else 0
+    if isinstance(spec, EncodeSpec):
+        shards = len(EncodingStage(spec.out, spec.id).finished())
     return (snapshots[0].update if snapshots else 0), shards
 
 
