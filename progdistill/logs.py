@@ -24,3 +24,4 @@ def configure_logging(level: int = logging.INFO) -> None:
     if not logger.handlers:
         logger.addHandler(_CurrentStderr())
     logger.setLevel(level)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # diffusers imports it; it warns of kernels not used here

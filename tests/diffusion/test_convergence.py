@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from progdistill.diffusion.grid import AngleGrid
+from progdistill.diffusion.grid import AngleGrid, FlowGrid
 from progdistill.diffusion.names import SamplerName
 from progdistill.diffusion.samplers import SAMPLERS
 from tests.diffusion.closed_forms import TWO_MODES, GaussianMixture, gaussian
@@ -124,3 +124,33 @@ def test_gamma_interpolates_the_log_variance() -> None:
     low, middle, high = seen[1::2]
     assert low < middle < high
     assert middle**2 == pytest.approx(low * high)
+
+
+@pytest.mark.parametrize(
+    ("name", "least_order"), [(SamplerName.DDIM, 0.95), (SamplerName.HEUN, 1.9), (SamplerName.RK4, 3.9)]
+)
+def test_on_an_uneven_grid_methods_keep_their_order(name: SamplerName, least_order: float) -> None:
+    grid, data = FlowGrid(shift=3), TWO_MODES
+    coarse, fine = (
+        (SAMPLERS[name](data.velocity, Z, grid.times(steps)) - data.flow_map(Z)).square().mean().sqrt().item()
+        for steps in (256, 512)
+    )
+    assert math.log2(coarse / fine) > least_order
+
+
+def test_on_an_uneven_grid_dpm_solver_is_nearer_than_ddim() -> None:
+    times, wanted = FlowGrid(shift=3).times(128), TWO_MODES.flow_map(Z)
+    taken, ddim = (
+        (SAMPLERS[name](TWO_MODES.velocity, Z, times) - wanted).square().mean().sqrt()
+        for name in (SamplerName.DPM_SOLVER, SamplerName.DDIM)
+    )
+    assert taken < 0.2 * ddim
+
+
+def test_where_a_grid_begins_below_1_the_second_step_of_dpm_solver_extrapolates() -> None:
+    """The log-SNR is finite there: two steps of 2M from one point are no longer DDIM."""
+    times = (0.6, 0.4, 0.2, 0.0)
+    taken = SAMPLERS[SamplerName.DPM_SOLVER](TWO_MODES.velocity, Z, times)
+    ddim = SAMPLERS[SamplerName.DDIM](TWO_MODES.velocity, Z, times)
+    fine = SAMPLERS[SamplerName.RK4](TWO_MODES.velocity, Z, tuple(0.6 * (1 - i / 96) for i in range(97)))
+    assert (taken - fine).square().mean() < 0.9 * (ddim - fine).square().mean()

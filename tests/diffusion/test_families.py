@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from progdistill.diffusion.grid import FlowGrid, Grid, KarrasGrid, TrailingGrid
-from progdistill.diffusion.names import PredictionType
+from progdistill.diffusion.loss import weighted_loss
+from progdistill.diffusion.names import LossWeight, PredictionType
 from progdistill.diffusion.noise_schedules import DiscreteSchedule, EDMSchedule, FlowSchedule, NoiseSchedule
 from progdistill.diffusion.prediction import Velocity, velocity_from_output
 from progdistill.diffusion.samplers import ddim
@@ -262,3 +263,20 @@ def test_stock_edm_goes_where_ours_does(steps: int) -> None:
 
     stock = stock_samples(scheduler, Z, network, scheduler.init_noise_sigma)
     assert (stock - ddim(velocity_at_our_boundary(family), Z, KarrasGrid().times(steps))).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("weight", LossWeight)
+def test_loss_weights_in_terms_of_a_flow(weight: LossWeight) -> None:
+    """Times ‖u − u*‖²: (1 − τ)², max((1 − τ)², τ²), (1 − τ)² + τ²."""
+    tau = torch.tensor([0.0, 0.1, 0.5, 0.9, 1.0], dtype=torch.float64)
+    t = torch.atan2(tau, 1 - tau) / (math.pi / 2)
+    z, output, wanted = (torch.randn(5, 3, dtype=torch.float64) for _ in range(3))
+    boundary = Boundary(FLOW)
+    v, v_wanted = (boundary.output(u, z, t) for u in (output, wanted))
+    loss = weighted_loss(v, v_wanted, z, t, PredictionType.V, weight)
+    factor = {
+        LossWeight.SNR: (1 - tau) ** 2,
+        LossWeight.TRUNCATED_SNR: torch.maximum((1 - tau) ** 2, tau**2),
+        LossWeight.SNR_PLUS_ONE: (1 - tau) ** 2 + tau**2,
+    }[weight]
+    torch.testing.assert_close(loss, factor * (output - wanted).square().mean(1), rtol=1e-7, atol=1e-7)

@@ -3,11 +3,15 @@
 import base64
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.running import SMALL, ids_of, report_of, run_flow
+from progdistill.run.progress_record import progress_of
+from progdistill.store.open import open_store
+from tests.end_to_end.running import SMALL, environment, ids_of, report_of, run_flow
 
 
 @pytest.fixture
@@ -42,6 +46,25 @@ def test_the_report_and_the_lineage_are_cards(finished: Path) -> None:
         assert encoded is not None
         shown = base64.b64decode(encoded[1]).decode()
         assert last[:8] in shown and "Error Card" not in shown
+
+
+def test_a_team_finds_the_run_by_its_tags(finished: Path) -> None:
+    code = (
+        "from metaflow import Flow, namespace; namespace(None);"
+        " print(*[sorted(run.user_tags) for run in Flow('DistillFlow').runs('dataset:digits')])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=finished, env=environment(), capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "['dataset:digits', 'ladder:4:1']"
+
+
+def test_progress_of_every_job_stays_in_the_store(finished: Path) -> None:
+    run_id = report_of(finished)["run_id"]
+    jobs = progress_of(open_store(str(finished / ".progdistill/store")), "DistillFlow", run_id)
+    assert [job.state for job in jobs] == ["finished"] * 7
+    assert {job.label for job in jobs} > {"base model", "student of 2 steps", "evaluator"}
+    assert all(job.training is not None for job in jobs[:3])
 
 
 def test_an_identical_run_elsewhere_gives_identical_checkpoints(finished: Path, tmp_path: Path) -> None:
