@@ -23,7 +23,7 @@ TEACHER, STUDENT = "teacher", "student"
 
 
 def target_layers(denoiser: Denoiser, targets: tuple[str, ...]) -> dict[str, nn.Linear | nn.Conv2d]:
-    """The layers that an adapter changes, by name within the network.
+    """The layers that an adapter changes, by name within the network: no grouped convolutions, which are small.
 
     Args:
         denoiser: Whose network has no adapters yet; on any device, `meta` included.
@@ -33,7 +33,11 @@ def target_layers(denoiser: Denoiser, targets: tuple[str, ...]) -> dict[str, nn.
         UsageError: A target is the name of no linear layer or convolution.
     """
     network = denoiser.network
-    layers = {name: m for name, m in network.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)}
+    layers = {
+        name: module
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1)
+    }
     if not targets:
         inside = {id(module) for block in denoiser.ask.blocks(network) for module in block.modules()}
         return {name: layer for name, layer in layers.items() if id(layer) in inside}

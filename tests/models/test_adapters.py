@@ -1,5 +1,7 @@
 """LoRA: an adapter in training answers as it does when merged into its base, and its base stays as it is."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
@@ -10,6 +12,8 @@ from progdistill.models.adapters import adapter_parameters, adapter_shapes, merg
 from progdistill.models.config import DenoiserConfig, LoraConfig
 from progdistill.models.denoiser import Denoiser, weights_of
 from tests.models.conftest import MakeDenoiser
+from tests.models.pipelines import PIPELINES
+from tests.models.test_pipelines import imported, some_conditioning
 
 LORA = LoraConfig(base="b" * 64, rank=2, alpha=4.0)
 Z = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(2))
@@ -100,3 +104,25 @@ def test_an_adapter_of_another_network_is_refused(make_denoiser: MakeDenoiser) -
     weights.popitem()
     with pytest.raises(LostInvariantError, match="differs in 1"):
         merged(make_denoiser(), with_lora(make_denoiser()), weights)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
+@pytest.mark.parametrize("family", PIPELINES)
+def test_networks_of_diffusers_have_adapters_too(family: str, tmp_path: Path) -> None:
+    PIPELINES[family](tmp_path)
+    size = 16 if family == "flux" else None
+    base = imported(tmp_path, image_size=size)
+    teacher, student = share_base(base, base.config, with_lora(base), None, seed=0)
+    weights = moved(student)
+    conditioning = some_conditioning(base.config.network, rows=3)
+    z = torch.randn(3, *base.config.network.sample_shape, generator=torch.Generator().manual_seed(2))
+    answer = student(z, T, conditioning)
+    answer.square().mean().backward()
+    assert all(p.grad is not None for p in student.parameters() if p.requires_grad)
+    with torch.no_grad():
+        whole = merged(imported(tmp_path, image_size=size), student.config, weights)
+        torch.testing.assert_close(whole(z, T, conditioning), answer, rtol=1e-3, atol=1e-4)
+        alone = imported(tmp_path, image_size=size)
+        assert torch.equal(teacher(z, T, conditioning), alone(z, T, conditioning))
+        assert not torch.equal(teacher(z, T, conditioning), answer)
