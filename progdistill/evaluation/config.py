@@ -47,6 +47,13 @@ class EvaluationSettings(FeatureSettings, allow_inf_nan=False):
     guidance_scale: float | None = Field(
         default=None, ge=1, description="None: the lowest of a guided student's range, no guidance for other models"
     )
+    teacher_samples: int = Field(
+        default=0,
+        ge=0,
+        le=1_000_000,
+        description="images compared with the undistilled model's from the same noise; 0: none, or 64 without images",
+    )
+    teacher_steps: int = Field(default=64, gt=0, description="sampling steps of the undistilled model's images")
     clip: bool = Field(default=True, description="clip x̂ to [−1, 1] at every sampling step")
     shown_samples: int = Field(default=20, ge=0, description="images kept for the report: the first of those measured")
     neighbors_at_steps: tuple[PositiveInt, ...] = Field(

@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import Field
 
 from progdistill.registry.checkpoint import CheckpointKind
-from progdistill.registry.evaluations import Measurement
+from progdistill.registry.evaluations import ContactSheet, Measurement
 from progdistill.store.digest import FileDigest, Sha256
 from progdistill.store.documents import Record
 from progdistill.store.layout import blob_key, checkpoint_key
@@ -28,6 +28,29 @@ class Neighbors(Record):
         return (blob_key(self.file.sha256),)
 
 
+class TeacherComparison(Record):
+    """A checkpoint beside the undistilled model's images at many steps, sample by sample from the same noise."""
+
+    schema_version: Literal[1] = 1
+    teacher_id: Sha256
+    teacher_steps: int
+    samples: int
+    seed: int
+    guidance_scale: float | None
+    distance: float = Field(description="root mean square difference of pixels, 0 to 1")
+    teacher_distance: float | None = Field(
+        description="that of the undistilled model at the checkpoint's number of steps; None for that model itself"
+    )
+    seconds: float
+    shown: ContactSheet | None
+    teacher_shown: ContactSheet | None
+
+    def references(self) -> Iterable[str]:
+        """See Record.references."""
+        yield checkpoint_key(self.teacher_id)
+        yield from (blob_key(sheet.file.sha256) for sheet in (self.shown, self.teacher_shown) if sheet is not None)
+
+
 class EvaluationRecord(Record):
     """A checkpoint at `sampling_steps`, beside the undistilled model at as many steps.
 
@@ -45,6 +68,7 @@ class EvaluationRecord(Record):
     baseline_ancestral: Measurement | None = None
     distilled_ancestral: Measurement | None = None
     neighbors: Neighbors | None = None
+    to_teacher: TeacherComparison | None = None
     not_evaluated_reason: str | None = None
 
     @property
@@ -57,10 +81,12 @@ class EvaluationRecord(Record):
     def files(self) -> tuple[FileDigest, ...]:
         """The blobs that this record refers to."""
         neighbors = () if self.neighbors is None else (self.neighbors.file,)
-        return (*(file for measurement in self.measurements for file in measurement.files), *neighbors)
+        sheets = () if self.to_teacher is None else (self.to_teacher.shown, self.to_teacher.teacher_shown)
+        pictures = (sheet.file for sheet in sheets if sheet is not None)
+        return (*(file for measurement in self.measurements for file in measurement.files), *neighbors, *pictures)
 
     def references(self) -> Iterable[str]:
         """See Record.references."""
         yield checkpoint_key(self.checkpoint_id)
-        for part in (*self.measurements, self.neighbors):
+        for part in (*self.measurements, self.neighbors, self.to_teacher):
             yield from () if part is None else part.references()

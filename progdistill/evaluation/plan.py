@@ -27,6 +27,13 @@ class PlannedMeasurement(NamedTuple):
     """One per value of γ; the best one's γ replaces that of `spec`."""
 
 
+def no_images_reason(model: DenoiserConfig, info: DatasetInfo) -> str | None:
+    """Why a model's samples are not compared with real images; None where they are."""
+    if info.image_size and info.sample_shape == model.network.sample_shape:
+        return None
+    return f"dataset {info.name} has no images like those of the model"
+
+
 def plan_measurements(
     manifest: CheckpointManifest,
     baseline: CheckpointManifest | None,

@@ -9,7 +9,7 @@ from pydantic import Field, JsonValue, NonNegativeInt, PositiveInt, model_valida
 from progdistill.evaluation.measurement import EvaluationRecord, Neighbors
 from progdistill.models_base import Frozen
 from progdistill.registry.checkpoint import CheckpointManifest
-from progdistill.registry.evaluations import Measurement
+from progdistill.registry.evaluations import ContactSheet, Measurement
 from progdistill.store.base import Store
 from progdistill.store.layout import blob_key
 
@@ -77,6 +77,9 @@ class StageEntry(Frozen, ser_json_bytes="base64", val_json_bytes="base64"):
     samples: SampleImages | None = None
     baseline_ddim_samples: SampleImages | None = None
     neighbors: NeighborImages | None = None
+    to_teacher: float | None = None  # root mean square difference to the undistilled model's images, same noise
+    teacher_itself: float | None = None  # that of the undistilled model at as many steps
+    teacher_steps: int | None = None  # of the undistilled model's images
     loss_curve: tuple[LossPoint, ...] = ()
 
 
@@ -126,6 +129,7 @@ def stage_entry(
     store: Store, manifest: CheckpointManifest, record: EvaluationRecord, loss_curve: Sequence[LossPoint] = ()
 ) -> StageEntry:
     """Return one checkpoint's entry in the report; its sample images are read from the store."""
+    compared = record.to_teacher
     figures, own, ancestral = manifest.provenance.figures, record.distilled, record.baseline_ancestral
     return StageEntry(
         sampling_steps=record.sampling_steps,
@@ -143,9 +147,12 @@ def stage_entry(
         evaluation_seconds=sum(m.evaluation_seconds for m in record.measurements),
         device=manifest.provenance.device,
         created_by=manifest.provenance.created_by,
-        samples=_samples(store, own),
+        samples=_samples(store, own) or (None if compared is None else _sheet(store, compared.shown)),
         baseline_ddim_samples=_samples(store, record.baseline_ddim),
         neighbors=_neighbors(store, record.neighbors),
+        to_teacher=None if compared is None else compared.distance,
+        teacher_itself=None if compared is None else compared.teacher_distance,
+        teacher_steps=None if compared is None else compared.teacher_steps,
         loss_curve=tuple(loss_curve),
         **({} if figures is None else figures.model_dump(include=_TRAINING_FIELDS)),
         **({} if own is None else own.model_dump(include=_METRICS)),
@@ -157,7 +164,11 @@ def _distance(measurement: Measurement | None) -> float | None:
 
 
 def _samples(store: Store, measurement: Measurement | None) -> SampleImages | None:
-    if measurement is None or (shown := measurement.shown) is None:
+    return None if measurement is None else _sheet(store, measurement.shown)
+
+
+def _sheet(store: Store, shown: ContactSheet | None) -> SampleImages | None:
+    if shown is None:
         return None
     path = store.download(blob_key(shown.file.sha256), shown.file)
     return SampleImages(png=path.read_bytes(), images=shown.images, labels=shown.labels)

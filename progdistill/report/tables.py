@@ -28,7 +28,7 @@ def headline(run: ReportInput) -> str:
     measured = [stage for stage in run.checkpoints if stage.distance is not None]
     students = [stage for stage in measured if stage.kind == "student"]
     if not students:
-        return "No distilled model was evaluated in this run."
+        return _teacher_headline(run) or "No distilled model was evaluated in this run."
     teacher, student = measured[0], students[-1]
     compared = []
     if student.baseline_ddim:
@@ -41,6 +41,21 @@ def headline(run: ReportInput) -> str:
         f"With {steps_text(student.sampling_steps)}, the distilled model reaches a distance of"
         f" {number(student.distance)}{aside}. Distances are {distance_label(distance_name_of(run))} of"
         f" {counts_text(run)}; lower is better."
+    )
+
+
+def _teacher_headline(run: ReportInput) -> str | None:
+    """The result of a run without real images."""
+    students = [stage for stage in run.checkpoints if stage.kind == "student" and stage.to_teacher is not None]
+    if not students:
+        return None
+    last = students[-1]
+    steps = steps_text(last.sampling_steps)
+    itself = number(last.teacher_itself)
+    return (
+        f"With {steps}, images of the distilled model differ by {number(last.to_teacher)} (the undistilled model at"
+        f" {steps}: {itself}) from the undistilled"
+        f" model's at {steps_text(last.teacher_steps or 0)}, from the same noise: root mean square of pixels, 0 to 1."
     )
 
 
@@ -110,6 +125,8 @@ def quality_table(stages: Sequence[StageEntry]) -> TextTable:
         "Recall": "recall",
         "Class score": "inception_score",
     }
+    if any(stage.to_teacher is not None for stage in stages):
+        columns |= {"To teacher": "to_teacher", "Teacher itself": "teacher_itself"}
     rows = [
         [f"{s.sampling_steps:,}", s.kind, *(number(getattr(s, field)) for field in columns.values())] for s in stages
     ]
@@ -123,6 +140,17 @@ def quality_note(run: ReportInput) -> str:
         f"Distance: {name}{f' of {counts}' if counts else ''}, the checkpoint sampled with DDIM"
         " at its own number of steps. DDIM and Ancestral: the undistilled model at equally"
         " many steps. Class score: the Inception Score formula on the evaluator's class probabilities."
+        f"{_teacher_note(run)}"
+    )
+
+
+def _teacher_note(run: ReportInput) -> str:
+    steps = next((stage.teacher_steps for stage in run.checkpoints if stage.teacher_steps is not None), None)
+    if steps is None:
+        return ""
+    return (
+        " To teacher: the root mean square difference of pixels, 0 to 1, to the undistilled model's images at"
+        f" {steps_text(steps)} from the same noise. Teacher itself: that of the undistilled model at the row's steps."
     )
 
 

@@ -18,6 +18,7 @@ from progdistill.diffusion.grid import AngleGrid
 from progdistill.diffusion.names import PredictionType, check_combination
 from progdistill.diffusion.noise_schedules import EDMSchedule, FlowSchedule
 from progdistill.errors import UsageError
+from progdistill.evaluation.plan import no_images_reason
 from progdistill.evaluation.published_statistics import pinned_statistics
 from progdistill.features.weights import check_evaluator, pinned
 from progdistill.models.config import DenoiserConfig
@@ -181,7 +182,7 @@ def prepare_run(options: RunOptions) -> PreparedRun:
     _check_guidance(settings, dataset)
     _check_lora(settings)
     _check_values(settings, dataset)
-    if not_evaluated_reason(settings, dataset) is None:
+    if no_images_reason(settings.model, dataset) is None:
         evaluation = pinned(settings.evaluation)
         features = check_evaluator(store, evaluation, dataset)
         settings = settings.model_copy(update={"evaluation": pinned_statistics(store, evaluation, features)})
@@ -201,13 +202,6 @@ def prepare_run(options: RunOptions) -> PreparedRun:
             " free: choose another --store, a shorter --ladder or a smaller model"
         )
     return run
-
-
-def not_evaluated_reason(settings: Settings, dataset: DatasetInfo) -> str | None:
-    """Why the run's models are not compared with real images; None where they are."""
-    if dataset.image_size and dataset.sample_shape == settings.model.network.sample_shape:
-        return None
-    return f"dataset {dataset.name} has no images like those of the model"
 
 
 def _dataset_of(teacher: CheckpointManifest, options: RunOptions) -> str:

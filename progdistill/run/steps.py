@@ -11,7 +11,7 @@ from pydantic import JsonValue
 
 from progdistill.config.settings import LauncherName
 from progdistill.evaluation.measurement import EvaluationRecord
-from progdistill.evaluation.plan import baseline_of
+from progdistill.evaluation.plan import baseline_of, no_images_reason
 from progdistill.jobs.events import Event, EventFile, Listener, ignore, suppress_errors
 from progdistill.jobs.local import LocalLauncher
 from progdistill.jobs.result_cache import Launcher, complete
@@ -30,7 +30,7 @@ from progdistill.jobs.spec import (
 from progdistill.registry.checkpoint import load_manifest
 from progdistill.registry.lineage import lineage_tree
 from progdistill.registry.runs import record_run_checkpoint
-from progdistill.run.prepare import PreparedRun, device_of, not_evaluated_reason, runs_folder, world_size_of
+from progdistill.run.prepare import PreparedRun, device_of, runs_folder, world_size_of
 from progdistill.run.progress_record import ProgressRecord
 from progdistill.run.trackers import Tracking, open_tracker
 from progdistill.store.layout import report_key
@@ -175,8 +175,8 @@ class RunSteps:
         A network from a file is published here, on the machine that has the file: a job may run elsewhere.
         """
         evaluation = self._settings.evaluation
-        if not_evaluated_reason(self._settings, self._prepared.dataset) is not None:
-            return
+        if no_images_reason(self._settings.model, self._prepared.dataset) is not None:
+            return  # Students are compared with their teacher alone.
         if evaluation.evaluator in ("inception", "features_file"):
             from progdistill.features.registry import find_or_publish_evaluator
 
@@ -189,10 +189,6 @@ class RunSteps:
         Unless a scale is set, all rungs of a guided run are measured with the lowest that its students learn.
         """
         manifest, steps = load_manifest(self._store, checkpoint["id"]), self._settings.ladder[rung]
-        if (reason := not_evaluated_reason(self._settings, self._prepared.dataset)) is not None:
-            kind = manifest.identity.kind
-            record = EvaluationRecord(checkpoint_id=manifest.id, kind=kind, sampling_steps=steps)
-            return record.model_copy(update={"not_evaluated_reason": reason}).model_dump(mode="json")
         baseline = baseline_of(self._store, manifest)
         evaluation, learned = self._settings.evaluation, self._settings.guidance_scale
         if self._settings.folds_guidance:
