@@ -32,7 +32,7 @@ from progdistill.diffusion.names import SamplerName
 from progdistill.evaluation.metrics import Moments, MomentStream, frechet_distance, moments_of
 from progdistill.evaluation.sampling import generate
 from progdistill.features.digits import FEATURES, DigitsClassifier
-from progdistill.features.inception import InceptionEvaluator
+from progdistill.features.inception import load_inception
 from progdistill.models.denoiser import build_denoiser
 
 BATCH = 32
@@ -92,7 +92,7 @@ def main() -> None:
 def contenders(folder: Path, images: np.ndarray, reference: Moments) -> dict[str, Callable[[], object]]:
     """The timed functions by name: features of all images, then the distance from features."""
     network = InceptionV3W(str(folder), download=False).eval()
-    extract = InceptionEvaluator().load(folder / "inception-2015-12-05.pt", {"mode": MODE}, "cpu")
+    extract = load_inception(str(folder / "inception-2015-12-05.pt"), {"mode": MODE}, "cpu")
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
     mean, covariance = reference.mean.numpy(), reference.covariance.numpy()
     features = np.random.default_rng(1).standard_normal((4096, 2048)).astype(np.float32)
