@@ -124,5 +124,5 @@ def test_networks_of_diffusers_have_adapters_too(family: str, tmp_path: Path) ->
         whole = merged(imported(tmp_path, image_size=size), student.config, weights)
         torch.testing.assert_close(whole(z, T, conditioning), answer, rtol=1e-3, atol=1e-4)
         alone = imported(tmp_path, image_size=size)
-        assert torch.equal(teacher(z, T, conditioning), alone(z, T, conditioning))
-        assert not torch.equal(teacher(z, T, conditioning), answer)
+        torch.testing.assert_close(teacher(z, T, conditioning), alone(z, T, conditioning), rtol=1e-5, atol=1e-5)
+        assert (teacher(z, T, conditioning) - answer).abs().max() > 1e-3
