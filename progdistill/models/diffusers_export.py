@@ -18,6 +18,7 @@ from progdistill.models.config import TIME_SCALE, DenoiserConfig
 from progdistill.models.denoiser import Denoiser
 from progdistill.models.diffusers_format import diffusers_config, weights_to_diffusers
 from progdistill.models.networks.unet import guidance_features, time_features
+from progdistill.models.stock_steps import check_stock_steps
 
 TOLERANCE = 1e-3
 """The largest difference from a sample of stock diffusers; pixels are in [−1, 1], latents mostly in [−4, 4]."""
@@ -33,6 +34,7 @@ _REFUSALS = {
 
 def check_exportable(config: DenoiserConfig, guidance_scale: float | None) -> None:
     """Raise UsageError if stock diffusers cannot run this model."""
+    check_stock_steps(config, 1)
     if refusal := _REFUSALS.get(config.prediction):
         raise UsageError(f"cannot export to diffusers: the model {refusal}")
     if not isinstance(config.grid, AngleGrid):

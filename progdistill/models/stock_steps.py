@@ -1,10 +1,10 @@
-"""Which sampling steps of a latent model the stock schedulers of its pipeline make. No torch: plans ask, too."""
+"""Which sampling steps of a model the stock schedulers of its export make. No torch: plans ask, too."""
 
-from progdistill.diffusion.grid import FlowGrid, TrailingGrid
+from progdistill.diffusion.grid import AngleGrid, FlowGrid, TrailingGrid
 from progdistill.diffusion.names import PredictionType
 from progdistill.diffusion.noise_schedules import DiscreteSchedule, FlowSchedule
 from progdistill.errors import UsageError
-from progdistill.models.config import DenoiserConfig, DiffusersConfig
+from progdistill.models.config import DenoiserConfig, DiffusersConfig, UNetConfig
 
 _OTHERWISE = "export safetensors or onnx"
 
@@ -12,6 +12,8 @@ _OTHERWISE = "export safetensors or onnx"
 def check_stock_steps(config: DenoiserConfig, steps: int) -> None:
     """Raise UsageError, with what can be done, unless a stock scheduler makes these steps in the stock pipeline."""
     schedule, grid = config.foreign_schedule, config.grid
+    if not isinstance(config.network, DiffusersConfig):
+        return _check_pixels(config)
     match schedule:
         case FlowSchedule(reversed=True):
             raise UsageError(f"no stock pipeline runs time from noise to data, as SiT: {_OTHERWISE}")
@@ -32,6 +34,17 @@ def check_stock_steps(config: DenoiserConfig, steps: int) -> None:
                 f"no stock scheduler of this model's family takes {grid}: distill it with distill.grid=auto from its"
                 f" teacher, or {_OTHERWISE}"
             )
+
+
+def _check_pixels(config: DenoiserConfig) -> None:
+    """The export of our own U-Net has a scheduler of even angles."""
+    if not isinstance(config.network, UNetConfig):
+        raise UsageError(f"diffusers has no class for this {config.network.class_name} network: {_OTHERWISE}")
+    if not isinstance(config.grid, AngleGrid):
+        raise UsageError(
+            f"the scheduler of its export to diffusers takes even steps of the angle, not {config.grid}: distill its"
+            f" teacher with distill.grid=angle, or {_OTHERWISE}"
+        )
 
 
 def needs_sigmas(config: DenoiserConfig, steps: int) -> bool:

@@ -409,15 +409,17 @@ def _shape(shape: tuple[int, int, int] | None) -> str:
 
 
 def _without_stock_pipeline(settings: Settings) -> Iterator[str]:
-    """Students of a latent model that its stock pipeline will not sample, each with what can be done."""
-    if settings.model.pipeline is not None:
-        changes = {"prediction": settings.student_prediction, "grid": settings.grid}
-        student = settings.model.model_copy(update=changes)
-        for steps in settings.ladder[1:]:
-            try:
-                check_stock_steps(student, steps)
-            except UsageError as error:
+    """Students that stock pipelines will not sample, with what can be done."""
+    changes = {"prediction": settings.student_prediction, "grid": settings.grid}
+    student = settings.model.model_copy(update=changes)
+    said = set()
+    for steps in settings.ladder[1:]:
+        try:
+            check_stock_steps(student, steps)
+        except UsageError as error:
+            if str(error) not in said:
                 yield f"  not for stock pipelines: {error}"
+            said.add(str(error))
 
 
 def _check_grid(settings: Settings, teacher: CheckpointManifest | None) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from progdistill.diffusion.grid import AngleGrid
+from progdistill.diffusion.grid import AngleGrid, FlowGrid
 from progdistill.diffusion.names import PredictionType
 from progdistill.diffusion.noise_schedules import DiscreteSchedule
 from progdistill.diffusion.samplers import ddim
@@ -314,3 +314,12 @@ def test_a_file_that_is_no_json_object_is_one_message(tmp_path: Path, file: str,
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"config\.json does not exist"):
         read_diffusers(tmp_path)
+
+
+def test_a_student_of_another_grid_is_not_exported_with_a_scheduler_of_even_angles(
+    make_denoiser: MakeDenoiser, tmp_path: Path
+) -> None:
+    denoiser = make_denoiser()
+    denoiser.config = denoiser.config.model_copy(update={"grid": FlowGrid(shift=3)})
+    with pytest.raises(UsageError, match="even steps of the angle, not even steps of the flow"):
+        export_diffusers(denoiser, tmp_path)

@@ -256,3 +256,6 @@ def test_a_file_becomes_an_imported_checkpoint_that_samples(store: Store, tmp_pa
     assert images.shape == (2, 2, 8, 8)
     with pytest.raises(UsageError, match="leave out --scheduler"):
         run(store, "import", file, "--name", "other", "--image-size", 8)
+    with pytest.raises(UsageError, match="diffusers has no class for this NCSN"):
+        run(store, "export", "edm", "--format", "diffusers", "--out", tmp_path / "out")
+    assert run(store, "export", "edm", "--format", "safetensors", "--out", tmp_path / "out") == 0

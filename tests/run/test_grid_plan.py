@@ -35,10 +35,12 @@ def digits_model(schedule: NoiseSchedule | None, **changes: object) -> DenoiserC
 
 def test_students_keep_even_angles_unless_a_grid_is_named(store: Store) -> None:
     assert plan(store).settings.grid == AngleGrid()
-    assert "grid" not in plan(store).describe()
+    assert "grid" not in plan(store).describe() and "stock" not in plan(store).describe()
     shifted = plan(store, "distill.grid=flow:3")
     assert shifted.settings.grid == FlowGrid(shift=3)
     assert "grid of times: even steps of the flow's time, shift 3" in shifted.describe()
+    assert "not for stock pipelines: the scheduler of its export" in shifted.describe()
+    assert "distill.grid=angle" in shifted.describe()
     assert shifted.facts()["grid"] == {"kind": "flow", "shift": 3.0}
 
 
