@@ -33,6 +33,7 @@ def test_a_checkpoint_records_all_that_decided_its_numbers() -> None:
     shared = {**settings(4).model_dump(mode="json"), "precision": "float32"}
     assert TrainBaseSpec(**SHARED, model=tiny()).recorded_training() == {**shared, "label_dropout": 0.0}
     students = {"guidance_scale": None, "teacher_steps": 2, "frozen_precision": "float32"}
+    students |= {"states_from": "data", "trajectory_steps": None}
     assert DistillSpec(**STUDENT).recorded_training() == {**shared, **students}
 
 
