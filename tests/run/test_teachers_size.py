@@ -61,21 +61,11 @@ def test_its_students_need_no_preset_of_their_size(words: tuple[str, ...]) -> No
     assert main(["plan", "--from", "model", "--ladder", "4:2", *EFFICIENTNET, *words]) == 0
 
 
-def test_it_is_evaluated(teacher: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    if "28" not in teacher.joinpath("pipeline", "unet", "config.json").read_text():
-        pytest.skip("the same at 256 pixels takes half a minute")
-    line = [
-        "evaluate",
-        "model",
-        "--steps",
-        "2",
-        "--samples",
-        "8",
-        "--evaluator",
-        "efficientnet_lite0",
-        "--no-baselines",
-    ]
-    assert main([*line, "--json"]) == 0
+@pytest.mark.slow
+@pytest.mark.parametrize("teacher", [(28, 1)], ids=str, indirect=True)
+def test_it_is_evaluated(capsys: pytest.CaptureFixture[str]) -> None:
+    words = "evaluate model --steps 2 --samples 8 --evaluator efficientnet_lite0 --no-baselines --json"
+    assert main(words.split()) == 0
     assert json.loads(capsys.readouterr().out)["distilled"]["distance_name"] == "frechet_efficientnet_lite0"
 
 

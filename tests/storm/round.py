@@ -49,9 +49,9 @@ class Round(NamedTuple):
 
     @staticmethod
     def numbered(number: int, seed: int) -> "Round":
-        """The rounds go through all combinations of ranks, steps and signals."""
-        step, number_of_signal = STEPS[number // 2 % 3], number // 6 % 3
-        return Round(number, 1 + number % 2, step, SIGNALS[number_of_signal], Random(f"{seed} {number}"))
+        """The rounds go through all combinations of ranks, steps and signals; every third has two ranks."""
+        step, sent = STEPS[number // 3 % 3], SIGNALS[number // 9 % 3]
+        return Round(number, 2 if number % 3 == 0 else 1, step, sent, Random(f"{seed} {number}"))
 
 
 class Place:
