@@ -47,8 +47,8 @@ def _one_message(function: Callable[[Any], None]) -> Callable[[Any], None]:
             known = error if isinstance(error, ProgdistillError) else usage_error_of(error)
             if known is None:
                 raise
-            if isinstance(known, UsageError) and (told := os.environ.get(USAGE_ERROR)):
-                Path(told).touch()
+            if isinstance(known, UsageError) and (marker := os.environ.get(USAGE_ERROR)):
+                Path(marker).touch()
             raise MetaflowException(printable(str(known))) from None
 
     return wrapper

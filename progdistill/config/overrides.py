@@ -134,7 +134,7 @@ def check_named_files(fields: Mapping[str, Any], changes: Mapping[str, Any]) -> 
     """Raise UsageError where a change names a local file that does not have the expected digest.
 
     Otherwise a store that has a file of the expected digest would use that, and ignore the named one. The same for a
-    network that nobody named now, but a record of the store does: it could run code of whoever wrote the record.
+    network that nobody named now, but a record of the store does: it could run code of the writer of the record.
     """
     _refuse_recorded_network(fields, changes)
     official = INCEPTION_SHA256 if fields.get("evaluator") == "inception" else None

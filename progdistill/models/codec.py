@@ -127,7 +127,7 @@ class PromptEncoder:
 
         Args:
             prompts: One for each row.
-            image_size: Height and width in pixels, which SDXL is told.
+            image_size: Height and width in pixels, which SDXL takes.
 
         Returns:
             The columns of the family's network: numbers in float32, masks as bool.

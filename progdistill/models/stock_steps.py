@@ -21,7 +21,7 @@ def check_stock_steps(config: DenoiserConfig, steps: int) -> None:
             raise UsageError(f"a flow pipeline takes no {config.prediction}-model: distill it with prediction=v")
         case FlowSchedule() if isinstance(grid, FlowGrid):
             if _is_dit(config) and needs_sigmas(config, steps):
-                raise UsageError(f"a DiTPipeline cannot be told the {steps} steps of {grid}: distill to 2 steps or 1")
+                raise UsageError(f"a DiTPipeline cannot be given the {steps} steps of {grid}: distill to 2 steps or 1")
         case DiscreteSchedule() if config.prediction.output_multiplier > 1:
             raise UsageError("a stock scheduler takes x, v or ε, not (x, ε): distill it with prediction=v")
         case DiscreteSchedule() if isinstance(grid, TrailingGrid) and grid.schedule == schedule:
@@ -48,7 +48,7 @@ def _check_pixels(config: DenoiserConfig) -> None:
 
 
 def needs_sigmas(config: DenoiserConfig, steps: int) -> bool:
-    """Whether the pipeline has to be told its steps with `sigmas=`: FluxPipeline takes them so by itself."""
+    """Whether the pipeline needs its steps with `sigmas=`: FluxPipeline takes them so by itself."""
     if not isinstance(config.grid, FlowGrid) or _class_of(config) == "FluxTransformer2DModel":
         return False
     return steps > 2 and config.grid.shift != 1

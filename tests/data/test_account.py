@@ -247,7 +247,7 @@ def test_a_split_that_cannot_be_told_is_asked_about_and_the_answer_works(prepare
     table("set/holdout/more-0.parquet", 2, first=4)
     refused = prepare("set")
     assert refused.status == 2
-    assert "the split of holdout/more-0.parquet cannot be told, while other files are of train" in refused.error
+    assert "the split of holdout/more-0.parquet is unclear, while other files are of train" in refused.error
     assert prepare("set", "--split", "test=holdout/more-0.parquet").info.splits == {"train": 4, "test": 2}
 
 
@@ -262,7 +262,7 @@ def test_a_split_that_cannot_be_told_is_asked_about_and_the_answer_works(prepare
 )
 def test_the_split_of_a_folder_can_be_said(prepare: Prepared, option: str, splits: dict[str, int]) -> None:
     folder("train/a/1.png", "holdout/a/2.png")
-    assert "the split of holdout/ cannot be told" in prepare("set").error
+    assert "the split of holdout/ is unclear" in prepare("set").error
     assert prepare("set", "--split", option).info.splits == splits
 
 

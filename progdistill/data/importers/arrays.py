@@ -155,8 +155,8 @@ def _rank(name: str, wanted: Sequence[str]) -> int:
 
 
 def _split_of(path: Path, name: str, choices: Sequence[SplitChoice]) -> str | None:
-    if (told := chosen(choices, name)) is not None:
-        return told.split
+    if (assigned := chosen(choices, name)) is not None:
+        return assigned.split
     try:
         return split_of_file((), words_of(name)).split
     except UnclearSplitError as error:

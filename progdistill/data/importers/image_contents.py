@@ -19,7 +19,7 @@ from progdistill.data.importers.labels import (
     sidecar_label,
 )
 from progdistill.data.importers.layout import Place
-from progdistill.data.importers.splits import LEFT_OUT, SplitChoice, Told, Words, chosen, words_of
+from progdistill.data.importers.splits import LEFT_OUT, AssignedSplit, SplitChoice, Words, chosen, words_of
 from progdistill.data.importers.unused import Unused
 from progdistill.data.source import UnreadableImageError, is_image_name, readable_name
 from progdistill.errors import UsageError
@@ -57,18 +57,18 @@ class Contents:
         """Where an image is; None for what is no image, or left out as `--split none` says."""
         if not is_image_name(file.name) and not _is_image_by_content(file, unused):
             return None
-        told = self._chosen(container, file.path) if self._choices else None
-        if told is not None and told.split == LEFT_OUT:
+        assigned = self._chosen(container, file.path) if self._choices else None
+        if assigned is not None and assigned.split == LEFT_OUT:
             unused.add("left out by --split none", file.path)
             return None
-        return Place(container, file.folders, told, words_of(os.path.splitext(file.name)[0]))
+        return Place(container, file.folders, assigned, words_of(os.path.splitext(file.name)[0]))
 
-    def _chosen(self, container: int, path: str) -> Told | None:
+    def _chosen(self, container: int, path: str) -> AssignedSplit | None:
         """What `--split` says of a path in a container; an archive's name may stand before it."""
-        if (told := chosen(self._choices, path)) is not None:
-            return told
-        told = chosen(self._choices, f"{self.containers[container].path.name}/{path}")
-        return told and told._replace(depth=max(0, told.depth - 1))
+        if (assigned := chosen(self._choices, path)) is not None:
+            return assigned
+        assigned = chosen(self._choices, f"{self.containers[container].path.name}/{path}")
+        return assigned and assigned._replace(depth=max(0, assigned.depth - 1))
 
     def name_of(self, place: Place, example: str) -> str:
         """A name for `--split` that stands for the images of a place: their folder or archive, or one of them."""

@@ -51,7 +51,7 @@ class ImageFilesSource(Source):
             unused: What is known already not to be used.
 
         Raises:
-            UsageError: There are no images, or the split or the class of some cannot be told.
+            UsageError: There are no images, or the split or the class of some is unclear.
         """
         self._contents, self._preprocessing, self._published = Contents(containers, choices), preprocessing, published
         self._class_of_file, unused = class_of_file or {}, unused or Unused()

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 from progdistill.data.importers.labels import MAX_NAME_LENGTH, label_name
 from progdistill.data.importers.splits import (
     SPLIT_WORDS,
-    Told,
+    AssignedSplit,
     UnclearSplitError,
     Words,
     require_splits,
@@ -31,7 +31,7 @@ class Place(NamedTuple):
 
     container: int
     folders: tuple[str, ...]
-    chosen: Told | None
+    chosen: AssignedSplit | None
     """What `--split` says of them."""
     words: Words
     """Splits whose words are in the images' own names."""
@@ -77,14 +77,16 @@ def lay_out(
         packed: Whether the images are in an archive: one folder around all of them is no class then.
 
     Raises:
-        UsageError: A split cannot be told, or images would have to be left out.
+        UsageError: A split is unclear, or images would have to be left out.
     """
-    told = {place: _told(where, place, example, containers) for place, example in places.items()}
-    require_splits(where, [(_name(place, told) or places[place], told[place].split) for place in places], each=False)
+    assigned = {place: _assigned(where, place, example, containers) for place, example in places.items()}
+    require_splits(
+        where, [(_name(place, assigned) or places[place], assigned[place].split) for place in places], each=False
+    )
     images = []
     for place, example in places.items():
-        split, depth = told[place]
-        if depth > 0 and place.chosen is not None and _is_one_of_several(place, told):
+        split, depth = assigned[place]
+        if depth > 0 and place.chosen is not None and _is_one_of_several(place, assigned):
             depth = 0
         images.append(_Images(place, example, split or "train", depth, place.folders[depth:]))
     if not labeled:
@@ -106,7 +108,7 @@ def _are_no_classes(images: Sequence[_Images], packed: bool) -> bool:
     return len(names) == 1 and (names <= _NO_CLASSES or (packed and not any(image.depth for image in images)))
 
 
-def _told(where: str, place: Place, example: str, containers: Sequence[Words]) -> Told:
+def _assigned(where: str, place: Place, example: str, containers: Sequence[Words]) -> AssignedSplit:
     if place.chosen is not None:
         return place.chosen
     try:
@@ -115,9 +117,9 @@ def _told(where: str, place: Place, example: str, containers: Sequence[Words]) -
         raise unclear(where, "/".join((*place.folders, "")) if place.folders else example, error) from error
 
 
-def _name(place: Place, told: Mapping[Place, Told]) -> str:
+def _name(place: Place, assigned: Mapping[Place, AssignedSplit]) -> str:
     """The outermost folder of images, with a slash, that has none of another split; empty if they are in none."""
-    others = [other for other in told if told[other].split != told[place].split]
+    others = [other for other in assigned if assigned[other].split != assigned[place].split]
     for depth in range(1, len(place.folders) + 1):
         folder = place.folders[:depth]
         if depth == len(place.folders) or not any(other.folders[:depth] == folder for other in others):
@@ -125,12 +127,12 @@ def _name(place: Place, told: Mapping[Place, Told]) -> str:
     return ""
 
 
-def _is_one_of_several(place: Place, told: Mapping[Place, Told]) -> bool:
+def _is_one_of_several(place: Place, assigned: Mapping[Place, AssignedSplit]) -> bool:
     """Whether `--split` names several folders of images for one split: they are then classes, not the split's."""
-    split, depth = told[place]
+    split, depth = assigned[place]
     return any(
-        other.chosen is not None and told[other].split == split and other.folders[:depth] != place.folders[:depth]
-        for other in told
+        other.chosen is not None and assigned[other].split == split and other.folders[:depth] != place.folders[:depth]
+        for other in assigned
     )
 
 

@@ -178,12 +178,12 @@ def is_table_name(name: str) -> bool:
 def _files_by_split(path: Path, choices: Sequence[SplitChoice], unused: Unused) -> dict[str, list[_File]]:
     """Open the files of each split, the training split first."""
     found = [(path, (), path.name)] if path.is_file() else _files_below(path, unused)
-    told: list[tuple[Path, tuple[str, ...], str, str | None]] = []
+    assigned: list[tuple[Path, tuple[str, ...], str, str | None]] = []
     for file, folders, name in found:
-        told.append((file, folders, name, _split_of(path, name, folders, file.stem, choices)))
-    require_splits(str(path), [(name, split) for _, _, name, split in told if split != LEFT_OUT])
+        assigned.append((file, folders, name, _split_of(path, name, folders, file.stem, choices)))
+    require_splits(str(path), [(name, split) for _, _, name, split in assigned if split != LEFT_OUT])
     splits: dict[str, list[_File]] = {}
-    for file, folders, name, split in told:
+    for file, folders, name, split in assigned:
         if split == LEFT_OUT:
             unused.add("left out by --split none", name)
         else:
@@ -210,8 +210,8 @@ def _files_below(root: Path, unused: Unused) -> list[tuple[Path, tuple[str, ...]
 def _split_of(
     where: Path, name: str, folders: tuple[str, ...], stem: str, choices: Sequence[SplitChoice]
 ) -> str | None:
-    if (told := chosen(choices, name)) is not None:
-        return told.split
+    if (assigned := chosen(choices, name)) is not None:
+        return assigned.split
     try:
         return split_of_file(folders, words_of(stem)).split
     except UnclearSplitError as error:

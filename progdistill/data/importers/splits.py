@@ -2,7 +2,7 @@
 
 A folder that is called as a split, in any case, decides for all below it; the outermost one counts. Elsewhere a split's
 word in the name of a folder, of the file, or of the archive that holds it decides, as on the Hugging Face Hub
-(https://huggingface.co/docs/hub/datasets-file-names-and-splits). A file whose split cannot be told is asked about.
+(https://huggingface.co/docs/hub/datasets-file-names-and-splits). A file whose split is unclear is asked about.
 """
 
 import re
@@ -27,7 +27,7 @@ Words = frozenset[str]
 """The splits whose words are in a name."""
 
 
-class Told(NamedTuple):
+class AssignedSplit(NamedTuple):
     """What tells a file's split, if anything. The first `depth` folders do, and are no classes; -1: all but one."""
 
     split: str | None
@@ -44,16 +44,16 @@ class SplitChoice(NamedTuple):
     split: str
     pattern: str
 
-    def says_of(self, path: str) -> Told | None:
+    def says_of(self, path: str) -> AssignedSplit | None:
         """What this says of a path below the source. A pattern of a folder matches all in it."""
         if self.pattern == "*":
-            return Told(self.split, -1)
+            return AssignedSplit(self.split, -1)
         parts = self.pattern.rstrip("/").split("/")
         if fnmatchcase(path, "/".join(parts)):
             parts.pop()
         elif not fnmatchcase(path, "/".join((*parts, "*"))):
             return None
-        return Told(self.split, sum(not set(part) & set("*?") for part in parts))
+        return AssignedSplit(self.split, sum(not set(part) & set("*?") for part in parts))
 
 
 def parse_choices(options: Sequence[str]) -> tuple[SplitChoice, ...]:
@@ -69,9 +69,9 @@ def parse_choices(options: Sequence[str]) -> tuple[SplitChoice, ...]:
     return tuple(choices)
 
 
-def chosen(choices: Iterable[SplitChoice], path: str) -> Told | None:
+def chosen(choices: Iterable[SplitChoice], path: str) -> AssignedSplit | None:
     """What the first choice with a matching pattern says of a path below the source; None if none matches."""
-    return next((told for choice in choices if (told := choice.says_of(path)) is not None), None)
+    return next((assigned for choice in choices if (assigned := choice.says_of(path)) is not None), None)
 
 
 def split_option(split: str, name: str, *, below: bool = False) -> str:
@@ -86,30 +86,30 @@ def words_of(name: str) -> Words:
     return frozenset(SPLIT_WORDS[word] for word in re.findall(r"[^\W\d_]+", spaced.lower()) if word in SPLIT_WORDS)
 
 
-def split_of(folders: Sequence[str], file: Words, container: Words = frozenset()) -> Told:
+def split_of(folders: Sequence[str], file: Words, container: Words = frozenset()) -> AssignedSplit:
     """What the names of an image's folders tell, then of the image, then of the archive that it is in.
 
     Raises UnclearSplitError if they contradict each other. Below a folder that tells, the image's own name does not
     count: `train/cat/test.png` is a training image.
     """
-    told = Told(None)
+    assigned = AssignedSplit(None)
     for depth, folder in enumerate(folders, start=1):
         if (split := SPLIT_WORDS.get(folder.lower())) is not None:
-            told = Told(split, depth)
+            assigned = AssignedSplit(split, depth)
             break
     else:
         inside = [(words_of(folder), depth) for depth, folder in enumerate(folders, start=1)]
         found = frozenset[str]().union(*(words for words, _ in inside))
         if found:
-            told = Told(_only(found), next(depth for words, depth in inside if words))
+            assigned = AssignedSplit(_only(found), next(depth for words, depth in inside if words))
         elif file and not container:
-            told = Told(_only(file))
+            assigned = AssignedSplit(_only(file))
     if container:
-        _only(container | ({told.split} if told.split else set()))
-    return told if told.split or not container else Told(_only(container))
+        _only(container | ({assigned.split} if assigned.split else set()))
+    return assigned if assigned.split or not container else AssignedSplit(_only(container))
 
 
-def split_of_file(folders: Sequence[str], file: Words) -> Told:
+def split_of_file(folders: Sequence[str], file: Words) -> AssignedSplit:
     """What the names of a data file (Parquet, archive) and of its folders tell. Raises as `split_of`."""
     return split_of(folders, file, container=file)
 
@@ -121,16 +121,16 @@ def _only(splits: Iterable[str]) -> str:
     return first
 
 
-def require_splits(where: str, told: Sequence[tuple[str, str | None]], *, each: bool = True) -> None:
-    """Raise UsageError unless every file's split is told, or none's, and some are for training.
+def require_splits(where: str, assigned: Sequence[tuple[str, str | None]], *, each: bool = True) -> None:
+    """Raise UsageError unless every file has a split, or none has, and some are for training.
 
     Args:
         where: The source, for messages.
-        told: A file, or a folder with a slash at its end, with its split; None if it cannot be told.
+        assigned: A file, or a folder with a slash at its end, with its split; None if it is unclear.
         each: Whether every file is there; otherwise a file stands for all in its place.
     """
-    splits = {split for _, split in told if split is not None}
-    unknown = list(dict.fromkeys(name for name, split in told if split is None))
+    splits = {split for _, split in assigned if split is not None}
+    unknown = list(dict.fromkeys(name for name, split in assigned if split is None))
     if splits and unknown:
         others = ", ".join(sorted(splits))
         options = " ".join(
@@ -140,11 +140,11 @@ def require_splits(where: str, told: Sequence[tuple[str, str | None]], *, each: 
             for name in unknown[:3]
         )
         raise UsageError(
-            f"{where}: the split of {_few(unknown)} cannot be told, while other files are of {others}: say it with"
+            f"{where}: the split of {_few(unknown)} is unclear, while other files are of {others}: say it with"
             f" {options} (or validation, test; none leaves them out), or take all for training with --split train"
         )
     if splits and "train" not in splits:
-        names = _few([name for name, _ in told])
+        names = _few([name for name, _ in assigned])
         raise UsageError(
             f"{where} has files of splits ({', '.join(sorted(splits))}: {names}), but none of train: name the training"
             " files with --split train=PATTERN, or take all for training with --split train"
