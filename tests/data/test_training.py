@@ -99,7 +99,7 @@ def folder_of_images(folder: Path) -> Path:
 
 
 def image_tar(folder: Path) -> Path:
-    files = {f"cat/{k}.png": encoded(image) for k, image in enumerate(random_images(6, 16)[0])}
+    files = {f"{('cat', 'dog')[k % 2]}/{k}.png": encoded(image) for k, image in enumerate(random_images(6, 16)[0])}
     return write_tar(folder / "images.tar", files)
 
 
@@ -125,7 +125,7 @@ FORMS = [
     ("imagenet64", imagenet_tars, OWN, 64, 2),
     ("lsun_church", lsun, OWN, 128, 0),
     ("cats", folder_of_images, Preprocessing(image_size=16), 16, 2),
-    ("cats", image_tar, OWN, 16, 1),
+    ("cats", image_tar, OWN, 16, 2),
     ("cats", parquet, OWN, 16, 2),
     ("cats", arrays, OWN, 16, 2),
 ]

@@ -62,6 +62,7 @@ def test_the_wheel_is_what_is_imported(programs: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.slow
 def test_it_runs_the_digits_and_resumes_them(programs: Path, tmp_path: Path) -> None:
     failing = ("--set", "evaluation.evaluator=features_file", "--set", "evaluation.weights=gone.pt")
     refused = run(programs, tmp_path, "progdistill", "run", "--ladder", "2:1", *SMALL, *failing)

@@ -108,6 +108,7 @@ def test_a_usage_error_is_not_repeated(digits: DatasetInfo, store: Store, tmp_pa
     assert status == 2 and "torch-tpu" in output and "restarting" not in output
 
 
+@pytest.mark.slow
 def test_an_interrupted_job_saves_a_snapshot_and_is_resumed(
     undisturbed: str, digits: DatasetInfo, store: Store, tmp_path: Path
 ) -> None:

@@ -100,6 +100,7 @@ def error_at(w: float, student: Denoiser, teacher: Denoiser, digits: DatasetInfo
     return float((found - wanted).square().mean()), float((ignorant - wanted).square().mean())
 
 
+@pytest.mark.slow
 def test_a_guided_student_answers_at_once_what_its_teacher_is_asked_twice(
     guided_base: Denoiser, make_task: MakeTask, digits: DatasetInfo
 ) -> None:
