@@ -103,6 +103,7 @@ def prepared(name: str, source: Path, out: Path, spare: int) -> "subprocess.Comp
 
 
 @pytest.mark.parametrize(("name", "write"), FORMS, ids=[write.__name__ for _, write in FORMS])
+@pytest.mark.slow
 def test_a_dataset_larger_than_memory_is_prepared(folder: Path, name: str, write: Callable[[Path], Path]) -> None:
     process = prepared(name, write(folder / "files"), folder / "out", SPARE_BYTES)
     assert process.returncode == 0, process.stderr[-2000:]

@@ -120,6 +120,7 @@ def test_a_pod_out_of_memory_is_reported_and_costs_one_retry_of_all(job: OneJob,
     assert "host 1 ran out of memory" in require_success(job, expected, driver)
 
 
+@pytest.mark.slow
 def test_a_pod_out_of_memory_too_often_fails_the_job_with_the_setting_to_raise(job: OneJob) -> None:
     job.hold()
     job.change(backoff_limit=0)

@@ -182,6 +182,7 @@ def test_base_model_and_stages_may_train_on_different_numbers_of_ranks(store: St
     assert f"training on 2 (base model) and 8 × {GPU}" in estimate(in_pods).describe()
 
 
+@pytest.mark.slow
 def test_measuring_trains_here_and_leaves_nothing_behind(
     store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
