@@ -1,5 +1,7 @@
 """The notebooks run from top to bottom, and what a notebook shows of our objects."""
 
+import os
+import sys
 from pathlib import Path
 
 import nbformat
@@ -20,7 +22,9 @@ NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_and_shows_samples_and_tables(path: Path, tmp_path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
-    NotebookClient(notebook, timeout=1500, resources={"metadata": {"path": str(tmp_path)}}).execute(env=environment())
+    activated = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    client = NotebookClient(notebook, timeout=1500, resources={"metadata": {"path": str(tmp_path)}})
+    client.execute(env=environment(PATH=activated))
     shown = [output for cell in notebook.cells for output in cell.get("outputs", ()) if "data" in output]
     assert any("image/png" in output.data for output in shown)
     assert any("<table>" in output.data.get("text/html", "") for output in shown)

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -62,7 +63,7 @@ def test_black_and_white_are_one_apart() -> None:
 def test_a_text_model_is_distilled_from_prompts_alone_and_compared_with_its_teacher(tmp_path: Path) -> None:
     stable_diffusion(tmp_path / "sd")
     (tmp_path / "prompts.txt").write_text("a red fish\ntwo green boats\nthree cats\n")
-    line = ("progdistill",)
+    line = (str(Path(sys.executable).with_name("progdistill")),)
     for words in (
         (*line, "data", "prepare", "words", "--source", "prompts.txt"),
         (*line, "import", "sd", "--name", "sd"),
