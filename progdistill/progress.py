@@ -55,3 +55,11 @@ class Progress:
 
     def __exit__(self, *_: object) -> None:
         pass
+
+
+def readable_bytes(count: float) -> str:
+    """Such as 1.2 GB, 3.4 MB or 5.6 kB."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6)):
+        if count >= size:
+            return f"{count / size:,.1f} {unit}"
+    return f"{count / 1e3:,.1f} kB"

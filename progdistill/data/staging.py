@@ -12,6 +12,7 @@ from pydantic import JsonValue
 
 from progdistill.errors import UsageError
 from progdistill.models_base import Frozen
+from progdistill.progress import readable_bytes
 from progdistill.store.documents import Record, encode, read_record
 from progdistill.store.local import LocalStore
 
@@ -68,7 +69,7 @@ class StagingFolder:
         free = shutil.disk_usage(self.path).free
         if needed > free:
             raise UsageError(
-                f"preparing needs {needed / 1e9:,.2f} GB more in {self.path.parent}, but only {free / 1e9:,.2f} GB are"
+                f"preparing needs {readable_bytes(needed)} more in {self.path.parent}, where {readable_bytes(free)} are"
                 " free: make room, or choose another folder with --out or PROGDISTILL_DATA"
             )
 

@@ -9,12 +9,13 @@ from progdistill.config.options import DEFAULTS_FILE, PRICES_TABLE, read_default
 from progdistill.config.settings import Settings
 from progdistill.errors import UsageError
 from progdistill.models_base import Frozen, first_problem
+from progdistill.progress import readable_bytes
 from progdistill.run.prepare import PreparedRun, device_of
 from progdistill.run.rates import Kind, Rate, Work, newest_manifests, rates_from, work_of
 from progdistill.store.open import open_store
 from progdistill.training.accelerators import precision_for
 from progdistill.training.config import Precision
-from progdistill.training.memory import StateMemory, activation_bytes, readable_bytes
+from progdistill.training.memory import StateMemory, activation_bytes
 
 
 class Prices(Frozen, allow_inf_nan=False):

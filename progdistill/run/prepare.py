@@ -25,6 +25,7 @@ from progdistill.models.config import DenoiserConfig
 from progdistill.models.size import parameter_count
 from progdistill.models.stock_steps import check_stock_steps
 from progdistill.models_base import Frozen
+from progdistill.progress import readable_bytes
 from progdistill.registry.checkpoint import CheckpointKind, CheckpointManifest
 from progdistill.registry.pipeline import PipelineManifest, load_pipeline
 from progdistill.registry.resolve import resolve_reference
@@ -35,7 +36,6 @@ from progdistill.store.open import open_store
 from progdistill.training.accelerators import DeviceKind, accelerators_here, kind_for
 from progdistill.training.config import ComputeSettings, LoraSettings, StatesFrom, TrainingSettings
 from progdistill.training.guidance import LABEL_DROPOUT, GuidanceRange, can_be_guided, range_of
-from progdistill.training.memory import readable_bytes
 
 SNAPSHOT_COPIES = 4
 """Copies of the parameters in one snapshot: weights, moving average, and the optimizer's two moments."""

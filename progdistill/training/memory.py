@@ -4,6 +4,7 @@ import weakref
 from typing import Any, NamedTuple
 
 from progdistill.models.config import DenoiserConfig
+from progdistill.progress import readable_bytes
 from progdistill.training.config import TrainingSettings
 
 FLOAT_BYTES = 4
@@ -48,14 +49,6 @@ def state_memory(training: TrainingSettings, trained: int, frozen: int = 0, froz
         average=0 if training.ema_decay is None else FLOAT_BYTES * trained,
         frozen=frozen_bytes * frozen,
     )
-
-
-def readable_bytes(count: float) -> str:
-    """Such as 1.2 GB, 3.4 MB or 5.6 kB."""
-    for unit, size in (("GB", 1e9), ("MB", 1e6)):
-        if count >= size:
-            return f"{count / size:,.1f} {unit}"
-    return f"{count / 1e3:,.1f} kB"
 
 
 def activation_bytes(config: DenoiserConfig, images: int, *, bfloat16: bool, checkpointing: bool) -> int:
