@@ -1,6 +1,7 @@
 """What networks of diffusers have in common behind the interface of `base.py`."""
 
 import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from importlib import import_module
 from typing import Any, ClassVar, Literal
@@ -24,7 +25,7 @@ def diffusers_class(name: str) -> Any:
     return found
 
 
-class DiffusersNetwork:
+class DiffusersNetwork(ABC):
     """A network of diffusers, given by its configuration; a file of this folder says what is particular to a class."""
 
     class_name: ClassVar[str]
@@ -71,9 +72,9 @@ class DiffusersNetwork:
         )
 
     @classmethod
+    @abstractmethod
     def facts(cls, arguments: Mapping[str, Any], max_prompt_tokens: int) -> dict[str, Any]:
         """`channels`, `sample_size` and fields of DiffusersConfig, from all arguments; UsageError if unsupported."""
-        raise NotImplementedError
 
     @property
     def flow_time_factor(self) -> float:
@@ -114,9 +115,9 @@ class DiffusersNetwork:
         }
         return self.answer(module, z, time, columns, w)
 
+    @abstractmethod
     def answer(self, module: nn.Module, z: Tensor, time: Tensor, columns: Conditioning, w: Tensor | None) -> Tensor:
         """`__call__`, with columns of numbers in the dtype of z."""
-        raise NotImplementedError
 
     def blocks(self, module: nn.Module) -> list[nn.Module]:
         """See Network."""

@@ -253,6 +253,7 @@ class EDMNetwork:
     """The networks of EDM behind the interface of `base.py`."""
 
     guidance_parameter = None
+    block_class: type[nn.Module] = Block
 
     def build(self, config: DenoiserConfig) -> nn.Module:
         """See Network."""
@@ -282,7 +283,7 @@ class EDMNetwork:
 
     def blocks(self, module: nn.Module) -> list[nn.Module]:
         """See Network."""
-        return [block for block in module.modules() if isinstance(block, Block)]
+        return [block for block in module.modules() if isinstance(block, self.block_class)]
 
     def last_layers(self, module: nn.Module) -> tuple[str, ...]:
         """See Network. The output has as many channels as the image, whatever it means."""

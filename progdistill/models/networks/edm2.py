@@ -12,9 +12,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from progdistill.models.conditioning import Conditioning
 from progdistill.models.config import DenoiserConfig, EDMConfig
-from progdistill.models.networks.edm import HEAD_CHANNELS, Stage, decoder, encoder, one_hot, resampled
+from progdistill.models.networks.edm import HEAD_CHANNELS, EDMNetwork, Stage, decoder, encoder, one_hot, resampled
 
 Features = Float[Tensor, "batch channels height width"]
 NewFeatures = Float[Tensor, "batch new_channels new_height new_width"]
@@ -165,10 +164,10 @@ class EDM2UNet(nn.Module):
         return mp_silu(condition)
 
 
-class EDM2Network:
+class EDM2Network(EDMNetwork):
     """The network of EDM2 behind the interface of `base.py`."""
 
-    guidance_parameter = None
+    block_class = Block
 
     def build(self, config: DenoiserConfig) -> nn.Module:
         """See Network."""
@@ -185,18 +184,3 @@ class EDM2Network:
         for name, parameter in module.named_parameters():
             if name.endswith("gain"):
                 nn.init.zeros_(parameter)
-
-    def __call__(
-        self, module: nn.Module, z: Tensor, time: Tensor, conditioning: Conditioning | None, w: Tensor | None
-    ) -> Tensor:
-        """See Network."""
-        output: Tensor = module(z, time, None if conditioning is None else conditioning.get("label"))
-        return output
-
-    def blocks(self, module: nn.Module) -> list[nn.Module]:
-        """See Network."""
-        return [block for block in module.modules() if isinstance(block, Block)]
-
-    def last_layers(self, module: nn.Module) -> tuple[str, ...]:
-        """See Network. The output has as many channels as the image, whatever it means."""
-        return ()
