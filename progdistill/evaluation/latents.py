@@ -1,11 +1,16 @@
 """What stands around the network when a latent model is sampled: prompts before it, the VAE after it."""
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from typing import Any, NamedTuple
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from progdistill.data.columns import LABEL
+from progdistill.data.dataset import DatasetInfo
+from progdistill.data.reading import SplitReader, read_unconditional
 from progdistill.errors import UsageError
 from progdistill.models.codec import LatentCodec, PromptEncoder
 from progdistill.models.conditioning import Conditioning
@@ -50,7 +55,7 @@ def surroundings_of(
     Raises:
         UsageError: Prompts are missing, or the model takes none.
     """
-    text = [column for column in config.network.columns if column.name != "label"]
+    text = [column for column in config.network.columns if column.name in _text_columns(config)]
     if prompts and not text:
         raise UsageError("this model takes no prompts: leave them out")
     if text and not prompts:
@@ -65,3 +70,33 @@ def surroundings_of(
     width = next(column.shape[-1] for column in text if column.name == "prompt_embeds")
     encoder = PromptEncoder(folder, facts, device, prompt_width=width)
     return Surroundings(decode, encoder.encode(prompts, pixels), encoder.unconditional(image_size=pixels))
+
+
+def surroundings_in_data(
+    store: Store, config: DenoiserConfig, info: DatasetInfo, samples: int, device: torch.device | str = "cpu"
+) -> Surroundings | None:
+    """As `surroundings_of`, with the dataset's first conditioning rows in place of prompts; no text encoder is needed.
+
+    They are of a split that was not trained on, if there is one.
+    """
+    if config.pipeline is None:
+        return None
+    folder, facts = fetch_pipeline(store, config.pipeline), load_pipeline(store, config.pipeline).facts
+    decode = LatentCodec(folder, facts, device).decode
+    columns = [column for column in info.stored_columns if column.name in _text_columns(config)]
+    if not columns:
+        return Surroundings(decode)
+    split = next((name for name in ("test", "validation") if info.splits.get(name)), "train")
+    with closing(SplitReader(info, split, columns)) as reader:
+        rows = reader.read(0, min(samples, info.splits[split]))
+    without = read_unconditional(info)
+    return Surroundings(decode, _tensors(rows, device), None if without is None else _tensors(without, device))
+
+
+def _text_columns(config: DenoiserConfig) -> list[str]:
+    return [column.name for column in config.network.columns if column.name != LABEL]
+
+
+def _tensors(rows: Mapping[str, NDArray[Any]], device: torch.device | str) -> Conditioning:
+    tensors = {name: torch.from_numpy(column).to(device) for name, column in rows.items()}
+    return {name: column.float() if column.is_floating_point() else column for name, column in tensors.items()}

@@ -5,27 +5,21 @@ compared with its counterpart; the undistilled model at as many steps as the stu
 """
 
 import time
-from collections.abc import Sequence
-from contextlib import closing
 
 import torch
 from torch import Tensor
 
-from progdistill.data.columns import LABEL
 from progdistill.data.dataset import DatasetInfo
-from progdistill.data.reading import SplitReader, read_unconditional
 from progdistill.diffusion.names import SamplerName
 from progdistill.evaluation.config import EvaluationSettings
-from progdistill.evaluation.latents import Surroundings
+from progdistill.evaluation.latents import surroundings_in_data
 from progdistill.evaluation.measurement import TeacherComparison
 from progdistill.evaluation.sampling import generate
 from progdistill.images import encode_contact_sheet
-from progdistill.models.codec import LatentCodec
 from progdistill.models.config import DenoiserConfig
 from progdistill.models.load import load_denoiser
 from progdistill.registry.checkpoint import CheckpointManifest
 from progdistill.registry.evaluations import ContactSheet
-from progdistill.registry.pipeline import fetch_pipeline, load_pipeline
 from progdistill.store.base import Store
 from progdistill.store.documents import upload_bytes
 from progdistill.training.guidance import guidance_scale_for, takes_guidance
@@ -58,10 +52,10 @@ def compare_with_teacher(
     began, samples = time.monotonic(), settings.teacher_samples
     scale = guidance_scale_for(manifest, settings.guidance_scale)
     scale = None if scale == 1 else scale
-    folded = DenoiserConfig.of(manifest.identity).folded_guidance_scale
+    config = DenoiserConfig.of(manifest.identity)
+    folded, around = config.folded_guidance_scale, surroundings_in_data(store, config, info, samples, device)
 
     def drawn(checkpoint: CheckpointManifest, steps: int) -> Tensor:
-        config = DenoiserConfig.of(checkpoint.identity)
         batches = generate(
             load_denoiser(store, checkpoint, device),
             SamplerName.DDIM,
@@ -71,7 +65,7 @@ def compare_with_teacher(
             batch_size=settings.batch_size,
             guidance_scale=(scale or folded) if takes_guidance(checkpoint) else None,
             clip=settings.clip,
-            surroundings=_surroundings(store, config, info, samples, device),
+            surroundings=around,
             device=device,
             name=f"checkpoint {checkpoint.id[:12]}",
         )
@@ -96,36 +90,6 @@ def compare_with_teacher(
 def root_mean_square(first: Tensor, second: Tensor) -> float:
     """√ mean (a − b)² over all pixels, of uint8 images in 0..255, as a share of 255."""
     return float((first.double() - second.double()).square().mean().sqrt() / 255)
-
-
-def _surroundings(
-    store: Store, config: DenoiserConfig, info: DatasetInfo, samples: int, device: str
-) -> Surroundings | None:
-    """Of a latent model: its VAE, and the dataset's first conditioning rows as prompts."""
-    if config.pipeline is None:
-        return None
-    folder, facts = fetch_pipeline(store, config.pipeline), load_pipeline(store, config.pipeline).facts
-    decode = LatentCodec(folder, facts, device).decode
-    names = [column.name for column in config.network.columns if column.name != LABEL]
-    if not names:
-        return Surroundings(decode)
-    prompts = _rows(info, names, samples, device)
-    without = read_unconditional(info)
-    rows = None if without is None else {name: torch.from_numpy(without[name]).to(device) for name in names}
-    return Surroundings(decode, prompts, None if rows is None else _as_float32(rows))
-
-
-def _rows(info: DatasetInfo, names: Sequence[str], count: int, device: str) -> dict[str, Tensor]:
-    """The first rows of a split that was not trained on, if there is one."""
-    split = next((name for name in ("test", "validation") if info.splits.get(name)), "train")
-    columns = [column for column in info.stored_columns if column.name in names]
-    with closing(SplitReader(info, split, columns)) as reader:
-        rows = reader.read(0, min(count, info.splits[split]))
-    return _as_float32({name: torch.from_numpy(rows[name]).to(device) for name in names})
-
-
-def _as_float32(rows: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: rows[name].float() if rows[name].is_floating_point() else rows[name] for name in rows}
 
 
 def _sheet(store: Store, images: Tensor) -> ContactSheet | None:
