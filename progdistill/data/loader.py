@@ -18,7 +18,6 @@ from progdistill.data.reading import read_columns, shards_of
 from progdistill.data.shards import ShardEntry, ShardFiles, sample_bytes
 from progdistill.diffusion.noise import sample_noise, seed_for
 from progdistill.errors import LostInvariantError, UsageError
-from progdistill.store.base import Store
 from progdistill.store.open import open_store
 
 IN_MEMORY_BYTES: Final = 256 * 2**20
@@ -100,7 +99,8 @@ class TrainingLoader:
         if in_memory := info.splits[split] * sample_bytes(columns) <= IN_MEMORY_BYTES:
             self._rows = MemoryRows(info, split, entries, columns)
         else:
-            self._rows = ShardRows(open_store(info.location), entries, columns, pinned=pinned)
+            files = ShardFiles(open_store(info.location), entries, info.num_classes)
+            self._rows = ShardRows(files, entries, columns, pinned=pinned)
         self._prefetcher = Prefetcher(self._load, UPDATES_AHEAD) if pinned or not in_memory else None
 
     def sample_indices(self, update: int) -> range:
@@ -232,8 +232,10 @@ class MemoryRows:
 class ShardRows:
     """A split of any size, read by offset. Batches that are `pinned` are copied to an accelerator asynchronously."""
 
-    def __init__(self, store: Store, entries: Sequence[ShardEntry], columns: Sequence[Column], *, pinned: bool) -> None:
-        self.files, self._entries = ShardFiles(store, entries), entries
+    def __init__(
+        self, files: ShardFiles, entries: Sequence[ShardEntry], columns: Sequence[Column], *, pinned: bool
+    ) -> None:
+        self.files, self._entries = files, entries
         self._columns, self._pinned = columns, pinned
 
     def gather(self, positions: Positions) -> Stored:

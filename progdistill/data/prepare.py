@@ -76,8 +76,6 @@ def _stage(source: Source, name: str, staging: StagingFolder, max_unreadable: in
     facts = source.facts
     staging.resume(facts.identity)
     staging.require_space(sum(facts.splits.values()) * sample_bytes(facts.stored_columns))
-    if not staging.splits:
-        source.verify()
     splits, statistics, unreadable = {}, {}, list[str]()
     for split, count in facts.splits.items():
         skipped = write_split(source, split, staging, max_unreadable).unreadable.values()

@@ -79,7 +79,7 @@ class SplitReader:
     def __init__(self, info: DatasetInfo, split: str, columns: Sequence[Column]) -> None:
         """Open a split; columns are of `info.stored_columns`. Raises as `read_columns` does."""
         self._entries, self._columns = shards_of(info, split), columns
-        self._files = ShardFiles(open_store(info.location), self._entries)
+        self._files = ShardFiles(open_store(info.location), self._entries, info.num_classes)
         self._ends = np.cumsum([entry.rows for entry in self._entries])
 
     def read(self, start: int, stop: int) -> dict[str, NDArray[Any]]:
@@ -106,13 +106,13 @@ def read_unconditional(info: DatasetInfo) -> dict[str, NDArray[Any]] | None:
     if (entry := manifest.unconditional) is None:
         return None
     columns = [column for column in manifest.columns if column.name in entry.layout.column_offsets]
-    with closing(ShardFiles(open_store(info.location), [entry])) as files:
+    with closing(ShardFiles(open_store(info.location), [entry], info.num_classes)) as files:
         return read_rows(files.open(0).descriptor, entry.layout, 0, 1, columns)
 
 
 def _iterate_shards(info: DatasetInfo, split: str, columns: Sequence[Column]) -> Iterator[Rows]:
     entries = shards_of(info, split)
-    with closing(ShardFiles(open_store(info.location), entries)) as files:
+    with closing(ShardFiles(open_store(info.location), entries, info.num_classes)) as files:
         for shard, entry in enumerate(entries):
             files.expect(range(shard, min(shard + SHARDS_AHEAD, len(entries))))
             yield read_rows(files.open(shard).descriptor, entry.layout, 0, entry.rows, columns)

@@ -166,10 +166,13 @@ class OpenShard(NamedTuple):
 
 
 class ShardFiles:
-    """The open shards of a split, by number, for one calling thread. Other threads open and verify them ahead."""
+    """The open shards of a split, by number, for one calling thread. Other threads open and verify them ahead.
 
-    def __init__(self, store: Store, entries: Sequence[ShardEntry]) -> None:
-        self._store, self._entries = store, entries
+    Labels are 0 … max(1, num_classes) − 1.
+    """
+
+    def __init__(self, store: Store, entries: Sequence[ShardEntry], num_classes: int) -> None:
+        self._store, self._entries, self._num_labels = store, entries, max(1, num_classes)
         self._opening: OrderedDict[int, Future[OpenShard]] = OrderedDict()
         self._verified: set[int] = set()
         self._cache = shard_cache() if store.folder is None else None
@@ -218,7 +221,14 @@ class ShardFiles:
         except (LostInvariantError, FileNotFoundError) as error:
             remedy = "restore it from a copy, or remove the dataset and prepare it again"
             raise LostInvariantError(f"{error}; {remedy}") from error
-        return OpenShard(descriptor, read_rows(descriptor, entry.layout, 0, entry.rows, [LABEL_COLUMN])[LABEL])
+        labels = read_rows(descriptor, entry.layout, 0, entry.rows, [LABEL_COLUMN])[LABEL]
+        if labels.min() < 0 or labels.max() >= self._num_labels:
+            os.close(descriptor)
+            raise LostInvariantError(
+                f"{where} has labels {labels.min()} … {labels.max()}, but the dataset has labels 0 …"
+                f" {self._num_labels - 1}; remove the dataset and prepare it again"
+            )
+        return OpenShard(descriptor, labels)
 
     def _fetch(self, entry: ShardEntry, writer: HashingWriter) -> None:
         data = self._store.read(entry.file)

@@ -95,9 +95,6 @@ class Source(ABC):
 
     facts: SourceFacts
 
-    def verify(self) -> None:  # noqa: B027  # Most sources have no published checksums.
-        """Compare the files with their published checksums: slow. Raises UsageError if a file is another."""
-
     @abstractmethod
     def read(self, split: str, start: int = 0) -> Iterator[SourceImage]:
         """Yield the images of `split` from number `start` on, holding only a few in memory."""

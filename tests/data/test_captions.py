@@ -156,7 +156,9 @@ def test_emoji_are_on_white_with_names_categories_and_a_stable_split(
     import hashlib
 
     codes = emoji_package(Path("emoji.tgz"), 40)
-    assert "has 41 images, published are 3,786" in refused(capsys, "emoji", "--source", "emoji.tgz")
+    assert "emoji.tgz is not the published emoji-datasource-google-16.0.0.tgz: its SHA-1 is" in refused(
+        capsys, "emoji", "--source", "emoji.tgz"
+    )
     assert main(["data", "prepare", "emoji", "--source", "emoji.tgz", "--image-size", "16", "--unverified"]) == 0
     info = find_dataset("emoji", data_root)
     assert (info.image_size, info.class_names) == (16, ("Animals & Nature", "Food & Drink"))

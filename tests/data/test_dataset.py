@@ -10,8 +10,10 @@ from PIL import Image
 from progdistill.data.dataset import DatasetInfo, find_dataset
 from progdistill.data.manifest import read_manifest
 from progdistill.data.reading import iterate_images, read_split
+from progdistill.data.shards import write_rows
 from progdistill.errors import LostInvariantError, UsageError
 from progdistill.models_base import content_id
+from progdistill.store.digest import digest_of_file
 from progdistill.store.documents import SEAL, encode
 from progdistill.store.local import LocalStore
 
@@ -100,6 +102,22 @@ def test_a_manifest_cannot_name_a_file_outside_its_folder(tmp_path: Path) -> Non
     store.write("manifest.json", encode(forged))
     with pytest.raises(LostInvariantError, match="not a valid DatasetManifest"):
         find_dataset("digits", tmp_path)
+
+
+@pytest.mark.parametrize("label", [10, -1])
+def test_a_label_that_the_dataset_does_not_have_is_refused_though_every_digest_fits(tmp_path: Path, label: int) -> None:
+    find_dataset("digits", tmp_path)
+    store = LocalStore(tmp_path / "digits")
+    manifest = read_manifest(store)
+    assert manifest is not None
+    entry, path = manifest.splits["train"][0], tmp_path / "digits" / "train-00000.arrow"
+    write_rows(path, entry.layout, 3, {"label": np.array([label])})
+    forged = entry.model_copy(update={"digest": digest_of_file(path)})
+    store.write(
+        "manifest.json", encode(manifest.model_copy(update={"splits": {**manifest.splits, "train": (forged,)}}))
+    )
+    with pytest.raises(LostInvariantError, match=f"has labels .*{label}.* but the dataset has labels 0 … 9"):
+        read_split(find_dataset("digits", tmp_path), "train")
 
 
 @pytest.mark.parametrize("batch_size", [1, 100, 479, 5000])

@@ -119,6 +119,13 @@ def test_the_development_kit_is_compared_with_the_published_one_before_it_is_loo
         open_imagenet(tmp_path, RULE, unverified=False)
 
 
+def test_the_archives_are_compared_with_the_published_ones_before_they_are_looked_into(tmp_path: Path) -> None:
+    path = tmp_path / "ILSVRC2012_img_train.tar"
+    path.write_bytes(b"not an archive")
+    with pytest.raises(UsageError, match="is not the published ILSVRC2012_img_train.tar: its MD5 is"):
+        open_imagenet(path, RULE, unverified=False)
+
+
 def test_a_split_that_was_never_published_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for split in ("train", "test"):
         (tmp_path / split / CLASSES[0]).mkdir(parents=True)

@@ -35,10 +35,6 @@ class CaptionedSource(Source):
             }
         )
 
-    def verify(self) -> None:
-        """See Source."""
-        self._source.verify()
-
     def read(self, split: str, start: int = 0) -> Iterator[SourceImage]:
         """See Source. UsageError for an image without a caption."""
         for image in self._source.read(split, start):

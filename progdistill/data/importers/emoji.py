@@ -22,7 +22,6 @@ from progdistill.models_base import parse_json
 PUBLISHED_SHA1: Final = "a80ac3e8106cbd4d8648ce758aa099e8827b6157"
 """Of emoji-datasource-google 16.0.0, as the npm registry states it."""
 
-PUBLISHED_IMAGES: Final = 3786
 TEST_SHARE: Final = 10
 """One emoji of so many is of the test split."""
 
@@ -52,18 +51,17 @@ class EmojiSource(Source):
 
     def __init__(self, path: Path, image_size: int, *, subcategories: bool, unverified: bool) -> None:
         """Read the list, and the encoded images. Raises UsageError for another package, or a damaged one."""
-        self._path, self._unverified = path, unverified
-        self._preprocessing = Preprocessing(image_size=image_size)
+        self._preprocessing, sha1 = Preprocessing(image_size=image_size), _sha1(path)
+        if not unverified and sha1 != PUBLISHED_SHA1:  # Before its contents are looked at.
+            raise UsageError(
+                f"{path} is not the published emoji-datasource-google-16.0.0.tgz: its SHA-1 is {sha1}, expected"
+                f" {PUBLISHED_SHA1}. Download it again, or {ANYWAY}"
+            )
         listed, self._images = _read_package(path)
         field = "subcategory" if subcategories else "category"
         self._emoji = [emoji for emoji in _emoji_of(listed, field) if emoji.image in self._images]
         if not self._emoji:
             raise UsageError(f"{path} has none of the images that its emoji.json lists: get emoji-datasource-google")
-        if len(self._emoji) != PUBLISHED_IMAGES and not unverified:
-            raise UsageError(
-                f"{path} has {len(self._emoji):,} images, published are {PUBLISHED_IMAGES:,}. Get the published file,"
-                f" or {ANYWAY}"
-            )
         classes = tuple(sorted({emoji.class_name for emoji in self._emoji}))
         self._labels = {name: label for label, name in enumerate(classes)}
         width = caption_width([emoji.caption for emoji in self._emoji])
@@ -72,7 +70,7 @@ class EmojiSource(Source):
             location=str(path),
             description=f"on white, {self._preprocessing.describe()}; test: emoji whose code has a SHA-256 divisible by"
             f" {TEST_SHARE}",
-            identity={"sha1": _sha1(path), "image_size": image_size, "classes": field},
+            identity={"sha1": sha1, "image_size": image_size, "classes": field},
             channels=3,
             image_size=image_size,
             class_names=classes,
@@ -81,14 +79,6 @@ class EmojiSource(Source):
             columns=(Column(name=CAPTION, shape=(width,), dtype="uint8"),),
             labels_from=f"{field} in emoji.json",
         )
-
-    def verify(self) -> None:
-        found = self.facts.identity["sha1"]
-        if not self._unverified and found != PUBLISHED_SHA1:
-            raise UsageError(
-                f"{self._path} is not the published emoji-datasource-google-16.0.0.tgz: its SHA-1 is {found}, expected"
-                f" {PUBLISHED_SHA1}. Download it again, or {ANYWAY}"
-            )
 
     def read(self, split: str, start: int = 0) -> Iterator[SourceImage]:
         own = [emoji for emoji in self._emoji if emoji.split == split]

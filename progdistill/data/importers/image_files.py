@@ -7,11 +7,10 @@ Splits and classes are those of the folders (`layout.py`), unless labels are bes
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
-from progdistill.data.importers.common import PublishedFile, native_size, verify_published
+from progdistill.data.importers.common import native_size
 from progdistill.data.importers.files import FoundFile, read_whole
 from progdistill.data.importers.image_contents import Container, Contents, Scan
 from progdistill.data.importers.labels import HIDDEN, require_labels
@@ -35,7 +34,6 @@ class ImageFilesSource(Source):
         horizontal_flip_safe: bool,
         choices: Sequence[SplitChoice] = (),
         class_of_file: Mapping[str, str] | None = None,
-        published: Sequence[tuple[Path, PublishedFile]] = (),
         unused: Unused | None = None,
     ) -> None:
         """Look at every file, reading only those of labels.
@@ -47,13 +45,12 @@ class ImageFilesSource(Source):
             horizontal_flip_safe: Whether a mirrored image is as plausible as the image.
             choices: What `--split` says.
             class_of_file: The class of images outside of class folders, by file name.
-            published: What `verify` compares.
             unused: What is known already not to be used.
 
         Raises:
             UsageError: There are no images, or the split or the class of some is unclear.
         """
-        self._contents, self._preprocessing, self._published = Contents(containers, choices), preprocessing, published
+        self._contents, self._preprocessing = Contents(containers, choices), preprocessing
         self._class_of_file, unused = class_of_file or {}, unused or Unused()
         scan = Scan(where, self._contents, unused)
         if not scan.images:
@@ -81,9 +78,6 @@ class ImageFilesSource(Source):
             labels_from=labels_from,
             not_used=unused.lines(),
         )
-
-    def verify(self) -> None:
-        verify_published(self._published)
 
     def read(self, split: str, start: int = 0) -> Iterator[SourceImage]:
         """See Source. An archive without images of the split, or only with some before `start`, is passed over."""

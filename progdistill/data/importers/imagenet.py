@@ -44,29 +44,23 @@ def _open_tars(path: Path, preprocessing: Preprocessing, unverified: bool) -> So
     folder = path if path.is_dir() else path.parent
     train = path / TRAIN.name if path.is_dir() else path
     archives, classes, files = [Container(train, frozenset({"train"}))], None, [(train, TRAIN)]
-    if (folder / VALIDATION.name).is_file():
-        if not (folder / DEVKIT.name).is_file():
-            raise UsageError(
-                f"{folder / VALIDATION.name} needs {DEVKIT.name} beside it: add it, or move that file away"
-            )
-        if not unverified:  # Before its contents are looked at.
-            verify_published([(folder / DEVKIT.name, DEVKIT)])
-        archives.append(Container(folder / VALIDATION.name, frozenset({"validation"})))
-        classes = validation_classes(folder / DEVKIT.name)
-        files.append((folder / VALIDATION.name, VALIDATION))
+    validation, devkit = folder / VALIDATION.name, folder / DEVKIT.name
+    if has_validation := validation.is_file():
+        if not devkit.is_file():
+            raise UsageError(f"{validation} needs {DEVKIT.name} beside it: add it, or move that file away")
+        files = [(devkit, DEVKIT), *files, (validation, VALIDATION)]
+    if not unverified:  # Before their contents are looked at.
+        verify_published(files)
+    if has_validation:
+        archives.append(Container(validation, frozenset({"validation"})))
+        classes = validation_classes(devkit)
     unused, used = Unused(), {DEVKIT.name, *(archive.path.name for archive in archives)}
     for name in sorted(os.listdir(path)) if path.is_dir() else ():
         if name not in used:
             unused.add("file or folder beside the archives", name)
     where = ", ".join(str(archive.path) for archive in archives)
     return ImageFilesSource(
-        where,
-        archives,
-        preprocessing,
-        horizontal_flip_safe=True,
-        class_of_file=classes,
-        published=() if unverified else files,
-        unused=unused,
+        where, archives, preprocessing, horizontal_flip_safe=True, class_of_file=classes, unused=unused
     )
 
 
