@@ -1,38 +1,13 @@
 """Settings of a run on a Kubernetes cluster. They hold no secrets."""
 
 import math
-import re
 from enum import StrEnum
-from typing import Annotated, Final, Literal, Self
+from typing import Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
+from progdistill.config.pods import PodExtras
 from progdistill.models_base import Frozen
-
-_SECRET_NAME: Final = re.compile(
-    r"SECRET|PASSW|PASSPHRASE|PASS(_|$)|PWD|TOKEN(?!IZER)|CREDENTIAL|PRIVATE|KEYS?(_|$)|COOKIE|BEARER|AUTH(_|$)|DSN"
-    r"|SALT(_|$)|JWT|(DATABASE|DB|REDIS|MONGO(DB)?|POSTGRES(QL)?|MYSQL|AMQP|BROKER|WEBHOOK)_?UR[IL]",
-    re.IGNORECASE,
-)
-_SECRET_VALUE: Final = re.compile(
-    r"://[^/@\s]+@"  # a URL with a user or a password, such as a proxy's
-    r"|-----BEGIN|\b(AKIA|ASIA)[0-9A-Z]{16}\b|\bgh[a-z]_\w{20,}|\bhf_\w{20,}|\bsk-[\w-]{20,}|\bxox[a-z]-|\beyJ[\w-]+\.eyJ"
-)
-"""Credentials by their form: of URLs, keys in PEM, AWS, GitHub, Hugging Face, OpenAI, Slack, and JSON Web Tokens."""
-
-
-def _no_secrets(variables: dict[str, str]) -> dict[str, str]:
-    for name, value in variables.items():
-        if _SECRET_NAME.search(name) or _SECRET_VALUE.search(value):
-            raise ValueError(
-                f"{name} looks like a secret, which would be readable in manifests: put it into a Kubernetes"
-                " Secret and name that in cluster.env_from_secrets"
-            )
-    return variables
-
-
-PlainVariables = Annotated[dict[str, str], AfterValidator(_no_secrets)]
-"""Environment variables; those whose name or value looks like a secret are refused."""
 
 TPU: str = "google.com/tpu"
 """The resource name of TPU chips on GKE."""
@@ -55,7 +30,7 @@ class Toleration(Frozen, allow_inf_nan=False):
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
 
 
-class StepResources(Frozen, allow_inf_nan=False):
+class StepResources(PodExtras, allow_inf_nan=False):
     """What each pod of a kind of job gets. One pod is one host, and all hosts are alike."""
 
     hosts: int = Field(1, gt=0, description="pods of the job; for a TPU slice the topology decides")
@@ -73,7 +48,6 @@ class StepResources(Frozen, allow_inf_nan=False):
     queue: str | None = Field(None, description="Kueue local queue")
     service_account: str | None = Field(None, description="None: that of cluster")
     image: str | None = Field(None, description="None: that of cluster")
-    env: PlainVariables = Field(default_factory=dict, description="plain values, no secrets")
 
     @property
     def processes_per_host(self) -> int:
@@ -105,6 +79,8 @@ class StepResources(Frozen, allow_inf_nan=False):
     def _fits(self) -> Self:
         if (self.accelerator is None) != (self.accelerators_per_host == 0):
             raise ValueError("accelerator and accelerators_per_host go together: set both or neither")
+        if self.accelerator in self.extra_resources:
+            raise ValueError(f"{self.accelerator} is in extra_resources too: accelerators_per_host decides its amount")
         if (self.tpu_topology is None) != (self.tpu_type is None):
             raise ValueError("tpu_type and tpu_topology go together: set both or neither")
         if (self.accelerator == TPU) != (self.tpu_topology is not None):
@@ -121,7 +97,7 @@ class StepResources(Frozen, allow_inf_nan=False):
         return self
 
 
-class ClusterSettings(Frozen, allow_inf_nan=False):
+class ClusterSettings(PodExtras, allow_inf_nan=False):
     """How jobs run in pods. Only the world sizes of `train` and `distill` change the numbers of a run."""
 
     namespace: str | None = Field(None, description="None: that of the kubeconfig, or of the driver's pod")
@@ -130,7 +106,6 @@ class ClusterSettings(Frozen, allow_inf_nan=False):
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = Field("IfNotPresent", description="of the pods")
     image_pull_secrets: tuple[str, ...] = Field((), description="names of Secrets")
     service_account: str | None = Field(None, description="of the pods; None: the namespace's default")
-    env: PlainVariables = Field(default_factory=dict, description="plain values, such as AWS_REGION")
     env_from_secrets: tuple[str, ...] = Field((), description="names of Secrets; their keys become variables")
     volumes: dict[str, str] = Field(default_factory=dict, description="persistent volume claim → mount path")
     run_as_user: int = Field(1000, gt=0, description="numeric user of the pods' processes")

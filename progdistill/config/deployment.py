@@ -5,8 +5,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, JsonValue, ValidationError
 
-from progdistill.config.cluster import PlainVariables
 from progdistill.config.options import RunOptions, options_of_table
+from progdistill.config.secrets import PlainVariables
 from progdistill.errors import UsageError
 from progdistill.models_base import Frozen, first_problem, parse_json, parse_toml
 

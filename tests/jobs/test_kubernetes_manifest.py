@@ -100,6 +100,39 @@ def test_one_job_has_one_name_whoever_submits_it_and_carries_its_lineage(submit:
     assert metadata["labels"]["progdistill/run"] == "7"
 
 
+EXTRAS: dict[str, Any] = {
+    "labels": {"team": "vision", "sidecar.istio.io/inject": "false"},
+    "annotations": {"karpenter.sh/do-not-disrupt": "true"},
+    "security_context": {"capabilities": {"add": ["IPC_LOCK"]}},
+    "pod_patch": {"schedulerName": "volcano", "hostNetwork": True},
+    "train": {
+        "labels": {"team": "research"},
+        "annotations": {"kueue.x-k8s.io/podset-required-topology": "cloud.provider.com/topology-rack"},
+        "extra_resources": {"vpc.amazonaws.com/efa": "32", "hugepages-2Mi": "5Gi"},
+        "affinity": {"podAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}},
+        "pod_patch": {"schedulerName": "other", "runtimeClassName": "nvidia"},
+    },
+}
+
+
+def test_what_the_launcher_does_not_know_reaches_the_pods_and_changes_no_job(submit: Any) -> None:
+    plain, submission = submit(), submit(**EXTRAS)
+    assert submission.request.spec.id == plain.request.spec.id and submission.name == plain.name
+    job = job_manifest(submission)
+    kubernetes_validate.validate(job, VERSIONS[-1], strict=True)
+    pod, template = job["spec"]["template"]["spec"], job["spec"]["template"]["metadata"]
+    (worker,) = pod["containers"]
+    assert template["labels"]["team"] == "research" and template["labels"]["sidecar.istio.io/inject"] == "false"
+    assert EXTRAS["annotations"].items() <= template["annotations"].items()
+    assert EXTRAS["train"]["annotations"].items() <= template["annotations"].items()
+    for amounts in worker["resources"].values():
+        assert EXTRAS["train"]["extra_resources"].items() <= amounts.items()
+    assert worker["securityContext"]["capabilities"] == {"drop": ["ALL"], "add": ["IPC_LOCK"]}
+    assert worker["securityContext"]["readOnlyRootFilesystem"]
+    assert (pod["schedulerName"], pod["runtimeClassName"], pod["hostNetwork"]) == ("other", "nvidia", True)
+    assert pod["affinity"] == EXTRAS["train"]["affinity"]
+
+
 def test_secrets_are_references_only(submit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "very-secret")
     manifest = job_manifest(submit(**FULL))

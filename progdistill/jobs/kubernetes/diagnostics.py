@@ -4,9 +4,10 @@ import re
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
+from progdistill.config.pod_patch import CONTAINER
 from progdistill.errors import Interrupted, PeerLostError, ProgdistillError, UsageError
 from progdistill.jobs.kubernetes.api import Object
-from progdistill.jobs.kubernetes.manifest import CONTAINER, QUEUE_LABEL, Submission
+from progdistill.jobs.kubernetes.manifest import QUEUE_LABEL, Submission
 
 EVICTED: Final = "Evicted"
 _SIGBUS, _SIGKILL, _SIGTERM = 135, 137, 143  # as a container reports them: 128 + the signal

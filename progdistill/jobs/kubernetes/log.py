@@ -9,10 +9,10 @@ from functools import partial
 from time import monotonic
 from typing import Final
 
+from progdistill.config.pod_patch import CONTAINER
 from progdistill.errors import ProgdistillError, TransientError
 from progdistill.jobs.kubernetes.api import ClusterApi, NotFoundError, NotReadyError, retry, thread_error
 from progdistill.jobs.kubernetes.diagnostics import has_started, pod_exit
-from progdistill.jobs.kubernetes.manifest import CONTAINER
 from progdistill.jobs.kubernetes.watch import WatchCache
 from progdistill.jobs.local import LAST_LINES, JobLog
 

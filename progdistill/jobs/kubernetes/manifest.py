@@ -10,6 +10,7 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from progdistill.config.cluster import ClusterSettings, StepResources
+from progdistill.config.pod_patch import CONTAINER, patched
 from progdistill.errors import Interrupted, PeerLostError, UsageError
 from progdistill.jobs.spec import JobRequest
 from progdistill.store.base import Store
@@ -17,7 +18,6 @@ from progdistill.store.base import Store
 JOB_LABEL: Final = "progdistill/job"
 STORE_ANNOTATION: Final = "progdistill/store"
 QUEUE_LABEL: Final = "kueue.x-k8s.io/queue-name"
-CONTAINER: Final = "worker"
 
 Manifest = dict[str, Any]
 
@@ -81,7 +81,7 @@ def job_manifest(submission: Submission) -> Manifest:
     if resources.queue is not None:
         metadata["labels"][QUEUE_LABEL] = resources.queue
     job_id = submission.request.spec.id
-    return _rendered(
+    job = _rendered(
         "job.yaml.j2",
         metadata=metadata,
         pod_metadata=pod_metadata,
@@ -97,10 +97,17 @@ def job_manifest(submission: Submission) -> Manifest:
         image=cluster.image_of(resources),
         arguments=[f"--store={submission.store_uri}", f"--job={job_id}", f"--processes={submission.processes}"],
         environment=_environment(submission),
-        quantities=_quantities(resources),
+        quantities=_quantities(submission),
         shared_memory=_mebibytes(resources.shared_memory_gib),
         claims={_volume(claim): (claim, path) for claim, path in cluster.volumes.items()},
     )
+    template, worker = (
+        job["spec"]["template"],
+        {"name": CONTAINER, "securityContext": _extra(submission, "security_context")},
+    )
+    for patch in ({"containers": [worker]}, cluster.pod_patch, resources.pod_patch):
+        template["spec"] = patched(template["spec"], patch)
+    return job
 
 
 def service_manifest(submission: Submission, job_uid: str | None) -> Manifest:
@@ -126,14 +133,22 @@ def _metadata(submission: Submission) -> Manifest:
         "progdistill/kind": spec.kind,
         "progdistill/flow": _label(flow),
         "progdistill/run": _label(run),
+        **_extra(submission, "labels"),
     }
     annotations = {
         "progdistill/job-id": spec.id,
         "progdistill/label": spec.label,
         "progdistill/created-by": submission.request.created_by,
         STORE_ANNOTATION: submission.store_uri,
+        **_extra(submission, "annotations"),
     }
     return {"name": submission.name, "labels": labels, "annotations": annotations}
+
+
+def _extra(submission: Submission, name: str) -> Manifest:
+    """A field of PodExtras: that of the kind of job over that of all pods."""
+    merged: Manifest = patched(getattr(submission.cluster, name), getattr(submission.resources, name))
+    return merged
 
 
 def _label(text: str) -> str:
@@ -151,6 +166,7 @@ def _optional(submission: Submission) -> Manifest:
         "priorityClassName": resources.priority_class,
         "nodeSelector": {**(tpu if resources.tpu_topology else {}), **resources.node_selector},
         "tolerations": [t.model_dump(mode="json", exclude_none=True) for t in resources.tolerations],
+        "affinity": _extra(submission, "affinity"),
         "imagePullSecrets": [{"name": name} for name in cluster.image_pull_secrets],
     }
 
@@ -160,17 +176,18 @@ def _environment(submission: Submission) -> dict[str, str]:
         "HOME": "/tmp",
         "XDG_CACHE_HOME": "/cache",
         "PROGDISTILL_CACHE": "/cache/store",
-        **submission.cluster.env,
-        **submission.resources.env,
+        **_extra(submission, "env"),
         "MASTER_ADDR": f"{submission.name}-0.{submission.name}",
         "MASTER_PORT": str(submission.port),
         "PYTHONUNBUFFERED": "1",
     }
 
 
-def _quantities(resources: StepResources) -> Manifest:
+def _quantities(submission: Submission) -> Manifest:
     """Limits equal requests, except for CPU, which is not throttled."""
-    limits = {"memory": _mebibytes(resources.memory_gib), "ephemeral-storage": _mebibytes(resources.disk_gib)}
+    resources = submission.resources
+    limits = _extra(submission, "extra_resources")
+    limits |= {"memory": _mebibytes(resources.memory_gib), "ephemeral-storage": _mebibytes(resources.disk_gib)}
     if resources.accelerator is not None:
         limits[resources.accelerator] = str(resources.accelerators_per_host)
     return {"requests": {"cpu": f"{round(resources.cpu * 1000)}m", **limits}, "limits": limits}
