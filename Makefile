@@ -1,4 +1,4 @@
-.PHONY: setup demo test test-slow test-storm fuzz coverage check docs lock
+.PHONY: setup demo test test-slow test-storm test-cluster fuzz coverage check docs lock
 
 PYTHON ?= python3.11
 SETUP = .venv/.done
@@ -34,6 +34,10 @@ docs: setup
 ROUNDS ?= 100
 test-storm: setup
 	.venv/bin/python -m tests.storm --rounds $(ROUNDS)
+
+# The job tests and more on the cluster of KUBECONFIG, with an image and a store of yours: tests/README.md.
+test-cluster: setup
+	TEST_CLUSTER_IMAGE="$(IMAGE)" TEST_CLUSTER_STORE="$(STORE)" .venv/bin/python -m pytest --timeout 900 tests/cluster
 
 # Mutates every foreign input; what crashes is kept in tests/fuzz/cases, which the fast tests replay.
 SECONDS ?= 600

@@ -20,8 +20,14 @@ NO_FILES = {"AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.dev
 """In place of the files in the home folder that say the same as those variables."""
 
 
+removed: dict[str, str] = {}
+"""What was in the environment of this process; the tests of a real cluster are meant for what the user set there."""
+
+
 def clear(environment: MutableMapping[str, str]) -> None:
     """Leave of an environment what a machine has on which nothing was set up."""
     for name in [name for name in environment if name.startswith(PREFIXES) or name.upper() in NAMES]:
-        del environment[name]
+        value = environment.pop(name)
+        if environment is os.environ:
+            removed[name] = value
     environment.update(NO_FILES)

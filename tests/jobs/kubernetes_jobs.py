@@ -73,6 +73,11 @@ class OneJob:
         return submission_for(self.request, self.settings, self.store)
 
     @property
+    def namespace(self) -> str:
+        """Of the Job."""
+        return self.settings.namespace or "default"
+
+    @property
     def name(self) -> str:
         """Of the Job."""
         return self.submission.name

@@ -167,6 +167,11 @@ class Cluster:
         """Somebody else deletes a job."""
         self.storage.delete(JOBS, "default", name)
 
+    def created_jobs(self, name: str) -> set[str]:
+        """The uids of all Jobs of that name that got pods."""
+        events = [event["involvedObject"] for event in self.objects("events") if event["reason"] == "SuccessfulCreate"]
+        return {about["uid"] for about in events if about["name"] == name}
+
     def refuse_image(self, image: str) -> None:
         """From now on this image cannot be pulled."""
         with self.storage.changed:

@@ -168,11 +168,12 @@ class JobController:
             return [again]
         for index in missing:
             try:
-                self.storage.create(PODS, new_pod(job, index))
+                pod = self.storage.create(PODS, new_pod(job, index))
             except ApiError as problem:
                 self._creation_failures[uid] = _again(self._creation_failures.get(uid))
                 self._event(job, "Warning", "FailedCreate", f"Error creating: {problem.message}")
                 return [self._end_of_backoff(self._creation_failures[uid])]
+            self._event(job, "Normal", "SuccessfulCreate", f"Created pod: {pod['metadata']['name']}")
             self._creation_failures.pop(uid, None)
         return []
 
