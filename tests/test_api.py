@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import progdistill
-from progdistill.api import Samples
+from progdistill import Samples
 from progdistill.config.options import RUN_OPTIONS
 from progdistill.errors import UsageError
 from progdistill.registry.aliases import move_alias

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, get_args
 
 from pydantic import JsonValue
 
-from progdistill.api import MOST_IMAGES, MOST_STEPS, Model
+from progdistill.api.model import MOST_IMAGES, MOST_STEPS, Model
 from progdistill.cli.common import (
     Verbs,
     add_guidance_scale_argument,

@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from progdistill.api import Model
+from progdistill.api.model import Model
 from progdistill.cli.common import (
     Verbs,
     add_guidance_scale_argument,

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from progdistill.api import Model, Samples
+from progdistill.api.model import Model, Samples
 from progdistill.cli.common import (
     Verbs,
     add_guidance_scale_argument,

@@ -19,7 +19,8 @@ from progdistill.jobs.spec import DatasetOutput, EncodeSpec, JobRequest
 from progdistill.models.config import DenoiserConfig, DiffusersConfig
 from progdistill.models_base import Frozen, first_problem
 from progdistill.registry.resolve import resolve_reference
-from progdistill.run.prepare import runs_folder, world_size_here
+from progdistill.run.prepare import runs_folder
+from progdistill.run.ranks import world_size_here
 from progdistill.store.base import Store
 from progdistill.training.config import ComputeSettings, Precision, SnapshotSettings
 

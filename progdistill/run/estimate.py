@@ -10,7 +10,8 @@ from progdistill.config.settings import Settings
 from progdistill.errors import UsageError
 from progdistill.models_base import Frozen, first_problem
 from progdistill.progress import readable_bytes
-from progdistill.run.prepare import PreparedRun, device_of
+from progdistill.run.prepare import PreparedRun
+from progdistill.run.ranks import device_of
 from progdistill.run.rates import Kind, Rate, Work, newest_manifests, rates_from, work_of
 from progdistill.store.open import open_store
 from progdistill.training.accelerators import precision_for

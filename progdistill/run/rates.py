@@ -10,7 +10,7 @@ from progdistill.config.settings import Settings
 from progdistill.models.config import DenoiserConfig
 from progdistill.models_base import Frozen
 from progdistill.registry.checkpoint import CheckpointManifest, TrainingFigures, list_manifests
-from progdistill.run.prepare import world_size_of
+from progdistill.run.ranks import world_size_of
 from progdistill.store.base import Store
 from progdistill.store.layout import CHECKPOINTS
 from progdistill.training.config import ComputeSettings, TrainingSettings

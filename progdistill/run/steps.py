@@ -30,8 +30,9 @@ from progdistill.jobs.spec import (
 from progdistill.registry.checkpoint import load_manifest
 from progdistill.registry.lineage import lineage_tree
 from progdistill.registry.runs import record_run_checkpoint
-from progdistill.run.prepare import PreparedRun, device_of, runs_folder, world_size_of
+from progdistill.run.prepare import PreparedRun, runs_folder
 from progdistill.run.progress_record import ProgressRecord
+from progdistill.run.ranks import device_of, world_size_of
 from progdistill.run.trackers import Tracking, open_tracker
 from progdistill.store.layout import report_key
 from progdistill.store.open import open_store

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from progdistill.cli.doctor import accelerators_facts
-from progdistill.run.prepare import world_size_here
+from progdistill.run.ranks import world_size_here
 from progdistill.training.accelerators import Accelerators, DeviceKind, accelerators_here, precision_for
 from progdistill.training.config import ComputeSettings, Precision
 

@@ -1,0 +1,1 @@
+"""The Python interface: models and runs. Its names are in `progdistill`, too."""
