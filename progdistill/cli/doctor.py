@@ -33,6 +33,8 @@ EXTRAS = {
 
 PROVED = "conditional writes, reading and listing at once what was written, removal; in a bucket, checksums too"
 
+ACCEPTED = "accepted in a dry run"
+
 
 def add_parser(verbs: Verbs) -> None:
     """Add the verb."""
@@ -40,6 +42,8 @@ def add_parser(verbs: Verbs) -> None:
     parser = add_verb(verbs, "doctor", _doctor, text)
     text = "first do what is safe: create a new store, remove leftovers of killed writers and a broken runs/latest"
     parser.add_argument("--fix", action="store_true", help=text)
+    text = "where runs work (default: as configured); kubernetes: fail unless the cluster accepts the jobs of a run"
+    parser.add_argument("--launcher", choices=["local", "kubernetes"], help=text)
 
 
 def _doctor(args: argparse.Namespace) -> int:
@@ -49,7 +53,7 @@ def _doctor(args: argparse.Namespace) -> int:
     from progdistill.training.devices import choose_device
 
     fixed = _fix(args) if args.fix else None
-    store = _store(args)
+    store, cluster = _store(args), cluster_facts(args.launcher, args.store)
     facts = {
         **({} if fixed is None else {"fixed": fixed}),
         "python": platform.python_version(),
@@ -57,7 +61,7 @@ def _doctor(args: argparse.Namespace) -> int:
         "cores": os.cpu_count(),
         "accelerators": accelerators_facts(accelerators_here(), choose_device("auto", local_rank=0)),
         "store": store,
-        "cluster": cluster_facts(),
+        "cluster": cluster,
         "extras": {name: _extra(name, modules) for name, modules in EXTRAS.items()},
         "datasets": {name: _dataset(name) for name in PRESETS},
     }
@@ -66,7 +70,8 @@ def _doctor(args: argparse.Namespace) -> int:
     else:
         for name, value in facts.items():
             print(printable(f"{name}:{_shown(value)}"))
-    return 0 if store["writable"] == "yes" else 1
+    refused = args.launcher == "kubernetes" and cluster.get("jobs") != ACCEPTED
+    return 1 if store["writable"] != "yes" or refused else 0
 
 
 def _shown(value: Any) -> str:
@@ -125,23 +130,35 @@ def _store(args: argparse.Namespace) -> dict[str, Any]:
     return {"uri": store.uri, "writable": "yes", "proved": PROVED, "free_bytes": store.free_bytes()}
 
 
-def cluster_facts() -> dict[str, str]:
-    """Whether jobs could run in a cluster, by the defaults of `progdistill.toml`."""
+def cluster_facts(launcher: str | None = None, store: str | None = None) -> dict[str, str]:
+    """Whether jobs could run in a cluster, by the options and the defaults of `progdistill.toml`."""
     from progdistill.config.options import resolve_options
     from progdistill.config.settings import settings_from
-    from progdistill.jobs.kubernetes.api import connect
+    from progdistill.jobs.kubernetes.api import connect, is_configured
+    from progdistill.jobs.kubernetes.dry_run import findings
     from progdistill.jobs.kubernetes.preflight import missing_permissions
 
     facts = {}
     try:
-        cluster = settings_from(resolve_options({})).cluster
+        settings = settings_from(resolve_options({"launcher": launcher, "store": store}))
+        cluster = settings.cluster
+        if settings.launcher != "kubernetes" and not is_configured(cluster):
+            return {"reachable": "none is configured, and none is needed: jobs run on this machine"}
         facts["image"] = cluster.image or "not set: --set cluster.image=…, or in progdistill.toml"
         api = connect(cluster.model_copy(update={"api_timeout_seconds": 0.5}))
         missing = missing_permissions(api)
     except ProgdistillError as error:
         return {**facts, "reachable": f"no: {error}"}
     allowed = "all that a run needs" if not missing else f"missing: {', '.join(map(str, missing))}"
-    return {**facts, "reachable": f"yes, {api.server}, namespace {api.namespace}", "permissions": allowed}
+    facts |= {"reachable": f"yes, {api.server}, namespace {api.namespace}", "permissions": allowed}
+    if missing or cluster.image is None:
+        return facts
+    try:
+        refusals, unchecked = findings(api, cluster, settings.store)
+    except ProgdistillError as error:
+        refusals, unchecked = (str(error),), ()
+    facts["jobs"] = f"refused: {'; '.join(refusals)}" if refusals else ACCEPTED
+    return {**facts, **({"not checked, for lack of permission": ", ".join(unchecked)} if unchecked else {})}
 
 
 def _dataset(name: str) -> str:

@@ -36,9 +36,13 @@ def node_environment(**extra: str) -> dict[str, str]:
 def create_secret(cluster: Cluster, name: str, values: Mapping[str, str]) -> None:
     """Create a Secret, for pods to take as variables."""
     data = {key: base64.b64encode(value.encode()).decode() for key, value in values.items()}
-    manifest = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "data": data}
+    create(cluster, "secrets", {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "data": data})
+
+
+def create(cluster: Cluster, plural: str, manifest: dict[str, Any]) -> None:
+    """Create an object of the core group in the namespace `default`."""
     request = Request(
-        f"{cluster.url}/api/v1/namespaces/default/secrets",
+        f"{cluster.url}/api/v1/namespaces/default/{plural}",
         data=json.dumps(manifest).encode(),
         headers={"Authorization": "Bearer test-token", "Content-Type": "application/json"},
     )

@@ -4,7 +4,7 @@ It speaks HTTP to the real `kubernetes` client and behaves as Kubernetes 1.33 do
 needs it. What it leaves out it answers with 404 or 501, never with a pretended success.
 
     objects, errors, storage      objects, versions, garbage collection
-    api, validation               what a request asks for, and whether it is allowed
+    api, validation, admission    what a request asks for, and whether it is allowed
     server, faults                HTTP, logs, and faults that a test injects
     jobs, scheduler               the Job controller, and where pods go
     kubelet, container, environment   how pods run: as real processes of this machine

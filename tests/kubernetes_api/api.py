@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from tests.kubernetes_api import validation
+from tests.kubernetes_api.admission import check_pod
 from tests.kubernetes_api.errors import ApiError, bad_request, forbidden, no_such_path, not_found, not_implemented
 from tests.kubernetes_api.objects import EVENTS, JOBS, NAMESPACES, PODS, RESOURCES, SERVICES, Object, Resource
 from tests.kubernetes_api.storage import Change, Storage
@@ -21,7 +22,7 @@ BOOKMARK_SECONDS = 60.0
 
 _PATH = re.compile(
     r"^/(?:api/(?P<core>v1)|apis/(?P<group>[^/]+)/(?P<version>[^/]+))"
-    r"/namespaces/(?P<namespace>[^/]+)/(?P<plural>[^/]+)(?:/(?P<name>[^/]+)(?:/(?P<sub>[^/]+))?)?$"
+    r"(?:/namespaces/(?P<namespace>[^/]+))?/(?P<plural>[^/]+)(?:/(?P<name>[^/]+)(?:/(?P<sub>[^/]+))?)?$"
 )
 _KNOWN_QUERY = {
     "list": {"labelSelector", "fieldSelector"},
@@ -29,6 +30,7 @@ _KNOWN_QUERY = {
         "labelSelector", "fieldSelector", "watch", "resourceVersion", "timeoutSeconds", "allowWatchBookmarks",
     },
     "log": {"container", "follow", "timestamps", "sinceTime"},
+    "create": {"dryRun"},
 }  # fmt: skip
 _EVENT_FIELDS = ("involvedObject.uid", "involvedObject.name", "type")
 
@@ -60,7 +62,9 @@ def find_route(method: str, target: str) -> Route:
         raise no_such_path()
     group, version = found["group"] or "", found["version"] or "v1"
     row = (found["plural"], group, version)
-    resource = next((r for r in RESOURCES if (r.plural, r.group, r.version) == row and r.namespaced), None)
+    namespaced = found["namespace"] is not None
+    known = (r for r in RESOURCES if (r.plural, r.group, r.version) == row)
+    resource = next((r for r in known if r.namespaced == namespaced), None)
     if resource is None:
         if not group:
             raise not_implemented(f"{found['plural']} in API group ''")
@@ -72,10 +76,9 @@ def find_route(method: str, target: str) -> Route:
     verb = reading if method == "GET" else writing.get(method, "")
     if not verb or (sub and (resource is not PODS or sub != "log" or verb != "get")):
         raise not_implemented(f"{method} of {resource.plural}{'/' + sub if sub else ''}")
-    known = _KNOWN_QUERY.get(sub or verb, set())
-    if unknown := sorted(query.keys() - known):
+    if unknown := sorted(query.keys() - _KNOWN_QUERY.get(sub or verb, set())):
         raise not_implemented(f"the query parameter {unknown[0]} of {verb}")
-    return Route(resource, verb, found["namespace"], name, sub, query)
+    return Route(resource, verb, found["namespace"] or "", name, sub, query)
 
 
 @dataclass
@@ -155,7 +158,12 @@ class Api:
         if self.storage.find(NAMESPACES, "", route.namespace) is None:
             raise not_found(NAMESPACES, route.namespace)
         validation.fill_defaults(resource, item)
-        return Answer(201, self.storage.create(resource, item))
+        if resource is PODS:
+            check_pod(self.storage, item)
+        dry_run = route.query.get("dryRun")
+        if dry_run not in (None, "All"):
+            raise bad_request(f'Invalid value: "{dry_run}": supported values: "All"')
+        return Answer(201, self.storage.create(resource, item, dry_run=dry_run is not None))
 
     def _patch(self, route: Route, body: Any, content_type: str) -> Answer:
         if content_type != "application/merge-patch+json":

@@ -98,10 +98,11 @@ def _resolve_names(storage: Storage, pod: Object, text: str) -> str:
 
 
 def _resolve_volumes(pod: Object, folder: Path, text: str) -> str:
-    """Replace the mount paths of emptyDir volumes by folders that stand for them."""
+    """Replace the mount paths of emptyDir volumes by folders that stand for them; claims are where they are mounted."""
+    claims = {v["name"] for v in pod["spec"].get("volumes") or [] if "persistentVolumeClaim" in v}
     for mount in pod["spec"]["containers"][0].get("volumeMounts") or []:
         path = mount["mountPath"].rstrip("/")
-        if path not in _NOT_REPLACED:
+        if path not in _NOT_REPLACED and mount["name"] not in claims:
             own = folder / "volumes" / mount["name"]
             own.mkdir(parents=True, exist_ok=True)
             text = re.sub(rf"(?<![\w./-]){re.escape(path)}(?![\w.-])", str(own), text)

@@ -12,6 +12,7 @@ import secrets
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+from tests.kubernetes_api.admission import check_pod
 from tests.kubernetes_api.errors import ApiError
 from tests.kubernetes_api.objects import (
     JOBS,
@@ -168,7 +169,9 @@ class JobController:
             return [again]
         for index in missing:
             try:
-                pod = self.storage.create(PODS, new_pod(job, index))
+                pod = new_pod(job, index)
+                check_pod(self.storage, pod)
+                self.storage.create(PODS, pod)
             except ApiError as problem:
                 self._creation_failures[uid] = _again(self._creation_failures.get(uid))
                 self._event(job, "Warning", "FailedCreate", f"Error creating: {problem.message}")

@@ -35,8 +35,16 @@ SERVICES = Resource("services", "Service")
 EVENTS = Resource("events", "Event")
 SECRETS = Resource("secrets", "Secret")
 JOBS = Resource("jobs", "Job", "batch")
+SERVICE_ACCOUNTS = Resource("serviceaccounts", "ServiceAccount")
+CLAIMS = Resource("persistentvolumeclaims", "PersistentVolumeClaim")
+PRIORITY_CLASSES = Resource("priorityclasses", "PriorityClass", "scheduling.k8s.io", namespaced=False)
+QUEUES = Resource("localqueues", "LocalQueue", "kueue.x-k8s.io", "v1beta2")
+WORKLOADS = Resource("workloads", "Workload", "kueue.x-k8s.io", "v1beta2")
 
-RESOURCES = (NAMESPACES, NODES, PODS, SERVICES, EVENTS, SECRETS, JOBS)
+RESOURCES = (
+    *(NAMESPACES, NODES, PODS, SERVICES, EVENTS, SECRETS, JOBS),
+    *(SERVICE_ACCOUNTS, CLAIMS, PRIORITY_CLASSES, QUEUES, WORKLOADS),
+)
 
 
 def named(plural: str) -> Resource:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, NamedTuple
 
-from tests.kubernetes_api.objects import NODES, PODS, Object, condition, is_finished, key_of, set_condition
+from tests.kubernetes_api.objects import CLAIMS, NODES, PODS, Object, condition, is_finished, key_of, set_condition
 from tests.kubernetes_api.storage import Storage, record_event
 
 _SUFFIX = {
@@ -65,13 +65,16 @@ def schedule(storage: Storage) -> None:
     for pod in storage.list(PODS):
         if pod["spec"].get("nodeName") or "deletionTimestamp" in pod["metadata"] or is_finished(pod):
             continue
+        if (claim := _missing_claim(storage, pod)) is not None:
+            _refuse(storage, pod, f'persistentvolumeclaim "{claim}" not found')
+            continue
         pods = storage.list(PODS)
         obstacles = {node["metadata"]["name"]: _obstacles(pod, node, pods) for node in storage.list(NODES)}
         fitting = [name for name, found in obstacles.items() if not found.reasons]
         if fitting:
             _bind(storage, pod, fitting[0])
         else:
-            _refuse(storage, pod, list(obstacles.values()))
+            _refuse(storage, pod, _unschedulable(list(obstacles.values())))
 
 
 def _obstacles(pod: Object, node: Object, pods: list[Object]) -> _Obstacles:
@@ -94,17 +97,23 @@ def _bind(storage: Storage, pod: Object, node: str) -> None:
     storage.update(PODS, *key_of(pod), change)
 
 
-def _refuse(storage: Storage, pod: Object, obstacles: list[_Obstacles]) -> None:
-    message = "no nodes available to schedule pods"
-    if obstacles:
-        verdicts = {
-            True: "Preemption is not helpful for scheduling",
-            False: "No preemption victims found for incoming pod",
-        }
-        unavailable = f"0/{len(obstacles)} nodes are available"
-        listed = _counted(reason for found in obstacles for reason in found.reasons)
-        preemption = _counted(verdicts[found.lasting] for found in obstacles)
-        message = f"{unavailable}: {listed}. preemption: {unavailable}: {preemption}."
+def _missing_claim(storage: Storage, pod: Object) -> str | None:
+    volumes = [volume.get("persistentVolumeClaim") for volume in pod["spec"].get("volumes") or []]
+    names = [claim["claimName"] for claim in volumes if claim]
+    return next((n for n in names if storage.find(CLAIMS, pod["metadata"]["namespace"], n) is None), None)
+
+
+def _unschedulable(obstacles: list[_Obstacles]) -> str:
+    if not obstacles:
+        return "no nodes available to schedule pods"
+    verdicts = {True: "Preemption is not helpful for scheduling", False: "No preemption victims found for incoming pod"}
+    unavailable = f"0/{len(obstacles)} nodes are available"
+    listed = _counted(reason for found in obstacles for reason in found.reasons)
+    preemption = _counted(verdicts[found.lasting] for found in obstacles)
+    return f"{unavailable}: {listed}. preemption: {unavailable}: {preemption}."
+
+
+def _refuse(storage: Storage, pod: Object, message: str) -> None:
     if condition(pod, "PodScheduled").get("message") == message:
         return
 

@@ -61,18 +61,17 @@ class Storage:
             keys = sorted(k for k in self._items if k[0] == resource.plural and namespace in (None, k[1]))
             return [copy.deepcopy(self._items[key]) for key in keys]
 
-    def create(self, resource: Resource, item: Object) -> Object:
-        """Store a new object with uid, version and creation time; 409 if the name is taken."""
+    def create(self, resource: Resource, item: Object, *, dry_run: bool = False) -> Object:
+        """Store a new object with uid, version and creation time; 409 if the name is taken. A dry run keeps none."""
         with self.changed:
             item = copy.deepcopy(item)
             namespace, name = key_of(item)
             if found := self._items.get((resource.plural, namespace, name)):
                 raise errors.already_exists(resource, name, "deletionTimestamp" in found["metadata"])
-            if resource is PODS and self.refused_pods is not None:
-                raise errors.forbidden(resource, name, self.refused_pods)
             item["metadata"].setdefault("uid", str(uuid.uuid4()))
             item["metadata"]["creationTimestamp"] = timestamp()
-            self._write(resource, "ADDED", item, None)
+            if not dry_run:
+                self._write(resource, "ADDED", item, None)
             return copy.deepcopy(item)
 
     def update(self, resource: Resource, namespace: str, name: str, change: Callable[[Object], None]) -> Object:

@@ -14,7 +14,7 @@ from kubernetes.client.exceptions import ApiException
 
 from tests.kubernetes_api import Cluster
 from tests.kubernetes_api.api import USER
-from tests.kubernetes_api.helpers import Client, container, in_phase, job, refusal, running, service
+from tests.kubernetes_api.helpers import Client, container, in_phase, job, pod, refusal, running, service
 
 
 def test_a_new_object_has_a_uid_a_version_and_a_creation_time(client: Client) -> None:
@@ -109,15 +109,26 @@ def test_unknown_fields_are_bad_requests(client: Client) -> None:
     assert 'strict decoding error: unknown field "spec.paralelism"' in status["message"]
 
 
+def test_a_dry_run_checks_and_keeps_nothing(cluster: Cluster, client: Client) -> None:
+    answer = client.core.create_namespaced_pod("default", pod("x", "true"), dry_run="All")
+    assert answer.metadata.uid and not cluster.objects("pods")
+    unknown = pod("x", "true", serviceAccountName="nobody")
+    why = 'pods "x" is forbidden: error looking up service account default/nobody: serviceaccount "nobody" not found'
+    refused = refusal(lambda: client.core.create_namespaced_pod("default", unknown, dry_run="All"))
+    assert refused["message"] == why
+    client.core.create_namespaced_service("default", service("taken"))
+    again = refusal(lambda: client.core.create_namespaced_service("default", service("taken"), dry_run="All"))
+    assert again["reason"] == "AlreadyExists"
+
+
 def test_what_is_left_out_is_refused_with_501(client: Client) -> None:
     create = client.batch.create_namespaced_job
     for request in (
-        lambda: client.core.list_namespaced_persistent_volume_claim("default"),
+        lambda: client.core.list_namespaced_config_map("default"),
         lambda: client.core.list_namespaced_pod("default", label_selector="a!=b"),
         lambda: create("default", job("x", "true", backoffLimitPerIndex=1)),
         lambda: create("default", job("x", "true", completionMode="NonIndexed")),
         lambda: create("default", job("x", "true", pod_spec={"nodeSelector": {"zone": "a"}})),
-        lambda: create("default", job("x", "true"), dry_run="All"),
     ):
         assert refusal(request)["code"] == 501
 

@@ -32,6 +32,7 @@ READ_SECONDS: Final = 30.0
 MAX_PAUSE_SECONDS: Final = 30.0
 WARN_AFTER_SECONDS: Final = 10.0
 
+_LACKS_PERMISSION: Final = re.compile(r'cannot (\w+) resource "([^"]+)" in API group "([^"]*)"')
 _OWN_NAMESPACE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
@@ -62,6 +63,10 @@ class ConflictError(ProgdistillError):
 
 class NotFoundError(ProgdistillError):
     """404: there is no such object."""
+
+
+class ForbiddenError(UsageError):
+    """403: this user lacks a permission."""
 
 
 class NotReadyError(ProgdistillError):
@@ -103,9 +108,10 @@ class ClusterApi:
         """Return the object or list, or None if it does not exist."""
         return self.retry(lambda: self._json("GET", path, query))
 
-    def create(self, path: str, body: Object) -> Object:
-        """Create an object. Raises ConflictError if its name is taken."""
-        created = self.retry(lambda: self._json("POST", path, {}, body))
+    def create(self, path: str, body: Object, *, dry_run: bool = False) -> Object:
+        """Create an object; a dry run only asks whether it would be. Raises ConflictError if its name is taken."""
+        query = {"dryRun": "All"} if dry_run else {}
+        created = self.retry(lambda: self._json("POST", path, query, body))
         if created is None:
             raise UsageError(f"{self.server} has no {path}: create the namespace {self.namespace}")
         return created
@@ -191,8 +197,8 @@ class ClusterApi:
             return RetryLaterError(f"{where}: {status} {message}", _retry_after(error))
         if status == 401:
             return UsageError(f"{self.server} does not accept the credentials: renew them ({message})")
-        if status == 403 and "exceeded quota" not in message:
-            return UsageError(f"the cluster does not allow it: {message}.\n{_rules_for(message)}")
+        if status == 403 and _LACKS_PERMISSION.search(message):
+            return ForbiddenError(f"the cluster does not allow it: {message}.\n{_rules_for(message)}")
         kinds = {400: NotReadyError, 404: NotFoundError, 409: ConflictError, 410: GoneError}
         return kinds.get(status, UsageError)(f"{where}: {status} {message}")
 
@@ -236,6 +242,13 @@ def connect(settings: ClusterSettings) -> ClusterApi:
     return ClusterApi(client, namespace, settings.api_timeout_seconds, lambda: _configured_client(settings)[0])
 
 
+def is_configured(settings: ClusterSettings) -> bool:
+    """Whether there is a kubeconfig, a chosen context, or the token of a pod."""
+    in_pod = "KUBERNETES_SERVICE_HOST" in os.environ and _OWN_NAMESPACE.exists()
+    has_file = bool(os.environ.get("KUBECONFIG")) or os.path.exists(os.path.expanduser("~/.kube/config"))
+    return settings.context is not None or has_file or in_pod
+
+
 def _configured_client(settings: ClusterSettings) -> tuple[Any, str]:
     """A client with the current credentials, and the namespace."""
     configuration = client.Configuration()
@@ -271,7 +284,7 @@ def role_rules(missing: list[Permission]) -> str:
 
 def _rules_for(message: str) -> str:
     """The rule that the message of a 403 is about, or all rules."""
-    found = re.search(r'cannot (\w+) resource "([^"]+)" in API group "([^"]*)"', message)
+    found = _LACKS_PERMISSION.search(message)
     missing = [p for p in REQUIRED_PERMISSIONS if found and p == (found[3], found[2], found[1])]
     return role_rules(missing or list(REQUIRED_PERMISSIONS))
 

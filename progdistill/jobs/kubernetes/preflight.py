@@ -7,6 +7,7 @@ from progdistill.data.dataset import DatasetInfo, find_dataset, info_of
 from progdistill.data.manifest import read_manifest
 from progdistill.errors import UsageError
 from progdistill.jobs.kubernetes.api import REQUIRED_PERMISSIONS, ClusterApi, Permission, connect, role_rules
+from progdistill.jobs.kubernetes.dry_run import findings
 from progdistill.store.open import open_store
 
 CONNECT_SECONDS = 20.0  # for the API server to answer before a run; later cluster.api_timeout_seconds counts
@@ -16,7 +17,8 @@ def require_reachable(cluster: ClusterSettings, store: str, world_size: int | No
     """Check the settings of a run on a cluster; `world_size` is the setting that only the local launcher takes.
 
     Raises:
-        UsageError: pods cannot reach the store, have no image, or the user lacks a permission.
+        UsageError: pods cannot reach the store, have no image, the user lacks a permission, or the cluster lacks
+            something or would refuse the pods.
         TransientError: the API server does not answer.
     """
     if world_size is not None:
@@ -37,6 +39,8 @@ def require_reachable(cluster: ClusterSettings, store: str, world_size: int | No
             f"missing permissions in namespace {api.namespace} of {api.server}:"
             f" {', '.join(map(str, missing))}.\n{role_rules(missing)}"
         )
+    if refusals := findings(api, cluster, store).refusals:
+        raise UsageError("the cluster would refuse this run:" + "".join(f"\n  {refusal}" for refusal in refusals))
 
 
 def missing_permissions(api: ClusterApi) -> list[Permission]:
