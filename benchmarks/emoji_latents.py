@@ -2,7 +2,7 @@
 
     python benchmarks/emoji_latents.py --source emoji-datasource-google-16.0.0.tgz --work FOLDER --seeds 0 1 2
 
-Trains a small VAE (once) and both teachers (for each seed) with diffusers alone, saves them as stock pipelines, and runs
+Trains a small VAE (once) and both teachers (for each seed) with diffusers alone, saves them as stock pipelines, runs
 progdistill's own commands: import, encode, and a ladder from 32 to 4 steps, with full weights and as LoRAs. Reports how
 far the students' images are from the teacher's at 64 steps, from the same noise, beside the teacher itself at 4 steps.
 What FOLDER has is not made again; `progdistill` has to be on the PATH. Nothing uses more than one core.
@@ -48,7 +48,7 @@ class Emoji:
     """The training split: images in [−1, 1], classes and names."""
 
     def __init__(self, root: Path) -> None:
-        info = find_dataset("emoji", str(root))
+        info = find_dataset("emoji", root)
         reader = SplitReader(info, "train", info.stored_columns)
         rows = reader.read(0, info.splits["train"])
         reader.close()
@@ -75,7 +75,7 @@ def fit(
         optimizer.step()
         schedule.step()
         average.update_parameters(module)
-        recent = 0.98 * recent + 0.02 * float(value) if update > 1 else float(value)
+        recent = 0.98 * recent + 0.02 * value.item() if update > 1 else value.item()
         if update % 100 == 0:
             print(f"  {update:,} of {updates:,}: loss {recent:.4f}, {time.monotonic() - began:.0f} s", flush=True)
     found: nn.Module = average.module
@@ -102,7 +102,8 @@ def train_vae(emoji: Emoji, folder: Path) -> Any:
             found = vae.encode(emoji.images[index]).latent_dist
             restored = vae.decode(found.sample()).sample
             error = (restored - emoji.images[index]).square().mean()
-            return error + 1e-5 * found.kl().mean() / found.mean[0].numel()
+            total: Tensor = error + 1e-5 * found.kl().mean() / found.mean[0].numel()
+            return total
 
         trained: Any = fit(vae, loss, len(emoji.images), UPDATES["vae"], 2e-3, seed=0)
         with torch.no_grad():
@@ -115,7 +116,7 @@ def train_vae(emoji: Emoji, folder: Path) -> Any:
 def latent_moments(vae: Any, emoji: Emoji) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each image's latent, scaled."""
     with torch.no_grad():
-        found = [vae.encode(batch).latent_dist for batch in emoji.images.split(256)]
+        found = [vae.encode(batch).latent_dist for batch in torch.split(emoji.images, 256)]
     scale = vae.config.scaling_factor
     return torch.cat([one.mean for one in found]) * scale, torch.cat([one.std for one in found]) * scale
 
@@ -149,7 +150,8 @@ def train_teacher(
         x = mean[index] + std[index] * torch.randn_like(mean[index])
         noise, t = torch.randn_like(x), torch.randint(1000, (len(x),))
         wanted = scheduler.get_velocity(x, noise, t)
-        return (answer(scheduler.add_noise(x, noise, t), t, index) - wanted).square().mean()
+        error: Tensor = answer(scheduler.add_noise(x, noise, t), t, index) - wanted
+        return error.square().mean()
 
     return fit(network, loss, len(mean), updates, 1e-3, seed)
 
@@ -328,9 +330,11 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for everything that is made")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--teachers", nargs="+", choices=TEACHERS, default=list(TEACHERS))
+    parser.add_argument("--share", type=float, default=1.0, help="of all updates, for a shorter trial")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/emoji_latents.json"))
     args = parser.parse_args()
     torch.set_num_threads(1)
+    UPDATES.update({name: round(updates * args.share) for name, updates in UPDATES.items()})
     work = args.work.absolute()
     work.mkdir(parents=True, exist_ok=True)
     if not (work / "data" / "emoji").is_dir():

@@ -232,7 +232,7 @@ class Model:
             UsageError: the dataset, a file or a setting cannot be used.
         """
         from progdistill.evaluation.evaluate import evaluate_checkpoint
-        from progdistill.evaluation.plan import baseline_of, no_images_reason
+        from progdistill.evaluation.plan import as_sampled, baseline_of, checked_clip, needs_features
         from progdistill.evaluation.published_statistics import pinned_statistics
         from progdistill.features.weights import check_evaluator, pinned
 
@@ -248,8 +248,9 @@ class Model:
         steps = sampling_steps or self.steps_for(None)
         recorded = self.manifest.provenance.configuration.get("evaluation")
         settings = pinned(evaluation_settings(recorded, info, sampling_steps=steps, changes=changes))
-        if no_images_reason(self.config, info) is None:
-            settings = pinned_statistics(self.store, settings, check_evaluator(self.store, settings, info))
+        if needs_features(settings, self.config, info):
+            features = check_evaluator(self.store, settings, as_sampled(self.store, self.config, info))
+            settings = checked_clip(pinned_statistics(self.store, settings, features), self.config, info)
         baseline = baseline_of(self.store, self.manifest) if baselines else None
         return evaluate_checkpoint(self.store, self.manifest, baseline, steps, settings, info, device=self.device)
 

@@ -124,7 +124,7 @@ def apply_overrides(recorded: Mapping[str, Any], changes: Mapping[str, Any]) -> 
 
     A changed file loses its recorded digest; another evaluator loses the files, which belong to another network.
     """
-    outdated = {f"{name}_sha256" for name in FILES if name in changes}
+    outdated = {f"{name}_sha256" for name in (*FILES, "clip_model") if name in changes}
     if "evaluator" in changes and changes["evaluator"] != recorded.get("evaluator"):
         outdated |= {*FILES, *(f"{name}_sha256" for name in FILES)}
     return {name: value for name, value in recorded.items() if name not in outdated} | dict(changes)

@@ -51,9 +51,19 @@ class EvaluationSettings(FeatureSettings, allow_inf_nan=False):
         default=0,
         ge=0,
         le=1_000_000,
-        description="images compared with the undistilled model's from the same noise; 0: none, or 64 without images",
+        description="images compared with the undistilled model's from the same noise; 0: none, or 64 by pixels alone"
+        " where nothing else can be measured",
     )
     teacher_steps: int = Field(default=64, gt=0, description="sampling steps of the undistilled model's images")
+    images_per_prompt: int = Field(
+        default=4, gt=0, description="of those compared with the undistilled model's; diversity needs 2 or more"
+    )
+    clip_model: str | None = Field(
+        default=None, description="folder of a CLIP model of transformers: adds the CLIP score of images and prompts"
+    )
+    clip_model_sha256: str | None = Field(
+        default=None, pattern="^[0-9a-f]{64}$", description="expected SHA-256 of its model.safetensors"
+    )
     clip: bool = Field(default=True, description="clip x̂ to [−1, 1] at every sampling step")
     shown_samples: int = Field(default=20, ge=0, description="images kept for the report: the first of those measured")
     neighbors_at_steps: tuple[PositiveInt, ...] = Field(
@@ -62,7 +72,11 @@ class EvaluationSettings(FeatureSettings, allow_inf_nan=False):
     )
 
     @model_validator(mode="after")
-    def _tunes_on_other_noise(self) -> "EvaluationSettings":
+    def _can_be_measured(self) -> "EvaluationSettings":
+        if self.teacher_samples == 1:
+            raise ValueError("teacher_samples = 1 has no covariance: give 0, or 2 or more")
+        if self.clip_model is not None and not self.teacher_samples:
+            raise ValueError("clip_model needs images to score: set teacher_samples")
         if self.tuned_gammas == 1:
             raise ValueError("tuned_gammas = 1 leaves no choice: give 0, or 2 or more")
         if self.tuned_gammas and self.tuning_seed == self.seed:

@@ -7,16 +7,12 @@ from progdistill.data.dataset import DatasetInfo
 from progdistill.evaluation.config import EvaluationSettings
 from progdistill.evaluation.measurement import EvaluationRecord
 from progdistill.evaluation.nearest import neighbors_of
-from progdistill.evaluation.plan import PlannedMeasurement, no_images_reason
+from progdistill.evaluation.plan import PlannedMeasurement, plan_evaluation
 from progdistill.evaluation.runner import MeasurementRunner
 from progdistill.evaluation.to_teacher import compare_with_teacher
-from progdistill.models.config import DenoiserConfig
 from progdistill.registry.checkpoint import CheckpointManifest
 from progdistill.registry.evaluations import MeasurementSpec
 from progdistill.store.base import Store
-
-SAMPLES_WITHOUT_IMAGES = 64
-"""Compared with the undistilled model's where a dataset has no images, and nothing else can be measured."""
 
 
 def evaluate_checkpoint(
@@ -49,21 +45,21 @@ def evaluate_checkpoint(
             guided as requested.
         LostInvariantError: Samples are not finite, or the store lost weights.
     """
-    record = EvaluationRecord(checkpoint_id=manifest.id, kind=manifest.identity.kind, sampling_steps=sampling_steps)
-    if sampling_steps > settings.max_sampling_steps:
-        limit = f"evaluation.max_sampling_steps = {settings.max_sampling_steps}"
-        return record.model_copy(update={"not_evaluated_reason": f"{sampling_steps} sampling steps exceed {limit}"})
-    reason = no_images_reason(DenoiserConfig.of(manifest.identity), info)
-    if reason is not None and not settings.teacher_samples:
-        settings = settings.model_copy(update={"teacher_samples": SAMPLES_WITHOUT_IMAGES})
-    if settings.teacher_samples and baseline is not None:
-        compared = compare_with_teacher(store, manifest, baseline, sampling_steps, settings, info, device=device)
+    plan = plan_evaluation(manifest, baseline, sampling_steps, settings, info)
+    record = EvaluationRecord(
+        checkpoint_id=manifest.id,
+        kind=manifest.identity.kind,
+        sampling_steps=sampling_steps,
+        not_evaluated_reason=plan.not_measured,
+    )
+    if plan.comparison is not None:
+        compared = compare_with_teacher(store, manifest, plan.comparison, sampling_steps, settings, info, device=device)
         record = record.model_copy(update={"to_teacher": compared})
-    if reason is not None:
-        return record.model_copy(update={"not_evaluated_reason": reason})
+    if plan.not_measured is not None:
+        return record
     runner = MeasurementRunner(store, settings, info, device)
-    plan = runner.plan(manifest, baseline, sampling_steps)
-    measurements = {planned.field: runner.run(_reported(planned, runner)) for planned in plan}
+    listed = runner.plan(manifest, baseline, sampling_steps)
+    measurements = {planned.field: runner.run(_reported(planned, runner)) for planned in listed}
     record = record.model_copy(update=measurements)
     shown = measurements["distilled"].shown
     if shown is None or sampling_steps not in settings.neighbors_at_steps:
@@ -112,8 +108,7 @@ def sample_distributed(
     figures. Finished shards stay in the store, where a later attempt finds them. `barrier` returns when every
     rank has called it.
     """
-    without_images = no_images_reason(DenoiserConfig.of(manifest.identity), info) is not None
-    if sampling_steps > settings.max_sampling_steps or without_images:
+    if plan_evaluation(manifest, baseline, sampling_steps, settings, info).not_measured is not None:
         return
     if rank == 0:
         MeasurementRunner(store, settings, info, device).prepare()

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from progdistill.data.columns import LABEL
+from progdistill.data.columns import CAPTION, LABEL, captions_of
 from progdistill.data.dataset import DatasetInfo
 from progdistill.data.reading import SplitReader, read_unconditional
 from progdistill.errors import UsageError
@@ -28,13 +28,19 @@ class Surroundings(NamedTuple):
     """One row per prompt; sample i has that of prompt i mod the number of prompts. None: no prompts are taken."""
     unconditional: Conditioning | None = None
     """One row: what guidance leads away from."""
+    texts: tuple[str, ...] = ()
+    """What the prompts say; empty where that is not known."""
+
+    @property
+    def prompt_count(self) -> int:
+        """Number of prompts."""
+        return 0 if self.prompts is None else len(next(iter(self.prompts.values())))
 
     def rows(self, indices: Sequence[int]) -> Conditioning | None:
         """The columns of samples, by their indices."""
         if self.prompts is None:
             return None
-        count = len(next(iter(self.prompts.values())))
-        places = torch.tensor([index % count for index in indices])
+        places = torch.tensor([index % self.prompt_count for index in indices])
         return {name: column[places.to(column.device)] for name, column in self.prompts.items()}
 
 
@@ -69,34 +75,46 @@ def surroundings_of(
     pixels = config.network.image_size * facts.vae_factor
     width = next(column.shape[-1] for column in text if column.name == "prompt_embeds")
     encoder = PromptEncoder(folder, facts, device, prompt_width=width)
-    return Surroundings(decode, encoder.encode(prompts, pixels), encoder.unconditional(image_size=pixels))
+    without = encoder.unconditional(image_size=pixels)
+    return Surroundings(decode, encoder.encode(prompts, pixels), without, tuple(prompts))
 
 
 def surroundings_in_data(
-    store: Store, config: DenoiserConfig, info: DatasetInfo, samples: int, device: torch.device | str = "cpu"
+    store: Store, config: DenoiserConfig, info: DatasetInfo, prompts: int, device: torch.device | str = "cpu"
 ) -> Surroundings | None:
-    """As `surroundings_of`, with the dataset's first conditioning rows in place of prompts; no text encoder is needed.
+    """As `surroundings_of`, with the dataset's first `prompts` conditioning rows; no text encoder is needed.
 
-    They are of a split that was not trained on, if there is one.
+    They are of a split that was not trained on, if there is one. Their texts are captions, or names of classes.
     """
     if config.pipeline is None:
         return None
     folder, facts = fetch_pipeline(store, config.pipeline), load_pipeline(store, config.pipeline).facts
     decode = LatentCodec(folder, facts, device).decode
-    columns = [column for column in info.stored_columns if column.name in _text_columns(config)]
-    if not columns:
+    names = _text_columns(config)
+    if not names:
         return Surroundings(decode)
+    columns = [column for column in info.stored_columns if column.name in (*names, LABEL, CAPTION)]
     split = next((name for name in ("test", "validation") if info.splits.get(name)), "train")
     with closing(SplitReader(info, split, columns)) as reader:
-        rows = reader.read(0, min(samples, info.splits[split]))
+        rows = reader.read(0, min(prompts, info.splits[split]))
+    texts = (
+        captions_of(rows[CAPTION])
+        if CAPTION in rows
+        else [info.class_names[n] for n in rows[LABEL] if n < info.num_classes]
+    )
     without = read_unconditional(info)
-    return Surroundings(decode, _tensors(rows, device), None if without is None else _tensors(without, device))
+    return Surroundings(
+        decode,
+        _tensors(rows, names, device),
+        None if without is None else _tensors(without, names, device),
+        tuple(texts),
+    )
 
 
 def _text_columns(config: DenoiserConfig) -> list[str]:
     return [column.name for column in config.network.columns if column.name != LABEL]
 
 
-def _tensors(rows: Mapping[str, NDArray[Any]], device: torch.device | str) -> Conditioning:
-    tensors = {name: torch.from_numpy(column).to(device) for name, column in rows.items()}
+def _tensors(rows: Mapping[str, NDArray[Any]], names: Sequence[str], device: torch.device | str) -> Conditioning:
+    tensors = {name: torch.from_numpy(rows[name]).to(device) for name in names}
     return {name: column.float() if column.is_floating_point() else column for name, column in tensors.items()}

@@ -9,7 +9,7 @@ from progdistill.registry.checkpoint import CheckpointKind
 from progdistill.registry.evaluations import ContactSheet, Measurement
 from progdistill.store.digest import FileDigest, Sha256
 from progdistill.store.documents import Record
-from progdistill.store.layout import blob_key, checkpoint_key
+from progdistill.store.layout import blob_key, checkpoint_key, evaluator_key
 
 
 class Neighbors(Record):
@@ -41,6 +41,22 @@ class TeacherComparison(Record):
     teacher_distance: float | None = Field(
         description="that of the undistilled model at the checkpoint's number of steps; None for that model itself"
     )
+    evaluator_id: Sha256 | None = Field(default=None, description="whose features the Fréchet distances are of")
+    frechet: float | None = Field(
+        default=None, description="Fréchet distance between the checkpoint's images and the undistilled model's"
+    )
+    teacher_frechet: float | None = Field(
+        default=None, description="that of the undistilled model at the checkpoint's number of steps"
+    )
+    diversity: float | None = Field(
+        default=None, description="root mean square difference of pixels between images of one prompt or class, 0 to 1"
+    )
+    teacher_diversity: float | None = Field(default=None, description="that of the undistilled model's images")
+    clip_model_sha256: Sha256 | None = Field(default=None, description="of the CLIP model that gave the scores")
+    clip_score: float | None = Field(
+        default=None, description="100 × the mean cosine of the embeddings of an image and its prompt"
+    )
+    teacher_clip_score: float | None = Field(default=None, description="that of the undistilled model's images")
     seconds: float
     shown: ContactSheet | None
     teacher_shown: ContactSheet | None
@@ -48,6 +64,8 @@ class TeacherComparison(Record):
     def references(self) -> Iterable[str]:
         """See Record.references."""
         yield checkpoint_key(self.teacher_id)
+        if self.evaluator_id is not None:
+            yield evaluator_key(self.evaluator_id)
         yield from (blob_key(sheet.file.sha256) for sheet in (self.shown, self.teacher_shown) if sheet is not None)
 
 

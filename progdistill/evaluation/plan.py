@@ -2,12 +2,16 @@
 
 from typing import NamedTuple
 
+from progdistill.data.columns import CAPTION, LABEL
 from progdistill.data.dataset import DatasetInfo
 from progdistill.diffusion.names import SamplerName
+from progdistill.errors import UsageError
 from progdistill.evaluation.config import EvaluationSettings
+from progdistill.features.weights import check_clip, sha256_of
 from progdistill.models.config import DenoiserConfig
 from progdistill.registry.checkpoint import CheckpointKind, CheckpointManifest
 from progdistill.registry.evaluations import MeasurementSpec
+from progdistill.registry.pipeline import load_pipeline
 from progdistill.store.base import Store
 from progdistill.store.documents import read_record
 from progdistill.store.layout import checkpoint_key
@@ -15,6 +19,9 @@ from progdistill.training.guidance import guidance_scale_for, takes_guidance
 from progdistill.version import NUMERICS_VERSION
 
 REFERENCE_SPLIT = "train"
+
+SAMPLES_WITHOUT_IMAGES = 64
+"""Compared with the undistilled model's where a dataset has no images, and nothing else can be measured."""
 
 
 class PlannedMeasurement(NamedTuple):
@@ -27,11 +34,79 @@ class PlannedMeasurement(NamedTuple):
     """One per value of γ; the best one's γ replaces that of `spec`."""
 
 
+class PlannedComparison(NamedTuple):
+    """A comparison with the undistilled model's images, from the same noise."""
+
+    teacher: CheckpointManifest
+    samples: int
+    with_features: bool
+    """Whether images are compared in the evaluator's features too, not by pixels alone."""
+
+
+class EvaluationPlan(NamedTuple):
+    """What an evaluation consists of."""
+
+    not_measured: str | None
+    """Why samples are not compared with real images; None: they are, by `plan_measurements`."""
+    comparison: PlannedComparison | None
+
+
+def plan_evaluation(
+    manifest: CheckpointManifest,
+    baseline: CheckpointManifest | None,
+    sampling_steps: int,
+    settings: EvaluationSettings,
+    info: DatasetInfo,
+) -> EvaluationPlan:
+    """Decide what an evaluation consists of; see `evaluate_checkpoint` for the arguments."""
+    if sampling_steps > settings.max_sampling_steps:
+        limit = f"evaluation.max_sampling_steps = {settings.max_sampling_steps}"
+        return EvaluationPlan(f"{sampling_steps} sampling steps exceed {limit}", None)
+    reason = no_images_reason(DenoiserConfig.of(manifest.identity), info)
+    samples = settings.teacher_samples or (0 if reason is None else SAMPLES_WITHOUT_IMAGES)
+    if baseline is None or not samples:
+        return EvaluationPlan(reason, None)
+    return EvaluationPlan(reason, PlannedComparison(baseline, samples, with_features=settings.teacher_samples > 0))
+
+
+def needs_features(settings: EvaluationSettings, model: DenoiserConfig, info: DatasetInfo) -> bool:
+    """Whether evaluations compare images in the evaluator's features."""
+    return settings.teacher_samples > 0 or no_images_reason(model, info) is None
+
+
+def checked_clip(settings: EvaluationSettings, model: DenoiserConfig, info: DatasetInfo) -> EvaluationSettings:
+    """The settings with the digest of the CLIP model that they name, if any.
+
+    Raises:
+        UsageError: The folder has no such model, or nothing says what the images show.
+    """
+    if settings.clip_model is None:
+        return settings
+    weights = check_clip(settings.clip_model)
+    has_captions = any(column.name == CAPTION for column in info.columns)
+    prompts = any(column.name != LABEL for column in model.network.columns)
+    if not (info.class_names and (prompts or model.network.num_classes)) and not (prompts and has_captions):
+        raise UsageError(
+            f"evaluation.clip_model compares images with words, but dataset {info.name} has neither captions nor names"
+            " of classes that the model draws: leave it out"
+        )
+    return settings.model_copy(update={"clip_model_sha256": settings.clip_model_sha256 or sha256_of(weights)})
+
+
+def as_sampled(store: Store, model: DenoiserConfig, info: DatasetInfo) -> DatasetInfo:
+    """The dataset with the shape of the images that a model makes, for an evaluator that looks at these."""
+    channels, size, _ = model.network.sample_shape
+    if model.pipeline is not None:
+        channels, size = 3, size * load_pipeline(store, model.pipeline).facts.vae_factor
+    return info.model_copy(update={"channels": channels, "image_size": size})
+
+
 def no_images_reason(model: DenoiserConfig, info: DatasetInfo) -> str | None:
     """Why a model's samples are not compared with real images; None where they are."""
     if info.image_size and info.sample_shape == model.network.sample_shape:
         return None
-    return f"dataset {info.name} has no images like those of the model"
+    advice = "" if model.pipeline is None else ": encode it with --keep-images to compare with real ones"
+    return f"dataset {info.name} has no images like those of the model{advice}"
 
 
 def plan_measurements(
@@ -59,6 +134,9 @@ def plan_measurements(
     guidance_scale = None if guidance_scale == 1 else guidance_scale
     folded = DenoiserConfig.of(manifest.identity).folded_guidance_scale
     statistics = settings.reference_statistics_sha256
+    reference = info.fingerprint if statistics is None else f"file:{statistics}"
+    if statistics is not None and info.has_unconditional:
+        reference += f", prompts of {info.fingerprint}"
 
     def spec(checkpoint: CheckpointManifest, sampler: SamplerName, gamma: float | None = None) -> MeasurementSpec:
         return MeasurementSpec(
@@ -73,7 +151,7 @@ def plan_measurements(
             seed=settings.seed,
             shown_samples=settings.shown_samples,
             evaluator_id=evaluator_id,
-            reference_fingerprint=info.fingerprint if statistics is None else f"file:{statistics}",
+            reference_fingerprint=reference,
             reference_split=REFERENCE_SPLIT,
             numerics_version=NUMERICS_VERSION,
         )

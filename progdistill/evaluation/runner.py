@@ -10,6 +10,7 @@ import torch
 
 from progdistill.data.dataset import DatasetInfo
 from progdistill.evaluation.config import EvaluationSettings
+from progdistill.evaluation.latents import Surroundings, surroundings_in_data
 from progdistill.evaluation.plan import REFERENCE_SPLIT, PlannedMeasurement, plan_measurements
 from progdistill.evaluation.published_statistics import pinned_statistics
 from progdistill.evaluation.reference import Reference, published_reference, reference_of
@@ -20,6 +21,7 @@ from progdistill.features.base import FeatureExtractor
 from progdistill.features.manifest import EvaluatorManifest
 from progdistill.features.registry import find_or_publish_evaluator, open_evaluator
 from progdistill.images import Pixels, encode_contact_sheet
+from progdistill.models.config import DenoiserConfig
 from progdistill.models.load import load_denoiser
 from progdistill.progress import Progress
 from progdistill.registry.checkpoint import CheckpointManifest, load_manifest
@@ -29,6 +31,9 @@ from progdistill.store.documents import load_valid_record, publish_record, read_
 from progdistill.training.config import Precision
 from progdistill.training.devices import device_name
 from progdistill.training.execution import set_float32_products
+
+MOST_PROMPTS = 1000
+"""Kept in memory, 0.6 GB for SDXL; with more samples they are drawn again, from other noise."""
 
 
 class MeasurementRunner:
@@ -41,6 +46,7 @@ class MeasurementRunner:
         set_float32_products(Precision.FLOAT32, torch.device(device))
         self._store, self._info, self._device = store, info, device
         self._settings = pinned_statistics(store, settings)
+        self._around: Surroundings | None = None
         self.evaluator_manifest = find_or_publish_evaluator(store, settings, info)
 
     @cached_property
@@ -108,6 +114,7 @@ class MeasurementRunner:
         """Draw shards unless the store has them, in order; also return the model's number of classes."""
         denoiser = load_denoiser(self._store, load_manifest(self._store, spec.checkpoint_id), self._device)
         results, batch_size = [], self._settings.batch_size
+        around = self._surroundings(denoiser.config)
         label = f"{spec.sampler} × {spec.sampling_steps}"
         with Progress(label, total=sum(map(len, shards)), unit="images") as progress:
             for indices in shards:
@@ -115,18 +122,30 @@ class MeasurementRunner:
                 if result is not None:
                     progress.advance(len(indices))
                 else:
-                    result = measure_shard(spec, indices, denoiser, self.extractor, batch_size, self._device, progress)
+                    result = measure_shard(
+                        spec, indices, denoiser, self.extractor, batch_size, self._device, progress, around
+                    )
                     if keep:
                         save_shard(self._store, spec, indices, result)
                 results.append(result)
         return results, denoiser.config.network.num_classes
 
+    def _surroundings(self, model: DenoiserConfig) -> Surroundings | None:
+        """Of a latent model; loaded once, because all models of an evaluation have one pipeline."""
+        if self._around is None and model.pipeline is not None:
+            self._around = surroundings_in_data(
+                self._store, model, self._info, min(self._settings.samples, MOST_PROMPTS), self._device
+            )
+        return self._around
+
     def _publish_shown(self, shown: Pixels, spec: MeasurementSpec, num_classes: int) -> ContactSheet | None:
         if len(shown) == 0:
             return None
         labels = labels_of(range(len(shown)), num_classes, class_counts=spec.class_counts)
+        texts = () if self._around is None else self._around.texts
         return ContactSheet(
             file=upload_bytes(self._store, encode_contact_sheet(shown)),
             images=len(shown),
             labels=None if labels is None else tuple(labels.tolist()),
+            prompts=tuple(texts[index % len(texts)] for index in range(len(shown))) if texts else None,
         )

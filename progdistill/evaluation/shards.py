@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save
 
 from progdistill.errors import LostInvariantError
+from progdistill.evaluation.latents import Surroundings
 from progdistill.evaluation.metrics import Moments, ScoreSums
 from progdistill.evaluation.reference import KEPT_FEATURES
 from progdistill.evaluation.sampling import generate
@@ -69,6 +70,7 @@ def measure_shard(
     batch_size: int,
     device: str,
     progress: Progress,
+    surroundings: Surroundings | None = None,
 ) -> ShardResult:
     """Draw the samples `indices` and gather their statistics; keep the images below `spec.shown_samples`."""
     stream = StatisticsStream(keep=KEPT_FEATURES - indices.start)
@@ -83,6 +85,7 @@ def measure_shard(
         guidance_scale=spec.guidance_scale,
         clip=spec.clip,
         class_counts=spec.class_counts,
+        surroundings=surroundings,
         device=device,
         name=f"checkpoint {spec.checkpoint_id[:12]}",
     )

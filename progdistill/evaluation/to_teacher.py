@@ -1,20 +1,30 @@
-"""The distance of a student to its teacher from the same noise: no real images, and no features, are needed.
+"""The distance of a student to its teacher from the same noise: no real images are needed.
 
 The undistilled model at many steps is what a student stands for. Both start from the same noise, so each sample can be
 compared with its counterpart; the undistilled model at as many steps as the student tells what distillation gained.
 """
 
+import math
 import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from progdistill.data.dataset import DatasetInfo
 from progdistill.diffusion.names import SamplerName
+from progdistill.errors import UsageError
 from progdistill.evaluation.config import EvaluationSettings
-from progdistill.evaluation.latents import surroundings_in_data
+from progdistill.evaluation.latents import Surroundings, surroundings_in_data
 from progdistill.evaluation.measurement import TeacherComparison
-from progdistill.evaluation.sampling import generate
+from progdistill.evaluation.metrics import Moments, MomentStream, frechet_distance
+from progdistill.evaluation.plan import PlannedComparison, as_sampled
+from progdistill.evaluation.sampling import generate, labels_of
+from progdistill.features.base import FeatureExtractor
+from progdistill.features.clip import ClipScorer
+from progdistill.features.registry import find_or_publish_evaluator, open_evaluator
+from progdistill.features.weights import check_clip, sha256_of
 from progdistill.images import encode_contact_sheet
 from progdistill.models.config import DenoiserConfig
 from progdistill.models.load import load_denoiser
@@ -25,10 +35,17 @@ from progdistill.store.documents import upload_bytes
 from progdistill.training.guidance import guidance_scale_for, takes_guidance
 
 
+class Drawn(NamedTuple):
+    """Images of a model, uint8 [count, channels, height, width] on the CPU, and the moments of their features."""
+
+    images: Tensor
+    moments: Moments | None
+
+
 def compare_with_teacher(
     store: Store,
     manifest: CheckpointManifest,
-    teacher: CheckpointManifest,
+    planned: PlannedComparison,
     sampling_steps: int,
     settings: EvaluationSettings,
     info: DatasetInfo,
@@ -40,27 +57,33 @@ def compare_with_teacher(
     Args:
         store: Where the checkpoints are, and where the pictures go.
         manifest: The checkpoint.
-        teacher: The undistilled model; guided like the checkpoint, if it can be.
+        planned: The undistilled model, guided like the checkpoint if it can be; how many images.
         sampling_steps: Steps of the checkpoint.
-        settings: `teacher_samples`, `teacher_steps`, `seed`, `shown_samples`, `guidance_scale` and `clip`.
+        settings: `teacher_steps`, `images_per_prompt`, `seed`, `shown_samples`, `guidance_scale` and `clip`.
         info: The dataset, whose conditioning columns a text model draws.
         device: Where to sample.
 
     Raises:
-        UsageError: The checkpoint cannot be guided as requested, or the dataset lacks a column.
+        UsageError: The checkpoint cannot be guided as requested, the dataset lacks a column, or the evaluator its
+            weights.
     """
-    began, samples = time.monotonic(), settings.teacher_samples
+    began, teacher, count = time.monotonic(), planned.teacher, planned.samples
     scale = guidance_scale_for(manifest, settings.guidance_scale)
     scale = None if scale == 1 else scale
     config = DenoiserConfig.of(manifest.identity)
-    folded, around = config.folded_guidance_scale, surroundings_in_data(store, config, info, samples, device)
+    folded = config.folded_guidance_scale
+    around = surroundings_in_data(store, config, info, math.ceil(count / settings.images_per_prompt), device)
+    extractor = None
+    if planned.with_features:
+        evaluator = find_or_publish_evaluator(store, settings, as_sampled(store, config, info))
+        extractor = open_evaluator(store, evaluator, device)
 
-    def drawn(checkpoint: CheckpointManifest, steps: int) -> Tensor:
+    def drawn(checkpoint: CheckpointManifest, steps: int) -> Drawn:
         batches = generate(
             load_denoiser(store, checkpoint, device),
             SamplerName.DDIM,
             steps,
-            indices=range(samples),
+            indices=range(count),
             seed=settings.seed,
             batch_size=settings.batch_size,
             guidance_scale=(scale or folded) if takes_guidance(checkpoint) else None,
@@ -69,21 +92,28 @@ def compare_with_teacher(
             device=device,
             name=f"checkpoint {checkpoint.id[:12]}",
         )
-        return torch.cat([batch.cpu() for batch in batches])
+        return _drawn([batch.cpu() for batch in batches], extractor, device)
 
     student, reference = drawn(manifest, sampling_steps), drawn(teacher, settings.teacher_steps)
     itself = None if teacher.id == manifest.id else drawn(teacher, sampling_steps)
+    groups = _groups(config, around, count)
     return TeacherComparison(
         teacher_id=teacher.id,
         teacher_steps=settings.teacher_steps,
-        samples=samples,
+        samples=count,
         seed=settings.seed,
         guidance_scale=scale or folded,
-        distance=root_mean_square(student, reference),
-        teacher_distance=None if itself is None else root_mean_square(itself, reference),
+        distance=root_mean_square(student.images, reference.images),
+        teacher_distance=None if itself is None else root_mean_square(itself.images, reference.images),
+        evaluator_id=None if extractor is None else extractor.manifest.id,
+        frechet=_frechet(student, reference),
+        teacher_frechet=None if itself is None else _frechet(itself, reference),
+        diversity=diversity(student.images, groups),
+        teacher_diversity=diversity(reference.images, groups),
+        **_clip_scores(settings, (student.images, reference.images), _texts(config, around, info, count), device),
         seconds=time.monotonic() - began,
-        shown=_sheet(store, student[: settings.shown_samples]),
-        teacher_shown=_sheet(store, reference[: settings.shown_samples]),
+        shown=_sheet(store, config, around, student.images[: settings.shown_samples]),
+        teacher_shown=_sheet(store, config, around, reference.images[: settings.shown_samples]),
     )
 
 
@@ -92,8 +122,89 @@ def root_mean_square(first: Tensor, second: Tensor) -> float:
     return float((first.double() - second.double()).square().mean().sqrt() / 255)
 
 
-def _sheet(store: Store, images: Tensor) -> ContactSheet | None:
+def diversity(images: Tensor, groups: Sequence[int]) -> float | None:
+    """√ mean (a − b)² over the pixels of all pairs within a group, the mean of groups of two or more images.
+
+    Args:
+        images: uint8 [count, …] in 0..255.
+        groups: The group of each image.
+
+    Returns:
+        0 to 1; None where every group has a single image.
+    """
+    squares, numbers = [], torch.tensor(groups)
+    for group in sorted(set(groups)):
+        own = images[numbers == group].double().flatten(1) / 255
+        if len(own) > 1:  # of n images the mean over pairs is 2·n / (n − 1) times the variance
+            squares.append(2 * own.var(dim=0, correction=1).mean())
+    return float(torch.stack(squares).mean().sqrt()) if squares else None
+
+
+def _groups(config: DenoiserConfig, around: Surroundings | None, count: int) -> list[int]:
+    """The prompt or class of each sample; all are one group for a model without either."""
+    if around is not None and around.prompts is not None:
+        return [index % around.prompt_count for index in range(count)]
+    labels = labels_of(range(count), config.network.num_classes)
+    return [0] * count if labels is None else labels.tolist()
+
+
+def _texts(config: DenoiserConfig, around: Surroundings | None, info: DatasetInfo, count: int) -> list[str]:
+    """What each sample was drawn for, in words: its prompt, or the name of its class; none where that is not known."""
+    if around is not None and around.texts:
+        return [around.texts[index % around.prompt_count] for index in range(count)]
+    labels = labels_of(range(count), config.network.num_classes)
+    if labels is None or config.network.num_classes > len(info.class_names):
+        return []
+    return [info.class_names[label] for label in labels.tolist()]
+
+
+def _clip_scores(
+    settings: EvaluationSettings, drawn: tuple[Tensor, Tensor], texts: Sequence[str], device: str
+) -> dict[str, Any]:
+    """The fields of CLIP score, of the checkpoint's and the undistilled model's images."""
+    if settings.clip_model is None:
+        return {}
+    sha256 = sha256_of(check_clip(settings.clip_model))
+    if settings.clip_model_sha256 not in (None, sha256):
+        raise UsageError(
+            f"evaluation.clip_model = {settings.clip_model} has SHA-256 {sha256}, but {settings.clip_model_sha256} is"
+            " expected: name the right folder, or give this one's digest (evaluation.clip_model_sha256)"
+        )
+    scorer, size = ClipScorer(settings.clip_model, device), settings.batch_size
+    scores = [
+        torch.cat([scorer(images[i : i + size], texts[i : i + size]) for i in range(0, len(images), size)])
+        for images in drawn
+    ]
+    student, teacher = (float(one.double().mean()) for one in scores)
+    return {"clip_model_sha256": sha256, "clip_score": student, "teacher_clip_score": teacher}
+
+
+def _drawn(batches: list[Tensor], extractor: FeatureExtractor | None, device: str) -> Drawn:
+    if extractor is None:
+        return Drawn(torch.cat(batches), None)
+    stream = MomentStream()
+    for batch in batches:
+        with torch.inference_mode():
+            stream.add(extractor.extract(batch.to(device)).features)
+    return Drawn(torch.cat(batches), stream.moments())
+
+
+def _frechet(drawn: Drawn, reference: Drawn) -> float | None:
+    if drawn.moments is None or reference.moments is None:
+        return None
+    first, second = drawn.moments, reference.moments
+    return frechet_distance(first.mean, first.covariance, second.mean, second.covariance)
+
+
+def _sheet(store: Store, config: DenoiserConfig, around: Surroundings | None, images: Tensor) -> ContactSheet | None:
     if len(images) == 0:
         return None
     pixels = images.permute(0, 2, 3, 1).numpy()
-    return ContactSheet(file=upload_bytes(store, encode_contact_sheet(pixels)), images=len(images), labels=None)
+    labels = labels_of(range(len(images)), config.network.num_classes)
+    texts = () if around is None else around.texts
+    return ContactSheet(
+        file=upload_bytes(store, encode_contact_sheet(pixels)),
+        images=len(images),
+        labels=None if labels is None else tuple(labels.tolist()),
+        prompts=tuple(texts[index % len(texts)] for index in range(len(images))) if texts else None,
+    )

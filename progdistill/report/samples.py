@@ -75,7 +75,7 @@ def sample_rows(run: ReportInput) -> list[SampleRows]:
                 steps = steps_text(stage.sampling_steps)
                 alt = f"{min(images.images, COLUMNS)} {kind} samples at {steps}"
                 rows.append((steps, _picture(_row(images), alt)))
-            sections.append(SampleRows(title, caption, _names(found[0][1].labels, run.class_names), rows))
+            sections.append(SampleRows(title, caption, _titles(found[0][1], run.class_names), rows))
     return sections
 
 
@@ -142,7 +142,7 @@ def draw_samples(run: ReportInput) -> "Figure":
                 axes.imshow(np.broadcast_to(pixels, (*pixels.shape[:2], 3)), interpolation="antialiased")
         steps = steps_text(stage.sampling_steps)
         row[0].set_ylabel(steps, rotation=0, ha="right", va="center", labelpad=8, fontsize=12)
-    names = _names(stages[0].samples.labels if stages[0].samples else None, run.class_names)
+    names = _titles(stages[0].samples, run.class_names)
     for axes, title in zip(panels[0], titles, strict=True):
         axes.set_title(title, fontsize=13, pad=20)
         for column, name in enumerate(names):
@@ -155,6 +155,13 @@ def _row(samples: SampleImages) -> Pixels:
     """The first samples next to each other, enlarged smoothly."""
     images = decode_contact_sheet(samples.png, samples.images)[:COLUMNS]
     return grid(images, columns=len(images), scale=readable_scale(images.shape[1]))
+
+
+def _titles(samples: SampleImages | None, class_names: Sequence[str]) -> list[str]:
+    """What to write above the columns: prompts, or names of classes."""
+    if samples is None or samples.prompts is None:
+        return _names(None if samples is None else samples.labels, class_names)
+    return [one_line(prompt)[:_LONGEST_NAME] for prompt in samples.prompts[:COLUMNS]]
 
 
 def _names(labels: Sequence[int] | None, class_names: Sequence[str]) -> list[str]:

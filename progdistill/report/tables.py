@@ -125,8 +125,17 @@ def quality_table(stages: Sequence[StageEntry]) -> TextTable:
         "Recall": "recall",
         "Class score": "inception_score",
     }
-    if any(stage.to_teacher is not None for stage in stages):
-        columns |= {"To teacher": "to_teacher", "Teacher itself": "teacher_itself"}
+    compared = {
+        "To teacher": "to_teacher",
+        "Teacher itself": "teacher_itself",
+        "Fréchet to teacher": "frechet_to_teacher",
+        "Fréchet, teacher itself": "frechet_teacher_itself",
+        "Diversity": "diversity",
+        "Teacher's diversity": "teacher_diversity",
+        "CLIP score": "clip_score",
+        "Teacher's CLIP score": "teacher_clip_score",
+    }
+    columns |= {name: field for name, field in compared.items() if any(getattr(s, field) is not None for s in stages)}
     rows = [
         [f"{s.sampling_steps:,}", s.kind, *(number(getattr(s, field)) for field in columns.values())] for s in stages
     ]
@@ -151,6 +160,9 @@ def _teacher_note(run: ReportInput) -> str:
     return (
         " To teacher: the root mean square difference of pixels, 0 to 1, to the undistilled model's images at"
         f" {steps_text(steps)} from the same noise. Teacher itself: that of the undistilled model at the row's steps."
+        " Fréchet to teacher: between the same images, in the evaluator's features. Diversity: the root mean square"
+        " difference of pixels between images of one prompt or class. CLIP score: 100 × the mean cosine of an image and"
+        " its prompt. The teacher's are those of its images."
     )
 
 

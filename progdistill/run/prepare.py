@@ -16,7 +16,7 @@ from progdistill.data.dataset import DatasetInfo, default_data_root, find_datase
 from progdistill.diffusion.grid import AngleGrid
 from progdistill.diffusion.names import check_combination
 from progdistill.errors import UsageError
-from progdistill.evaluation.plan import no_images_reason
+from progdistill.evaluation.plan import as_sampled, checked_clip, needs_features
 from progdistill.evaluation.published_statistics import pinned_statistics
 from progdistill.features.weights import check_evaluator, pinned
 from progdistill.models.config import DenoiserConfig
@@ -179,9 +179,9 @@ def prepare_run(options: RunOptions) -> PreparedRun:
     check_guidance(settings, dataset)
     check_lora(settings)
     check_values(settings, dataset)
-    if no_images_reason(settings.model, dataset) is None:
-        evaluation = pinned(settings.evaluation)
-        features = check_evaluator(store, evaluation, dataset)
+    if needs_features(settings.evaluation, settings.model, dataset):
+        evaluation = checked_clip(pinned(settings.evaluation), settings.model, dataset)
+        features = check_evaluator(store, evaluation, as_sampled(store, settings.model, dataset))
         settings = settings.model_copy(update={"evaluation": pinned_statistics(store, evaluation, features)})
     run = PreparedRun(
         settings=settings,

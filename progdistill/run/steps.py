@@ -11,7 +11,7 @@ from pydantic import JsonValue
 
 from progdistill.config.settings import LauncherName
 from progdistill.evaluation.measurement import EvaluationRecord
-from progdistill.evaluation.plan import baseline_of, no_images_reason
+from progdistill.evaluation.plan import as_sampled, baseline_of, needs_features, no_images_reason
 from progdistill.jobs.events import Event, EventFile, Listener, ignore, suppress_errors
 from progdistill.jobs.local import LocalLauncher
 from progdistill.jobs.result_cache import Launcher, complete
@@ -175,13 +175,13 @@ class RunSteps:
 
         A network from a file is published here, on the machine that has the file: a job may run elsewhere.
         """
-        evaluation = self._settings.evaluation
-        if no_images_reason(self._settings.model, self._prepared.dataset) is not None:
-            return  # Students are compared with their teacher alone.
-        if evaluation.evaluator in ("inception", "features_file"):
+        evaluation, model, dataset = self._settings.evaluation, self._settings.model, self._prepared.dataset
+        if needs_features(evaluation, model, dataset) and evaluation.evaluator in ("inception", "features_file"):
             from progdistill.features.registry import find_or_publish_evaluator
 
-            find_or_publish_evaluator(self._store, evaluation, self._prepared.dataset)
+            find_or_publish_evaluator(self._store, evaluation, as_sampled(self._store, model, dataset))
+        if no_images_reason(model, dataset) is not None:
+            return  # Students are compared with their teacher alone.
         self._complete(PrepareEvaluatorSpec(**self._job, evaluation=evaluation))
 
     def evaluate(self, checkpoint: StageCheckpoint, rung: int) -> StageEvaluation:

@@ -12,8 +12,12 @@ from progdistill.data.dataset import DatasetInfo
 from progdistill.diffusion.names import SamplerName
 from progdistill.evaluation.config import EvaluationSettings
 from progdistill.evaluation.evaluate import evaluate_checkpoint
+from progdistill.evaluation.metrics import Moments, frechet_distance, moments_of
+from progdistill.evaluation.plan import PlannedComparison
 from progdistill.evaluation.sampling import generate
-from progdistill.evaluation.to_teacher import root_mean_square
+from progdistill.evaluation.to_teacher import compare_with_teacher, diversity, root_mean_square
+from progdistill.features.manifest import load_evaluator_manifest
+from progdistill.features.registry import open_evaluator
 from progdistill.models.load import load_denoiser
 from progdistill.registry.checkpoint import CheckpointManifest
 from progdistill.report.input import stage_entry
@@ -41,7 +45,47 @@ def test_each_sample_is_compared_with_its_counterpart(
     for images, distance in ((drawn(student, 2), found.distance), (drawn(base, 2), found.teacher_distance)):
         assert distance == pytest.approx(float((images - reference).square().mean().sqrt()), rel=1e-9)
     table = quality_table([stage_entry(evaluated_store, student, record)])
-    assert table.header[-2:] == ("To teacher", "Teacher itself")
+    assert table.header[-6:] == (
+        *("To teacher", "Teacher itself", "Fréchet to teacher", "Fréchet, teacher itself"),
+        *("Diversity", "Teacher's diversity"),
+    )
+    # In the features of the evaluator that the record names.
+    assert found.evaluator_id is not None
+    extractor = open_evaluator(evaluated_store, load_evaluator_manifest(evaluated_store, found.evaluator_id))
+
+    def moments(images: torch.Tensor) -> Moments:
+        return moments_of(extractor.extract((images * 255).round().to(torch.uint8)).features)
+
+    for images, distance in ((drawn(student, 2), found.frechet), (drawn(base, 2), found.teacher_frechet)):
+        first, second = moments(images), moments(reference)
+        expected = frechet_distance(first.mean, first.covariance, second.mean, second.covariance)
+        assert distance == pytest.approx(expected, rel=1e-6)
+    # 16 samples of 10 classes: those of the first six classes are two.
+    assert found.diversity == pytest.approx(_pairs(drawn(student, 2)), rel=1e-9)
+    assert found.teacher_diversity == pytest.approx(_pairs(reference), rel=1e-9)
+    assert found.shown.labels == (0, 1, 2, 3)
+
+
+def _pairs(images: torch.Tensor) -> float:
+    squares = [(images[i] - images[i + 10]).square().mean() for i in range(6)]
+    return float(torch.stack(squares).mean().sqrt())
+
+
+def test_diversity_is_over_all_pairs_within_a_group() -> None:
+    images = torch.randint(256, (5, 1, 2, 2), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    x = images.double() / 255
+    own = torch.stack([(x[i] - x[j]).square().mean() for i, j in ((0, 2), (0, 4), (2, 4))]).mean()
+    expected = torch.stack([own, (x[1] - x[3]).square().mean()]).mean().sqrt()
+    assert diversity(images, [0, 1, 0, 1, 0]) == pytest.approx(float(expected))
+    assert diversity(images, range(5)) is None
+
+
+def test_without_features_images_are_compared_by_pixels_alone(
+    evaluated_store: Store, student: CheckpointManifest, base: CheckpointManifest, digits: DatasetInfo
+) -> None:
+    planned = PlannedComparison(base, 4, with_features=False)
+    found = compare_with_teacher(evaluated_store, student, planned, 2, SETTINGS, digits)
+    assert found.distance > 0 and found.evaluator_id is None and found.frechet is None
 
 
 def test_it_is_measured_only_where_it_is_wanted(
