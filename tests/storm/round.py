@@ -23,7 +23,7 @@ OPTIONS = (
     *("--ladder", "2:1", "--base-updates", "8", "--updates-per-stage", "6", "--set", "model.network.base_channels=8"),
     *("--set", "snapshots.interval_updates=2", "--set", "evaluation.samples=20", "--set", "base.warmup_updates=2"),
 )
-PATIENCE_SECONDS = 300.0
+PATIENCE_SECONDS = 900.0
 """For a run to end, and for its processes to be gone: far more than it takes on a busy machine."""
 
 
