@@ -44,5 +44,15 @@ def test_every_path_that_a_page_names_exists(name: str) -> None:
     assert [path for path in paths if not (ROOT / path).exists()] == []
 
 
+def test_every_page_that_a_message_names_exists_with_its_heading() -> None:
+    code = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "progdistill").rglob("*.py"))
+    named = set(re.findall(r"\b(docs/[\w/]+)\.md(?:#([\w-]+))?", code))
+    assert len(named) >= 12
+    for name, anchor in named:
+        headings = re.findall(r"(?m)^#+ (.*)$", page(name))
+        anchors = {re.sub(r"[^\w\s-]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+        assert anchor in {"", *anchors}, (name, anchor)
+
+
 def test_the_page_on_data_has_the_command_of_every_known_dataset() -> None:
     assert [name for name in CATALOG if prepare_command(name).split(" --")[0] not in page("docs/data")] == []

@@ -153,19 +153,21 @@ def _not_found(name_or_location: str, data_root: Path) -> UsageError:
         return UsageError(f"{path} does not exist: give the folder of a prepared dataset")
     if any(is_image_name(child.name) for child in itertools.chain(path.glob("*"), path.glob("*/*"))):
         command = f"progdistill data prepare {path.absolute().name} --source {path}"
-        return UsageError(f"{path} is a folder of images, which must be prepared once: `{command}`")
-    return UsageError(f"{path} is not a prepared dataset (it has no manifest.json): prepare one with `{command}`")
+        return UsageError(f"{path} is a folder of images, which must be prepared once: `{command}` (docs/data.md)")
+    return UsageError(
+        f"{path} is not a prepared dataset (it has no manifest.json): prepare one with `{command}` (docs/data.md)"
+    )
 
 
 def _unknown(name: str, data_root: Path) -> UsageError:
     if (known := CATALOG.get(name)) is not None:
         return UsageError(
             f"dataset {name} ({known.title}) is not prepared in {data_root}.\n"
-            f"Get {known.files}.\nThen run: {prepare_command(name)}"
+            f"Get {known.files} (docs/data.md).\nThen run: {prepare_command(name)}"
         )
     names = sorted({*CATALOG, *(info.name for info in known_datasets(data_root, []))})
     suggestion = "".join(f"; did you mean {near}?" for near in difflib.get_close_matches(name, names, n=1))
     return UsageError(
         f"unknown dataset {name!r}{suggestion}\nDatasets are {', '.join(names)}, or the folder or URI of a prepared"
-        " one. Prepare your own with: progdistill data prepare NAME --source PATH"
+        " one. Prepare your own with: progdistill data prepare NAME --source PATH (docs/quickstart/images.md)"
     )

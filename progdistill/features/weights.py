@@ -25,6 +25,7 @@ INCEPTION_ADVICE = (
     "FID needs the Inception weights: download inception-2015-12-05.pt (95,607,719 bytes, SHA-256"
     f" {INCEPTION_SHA256}) from"
     " https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/inception-2015-12-05.pt"
+    " (docs/quickstart/images.md#2-choose-how-to-measure)"
 )
 FEATURES_ADVICE = (
     "the evaluator features_file needs a network, TorchScript or ONNX (*.onnx), that maps images [n, c, h, w]"

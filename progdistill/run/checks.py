@@ -137,6 +137,7 @@ def check_lora(settings: Settings) -> None:
             f" {', '.join(lora.targets) or 'of its own choice'}, but the teacher is a LoRA of rank {model.lora.rank},"
             f" alpha {model.lora.alpha:g} and targets {', '.join(model.lora.targets) or 'of its own choice'}, which its"
             " students keep: set the same, or leave distill.lora out for students with all weights"
+            " (docs/how_to/lora.md)"
         )
     if settings.student_prediction.output_multiplier != model.prediction.output_multiplier:
         raise UsageError(

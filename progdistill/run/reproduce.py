@@ -46,7 +46,7 @@ def reproduce(options: RunOptions) -> Reproduced | None:
         raise UsageError(
             f"--reproduce {options.reproduce}: checkpoint {manifest.id[:12]} ({manifest.identity.kind}) does not have"
             " the settings of a run of this version; give --dataset, --ladder and other settings, or start from it"
-            f" with --from {options.reproduce}"
+            f" with --from {options.reproduce} (docs/how_to/branch.md#reproduce)"
         ) from None
     follows = {"start_from": settings.first_teacher, "dataset": options.dataset or settings.dataset}
     settings = settings.model_copy(update={"first_teacher": None})

@@ -41,7 +41,9 @@ def check_trackers(names: Iterable[TrackerName]) -> None:
     """Raise UsageError where the package of a tracker is not installed."""
     for name in names:
         if find_spec(name) is None:
-            raise UsageError(f"--track {name}: its package is missing: pip install {PACKAGES[name]}")
+            raise UsageError(
+                f"--track {name}: its package is missing: pip install {PACKAGES[name]} (docs/how_to/watch.md)"
+            )
 
 
 def open_tracker(name: TrackerName, run: str, folder: Path) -> Tracker:

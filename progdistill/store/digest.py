@@ -37,7 +37,7 @@ def require_digest(found: FileDigest, expected: FileDigest, where: str) -> None:
     if found != expected:
         raise LostInvariantError(
             f"{where} is damaged: {found.size_bytes:,} bytes with digest {found.sha256}, expected"
-            f" {expected.size_bytes:,} bytes with {expected.sha256}"
+            f" {expected.size_bytes:,} bytes with {expected.sha256} (docs/disaster_recovery.md)"
         )
 
 

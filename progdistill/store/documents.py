@@ -57,7 +57,7 @@ def unseal(data: bytes, *, where: str) -> dict[str, Any]:
     if facts is None:
         raise LostInvariantError(
             f"{where} is damaged: its contents do not match its own SHA-256. Restore it from a backup, or"
-            " remove it and run again what made it"
+            " remove it and run again what made it (docs/disaster_recovery.md)"
         )
     facts.pop(REFERENCES, None)
     return facts
@@ -105,6 +105,7 @@ def decode(kind: type[Model], data: bytes, *, where: str) -> Model:
     except ValidationError as error:
         raise LostInvariantError(
             f"{where} is not a valid {kind.__name__}: {first_problem(error)}. Restore it from a backup, or remove it"
+            " (docs/disaster_recovery.md)"
         ) from error
 
 
@@ -174,7 +175,7 @@ def require_blob(store: Store, expected: FileDigest) -> None:
     key = blob_key(expected.sha256)
     found = next((item.size_bytes for item in store.list(key) if item.key == key), None)
     if found is None:
-        raise LostInvariantError(f"{store.uri}/{key} is missing from the store")
+        raise LostInvariantError(f"{store.uri}/{key} is missing from the store (docs/disaster_recovery.md)")
     if found != expected.size_bytes:
         raise LostInvariantError(f"{store.uri}/{key} is damaged: {found:,} bytes, expected {expected.size_bytes:,}")
 

@@ -54,7 +54,7 @@ def parse_guidance_scale(text: str) -> GuidanceRange:
     except ValueError:
         raise UsageError(
             f"--guidance-scale {text!r} is not a range of guidance scales; write LOWEST:HIGHEST with"
-            " 1 ≤ LOWEST ≤ HIGHEST, such as 1:5"
+            " 1 ≤ LOWEST ≤ HIGHEST, such as 1:5 (docs/how_to/guidance.md)"
         ) from None
 
 

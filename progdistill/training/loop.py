@@ -171,7 +171,7 @@ def _gradient(task: TrainingTask, state: TrainingState, network: nn.Module) -> t
     except torch.OutOfMemoryError as error:
         raise DeviceMemoryError(
             f"{task.label}: {min(size or len(x), len(x))} images at a time do not fit in the device's memory"
-            f" ({error}): {_advice(task, state, held)}; training resumes from its last snapshot"
+            f" ({error}): {_advice(task, state, held)}; training resumes from its last snapshot (docs/gpu.md)"
         ) from None
     norm = clip_gradients(state.parameters, settings.gradient_clip_norm)
     return mean_over_ranks(loss, rank.world_size), norm

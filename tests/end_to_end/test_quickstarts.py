@@ -19,7 +19,11 @@ PAGES = (
     *("quickstart/images", "quickstart/diffusers", "quickstart/schedule", "how_to/find_runs", "how_to/store"),
 )
 SMALL_NETWORK = '"model.network.base_channels" = 32\n"model.network.head_channels" = 32\n'
-FEWER = {"20000": "4", "500": "2", "5000": "2", "50000": "20", "10000": "40", "batch_size=64": "batch_size=8"}
+SHORT = f'ladder = "8:1"\n{SMALL}'
+FEWER = {
+    **{"64:4": "8:4", "20000": "4", "500": "2", "5000": "2", "50000": "20", "10000": "40"},
+    "batch_size=64": "batch_size=8",
+}
 
 
 def commands(page: str) -> list[str]:
@@ -44,7 +48,7 @@ def in_place(command: str, folder: Path, runs: list[str]) -> list[str]:
 @pytest.mark.timeout(1800)
 def test_every_command_of_the_pages_does_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "progdistill.toml").write_text(SMALL)
+    (tmp_path / "progdistill.toml").write_text(SHORT)
     make_images(tmp_path / "images")
     make_diffusers_model(tmp_path / "unet")
     runs: list[str] = []
@@ -52,9 +56,9 @@ def test_every_command_of_the_pages_does_what_it_says(tmp_path: Path, monkeypatc
         shutil.rmtree(tmp_path / "four-step", ignore_errors=True)  # several pages export to it
         if page == "how_to/branch":
             assert main(["checkpoints", "alias", "production", f"DistillFlow/{runs[0]}/4"]) == 0
-            assert main(["checkpoints", "alias", "my-model", f"DistillFlow/{runs[0]}/64"]) == 0
+            assert main(["checkpoints", "alias", "my-model", f"DistillFlow/{runs[0]}/8"]) == 0
         if page == "quickstart/images":
-            (tmp_path / "progdistill.toml").write_text(SMALL + SMALL_NETWORK)
+            (tmp_path / "progdistill.toml").write_text(SHORT + SMALL_NETWORK)
         for command in commands(page):
             done = subprocess.run(
                 in_place(command, tmp_path, runs), cwd=tmp_path, env=environment(), capture_output=True, text=True

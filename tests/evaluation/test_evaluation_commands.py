@@ -55,7 +55,7 @@ def test_sample_keeps_each_image_as_it_is_in_parquet(store: str, student: Checkp
     assert [path.name for path in tmp_path.iterdir()] == ["samples.parquet"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_an_interrupted_sample_leaves_no_partial_file(
     number: signal.Signals, store: str, student: CheckpointManifest, tmp_path: Path
 ) -> None:
@@ -218,6 +218,7 @@ def test_evaluate_names_distance_and_sample_count_beside_each_figure(
         assert all(figure in line for line in lines)
 
 
+@pytest.mark.slow
 def test_inception_weights_from_a_file_give_a_fid_by_its_own_name(
     store: str, student: CheckpointManifest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

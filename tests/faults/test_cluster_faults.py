@@ -40,6 +40,7 @@ def test_requests_to_a_busy_server_are_retried(job: OneJob, expected: str) -> No
     require_success(job, expected)
 
 
+@pytest.mark.slow
 def test_with_the_permissions_of_the_list_and_no_other_a_job_runs(job: OneJob, expected: str) -> None:
     job.cluster.allow_only(ALL)
     require_success(job, expected)

@@ -33,6 +33,7 @@ def pod_environment(s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.Monkey
     return {**os.environ, **values, **mine, "HOME": str(tmp_path)}
 
 
+@pytest.mark.slow
 def test_every_cronjob_does_its_work(pod_environment: dict[str, str], tmp_path: Path) -> None:
     jobs = {one["metadata"]["name"]: one for one in of_kind(OVERLAY, "CronJob")}
     assert set(jobs) == {"doctor", "verify", "collect-garbage"}

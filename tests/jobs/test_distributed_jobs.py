@@ -95,6 +95,7 @@ def test_a_job_that_kills_its_ranks_before_any_progress_fails(
     assert f"no newer snapshot after {RESTARTS_WITHOUT_PROGRESS} restarts" in output
 
 
+@pytest.mark.slow
 def test_of_ranks_that_fail_together_none_is_restarted(digits: DatasetInfo, store: Store, tmp_path: Path) -> None:
     job = base_of_two_ranks(store, digits, seed=4, learning_rate=1e30)
     status, output = finish(start(job, tmp_path))
@@ -128,6 +129,7 @@ def test_an_interrupted_job_saves_a_snapshot_and_is_resumed(
     assert checkpoint_of(store, job) == undisturbed
 
 
+@pytest.mark.slow
 def test_ranks_stop_when_their_driver_is_gone(digits: DatasetInfo, store: Store, tmp_path: Path) -> None:
     driver = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     job = base_of_two_ranks(store, digits, seed=4).model_copy(update={"driver_process_id": driver.pid})

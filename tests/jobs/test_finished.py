@@ -95,6 +95,7 @@ def test_weights_with_a_flipped_bit_are_repaired_once_they_are_removed(
     assert store.read(key) == data
 
 
+@pytest.mark.slow
 def test_whatever_an_evaluation_has_lost_is_recreated(store: Store, digits: DatasetInfo) -> None:
     asked = EvaluationSettings(samples=20, batch_size=10, shown_samples=4, neighbors_at_steps=(2,))
     facts = {"dataset_fingerprint": digits.fingerprint, "seed": 0, "evaluation": asked}

@@ -139,6 +139,7 @@ def test_at_a_terminal_the_user_is_asked_about_the_job_that_a_step_left_running(
     job.cluster.wait_for(lambda: not job.cluster.objects("jobs"))
 
 
+@pytest.mark.slow
 def test_a_setting_that_is_wrong_fails_at_once_with_what_the_worker_said(job: OneJob) -> None:
     gone: DatasetInfo = job.request.dataset.model_copy(update={"location": str(job.folder / "nowhere")})
     job.request = job.request.model_copy(update={"dataset": gone})

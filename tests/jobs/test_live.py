@@ -126,6 +126,7 @@ def test_training_goes_on_without_a_store_that_answers(store: Store, monkeypatch
     assert [event.samples_key for event in training.events] == [None, None]
 
 
+@pytest.mark.slow
 def test_a_job_that_is_watched_publishes_the_very_same_weights(
     store: Store, digits: DatasetInfo, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

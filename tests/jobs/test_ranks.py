@@ -27,7 +27,7 @@ def trained(spec: TrainingSpec, store: Store, digits: DatasetInfo, folder: Path)
     return dict(load_denoiser(store, manifest).state_dict())
 
 
-@pytest.mark.parametrize("kind", ["base", "guide"])
+@pytest.mark.parametrize("kind", ["base", pytest.param("guide", marks=pytest.mark.slow)])
 def test_two_ranks_train_what_one_trains(
     kind: str, store: Store, digits: DatasetInfo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -50,6 +50,7 @@ def scheduled(access: str, store: Store, folder: Path, **parameters: Any) -> Wor
     return Workflow(json.loads(done.stdout), f"distillflow-{uuid.uuid4().hex}", folder, **parameters)
 
 
+@pytest.mark.slow
 def test_without_a_checkpoint_in_production_the_first_step_says_so(access: str, store: Store, tmp_path: Path) -> None:
     workflow = scheduled(access, store, tmp_path)
     with pytest.raises(PodFailed, match="'production' not found"):

@@ -31,7 +31,7 @@ def require_reachable(cluster: ClusterSettings, store: str, world_size: int | No
         if cluster.image_of(getattr(cluster, name)) is None:
             raise UsageError(
                 f"no image is set for cluster.{name}: build one from infra/images and give it with"
-                " --set cluster.image=REGISTRY/NAME@sha256:… or in progdistill.toml"
+                " --set cluster.image=REGISTRY/NAME@sha256:… or in progdistill.toml (docs/quickstart/cluster.md)"
             )
     api = connect(cluster.model_copy(update={"api_timeout_seconds": CONNECT_SECONDS}))
     if missing := missing_permissions(api):
@@ -76,5 +76,5 @@ def _require_shared(cluster: ClusterSettings, location: str, what: str, advice: 
     if "://" not in location and cluster.mount_of(location) is None:
         raise UsageError(
             f"pods cannot reach {what} in the folder {location}: {advice}; or mount a volume at that path"
-            ' with --set cluster.volumes={"CLAIM": "PATH"}'
+            ' with --set cluster.volumes={"CLAIM": "PATH"} (docs/quickstart/cluster.md)'
         )
