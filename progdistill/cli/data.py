@@ -221,7 +221,6 @@ def _preprocessing(args: argparse.Namespace) -> "Preprocessing":
 def _list(args: argparse.Namespace) -> int:
     from progdistill.data.catalog import CATALOG, prepare_command
     from progdistill.data.dataset import default_data_root, known_datasets
-    from progdistill.data.source import readable_name
 
     root = default_data_root()
     # By folder: that is what --dataset finds, whatever name it was prepared under.
@@ -236,7 +235,7 @@ def _list(args: argparse.Namespace) -> int:
     print(f"prepared in {root}:" if prepared else f"no datasets prepared in {root} yet")
     for name, info in prepared.items():
         classes = f"{info.num_classes:,} classes" if info.num_classes else "no classes"
-        print(readable_name(f"  {name:<14} {_shape(info)}, {_counts(info)}, {classes}"))
+        print(one_line(f"  {name:<14} {_shape(info)}, {_counts(info)}, {classes}"))
     print("can be prepared:")
     for name in missing:
         print(f"  {name:<14} {CATALOG[name].title}\n{'':17}{prepare_command(name)}")
@@ -285,7 +284,6 @@ def _facts(info: "DatasetInfo", manifest: "DatasetManifest") -> dict[str, Any]:
 
 
 def _description(info: "DatasetInfo", manifest: "DatasetManifest", split: str) -> str:
-    from progdistill.data.source import readable_name
 
     statistics, origin = manifest.statistics[split], manifest.prepared_from
     form = ".1f" if info.image_size else ".3g"
@@ -307,7 +305,7 @@ def _description(info: "DatasetInfo", manifest: "DatasetManifest", split: str) -
     if origin.unreadable:
         lines.append(f"skipped      {len(origin.unreadable)} unreadable: {', '.join(origin.unreadable[:5])}")
     lines += [f"not used     {line}" for line in origin.not_used]
-    return "\n".join(map(readable_name, [*lines, *_histogram(info, statistics.class_counts)]))
+    return "\n".join(map(one_line, [*lines, *_histogram(info, statistics.class_counts)]))
 
 
 def _histogram(info: "DatasetInfo", class_counts: tuple[int, ...]) -> list[str]:

@@ -8,10 +8,11 @@ from typing import Final
 
 from progdistill.data.manifest import DatasetManifest, PreparedFrom, fingerprint_of, read_manifest, write_manifest
 from progdistill.data.shards import ShardEntry, sample_bytes
-from progdistill.data.source import Source, SourceFacts, readable_name
+from progdistill.data.source import Source, SourceFacts
 from progdistill.data.split_writer import describe_split, write_split
 from progdistill.data.staging import StagingFolder, exclusively
 from progdistill.errors import Interrupted, LostInvariantError, UsageError
+from progdistill.escape import one_line
 from progdistill.progress import Progress
 from progdistill.store.base import Store
 from progdistill.store.open import open_store
@@ -95,7 +96,7 @@ def _stage(source: Source, name: str, staging: StagingFolder, max_unreadable: in
         statistics=statistics,
         prepared_from=PreparedFrom(
             importer=facts.importer,
-            source=readable_name(facts.location),
+            source=one_line(facts.location),
             description=facts.description,
             identity=facts.identity,
             unreadable=tuple(unreadable),

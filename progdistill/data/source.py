@@ -103,12 +103,3 @@ class Source(ABC):
 def is_image_name(name: str) -> bool:
     """Whether a file name (without folders) has an image suffix and is not hidden."""
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith(".")
-
-
-def readable_name(name: str) -> str:
-    """Return a name as printable text: bytes that are not UTF-8 appear as `\\xff`, control characters as `\\n`."""
-    try:
-        text = os.fsencode(name).decode("utf-8", "backslashreplace")
-    except UnicodeEncodeError:  # Half a surrogate pair, from JSON.
-        text = name.encode("utf-8", "backslashreplace").decode()
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

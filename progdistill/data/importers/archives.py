@@ -20,8 +20,9 @@ from typing import IO, Any, Final
 from progdistill.data.importers.common import explain_damage, head_of_source
 from progdistill.data.importers.files import FoundFile, is_hidden
 from progdistill.data.importers.unused import Unused
-from progdistill.data.source import UnreadableImageError, readable_name
+from progdistill.data.source import UnreadableImageError
 from progdistill.errors import UsageError
+from progdistill.escape import one_line
 
 TAR_SUFFIXES: Final = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 
@@ -180,7 +181,7 @@ def iterate_members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     while (member := archive.next()) is not None:
         archive.members.clear()  # type: ignore[attr-defined]  # Or a million headers stay in memory.
         if member.size < 0 or archive.offset <= member.offset:
-            raise tarfile.ReadError(f"{readable_name(member.name)} has {member.size} bytes")
+            raise tarfile.ReadError(f"{one_line(member.name)} has {member.size} bytes")
         yield member
 
 

@@ -35,8 +35,9 @@ from progdistill.data.importers.splits import (
 )
 from progdistill.data.importers.unused import Unused
 from progdistill.data.preprocess import MAX_PIXELS
-from progdistill.data.source import Source, SourceFacts, SourceImage, readable_name
+from progdistill.data.source import Source, SourceFacts, SourceImage
 from progdistill.errors import UsageError
+from progdistill.escape import one_line
 
 _IMAGE_NAMES: Final = ("images", "image", "imgs", "img", "x", "data", "pixels", "arr_0")
 """Names of arrays of images, without the word of the split. Of several, the first in this order is used."""
@@ -110,7 +111,7 @@ def _identity(path: Path) -> dict[str, JsonValue]:
         files = [_identity(path / f"{name}.npy") for name in array_names(path)]
         return {"files": files}  # type: ignore[dict-item]
     file = path.stat()
-    return {"name": readable_name(path.name), "bytes": file.st_size, "modified_ns": file.st_mtime_ns}
+    return {"name": one_line(path.name), "bytes": file.st_size, "modified_ns": file.st_mtime_ns}
 
 
 def _names_by_split(path: Path, choices: Sequence[SplitChoice], unused: Unused) -> dict[str, _Names]:
@@ -123,7 +124,7 @@ def _names_by_split(path: Path, choices: Sequence[SplitChoice], unused: Unused) 
     images, labels = _by_split(path, names, _IMAGE_NAMES, choices), _by_split(path, names, _ARRAY_LABEL_NAMES, choices)
     images.pop(LEFT_OUT, None)
     if not images:
-        shown = ", ".join(map(readable_name, names[:10]))
+        shown = ", ".join(map(one_line, names[:10]))
         raise UsageError(f"{path} has arrays {shown}: name the images one of {', '.join(_IMAGE_NAMES)}")
     require_splits(str(path), [(name, split) for split, name in images.items()])
     found = {split or "train": _Names(name, labels.get(split)) for split, name in images.items()}

@@ -12,8 +12,9 @@ from progdistill.data.importers.files import FoundFile
 from progdistill.data.importers.image_contents import Container, Contents
 from progdistill.data.importers.labels import MAX_LABEL_BYTES, MAX_METADATA_BYTES, METADATA_NAMES
 from progdistill.data.importers.unused import Unused
-from progdistill.data.source import Source, SourceImage, UnreadableImageError, readable_name
+from progdistill.data.source import Source, SourceImage, UnreadableImageError
 from progdistill.errors import UsageError
+from progdistill.escape import one_line
 from progdistill.models_base import parse_json
 
 TEXT_FILES: Final = ("txt", "text", "caption")
@@ -77,7 +78,7 @@ def read_captions(where: str, containers: Sequence[Container], name: str) -> dic
 
 def _captions_in(file: FoundFile, name: str, where: str) -> Iterator[tuple[str, str]]:
     kind = file.name.rpartition(".")[2].lower()
-    shown = f"{where}: {readable_name(file.path)}"
+    shown = f"{where}: {one_line(file.path)}"
     try:
         if file.name.lower() in METADATA_NAMES:
             folder = "".join(f"{part}/" for part in file.folders)

@@ -21,8 +21,9 @@ from progdistill.data.importers.common import PublishedFile, check_counts, parts
 from progdistill.data.importers.labels import require_class_name
 from progdistill.data.importers.restricted_pickle import load_batch, load_restricted
 from progdistill.data.importers.unused import Unused
-from progdistill.data.source import Source, SourceFacts, SourceImage, readable_name
+from progdistill.data.source import Source, SourceFacts, SourceImage
 from progdistill.errors import UsageError
+from progdistill.escape import one_line
 
 COUNTS: Final = {"train": 50_000, "test": 10_000}
 MAX_BATCH_BYTES: Final = 2**27
@@ -152,7 +153,7 @@ def _find(path: Path, unverified: bool) -> tuple[Path, Version]:
         if len(names) == 5:
             break
     raise UsageError(
-        f"{path} is the wrong archive: it holds {', '.join(sorted(map(readable_name, set(names))))}, not CIFAR-10: give"
+        f"{path} is the wrong archive: it holds {', '.join(sorted(map(one_line, set(names))))}, not CIFAR-10: give"
         f" {PYTHON.archive.name} or {BINARY.archive.name}"
     )
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from progdistill.data.formats import HEAD_BYTES, describe_failure
-from progdistill.data.source import SourceImage, UnreadableImageError, readable_name
+from progdistill.data.source import SourceImage, UnreadableImageError
 from progdistill.errors import UsageError
+from progdistill.escape import one_line
 from progdistill.progress import Progress
 
 MAX_CLASSES: Final = 1_000_000
@@ -25,8 +26,8 @@ def explain_damage(
     try:
         yield
     except errors as error:
-        reason = readable_name(str(error).partition("\n")[0].rstrip(":")) or type(error).__name__
-        raise UsageError(f"{readable_name(str(path))} is {problem} ({reason}): {remedy}") from error
+        reason = one_line(str(error).partition("\n")[0].rstrip(":")) or type(error).__name__
+        raise UsageError(f"{one_line(str(path))} is {problem} ({reason}): {remedy}") from error
 
 
 def head_of_source(path: Path) -> bytes:
@@ -34,7 +35,7 @@ def head_of_source(path: Path) -> bytes:
     with open(path, "rb") as file:
         head = file.read(HEAD_BYTES)
     if (failure := describe_failure(head)) is not None:
-        raise UsageError(f"{readable_name(str(path))} is {failure}")
+        raise UsageError(f"{one_line(str(path))} is {failure}")
     return head
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from progdistill.data.importers.unused import Unused
-from progdistill.data.source import UnreadableImageError, readable_name
+from progdistill.data.source import UnreadableImageError
 from progdistill.errors import UsageError
+from progdistill.escape import one_line
 
 MAX_FILE_BYTES: Final = 2**28
 """A larger encoded image is not read."""
@@ -58,7 +59,7 @@ def walk(root: Path, unused: Unused) -> Iterator[FoundFile]:
 def _walk(root: Path, folders: tuple[str, ...], seen: set[tuple[int, int]], unused: Unused) -> Iterator[FoundFile]:
     folder, subfolders = root.joinpath(*folders), []
     if len(folders) > MAX_DEPTH:
-        raise UsageError(f"{readable_name(str(folder))} is more than {MAX_DEPTH} folders deep: give the images' folder")
+        raise UsageError(f"{one_line(str(folder))} is more than {MAX_DEPTH} folders deep: give the images' folder")
     for name in _names(folder):
         path, where = folder / name, "/".join((*folders, name))
         if is_hidden(name):
@@ -80,7 +81,7 @@ def _names(folder: Path) -> list[str]:
     try:
         return sorted(os.listdir(folder))
     except OSError as error:
-        raise UsageError(f"cannot read the folder {readable_name(str(folder))}: {error.strerror}") from error
+        raise UsageError(f"cannot read the folder {one_line(str(folder))}: {error.strerror}") from error
 
 
 def _identity(folder: Path) -> tuple[int, int]:

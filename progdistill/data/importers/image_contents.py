@@ -21,8 +21,9 @@ from progdistill.data.importers.labels import (
 from progdistill.data.importers.layout import Place
 from progdistill.data.importers.splits import LEFT_OUT, AssignedSplit, SplitChoice, Words, chosen, words_of
 from progdistill.data.importers.unused import Unused
-from progdistill.data.source import UnreadableImageError, is_image_name, readable_name
+from progdistill.data.source import UnreadableImageError, is_image_name
 from progdistill.errors import UsageError
+from progdistill.escape import one_line
 from progdistill.progress import Progress
 
 _LABELS: Final = ("cls", "json")
@@ -94,7 +95,7 @@ def _is_image_by_content(file: FoundFile, unused: Unused) -> bool:
         unused.add("an archive beside images: unpack it, or give it alone as --source", file.path)
     else:
         suffix = os.path.splitext(file.name)[1].lower()
-        unused.add(describe_content(head) or f"no image ({readable_name(suffix) or 'no ending'})", file.path)
+        unused.add(describe_content(head) or f"no image ({one_line(suffix) or 'no ending'})", file.path)
     return False
 
 
@@ -175,29 +176,29 @@ class Scan:
             elif kind not in _LABELS or len(data) > MAX_LABEL_BYTES:
                 self._unused.add(f"file beside an image (.{kind})", file.path)
             elif label is None or kind == "cls":
-                found, others = sidecar_label(kind, data, f"{self._where}: {readable_name(file.path)}")
+                found, others = sidecar_label(kind, data, f"{self._where}: {one_line(file.path)}")
                 for other in others:
                     self._unused.add("field", other, once=True)
                 if found is not None:
                     label, labels_from = found, f"*.{kind} files"
                     self._record(file)
         if labels_from and len(sample.images) > 1:
-            names, last = ", ".join(map(readable_name, sample.images[:3])), sample.images[-1].rpartition("/")[2]
+            names, last = ", ".join(map(one_line, sample.images[:3])), sample.images[-1].rpartition("/")[2]
             raise UsageError(
                 f"{self._where}: several images have one label, {names}: leave out all but one of each, such as with"
-                f" --split none='*.{readable_name(last.partition('.')[2])}'"
+                f" --split none='*.{one_line(last.partition('.')[2])}'"
             )
         self.labels_from = labels_from or self.labels_from
         for path in sample.images:
-            self.labels.add(label, readable_name(path))
+            self.labels.add(label, one_line(path))
 
     def _add_metadata(self, container: int, file: FoundFile) -> None:
-        where = f"{self._where}: {readable_name(file.path)}"
+        where = f"{self._where}: {one_line(file.path)}"
         table = read_metadata(file.name.lower(), _read(file, MAX_METADATA_BYTES, where), where)
         for column in table.others:
             self._unused.add(f"column of {file.name}", column, once=True)
         if table.column is not None:
-            self.labels_from = f"column {readable_name(table.column)} of {file.name}"
+            self.labels_from = f"column {one_line(table.column)} of {file.name}"
             folder = "".join(f"{part}/" for part in file.folders)
             self._metadata |= {(container, folder + name): label for name, label in table.labels.items()}
             self._record(file)
@@ -208,10 +209,10 @@ class Scan:
         for container in range(len(self._contents.containers)):
             for _, file in self._contents.images(container):
                 if (container, file.path) not in self._metadata:
-                    missing.append(readable_name(file.path))
+                    missing.append(one_line(file.path))
                     continue
                 rows.pop((container, file.path), None)
-                self.labels.add(self._metadata[container, file.path], readable_name(file.path))
+                self.labels.add(self._metadata[container, file.path], one_line(file.path))
         if missing:
             raise UsageError(
                 f"{self._where}: {len(missing):,} images are not in {self.labels_from.rpartition(' ')[2]}, the first is"
@@ -232,4 +233,4 @@ def _start(file: FoundFile, count: int) -> bytes:
     try:
         return file.read(count)
     except UnreadableImageError as error:
-        raise UsageError(f"{readable_name(file.path)} cannot be read: {error}") from error
+        raise UsageError(f"{one_line(file.path)} cannot be read: {error}") from error

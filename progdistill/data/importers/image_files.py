@@ -18,8 +18,9 @@ from progdistill.data.importers.layout import lay_out
 from progdistill.data.importers.splits import SplitChoice
 from progdistill.data.importers.unused import Unused
 from progdistill.data.preprocess import Preprocessing, decode_image
-from progdistill.data.source import Pixels, Source, SourceFacts, SourceImage, UnreadableImageError, readable_name
+from progdistill.data.source import Pixels, Source, SourceFacts, SourceImage, UnreadableImageError
 from progdistill.errors import UsageError
+from progdistill.escape import one_line
 
 
 class ImageFilesSource(Source):
@@ -134,7 +135,7 @@ class ImageFilesSource(Source):
         return classes, scan.labels_from
 
     def _image(self, container: int, file: FoundFile, index: int, class_name: str) -> SourceImage:
-        name, label = readable_name(file.path), int(self._labels[index])
+        name, label = one_line(file.path), int(self._labels[index])
         path = self._contents.containers[container].path
         if label == HIDDEN:
             class_name = self._class_of_file.get(file.name, "")

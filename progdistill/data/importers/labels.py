@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from progdistill.data.importers.common import MAX_CLASSES
 from progdistill.data.importers.splits import split_option
-from progdistill.data.source import readable_name
 from progdistill.errors import UsageError
+from progdistill.escape import one_line
 
 LABEL_NAMES: Final = (
     *("label", "labels", "fine_label", "fine_labels", "class", "classes", "cls", "class_id", "class_label"),
@@ -147,7 +147,7 @@ def read_metadata(name: str, data: bytes, where: str) -> MetadataTable:
         raise UsageError(f"{where} has no column file_name, but {', '.join(map(_shown, columns[:5]))}: add it")
     column = label_name(columns)
     labels = {_normal(str(row.get("file_name", ""))): row.get(column) if column else None for row in rows}
-    others = tuple(readable_name(other) for other in columns if other not in ("file_name", column))
+    others = tuple(one_line(other) for other in columns if other not in ("file_name", column))
     return MetadataTable(labels, column, others)
 
 
@@ -186,7 +186,7 @@ def sidecar_label(extension: str, data: bytes, where: str) -> tuple[object, tupl
     if not isinstance(facts, Mapping):
         return None, ("json",)
     field = label_name(facts)
-    others = tuple(f"{readable_name(name)} (json)" for name in facts if name != field)
+    others = tuple(f"{one_line(name)} (json)" for name in facts if name != field)
     return (facts[field] if field else None), others
 
 
@@ -196,5 +196,5 @@ def _is_number(text: str) -> bool:
 
 
 def _shown(value: object) -> str:
-    text = readable_name(str(value))
+    text = one_line(str(value))
     return repr(text if len(text) <= 40 else f"{text[:40]}…")

@@ -19,8 +19,8 @@ from progdistill.data.importers.splits import (
     split_option,
     unclear,
 )
-from progdistill.data.source import readable_name
 from progdistill.errors import UsageError
+from progdistill.escape import one_line
 
 _NO_CLASSES: Final = frozenset({"images", "image", "imgs", "img", "jpegimages", "photos", "pictures"})
 """A folder of this name, if it is the only one, is no class."""
@@ -144,8 +144,8 @@ def _require_one_folder(where: str, images: Sequence[_Images]) -> None:
             if (other := folders.setdefault(image.split, folder)) != folder:
                 options = f"{split_option(image.split, other)} {split_option('none', folder)}"
                 raise UsageError(
-                    f"{where} has two folders for split {image.split}, {readable_name(other)} and"
-                    f" {readable_name(folder)}: merge them, or say what they are with {options}; if they are classes,"
+                    f"{where} has two folders for split {image.split}, {one_line(other)} and"
+                    f" {one_line(folder)}: merge them, or say what they are with {options}; if they are classes,"
                     " with --split train"
                 )
 
@@ -167,7 +167,7 @@ def _require_classes(where: str, images: Sequence[_Images]) -> None:
     for name in names:
         _require_name(where, name)
     for image in images:
-        place = readable_name("/".join(filter(None, (where, image.folder))))
+        place = one_line("/".join(filter(None, (where, image.folder))))
         if len(image.inner) > 1:
             raise UsageError(f"{place} has images that would be left out, such as {image.example}: move them")
         if image.split == "train" and names and not image.inner:
@@ -180,12 +180,12 @@ def _require_classes(where: str, images: Sequence[_Images]) -> None:
                 f" move them, or leave them out with {option}"
             )
         if image.inner and image.inner[0] not in names:
-            shown = readable_name(image.inner[0])
+            shown = one_line(image.inner[0])
             raise UsageError(f"class {shown} of split {image.split} is not in split train: add it there, or move it")
 
 
 def _require_name(where: str, name: str) -> None:
-    shown = readable_name(name)
+    shown = one_line(name)
     if not name.isprintable() and shown.isascii() and any("\udc80" <= c <= "\udcff" for c in name):
         raise UsageError(f"{where} has a class whose name is not UTF-8, {shown}: rename that folder")
     if not name.isprintable() or len(name) > MAX_NAME_LENGTH:

@@ -20,8 +20,9 @@ from progdistill.data.importers.common import check_counts, native_size
 from progdistill.data.importers.files import MAX_FILE_BYTES, is_hidden
 from progdistill.data.importers.unused import Unused
 from progdistill.data.preprocess import Preprocessing, decode_image
-from progdistill.data.source import Pixels, Source, SourceFacts, SourceImage, UnreadableImageError, readable_name
+from progdistill.data.source import Pixels, Source, SourceFacts, SourceImage, UnreadableImageError
 from progdistill.errors import UsageError
+from progdistill.escape import one_line
 
 COUNTS: Final = {
     "bedroom": {"train": 3_033_042, "validation": 300},
@@ -64,7 +65,7 @@ class LsunSource(Source):
     def read(self, split: str, start: int = 0) -> Iterator[SourceImage]:
         with _reading(self._databases[split], start) as (_, entries):
             for key, value in entries:
-                name = f"{split}/{readable_name(os.fsdecode(key))}"
+                name = f"{split}/{one_line(os.fsdecode(key))}"
                 yield SourceImage(name, 0, partial(_decode, value, self._preprocessing))
 
 

@@ -16,8 +16,8 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from progdistill.data.importers.common import explain_damage
-from progdistill.data.source import readable_name
 from progdistill.errors import UsageError
+from progdistill.escape import one_line
 
 CHUNK_BYTES: Final = 2**24
 
@@ -50,7 +50,7 @@ def array_names(path: Path) -> list[str]:
     with explain_damage(path, PROBLEM, ERRORS), zipfile.ZipFile(path) as archive:
         names = [info.filename for info in archive.infolist() if not info.is_dir()]
     if repeated := [name for name, count in Counter(names).items() if count > 1]:
-        shown = ", ".join(map(readable_name, repeated[:3]))
+        shown = ", ".join(map(one_line, repeated[:3]))
         raise UsageError(f"{path} has several arrays of one name ({shown}): save it again")
     return [name.removesuffix(".npy") for name in names]
 

@@ -34,8 +34,9 @@ from progdistill.data.importers.splits import (
 from progdistill.data.importers.tables import ARROW_SUFFIXES, ERRORS, PARQUET_SUFFIXES, PROBLEM, Table, open_table
 from progdistill.data.importers.unused import Unused
 from progdistill.data.preprocess import Preprocessing, decode_image
-from progdistill.data.source import Pixels, Source, SourceFacts, SourceImage, UnreadableImageError, readable_name
+from progdistill.data.source import Pixels, Source, SourceFacts, SourceImage, UnreadableImageError
 from progdistill.errors import UsageError
+from progdistill.escape import one_line
 
 _IMAGE_NAMES: Final = ("image", "img", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes")
 """Names of a column of plain bytes that are images, if nothing says which column has them."""
@@ -72,7 +73,7 @@ class ParquetSource(Source):
         classes, self._labels = self._read_labels(path, unused)
         identity: dict[str, Any] = {
             "files": [
-                [split, readable_name(file.path.name), file.path.stat().st_size, file.path.stat().st_mtime_ns]
+                [split, one_line(file.path.name), file.path.stat().st_size, file.path.stat().st_mtime_ns]
                 for split, files in self._files.items()
                 for file in files
             ],
@@ -91,7 +92,7 @@ class ParquetSource(Source):
             class_names=classes,
             horizontal_flip_safe=horizontal_flip_safe,
             splits={split: sum(file.table.rows for file in files) for split, files in self._files.items()},
-            labels_from=f"{kind} {readable_name(label)}" if label and classes else "",
+            labels_from=f"{kind} {one_line(label)}" if label and classes else "",
             not_used=unused.lines(),
             columns=self._caption_column(),
         )
@@ -117,7 +118,7 @@ class ParquetSource(Source):
                         if row >= start:
                             decode = partial(_decode, value.as_py(), self._preprocessing)
                             caption = "" if captions is None else captions[place].as_py() or ""
-                            name = f"{readable_name(file.path.name)}[{row}]"
+                            name = f"{one_line(file.path.name)}[{row}]"
                             yield SourceImage(name, int(labels[row]), decode, caption)
                         row += 1
 
@@ -139,7 +140,7 @@ class ParquetSource(Source):
         for files in self._files.values():
             for file in files:
                 for row, value in enumerate(self._values(file, column)):
-                    labels.add(value, f"{readable_name(file.path.name)}[{row}]")
+                    labels.add(value, f"{one_line(file.path.name)}[{row}]")
         classes, numbers = labels.finish(self._columns.class_names)
         if not len(labels.names):
             unused.add("labels that are all hidden (-1 or null)", name)
@@ -203,7 +204,7 @@ def _files_below(root: Path, unused: Unused) -> list[tuple[Path, tuple[str, ...]
             files.append((root.joinpath(*file.folders, file.name), file.folders, file.path))
         else:
             ending = Path(file.name).suffix.lower()
-            unused.add(f"file beside the tables ({readable_name(ending) or 'no ending'})", file.path)
+            unused.add(f"file beside the tables ({one_line(ending) or 'no ending'})", file.path)
     return sorted(files)
 
 
@@ -273,7 +274,7 @@ def _find_columns(file: _File) -> _Columns:
     if not images and "file_name" in schema.names:
         raise UsageError(f"{file.path} describes image files: save it as metadata.csv beside them")
     if len(images) != 1:
-        shown = ", ".join(map(readable_name, schema.names[:20]))
+        shown = ", ".join(map(one_line, schema.names[:20]))
         raise UsageError(f"{file.path} has {len(images)} image columns among {shown}: keep exactly one")
     classes = [name for name, feature in features.items() if feature.kind == "ClassLabel"]
     label = next((name for name in classes if name in schema.names), None) or label_name(schema.names)
@@ -316,7 +317,7 @@ def _check_captions(file: _File, name: str) -> None:
         texts = [field.name for field in schema if _is_text(field.type)]
         raise UsageError(
             f"{file.path} has no column {name} of text for --captions: its columns of text are"
-            f" {', '.join(map(readable_name, texts)) or 'none'}"
+            f" {', '.join(map(one_line, texts)) or 'none'}"
         )
 
 

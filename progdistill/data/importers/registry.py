@@ -30,8 +30,9 @@ from progdistill.data.importers.splits import SplitChoice, words_of
 from progdistill.data.importers.unused import Unused
 from progdistill.data.manifest import MANIFEST_KEY
 from progdistill.data.preprocess import Preprocessing, Resize
-from progdistill.data.source import Source, is_image_name, readable_name
+from progdistill.data.source import Source, is_image_name
 from progdistill.errors import UsageError
+from progdistill.escape import one_line
 
 IMAGENET64_SIZE: Final = 64
 LSUN_SIZE: Final = 128
@@ -71,14 +72,14 @@ def open_source(
         if (shards := _expanded(path)) is not None and name not in CATALOG:
             return _open_archives(path, shards, preprocessing, horizontal_flip_safe, choices, captions)
         if not path.exists():
-            raise UsageError(f"{readable_name(str(path))} does not exist")
+            raise UsageError(f"{one_line(str(path))} does not exist")
         if not path.is_dir() and not path.is_file():
-            raise UsageError(f"{readable_name(str(path))} is neither a folder nor a file")
+            raise UsageError(f"{one_line(str(path))} is neither a folder nor a file")
         if name in CATALOG:
             return _open_known(name, path, unverified)
         return _open_own(path, preprocessing, horizontal_flip_safe, choices, captions)
     except OSError as error:
-        raise UsageError(f"cannot read {readable_name(str(path))}: {error.strerror or error}") from error
+        raise UsageError(f"cannot read {one_line(str(path))}: {error.strerror or error}") from error
 
 
 def _open_known(name: str, path: Path, unverified: bool) -> Source:
@@ -180,7 +181,7 @@ def _open_archives(
     unused, containers = Unused(), []
     for path in archives:
         if not path.is_file():
-            raise UsageError(f"{readable_name(str(path))} is not there or no file: correct --source {where}")
+            raise UsageError(f"{one_line(str(path))} is not there or no file: correct --source {where}")
         folders = path.relative_to(where).parts[:-1] if where.is_dir() else ()
         containers.append(Container(path, words_of(" ".join((*folders, archive_stem(path.name))))))
     if where.is_dir():

@@ -15,8 +15,8 @@ from typing import IO, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from progdistill.data.source import readable_name
 from progdistill.errors import UsageError
+from progdistill.escape import one_line
 
 MAX_STEPS: Final = 4_000_000
 """Instructions, each of which may leave a hundred bytes: a batch of a million labels needs fewer."""
@@ -36,7 +36,7 @@ def load_restricted(file: IO[bytes], where: str) -> Any:
     except _RefusedError as error:
         raise UsageError(f"{where} is refused: it is a pickle that uses {error}") from error
     except Exception as error:  # A damaged pickle raises almost anything.
-        reason = readable_name(str(error)[:200]) or type(error).__name__
+        reason = one_line(str(error)[:200]) or type(error).__name__
         raise UsageError(f"{where} is damaged or truncated: {reason}") from error
 
 
@@ -108,7 +108,7 @@ class _RestrictedUnpickler(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         stand_in = _STAND_INS.get((module.replace("numpy.core.", "numpy._core."), name))
         if stand_in is None:
-            raise _RefusedError(readable_name(f"{module}.{name}"[:100]))
+            raise _RefusedError(one_line(f"{module}.{name}"[:100]))
         return stand_in
 
     def require_copy(self, size: int) -> None:

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import Final, NamedTuple
 
-from progdistill.data.source import readable_name
 from progdistill.errors import UsageError
+from progdistill.escape import one_line
 
 SPLIT_WORDS: Final = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -155,11 +155,11 @@ def unclear(where: str, name: str, error: UnclearSplitError) -> UsageError:
     """The error for a file whose names tell two splits."""
     option = split_option("train", name.rstrip("/"), below=name.endswith("/"))
     return UsageError(
-        f"{where}: {readable_name(name)} could be of {error}, by its names: say which with {option} (or validation,"
+        f"{where}: {one_line(name)} could be of {error}, by its names: say which with {option} (or validation,"
         " test; none leaves it out)"
     )
 
 
 def _few(names: Sequence[str]) -> str:
-    shown = ", ".join(map(readable_name, names[:3]))
+    shown = ", ".join(map(one_line, names[:3]))
     return f"{shown}, … ({len(names):,})" if len(names) > 3 else shown

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from progdistill.data.importers.common import explain_damage, head_of_source
-from progdistill.data.source import readable_name
 from progdistill.errors import UsageError
+from progdistill.escape import one_line
 
 PARQUET_SUFFIXES: Final = (".parquet", ".pq", ".parq")
 ARROW_SUFFIXES: Final = (".arrow",)
@@ -59,7 +59,7 @@ class Table(ABC):
 def open_table(path: Path) -> Table:
     """Open a file by its name. Raises UsageError for a damaged one."""
     if str(path).encode("utf-8", "replace").decode() != str(path):
-        raise UsageError(f"{readable_name(str(path))} cannot be opened, since its name is not UTF-8: rename it")
+        raise UsageError(f"{one_line(str(path))} cannot be opened, since its name is not UTF-8: rename it")
     with explain_damage(path, PROBLEM, ERRORS):
         head_of_source(path)
         table = _ArrowTable(path) if path.suffix.lower() in ARROW_SUFFIXES else _ParquetTable(path)

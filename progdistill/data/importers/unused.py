@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from progdistill.data.source import readable_name
+from progdistill.escape import one_line
 
 NAMED: Final = 3
 """How many of each kind are named; the rest are counted."""
@@ -23,7 +23,7 @@ class Unused:
             self._once.add((reason, name))
         count, names = self._found.get(reason, (0, []))
         if count < NAMED:
-            names.append(readable_name(name))
+            names.append(one_line(name))
         self._found[reason] = count + 1, names
 
     def lines(self) -> tuple[str, ...]:
