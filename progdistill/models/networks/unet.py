@@ -74,7 +74,7 @@ class Residual(nn.Module):
 
     def forward(self, features: Features, condition: Condition) -> NewFeatures:
         """`condition` has passed through SiLU already, which is the same for every block."""
-        hidden = F.silu(self.norm1(features))
+        hidden = silu(self.norm1(features))
         if self.resample is not None:
             hidden, features = _resize(hidden, self.resample), _resize(features, self.resample)
         hidden = self.conv1(hidden)
@@ -84,12 +84,18 @@ class Residual(nn.Module):
             hidden = torch.addcmul(shift, self.norm2(hidden), 1 + scale)
         else:
             hidden = self.norm2(hidden + projected)
-        hidden = F.silu(hidden)
+        hidden = silu(hidden)
         if self.dropout:
             hidden = F.dropout(hidden, self.dropout, self.training)
         shortcut: Tensor = features if self.conv_shortcut is None else self.conv_shortcut(features)
         added: Tensor = self.conv2(hidden)
-        return shortcut + added
+        added += shortcut
+        return added
+
+
+def silu(features: Tensor) -> Tensor:
+    """SiLU of a tensor that nothing else reads: in place where no backward pass needs it."""
+    return F.silu(features, inplace=not torch.is_grad_enabled())
 
 
 def _resize(features: Features, resample: str) -> NewFeatures:
@@ -199,7 +205,7 @@ class UNet(nn.Module):
         features = self.mid_block(features, condition)
         for block in self.up_blocks:
             features = block(features, condition, skips)
-        output: Tensor = self.conv_out(F.silu(self.conv_norm_out(features)))
+        output: Tensor = self.conv_out(silu(self.conv_norm_out(features)))
         return output
 
 
