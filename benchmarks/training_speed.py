@@ -30,9 +30,10 @@ from progdistill.models.denoiser import Denoiser, build_denoiser, student_of
 from progdistill.models.diffusers_format import diffusers_config
 from progdistill.training.config import Precision, TrainingSettings
 from progdistill.training.execution import Execution, check_precision, place, set_float32_products
-from progdistill.training.gradients import accumulate, clip_gradients
+from progdistill.training.gradients import accumulate, gradient_norm
 from progdistill.training.loop import ema_decay_at
 from progdistill.training.objective import BaseObjective, DistillationObjective, Objective
+from progdistill.training.optimizer import step
 from progdistill.training.random import BatchRandom
 from progdistill.training.state import TrainingState
 
@@ -127,9 +128,9 @@ def our_update(kind: str, preset: Preset, case: Case, batch: Batch) -> Update:
         random = BatchRandom(torch.Generator(device).manual_seed(state.update), len(batch.images))
         state.optimizer.zero_grad(set_to_none=True)
         size = case.execution.micro_batch_size
-        accumulate(objective, model, model, batch.images, conditioning, random, size)
-        clip_gradients(state.parameters, settings.gradient_clip_norm)
-        state.optimizer.step()
+        loss = accumulate(objective, model, model, batch.images, conditioning, random, size)
+        norm = gradient_norm(state.parameters)
+        step(state.optimizer, state.parameters, norm, settings.gradient_clip_norm, (loss + norm).isfinite())
         follow(state.average, state.parameters, settings, state.update)
         state.update += 1
 

@@ -25,8 +25,9 @@ from progdistill.models.config import DenoiserConfig, LoraConfig
 from progdistill.models.denoiser import Denoiser, build_denoiser, student_of
 from progdistill.models.networks.unet_condition import UNetCondition
 from progdistill.training.config import TrainingSettings
-from progdistill.training.gradients import clip_gradients
+from progdistill.training.gradients import gradient_norm
 from progdistill.training.objective import DistillationObjective
+from progdistill.training.optimizer import step
 from progdistill.training.random import BatchRandom
 from progdistill.training.state import TrainingState
 
@@ -83,8 +84,8 @@ def step_of(lora: bool, device: str, batch: int) -> Step:
 
     def update() -> None:
         passes()
-        clip_gradients(state.parameters, 1.0)
-        state.optimizer.step()
+        norm = gradient_norm(state.parameters)
+        step(state.optimizer, state.parameters, norm, 1.0, norm.isfinite())
         torch._foreach_lerp_(state.average, [p.detach() for p in state.parameters], 0.01)
 
     return Step(passes, update, bare_passes(teacher, student, state, x, columns["prompt_embeds"]))
@@ -131,8 +132,8 @@ def main() -> None:
     )
     print(f"{'student':16}{'bare ms':>10}{'step ms':>10}{'ratio':>8}{'whole update ms':>18}{'ratio':>8}")
     for name, lora in (("all weights", False), ("LoRA, rank 16", True)):
-        step = step_of(lora, args.device, args.batch)
-        kinds = (step.bare, step.objective, step.update)
+        measured = step_of(lora, args.device, args.batch)
+        kinds = (measured.bare, measured.objective, measured.update)
         rounds = [[seconds(kind, args.device) for kind in kinds] for _ in range(args.repeats + 2)][2:]
         bare, objective, update = (1000 * statistics.median(times) for times in zip(*rounds, strict=True))
         ratios = [statistics.median(times[i] / times[0] for times in rounds) for i in (1, 2)]

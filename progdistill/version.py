@@ -2,7 +2,7 @@
 
 __version__ = "0.1.0"
 
-NUMERICS_VERSION = 2
+NUMERICS_VERSION = 3
 """Raised on purpose, by one, when the same job would compute other numbers than before.
 
 It is part of every job's and every checkpoint's identity: raising it makes finished work run again. A change

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int64, UInt8
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from progdistill.diffusion.guidance import w_from_guidance_scale
 from progdistill.diffusion.names import SamplerName
@@ -68,6 +68,9 @@ def generate(
         UsageError: The model's grid has no such number of steps.
         torch.OutOfMemoryError: Memory does not suffice for one image.
     """
+    # A model in training keeps the memory format that it is trained in.
+    if not denoiser.training and torch.device(device).type != "tpu":
+        nn.Module.to(denoiser, memory_format=torch.channels_last)
     denoiser = denoiser.to(device).eval()
     network, times = denoiser.config.network, denoiser.config.grid.times(sampling_steps)
     shape = network.sample_shape

@@ -100,7 +100,7 @@ def _train(
         hooks=TrainingHooks(
             snapshots=writer,
             snapshot_interval_updates=request.snapshots.interval_updates,
-            should_stop=lambda: rank.any_rank(should_stop()),
+            should_stop=should_stop,
             # Garbage collection keeps the teacher of a job that is under way.
             snapshot_facts={} if isinstance(spec, TrainBaseSpec) else {"teacher": spec.teacher},
             watch=LiveTraining(spec, request.live, store) if request.live and rank.rank == 0 else None,

@@ -169,6 +169,11 @@ class ComputeSettings(Frozen, allow_inf_nan=False):
     compile: Literal["auto", "on", "off"] = Field(
         "auto", description="torch.compile networks; auto: on accelerators, unless weights are sharded"
     )
+    channels_last: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="keep the channels of a pixel together in memory, which convolutions prefer; auto: except on TPUs"
+        " and where weights are sharded",
+    )
     activation_checkpointing: bool = Field(
         False, description="recompute activations in the backward pass: less memory, more time"
     )

@@ -1,5 +1,6 @@
 """The device that a rank computes on."""
 
+import ctypes
 import importlib
 from contextlib import suppress
 
@@ -40,6 +41,19 @@ def device_name(device: torch.device) -> str:
     if device.type == "cpu":
         return "cpu"
     return str(torch.get_device_module(device).get_device_name(device))
+
+
+def keep_freed_memory() -> None:
+    """Have glibc reuse the memory of tensors on CPUs instead of returning it to the kernel, which would clear it anew.
+
+    By default it returns whatever is larger than a few megabytes at once.
+    """
+    trim_threshold, top_pad, mmap_threshold = -1, -2, -3  # M_… of malloc.h
+    with suppress(OSError, AttributeError):  # another C library
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(mmap_threshold, 256 * 2**20)
+        mallopt(trim_threshold, 1024 * 2**20)
+        mallopt(top_pad, 64 * 2**20)
 
 
 def device_of_draws(device: torch.device) -> torch.device:

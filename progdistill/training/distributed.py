@@ -8,7 +8,7 @@ from typing import Final, cast
 import torch
 import torch.distributed as dist
 
-from progdistill.training.devices import choose_device
+from progdistill.training.devices import choose_device, keep_freed_memory
 
 COLLECTIVE_TIMEOUT: Final = timedelta(minutes=30)
 WAIT_TIMEOUT: Final = timedelta(days=7)  # while another rank publishes or measures; over gloo, which keeps no GPU busy
@@ -22,6 +22,7 @@ class Rank:
         self.rank = int(os.environ.get("RANK", "0"))
         self.world_size = int(os.environ.get("WORLD_SIZE", "1"))
         self.device = choose_device(device, int(os.environ.get("LOCAL_RANK", "0")))
+        keep_freed_memory()
         torch.set_num_threads(threads or max(1, (os.cpu_count() or 1) // self.world_size))
         self._waiting_group: dist.ProcessGroup | None = None
         if self.world_size > 1:
@@ -37,14 +38,6 @@ class Rank:
         if self.world_size > 1:
             dist.broadcast_object_list(values, src=0, group=self._waiting_group, device=torch.device("cpu"))
         return values[0]
-
-    def any_rank(self, flag: bool) -> bool:
-        """Return whether `flag` is set on any rank: the same answer on all of them."""
-        if self.world_size == 1:
-            return flag
-        tensor = torch.tensor([int(flag)], device=self.device)
-        dist.all_reduce(tensor, dist.ReduceOp.MAX)
-        return bool(tensor.item())
 
     def barrier(self) -> None:
         """Wait until every rank waits, for as long as that takes."""

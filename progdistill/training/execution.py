@@ -4,6 +4,8 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Float
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from progdistill.errors import UsageError
@@ -23,6 +25,7 @@ class Execution(NamedTuple):
     activation_checkpointing: bool = False
     sharded: bool = False
     micro_batch_size: int | None = None
+    channels_last: bool = False
 
 
 def decide(
@@ -35,7 +38,7 @@ def decide(
 
     Raises:
         UsageError: The device does not support the precision, or sharding is combined with a single rank or
-            with compilation.
+            with compilation or channels_last.
     """
     check_precision(precision, device)
     sharded = compute.parallelism == "fsdp" or (
@@ -46,6 +49,8 @@ def decide(
             "compute.parallelism=fsdp shards parameters over ranks, and this job has one: leave it out, or"
             " set compute.world_size to the number of devices"
         )
+    if sharded and compute.channels_last == "on":
+        raise UsageError("compute.channels_last=on is not for sharded weights: leave it or parallelism=fsdp out")
     if sharded and compute.compile == "on":
         raise UsageError("compute.compile=on with compute.parallelism=fsdp is not supported: leave one of them out")
     return Execution(
@@ -54,6 +59,9 @@ def decide(
         activation_checkpointing=compute.activation_checkpointing,
         sharded=sharded,
         micro_batch_size=compute.micro_batch_size,
+        # FSDP shards contiguous weights only.
+        channels_last=compute.channels_last == "on"
+        or (compute.channels_last == "auto" and device.type != "tpu" and not sharded),
     )
 
 
@@ -84,6 +92,8 @@ def place(denoiser: Denoiser, execution: Execution, device: torch.device, shared
     """
     set_float32_products(execution.precision, device)
     denoiser.to(device)
+    if execution.channels_last:
+        nn.Module.to(denoiser, memory_format=torch.channels_last)
     denoiser.autocasts = execution.precision is Precision.BFLOAT16
     if shared:
         return denoiser
@@ -98,6 +108,21 @@ def place(denoiser: Denoiser, execution: Execution, device: torch.device, shared
             fully_shard(module)
         fully_shard(denoiser)
     return denoiser
+
+
+class Reading:
+    """A few numbers on their way from the device, to be waited for when they are needed."""
+
+    def __init__(self, numbers: Float[Tensor, " numbers"]) -> None:
+        self._numbers = numbers.to("cpu", non_blocking=numbers.is_cuda)
+        self._arrived = torch.cuda.current_stream().record_event() if numbers.is_cuda else None
+
+    def values(self) -> list[float]:
+        """The numbers, when they have arrived."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        found: list[float] = self._numbers.tolist()
+        return found
 
 
 def recompute_activations(denoiser: Denoiser) -> None:

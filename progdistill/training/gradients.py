@@ -1,4 +1,4 @@
-"""The gradient of one update: summed over micro-batches and ranks, then clipped."""
+"""The gradient of one update, summed over micro-batches and ranks, and its norm."""
 
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -53,14 +53,16 @@ def accumulate(
     return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
 
-def mean_over_ranks(loss: Float[Tensor, ""], world_size: int) -> float:
-    """The loss of the whole batch, the same on every rank: not finite on all if it is on one."""
+def mean_over_ranks(loss: Float[Tensor, ""], asked_to_stop: bool, world_size: int) -> Float[Tensor, "2"]:
+    """The loss of the whole batch, not finite where it is not on one rank, and how many ranks were asked to stop."""
+    numbers = torch.stack((loss, torch.full_like(loss, asked_to_stop)))
     if world_size > 1:
-        torch.distributed.all_reduce(loss)
-        loss = loss / world_size
-    return float(loss)
+        torch.distributed.all_reduce(numbers)
+        numbers[0] /= world_size
+    return numbers
 
 
-def clip_gradients(parameters: Sequence[Tensor], limit: float) -> float:
-    """Scale gradients to a norm of at most `limit`; return the norm before, the same on every rank."""
-    return float(full_tensor(nn.utils.clip_grad_norm_(parameters, limit)))
+def gradient_norm(parameters: Sequence[Tensor]) -> Float[Tensor, ""]:
+    """The norm of the whole gradient, the same on every rank."""
+    found = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    return full_tensor(found)

@@ -17,10 +17,11 @@ from progdistill.store.failpoints import failpoint
 from progdistill.training.config import LearningRateSchedule, Precision, TrainingSettings
 from progdistill.training.devices import device_of_draws
 from progdistill.training.distributed import Rank
-from progdistill.training.execution import Execution
-from progdistill.training.gradients import accumulate, clip_gradients, mean_over_ranks
+from progdistill.training.execution import Execution, Reading
+from progdistill.training.gradients import accumulate, gradient_norm, mean_over_ranks
 from progdistill.training.memory import what_fits
 from progdistill.training.objective import Objective
+from progdistill.training.optimizer import step
 from progdistill.training.random import BatchRandom
 from progdistill.training.snapshots import Snapshot, SnapshotWriter
 from progdistill.training.state import TrainingState
@@ -35,7 +36,7 @@ class TrainingHooks(NamedTuple):
     snapshots: SnapshotWriter
     snapshot_interval_updates: int
     should_stop: Callable[[], bool]
-    """Called after every update; must return the same on all ranks."""
+    """Called after every update; where one rank's returns true, all stop."""
     snapshot_facts: dict[str, JsonValue] = {}
     """Recorded in every snapshot beside the training state."""
     watch: "Callable[[TrainingState, float], None] | None" = None
@@ -98,83 +99,109 @@ def train(task: TrainingTask, model: Denoiser, start: Snapshot | None) -> Traine
 
     Raises:
         Interrupted: `should_stop` returned true; a snapshot has been written.
-        NonFiniteError: The loss or the gradient is NaN or infinite; raised on all ranks before the update.
+        NonFiniteError: The loss or the gradient is NaN or infinite; raised on all ranks, with the weights as they were.
         DeviceMemoryError: A micro-batch does not fit in the device's memory.
     """
     model.train()
-    rank, hooks = task.rank, task.hooks
     state = TrainingState(model, task.settings, task.new_parameters)
     if start is not None:
         state.restore(start)
         start.close()
     network: nn.Module = model
-    if rank.world_size > 1 and not task.execution.sharded:
+    if task.rank.world_size > 1 and not task.execution.sharded:
         network = nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True)
-    total = task.settings.updates
-    with Progress(task.label, total=total, unit="updates", start=state.update) as progress:
-        while state.update < total:
-            loss = _one_update(task, state, network)
-            _record_loss(state, loss, total)
-            progress.advance(loss=loss)
-            if hooks.watch is not None:
-                hooks.watch(state, loss)
-            failpoint("training.update")
-            if hooks.should_stop():
-                _save(hooks, state)
-                hooks.snapshots.wait()
-                raise Interrupted(f"{task.label} stopped after update {state.update} of {total}; saved")
-            if state.update % hooks.snapshot_interval_updates == 0 and state.update < total:
-                _save(hooks, state)
-    hooks.snapshots.join()  # A snapshot that could not be written no longer matters.
+    with Progress(task.label, total=task.settings.updates, unit="updates", start=state.update) as progress:
+        _Loop(task, state, network, progress).run()
+    task.hooks.snapshots.join()  # A snapshot that could not be written no longer matters.
     return Trained(state.published_weights(), state.loss_curve, state.seconds)
 
 
-def _one_update(task: TrainingTask, state: TrainingState, network: nn.Module) -> float:
-    settings, update = task.settings, state.update
-    loss, norm = _gradient(task, state, network)
-    if not (math.isfinite(loss) and math.isfinite(norm)):
-        raise NonFiniteError(
-            f"{task.label}: loss {loss} and gradient norm {norm} at update {update} are not finite;"
-            " no update was made from it. Lower the learning rate (--set distill.learning_rate=…,"
-            " --set base.learning_rate=…) or look at the data"
-        )
-    for group in state.optimizer.param_groups:
-        group["lr"] = learning_rate_at(settings, update) * group["rate_factor"]
-    state.optimizer.step()
-    if settings.ema_decay is not None:
-        weight = 1 - ema_decay_at(settings.ema_decay, update)
-        torch._foreach_lerp_(state.average, [p.detach() for p in state.parameters], weight)
-    state.update += 1
-    return loss
+class _Loop:
+    """The updates of one training. Each is settled while the device computes the next gradient, so that neither waits.
 
+    An update with a loss or gradient that is not finite changes nothing, which the device decides by itself.
+    """
 
-def _gradient(task: TrainingTask, state: TrainingState, network: nn.Module) -> tuple[float, float]:
-    """The loss and the norm of the gradient, the same on every rank: all stop, or none."""
-    settings, rank, update = task.settings, task.rank, state.update
-    batch = task.loader.batch(update)
-    config = state.model.config
-    # Where states do not come from data, only the shape of x counts.
-    x = batch.x if batch.x is not None else torch.zeros(task.loader.local_size, *config.network.sample_shape)
-    x = x.to(rank.device, non_blocking=True)
-    columns = [column.name for column in config.network.columns]
-    found = {name: batch.conditioning[name].to(rank.device, non_blocking=True) for name in columns}
-    conditioning = found or None
-    # Every rank draws with the generator of rank 0.
-    source = generator(task.seed, task.purpose, update, 0, device=device_of_draws(rank.device))
-    random = BatchRandom(source, settings.batch_size, rank.rank, rank.world_size, rank.device)
-    # Dropout draws from the global generator, differently on each rank.
-    torch.manual_seed(seed_for(task.seed, f"{task.purpose}, dropout", update, rank.rank))
-    state.optimizer.zero_grad(set_to_none=True)
-    size, held = task.execution.micro_batch_size, _held_bytes(state, rank.device)
-    try:
-        loss = accumulate(task.objective, state.model, network, x, conditioning, random, size)
-    except torch.OutOfMemoryError as error:
-        raise DeviceMemoryError(
-            f"{task.label}: {min(size or len(x), len(x))} images at a time do not fit in the device's memory"
-            f" ({error}): {_advice(task, state, held)}; training resumes from its last snapshot (docs/gpu.md)"
-        ) from None
-    norm = clip_gradients(state.parameters, settings.gradient_clip_norm)
-    return mean_over_ranks(loss, rank.world_size), norm
+    def __init__(self, task: TrainingTask, state: TrainingState, network: nn.Module, progress: Progress) -> None:
+        self._task, self._state, self._network, self._progress = task, state, network, progress
+        self._unsettled: Reading | None = None
+        """Of the last update: loss, number of ranks that were asked to stop, norm of the gradient."""
+        self._asked_to_stop = False
+
+    def run(self) -> None:
+        state, total = self._state, self._task.settings.updates
+        while state.update < total:
+            loss, norm = self._gradient()
+            self._settle()
+            self._make_update(loss, norm)
+            if state.update % self._task.hooks.snapshot_interval_updates == 0 and state.update < total:
+                self._settle()
+                _save(self._task.hooks, state)
+        self._settle()
+
+    def _gradient(self) -> tuple[Tensor, Tensor]:
+        """Loss, with the number of ranks that were asked to stop, and norm of the gradient: the same on every rank."""
+        task, state = self._task, self._state
+        settings, rank, update = task.settings, task.rank, state.update
+        batch = task.loader.batch(update)
+        config = state.model.config
+        # Where states do not come from data, only the shape of x counts.
+        x = batch.x if batch.x is not None else torch.zeros(task.loader.local_size, *config.network.sample_shape)
+        x = x.to(rank.device, non_blocking=True)
+        columns = [column.name for column in config.network.columns]
+        found = {name: batch.conditioning[name].to(rank.device, non_blocking=True) for name in columns}
+        conditioning = found or None
+        # Every rank draws with the generator of rank 0.
+        source = generator(task.seed, task.purpose, update, 0, device=device_of_draws(rank.device))
+        random = BatchRandom(source, settings.batch_size, rank.rank, rank.world_size, rank.device)
+        # Dropout draws from the global generator, differently on each rank.
+        torch.manual_seed(seed_for(task.seed, f"{task.purpose}, dropout", update, rank.rank))
+        state.optimizer.zero_grad(set_to_none=True)
+        size, held = task.execution.micro_batch_size, _held_bytes(state, rank.device)
+        try:
+            loss = accumulate(task.objective, state.model, self._network, x, conditioning, random, size)
+        except torch.OutOfMemoryError as error:
+            raise DeviceMemoryError(
+                f"{task.label}: {min(size or len(x), len(x))} images at a time do not fit in the device's memory"
+                f" ({error}): {_advice(task, state, held)}; training resumes from its last snapshot (docs/gpu.md)"
+            ) from None
+        return mean_over_ranks(loss, self._asked_to_stop, rank.world_size), gradient_norm(state.parameters)
+
+    def _make_update(self, loss_and_stops: Tensor, norm: Tensor) -> None:
+        state, settings = self._state, self._task.settings
+        numbers = torch.cat((loss_and_stops, norm[None]))
+        for group in state.optimizer.param_groups:
+            group["lr"] = learning_rate_at(settings, state.update) * group["rate_factor"]
+        step(state.optimizer, state.parameters, norm, settings.gradient_clip_norm, numbers.isfinite().all())
+        self._unsettled = Reading(numbers)
+        state.update += 1
+
+    def _settle(self) -> None:
+        """Finish the last update: the moving average follows, and what watches or stops the training hears of it."""
+        if self._unsettled is None:
+            return
+        task, state, hooks = self._task, self._state, self._task.hooks
+        (loss, ranks_to_stop, norm), self._unsettled = self._unsettled.values(), None
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise NonFiniteError(
+                f"{task.label}: loss {loss} and gradient norm {norm} at update {state.update - 1} are not finite;"
+                " no update was made from it. Lower the learning rate (--set distill.learning_rate=…,"
+                " --set base.learning_rate=…) or look at the data"
+            )
+        if task.settings.ema_decay is not None:
+            weight = 1 - ema_decay_at(task.settings.ema_decay, state.update - 1)
+            torch._foreach_lerp_(state.average, [p.detach() for p in state.parameters], weight)
+        _record_loss(state, loss, task.settings.updates)
+        self._progress.advance(loss=loss)
+        if hooks.watch is not None:
+            hooks.watch(state, loss)
+        failpoint("training.update")
+        self._asked_to_stop = hooks.should_stop()
+        # Several ranks stop together, one update after the first was asked to.
+        if ranks_to_stop or (self._asked_to_stop and task.rank.world_size == 1):
+            _save(hooks, state)
+            hooks.snapshots.wait()
+            raise Interrupted(f"{task.label} stopped after update {state.update} of {task.settings.updates}; saved")
 
 
 def _held_bytes(state: TrainingState, device: torch.device) -> int:

@@ -1,9 +1,11 @@
 """AdamW, with moments in float32 or, by bitsandbytes, in 8 bits (Dettmers et al. 2022)."""
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from progdistill.errors import UsageError
@@ -38,6 +40,27 @@ def make_optimizer(groups: list[dict[str, Any]], settings: TrainingSettings) -> 
         groups, lr=settings.learning_rate, betas=betas, weight_decay=settings.weight_decay
     )
     return eight_bit
+
+
+def step(
+    optimizer: torch.optim.Optimizer,
+    parameters: Sequence[Tensor],
+    norm: Float[Tensor, ""],
+    limit: float,
+    is_finite: Bool[Tensor, ""],
+) -> None:
+    """Make an update from the gradient, scaled down to a norm of `limit`; none at all if it is not finite.
+
+    AdamW does both in its only pass over the gradient, by what torch.amp.GradScaler would set, without a wait for the
+    device; moments in 8 bits wait.
+    """
+    if isinstance(optimizer, torch.optim.AdamW):
+        scaled: Any = optimizer
+        scaled.grad_scale, scaled.found_inf = ((norm + 1e-6) / limit).clamp(min=1), (~is_finite).float()
+        optimizer.step()
+    elif is_finite:
+        torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
+        optimizer.step()
 
 
 def state_tensors(optimizer: torch.optim.Optimizer, parameter: Tensor) -> dict[str, Tensor]:

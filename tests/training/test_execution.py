@@ -65,6 +65,14 @@ def test_micro_batches_give_the_gradient_of_the_whole(micro_batch_size: int, kin
     assert_same(gradient(model, objective, digits, micro_batch_size), whole)
 
 
+@pytest.mark.parametrize("kind", sorted(OBJECTIVES))
+def test_channels_last_gives_the_same_gradient(kind: str, digits: DatasetInfo) -> None:
+    contiguous = gradient(untrained(1), OBJECTIVES[kind](), digits)
+    placed = place(untrained(1), Execution(channels_last=True), CPU)
+    assert placed.network.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
+    assert_same(gradient(placed, OBJECTIVES[kind](), digits), contiguous)
+
+
 def test_parts_of_a_batch_draw_its_rows() -> None:
     image = torch.empty(6, 1, 8, 8)
     whole = BatchRandom(torch.Generator().manual_seed(5), 12, 1, 2)
