@@ -174,7 +174,8 @@ class _Loop:
             group["lr"] = learning_rate_at(settings, state.update) * group["rate_factor"]
         step(state.optimizer, state.parameters, norm, settings.gradient_clip_norm, numbers.isfinite().all())
         self._unsettled = Reading(numbers)
-        state.update += 1  # What an objective reads of the state must be up to date here: the next gradient comes first.
+        state.update += 1
+        # Before this update is settled comes the next gradient: what an objective reads of the state changes here.
 
     def _settle(self) -> None:
         """Finish the last update: the moving average follows, and what watches or stops the training hears of it."""
