@@ -102,6 +102,14 @@ class Settings(Frozen):
         return self.guidance_scale is not None and not as_input
 
     @property
+    def measured_evaluation(self) -> EvaluationSettings:
+        """How all rungs are measured: unless a scale is set, with the lowest that guided students learn."""
+        learned = None if self.folds_guidance else self.guidance_scale
+        if self.evaluation.guidance_scale is not None or learned is None or learned.lowest == 1:
+            return self.evaluation
+        return self.evaluation.model_copy(update={"guidance_scale": learned.lowest})
+
+    @property
     def lora(self) -> LoraSettings | None:
         """The adapter of students; None: they have all weights of their own."""
         return None if self.distill.lora.rank is None else self.distill.lora

@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, TypedDict
 
 from pydantic import JsonValue
 
@@ -17,27 +17,23 @@ from progdistill.jobs.local import LocalLauncher
 from progdistill.jobs.result_cache import Launcher, complete
 from progdistill.jobs.spec import (
     CheckpointOutput,
-    DistillSpec,
     EvaluateSpec,
     EvaluationOutput,
-    GuideSpec,
     JobRequest,
     JobResult,
     JobSpec,
     PrepareEvaluatorSpec,
-    TrainBaseSpec,
 )
 from progdistill.registry.checkpoint import load_manifest
 from progdistill.registry.lineage import lineage_tree
 from progdistill.registry.runs import record_run_checkpoint
 from progdistill.run.prepare import PreparedRun, runs_folder
 from progdistill.run.progress_record import ProgressRecord
-from progdistill.run.ranks import device_of, world_size_of
+from progdistill.run.ranks import world_size_of
 from progdistill.run.trackers import Tracking, open_tracker
+from progdistill.run.trainings import base_training, facts_of_job, guided_training, stage_training
 from progdistill.store.layout import report_key
 from progdistill.store.open import open_store
-from progdistill.training.accelerators import precision_for
-from progdistill.training.config import LoraSettings, Precision, StatesFrom
 
 logger = logging.getLogger(__name__)
 
@@ -64,23 +60,6 @@ StageEvaluation = dict[str, JsonValue]
 """An EvaluationRecord as a Metaflow artifact."""
 
 
-class _Job(TypedDict):
-    dataset_fingerprint: str
-    seed: int
-
-
-class _Training(_Job):
-    world_size: int
-    precision: Precision
-
-
-class _Student(TypedDict):
-    lora: LoraSettings | None
-    frozen_precision: Literal["float32", "bfloat16"]
-    states_from: StatesFrom
-    trajectory_steps: int | None
-
-
 class RunSteps:
     """The steps of one run. Events of its jobs are appended to the run's `events.jsonl`."""
 
@@ -99,7 +78,7 @@ class RunSteps:
         self._trackers = [suppress_errors(tracking) for tracking in self._tracking]
         self._card: Listener = ignore
         self._launcher = self._make_launcher(self._folder / "jobs")
-        self._job = _Job(dataset_fingerprint=prepared.dataset.fingerprint, seed=self._settings.seed)
+        self._job = facts_of_job(prepared)
         self.intervals: list[Interval] = []
 
     def show_on(self, card: Any) -> None:
@@ -126,26 +105,10 @@ class RunSteps:
         settings, checkpoint_id = self._settings, self._settings.first_teacher
         output: CheckpointOutput | None = None
         if checkpoint_id is None:
-            base = TrainBaseSpec(
-                **self._training("train_base"),
-                model=settings.model,
-                training=settings.base.loop_settings(),
-                label_dropout=settings.label_dropout,
-            )
-            output = self._complete(base).output_of(CheckpointOutput)
+            output = self._complete(base_training(self._prepared)).output_of(CheckpointOutput)
             checkpoint_id = output.checkpoint_id
-        if settings.guidance_scale is not None and settings.has_guided_stage:
-            guided = GuideSpec(
-                **self._training("guide"),
-                teacher=checkpoint_id,
-                student_steps=settings.ladder[0],
-                prediction=settings.student_prediction,
-                grid=settings.grid,
-                training=settings.distill.guidance_settings(),
-                guidance_scale=settings.guidance_scale,
-                **self._student(),
-            )
-            output = self._complete(guided).output_of(CheckpointOutput)
+        if settings.has_guided_stage:
+            output = self._complete(guided_training(self._prepared, checkpoint_id)).output_of(CheckpointOutput)
             checkpoint_id = output.checkpoint_id
         return self._stage_checkpoint(checkpoint_id, 0, output)
 
@@ -155,18 +118,7 @@ class RunSteps:
 
     def distill(self, teacher: StageCheckpoint, stage_index: int) -> StageCheckpoint:
         """Distill the teacher into the student of rung `stage_index`."""
-        steps = self._settings.ladder[stage_index]
-        spec = DistillSpec(
-            **self._training("distill"),
-            teacher=teacher["id"],
-            student_steps=steps,
-            prediction=self._settings.student_prediction,
-            grid=self._settings.grid,
-            teacher_steps=self._settings.distill.teacher_steps,
-            training=self._settings.distill.for_stage(steps),
-            guidance_scale=None if self._settings.folds_guidance else self._settings.guidance_scale,
-            **self._student(),
-        )
+        spec = stage_training(self._prepared, teacher["id"], stage_index)
         output = self._complete(spec).output_of(CheckpointOutput)
         return self._stage_checkpoint(output.checkpoint_id, stage_index, output)
 
@@ -185,24 +137,16 @@ class RunSteps:
         self._complete(PrepareEvaluatorSpec(**self._job, evaluation=evaluation))
 
     def evaluate(self, checkpoint: StageCheckpoint, rung: int) -> StageEvaluation:
-        """Measure a checkpoint and its baseline at the sampling steps of a rung.
-
-        Unless a scale is set, all rungs of a guided run are measured with the lowest that its students learn.
-        """
+        """Measure a checkpoint and its baseline at the sampling steps of a rung."""
         manifest, steps = load_manifest(self._store, checkpoint["id"]), self._settings.ladder[rung]
         baseline = baseline_of(self._store, manifest)
-        evaluation, learned = self._settings.evaluation, self._settings.guidance_scale
-        if self._settings.folds_guidance:
-            learned = None
-        if evaluation.guidance_scale is None and learned is not None and learned.lowest != 1:
-            evaluation = evaluation.model_copy(update={"guidance_scale": learned.lowest})
         spec = EvaluateSpec(
             **self._job,
             world_size=world_size_of(self._settings, "evaluate"),
             checkpoint=checkpoint["id"],
             baseline=None if baseline is None else baseline.id,
             sampling_steps=steps,
-            evaluation=evaluation,
+            evaluation=self._settings.measured_evaluation,
         )
         return self._complete(spec).output_of(EvaluationOutput).record.model_dump(mode="json")
 
@@ -248,24 +192,6 @@ class RunSteps:
         from progdistill.jobs.kubernetes.launcher import KubernetesLauncher
 
         return KubernetesLauncher(self._store, self._settings.cluster, folder, self._on_event)
-
-    def _training(self, kind: str) -> _Training:
-        """What every training job has; the precision depends on the device unless it is set."""
-        return _Training(
-            **self._job,
-            world_size=world_size_of(self._settings, kind),
-            precision=precision_for(self._settings.compute, device_of(self._settings, kind)),
-        )
-
-    def _student(self) -> _Student:
-        """What every stage has beyond a training."""
-        distill = self._settings.distill
-        return _Student(
-            lora=self._settings.lora,
-            frozen_precision=distill.frozen_precision,
-            states_from=distill.states_from,
-            trajectory_steps=None if distill.states_from is StatesFrom.DATA else distill.trajectory_steps,
-        )
 
     def _complete(self, spec: JobSpec) -> JobResult:
         request = JobRequest(

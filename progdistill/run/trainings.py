@@ -1,0 +1,97 @@
+"""The trainings of a run as jobs, from the base model down the ladder."""
+
+from typing import Literal, TypedDict
+
+from progdistill.errors import LostInvariantError
+from progdistill.jobs.spec import DistillSpec, GuideSpec, TrainBaseSpec
+from progdistill.run.prepare import PreparedRun
+from progdistill.run.ranks import device_of, world_size_of
+from progdistill.training.accelerators import precision_for
+from progdistill.training.config import LoraSettings, Precision, StatesFrom
+
+
+class JobFacts(TypedDict):
+    dataset_fingerprint: str
+    seed: int
+
+
+class _Training(JobFacts):
+    world_size: int
+    precision: Precision
+
+
+class _Student(TypedDict):
+    lora: LoraSettings | None
+    frozen_precision: Literal["float32", "bfloat16"]
+    states_from: StatesFrom
+    trajectory_steps: int | None
+
+
+def facts_of_job(run: PreparedRun) -> JobFacts:
+    """What every job of a run has."""
+    return JobFacts(dataset_fingerprint=run.dataset.fingerprint, seed=run.settings.seed)
+
+
+def base_training(run: PreparedRun) -> TrainBaseSpec:
+    """The training of the base model."""
+    settings = run.settings
+    return TrainBaseSpec(
+        **_training(run, "train_base"),
+        model=settings.model,
+        training=settings.base.loop_settings(),
+        label_dropout=settings.label_dropout,
+    )
+
+
+def guided_training(run: PreparedRun, teacher: str) -> GuideSpec:
+    """The distillation of guidance, of a run that has that stage."""
+    settings = run.settings
+    if settings.guidance_scale is None:
+        raise LostInvariantError("a run without guidance has no guided stage")
+    return GuideSpec(
+        **_training(run, "guide"),
+        teacher=teacher,
+        student_steps=settings.ladder[0],
+        prediction=settings.student_prediction,
+        grid=settings.grid,
+        training=settings.distill.guidance_settings(),
+        guidance_scale=settings.guidance_scale,
+        **_student(run),
+    )
+
+
+def stage_training(run: PreparedRun, teacher: str, stage_index: int) -> DistillSpec:
+    """The training of the student of rung `stage_index`, from 1."""
+    settings = run.settings
+    steps = settings.ladder[stage_index]
+    return DistillSpec(
+        **_training(run, "distill"),
+        teacher=teacher,
+        student_steps=steps,
+        prediction=settings.student_prediction,
+        grid=settings.grid,
+        teacher_steps=settings.distill.teacher_steps,
+        training=settings.distill.for_stage(steps),
+        guidance_scale=None if settings.folds_guidance else settings.guidance_scale,
+        **_student(run),
+    )
+
+
+def _training(run: PreparedRun, kind: str) -> _Training:
+    """What every training has; the precision depends on the device unless it is set."""
+    return _Training(
+        **facts_of_job(run),
+        world_size=world_size_of(run.settings, kind),
+        precision=precision_for(run.settings.compute, device_of(run.settings, kind)),
+    )
+
+
+def _student(run: PreparedRun) -> _Student:
+    """What every stage has beyond a training."""
+    distill = run.settings.distill
+    return _Student(
+        lora=run.settings.lora,
+        frozen_precision=distill.frozen_precision,
+        states_from=distill.states_from,
+        trajectory_steps=None if distill.states_from is StatesFrom.DATA else distill.trajectory_steps,
+    )
