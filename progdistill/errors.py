@@ -35,7 +35,9 @@ class DeviceMemoryError(UsageError):
 
 
 class NonFiniteError(LostInvariantError):
-    """A loss, gradient or sample is NaN or infinite."""
+    """A loss, gradient or sample is NaN or infinite: training diverged, and would diverge again."""
+
+    exit_status = 3
 
 
 class Interrupted(ProgdistillError):

@@ -78,23 +78,27 @@ class RunOption(NamedTuple):
         return self.field.replace("_", "-")
 
 
-RUN_OPTIONS = tuple(
-    RunOption(name, int if field.annotation == int | None else str, field.description, repeatable=name == "set")
-    for name, field in RunOptions.model_fields.items()
-    if field.description is not None
-)
+def options_of(model: type[RunOptions]) -> tuple[RunOption, ...]:
+    """The options that a model declares: its fields with a description."""
+    return tuple(
+        RunOption(name, int if field.annotation == int | None else str, field.description, name in ("set", "over"))
+        for name, field in model.model_fields.items()
+        if field.description is not None
+    )
 
+
+RUN_OPTIONS = options_of(RunOptions)
 
 METAVARS = {
     **{"ladder": "START:END", "start_from": "REF", "reproduce": "REF", "store": "URI", "track": "NAMES"},
-    **{"guidance_scale": "LOWEST:HIGHEST", "set": "KEY=VALUE"},
+    **{"guidance_scale": "LOWEST:HIGHEST", "set": "KEY=VALUE", "over": "KEY=VALUE,VALUE"},
 }
 """What stands for the values of options in help."""
 
 
-def add_run_options(parser: argparse.ArgumentParser) -> None:
-    """Add every run option to an argparse parser."""
-    for option in RUN_OPTIONS:
+def add_options(parser: argparse.ArgumentParser, options: Iterable[RunOption] = RUN_OPTIONS) -> None:
+    """Add options, by default every run option, to an argparse parser."""
+    for option in options:
         parser.add_argument(
             *dict.fromkeys((f"--{option.name}", f"--{option.parameter}")),
             dest=option.field,
@@ -147,10 +151,10 @@ def resolve_options(typed: Mapping[str, Any]) -> RunOptions:
     return RunOptions(**defaults | given, defaults=frozenset(defaults.keys() - given.keys()))
 
 
-def as_arguments(typed: Mapping[str, Any]) -> list[str]:
-    """The command line of typed options: values by field of RunOptions, None where not given."""
+def as_arguments(typed: Mapping[str, Any], options: Iterable[RunOption] = RUN_OPTIONS) -> list[str]:
+    """The command line of typed options: values by field, None where not given."""
     arguments: list[str] = []
-    for option in RUN_OPTIONS:
+    for option in options:
         value = typed.get(option.field)
         for item in (value or ()) if option.repeatable else () if value is None else (value,):
             arguments += [f"--{option.parameter}", str(item)]
@@ -193,9 +197,11 @@ def read_defaults_file(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path} is not valid TOML: {error}") from None
 
 
-def options_of_table(table: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Options written in TOML or JSON, by field of RunOptions; UsageError names the bad key in `where`."""
-    known, found = {option.name: option for option in RUN_OPTIONS}, dict[str, Any]()
+def options_of_table(
+    table: Mapping[str, Any], where: str, options: Iterable[RunOption] = RUN_OPTIONS
+) -> dict[str, Any]:
+    """Options written in TOML or JSON, by field; UsageError names the bad key in `where`."""
+    known, found = {option.name: option for option in options}, dict[str, Any]()
     for name, value in table.items():
         if name in RENAMED_OPTIONS:
             raise UsageError(f"{where}: {name} was renamed: use {RENAMED_OPTIONS[name]}")

@@ -10,7 +10,7 @@ from collections import deque
 from pathlib import Path
 from typing import Final
 
-from progdistill.errors import Interrupted, ProgdistillError, UsageError
+from progdistill.errors import Interrupted, NonFiniteError, ProgdistillError, UsageError
 from progdistill.jobs.events import Listener, ignore, parse_event
 from progdistill.jobs.forkserver import ForkedWorker, fork_worker
 from progdistill.jobs.spec import JobRequest
@@ -122,5 +122,7 @@ def _failure(request: JobRequest, status: int, last_lines: str, log: Path) -> Pr
         return UsageError(last_lines)
     if status == Interrupted.exit_status:
         return Interrupted(last_lines)
+    if status == NonFiniteError.exit_status:
+        return NonFiniteError(f"{last_lines}\nIts log is {log}")
     how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"failed with exit status {status}"
     return ProgdistillError(f"{request.spec.label} {how}; its log is {log}. Last lines:\n{last_lines}")

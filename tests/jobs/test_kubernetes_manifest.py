@@ -88,7 +88,7 @@ def test_what_the_end_of_a_pod_means_is_settled_in_the_job(submit: Any) -> None:
     disrupted, others, setting = spec["podFailurePolicy"]["rules"]
     assert disrupted["action"] == others["action"] == "Ignore" and setting["action"] == "FailJob"
     assert others["onExitCodes"]["values"] == [75, 130]
-    assert setting["onExitCodes"]["values"] == [2]
+    assert setting["onExitCodes"]["values"] == [2, 3]
     assert {rule["onExitCodes"]["containerName"] for rule in (others, setting)} == {"worker"}
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from progdistill.config.pod_patch import CONTAINER
-from progdistill.errors import Interrupted, PeerLostError, ProgdistillError, UsageError
+from progdistill.errors import Interrupted, NonFiniteError, PeerLostError, ProgdistillError, UsageError
 from progdistill.jobs.kubernetes.api import Object
 from progdistill.jobs.kubernetes.manifest import QUEUE_LABEL, Submission
 
@@ -129,7 +129,7 @@ def restart_message(pod: PodExit) -> str | None:
     """What to log about a pod that ended and is replaced; None if that is not worth a line."""
     if pod.disruption is not None:
         return f"host {pod.host} was disrupted ({pod.disruption}): its pod is replaced, at no cost of a retry"
-    if pod.is_own_failure and pod.exit_code != UsageError.exit_status:
+    if pod.is_own_failure and pod.exit_code not in (UsageError.exit_status, NonFiniteError.exit_status):
         return f"host {pod.host} {_outcome(pod)}: its pod is replaced if retries are left"
     return None
 
@@ -148,6 +148,8 @@ def job_failure(
     lines = "\n".join(last_lines.get(first.pod, []))
     if first.exit_code == UsageError.exit_status:
         return UsageError(lines or f"{label}: {_outcome(first)}. {where}")
+    if first.exit_code == NonFiniteError.exit_status:
+        return NonFiniteError(f"{lines}\n{where}")
     retries = submission.cluster.backoff_limit if failed.get("reason") == "BackoffLimitExceeded" else 0
     after, host, of_host = f" after {retries} retries" if retries else "", "", ""
     if submission.hosts > 1:

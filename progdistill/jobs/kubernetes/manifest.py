@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from progdistill.config.cluster import ClusterSettings, StepResources
 from progdistill.config.pod_patch import CONTAINER, patched
-from progdistill.errors import Interrupted, PeerLostError, UsageError
+from progdistill.errors import Interrupted, NonFiniteError, PeerLostError, UsageError
 from progdistill.jobs.spec import JobRequest
 from progdistill.store.base import Store
 
@@ -92,7 +92,7 @@ def job_manifest(submission: Submission) -> Manifest:
         resources=resources,
         container=CONTAINER,
         ignored_statuses=[PeerLostError.exit_status, Interrupted.exit_status],
-        final_statuses=[UsageError.exit_status],
+        final_statuses=[UsageError.exit_status, NonFiniteError.exit_status],
         optional=_optional(submission),
         image=cluster.image_of(resources),
         arguments=[f"--store={submission.store_uri}", f"--job={job_id}", f"--processes={submission.processes}"],
