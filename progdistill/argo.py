@@ -10,6 +10,7 @@ from metaflow.metaflow_config import DATASTORE_SYSROOT_S3, KUBERNETES_CONTAINER_
 
 from progdistill.argo_template import install
 from progdistill.config.options import RUN_OPTIONS, RunOption, RunOptions, resolve_options
+from progdistill.config.sweep import SWEEP_OPTIONS, SweepOptions, resolve_sweep
 from progdistill.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,12 +25,21 @@ STORE_IN_DATASTORE = "progdistill"
 
 def read_deployment(text: str) -> dict[str, Any]:
     """Parse and check a deployment; Metaflow stores it with the flow as plain values."""
+    return _read(text, "DeploymentSettings")
+
+
+def read_sweep_deployment(text: str) -> dict[str, Any]:
+    """As `read_deployment`, of a sweep."""
+    return _read(text, "SweepDeployment")
+
+
+def _read(text: str, kind: str) -> dict[str, Any]:
     if text == DEFAULTS:
         return {}
-    from progdistill.config.deployment import parse_deployment
+    from progdistill.config import deployment
 
     try:
-        return parse_deployment(text).model_dump(mode="json")
+        return deployment.parse_deployment(text, getattr(deployment, kind)).model_dump(mode="json")
     except UsageError as error:
         raise MetaflowException(str(error)) from None
 
@@ -37,25 +47,31 @@ def read_deployment(text: str) -> dict[str, Any]:
 class RunParameters(FlowMutator):
     """Adds the run options as parameters, and for Argo the deployment."""
 
+    options = RUN_OPTIONS
+    deployment_kind = "DeploymentSettings"
+
     def pre_mutate(self, mutable_flow: Any) -> None:
         """Add parameters; in `argo-workflows` commands and their pods, schedule, options and pods."""
         for_argo, in_pod = "argo-workflows" in sys.argv, "ARGO_WORKFLOW_TEMPLATE" in os.environ
         if not for_argo:
-            for option in RUN_OPTIONS:
+            for option in self.options:
                 repeat = {"multiple": True, "default": ()} if option.repeatable else {"default": None}
                 _add_parameter(mutable_flow, option, **repeat)
         if not (for_argo or in_pod):
             return
-        from progdistill.config.deployment import DeploymentSettings
+        from progdistill.config import deployment as kinds
 
-        deployment = DeploymentSettings.model_validate(dict(mutable_flow.configs)["deployment"].to_dict())
+        kind: type[DeploymentSettings] = getattr(kinds, self.deployment_kind)
+        deployment = kind.model_validate(dict(mutable_flow.configs)["deployment"].to_dict())
         if for_argo and "create" in sys.argv:
             _require_image(deployment)
             install(deployment.priority_class)
             _add_schedule(mutable_flow, deployment)
-            _add_parameters(mutable_flow, deployed_options(deployment))
+            self._add_parameters(mutable_flow, deployed_options(deployment))
         elif for_argo:
-            _add_parameters(mutable_flow, RunOptions())  # `trigger` sends what is typed; Argo has the rest
+            self._add_parameters(
+                mutable_flow, type(deployment.run_options)()
+            )  # `trigger` sends what is typed; Argo has the rest
         steps = dict(mutable_flow.steps)
         if unknown := sorted(deployment.steps.keys() - steps.keys()):
             known = ", ".join(steps)
@@ -63,18 +79,24 @@ class RunParameters(FlowMutator):
         for name, step in steps.items():
             _add_pod(step, deployment, deployment.pod_of(name))
 
+    def _add_parameters(self, mutable_flow: Any, options: RunOptions) -> None:
+        for option in self.options:
+            value = getattr(options, option.field)
+            # Argo passes a list as text that no command line reads; a pod splits text at its spaces.
+            default = (" ".join(map(str, value)) or None) if option.repeatable else value
+            _add_parameter(mutable_flow, option, default=default)
+
+
+class SweepParameters(RunParameters):
+    """Adds the options of a sweep as parameters, and for Argo its deployment."""
+
+    options = SWEEP_OPTIONS
+    deployment_kind = "SweepDeployment"
+
 
 def _add_parameter(mutable_flow: Any, option: RunOption, **settings: Any) -> None:
     parameter = Parameter(option.parameter, type=option.type, help=option.help, **settings)
     mutable_flow.add_parameter(option.field, parameter, overwrite=True)
-
-
-def _add_parameters(mutable_flow: Any, options: RunOptions) -> None:
-    for option in RUN_OPTIONS:
-        value = getattr(options, option.field)
-        # Argo passes a list as text that no command line reads; a pod splits text at its spaces.
-        default = (" ".join(map(str, value)) or None) if option.repeatable else value
-        _add_parameter(mutable_flow, option, default=default)
 
 
 def _require_image(deployment: "DeploymentSettings") -> None:
@@ -91,13 +113,14 @@ def deployed_options(deployment: "DeploymentSettings") -> RunOptions:
     from progdistill.run.reproduce import check_reproduce
 
     try:
-        options = resolve_options(dict(deployment.run_options))
+        typed = deployment.run_options
+        options = (resolve_sweep if isinstance(typed, SweepOptions) else resolve_options)(dict(typed))
         check_reproduce(options)
         check_paths(options.set)
     except UsageError as error:
         raise MetaflowException(str(error)) from None
-    if any(" " in str(override) for override in options.set):
-        raise MetaflowException("deployment: values in options.set must not contain spaces")
+    if any(" " in str(item) for item in (*options.set, *getattr(options, "over", ()))):
+        raise MetaflowException("deployment: values in options.set and options.over must not contain spaces")
     if options.store is None and DATASTORE_SYSROOT_S3:
         beside = f"{DATASTORE_SYSROOT_S3.rstrip('/')}/{STORE_IN_DATASTORE}"
         options = options.model_copy(update={"store": beside})

@@ -92,7 +92,8 @@ def _report_check(step: dict[str, Any]) -> dict[str, Any]:
     shell, option, script = check["container"]["command"]
     prepared, _, _ = script.partition(_STARTED)
     prepared = prepared.replace("{{inputs.parameters.input-paths}}", "none")
-    run = "python -m progdistill.run.require_report --run DistillFlow/argo-{{workflow.name}}"
+    flow = check["metadata"]["annotations"]["metaflow/flow_name"]
+    run = f"python -m progdistill.run.require_report --run {flow}/argo-{{{{workflow.name}}}}"
     check["container"]["command"] = [
         *(shell, option),
         f"{prepared}{_STARTED} && {run} --store '{{{{workflow.parameters.store}}}}' --status '{{{{workflow.status}}}}'",

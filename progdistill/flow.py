@@ -36,7 +36,7 @@ def _live_card(function: Any) -> Any:
     return function if os.environ.get(LIVE_CARDS) == "0" else card(type="blank", id="live")(function)
 
 
-def _one_message(function: Callable[[Any], None]) -> Callable[[Any], None]:
+def one_message(function: Callable[[Any], None]) -> Callable[[Any], None]:
     """Raise an error of this package, or a full disk, as one of Metaflow's, which is shown without a traceback."""
 
     @wraps(function)
@@ -61,7 +61,7 @@ class DistillFlow(FlowSpec):
     deployment = Config("deployment", default_value=DEFAULTS, parser=read_deployment)
 
     @step
-    @_one_message
+    @one_message
     def start(self) -> None:
         """Take over the prepared run; where there is none (in a pod), prepare it. Print the plan."""
         from progdistill.run.estimate import estimate
@@ -84,7 +84,7 @@ class DistillFlow(FlowSpec):
 
     @_live_card
     @step
-    @_one_message
+    @one_message
     def train_base(self) -> None:
         """Train the first teacher (Algorithm 1), or start from the checkpoint of --from."""
         run = self._run(live=True)
@@ -96,7 +96,7 @@ class DistillFlow(FlowSpec):
 
     @_live_card
     @step
-    @_one_message
+    @one_message
     def distill(self) -> None:
         """One stage: the student learns to do in one step what its teacher does in two (Algorithm 2)."""
         run = self._run(live=True)
@@ -110,7 +110,7 @@ class DistillFlow(FlowSpec):
         self.next({"again": self.distill, "done": self.plan_evaluation}, condition="what_next")
 
     @step
-    @_one_message
+    @one_message
     def plan_evaluation(self) -> None:
         """Prepare the feature extractor once, and list what to measure."""
         run = self._run()
@@ -120,7 +120,7 @@ class DistillFlow(FlowSpec):
         self.next(self.evaluate_fid, foreach="rungs")
 
     @step
-    @_one_message
+    @one_message
     def evaluate_fid(self) -> None:
         """Measure one checkpoint, and the undistilled model at as many sampling steps, in the configured distance."""
         run = self._run()
@@ -140,7 +140,7 @@ class DistillFlow(FlowSpec):
     @card(type="blank", id="report")
     @card(type="blank", id="lineage")
     @step
-    @_one_message
+    @one_message
     def report(self) -> None:
         """Write the report of the run, and show it and the lineage as cards."""
         from progdistill.report.build import read_input
@@ -155,7 +155,7 @@ class DistillFlow(FlowSpec):
         self.next(self.end)
 
     @step
-    @_one_message
+    @one_message
     def end(self) -> None:
         """Print where the report is."""
         self._run()  # a run resumed here executes no other step

@@ -17,7 +17,7 @@ ORDER = (
     *("registry", "data", "models"),
     *("features", "training"),
     *("evaluation", "report", "config", "jobs", "run"),
-    *("argo_template", "argo", "flow", "api", "cli"),
+    *("argo_template", "argo", "flow", "sweep_flow", "api", "cli"),
 )
 """Root modules and rooms. Each may import itself and what stands before it."""
 
@@ -28,7 +28,7 @@ MODULES = {
 LIGHT = (
     *("config.options", "config.settings", "config.deployment"),
     *("run.prepare", "run.estimate", "run.steps", "run.report", "jobs.spec", "jobs.result_cache"),
-    *("flow", "argo", "cli.main", "cli.run"),
+    *("flow", "sweep_flow", "argo", "cli.main", "cli.run", "cli.sweep", "run.sweep"),
 )
 HEAVY = {"torch", "boto3", "sklearn", "matplotlib", "diffusers", "scipy", "kubernetes"}
 

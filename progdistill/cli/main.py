@@ -14,13 +14,14 @@ from progdistill.cli import (
     report,
     run,
     sample,
+    sweep,
     watch,
 )
 from progdistill.cli.common import run_command
 from progdistill.config.options import check_arguments
 from progdistill.version import __version__
 
-GROUPS = (run, watch, data, checkpoints, lineage, sample, evaluate, import_export, report, doctor)
+GROUPS = (run, sweep, watch, data, checkpoints, lineage, sample, evaluate, import_export, report, doctor)
 
 EXAMPLES = """examples:
   progdistill run                                           distill the built-in digits

@@ -7,6 +7,7 @@ from pydantic import AfterValidator, Field, JsonValue, ValidationError
 
 from progdistill.config.options import RunOptions, options_of_table
 from progdistill.config.secrets import PlainVariables
+from progdistill.config.sweep import SweepOptions, sweep_options_of_table
 from progdistill.errors import UsageError
 from progdistill.models_base import Frozen, first_problem, parse_json, parse_toml
 
@@ -22,6 +23,11 @@ def _cron(text: str) -> str:
 
 def _known_options(options: dict[str, JsonValue]) -> dict[str, JsonValue]:
     options_of_table(options, "deployment: options")
+    return options
+
+
+def _known_sweep_options(options: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    sweep_options_of_table(options, "deployment: options")
     return options
 
 
@@ -43,6 +49,9 @@ LONG_STEPS: dict[str, dict[str, JsonValue]] = {
     "distill": {"timeout_minutes": 2 * _WEEK},
     "plan_evaluation": {"timeout_minutes": 24 * 60},
     "evaluate_fid": {"timeout_minutes": 2 * 24 * 60},
+    "prepare_evaluator": {"timeout_minutes": 24 * 60},
+    "train_shared": {"timeout_minutes": 4 * _WEEK},
+    "run_member": {"timeout_minutes": 4 * _WEEK},
 }
 """Steps that wait for jobs of hours or weeks; the others take minutes."""
 
@@ -85,11 +94,24 @@ class DeploymentSettings(Frozen):
         return PodSettings.model_validate(fields)
 
 
-def parse_deployment(text: str) -> DeploymentSettings:
+class SweepDeployment(DeploymentSettings):
+    """One deployment of a sweep. By default the sweep of `options` is made every Sunday."""
+
+    options: Annotated[dict[str, JsonValue], AfterValidator(_known_sweep_options)] = Field(
+        default={}, description="options of `sweep`, with `set` and `over` as tables"
+    )
+
+    @property
+    def run_options(self) -> SweepOptions:
+        """The options as a sweep takes them."""
+        return SweepOptions(**sweep_options_of_table(self.options, "deployment: options"))
+
+
+def parse_deployment(text: str, kind: type[DeploymentSettings] = DeploymentSettings) -> DeploymentSettings:
     """Read TOML, or JSON where it begins with a brace; UsageError names the bad value."""
     try:
         table = parse_json(text) if text.lstrip().startswith("{") else parse_toml(text)
-        settings = DeploymentSettings.model_validate(table)
+        settings = kind.model_validate(table)
         for step in ("start", *settings.steps):
             settings.pod_of(step)
         return settings

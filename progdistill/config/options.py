@@ -96,7 +96,7 @@ METAVARS = {
 """What stands for the values of options in help."""
 
 
-def add_options(parser: argparse.ArgumentParser, options: Iterable[RunOption] = RUN_OPTIONS) -> None:
+def add_run_options(parser: argparse.ArgumentParser, options: Iterable[RunOption] = RUN_OPTIONS) -> None:
     """Add options, by default every run option, to an argparse parser."""
     for option in options:
         parser.add_argument(

@@ -106,13 +106,17 @@ PUBLISHED_RESULTS: Final[dict[tuple[str, str | None], tuple[str, dict[int, float
 
 
 class Curve(NamedTuple):
-    """A line of the chart: (sampling steps, distance) points with color, marker and line style."""
+    """A line of the chart: (sampling steps, distance) points with color, marker and line style.
+
+    `deviations` are half the lengths of error bars, one a point; empty: none.
+    """
 
     label: str
     points: tuple[tuple[int, float], ...]
     color: str
     marker: str
     line: str = "-"
+    deviations: tuple[float, ...] = ()
 
 
 def curves_of(run: ReportInput) -> list[Curve]:
@@ -156,6 +160,8 @@ def draw_distance_chart(
         label = one_line(curve.label)
         (line,) = axes.plot(steps, distances, curve.line, color=curve.color, marker=curve.marker, label=label)
         line.set(linewidth=2.4 if order == 0 else 1.8, zorder=10 - order, clip_on=False)
+        if any(curve.deviations):
+            axes.errorbar(steps, distances, curve.deviations, fmt="none", ecolor=curve.color, elinewidth=1.2, capsize=3)
     if title:
         axes.set_title(one_line(title), pad=30 if note else None)
         axes.text(0, 1.03, note, transform=axes.transAxes, color=MUTED, va="bottom")

@@ -10,6 +10,7 @@ from progdistill.config.settings import Settings
 from progdistill.errors import UsageError
 from progdistill.models_base import Frozen, first_problem
 from progdistill.progress import readable_bytes
+from progdistill.registry.checkpoint import CheckpointManifest
 from progdistill.run.prepare import PreparedRun
 from progdistill.run.ranks import device_of
 from progdistill.run.rates import Kind, Rate, Work, newest_manifests, rates_from, work_of
@@ -59,6 +60,16 @@ class TimeEstimate(Frozen):
     checkpoints: int
     """Measured trainings that the estimate rests on; 0: those of `--measure`."""
 
+    def describe(self) -> str:
+        """The estimate in a line."""
+        basis = f"{self.checkpoints} measured trainings" if self.checkpoints else "measured just now"
+        cost = "" if self.cost is None else f", {self.cost:,.2f} {self.currency}".rstrip()
+        base = "" if self.base_world_size is None else f"{self.base_world_size} (base model) and "
+        return (
+            f"  training on {base}{self.world_size} × {self.device}: {_duration(self.seconds)},"
+            f" {self.device_hours:,.2g} device hours{cost} ({basis}; evaluation takes extra)"
+        )
+
 
 class Estimate(Frozen):
     """What a run takes if the store has none of its results."""
@@ -87,7 +98,7 @@ class Estimate(Frozen):
         if not self.times:
             lines.append("  training time: unknown, the store has no training of such a network;")
             lines.append("    measure it on this machine with `progdistill plan --measure` and these options")
-        lines += [_time_line(time) for time in self.times]
+        lines += [time.describe() for time in self.times]
         if unpriced := sorted({time.device for time in self.times if time.cost is None}):
             lines.append(f'  cost: set prices per hour in progdistill.toml: [prices] "{unpriced[0]}" = …')
         return "\n".join(lines)
@@ -105,8 +116,27 @@ def estimate(run: PreparedRun, measured: Sequence[Rate] = (), activations: bool 
         measured: rates that replace those of the store.
         activations: whether to estimate their memory, which imports torch and takes seconds.
     """
-    work = work_of(run.settings, run.parameters, run.adapter_parameters)
     manifests = newest_manifests(open_store(run.settings.store))
+    return estimate_from(manifests, run, measured, activations)
+
+
+def estimate_from(
+    manifests: Sequence[CheckpointManifest],
+    run: PreparedRun,
+    measured: Sequence[Rate] = (),
+    activations: bool = False,
+    trained: int = 0,
+) -> Estimate:
+    """As `estimate`, from manifests of a store that were read before.
+
+    Args:
+        manifests: of trainings whose figures are known.
+        run: the run.
+        measured: rates that replace those of the manifests.
+        activations: whether to estimate their memory, which imports torch and takes seconds.
+        trained: checkpoints, from the top of the ladder down, that another run trains; some are left.
+    """
+    work = work_of(run.settings, run.parameters, run.adapter_parameters, trained)
     stored = [rate for part in work for rate in rates_from(manifests, run.settings.model, part, run.settings.compute)]
     rates = {(rate.kind, rate.device, rate.world_size): rate for rate in (*stored, *measured)}
     peaks: dict[str, int] = {}
@@ -160,16 +190,6 @@ def _time(
         cost=None if price is None else hours * price,
         currency=prices.currency,
         checkpoints=checkpoints,
-    )
-
-
-def _time_line(time: TimeEstimate) -> str:
-    basis = f"{time.checkpoints} measured trainings" if time.checkpoints else "measured just now"
-    cost = "" if time.cost is None else f", {time.cost:,.2f} {time.currency}".rstrip()
-    base = "" if time.base_world_size is None else f"{time.base_world_size} (base model) and "
-    return (
-        f"  training on {base}{time.world_size} × {time.device}: {_duration(time.seconds)},"
-        f" {time.device_hours:,.2g} device hours{cost} ({basis}; evaluation takes extra)"
     )
 
 

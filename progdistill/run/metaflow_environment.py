@@ -12,6 +12,9 @@ DEFAULTS = {
     # The headers hold the metadata service's key: pods read it from a Secret, not from the public workflow.
     "METAFLOW_ARGO_WORKFLOWS_ENV_VARS_TO_SKIP": "METAFLOW_SERVICE_HEADERS",
     "METAFLOW_RUN_MAX_WORKERS": _WORKERS,
+    # A sweep is bounded by --max-runs.
+    "METAFLOW_RUN_MAX_NUM_SPLITS": "10000",
+    "METAFLOW_RESUME_MAX_NUM_SPLITS": "10000",
     "METAFLOW_RESUME_MAX_WORKERS": os.environ.get("METAFLOW_RUN_MAX_WORKERS", _WORKERS),
 }
 

@@ -39,13 +39,14 @@ class Work(NamedTuple):
     """Whether what is trained is a LoRA."""
 
 
-def work_of(settings: Settings, parameters: int, adapter_parameters: int | None = None) -> list[Work]:
+def work_of(settings: Settings, parameters: int, adapter_parameters: int | None = None, trained: int = 0) -> list[Work]:
     """The trainings of a run, in order, whether or not the store has their results.
 
     Args:
         settings: Of the run.
         parameters: Of the network.
         adapter_parameters: Of students that are LoRAs; None: they have all weights of their own.
+        trained: Checkpoints, from the top of the ladder down, that another run trains.
     """
     found: list[Work] = []
     base, distill = settings.base, settings.distill
@@ -64,11 +65,12 @@ def work_of(settings: Settings, parameters: int, adapter_parameters: int | None 
         images, adapter = updates * training.batch_size, kind != "train_base" and adapter_parameters is not None
         found.append(Work(kind, images, training.batch_size, world_size, memory, adapter))
 
-    if settings.first_teacher is None:
+    if settings.first_teacher is None and not trained:
         add("train_base", base, base.updates)
-    if settings.has_guided_stage:
+    if settings.has_guided_stage and not trained:
         add("guide", distill, distill.guidance_settings().updates)
-    add("distill", distill, sum(distill.for_stage(steps).updates for steps in settings.ladder[1:]))
+    if stages := settings.ladder[max(1, trained) :]:
+        add("distill", distill, sum(distill.for_stage(steps).updates for steps in stages))
     return found
 
 

@@ -150,6 +150,13 @@ class RunSteps:
         )
         return self._complete(spec).output_of(EvaluationOutput).record.model_dump(mode="json")
 
+    def train_and_measure(self, rungs: int | None = None) -> tuple[list[StageCheckpoint], list[StageEvaluation]]:
+        """All checkpoints of the run and their evaluations, or those of the topmost rungs."""
+        checkpoints = [self.first_teacher()]
+        while self.has_stage(len(checkpoints)) and len(checkpoints) != rungs:
+            checkpoints.append(self.distill(checkpoints[-1], len(checkpoints)))
+        return checkpoints, [self.evaluate(checkpoint, rung) for rung, checkpoint in enumerate(checkpoints)]
+
     def report(
         self,
         checkpoints: Sequence[StageCheckpoint],

@@ -95,3 +95,19 @@ def _student(run: PreparedRun) -> _Student:
         states_from=distill.states_from,
         trajectory_steps=None if distill.states_from is StatesFrom.DATA else distill.trajectory_steps,
     )
+
+
+def training_ids(run: PreparedRun) -> tuple[str, ...]:
+    """A name for each checkpoint of a run, from the top of the ladder down, before there is any.
+
+    Runs that give a name in common train that checkpoint, and those before it, alike: it is the id of the training
+    with the name of its teacher in place of a checkpoint.
+    """
+    settings = run.settings
+    found = settings.first_teacher or base_training(run).id
+    if settings.has_guided_stage:
+        found = guided_training(run, found).id
+    names = [found]
+    for index in range(1, len(settings.ladder)):
+        names.append(stage_training(run, names[-1], index).id)
+    return tuple(names)
