@@ -23,7 +23,7 @@ SAMPLERS = {
     SamplerName.DPM_SOLVER: ("DPM-Solver++(2M)", 1),
     SamplerName.DDIM: ("DDIM", 1),
 }
-"""What the table calls each sampler, and its evaluations of the network in a step. The paper has neither Heun nor DPM."""
+"""What the table calls each sampler, and evaluations of the network in a step. Heun and DPM-Solver++ are additions."""
 
 
 def main() -> None:

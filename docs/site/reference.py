@@ -251,9 +251,11 @@ def records() -> list[type[BaseModel]]:
     from progdistill.jobs.events import JobEvent, TrainingEvent
     from progdistill.report.comparison import Comparison
     from progdistill.report.input import ReportInput
+    from progdistill.report.sweep import SweepReport
     from progdistill.run.prepare import PreparedRun
 
-    others: list[type[BaseModel]] = [ReportInput, Comparison, TrainingEvent, JobEvent, Settings, PreparedRun]
+    others: list[type[BaseModel]] = [ReportInput, Comparison, SweepReport, TrainingEvent, JobEvent]
+    others += [Settings, PreparedRun]
     ours = [model for model in _subclasses(Record) if model.__module__.startswith("progdistill.")]
     return sorted({*ours, *others}, key=lambda model: model.__name__)
 

@@ -3,27 +3,16 @@
 import argparse
 import os
 import sys
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 from pydantic import BaseModel
 
-from progdistill.cli.common import Verbs, add_verb, described, print_json, run_command, writing
-from progdistill.config.options import (
-    RUN_OPTIONS,
-    RunOption,
-    add_run_options,
-    as_arguments,
-    check_arguments,
-    parse_known_options,
-    resolve_options,
-)
-from progdistill.errors import Interrupted, ProgdistillError, UsageError
+from progdistill.cli.common import Verbs, add_verb, described, print_json
+from progdistill.cli.flows import Program, add_origin, run_script, start
+from progdistill.config.options import RUN_OPTIONS, add_run_options, resolve_options
+from progdistill.errors import UsageError
 from progdistill.escape import printable
-from progdistill.logs import configure_logging
-from progdistill.signals import restore_default_signals
 
 VERBS = {
     "run": "train, distill, evaluate and report, with any option of Metaflow's `run` (such as --tag NAME)",
@@ -42,27 +31,6 @@ MEASURED_UPDATES = 20
 """Of `plan --measure`."""
 
 
-class Program(NamedTuple):
-    """A flow as commands start it."""
-
-    flow: Any
-    """Its class."""
-    options: tuple[RunOption, ...]
-    prepare: Callable[[Mapping[str, Any]], BaseModel]
-    """Checks typed options before Metaflow starts anything; `start` takes over the result as JSON."""
-    entrypoint: Sequence[str] | None
-    """How its tasks start; None: as the script of this process."""
-    resume: str
-    """The command that resumes a run, up to the run's id."""
-
-    def add_arguments(self, parser: argparse.ArgumentParser, verb: str) -> None:
-        """Add the arguments of `run` or `resume`."""
-        if verb == "run":
-            add_run_options(parser, self.options)
-        else:
-            _add_origin(parser)
-
-
 def _program(flow: Any = None) -> Program:
     """`progdistill run`, or the script of a class."""
     from progdistill.flow import DistillFlow
@@ -78,7 +46,7 @@ def add_parser(verbs: Verbs) -> None:
     """Add the verbs. What the parsers of `run` and `resume` do not know is for Metaflow."""
     for verb, text in VERBS.items():
         parser = verbs.add_parser(verb, **described(text, EXAMPLES.get(verb, "")), allow_abbrev=False)
-        add_run_options(parser) if verb == "run" else _add_origin(parser)
+        add_run_options(parser) if verb == "run" else add_origin(parser)
         parser.set_defaults(run=_from_cli, verb=verb, takes_unknown=True)
     text = "show stages, updates, images, disk, memory, time and cost of a run with the same options"
     examples = "progdistill plan --dataset flowers --ladder 64:4 --measure"
@@ -87,11 +55,6 @@ def add_parser(verbs: Verbs) -> None:
     count = MEASURED_UPDATES
     text = f"train that many updates here (default: {count}) to estimate the time of all"
     plan.add_argument("--measure", nargs="?", type=int, const=count, metavar="UPDATES", help=text)
-
-
-def _add_origin(parser: argparse.ArgumentParser) -> None:
-    text = "run to resume, or SweepFlow/RUN (default: the last run of this folder)"
-    parser.add_argument("--origin-run-id", metavar="RUN", help=text)
 
 
 def _plan(args: argparse.Namespace) -> int:
@@ -130,50 +93,6 @@ def main(flow: Any = None) -> None:
     run_script(_program(flow))
 
 
-def run_script(program: Program) -> None:
-    """Run a program with the arguments of the process, and exit: a task, or any command of Metaflow."""
-    arguments = sys.argv[1:]
-    if "step" in arguments:  # a task, not a command of the user
-        restore_default_signals()
-        configure_logging()
-        sys.exit(_metaflow(program, arguments))
-    verb = next((word for word in arguments if word in VERBS), None)
-
-    def run() -> int:
-        check_arguments(arguments)
-        if verb is None or "--help" in arguments:
-            return _metaflow(program, arguments)
-        position = arguments.index(verb)
-        before, after = arguments[:position], arguments[position + 1 :]
-        typed, rest = parse_known_options(lambda parser: program.add_arguments(parser, verb), after)
-        return start(program, before, verb, typed, rest)
-
-    sys.exit(run_command(run))
-
-
-def start(program: Program, before: Sequence[str], verb: str, typed: Mapping[str, Any], rest: Sequence[str]) -> int:
-    """Check everything before Metaflow starts anything, then run or resume; return the exit status.
-
-    `before` and `rest` are Metaflow's options, `typed` ours.
-    """
-    from progdistill.run.temporary import temporary_folder
-
-    with temporary_folder() as folder:
-        if verb == "run":
-            _hand_over(program, typed, folder / "prepared.json")
-            arguments = [*before, verb, *as_arguments(typed, program.options), *rest]
-        else:
-            origin, flow = typed["origin_run_id"], program.flow.__name__
-            _check_origin(flow, origin, before)
-            named = () if origin is None else ("--origin-run-id", origin)
-            tags = [argument for tag in _tags_of(flow, origin) for argument in ("--tag", tag)]
-            arguments = [*before, verb, *rest, *named, *tags]
-        from progdistill.flow import USAGE_ERROR
-
-        os.environ[USAGE_ERROR] = str(Path(folder) / "usage_error")
-        return _supervise(program, arguments)
-
-
 def _prepare(typed: Mapping[str, Any]) -> BaseModel:
     from progdistill.flow import LIVE_CARDS
     from progdistill.run.prepare import prepare_run
@@ -181,100 +100,6 @@ def _prepare(typed: Mapping[str, Any]) -> BaseModel:
     prepared = prepare_run(resolve_options(typed))
     os.environ.setdefault(LIVE_CARDS, "1" if prepared.trains_long else "0")
     return prepared
-
-
-def _hand_over(program: Program, typed: Mapping[str, Any], path: Path) -> None:
-    """Prepare the run, once, and leave it for the step `start` to read."""
-    from progdistill.flow import PREPARED_RUN
-
-    with writing("results in", Path.cwd()), tempfile.TemporaryFile(dir="."):
-        pass
-    for option in program.options:
-        variable = f"METAFLOW_RUN_{option.field.upper()}"
-        if os.environ.get(variable):  # Metaflow would take it into account, the prepared run would not
-            raise UsageError(f"{variable} is set: unset it, and give --{option.name} instead")
-    path.write_text(program.prepare(typed).model_dump_json())
-    os.environ[PREPARED_RUN] = str(path)
-
-
-def _check_origin(flow: str, origin: str | None, before: Sequence[str]) -> None:
-    """Refuse to resume a run that is not in this folder; Metaflow would end in a traceback."""
-    from metaflow.metaflow_config import DEFAULT_DATASTORE
-
-    if origin is None or "--datastore" in before or DEFAULT_DATASTORE != "local":
-        return
-    folder = Path(os.environ["METAFLOW_DATASTORE_SYSROOT_LOCAL"], ".metaflow", flow)
-    known = sorted(found.name for found in folder.glob("[0-9]*"))
-    if origin not in known:
-        there_is = f"there are {', '.join(known)}" if known else "there is none: resume where it ran"
-        raise UsageError(f"no run {origin!r} in {folder.parents[1].absolute()}; {there_is}")
-
-
-def _tags_of(flow: str, run_id: str | None) -> list[str]:
-    """The tags of the run to resume, by default the last one of this folder: `start`, which adds them, is cloned."""
-    from metaflow import Run
-    from metaflow.exception import MetaflowException
-    from metaflow.util import get_latest_run_id
-
-    run_id = run_id or get_latest_run_id(lambda *_, **__: None, flow)
-    try:
-        return [] if run_id is None else sorted(Run(f"{flow}/{run_id}", _namespace_check=False).user_tags)
-    except MetaflowException:  # Metaflow itself will say what is wrong with the run
-        return []
-
-
-def _supervise(program: Program, arguments: Sequence[str]) -> int:
-    """Run Metaflow; when it fails, print how to resume."""
-    from metaflow import current
-
-    from progdistill.flow import USAGE_ERROR
-    from progdistill.jobs.forkserver import fork_server
-    from progdistill.signals import StopSignals
-
-    # Metaflow ends its tasks on SIGINT, and here on SIGTERM, and exits with status 1.
-    with StopSignals() as signals:
-        try:
-            with fork_server():
-                status = _metaflow(program, arguments)
-        except (KeyboardInterrupt, SystemExit) as leaving:
-            code = getattr(leaving, "code", 1)
-            status = code if isinstance(code, int) else int(code is not None)
-        if signals.received:
-            signals.ignore()
-            status = Interrupted.exit_status
-            _ask_about_jobs_left(str(current.run_id))
-        if status == 1 and Path(os.environ[USAGE_ERROR]).exists():
-            status = UsageError.exit_status
-        if status != 0 and current.run_id:
-            # Not Metaflow's `latest_run`: all runs of a folder share it, and `resume` does not write it.
-            print(f"To resume: {program.resume}{current.run_id}", file=sys.stderr)
-        return status
-
-
-def _metaflow(program: Program, arguments: Sequence[str]) -> int:
-    from metaflow.parameters import flow_context
-
-    with flow_context(program.flow):
-        from metaflow import cli  # on import it declares the options of the flow in context
-
-        flow = program.flow(use_cli=False)
-        return cli.main(flow, args=list(arguments), entrypoint=program.entrypoint) or 0
-
-
-def _ask_about_jobs_left(run_id: str) -> None:
-    """Ask what becomes of cluster jobs that outlive the run: its steps have no terminal, this process may."""
-    from progdistill.run.prepare import runs_folder
-
-    left = {
-        found.parent for name in (run_id, f"{run_id}.*") for found in runs_folder().glob(f"{name}/jobs/*.left.json")
-    }
-    for jobs in sorted(left):
-        from progdistill.jobs.kubernetes.launcher import ask_about_left
-
-        try:
-            ask_about_left(jobs)
-        except ProgdistillError as error:
-            print(printable(f"error: {error}"), file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from progdistill.cli.common import Verbs, described, print_json
-from progdistill.cli.run import Program, run_script, start
+from progdistill.cli.flows import Program, run_script, start
 from progdistill.config.options import add_run_options
 from progdistill.config.sweep import SWEEP_OPTIONS, resolve_sweep
 from progdistill.errors import UsageError

@@ -15,7 +15,7 @@ from tests.end_to_end.running import command, environment, ids_of, run_flow
 
 FLOW = Path(__file__).parents[2] / "flows" / "sweep_flow.py"
 SMALL = ("--ladder", "2:1", "--base-updates", "4", "--updates-per-stage", "6", "--set", "evaluation.samples=50")
-SWEEP = ("--over", "distill.learning_rate=1e-4,1e-3", "--seeds", "2", *SMALL)
+SWEEP = ("--over", "distill.learning_rate=1e-4,1e-3", *SMALL)
 
 
 def sweep_of(folder: Path) -> dict[str, Any]:
@@ -51,8 +51,9 @@ def kill_in_a_student(folder: Path) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_killed_sweep_resumes_and_its_runs_are_those_made_alone(tmp_path: Path) -> None:
-    """The base models, which have four updates, are made when it is killed; they are not made again."""
+    """The base model, which has four updates, is made when it is killed; it is not made again."""
     together, alone = tmp_path / "together", tmp_path / "alone"
     together.mkdir()
     alone.mkdir()
@@ -62,13 +63,12 @@ def test_a_killed_sweep_resumes_and_its_runs_are_those_made_alone(tmp_path: Path
     assert resumed.returncode == 0, resumed.stdout[-3000:] + resumed.stderr[-3000:]
     report = sweep_of(together)
     runs = {(run["setting"]["distill.learning_rate"], run["seed"]): run for run in report["runs"]}
-    assert runs.keys() == {(rate, seed) for rate in (1e-4, 1e-3) for seed in (0, 1)}
+    assert runs.keys() == {(1e-4, 0), (1e-3, 0)}
     ids = {key: [stage["id"] for stage in run["checkpoints"]] for key, run in runs.items()}
-    assert made and set(made) <= {found[0] for found in ids.values()}
-    assert all(ids[1e-4, seed][0] == ids[1e-3, seed][0] for seed in (0, 1))
-    done = run_flow(alone, "run", *SMALL, "--seed", "1", "--set", "distill.learning_rate=1e-3")
+    assert made == [ids[1e-4, 0][0]] == [ids[1e-3, 0][0]]
+    done = run_flow(alone, "run", *SMALL, "--set", "distill.learning_rate=1e-3")
     assert done.returncode == 0, done.stderr[-2000:]
-    assert ids_of(alone) == ids[1e-3, 1]
+    assert ids_of(alone) == ids[1e-3, 0]
     store = open_store(str(together / ".progdistill" / "store"))
     for member, run in enumerate(report["runs"]):
         held = run_checkpoints(store, "SweepFlow", f"{report['run_id']}.{member}")
@@ -77,6 +77,7 @@ def test_a_killed_sweep_resumes_and_its_runs_are_those_made_alone(tmp_path: Path
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_run_that_diverges_is_reported_and_the_others_finish(tmp_path: Path) -> None:
     rates = ("--over", "distill.learning_rate=1e-3,1e30", *SMALL, "--set", "distill.gradient_clip_norm=null")
     done = run_flow(tmp_path, "run", *rates, flow=FLOW)
