@@ -3,6 +3,10 @@
 from pydantic import Field, PositiveInt, model_validator
 
 from progdistill.features.config import FeatureSettings
+from progdistill.registry.evaluations import Protocol
+
+SPLITS = 10
+"""Of the published Inception Score."""
 
 ANCESTRAL_GAMMA = 0.3
 """The published evaluation's variance of ancestral sampling."""
@@ -65,6 +69,11 @@ class EvaluationSettings(FeatureSettings, allow_inf_nan=False):
         default=None, pattern="^[0-9a-f]{64}$", description="expected SHA-256 of its model.safetensors"
     )
     clip: bool = Field(default=True, description="clip x̂ to [−1, 1] at every sampling step")
+    protocol: Protocol = Field(
+        default="whole",
+        description="of the class score, KID, precision and recall: whole (all images at once) or published (ten"
+        " splits; 100 subsets of 1,000; all samples against 10,000 real images)",
+    )
     shown_samples: int = Field(default=20, ge=0, description="images kept for the report: the first of those measured")
     neighbors_at_steps: tuple[PositiveInt, ...] = Field(
         default=(4, 1),
@@ -81,4 +90,6 @@ class EvaluationSettings(FeatureSettings, allow_inf_nan=False):
             raise ValueError("tuned_gammas = 1 leaves no choice: give 0, or 2 or more")
         if self.tuned_gammas and self.tuning_seed == self.seed:
             raise ValueError(f"tuning_seed equals seed, {self.seed}: gamma must be tuned on other noise")
+        if self.protocol == "published" and self.samples < SPLITS:
+            raise ValueError(f"protocol published needs {SPLITS} samples or more, not {self.samples}")
         return self

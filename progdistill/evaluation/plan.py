@@ -154,6 +154,7 @@ def plan_measurements(
             reference_fingerprint=reference,
             reference_split=REFERENCE_SPLIT,
             numerics_version=NUMERICS_VERSION,
+            protocol=settings.protocol,
         )
 
     planned = [PlannedMeasurement("distilled", spec(manifest, SamplerName.DDIM))]

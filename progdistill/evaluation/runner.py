@@ -15,8 +15,16 @@ from progdistill.evaluation.plan import REFERENCE_SPLIT, PlannedMeasurement, pla
 from progdistill.evaluation.published_statistics import pinned_statistics
 from progdistill.evaluation.reference import Reference, published_reference, reference_of
 from progdistill.evaluation.sampling import labels_of
-from progdistill.evaluation.shards import ShardResult, delete_shards, load_shard, measure_shard, save_shard, shards_of
-from progdistill.evaluation.statistics import compare, merge_statistics
+from progdistill.evaluation.shards import (
+    ShardResult,
+    delete_shards,
+    load_shard,
+    measure_shard,
+    save_shard,
+    shards_of,
+    splits_of,
+)
+from progdistill.evaluation.statistics import as_published, compare, merge_statistics
 from progdistill.features.base import FeatureExtractor
 from progdistill.features.manifest import EvaluatorManifest
 from progdistill.features.registry import find_or_publish_evaluator, open_evaluator
@@ -88,16 +96,23 @@ class MeasurementRunner:
 
     def sample(self, spec: MeasurementSpec, assigned: Callable[[Sequence[range]], Sequence[range]]) -> None:
         """Draw the assigned shards of a measurement and keep them in the store for `run`."""
-        shards = assigned(shards_of(spec.samples))
+        shards = assigned(shards_of(spec))
         if shards and read_record(self._store, spec.key, Measurement) is None:
             self._draw(spec, shards, keep=True)
 
     def _measure(self, spec: MeasurementSpec) -> Measurement:
         """Draw what other ranks or an earlier attempt did not, and compare all with the real images."""
-        reference, shards = self.reference, shards_of(spec.samples)
+        reference, shards = self.reference, shards_of(spec)
         results, num_classes = self._draw(spec, shards, keep=len(shards) > 1)
         began = time.monotonic()
-        figures = compare(reduce(merge_statistics, (result.statistics for result in results)), reference)
+        statistics = reduce(merge_statistics, (result.statistics for result in results))
+        figures = compare(statistics, reference)
+        if spec.protocol == "published":
+            parts = [
+                [result.statistics for result, shard in zip(results, shards, strict=True) if shard[0] in split]
+                for split in splits_of(spec)
+            ]
+            figures = as_published(figures, statistics, reference, parts)
         comparing_seconds = time.monotonic() - began
         return Measurement(
             spec=spec,

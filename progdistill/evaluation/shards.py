@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from safetensors.torch import save
 
 from progdistill.errors import LostInvariantError
+from progdistill.evaluation.config import SPLITS
 from progdistill.evaluation.latents import Surroundings
 from progdistill.evaluation.metrics import Moments, ScoreSums
 from progdistill.evaluation.reference import KEPT_FEATURES
@@ -57,9 +59,20 @@ class ShardRecord(Record):
         return (blob_key(self.tensors.sha256),)
 
 
-def shards_of(samples: int) -> list[range]:
-    """Cut sample indices into shards."""
-    return [range(start, min(start + SHARD_SAMPLES, samples)) for start in range(0, samples, SHARD_SAMPLES)]
+def shards_of(spec: MeasurementSpec) -> list[range]:
+    """Cut a measurement's sample indices into shards, each within one split."""
+    return [
+        range(start, min(start + SHARD_SAMPLES, split.stop))
+        for split in splits_of(spec)
+        for start in range(split.start, split.stop, SHARD_SAMPLES)
+    ]
+
+
+def splits_of(spec: MeasurementSpec) -> list[range]:
+    """The sample indices that a class score is made of: ten splits by the published protocol, otherwise one."""
+    splits = SPLITS if spec.protocol == "published" else 1
+    edges = [place * spec.samples // splits for place in range(splits + 1)]
+    return [range(start, stop) for start, stop in pairwise(edges)]
 
 
 def measure_shard(
@@ -73,7 +86,8 @@ def measure_shard(
     surroundings: Surroundings | None = None,
 ) -> ShardResult:
     """Draw the samples `indices` and gather their statistics; keep the images below `spec.shown_samples`."""
-    stream = StatisticsStream(keep=KEPT_FEATURES - indices.start)
+    kept = spec.samples if spec.protocol == "published" else KEPT_FEATURES
+    stream = StatisticsStream(keep=kept - indices.start)
     batches = generate(
         denoiser,
         spec.sampler,

@@ -1,5 +1,8 @@
 """Statistics of a set of samples: small, mergeable over shards, and enough for every metric."""
 
+from collections.abc import Sequence
+from functools import reduce
+from statistics import fmean
 from typing import NamedTuple
 
 import torch
@@ -18,6 +21,7 @@ from progdistill.evaluation.metrics import (
     merge,
     precision_recall,
     score_sums,
+    subset_kernel_distance,
 )
 from progdistill.evaluation.reference import Reference
 from progdistill.features.base import Features
@@ -86,4 +90,23 @@ def compare(samples: SampleStatistics, reference: Reference) -> Figures:
         precision=precision,
         recall=recall,
         inception_score=None if samples.score is None else inception_score(samples.score),
+    )
+
+
+def as_published(
+    figures: Figures, samples: SampleStatistics, reference: Reference, splits: Sequence[Sequence[SampleStatistics]]
+) -> Figures:
+    """Figures by the published protocols; precision and recall are so if the features of all samples are kept.
+
+    Args:
+        figures: Of all samples at once.
+        samples: Statistics of all samples.
+        reference: Of the real images.
+        splits: Statistics of the parts of each split, whose class scores are averaged.
+    """
+    scores = [reduce(merge_statistics, parts).score for parts in splits]
+    kernel = None if reference.features is None else subset_kernel_distance(samples.features, reference.features)
+    return figures._replace(
+        kernel_distance=kernel,
+        inception_score=None if None in scores else fmean(inception_score(score) for score in scores if score),
     )

@@ -15,6 +15,9 @@ from progdistill.store.digest import FileDigest, Sha256
 from progdistill.store.documents import Record, Timestamp, list_records
 from progdistill.store.layout import blob_key, checkpoint_key, evaluation_key, evaluations_prefix, evaluator_key
 
+Protocol = Literal["whole", "published"]
+"""How metrics are made of samples: of all at once, or of splits, subsets and counts as in publications."""
+
 
 class MeasurementSpec(Frozen):
     """Everything that decides the figures of a measurement: equal specs give equal figures."""
@@ -36,11 +39,12 @@ class MeasurementSpec(Frozen):
     reference_fingerprint: str
     reference_split: str
     numerics_version: int
+    protocol: Protocol = "whole"
 
     @property
     def id(self) -> str:
-        """SHA-256 of the canonical JSON of this spec."""
-        return content_id(self)
+        """SHA-256 of the canonical JSON of this spec, without the default protocol: once it was the only one."""
+        return content_id(self.model_dump(mode="json", exclude={"protocol"} if self.protocol == "whole" else set()))
 
     @property
     def key(self) -> str:

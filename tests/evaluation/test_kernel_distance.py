@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from progdistill.evaluation import metrics as module
-from progdistill.evaluation.metrics import kernel_distance
+from progdistill.evaluation.metrics import kernel_distance, subset_kernel_distance
 
 
 def _features(count: int, seed: int, shift: float = 0.0) -> Tensor:
@@ -51,3 +51,15 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_single_vector_has_no_distance() -> None:
     with pytest.raises(ValueError, match="2 vectors"):
         kernel_distance(_features(1, 0), _features(5, 1))
+
+
+def test_over_subsets_it_is_the_same_in_expectation_and_the_same_every_time() -> None:
+    samples, real = _features(300, 0, shift=0.5), _features(400, 1)
+    whole, subsets = kernel_distance(samples, real), subset_kernel_distance(samples, real, size=100)
+    assert subsets == pytest.approx(whole, rel=0.05) and subsets != whole
+    assert subset_kernel_distance(samples, real, size=100) == subsets
+
+
+def test_one_subset_of_all_is_the_whole() -> None:
+    samples, real = _features(50, 0, shift=0.5), _features(50, 1)
+    assert subset_kernel_distance(samples, real, subsets=1) == pytest.approx(kernel_distance(samples, real), rel=1e-12)
