@@ -29,6 +29,7 @@ from progdistill.registry.resolve import resolve_reference
 from progdistill.run.checks import check_encoder, check_fit, check_grid, check_guidance, check_lora, check_values
 from progdistill.run.reproduce import reproduce
 from progdistill.run.trackers import check_trackers
+from progdistill.store.base import Store
 from progdistill.store.open import open_store
 from progdistill.training.accelerators import accelerators_here
 from progdistill.training.config import TrainingSettings
@@ -192,13 +193,18 @@ def prepare_run(options: RunOptions) -> PreparedRun:
         other_data=teacher is not None and not is_data_of(dataset, teacher.identity.dataset_fingerprint),
         ignored_overrides=() if teacher is None else _ignored(options, settings),
     )
+    _check_disk(run, store)
+    return run
+
+
+def _check_disk(run: PreparedRun, store: Store) -> None:
+    """Refuse a run that the store has no room for."""
     free = store.free_bytes()
     if free is not None and run.disk_bytes > free:
         raise UsageError(
             f"the plan needs up to {readable_bytes(run.disk_bytes)} in {store.uri}, where {readable_bytes(free)} are"
             " free: choose another --store, a shorter --ladder or a smaller model"
         )
-    return run
 
 
 def _dataset_of(teacher: CheckpointManifest, options: RunOptions) -> str:
