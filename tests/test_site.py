@@ -13,8 +13,9 @@ from types import ModuleType
 import pytest
 
 from progdistill.cli.main import make_parser
-from progdistill.config.options import RUN_OPTIONS
+from progdistill.config.options import RUN_OPTIONS, resolve_options
 from progdistill.config.presets import PRESETS
+from progdistill.config.settings import settings_from
 from progdistill.models_base import leaves
 
 ROOT = Path(__file__).parents[1]
@@ -94,6 +95,18 @@ def test_commands_on_every_page_are_understood(capsys: pytest.CaptureFixture[str
         options = [word for word in unknown if word.startswith("--")]
         assert all(option in METAFLOWS_OPTIONS for option in options), (page, words)
         assert not unknown or getattr(args, "takes_unknown", False), (page, words)
+
+
+def test_every_progdistill_toml_on_a_page_has_options_and_settings_that_exist(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    texts = [page.read_text(encoding="utf-8") for page in PAGES if page.name != "schedules.md"]  # deployment.toml
+    files = [file for text in texts for file in re.findall(r"```toml\n(.*?)```", text, re.S)]
+    assert len(files) >= 3
+    for file in files:
+        (tmp_path / "progdistill.toml").write_text(file)
+        assert settings_from(resolve_options({})).preset == "digits", file
 
 
 def test_the_settings_said_to_be_ours_are_those_of_the_preset() -> None:
