@@ -72,9 +72,9 @@ def test_no_files_import_one_another_in_a_circle() -> None:
         raise AssertionError(" → ".join(error.args[1])) from None
 
 
-@pytest.mark.parametrize("module", LIGHT)
-def test_what_every_task_of_the_flow_imports_is_light(module: str) -> None:
-    code = f"import sys, progdistill.{module}; print(sorted({HEAVY} & set(sys.modules)))"
+@pytest.mark.parametrize(("module", "heavy"), [*((module, HEAVY) for module in LIGHT), ("cli.main", {"jinja2"})])
+def test_what_every_task_and_every_command_imports_is_light(module: str, heavy: set[str]) -> None:
+    code = f"import sys, progdistill.{module}; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

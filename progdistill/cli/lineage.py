@@ -10,7 +10,6 @@ from progdistill.errors import ProgdistillError
 from progdistill.registry.lineage import LineageNode, draw, lineage_tree
 from progdistill.registry.openlineage import run_events
 from progdistill.registry.resolve import resolve_reference
-from progdistill.report.lineage_page import lineage_page
 
 
 def add_parser(verbs: Verbs) -> None:
@@ -32,6 +31,8 @@ def _lineage(args: argparse.Namespace) -> int:
     unreadable: list[ProgdistillError] = []
     roots = lineage_tree(store, chosen, unreadable)
     if args.html is not None:
+        from progdistill.report.lineage_page import lineage_page
+
         page = lineage_page(store, roots, chosen)
         with writing("--html", args.html):
             args.html.write_text(page, encoding="utf-8")

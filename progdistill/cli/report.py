@@ -8,7 +8,6 @@ from pathlib import Path
 from progdistill.cli.common import Verbs, add_verb, check_output, print_json, print_table, writing
 from progdistill.errors import require_between
 from progdistill.escape import one_line
-from progdistill.run.report import report_folder
 
 HIGHEST_PRICE = 1e9
 """In any currency."""
@@ -29,6 +28,7 @@ def add_parser(verbs: Verbs) -> None:
 
 def _report(args: argparse.Namespace) -> int:
     from progdistill.report.build import rebuild_report
+    from progdistill.run.report import report_folder
 
     require_between("--price-per-hour", args.price_per_hour, 0, HIGHEST_PRICE)
     folder = report_folder(args.run_id)
@@ -47,6 +47,7 @@ def _compare(args: argparse.Namespace) -> int:
     from progdistill.report.build import read_input
     from progdistill.report.comparison import build_comparison, compare_runs
     from progdistill.report.input import counts_text, number
+    from progdistill.run.report import report_folder
 
     runs = [read_input(report_folder(run_id)) for run_id in args.run_ids]
     comparison = compare_runs(runs)

@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from progdistill.errors import UsageError
 from progdistill.escape import markdown
 from progdistill.models.config import DenoiserConfig
@@ -147,6 +145,8 @@ def _model_card(
     guidance_scale: float | None,
     latent: LatentExport | None,
 ) -> str:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
     environment = Environment(
         loader=PackageLoader("progdistill.models"),
         undefined=StrictUndefined,
