@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from progdistill.jobs.kubernetes.api import REQUIRED_PERMISSIONS
+from progdistill.jobs.kubernetes.api import OPTIONAL_PERMISSIONS, REQUIRED_PERMISSIONS
 from tests.infra.tools import OVERLAYS, of_kind
 
 
@@ -18,8 +18,8 @@ def _granted(role: dict[str, Any]) -> set[tuple[str, str, str]]:
     }
 
 
-def test_the_drivers_role_is_what_the_launcher_requires_and_no_more() -> None:
-    required = {tuple(permission) for permission in REQUIRED_PERMISSIONS}
+def test_the_drivers_role_is_what_the_launcher_uses_and_no_more() -> None:
+    required = {tuple(permission) for permission in (*REQUIRED_PERMISSIONS, *OPTIONAL_PERMISSIONS)}
     (role,) = [one for one in of_kind("base", "Role") if one["metadata"]["name"] == "progdistill-driver"]
     assert _granted(role) == required
 

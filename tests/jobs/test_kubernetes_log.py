@@ -110,11 +110,20 @@ def test_a_clock_that_is_set_back_loses_and_repeats_nothing(tmp_path: Path) -> N
     assert followed(tmp_path, [later], [latest], ended_after=2) == [*TEXTS, "set back", "after"]
 
 
-def test_what_the_kubelet_says_itself_is_shown_once(tmp_path: Path) -> None:
-    with answering([b"unable to retrieve container logs for containerd://1"]) as (api, asked):
+@pytest.mark.parametrize(
+    ("said", "line"),
+    [
+        (b"unable to retrieve container logs for containerd://1", "pod: its node no longer has the log"),
+        (b"failed to watch file: too many open files", "pod: failed to watch file: too many open files"),
+    ],
+)
+def test_what_the_kubelet_says_itself_is_shown_once_and_is_no_line_of_the_job(
+    said: bytes, line: str, tmp_path: Path
+) -> None:
+    with answering([said]) as (api, asked):
         log = PodLog(api, "pod", JobLog(tmp_path / "job.log", ignore), lambda: len(asked) >= 2)
         log.join(200)
-    assert log_lines(tmp_path) == ["pod: unable to retrieve container logs for containerd://1"]
+    assert log_lines(tmp_path) == [line] and not log.last
 
 
 def test_the_log_of_a_lost_node_fails_no_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -164,7 +164,9 @@ class Storage:
             self.changed.notify_all()
 
 
-def record_event(storage: Storage, about: Object, kind: str, reason: str, message: str, component: str) -> None:
+def record_event(
+    storage: Storage, about: Object, kind: str, reason: str, message: str, component: str, count: int = 1
+) -> None:
     """Record an event of type `kind` (Normal or Warning) about an object, once."""
     namespace, name = key_of(about)
     with storage.changed:
@@ -176,7 +178,7 @@ def record_event(storage: Storage, about: Object, kind: str, reason: str, messag
         involved = {"kind": about["kind"], "name": name, "uid": about["metadata"]["uid"]}
         event = {"apiVersion": "v1", "kind": "Event", "metadata": metadata, "involvedObject": involved}
         facts = {"type": kind, "reason": reason, "message": message, "source": {"component": component}}
-        storage.create(EVENTS, event | facts | {"firstTimestamp": timestamp(), "count": 1})
+        storage.create(EVENTS, event | facts | {"firstTimestamp": timestamp(), "count": count})
 
 
 def collect_garbage(storage: Storage) -> None:

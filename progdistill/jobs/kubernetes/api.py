@@ -56,6 +56,14 @@ REQUIRED_PERMISSIONS: Final = (
 )
 """What the driver needs in the namespace of the jobs, be it a person's machine or the pod of a step."""
 
+OPTIONAL_PERMISSIONS: Final = (
+    Permission("kueue.x-k8s.io", "workloads", "list"),
+    Permission("kueue.x-k8s.io", "localqueues", "get"),
+    Permission("", "serviceaccounts", "get"),
+    Permission("", "persistentvolumeclaims", "get"),
+)
+"""What makes messages better: without one of them a check or a reason is left out."""
+
 
 class ConflictError(ProgdistillError):
     """409: an object of that name exists, or a precondition failed."""

@@ -52,6 +52,18 @@ def has_started(pod: Object) -> bool:
     return "running" in state or "terminated" in state
 
 
+def is_troubled(pod: Object) -> bool:
+    """Whether a pod has not started, is not ready although it runs, or is being deleted."""
+    unready = condition(pod, "Ready", status="False") is not None
+    return not has_started(pod) or unready or "deletionTimestamp" in pod["metadata"]
+
+
+def host_on_node(pod: Object) -> str:
+    """The host, and its node if it has one."""
+    node = pod["spec"].get("nodeName")
+    return f"host {completion_index(pod)}" + (f" on node {node}" if node else "")
+
+
 def condition(item: Object, *types: str, status: str = "True") -> Object | None:
     """The first condition of these types that has this status."""
     conditions: list[Object] = item.get("status", {}).get("conditions") or []

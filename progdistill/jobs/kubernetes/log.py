@@ -142,7 +142,10 @@ class PodLog(threading.Thread):
         try:
             second = int(datetime.fromisoformat(timestamp).timestamp())
         except ValueError:
-            self._log.write_once(f"{self.pod}: {timestamp} {text}".strip())  # the kubelet sends it with each response
+            # Of the kubelet, with each response; no line of the job.
+            said = f"{timestamp} {text}".strip()
+            gone = said.startswith("unable to retrieve container logs")
+            self._log.write_once(f"{self.pod}: its node no longer has the log" if gone else f"{self.pod}: {said}")
             return
         self._seconds.append(second)
         self._hashes.append(hash(line))

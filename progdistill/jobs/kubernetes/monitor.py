@@ -12,6 +12,7 @@ from progdistill.jobs.kubernetes.diagnostics import PodExit, condition
 from progdistill.jobs.kubernetes.log import PodLogs
 from progdistill.jobs.kubernetes.manifest import JOB_LABEL, Submission
 from progdistill.jobs.kubernetes.submit import has_result, job_path
+from progdistill.jobs.kubernetes.waiting import WaitingLog
 from progdistill.jobs.kubernetes.watch import WatchCache
 from progdistill.jobs.local import JobLog
 from progdistill.store.base import Store
@@ -30,6 +31,7 @@ class JobMonitor:
         self._jobs = WatchCache(api, api.path("batch/v1", "jobs"), selector, self._changed)
         self._pods = WatchCache(api, api.path("v1", "pods"), selector, self._changed)
         self._pod_logs = PodLogs(api, log, self._pods)
+        self._waiting = WaitingLog(api, submission, log)
         self._since: dict[str, float] = {}
 
     def wait(self, check_interrupted: Callable[[], None]) -> None:
@@ -59,7 +61,8 @@ class JobMonitor:
             if has_result(self._store, self._submission):
                 return True
             raise self._failure(job)
-        self._log_status(job)
+        self._waiting.update(job, self._pods.present())
+        self._log_restarts()
         self._check_image(job)
         self._check_evictions(job)
         return False
@@ -115,21 +118,7 @@ class JobMonitor:
     def _delete(self, job: Object) -> None:
         self._api.delete(job_path(self._api, self._submission.name), job["metadata"]["uid"])
 
-    def _log_status(self, job: Object) -> None:
-        """Log why pods wait and how they ended, each message once."""
-        present = self._pods.present()
-        for line in diagnostics.waiting_reasons(self._submission, job, present):
-            self._log.write_once(line)
-        active = [pod for pod in present if diagnostics.pod_exit(pod) is None]
-        if len(active) < self._submission.hosts and not job.get("spec", {}).get("suspend"):
-            self._log_warnings(job)
+    def _log_restarts(self) -> None:
         for pod in self._exits():
             if (message := diagnostics.restart_message(pod)) is not None:
                 self._log.write_once(message, pod.pod)
-
-    def _log_warnings(self, job: Object) -> None:
-        """The Job's events tell why it lacks pods, such as an exceeded quota."""
-        fields = f"involvedObject.uid={job['metadata']['uid']},type=Warning"
-        events = self._api.get(self._api.path("v1", "events"), fieldSelector=fields) or {}
-        for event in events.get("items", []):
-            self._log.write_once(f"{self._submission.name}: {event['reason']}: {event['message']}")
