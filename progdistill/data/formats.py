@@ -15,7 +15,7 @@ IMAGE_SUFFIXES: Final = (
 )
 
 HEAD_BYTES: Final = 64
-"""How much of a file tells what it is."""
+"""How much of a file is read to recognize its format."""
 
 _IMAGES: Final = (
     *(b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*"),

@@ -1,7 +1,7 @@
 """The distance of a student to its teacher from the same noise: no real images are needed.
 
 The undistilled model at many steps is what a student stands for. Both start from the same noise, so each sample can be
-compared with its counterpart; the undistilled model at as many steps as the student tells what distillation gained.
+compared with its counterpart; the undistilled model at as many steps as the student shows what distillation gained.
 """
 
 import math

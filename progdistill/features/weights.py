@@ -48,7 +48,7 @@ SettingsT = TypeVar("SettingsT", bound=FeatureSettings)
 def check_evaluator(store: Store, settings: FeatureSettings, info: DatasetInfo) -> int:
     """Return how many features the evaluator gives.
 
-    A network from a file is run on one blank image, apart from Inception's official file, which its digest tells.
+    A network from a file is run on one blank image, apart from Inception's official file, which is known by its digest.
 
     Raises:
         UsageError: The evaluator does not fit the dataset, its weights or packages cannot be found, or its file is
@@ -104,7 +104,7 @@ def read_clip_json(path: Path) -> dict[str, Any]:
 
 
 def network_format(settings: FeatureSettings) -> str:
-    """The format of a features file, which its name tells."""
+    """The format of a features file, known from its name."""
     return "onnx" if str(settings.weights).endswith(".onnx") else "torchscript"
 
 
@@ -178,7 +178,7 @@ def read_named_file(location: str | None, variable: str, advice: str) -> tuple[s
 def pinned(settings: SettingsT) -> SettingsT:
     """The settings with the name and digest of the features file, which is needed only once per store.
 
-    The name tells the format. With a digest given, the file need not exist: the store may have it.
+    The format is known from the name. With a digest given, the file need not exist: the store may have it.
     """
     if settings.evaluator != "features_file":
         return settings

@@ -19,7 +19,7 @@ from progdistill.registry.pipeline import PipelineFacts
 
 
 def lora_file_name(name: str, steps: int) -> str:
-    """The name that tells how it is used, such as `teacher_4step_lora.safetensors`."""
+    """The name, which says how it is used, such as `teacher_4step_lora.safetensors`."""
     return f"{name}_{steps}step_lora.safetensors"
 
 

@@ -274,7 +274,7 @@ def _guidance_scale(settings: Settings, teacher: CheckpointManifest) -> Guidance
 
 
 def _adapter_parameters(settings: Settings) -> int | None:
-    """None where students have weights of their own; otherwise torch tells, whose import takes 2 s."""
+    """None where students have weights of their own; otherwise torch decides, whose import takes 2 s."""
     if settings.lora is None or settings.lora.rank is None:
         return None
     from progdistill.models.adapters import adapter_parameters

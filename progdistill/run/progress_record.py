@@ -97,7 +97,7 @@ def progress_of(store: Store, flow: str, run_id: str) -> list[JobProgress]:
 
 
 def newest_run(store: Store) -> tuple[str, str] | None:
-    """Flow and id of the run that was heard of last; None where there is none."""
+    """Flow and id of the run that was updated last; None where there is none."""
     newest = max(store.list(PROGRESS), key=lambda item: item.modified_at, default=None)
     if newest is None:
         return None

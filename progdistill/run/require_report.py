@@ -1,6 +1,6 @@
 """The exit handler of a scheduled run: fails unless the run has its report, and notifies a webhook.
 
-A workflow can end as succeeded although steps were omitted; what tells is the report in the store.
+A workflow can end as succeeded although steps were omitted; what counts is the report in the store.
 """
 
 import argparse

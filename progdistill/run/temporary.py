@@ -17,7 +17,7 @@ _LOCK = "lock"
 def temporary_folder() -> Iterator[Path]:
     """Make the folder, and make it that of this process and its children ($TMPDIR) in the body.
 
-    A killed process cannot remove its folder: the next run does. A lock, which ends with its process, tells which
+    A killed process cannot remove its folder: the next run does. A lock, which ends with its process, shows which
     folders are in use.
     """
     outside = Path(tempfile.gettempdir())

@@ -178,7 +178,7 @@ class _Loop:
         # Before this update is settled comes the next gradient: what an objective reads of the state changes here.
 
     def _settle(self) -> None:
-        """Finish the last update: the moving average follows, and what watches or stops the training hears of it."""
+        """Finish the last update: the moving average follows, and what watches or stops the training sees it."""
         if self._unsettled is None:
             return
         task, state, hooks = self._task, self._state, self._task.hooks

@@ -31,7 +31,7 @@ _CAPTIONS: Final = ("txt", "text", "caption")
 
 
 class Container(NamedTuple):
-    """A folder or an archive, and the splits that its own name tells."""
+    """A folder or an archive, and the splits that its own name states."""
 
     path: Path
     words: Words = frozenset()

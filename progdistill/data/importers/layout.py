@@ -71,7 +71,7 @@ def lay_out(
     Args:
         where: The source, for messages.
         places: Every place with the name of an image in it.
-        containers: For each folder or archive of the source, the splits that its own name tells.
+        containers: For each folder or archive of the source, the splits that its own name states.
         labeled: Whether labels are elsewhere: folders are no classes then.
         partly: Whether only the training split needs to have classes by its folders.
         packed: Whether the images are in an archive: one folder around all of them is no class then.

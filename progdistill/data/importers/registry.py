@@ -177,7 +177,7 @@ def _open_archives(
     choices: Sequence[SplitChoice],
     captions: str | None,
 ) -> Source:
-    """Open archives, each of the split that its name, or that of its folder below the source, tells."""
+    """Open archives, each of the split that its name, or that of its folder below the source, states."""
     unused, containers = Unused(), []
     for path in archives:
         if not path.is_file():

@@ -28,7 +28,7 @@ Words = frozenset[str]
 
 
 class AssignedSplit(NamedTuple):
-    """What tells a file's split, if anything. The first `depth` folders do, and are no classes; -1: all but one."""
+    """What decides a file's split, if anything. The first `depth` folders do, and are no classes; -1: all but one."""
 
     split: str | None
     depth: int = 0
@@ -89,7 +89,7 @@ def words_of(name: str) -> Words:
 def split_of(folders: Sequence[str], file: Words, container: Words = frozenset()) -> AssignedSplit:
     """What the names of an image's folders tell, then of the image, then of the archive that it is in.
 
-    Raises UnclearSplitError if they contradict each other. Below a folder that tells, the image's own name does not
+    Raises UnclearSplitError if they contradict each other. Below a folder that decides, the image's own name does not
     count: `train/cat/test.png` is a training image.
     """
     assigned = AssignedSplit(None)
