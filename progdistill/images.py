@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 Pixels = NDArray[np.uint8]
 """[count, height, width, channels], 1 or 3 channels."""
@@ -69,6 +69,35 @@ def grid(images: Pixels, columns: int | None = None, *, scale: int = 1, gap: int
         top, left = gap + index // columns * cell_height, gap + index % columns * cell_width
         picture[top : top + height * scale, left : left + width * scale] = enlarge(image, scale)
     return picture
+
+
+def titled_rows(images: Pixels, titles: Sequence[str], *, scale: int = 1, most_columns: int = 16) -> Pixels:
+    """Lay images out with a row of its own for each title, below the title, in the order in which titles appear.
+
+    Args:
+        images: uint8 [count, height, width, channels].
+        titles: One for each image; one that is wider than its row is cut off.
+        scale: Factor by which each image is enlarged.
+        most_columns: Further images of a title go to further rows.
+
+    Returns:
+        One image, uint8 [height, width, channels].
+    """
+    rows = {title: [place for place, own in enumerate(titles) if own == title] for title in dict.fromkeys(titles)}
+    columns = min(most_columns, max(map(len, rows.values())))
+    parts = []
+    for title, places in rows.items():
+        blank = np.full((-len(places) % columns, *images.shape[1:]), 255, np.uint8)
+        part = grid(np.concatenate([images[places], blank]), columns, scale=scale)
+        parts += [_written(title, part.shape[1], part.shape[2]), part]
+    return np.concatenate(parts)
+
+
+def _written(text: str, width: int, channels: int) -> Pixels:
+    """A line of text in black on white."""
+    line = Image.new("RGB", (width, 18), "white")
+    ImageDraw.Draw(line).text((3, 2), text, fill="black", font=ImageFont.load_default(12))
+    return np.asarray(line)[:, :, :channels]
 
 
 def readable_scale(image_size: int, wanted_pixels: int = 48) -> int:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from progdistill.images import decode_contact_sheet, encode_contact_sheet, grid, readable_scale
+from progdistill.images import decode_contact_sheet, encode_contact_sheet, grid, readable_scale, titled_rows
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -23,6 +23,23 @@ def test_a_grid_places_every_image_where_it_belongs() -> None:
     assert picture.shape == (2 * 3 + 1, 3 * 3 + 1, 1)
     assert [int(picture[1 + 3 * (i // 3), 1 + 3 * (i % 3), 0]) for i in range(6)] == [0, 1, 2, 3, 4, 5]
     assert int(picture[0, 0, 0]) == 255
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_title_has_its_own_rows(channels: int) -> None:
+    images = np.arange(5, dtype=np.uint8).reshape(5, 1, 1, 1).repeat(channels, axis=3) * np.ones(
+        (1, 20, 20, 1), np.uint8
+    )
+    picture = titled_rows(images, ["b", "a", "b", "b", "a"], most_columns=2)
+    line, cell = 18, 22
+    # b: two rows of two, the last place blank; a: one row.
+    assert picture.shape == (2 * line + 3 * cell + 4, 2 * cell + 2, channels)
+    tops = [line + 2, line + 2 + cell, 2 * line + 4 + 2 * cell + 2]
+    found = [[int(picture[top, 2 + cell * column, 0]) for column in range(2)] for top in tops]
+    assert found == [[0, 2], [3, 255], [1, 4]]
+    for top in (0, line + 2 * cell + 2):
+        written = picture[top : top + line]
+        assert written.min() == 0 and written.max() == 255
 
 
 def test_small_images_are_enlarged_to_a_readable_size() -> None:

@@ -9,6 +9,7 @@ ProgdistillError otherwise.
 import logging
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypedDict, Unpack
@@ -22,7 +23,8 @@ from progdistill.data.catalog import UNKNOWN_DATASET
 from progdistill.data.dataset import default_data_root, find_dataset, require_data_of
 from progdistill.diffusion.names import SamplerName
 from progdistill.errors import ProgdistillError, UsageError, require_between
-from progdistill.images import Pixels, encode_png, grid, readable_scale, write_parquet
+from progdistill.escape import one_line
+from progdistill.images import Pixels, encode_png, grid, readable_scale, titled_rows, write_parquet
 from progdistill.models.config import DenoiserConfig
 from progdistill.models.export import ExportFormat, export_checkpoint
 from progdistill.registry.checkpoint import CheckpointManifest, list_manifests
@@ -50,14 +52,29 @@ class Samples(NamedTuple):
     """uint8 of shape [count, height, width, channels], with 1 (gray) or 3 (RGB) channels."""
     labels: list[int] | None
     """The class of each image; None for a model without classes."""
+    titles: list[str] | None = None
+    """The prompt of each image, or the name of its class; None for a model without either."""
 
     def __repr__(self) -> str:
         count, height, width, channels = self.images.shape
         return f"Samples({count} images of {height}×{width}, {'gray' if channels == 1 else 'RGB'})"
 
-    def grid(self, columns: int | None = None) -> Pixels:
-        """One uint8 image of shape [height, width, channels] with all samples, small ones enlarged."""
-        return grid(self.images, columns, scale=readable_scale(self.images.shape[1]))
+    def grid(self, columns: int | None = None, *, titled: bool = False) -> Pixels:
+        """One uint8 image of shape [height, width, channels] with all samples, small ones enlarged.
+
+        Args:
+            columns: images in a row; default: about as many as rows.
+            titled: a row for each prompt or class, below its title.
+
+        Raises:
+            UsageError: titles are wanted of a model without prompts or classes.
+        """
+        scale = readable_scale(self.images.shape[1])
+        if titled and self.titles is None:
+            raise UsageError("this model has neither prompts nor classes: leave the titles out")
+        if titled and self.titles is not None:
+            return titled_rows(self.images, self.titles, scale=scale, most_columns=columns or 16)
+        return grid(self.images, columns, scale=scale)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write a grid to a .png file, or each image as it is to a .parquet file; return the path."""
@@ -174,7 +191,18 @@ class Model:
             UsageError: an option is out of range, or the model does not support it.
         """
         batches, labels = self.batches(count, **options)
-        return Samples(np.concatenate(list(batches)), labels)
+        return Samples(np.concatenate(list(batches)), labels, self.titles(count, labels, options.get("prompts", ())))
+
+    def titles(self, count: int, labels: Sequence[int] | None, prompts: Sequence[str] = ()) -> list[str] | None:
+        """What `count` images were drawn for: prompts in turn, or names of their classes, as far as they are known."""
+        if prompts:
+            return [one_line(prompts[index % len(prompts)]) for index in range(count)]
+        if labels is None:
+            return None
+        names: tuple[str, ...] = ()
+        with suppress(ProgdistillError):  # the dataset need not be here
+            names = find_dataset(self.manifest.provenance.dataset_name, default_data_root()).class_names
+        return [one_line(names[n]) if len(names) == self.config.network.num_classes else f"class {n}" for n in labels]
 
     def batches(self, count: int, **options: Unpack[SamplingOptions]) -> tuple[Iterator[Pixels], list[int] | None]:
         """As `sample`, batch by batch, for images that need not fit in memory together."""

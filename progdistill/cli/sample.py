@@ -32,6 +32,7 @@ def add_parser(verbs: Verbs) -> None:
     """Add the verb."""
     examples = """
         progdistill sample DistillFlow/RUN/4 --out grid.png
+        progdistill sample DistillFlow/RUN/4 --count 40 --titles --out classes.png
         progdistill sample production --count 50000 --out images.parquet
         """
     text = "draw samples from a checkpoint, as a PNG grid or a Parquet file"
@@ -46,6 +47,8 @@ def add_parser(verbs: Verbs) -> None:
     parser.add_argument("--class", dest="class_label", type=int, metavar="K", help="sample class number K only")
     text = "for models of text: a file with one prompt per line; image i draws prompt i mod their number"
     parser.add_argument("--prompts", type=Path, metavar="FILE", help=text)
+    text = "in a .png: a row for each class or prompt, below its name"
+    parser.add_argument("--titles", action="store_true", help=text)
     parser.add_argument("--gamma", type=float, metavar="G", help="ancestral variance, 0 to 1 (default: 0.3)")
     add_guidance_scale_argument(parser, "guidance scale, 1 or more")
     text = "images sampled at once (default: %(default)s)"
@@ -56,8 +59,11 @@ def add_parser(verbs: Verbs) -> None:
 def _sample(args: argparse.Namespace) -> int:
     if args.out.suffix not in ENDINGS:
         raise UsageError(f"--out {args.out}: give a file name that ends in {' or '.join(ENDINGS)}")
+    if args.titles and args.out.suffix != ".png":
+        raise UsageError("--titles is for pictures: give --out a name that ends in .png, or leave it out")
     model = Model(store_of(args), args.reference)
     check_output("--out", args.out)
+    prompts = [] if args.prompts is None else _prompts(args.prompts)
     batches, labels = model.batches(
         args.count,
         seed=args.seed,
@@ -68,11 +74,14 @@ def _sample(args: argparse.Namespace) -> int:
         class_label=args.class_label,
         clip=not args.no_clip,
         batch_size=args.batch_size,
-        prompts=[] if args.prompts is None else _prompts(args.prompts),
+        prompts=prompts,
     )
+    titles = model.titles(args.count, labels, prompts) if args.titles else None
+    if args.titles and titles is None:
+        raise UsageError("--titles: this model has neither prompts nor classes; leave it out")
     steps = args.sampling_steps or model.sampling_steps
     with Progress(f"{args.sampler} × {steps}", total=args.count, unit="images") as progress:
-        _save(args.out, _counted(batches, progress), labels)
+        _save(args.out, _counted(batches, progress), labels, titles)
     facts = {
         "out": str(args.out),
         "checkpoint": model.id,
@@ -106,7 +115,7 @@ def _counted(batches: "Iterable[Pixels]", progress: Progress) -> "Iterator[Pixel
         progress.advance(len(batch))
 
 
-def _save(out: Path, batches: "Iterable[Pixels]", labels: list[int] | None) -> None:
+def _save(out: Path, batches: "Iterable[Pixels]", labels: list[int] | None, titles: list[str] | None) -> None:
     import numpy as np
 
     from progdistill.images import encode_png, write_parquet
@@ -116,6 +125,7 @@ def _save(out: Path, batches: "Iterable[Pixels]", labels: list[int] | None) -> N
         with writing("--out", out), atomic_path(out) as draft:
             write_parquet(draft, batches, labels)
     else:
-        picture = encode_png(Samples(np.concatenate(list(batches)), labels).grid())
+        samples = Samples(np.concatenate(list(batches)), labels, titles)
+        picture = encode_png(samples.grid(titled=titles is not None))
         with writing("--out", out):
             out.write_bytes(picture)

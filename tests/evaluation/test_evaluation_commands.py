@@ -257,3 +257,15 @@ def test_an_unknown_evaluator_is_named(
 ) -> None:
     assert main(["evaluate", student.id, "--evaluator", "magic", "--store", store]) == 2
     assert "magic" in capsys.readouterr().err
+
+
+def test_a_grid_with_titles_has_a_row_for_each_class(
+    store: str, base: CheckpointManifest, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain, titled = tmp_path / "plain.png", tmp_path / "titled.png"
+    options = ("sample", base.id, "--sampling-steps", "1", "--count", "20", "--store", store)
+    assert main([*options, "--out", str(plain)]) == 0
+    assert main([*options, "--out", str(titled), "--titles"]) == 0
+    assert Image.open(titled).height == 10 * (18 + 50 + 2) != Image.open(plain).height
+    assert main([*options, "--out", str(tmp_path / "x.parquet"), "--titles"]) == 2
+    assert "--titles is for pictures" in capsys.readouterr().err

@@ -1,15 +1,22 @@
 """Latent models are sampled as images: prompts go in, the VAE decodes, guidance leads away from the empty prompt."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import diffusers
 import numpy as np
 import pytest
+from PIL import Image
 
 from progdistill import load
 from progdistill.diffusion.noise import sample_noise
 from progdistill.errors import UsageError
+from progdistill.evaluation.measurement import EvaluationRecord
+from progdistill.images import decode_contact_sheet
+from progdistill.store.layout import blob_key
 from progdistill.store.open import open_store
+from tests.end_to_end.running import environment
 from tests.models.command_line import run
 from tests.models.pipelines import dit, stable_diffusion
 
@@ -56,3 +63,33 @@ def test_a_text_model_asks_for_prompts_and_others_refuse_them(folder: Path) -> N
 def test_a_latent_model_of_classes_draws_images(folder: Path) -> None:
     samples = load("dit", store=str(folder / "store")).sample(3, sampling_steps=2, class_label=7)
     assert samples.images.shape == (3, 16, 16, 3) and samples.labels == [7, 7, 7]
+
+
+@pytest.mark.slow
+def test_a_latent_model_is_compared_with_the_images_beside_its_latents(tmp_path: Path) -> None:
+    dit(tmp_path / "dit", num_classes=3)
+    random = np.random.default_rng(0)
+    for number in range(12):
+        place = tmp_path / "images" / "abc"[number % 3]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (16, 16, 3), np.uint8)).save(place / f"{number}.png")
+    measured = ("--samples", "9", "--evaluator", "efficientnet_lite0", "--json")
+    commands = (
+        ("data", "prepare", "shapes", "--source", "images", "--image-size", "16"),
+        ("import", "dit", "--name", "dit"),
+        ("data", "encode", "shapes", "--pipeline", "dit", "--keep-images"),
+        ("evaluate", "dit", "--dataset", "shapes-encoded", "--sampling-steps", "2", *measured),
+    )
+    for words in commands:
+        line = (str(Path(sys.executable).with_name("progdistill")), *words)
+        done = subprocess.run(line, cwd=tmp_path, env=environment(), capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-2000:]
+    record = EvaluationRecord.model_validate_json(done.stdout)
+    assert record.distilled is not None and record.distilled.distance > 0
+    shown, store = record.distilled.shown, open_store(str(tmp_path / ".progdistill" / "store"))
+    assert shown is not None
+    sheet = store.download(blob_key(shown.file.sha256), shown.file)
+    drawn = load("dit", store=store.uri).sample(9, seed=0, sampling_steps=2)
+    # Decoded, not latents that are taken for images.
+    np.testing.assert_array_equal(decode_contact_sheet(sheet.read_bytes(), 9), drawn.images)
+    assert shown.labels == tuple(drawn.labels or ())
