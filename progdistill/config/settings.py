@@ -12,6 +12,7 @@ from progdistill.config.ladder import parse_ladder
 from progdistill.config.options import DEFAULT_STORE, DEFAULTS_FILE, RunOptions
 from progdistill.config.overrides import Override, apply_overrides, check_named_files, overridden, set_field
 from progdistill.config.presets import DEFAULT_DATASET, preset_for
+from progdistill.data.columns import LABEL
 from progdistill.data.dataset import DatasetInfo
 from progdistill.diffusion.grid import Grid, for_ladder, grid_named
 from progdistill.diffusion.names import PredictionType, check_combination
@@ -203,6 +204,8 @@ def _with_label_dropout(settings: Settings) -> Settings:
                 f" decides both, to {LABEL_DROPOUT}"
             )
         return settings
+    if any(column.name != LABEL for column in network.columns):
+        return settings  # its dataset has the empty prompt
     if not network.num_classes:
         what = f"--guidance-scale {scales}" if scales else "base.label_dropout"
         raise UsageError(

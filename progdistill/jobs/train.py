@@ -129,7 +129,8 @@ def _prepared(
     teacher, weight = None, spec.training.loss_weight
     if isinstance(spec, TrainBaseSpec):
         model = build_denoiser(spec.model, spec.seed)
-        objective: Objective = BaseObjective(weight, spec.label_dropout)
+        without = _unconditional(request.dataset, spec.model, rank.device) if spec.label_dropout else None
+        objective: Objective = BaseObjective(weight, spec.label_dropout, without)
     else:
         teacher, model = _teacher_and_student(spec, store)
         common = (teacher, spec.student_steps, weight, spec.guidance_scale, spec.grid)

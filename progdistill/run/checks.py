@@ -108,9 +108,11 @@ def check_guidance(settings: Settings, dataset: DatasetInfo) -> None:
             " or distill with --guidance-scale LOWEST:HIGHEST"
         )
     prompts = any(column.name != LABEL for column in settings.model.network.columns)
-    if settings.has_guided_stage and prompts and not dataset.has_unconditional:
+    drops = settings.first_teacher is None and settings.label_dropout > 0
+    if (settings.has_guided_stage or drops) and prompts and not dataset.has_unconditional:
+        what = "base.label_dropout" if scales is None else f"--guidance-scale {scales}"
         raise UsageError(
-            f"--guidance-scale {scales} needs the empty prompt as the model's text encoder gives it, and dataset"
+            f"{what} needs the empty prompt as the model's text encoder gives it, and dataset"
             f" {dataset.name} does not have it: encode the dataset again with `progdistill data encode`"
         )
     if scales is None or not settings.folds_guidance or scales.lowest == scales.highest:

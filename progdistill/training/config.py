@@ -47,8 +47,8 @@ class BaseTrainingSettings(TrainingSettings):
         None,
         ge=0,
         lt=1,
-        description="share of labels replaced by 'no class', which makes guidance possible; None: decided by"
-        " whether the run is guided",
+        description="share of labels replaced by 'no class', or of prompts by the empty one, which makes guidance"
+        " possible; None: decided by whether the run is guided",
     )
 
     def loop_settings(self) -> TrainingSettings:

@@ -42,12 +42,15 @@ class Objective(Protocol):
 class BaseObjective:
     """Algorithm 1: t ~ U[0, 1], and the clean data is the target.
 
-    With probability `label_dropout` a sample's label is replaced by num_classes, "no class":
-    one network learns the conditional and the unconditional model (Ho & Salimans 2021).
+    With probability `label_dropout` a sample's label is replaced by num_classes, "no class", and its prompt by the
+    empty one, whose columns `unconditional` holds in one row: one network learns the conditional and the unconditional
+    model (Ho & Salimans 2021).
     """
 
-    def __init__(self, loss_weight: LossWeight, label_dropout: float = 0.0) -> None:
-        self._loss_weight, self._label_dropout = loss_weight, label_dropout
+    def __init__(
+        self, loss_weight: LossWeight, label_dropout: float = 0.0, unconditional: Conditioning | None = None
+    ) -> None:
+        self._loss_weight, self._label_dropout, self._unconditional = loss_weight, label_dropout, unconditional
 
     def __call__(
         self, model: Denoiser, network: nn.Module, x: Images, conditioning: Conditioning | None, random: BatchRandom
@@ -57,12 +60,16 @@ class BaseObjective:
         eps = random.noise_like(x)
         if conditioning is not None and self._label_dropout:
             dropped = random.uniform() < self._label_dropout
-            no_class = model.config.network.num_classes
-            conditioning = {**conditioning, "label": conditioning["label"].masked_fill(dropped, no_class)}
+            without = model.without_condition(conditioning, self._unconditional)
+            conditioning = {name: _replaced(column, without[name], dropped) for name, column in conditioning.items()}
         z = diffuse(x, eps, t)
         output = network(z, t, conditioning)
         target = velocity_from_x_eps(x, eps, t)
         return weighted_loss(output, target, z, t, model.config.prediction, self._loss_weight).mean()
+
+
+def _replaced(column: Tensor, by: Tensor, where: Tensor) -> Tensor:
+    return torch.where(where.reshape(-1, *[1] * (column.ndim - 1)), by, column)
 
 
 class Trajectory(NamedTuple):

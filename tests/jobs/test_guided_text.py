@@ -8,11 +8,12 @@ import torch
 
 from progdistill.data.columns import Column
 from progdistill.data.dataset import DatasetInfo
-from progdistill.diffusion.names import PredictionType
+from progdistill.diffusion.names import LossWeight, PredictionType
 from progdistill.diffusion.noise_schedules import DiscreteSchedule
 from progdistill.jobs import train as training
 from progdistill.jobs import worker
-from progdistill.jobs.spec import CheckpointOutput, DistillSpec, GuideSpec, JobResult
+from progdistill.jobs.spec import CheckpointOutput, DistillSpec, GuideSpec, JobResult, TrainBaseSpec
+from progdistill.models.conditioning import Conditioning
 from progdistill.models.config import DenoiserConfig
 from progdistill.models.denoiser import build_denoiser, save_weights, weights_of
 from progdistill.models.load import load_denoiser
@@ -24,6 +25,8 @@ from progdistill.store.layout import job_result_key
 from progdistill.training.config import LoraSettings
 from progdistill.training.distributed import Rank
 from progdistill.training.guidance import GuidanceRange, can_be_guided
+from progdistill.training.objective import BaseObjective
+from progdistill.training.random import BatchRandom
 from tests.data.datasets import encoded_dataset
 from tests.jobs.asking import request_for
 from tests.models.pipelines import stable_diffusion
@@ -98,6 +101,34 @@ def test_an_adapter_has_one_scale_folded_in(
     weights = [load_denoiser(store, manifest).state_dict() for manifest in (base, first, second)]
     changed = "network.mid_block.attentions.0.transformer_blocks.0.attn2.to_v.weight"
     assert len({tensors[changed].sum().item() for tensors in weights}) == 3
+
+
+def test_a_base_model_is_trained_with_a_share_of_empty_prompts(
+    store: Store, config: DenoiserConfig, encoded: DatasetInfo
+) -> None:
+    empty = training._unconditional(encoded, config, torch.device("cpu"))
+    model, seen = build_denoiser(config, seed=0), []
+
+    def network(z: torch.Tensor, t: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
+        seen.append(conditioning["prompt_embeds"])
+        return torch.zeros_like(z)
+
+    draws = BatchRandom(torch.Generator().manual_seed(1), 400)
+    rows = {"prompt_embeds": torch.ones(400, *PROMPT.shape)}
+    objective = BaseObjective(LossWeight.SNR_PLUS_ONE, 0.25, empty)
+    objective(model, network, torch.zeros(400, 4, 8, 8), rows, draws)  # type: ignore[arg-type]
+    dropped = (seen[0] == -1).all(dim=(1, 2))
+    assert 70 < int(dropped.sum()) < 130
+    assert bool((seen[0][~dropped] == 1).all())
+
+
+def test_a_text_model_trained_here_can_be_guided(store: Store, config: DenoiserConfig, encoded: DatasetInfo) -> None:
+    shared: dict[str, Any] = {"dataset_fingerprint": encoded.fingerprint, "seed": 4}
+    spec = TrainBaseSpec(**shared, model=config, training=settings(2, batch_size=4), label_dropout=0.5)
+    worker.run_job(request_for(spec, store, encoded), Rank("cpu", 1), lambda: False)
+    result = read_record(store, job_result_key(spec.id), JobResult)
+    assert result is not None
+    assert can_be_guided(load_manifest(store, result.output_of(CheckpointOutput).checkpoint_id))
 
 
 def test_without_a_condition_means_the_empty_prompt_of_the_dataset(
