@@ -1,7 +1,5 @@
 """Latent models are sampled as images: prompts go in, the VAE decodes, guidance leads away from the empty prompt."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import diffusers
@@ -10,13 +8,13 @@ import pytest
 from PIL import Image
 
 from progdistill import load
+from progdistill.cli.main import main
 from progdistill.diffusion.noise import sample_noise
 from progdistill.errors import UsageError
 from progdistill.evaluation.measurement import EvaluationRecord
 from progdistill.images import decode_contact_sheet
 from progdistill.store.layout import blob_key
 from progdistill.store.open import open_store
-from tests.end_to_end.running import environment
 from tests.models.command_line import run
 from tests.models.pipelines import dit, stable_diffusion
 
@@ -66,7 +64,11 @@ def test_a_latent_model_of_classes_draws_images(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_latent_model_is_compared_with_the_images_beside_its_latents(tmp_path: Path) -> None:
+@pytest.mark.timeout(900)
+def test_a_latent_model_is_compared_with_the_images_beside_its_latents(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
     dit(tmp_path / "dit", num_classes=3)
     random = np.random.default_rng(0)
     for number in range(12):
@@ -81,10 +83,9 @@ def test_a_latent_model_is_compared_with_the_images_beside_its_latents(tmp_path:
         ("evaluate", "dit", "--dataset", "shapes-encoded", "--sampling-steps", "2", *measured),
     )
     for words in commands:
-        line = (str(Path(sys.executable).with_name("progdistill")), *words)
-        done = subprocess.run(line, cwd=tmp_path, env=environment(), capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr[-2000:]
-    record = EvaluationRecord.model_validate_json(done.stdout)
+        capsys.readouterr()
+        assert main([*words]) == 0
+    record = EvaluationRecord.model_validate_json(capsys.readouterr().out)
     assert record.distilled is not None and record.distilled.distance > 0
     shown, store = record.distilled.shown, open_store(str(tmp_path / ".progdistill" / "store"))
     assert shown is not None
