@@ -12,7 +12,7 @@ from progdistill.data.columns import CAPTION, LABEL, captions_of
 from progdistill.data.dataset import DatasetInfo
 from progdistill.data.reading import SplitReader, read_unconditional
 from progdistill.errors import UsageError
-from progdistill.models.codec import LatentCodec, PromptEncoder
+from progdistill.models.codec import LatentCodec, PromptEncoder, say_cut
 from progdistill.models.conditioning import Conditioning
 from progdistill.models.config import DenoiserConfig
 from progdistill.registry.pipeline import fetch_pipeline, load_pipeline
@@ -75,6 +75,7 @@ def surroundings_of(
     pixels = config.network.image_size * facts.vae_factor
     width = next(column.shape[-1] for column in text if column.name == "prompt_embeds")
     encoder = PromptEncoder(folder, facts, device, prompt_width=width)
+    say_cut(sum(encoder.too_long(prompts)), len(prompts))
     without = encoder.unconditional(image_size=pixels)
     return Surroundings(decode, encoder.encode(prompts, pixels), without, tuple(prompts))
 

@@ -1,6 +1,5 @@
 """Encoding jobs: a dataset's images become latents, and its prompts what a network is conditioned on."""
 
-import logging
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -27,15 +26,13 @@ from progdistill.data.reading import SplitReader
 from progdistill.data.source import ImageFacts
 from progdistill.errors import DeviceMemoryError, UsageError
 from progdistill.jobs.spec import DatasetOutput, EncodeSpec, JobRequest
-from progdistill.models.codec import LatentCodec, PromptEncoder
+from progdistill.models.codec import LatentCodec, PromptEncoder, say_cut
 from progdistill.models.conditioning import Conditioning
 from progdistill.progress import Progress
 from progdistill.registry.pipeline import fetch_pipeline, load_pipeline
 from progdistill.store.base import Store
 from progdistill.training.config import Precision
 from progdistill.training.distributed import Rank
-
-logger = logging.getLogger(__name__)
 
 
 def run_encoding(spec: EncodeSpec, request: JobRequest, store: Store, rank: Rank) -> DatasetOutput | None:
@@ -56,11 +53,7 @@ def run_encoding(spec: EncodeSpec, request: JobRequest, store: Store, rank: Rank
             stage.publish(manifest)
     if manifest is None:
         return None
-    if cut := manifest.prepared_from.cut_prompts:
-        total = sum(request.dataset.splits.values())
-        logger.warning(
-            "note: %s of %s prompts are longer than the text encoder takes, and were cut", f"{cut:,}", f"{total:,}"
-        )
+    say_cut(manifest.prepared_from.cut_prompts, sum(request.dataset.splits.values()))
     return DatasetOutput(fingerprint=manifest.fingerprint, location=stage.out.uri)
 
 

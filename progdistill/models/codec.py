@@ -6,6 +6,7 @@ training, never during it.
 
 import inspect
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
@@ -20,6 +21,8 @@ from torch import Tensor
 from progdistill.errors import UsageError
 from progdistill.models.conditioning import Conditioning
 from progdistill.registry.pipeline import PipelineFacts
+
+logger = logging.getLogger(__name__)
 
 Images = Float[Tensor, "batch 3 height width"]
 Latents = Float[Tensor, "batch channels latent_height latent_width"]
@@ -210,6 +213,13 @@ class PromptEncoder:
             ids = torch.tensor([image_size, image_size, 0, 0, image_size, image_size], dtype=torch.float32)
             columns["time_ids"] = ids.expand(len(found["prompt_embeds"]), 6)
         return columns
+
+
+def say_cut(cut: int, total: int) -> None:
+    """Say how many prompts were cut, if any."""
+    if cut:
+        counts = f"{cut:,} of {total:,}"
+        logger.warning("note: %s prompts are longer than the text encoder takes, and were cut", counts)
 
 
 def _library(name: str) -> Any:
