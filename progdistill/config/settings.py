@@ -15,7 +15,7 @@ from progdistill.config.presets import DEFAULT_DATASET, preset_for
 from progdistill.data.columns import LABEL
 from progdistill.data.dataset import DatasetInfo
 from progdistill.diffusion.grid import Grid, for_ladder, grid_named
-from progdistill.diffusion.names import PredictionType, check_combination
+from progdistill.diffusion.names import LossWeight, PredictionType, check_combination
 from progdistill.errors import UsageError
 from progdistill.evaluation.config import EvaluationSettings
 from progdistill.models.config import DenoiserConfig
@@ -172,9 +172,20 @@ def settings_from(
         raise UsageError(first_problem(error)) from None
     _check_stages(settings, known_stages)
     if model is not None:
-        return settings
+        return settings if recorded is not None else _with_loss_weight_of_eps(settings, options)
     check_combination(settings.model.prediction, settings.base.loss_weight, distilling=False)
     return _with_label_dropout(settings)
+
+
+def _with_loss_weight_of_eps(settings: Settings, options: RunOptions) -> Settings:
+    """Adapters of an ε-model predict ε, with which a preset's truncated SNR diverges: SNR, the plain error of ε."""
+    distill = settings.distill
+    chosen = {"loss_weight", "prediction"} & overridden(options.set, "distill")
+    if chosen or settings.student_prediction is not PredictionType.EPS:
+        return settings
+    if distill.loss_weight is not LossWeight.TRUNCATED_SNR:
+        return settings
+    return settings.model_copy(update={"distill": distill.model_copy(update={"loss_weight": LossWeight.SNR})})
 
 
 def check_paths(overrides: Sequence[Override]) -> None:

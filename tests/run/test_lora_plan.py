@@ -7,6 +7,9 @@ import pytest
 from progdistill.config.options import RunOptions
 from progdistill.config.presets import PRESETS
 from progdistill.data.dataset import DatasetInfo
+from progdistill.diffusion.grid import TrailingGrid
+from progdistill.diffusion.names import PredictionType
+from progdistill.diffusion.noise_schedules import DiscreteSchedule
 from progdistill.errors import UsageError
 from progdistill.models.config import DenoiserConfig, LoraConfig
 from progdistill.registry.checkpoint import CheckpointKind
@@ -59,6 +62,19 @@ def test_one_scale_is_folded_into_the_adapter(store: Store) -> None:
     assert "with guidance scale 5 folded in" in run.describe()
     with pytest.raises(UsageError, match="students of this run are not guided by it"):
         plan(store, set=(*RANK, "evaluation.guidance_scale=5"), guidance_scale="5")
+
+
+def test_adapters_of_an_eps_model_predict_eps_with_a_loss_weight_that_does_not_diverge(store: Store) -> None:
+    """As those of Stable Diffusion and SDXL with the settings for latent models."""
+    schedule = DiscreteSchedule(kind="scaled_linear", beta_start=0.00085, beta_end=0.012)
+    changes = {"prediction": PredictionType.EPS, "foreign_schedule": schedule, "grid": TrailingGrid(schedule=schedule)}
+    teacher = publish(store, PRESETS["digits"].model.model_copy(update=changes), CheckpointKind.IMPORTED).id
+    given = {"start_from": teacher, "preset": "latent", "ladder": "8:1"}
+    lora, full = plan(store, set=RANK, **given).settings, plan(store, **given).settings
+    assert (lora.student_prediction, lora.distill.loss_weight) == ("eps", "snr")
+    assert (full.student_prediction, full.distill.loss_weight) == ("v", "truncated_snr")
+    with pytest.raises(UsageError, match="diverges"):
+        plan(store, set=(*RANK, "distill.loss_weight=truncated_snr"), **given)
 
 
 def student_of_a_base(store: Store, **changes: object) -> str:
