@@ -8,6 +8,7 @@ from pydantic import Field, NonNegativeFloat, ValidationError
 from progdistill.config.options import DEFAULTS_FILE, PRICES_TABLE, read_defaults_file
 from progdistill.config.settings import Settings
 from progdistill.errors import UsageError
+from progdistill.models.config import LoraConfig
 from progdistill.models_base import Frozen, first_problem
 from progdistill.progress import readable_bytes
 from progdistill.registry.checkpoint import CheckpointManifest
@@ -162,9 +163,15 @@ def estimate_from(
 
 def _activations(settings: Settings, kind: Kind, images: int) -> int:
     precision = precision_for(settings.compute, device_of(settings, kind))
-    checkpointing = settings.compute.activation_checkpointing
+    lora, adapter = settings.lora, None
+    if kind != "train_base" and lora is not None and lora.rank is not None:
+        adapter = LoraConfig(base="0" * 64, rank=lora.rank, alpha=lora.alpha or lora.rank, targets=lora.targets)
     return activation_bytes(
-        settings.model, images, bfloat16=precision is Precision.BFLOAT16, checkpointing=checkpointing
+        settings.model.model_copy(update={"lora": adapter}),
+        images,
+        bfloat16=precision is Precision.BFLOAT16,
+        checkpointing=settings.compute.activation_checkpointing,
+        frozen_bfloat16=settings.distill.frozen_precision == "bfloat16",
     )
 
 

@@ -220,7 +220,8 @@ def _advice(task: TrainingTask, state: TrainingState, held_bytes: int) -> str:
         return "set or halve compute.micro_batch_size, or set compute.activation_checkpointing=true"
     free = torch.cuda.get_device_properties(task.rank.device).total_memory - held_bytes
     bfloat16, checkpointing = task.execution.precision is Precision.BFLOAT16, task.execution.activation_checkpointing
-    return what_fits(state.model.config, free, bfloat16=bfloat16, checkpointing=checkpointing)
+    halved = any(parameter.dtype is torch.bfloat16 for parameter in state.model.network.parameters())
+    return what_fits(state.model.config, free, bfloat16=bfloat16, checkpointing=checkpointing, frozen_bfloat16=halved)
 
 
 def _record_loss(state: TrainingState, loss: float, total: int) -> None:

@@ -1,11 +1,14 @@
 """The memory of one rank: of its training state by arithmetic, of its activations from the network's own shapes."""
 
 import weakref
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from progdistill.models.config import DenoiserConfig
 from progdistill.progress import readable_bytes
 from progdistill.training.config import TrainingSettings
+
+if TYPE_CHECKING:
+    from progdistill.models.denoiser import Denoiser
 
 FLOAT_BYTES = 4
 EIGHT_BIT_MOMENT_BYTES = 1 + 4 / 256
@@ -51,32 +54,34 @@ def state_memory(training: TrainingSettings, trained: int, frozen: int = 0, froz
     )
 
 
-def activation_bytes(config: DenoiserConfig, images: int, *, bfloat16: bool, checkpointing: bool) -> int:
+def activation_bytes(
+    config: DenoiserConfig, images: int, *, bfloat16: bool, checkpointing: bool, frozen_bfloat16: bool = False
+) -> int:
     """Estimate the most that a forward and a backward pass hold beside the training state.
 
     Both passes run on tensors without data, which takes seconds and no memory. What the device's own routines work
     with is not counted.
 
     Args:
-        config: Whose network is trained.
+        config: Whose network is trained, or whose adapter, where it has one.
         images: In memory at a time.
         bfloat16: Whether the network computes in bfloat16.
         checkpointing: Whether activations are computed again in the backward pass.
+        frozen_bfloat16: Whether the base of an adapter is kept in bfloat16.
     """
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    from progdistill.models.denoiser import Denoiser
-    from progdistill.models.networks.registry import network_of
     from progdistill.training.execution import recompute_activations
 
     with FakeTensorMode():
-        denoiser = Denoiser(config, network_of(config.network).build(config)).train()
+        denoiser = _trained(config, frozen_bfloat16).train()
         denoiser.autocasts = bfloat16
         if checkpointing:
             recompute_activations(denoiser)
         for parameter in denoiser.parameters():
-            parameter.grad = torch.zeros_like(parameter)
+            if parameter.requires_grad:
+                parameter.grad = torch.zeros_like(parameter)
         columns = {
             column.name: torch.zeros(images, *column.shape, dtype=getattr(torch, column.dtype))
             for column in config.network.columns
@@ -87,10 +92,48 @@ def activation_bytes(config: DenoiserConfig, images: int, *, bfloat16: bool, che
         return int(live.peak_bytes)
 
 
-def what_fits(config: DenoiserConfig, free_bytes: int, *, bfloat16: bool, checkpointing: bool) -> str:
+def _trained(config: DenoiserConfig, frozen_bfloat16: bool) -> "Denoiser":
+    """The denoiser as a training has it: with all its weights, or an adapter on a frozen base."""
+    import torch
+    from torch import nn
+
+    from progdistill.models.adapters import adapter_shapes, target_layers
+    from progdistill.models.denoiser import Denoiser
+    from progdistill.models.networks.registry import network_of
+
+    denoiser = Denoiser(config, network_of(config.network).build(config))
+    if config.lora is None:
+        return denoiser
+    shapes = adapter_shapes(denoiser, config.lora.rank, config.lora.targets)
+    layers = target_layers(denoiser, config.lora.targets)
+    for module in denoiser.network.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            kept = parameter.detach().to(torch.bfloat16) if frozen_bfloat16 else parameter.detach()
+            setattr(module, name, nn.Parameter(kept, requires_grad=False))
+    for name, layer in layers.items():  # peft itself moves modules, which tensors without data do not allow
+        for part in ("lora_A", "lora_B"):
+            layer.register_parameter(part, nn.Parameter(torch.zeros(shapes[f"network.{name}.{part}.weight"])))
+        layer.register_forward_hook(_add_adapter)
+    return denoiser
+
+
+def _add_adapter(layer: Any, inputs: Any, output: Any) -> Any:
+    """The output of a layer with B·A·x, computed as peft does."""
+    import torch.nn.functional as F
+
+    x = inputs[0].to(layer.lora_A.dtype)
+    if layer.lora_A.ndim == 2:
+        return output + F.linear(F.linear(x, layer.lora_A), layer.lora_B).to(output.dtype)
+    down = F.conv2d(x, layer.lora_A, None, layer.stride, layer.padding, layer.dilation)
+    return output + F.conv2d(down, layer.lora_B).to(output.dtype)
+
+
+def what_fits(
+    config: DenoiserConfig, free_bytes: int, *, bfloat16: bool, checkpointing: bool, frozen_bfloat16: bool = False
+) -> str:
     """What to set so that a training step fits in `free_bytes`, beside the training state: an estimate as advice."""
-    fits = _images_that_fit(config, free_bytes, bfloat16, checkpointing)
-    recomputed = fits if checkpointing else _images_that_fit(config, free_bytes, bfloat16, True)
+    fits = _images_that_fit(config, free_bytes, bfloat16, checkpointing, frozen_bfloat16)
+    recomputed = fits if checkpointing else _images_that_fit(config, free_bytes, bfloat16, True, frozen_bfloat16)
     set_size = "set compute.micro_batch_size to that"
     if fits and recomputed > fits:
         return f"{fits} do by an estimate, or {recomputed} with compute.activation_checkpointing=true: {set_size}"
@@ -104,8 +147,13 @@ def what_fits(config: DenoiserConfig, free_bytes: int, *, bfloat16: bool, checkp
     )
 
 
-def _images_that_fit(config: DenoiserConfig, free_bytes: int, bfloat16: bool, checkpointing: bool) -> int:
-    one, two = (activation_bytes(config, n, bfloat16=bfloat16, checkpointing=checkpointing) for n in (1, 2))
+def _images_that_fit(
+    config: DenoiserConfig, free_bytes: int, bfloat16: bool, checkpointing: bool, frozen_bfloat16: bool
+) -> int:
+    one, two = (
+        activation_bytes(config, n, bfloat16=bfloat16, checkpointing=checkpointing, frozen_bfloat16=frozen_bfloat16)
+        for n in (1, 2)
+    )
     return max(0, (free_bytes - (one - (two - one))) // max(1, two - one))
 
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from progdistill.diffusion.names import PredictionType
-from progdistill.models.config import DenoiserConfig, UNetConfig
+from progdistill.models.config import DenoiserConfig, LoraConfig, UNetConfig
 from progdistill.training.memory import activation_bytes, state_memory, what_fits
 from tests.training.conftest import settings, tiny
 
@@ -69,6 +69,16 @@ def test_recomputed_activations_take_less_and_more_images_more() -> None:
     one, two = (activation_bytes(tiny(), n, bfloat16=False, checkpointing=False) for n in (1, 2))
     recomputed = activation_bytes(tiny(), 2, bfloat16=False, checkpointing=True)
     assert recomputed < two and one < two < 2.1 * one
+
+
+def test_a_frozen_base_has_neither_gradients_nor_copies_in_bfloat16() -> None:
+    """Weights that are trained in float32 are cast once for both passes."""
+    adapter = WIDE.model_copy(update={"lora": LoraConfig(base="b" * 64, rank=4, alpha=4.0)})
+    whole, cast, halved = (
+        activation_bytes(config, 1, bfloat16=True, checkpointing=True, frozen_bfloat16=frozen)
+        for config, frozen in ((WIDE, False), (adapter, False), (adapter, True))
+    )
+    assert halved <= cast < 0.8 * whole
 
 
 def test_the_state_has_no_average_where_training_keeps_none() -> None:
