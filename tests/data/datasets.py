@@ -84,7 +84,12 @@ def numbers(batch: Batch) -> list[int]:
 
 
 def encoded_dataset(
-    folder: Path, columns: Sequence[Column], count: int, rows_per_shard: int, encoded_by: str = "a" * 64
+    folder: Path,
+    columns: Sequence[Column],
+    count: int,
+    rows_per_shard: int,
+    encoded_by: str = "a" * 64,
+    classes: int = 10,
 ) -> DatasetInfo:
     """Samples whose number fills every column but standard deviations, which are 0.1, without images.
 
@@ -92,9 +97,8 @@ def encoded_dataset(
     """
     place = folder / "encoded"
     place.mkdir()
-    facts = ImageFacts(
-        channels=0, image_size=0, class_names=tuple("0123456789"), horizontal_flip_safe=False, columns=tuple(columns)
-    )
+    names = tuple(map(str, range(classes)))
+    facts = ImageFacts(channels=0, image_size=0, class_names=names, horizontal_flip_safe=False, columns=tuple(columns))
     entries = []
     for start in range(0, count, rows_per_shard):
         numbers = np.arange(start, min(start + rows_per_shard, count))

@@ -4,9 +4,19 @@ from typing import Any
 
 from progdistill.data.dataset import DatasetInfo
 from progdistill.jobs.spec import JobRequest, JobSpec, TrainBaseSpec
+from progdistill.jobs.worker import run_job
 from progdistill.store.base import Store
 from progdistill.training.config import ComputeSettings, SnapshotSettings
+from progdistill.training.distributed import Rank
 from tests.training.conftest import settings, tiny
+
+
+class InThisProcess:
+    """A launcher without workers, for short jobs: the libraries that they need are imported here already."""
+
+    def launch(self, request: JobRequest) -> None:
+        """See Launcher."""
+        run_job(request, Rank("cpu", 1), lambda: False)
 
 
 def request_for(spec: JobSpec, store: Store, digits: DatasetInfo, **changes: Any) -> JobRequest:
