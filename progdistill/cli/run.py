@@ -4,11 +4,12 @@ import argparse
 import os
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
-from progdistill.cli.common import Verbs, add_verb, described, print_json
+from progdistill.cli.common import Verbs, add_verb, check_output, described, print_json
 from progdistill.cli.flows import Program, add_origin, run_script, start
 from progdistill.config.options import RUN_OPTIONS, add_run_options, resolve_options
 from progdistill.errors import UsageError
@@ -55,6 +56,8 @@ def add_parser(verbs: Verbs) -> None:
     count = MEASURED_UPDATES
     text = f"train that many updates here (default: {count}) to estimate the time of all"
     plan.add_argument("--measure", nargs="?", type=int, const=count, metavar="UPDATES", help=text)
+    text = "with --measure: write a profiler's trace of each kind of training there, and a page that adds it up"
+    plan.add_argument("--profile", type=Path, metavar="FOLDER", help=text)
 
 
 def _plan(args: argparse.Namespace) -> int:
@@ -64,8 +67,12 @@ def _plan(args: argparse.Namespace) -> int:
 
     if args.measure is not None and args.measure < 1:
         raise UsageError(f"--measure {args.measure}: give 1 or more updates")
+    if args.profile is not None and args.measure is None:
+        raise UsageError("--profile profiles what --measure trains: give both")
+    if args.profile is not None:
+        check_output("--profile", args.profile, folder=True)
     prepared = prepare_run(resolve_options(vars(args)))
-    measured = [] if args.measure is None else measure_here(prepared, args.measure)
+    measured = [] if args.measure is None else measure_here(prepared, args.measure, args.profile)
     takes = estimate(prepared, measured, activations=prepared.trains_long)
     if args.json:
         print_json({**prepared.facts(), "estimate": takes.model_dump(mode="json")})

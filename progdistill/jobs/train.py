@@ -44,8 +44,10 @@ from progdistill.training.objective import (
     Objective,
     Trajectory,
 )
+from progdistill.training.profile import ProfiledUpdates, Work, forward_flops
 from progdistill.training.provenance import peak_memory_bytes, provenance
 from progdistill.training.snapshots import Snapshot, SnapshotWriter, delete_snapshots, latest_snapshot, snapshot_named
+from progdistill.training.state import TrainingState
 
 logger = logging.getLogger(__name__)
 
@@ -103,11 +105,31 @@ def _train(
             should_stop=should_stop,
             # Garbage collection keeps the teacher of a job that is under way.
             snapshot_facts={} if isinstance(spec, TrainBaseSpec) else {"teacher": spec.teacher},
-            watch=LiveTraining(spec, request.live, store) if request.live and rank.rank == 0 else None,
+            watch=_watch(spec, request, store, model.config, execution) if request.live and rank.rank == 0 else None,
         ),
         new_parameters=frozenset({guidance_parameter(model.config)}) if isinstance(spec, GuideSpec) else frozenset(),
     )
     return train(task, model, _snapshot_to_resume(store, spec.id, rank))
+
+
+def _watch(
+    spec: TrainingSpec, request: JobRequest, store: Store, config: DenoiserConfig, execution: Execution
+) -> Callable[[TrainingState, float], None]:
+    """What rank 0 reports of the training, with a profile where one is wanted."""
+    assert request.live is not None
+    live = LiveTraining(spec, request.live, store)
+    if request.live.profile is None:
+        return live
+    asked = 0 if isinstance(spec, TrainBaseSpec) else 2 if isinstance(spec, GuideSpec) else spec.teacher_steps
+    images = spec.training.batch_size // spec.world_size
+    work = Work(images, forward_flops(config) * (3 + asked), execution.precision)
+    profiled = ProfiledUpdates(Path(request.live.profile) / f"{spec.kind}-{spec.id[:12]}", work)
+
+    def watch(state: TrainingState, loss: float) -> None:
+        live(state, loss)
+        profiled(state, loss)
+
+    return watch
 
 
 def _snapshot_to_resume(store: Store, job_id: str, rank: Rank) -> Snapshot | None:

@@ -17,14 +17,24 @@ from progdistill.store.open import open_store
 WARM_UP = 3
 """Updates of the shorter of two trainings; their difference excludes what happens once."""
 
+NEEDED_UPDATES = 20
+"""Enough for a profile, which skips a few and ends before the last (training/profile.py)."""
+
 Measured = tuple[str, TrainingFigures]
 """The device, and what the training took on it."""
 
 
-def measure_here(run: PreparedRun, updates: int) -> list[Rate]:
-    """The rate of each kind of the run's trainings on this machine, over that many updates."""
+def measure_here(run: PreparedRun, updates: int, profile: Path | None = None) -> list[Rate]:
+    """The rate of each kind of the run's trainings on this machine, over that many updates.
+
+    With `profile`, each kind is trained again under a profiler, which leaves a folder there.
+    """
     with fork_server():
         few, more = _train(run, WARM_UP), _train(run, WARM_UP + updates)
+        if profile is not None:
+            live = run.settings.live.model_copy(update={"profile": str(profile.absolute())})
+            profiled = run.settings.model_copy(update={"live": live})
+            _train(run.model_copy(update={"settings": profiled}), NEEDED_UPDATES)
     rates = []
     for kind, (device, figures) in more.items():
         seconds = figures.seconds - few[kind][1].seconds

@@ -151,6 +151,11 @@ class LiveSettings(Frozen, allow_inf_nan=False):
     most_sampling_steps: int = Field(
         16, gt=0, description="upper limit of their sampling steps, otherwise those of the student"
     )
+    profile: str | None = Field(
+        None,
+        description="folder, on the machine that trains, for a profiler's trace of a few updates of each training and"
+        " a page that adds it up",
+    )
     trackers: tuple[TrackerName, ...] = Field((), description="where the driver logs trainings and distances, too")
 
 

@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from progdistill.models.conditioning import Conditioning, rows_of
 from progdistill.models.denoiser import Denoiser, Images
 from progdistill.training.objective import Objective
+from progdistill.training.profile import part
 from progdistill.training.random import BatchRandom
 from progdistill.training.state import full_tensor
 
@@ -44,11 +45,13 @@ def accumulate(
         rows = slice(start, min(start + size, images))
         accumulates = isinstance(network, DistributedDataParallel) and rows.stop < images
         with network.no_sync() if accumulates else nullcontext():  # type: ignore[operator]
-            part = rows_of(conditioning, rows)
-            loss = objective(model, network, x[rows], part, random.slice(rows.start, rows.stop))
+            some = rows_of(conditioning, rows)
+            with part("forward"):
+                loss = objective(model, network, x[rows], some, random.slice(rows.start, rows.stop))
             if size < images:
                 loss = loss * ((rows.stop - rows.start) / images)
-            loss.backward()  # type: ignore[no-untyped-call]
+            with part("backward"):
+                loss.backward()  # type: ignore[no-untyped-call]
         losses.append(loss.detach())
     return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 

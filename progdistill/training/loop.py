@@ -22,6 +22,7 @@ from progdistill.training.gradients import accumulate, gradient_norm, mean_over_
 from progdistill.training.memory import what_fits
 from progdistill.training.objective import Objective
 from progdistill.training.optimizer import step
+from progdistill.training.profile import part
 from progdistill.training.random import BatchRandom
 from progdistill.training.snapshots import Snapshot, SnapshotWriter
 from progdistill.training.state import TrainingState
@@ -143,14 +144,15 @@ class _Loop:
         """Loss, with the number of ranks that were asked to stop, and norm of the gradient: the same on every rank."""
         task, state = self._task, self._state
         settings, rank, update = task.settings, task.rank, state.update
-        batch = task.loader.batch(update)
-        config = state.model.config
-        # Where states do not come from data, only the shape of x counts.
-        x = batch.x if batch.x is not None else torch.zeros(task.loader.local_size, *config.network.sample_shape)
-        x = x.to(rank.device, non_blocking=True)
-        columns = [column.name for column in config.network.columns]
-        found = {name: batch.conditioning[name].to(rank.device, non_blocking=True) for name in columns}
-        conditioning = found or None
+        with part("data"):
+            batch = task.loader.batch(update)
+            config = state.model.config
+            # Where states do not come from data, only the shape of x counts.
+            x = batch.x if batch.x is not None else torch.zeros(task.loader.local_size, *config.network.sample_shape)
+            x = x.to(rank.device, non_blocking=True)
+            columns = [column.name for column in config.network.columns]
+            found = {name: batch.conditioning[name].to(rank.device, non_blocking=True) for name in columns}
+            conditioning = found or None
         # Every rank draws with the generator of rank 0.
         source = generator(task.seed, task.purpose, update, 0, device=device_of_draws(rank.device))
         random = BatchRandom(source, settings.batch_size, rank.rank, rank.world_size, rank.device)
@@ -165,14 +167,18 @@ class _Loop:
                 f"{task.label}: {min(size or len(x), len(x))} images at a time do not fit in the device's memory"
                 f" ({error}): {_advice(task, state, held)}; training resumes from its last snapshot (docs/gpu.md)"
             ) from None
-        return mean_over_ranks(loss, self._asked_to_stop, rank.world_size), gradient_norm(state.parameters)
+        with part("exchange"):
+            loss_and_stops = mean_over_ranks(loss, self._asked_to_stop, rank.world_size)
+        with part("optimizer"):
+            return loss_and_stops, gradient_norm(state.parameters)
 
     def _make_update(self, loss_and_stops: Tensor, norm: Tensor) -> None:
         state, settings = self._state, self._task.settings
-        numbers = torch.cat((loss_and_stops, norm[None]))
-        for group in state.optimizer.param_groups:
-            group["lr"] = learning_rate_at(settings, state.update) * group["rate_factor"]
-        step(state.optimizer, state.parameters, norm, settings.gradient_clip_norm, numbers.isfinite().all())
+        with part("optimizer"):
+            numbers = torch.cat((loss_and_stops, norm[None]))
+            for group in state.optimizer.param_groups:
+                group["lr"] = learning_rate_at(settings, state.update) * group["rate_factor"]
+            step(state.optimizer, state.parameters, norm, settings.gradient_clip_norm, numbers.isfinite().all())
         self._unsettled = Reading(numbers)
         state.update += 1
         # Before this update is settled comes the next gradient: what an objective reads of the state changes here.
@@ -182,7 +188,8 @@ class _Loop:
         if self._unsettled is None:
             return
         task, state, hooks = self._task, self._state, self._task.hooks
-        (loss, ranks_to_stop, norm), self._unsettled = self._unsettled.values(), None
+        with part("waiting"):
+            (loss, ranks_to_stop, norm), self._unsettled = self._unsettled.values(), None
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise NonFiniteError(
                 f"{task.label}: loss {loss} and gradient norm {norm} at update {state.update - 1} are not finite;"
@@ -191,7 +198,8 @@ class _Loop:
             )
         if task.settings.ema_decay is not None:
             weight = 1 - ema_decay_at(task.settings.ema_decay, state.update - 1)
-            torch._foreach_lerp_(state.average, [p.detach() for p in state.parameters], weight)
+            with part("optimizer"):
+                torch._foreach_lerp_(state.average, [p.detach() for p in state.parameters], weight)
         _record_loss(state, loss, task.settings.updates)
         self._progress.advance(loss=loss)
         if hooks.watch is not None:
@@ -232,6 +240,7 @@ def _record_loss(state: TrainingState, loss: float, total: int) -> None:
 
 
 def _save(hooks: TrainingHooks, state: TrainingState) -> None:
-    tensors, pieces = state.tensors_to_save()
-    facts = {**hooks.snapshot_facts, **state.facts().model_dump(mode="json")}
-    hooks.snapshots.save(state.update, tensors, facts, pieces)
+    with part("snapshot"):
+        tensors, pieces = state.tensors_to_save()
+        facts = {**hooks.snapshot_facts, **state.facts().model_dump(mode="json")}
+        hooks.snapshots.save(state.update, tensors, facts, pieces)

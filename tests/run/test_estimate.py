@@ -187,11 +187,14 @@ def test_measuring_trains_here_and_leaves_nothing_behind(
     store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("progdistill.toml").write_text('[prices]\ncurrency = "EUR"\ncpu = 0.5\n')
-    assert main(["plan", "--store", store.uri, "--ladder", "4:1", "--measure", "30", "--json"]) == 0
+    options = ["--store", store.uri, "--ladder", "4:1", "--measure", "30", "--profile", "profiles", "--json"]
+    assert main(["plan", *options]) == 0
     (time,) = json.loads(capsys.readouterr().out)["estimate"]["times"]
     assert time["device"] == "cpu" and time["world_size"] == 1 and time["checkpoints"] == 0
     assert time["seconds"] > 0 and time["cost"] == pytest.approx(0.5 * time["device_hours"])
     assert not (tmp_path / "runs").exists() and not list(store.list("checkpoints/"))
+    assert [path.name.partition("-")[0] for path in sorted(Path("profiles").iterdir())] == ["distill", "train_base"]
+    assert all((path / "profile.html").exists() for path in Path("profiles").iterdir())
 
 
 @pytest.mark.parametrize(
