@@ -65,12 +65,12 @@ def _containers(folder: str) -> list[dict[str, Any]]:
 
 
 @workloads
-def test_pods_are_non_root_and_hold_no_token_of_the_cluster(folder: str) -> None:
+def test_pods_are_non_root_and_none_but_the_reaper_holds_a_token_of_the_cluster(folder: str) -> None:
     for pod in _pods(folder):
         assert pod["securityContext"]["runAsNonRoot"] is True
         assert pod["securityContext"]["runAsUser"] > 0
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-        assert pod["automountServiceAccountToken"] is False
+        assert pod["automountServiceAccountToken"] is (pod["serviceAccountName"] == "progdistill-reaper")
 
 
 @workloads

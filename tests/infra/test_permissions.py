@@ -25,14 +25,15 @@ def test_the_drivers_role_is_what_the_launcher_uses_and_no_more() -> None:
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_only_roles_of_the_namespace_bound_to_the_driver_are_granted(overlay: str) -> None:
+def test_only_roles_of_the_namespace_bound_to_drivers_and_the_reaper_are_granted(overlay: str) -> None:
     assert of_kind(overlay, "ClusterRole") == of_kind(overlay, "ClusterRoleBinding") == []
     roles = {one["metadata"]["name"] for one in of_kind(overlay, "Role")}
     for binding in of_kind(overlay, "RoleBinding"):
         assert binding["roleRef"]["kind"] == "Role"
         assert binding["roleRef"]["name"] in roles
         (subject,) = binding["subjects"]
-        assert (subject["kind"], subject["name"]) == ("ServiceAccount", "progdistill-driver")
+        expected = "progdistill-reaper" if binding["metadata"]["name"] == "progdistill-reaper" else "progdistill-driver"
+        assert (subject["kind"], subject["name"]) == ("ServiceAccount", expected)
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

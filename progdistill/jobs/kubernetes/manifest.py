@@ -16,6 +16,7 @@ from progdistill.jobs.spec import JobRequest
 from progdistill.store.base import Store
 
 JOB_LABEL: Final = "progdistill/job"
+CREATED_BY_ANNOTATION: Final = "progdistill/created-by"
 STORE_ANNOTATION: Final = "progdistill/store"
 QUEUE_LABEL: Final = "kueue.x-k8s.io/queue-name"
 
@@ -138,7 +139,7 @@ def _metadata(submission: Submission) -> Manifest:
     annotations = {
         "progdistill/job-id": spec.id,
         "progdistill/label": spec.label,
-        "progdistill/created-by": submission.request.created_by,
+        CREATED_BY_ANNOTATION: submission.request.created_by,
         STORE_ANNOTATION: submission.store_uri,
         **_extra(submission, "annotations"),
     }
