@@ -39,6 +39,7 @@ def _discrete(prediction: PredictionType, schedule: DiscreteSchedule, steps: int
         "rescale_betas_zero_snr": schedule.zero_terminal_snr,
         "prediction_type": _PREDICTION_NAMES[prediction],
         "timestep_spacing": "trailing",
+        "steps_offset": 1,  # without effect on trailing steps; StableDiffusionPipeline warns of another
     }
     if schedule.steps % steps == 0:
         return diffusers_class("DDIMScheduler")(**settings, clip_sample=False, set_alpha_to_one=True)
