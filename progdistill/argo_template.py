@@ -40,7 +40,7 @@ def corrected(template: dict[str, Any], priority_class: str | None = None) -> di
     for part in spec["templates"]:
         if "container" in part and not part["container"].get("securityContext"):
             part["container"]["securityContext"] = security
-    spec["templates"] += [_report_check(step), _exit_handler(with_capture=_ERROR_CAPTURE in named)]
+    spec["templates"] += [_report_check(step, spec["entrypoint"]), _exit_handler(with_capture=_ERROR_CAPTURE in named)]
     spec["onExit"] = "exit"
     if priority_class is not None:
         spec["podPriorityClassName"] = priority_class
@@ -84,15 +84,14 @@ def _tolerant(expression: str) -> str:
     return " ?? ".join(f"{found[part]}?.outputs?.parameters?.['{found['name']}']" for part in ("first", "second"))
 
 
-def _report_check(step: dict[str, Any]) -> dict[str, Any]:
-    """A pod like that of `step`, which runs `run/require_report.py` in place of the step."""
+def _report_check(step: dict[str, Any], flow: str) -> dict[str, Any]:
+    """A pod like that of `step`, which runs `run/require_report.py` for a run of `flow` in place of the step."""
     check = copy.deepcopy(step)
     check.update(name=REPORT_CHECK, inputs={}, outputs={})
     check["metadata"]["annotations"].pop("metaflow/step_name", None)
     shell, option, script = check["container"]["command"]
     prepared, _, _ = script.partition(_STARTED)
     prepared = prepared.replace("{{inputs.parameters.input-paths}}", "none")
-    flow = check["metadata"]["annotations"]["metaflow/flow_name"]
     run = f"python -m progdistill.run.require_report --run {flow}/argo-{{{{workflow.name}}}}"
     check["container"]["command"] = [
         *(shell, option),
