@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bare_machine import removed
-from tests.cluster.real import NAMESPACE, SECRET, RealCluster, settings_of
+from tests.cluster.real import NAMESPACE, SECRET, RealCluster, settings_of, store_variables
 from tests.end_to_end.running import command, environment
 from tests.infra.tools import INFRA
 
@@ -31,7 +31,7 @@ def deployment(cluster: RealCluster, **options: Any) -> dict[str, Any]:
 
     shipped: dict[str, Any] = parse_toml((INFRA / "deployment.toml").read_text())
     jobs = settings_of(cluster).model_dump(mode="json", exclude_defaults=True)
-    for name in ("node_selector", "tolerations", "environment"):
+    for name in ("node_selector", "tolerations"):
         del shipped[name]
     tiny = {"ladder": "2:1", "base-updates": 20, "updates-per-stage": 10}
     settings = {f"cluster.{key}": value for key, value in jobs.items()}
@@ -42,6 +42,7 @@ def deployment(cluster: RealCluster, **options: Any) -> dict[str, Any]:
         "image": cluster.image,
         "image_pull_policy": "IfNotPresent",
         "secrets": [SECRET, WEBHOOK],
+        "environment": store_variables(),
         "pod": {"cpu": 0.2, "memory_mib": 1500, "disk_mib": 2000, "retries": 2, "minutes_between_retries": 0},
         "options": {"store": cluster.store, "launcher": "kubernetes", "set": settings, **tiny, **options},
     }

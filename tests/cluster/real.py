@@ -38,12 +38,12 @@ class RealCluster:
 
     def __init__(self, folder: Path, administrator: Path, image: str, store: str) -> None:
         self.folder, self.image, self.store = folder, image, store
-        self._administrator = administrator
+        self.administrator = administrator
         self.kubeconfig = self.account("progdistill-driver")
 
     def kubectl(self, *arguments: str, stdin: str | None = None, check: bool = True) -> str:
         """What kubectl prints, as the administrator in the namespace."""
-        return kubectl(self._administrator, *arguments, stdin=stdin, check=check)
+        return kubectl(self.administrator, *arguments, stdin=stdin, check=check)
 
     def account(self, name: str) -> Path:
         """A kubeconfig with a service account's own token."""

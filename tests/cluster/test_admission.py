@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from progdistill.config.cluster import ClusterSettings
 from progdistill.jobs.kubernetes.api import connect
+from progdistill.jobs.kubernetes.dry_run import Findings, findings
 from progdistill.jobs.kubernetes.manifest import job_manifest
 from progdistill.jobs.kubernetes.preflight import missing_permissions
 from tests.cluster.argo import argo_command
@@ -64,6 +66,32 @@ def test_a_driver_cannot_borrow_rights_through_a_job(change: dict[str, Any], ref
     spec = manifest["spec"]["template"]["spec"]
     spec.update({**change, "volumes": [*spec["volumes"], *change.get("volumes", [])]})
     assert refusal in kubectl(job.cluster.kubeconfig, *DRY_RUN, stdin=json.dumps(manifest), check=False)
+
+
+def test_a_run_that_would_be_admitted_has_no_findings(job: RealJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(job.cluster.administrator))
+    assert findings(connect(job.settings), job.settings, job.store.uri) == Findings((), ())
+    monkeypatch.setenv("KUBECONFIG", str(job.cluster.kubeconfig))
+    assert findings(connect(job.settings), job.settings, job.store.uri).refusals == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"env_from_secrets": ["nowhere"]}, "nowhere is not among the secrets"),
+        ({"service_account": "nobody"}, "nobody is not among the serviceaccounts"),
+        ({"volumes": {"nothing": "/x"}}, "nothing is not among the persistentvolumeclaims"),
+        ({"train": {"priority_class": "none"}}, "none is not among the priorityclasses"),
+        ({"train": {"cpu": 1000}}, "exceeded quota: progdistill"),
+        ({"train": {"security_context": {"capabilities": {"add": ["IPC_LOCK"]}}}}, "violates PodSecurity"),
+    ],
+)
+def test_what_the_cluster_would_refuse_is_found_before_the_run(
+    change: dict[str, Any], words: str, job: RealJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(job.cluster.administrator))
+    settings = ClusterSettings.model_validate({**job.settings.model_dump(), **change})
+    assert words in "; ".join(findings(connect(settings), settings, job.store.uri).refusals)
 
 
 def test_every_pod_of_a_schedule_is_admitted_and_one_that_asks_for_more_is_not(
