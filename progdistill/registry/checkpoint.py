@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Literal, Self, TypeVar
 
@@ -13,7 +14,15 @@ from progdistill.notebook import html_table
 from progdistill.progress import format_duration
 from progdistill.store.base import Store
 from progdistill.store.digest import FileDigest, Sha256
-from progdistill.store.documents import Record, Timestamp, collect_errors, publish_record, read_record, require_blob
+from progdistill.store.documents import (
+    Record,
+    Timestamp,
+    collect_errors,
+    publish_record,
+    read_in_order,
+    read_record,
+    require_blob,
+)
 from progdistill.store.layout import CHECKPOINTS, blob_key, checkpoint_key, pipeline_key
 from progdistill.store.open import mark_layout
 
@@ -286,8 +295,8 @@ def list_manifests(
 
     A manifest that cannot be read raises; with `unreadable` the error is appended there and it is skipped.
     """
-    for checkpoint_id in list_ids(store) if ids is None else ids:
+    for read in read_in_order(store, partial(read_manifest, store), list_ids(store) if ids is None else ids):
         with collect_errors(unreadable):
-            manifest = read_manifest(store, checkpoint_id)
+            manifest = read()
             if manifest is not None:
                 yield manifest

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 from progdistill.errors import LostInvariantError, ProgdistillError, UsageError
 from progdistill.store.base import Store, StoredObject
 from progdistill.store.digest import FileDigest
-from progdistill.store.documents import Record, declared_references, decode, unseal
+from progdistill.store.documents import Record, declared_references, decode, read_in_order, unseal
 from progdistill.store.layout import BLOBS, KINDS, Kind, Lifetime, blob_key, job_result_key, kind_of
 
 DEFAULT_GRACE: Final = timedelta(days=7)
@@ -126,10 +126,9 @@ class _Scan:
         dependent = self._with_lifetime(Lifetime.OWNER, Lifetime.RESULT)
         while pending:
             while pending:
-                key = pending.pop()
-                if key in self._objects and key not in needed:
-                    needed.add(key)
-                    pending += self._references_of(key)
+                keys = {key for key in pending if key in self._objects} - needed
+                needed |= keys
+                pending = [key for read in read_in_order(self._store, self._references_of, keys) for key in read()]
             dependent = [key for key in dependent if key not in needed]
             pending = [key for key in dependent if self._dependencies(key) <= needed]
         return needed

@@ -10,6 +10,8 @@ from progdistill.registry.checkpoint import CheckpointManifest, list_manifests
 from progdistill.registry.evaluations import Measurement, best_record, evaluations_of
 from progdistill.registry.runs import require_run
 from progdistill.store.base import Store
+from progdistill.store.documents import read_in_order
+from progdistill.store.layout import EVALUATIONS
 
 
 class CheckpointSummary(Frozen):
@@ -52,16 +54,20 @@ def list_checkpoints(
     """
     held = None if run is None else require_run(store, run, unreadable).values()
     names = aliases_by_checkpoint(store, unreadable)
-    found = []
-    for manifest in list_manifests(store, unreadable):
-        if (
-            dataset not in (None, manifest.provenance.dataset_name)
-            or sampling_steps not in (None, manifest.identity.sampling_steps)
-            or (held is not None and manifest.id not in held)
-        ):
-            continue
-        record = best_record(manifest, evaluations_of(store, manifest.id, unreadable))
-        found.append(_summary(manifest, record, names.get(manifest.id, ())))
+    wanted = [
+        manifest
+        for manifest in list_manifests(store, unreadable)
+        if dataset in (None, manifest.provenance.dataset_name)
+        and sampling_steps in (None, manifest.identity.sampling_steps)
+        and (held is None or manifest.id in held)
+    ]
+    measured = {item.key.split("/")[1] for item in store.list(EVALUATIONS)}
+
+    def summary_of(manifest: CheckpointManifest) -> CheckpointSummary:
+        found = evaluations_of(store, manifest.id, unreadable) if manifest.id in measured else []
+        return _summary(manifest, best_record(manifest, found), names.get(manifest.id, ()))
+
+    found = [read() for read in read_in_order(store, summary_of, wanted)]
     if max_distance is not None:
         distance_names = sorted({summary.distance_name for summary in found if summary.distance_name})
         if len(distance_names) > 1:

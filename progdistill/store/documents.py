@@ -3,9 +3,12 @@
 import json
 import logging
 import tempfile
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, TypeVar
 
@@ -37,6 +40,8 @@ class Record(Frozen):
 
 
 Model = TypeVar("Model", bound=Record)
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 def encode(record: Record) -> bytes:
@@ -145,6 +150,30 @@ def read_record(store: Store, key: str, kind: type[Model]) -> Model | None:
     return None if data is None else decode(kind, data, where=f"{store.uri}/{key}")
 
 
+_READERS: Final = 8
+_AHEAD: Final = 50
+
+
+def read_in_order(
+    store: Store, read: Callable[[Item], Result], items: Iterable[Item]
+) -> Iterator[Callable[[], Result]]:
+    """Yield, in order, a function that returns or raises what `read` does for each item.
+
+    In a store over a network, whose answers take long, the next items are read meanwhile by threads.
+    """
+    if store.folder is not None:
+        yield from (partial(read, item) for item in items)
+        return
+    with ThreadPoolExecutor(_READERS) as pool:
+        ahead: deque[Future[Result]] = deque()
+        for item in items:
+            ahead.append(pool.submit(read, item))
+            if len(ahead) == _AHEAD:
+                yield ahead.popleft().result
+        while ahead:
+            yield ahead.popleft().result
+
+
 def list_records(
     store: Store, prefix: str, kind: type[Model], unreadable: list[ProgdistillError] | None = None
 ) -> Iterator[Model]:
@@ -152,9 +181,10 @@ def list_records(
 
     A damaged one raises; with `unreadable` the error is appended there instead and the record skipped.
     """
-    for item in store.list(prefix):
+    keys = (item.key for item in store.list(prefix))
+    for read in read_in_order(store, lambda key: read_record(store, key, kind), keys):
         with collect_errors(unreadable):
-            record = read_record(store, item.key, kind)
+            record = read()
             if record is not None:
                 yield record
 
