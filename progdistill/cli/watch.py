@@ -14,6 +14,7 @@ from progdistill.errors import ProgdistillError, UsageError, require_between
 from progdistill.escape import printable
 from progdistill.progress import format_duration
 from progdistill.run.estimate import Prices, read_prices
+from progdistill.run.metrics import metrics_text, push
 from progdistill.run.progress_record import JobProgress, newest_run, progress_of
 from progdistill.store.base import Store
 from progdistill.store.layout import PROGRESS, report_key
@@ -36,6 +37,8 @@ def add_parser(verbs: Verbs) -> None:
     parser.add_argument("run_name", metavar="RUN", nargs="?", help="run id, or Flow/run id (default: the newest run)")
     text = "keep the current samples of the stage in this PNG"
     parser.add_argument("--samples", type=Path, metavar="FILE", help=text)
+    text = "keep the run's metrics in this file, in Prometheus' text format, or push them to this Pushgateway"
+    parser.add_argument("--metrics", metavar="FILE|URL", help=text)
     text = "seconds between two looks (default: %(default)g)"
     parser.add_argument("--interval", type=float, default=5.0, metavar="SECONDS", help=text)
     parser.add_argument("--once", action="store_true", help="print once and exit; --json does, too")
@@ -46,12 +49,15 @@ def _watch(args: argparse.Namespace) -> int:
     store, prices = store_of(args), read_prices()
     if args.samples is not None:
         check_output("--samples", args.samples)
+    if args.metrics is not None and "://" not in args.metrics:
+        check_output("--metrics", Path(args.metrics))
     flow, run_id = _run_to_watch(store, args.run_name)
     shown = ""
     while True:
         jobs = progress_of(store, flow, run_id)
         report = _report_uri(store, flow, run_id)
         _keep_samples(store, jobs, args.samples)
+        _keep_metrics(store, jobs, args.metrics)
         if args.json:
             print_json(_facts(jobs, prices, report))
             return 0
@@ -99,6 +105,19 @@ def _keep_samples(store: Store, jobs: Sequence[JobProgress], file: Path | None) 
     if file is not None and picture is not None:
         with writing("--samples", file):
             file.write_bytes(picture)
+
+
+def _keep_metrics(store: Store, jobs: Sequence[JobProgress], place: str | None) -> None:
+    if place is None:
+        return
+    text = metrics_text(store, jobs)
+    if "://" in place:
+        push(place, text)
+        return
+    with writing("--metrics", Path(place)):
+        draft = Path(f"{place}.draft")  # a collector reads *.prom only, and never half a file
+        draft.write_text(text)
+        draft.replace(place)
 
 
 def _facts(jobs: Sequence[JobProgress], prices: Prices, report: str | None) -> dict[str, Any]:

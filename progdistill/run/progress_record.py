@@ -30,6 +30,7 @@ class JobProgress(Frozen):
     training: TrainingEvent | None = Field(None, description="the newest one; None for a job that does not train")
     losses: tuple[tuple[int, float], ...] = Field((), description="(update, mean loss since the point before)")
     earlier_device_seconds: float = Field(0.0, description="of workers that were restarted")
+    restarts: int = Field(0, description="how often the workers began anew")
 
     @property
     def device_seconds(self) -> float:
@@ -49,6 +50,7 @@ class JobProgress(Frozen):
                 "updated_at": event.at,
                 "training": event,
                 "losses": losses if len(losses) <= MOST_LOSSES else losses[1::2],
+                "restarts": self.restarts + restarted,
                 "earlier_device_seconds": self.device_seconds if restarted else self.earlier_device_seconds,
             }
         )

@@ -36,8 +36,9 @@ def pod_environment(s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.slow
 def test_every_cronjob_does_its_work(pod_environment: dict[str, str], tmp_path: Path) -> None:
     jobs = {one["metadata"]["name"]: one for one in of_kind(OVERLAY, "CronJob")}
-    assert set(jobs) == {"doctor", "verify", "collect-garbage", "reap"}
+    assert set(jobs) == {"doctor", "verify", "collect-garbage", "reap", "metrics"}
     del jobs["reap"]  # tests/jobs/test_kubernetes_reap.py: it needs a cluster
+    del jobs["metrics"]  # tests/run/test_watch.py: it needs a run
     said = {}
     for name, job in jobs.items():
         (container,) = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
@@ -57,4 +58,4 @@ def test_every_cronjob_does_its_work(pod_environment: dict[str, str], tmp_path: 
 
 def test_what_removes_something_waits_until_a_person_lets_it() -> None:
     suspended = {one["metadata"]["name"] for one in of_kind(OVERLAY, "CronJob") if one["spec"].get("suspend")}
-    assert suspended == {"doctor", "collect-garbage"}
+    assert suspended == {"doctor", "collect-garbage", "metrics"}

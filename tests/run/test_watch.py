@@ -1,16 +1,20 @@
 """A run's progress in the store, and `progdistill watch`, which shows it."""
 
 import json
+import re
+import threading
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 
 from progdistill.cli.main import main
 from progdistill.jobs.events import Event, JobEvent, TrainingEvent
+from progdistill.run.metrics import METRICS
 from progdistill.run.progress_record import MOST_LOSSES, ProgressRecord, newest_run, progress_of
 from progdistill.store.base import Store
-from progdistill.store.layout import live_samples_key, progress_key, report_key
+from progdistill.store.layout import live_samples_key, progress_key, report_key, snapshots_prefix
 from progdistill.store.open import open_store
 
 BASE, STUDENT = "a" * 64, "b" * 64
@@ -144,3 +148,43 @@ def test_an_unknown_run_is_refused_with_the_known_ones(half_way: Store, capsys: 
 def test_a_store_without_runs_says_so(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["watch"]) == 2
     assert "no run in store" in capsys.readouterr().err
+
+
+LABELS = '{run="DistillFlow/7",dataset="digits",job="student of 2 steps"}'
+
+
+def test_the_metrics_of_a_run_are_in_prometheus_format(half_way: Store, here: Path) -> None:
+    half_way.write(f"{snapshots_prefix(STUDENT)}40/manifest.json", b"{}")
+    record(half_way, trained(5, STUDENT, "student of 2 steps"))  # its workers began anew
+    assert main(["watch", "--store", half_way.uri, "--once", "--metrics", "run.prom"]) == 0
+    text = (here / "run.prom").read_text()
+    line = re.compile(r'# (HELP|TYPE) progdistill_[a-z_]+ .+|progdistill_[a-z_]+\{(\w+="[^"]*",?)+\} [-+.e\d]+')
+    assert text.endswith("\n") and all(line.fullmatch(one) for one in text.splitlines())
+    values = dict(one.rsplit(" ", 1) for one in text.splitlines() if LABELS in one)
+    found = {name.removeprefix("progdistill_").partition("{")[0]: float(value) for name, value in values.items()}
+    assert found["update"] == 5 and found["updates"] == 200 and found["restarts"] == 1 and found["job_running"] == 1
+    assert abs(found["last_snapshot_timestamp_seconds"] - datetime.now(UTC).timestamp()) < 3600
+    assert found.keys() == {metric.name for metric in METRICS}
+
+
+def test_metrics_are_pushed_and_a_gateway_that_is_away_is_named(
+    half_way: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Gateway(BaseHTTPRequestHandler):
+        got: list[tuple[str, str]] = []
+
+        def do_PUT(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+            self.got.append((self.path, body))
+            self.send_response(202)
+            self.end_headers()
+
+    with HTTPServer(("127.0.0.1", 0), Gateway) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/"
+        assert main(["watch", "--store", half_way.uri, "--once", "--metrics", url]) == 0
+        server.shutdown()
+    [(path, body)] = Gateway.got
+    assert path == "/metrics/job/progdistill" and f"progdistill_loss{LABELS}" in body
+    assert main(["watch", "--store", half_way.uri, "--once", "--metrics", url]) == 1
+    assert "did not take the metrics" in capsys.readouterr().err

@@ -140,8 +140,13 @@ def s3_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 def s3_uri(s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The URI of an empty store under a prefix of its own; this process's environment leads to it."""
+    return uri_at(s3_endpoint, tmp_path, monkeypatch)
+
+
+def uri_at(endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URI of an empty store at an endpoint, to which this process's environment leads until the test's end."""
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3_endpoint)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
     monkeypatch.setenv("PROGDISTILL_CACHE", str(tmp_path / "cache"))
     return f"s3://{BUCKET}/{uuid.uuid4().hex}/models"
