@@ -54,13 +54,13 @@ def list_checkpoints(
     """
     held = None if run is None else require_run(store, run, unreadable).values()
     names = aliases_by_checkpoint(store, unreadable)
-    wanted = [
+    wanted = (
         manifest
         for manifest in list_manifests(store, unreadable)
         if dataset in (None, manifest.provenance.dataset_name)
         and sampling_steps in (None, manifest.identity.sampling_steps)
         and (held is None or manifest.id in held)
-    ]
+    )
     measured = {item.key.split("/")[1] for item in store.list(EVALUATIONS)}
 
     def summary_of(manifest: CheckpointManifest) -> CheckpointSummary:
