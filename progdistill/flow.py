@@ -157,9 +157,11 @@ class DistillFlow(FlowSpec):
     @step
     @one_message
     def end(self) -> None:
-        """Print where the report is."""
+        """Print where the report is, and what the last student is called."""
         self._run()  # a run resumed here executes no other step
-        print(f"Report: {self.report_path}, and in the store {self.report_uri}", flush=True)
+        student = f"{current.flow_name}/{current.run_id}/{self.checkpoints[-1]['sampling_steps']}"
+        print(f"Report: {self.report_path}, and in the store {self.report_uri}")
+        print(f"Last student: {student}, for `progdistill sample`, `evaluate` and `export`", flush=True)
 
     def _run(self, live: bool = False) -> "RunSteps":
         from progdistill.run.prepare import PreparedRun

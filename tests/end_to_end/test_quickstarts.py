@@ -23,6 +23,7 @@ SHORT = f'ladder = "8:1"\n{SMALL}'
 FEWER = {
     **{"64:4": "8:4", "20000": "4", "500": "2", "5000": "2", "50000": "20", "10000": "40"},
     "batch_size=64": "batch_size=8",
+    "--sampling-steps 64": "--sampling-steps 4 --count 4",
 }
 
 
