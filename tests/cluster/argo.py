@@ -82,12 +82,6 @@ def start(cluster: RealCluster) -> str:
     return cluster.kubectl("create", "-f", "-", "-o", "name", stdin=json.dumps(workflow)).strip().partition("/")[2]
 
 
-def workflow(cluster: RealCluster, name: str) -> dict[str, Any]:
-    """A workflow as it is now."""
-    found: dict[str, Any] = json.loads(cluster.kubectl("get", "workflow", name, "-o", "json"))
-    return found
-
-
 def pods_of_step(cluster: RealCluster, name: str, step: str) -> list[str]:
     """Running pods of a step of the flow."""
     selector = ("-l", f"workflows.argoproj.io/workflow={name}", "--field-selector", "status.phase=Running")
@@ -100,7 +94,8 @@ def ended(cluster: RealCluster, name: str, seconds: float = 1800) -> dict[str, A
     """Wait for the end of a workflow; its status."""
     deadline = time.monotonic() + seconds
     while True:
-        status: dict[str, Any] = workflow(cluster, name).get("status", {})
+        found = cluster.kubectl("get", "workflow", name, "-o", "json", check=False)  # the API server may be busy
+        status: dict[str, Any] = json.loads(found).get("status", {}) if found.startswith("{") else {}
         if status.get("phase") in ("Succeeded", "Failed", "Error"):
             return status
         assert time.monotonic() < deadline, json.dumps(status)[-5000:]
