@@ -12,6 +12,7 @@ from torch import Tensor
 from progdistill.errors import UsageError
 from progdistill.models.config import DenoiserConfig
 from progdistill.models.denoiser import Denoiser
+from progdistill.models.networks.diffusers import diffusers_class
 from progdistill.models.pipeline_export import export_pipeline, largest_difference, load_for_comparison, quiet
 from progdistill.models.pipeline_import import KINDS
 from progdistill.models.pipeline_scheduler import stock_scheduler
@@ -38,12 +39,14 @@ def export_lora(
         steps: Sampling steps.
 
     Raises:
-        UsageError: It is no LoRA, or no stock scheduler makes these steps.
+        UsageError: It is no LoRA, its pipeline loads none, or no stock scheduler makes these steps.
     """
     if config.lora is None:
         raise UsageError(
             "this model has weights of its own: distill it as a LoRA with distill.lora.rank=64, or export diffusers"
         )
+    if not hasattr(diffusers_class(facts.class_name), "load_lora_weights"):
+        raise UsageError(f"a {facts.class_name} loads no LoRA files: export diffusers, which holds the adapter merged")
     scheduler = stock_scheduler(config, steps)
     component, scale = KINDS[facts.class_name].component, config.lora.alpha / config.lora.rank
     weights = {}

@@ -165,11 +165,10 @@ def test_from_import_to_the_card_of_an_export(store: Store, tmp_path: Path, capl
         run(store, "export", made, "--format", "lora", "--out", tmp_path / "lora")
 
 
-@pytest.mark.parametrize("family", [pytest.param("sd", marks=pytest.mark.slow), "sd3"])
-def test_a_lora_is_loaded_onto_its_base(store: Store, tmp_path: Path, family: str) -> None:
-    """alpha is not the rank, and convolutions have adapters too."""
-    PIPELINES[family](tmp_path / "teacher")
-    run(store, "import", tmp_path / "teacher", "--name", "teacher")
+def publish_lora(store: Store, folder: Path, family: str) -> str:
+    """Publish a LoRA student of 4 steps; alpha is not the rank, and convolutions have adapters too."""
+    PIPELINES[family](folder / "teacher")
+    run(store, "import", folder / "teacher", "--name", "teacher")
     teacher = resolve_reference(store, "teacher")
     lora = LoraConfig(base=teacher.id, rank=2, alpha=3.0, targets=())
     changes = {"prediction": PredictionType.V, "lora": lora}
@@ -179,11 +178,23 @@ def test_a_lora_is_loaded_onto_its_base(store: Store, tmp_path: Path, family: st
     random = torch.Generator().manual_seed(7)
     shapes = adapter_shapes(unallocated(config), 2, ())
     weights = {name: 0.2 * torch.randn(shape, generator=random) for name, shape in shapes.items()}
-    made = publish_student(store, teacher, config, weights)
+    return publish_student(store, teacher, config, weights)
+
+
+@pytest.mark.parametrize("family", [pytest.param("sd", marks=pytest.mark.slow), "sd3"])
+def test_a_lora_is_loaded_onto_its_base(store: Store, tmp_path: Path, family: str) -> None:
+    made = publish_lora(store, tmp_path, family)
     run(store, "export", made, "--format", "lora", "--out", tmp_path / "lora")
     name = lora_file_name(made[:12], 4)
     assert load_file(tmp_path / "lora" / name).keys()
     assert "the largest difference found is" in (tmp_path / "lora" / "README.md").read_text()
+
+
+def test_a_lora_whose_pipeline_loads_none_is_exported_merged(store: Store, tmp_path: Path) -> None:
+    made = publish_lora(store, tmp_path, "dit")
+    with pytest.raises(UsageError, match="a DiTPipeline loads no LoRA files: export diffusers"):
+        run(store, "export", made, "--format", "lora", "--out", tmp_path / "lora")
+    assert run(store, "export", made, "--format", "diffusers", "--out", tmp_path / "merged") == 0
 
 
 @pytest.mark.parametrize("family", ["sd", "sdxl"])
