@@ -95,7 +95,8 @@ def fetch_pipeline(store: Store, pipeline_id: str) -> Path:
 
     The files are links into the store's folder or the local cache: load what you need, and ask again later.
     """
-    folder = cache_folder() / "pipelines" / pipeline_id
+    # By store, too: links into another one, which may be removed, must not replace those that a process loads from.
+    folder = cache_folder() / "pipelines" / content_id({"store": store.uri})[:16] / pipeline_id
     for name, expected in load_pipeline(store, pipeline_id).files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)

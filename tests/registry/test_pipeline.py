@@ -1,5 +1,6 @@
 """What a latent model needs beside its network is kept with it, and comes back as a folder."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,16 @@ def test_a_pipeline_comes_back_as_the_folder_it_was(store: Store, files: dict[st
         folder = fetch_pipeline(store, manifest.id)
         assert {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} == files.keys()
         assert (folder / "vae/model.safetensors").read_bytes() == b"weights"
+
+
+def test_a_removed_store_takes_its_own_folder_alone(store: Store, tmp_path: Path, files: dict[str, Path]) -> None:
+    """As when two runs on one machine use the same pipeline in two stores."""
+    pipeline, other = publish_pipeline(store, FACTS, files).id, open_store(str(tmp_path / "other"))
+    folder = fetch_pipeline(store, pipeline)
+    assert publish_pipeline(other, FACTS, files).id == pipeline
+    fetch_pipeline(other, pipeline)
+    shutil.rmtree(tmp_path / "other")
+    assert (folder / "vae/model.safetensors").read_bytes() == b"weights"
 
 
 def test_its_id_is_that_of_its_contents(store: Store, files: dict[str, Path]) -> None:
