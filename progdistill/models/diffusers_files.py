@@ -83,6 +83,11 @@ def read_weights(folder: Path, allow_pickle: bool) -> tuple[dict[str, Tensor], P
     return weights, files[0]
 
 
+def kept_precision(tensor: Tensor) -> Tensor:
+    """Weights in half precision as they are, which takes half the room; all others in float32."""
+    return tensor if tensor.dtype in (torch.float16, torch.bfloat16) else tensor.float()
+
+
 def _pickle_in(folder: Path, allow_pickle: bool) -> Path:
     pickled = sorted(folder.glob("*.bin"))
     if not pickled:

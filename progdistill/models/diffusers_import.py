@@ -6,7 +6,7 @@ from typing import Any
 from progdistill.errors import UsageError
 from progdistill.models.config import DenoiserConfig
 from progdistill.models.denoiser import mismatch, unallocated
-from progdistill.models.diffusers_files import read_json, read_weights
+from progdistill.models.diffusers_files import kept_precision, read_json, read_weights
 from progdistill.models.diffusers_format import (
     config_from_diffusers,
     current_names,
@@ -66,7 +66,7 @@ def read_diffusers(
     # In the file's own names, and without memory for a network of any size.
     if problem := mismatch(found, weights_to_diffusers(unallocated(config).network.state_dict())):
         raise UsageError(f"{where} does not fit {unet / 'config.json'}: {problem}")
-    named = {f"network.{name}": tensor.float() for name, tensor in weights_from_diffusers(found).items()}
+    named = {f"network.{name}": kept_precision(tensor) for name, tensor in weights_from_diffusers(found).items()}
     return ForeignModel(config, named)
 
 

@@ -21,6 +21,7 @@ from progdistill.diffusion.noise_schedules import EDMSchedule
 from progdistill.errors import UsageError
 from progdistill.models.config import DenoiserConfig, EDMConfig
 from progdistill.models.denoiser import mismatch, unallocated
+from progdistill.models.diffusers_files import kept_precision
 from progdistill.models.pipeline_import import ForeignModel
 
 UNUSED = (
@@ -46,7 +47,7 @@ def read_edm(path: Path, *, label_dropout: bool = False, allow_pickle: bool = Fa
     config = DenoiserConfig(
         network=network, prediction=PredictionType.V, foreign_schedule=EDMSchedule(), grid=KarrasGrid()
     )
-    weights = {f"network.{name}": tensor.float() for name, tensor in found.items()}
+    weights = {f"network.{name}": kept_precision(tensor) for name, tensor in found.items()}
     if problem := mismatch(weights, unallocated(config).state_dict()):
         raise UsageError(f"{path} is not the {network.class_name} that its names suggest: {problem}")
     return ForeignModel(config, weights)

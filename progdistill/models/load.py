@@ -14,7 +14,7 @@ from progdistill.store.tensors import load_tensors
 
 
 def denoiser_from_file(config: DenoiserConfig, path: Path) -> Denoiser:
-    """Build a denoiser on the CPU with the weights of a safetensors file.
+    """Build a denoiser on the CPU with the weights of a safetensors file, in float32.
 
     Raises LostInvariantError when a name or a shape differs from what the configuration requires.
     """
@@ -25,7 +25,8 @@ def denoiser_from_file(config: DenoiserConfig, path: Path) -> Denoiser:
     if odd := [name for name, tensor in found.items() if not tensor.is_floating_point()]:
         raise LostInvariantError(f"{path}: {odd[0]} holds {found[odd[0]].dtype}, not numbers in floating point")
     # Copied, because safetensors maps the file: its tensors are not aligned as torch aligns its own.
-    denoiser.load_state_dict({name: tensor.clone() for name, tensor in found.items()}, assign=True)
+    weights = {name: tensor.to(torch.float32, copy=True) for name, tensor in found.items()}
+    denoiser.load_state_dict(weights, assign=True)
     return denoiser
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from progdistill.errors import UsageError
 from progdistill.models.config import DenoiserConfig, DiffusersConfig
 from progdistill.models.denoiser import mismatch, unallocated
-from progdistill.models.diffusers_files import component_files, read_json, read_weights
+from progdistill.models.diffusers_files import component_files, kept_precision, read_json, read_weights
 from progdistill.models.diffusers_schedule import read_noise
 from progdistill.models.networks.registry import diffusers_network
 from progdistill.models_base import first_problem
@@ -56,7 +56,7 @@ class ForeignPipeline(NamedTuple):
 
 
 class ForeignModel(NamedTuple):
-    """A model in our format: float32 weights with the names of `Denoiser.state_dict()`, and its pipeline, if any."""
+    """A model in our format: weights with the names of `Denoiser.state_dict()`, and its pipeline, if any."""
 
     config: DenoiserConfig
     weights: dict[str, Tensor]
@@ -98,7 +98,7 @@ def read_pipeline(
         pipeline = _pipeline(folder, index, kind, facts)
         config = _denoiser_config(kind, facts, pipeline.facts, noise, image_size, reversed_time)
     found, where = read_weights(place, allow_pickle)
-    weights = {f"network.{name}": tensor.float() for name, tensor in found.items()}
+    weights = {f"network.{name}": kept_precision(tensor) for name, tensor in found.items()}
     if problem := mismatch(weights, unallocated(config).state_dict()):
         raise UsageError(f"{where} does not fit {place / 'config.json'}: {problem}")
     return ForeignModel(config, weights, pipeline)

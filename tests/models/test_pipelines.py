@@ -285,6 +285,16 @@ def test_shards_and_variants_are_the_same_model(folder: Path) -> None:
         read_diffusers(folder)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_stay_in_half_precision_and_compute_in_float32(tmp_path: Path, dtype: torch.dtype) -> None:
+    dit(tmp_path, num_classes=3).transformer.to(dtype).save_pretrained(tmp_path / "transformer")
+    kept = torch.float32 if dtype is torch.float64 else dtype
+    assert {tensor.dtype for tensor in read_diffusers(tmp_path).weights.values()} == {kept}
+    denoiser = imported(tmp_path)
+    assert {parameter.dtype for parameter in denoiser.parameters()} == {torch.float32}
+    assert load_file(tmp_path / "imported.safetensors")["network.proj_out_2.weight"].dtype is kept
+
+
 def test_missing_components_are_said_and_left_out(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     shutil.rmtree(folder / "text_encoder")
     edit(folder / "model_index.json", safety_checker=["stable_diffusion", "StableDiffusionSafetyChecker"])
