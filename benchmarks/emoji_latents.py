@@ -38,7 +38,7 @@ SETTINGS = {
     "distill.warmup_updates": 20,
     "evaluation.teacher_samples": COMPARED,
     "evaluation.shown_samples": 24,
-    "evaluation.max_sampling_steps": STEPS,
+    "evaluation.max_sampling_steps": 1,  # measured once, below
     "compute.threads_per_rank": 1,
 }
 STUDENTS = {"full": {"distill.learning_rate": 3e-4}, "lora": {"distill.learning_rate": 2e-3, "distill.lora.rank": 16}}
@@ -277,9 +277,9 @@ def distilled(work: Path, teacher: str, student: str, seed: int) -> dict[str, An
         options = [part for name, value in changes.items() for part in ("--set", f"{name}={value}")]
         options += ["--dataset", f"{teacher}-data", "--ladder", LADDER, "--seed", str(seed), "--store", "store"]
         progdistill(work, "run", "--from", teacher, *options)
-        report = json.loads((work / "runs" / "latest" / "report" / "report.json").read_text())
-        compared = report["checkpoints"][-1]["evaluation"]["to_teacher"]
-        found.write_text(json.dumps(compared))
+        last = f"DistillFlow/{(work / 'runs' / 'latest').resolve().name}/{STEPS}"
+        record = progdistill(work, "evaluate", last, "--store", "store", "--json")
+        found.write_text(json.dumps(record["to_teacher"]))
     compared = json.loads(found.read_text())
     return {
         "teacher": teacher,
@@ -323,6 +323,30 @@ def measured(work: Path, emoji: Emoji, seeds: list[int], teachers: list[str]) ->
             yield from results
 
 
+def table(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """The figures of every teacher and kind of student, mean ± standard deviation over the seeds."""
+    names = ("student_distance", "teacher_distance_at_4_steps", "ratio")
+    rows, pictures = [], {}
+    for kind in TEACHERS:
+        for student in STUDENTS:
+            own = [one for one in results if one["teacher"].rstrip("0123456789") == kind and one["student"] == student]
+            if own:
+                columns = [[one[name] for one in own] for name in names]
+                rows.append([kind, student, *(f"{np.mean(one):.3f} ± {np.std(one):.3f}" for one in columns)])
+                pictures[f"{kind}: the teacher at 64 steps, the student, the LoRA at 4"] = f"emoji_{kind}.png"
+    seeds = sorted({one["seed"] for one in results})
+    counts = ", ".join(f"{name} {updates:,}" for name, updates in UPDATES.items())
+    return {
+        "seeds": len(seeds),
+        "note": f"Seeds {', '.join(map(str, seeds))}; updates: {counts}; {COMPARED} images.",
+        "header": ["network", "student", "student at 4 steps", "teacher at 4 steps", "ratio"],
+        "rows": rows,
+        "pictures": pictures,
+        "settings": SETTINGS | STUDENTS,
+        "results": results,
+    }
+
+
 def main() -> None:
     """Run everything, and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -344,7 +368,10 @@ def main() -> None:
     for result in measured(work, Emoji(work / "data"), args.seeds, args.teachers):
         results.append({name: value for name, value in result.items() if name != "pictures"})
         print(json.dumps(results[-1]), flush=True)
-    args.out.write_text(json.dumps({"updates": UPDATES, "settings": SETTINGS | STUDENTS, "results": results}, indent=2))
+    args.out.write_text(json.dumps(table(results), indent=2) + "\n")
+    for kind in args.teachers:
+        picture = (work / f"{kind}{args.seeds[0]}.png").read_bytes()
+        Path("docs", f"emoji_{kind}.png").write_bytes(picture)
 
 
 if __name__ == "__main__":

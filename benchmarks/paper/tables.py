@@ -11,19 +11,21 @@ from typing import Any
 from benchmarks.paper.common import RESULTS
 
 PAGE = Path(__file__).parents[2] / "docs" / "results.md"
-_MARKED = re.compile(r"(<!-- (paper_\w+)\.json -->\n).*?(<!-- end -->)", re.S)
+_MARKED = re.compile(r"(<!-- (\w+)\.json -->\n).*?(<!-- end -->)", re.S)
 
 
 def table_of(facts: dict[str, Any]) -> str:
-    """An experiment's table in Markdown, below a line that says how it was run."""
+    """An experiment's table in Markdown, below a line that says how it was run, and its pictures."""
     seeds = facts["seeds"]
     lines = [
-        f"Dataset {facts['dataset']}; {seeds} seed{'s' * (seeds > 1)}; {facts['base_updates']:,} updates of a base"
+        facts.get("note")
+        or f"Dataset {facts['dataset']}; {seeds} seed{'s' * (seeds > 1)}; {facts['base_updates']:,} updates of a base"
         f" model, {facts['updates_per_stage']:,} of a stage; {facts['samples']:,} samples.",
         "",
         f"| {' | '.join(facts['header'])} |",
         f"|{'---|' * len(facts['header'])}",
         *(f"| {' | '.join(row)} |" for row in facts["rows"]),
+        *(f"\n![{text}]({file})" for text, file in facts.get("pictures", {}).items()),
     ]
     return "\n".join(lines)
 
