@@ -2,11 +2,10 @@
 
     python -m benchmarks.paper.appendix_c
 
-The models are those of `figure_4`, found in the work folder or trained here.
+The models are those of `figure_4`: what the work folder has is not trained again.
 """
 
-from benchmarks.paper.common import read_setup, spread, sweep, write_result
-from benchmarks.paper.figure_6 import TUNED
+from benchmarks.paper.common import read_setup, spread, undistilled, write_result
 from progdistill.data.dataset import default_data_root, find_dataset
 from progdistill.diffusion.names import SamplerName
 from progdistill.evaluation.config import EvaluationSettings
@@ -14,7 +13,7 @@ from progdistill.evaluation.runner import MeasurementRunner
 from progdistill.registry.checkpoint import load_manifest
 from progdistill.store.open import open_store
 
-STEPS = (64, 16, 8)
+STEPS = (32, 8)
 SAMPLERS = {
     SamplerName.ANCESTRAL: ("stochastic, γ = 0", 1),
     SamplerName.EULER: ("Euler", 1),
@@ -29,7 +28,7 @@ SAMPLERS = {
 def main() -> None:
     """Run the experiment and write its result."""
     setup = read_setup(__doc__)
-    report = sweep(setup, *TUNED)
+    report = undistilled(setup)
     store = open_store(report.store)
     info = find_dataset(report.dataset, default_data_root())
     settings = EvaluationSettings.model_validate(report.configuration["evaluation"])

@@ -14,6 +14,8 @@ from progdistill.report.input import StageEntry, number
 from progdistill.report.sweep import SweepReport, SweepRun, setting_text
 
 RESULTS = Path(__file__).parents[1] / "results"
+TOP = 64
+"""Sampling steps of the undistilled models."""
 
 
 class Setup(NamedTuple):
@@ -41,20 +43,27 @@ def read_setup(text: str | None) -> Setup:
     return Setup(**vars(parser.parse_args()))
 
 
-def sweep(setup: Setup, *options: str, seeds: int | None = None) -> SweepReport:
+def sweep(setup: Setup, *options: str) -> SweepReport:
     """Run `progdistill sweep` in the work folder, whose store has the results of all experiments."""
     setup.work.mkdir(parents=True, exist_ok=True)
     line = [
         *(sys.executable, "-m", "progdistill.cli.main", "sweep", "--dataset", setup.dataset),
-        *("--seeds", str(seeds or setup.seeds), "--base-updates", str(setup.base_updates)),
+        *("--seeds", str(setup.seeds), "--base-updates", str(setup.base_updates)),
         *("--set", f"evaluation.samples={setup.samples}", *options),
     ]
     if "--updates-per-stage" not in options and not any(option.startswith("updates-per-stage=") for option in options):
         line += ["--updates-per-stage", str(setup.updates_per_stage)]
-    root = str(Path(__file__).parents[2])
+    root, id_file = str(Path(__file__).parents[2]), setup.work / f"run_id-{os.getpid()}"
+    line += ["--run-id-file", id_file.name]
     subprocess.run(line, cwd=setup.work, env={**os.environ, "PYTHONPATH": root}, check=True)
-    text = (setup.work / "runs" / "latest" / "report" / "sweep.json").read_text(encoding="utf-8")
-    return SweepReport.model_validate_json(text)
+    report = setup.work / "runs" / id_file.read_text().strip() / "report" / "sweep.json"
+    id_file.unlink()
+    return SweepReport.model_validate_json(report.read_text(encoding="utf-8"))
+
+
+def undistilled(setup: Setup, *options: str) -> SweepReport:
+    """A sweep for its base models, which sample with `TOP` steps: a sweep has a stage; here it is of one update."""
+    return sweep(setup, "--ladder", f"{TOP},1", "--updates-per-stage", "1", *options)
 
 
 def settings_of(report: SweepReport) -> dict[str, list[SweepRun]]:

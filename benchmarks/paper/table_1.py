@@ -2,13 +2,11 @@
 
     python -m benchmarks.paper.table_1
 
-A sweep has a stage of distillation; here it is one update, and only the undistilled models are measured for the table.
 Prediction ε with the weight truncated SNR is refused: the paper found that it diverges.
 """
 
-from benchmarks.paper.common import read_setup, settings_of, spread, sweep, write_result
+from benchmarks.paper.common import TOP, read_setup, settings_of, spread, undistilled, write_result
 
-STEPS = 64
 WEIGHTS = ("snr", "truncated_snr", "snr_plus_one")
 GRIDS = ((("x", "x_eps", "v"), WEIGHTS), (("eps",), ("snr", "snr_plus_one")))
 """Predictions and loss weights that go together."""
@@ -19,11 +17,8 @@ def main() -> None:
     setup = read_setup(__doc__)
     rows, figures = [["eps", "truncated_snr", "refused", "refused", "refused"]], []
     for predictions, weights in GRIDS:
-        report = sweep(
-            setup,
-            *("--over", f"model.prediction={','.join(predictions)}", "--over", f"base.loss_weight={','.join(weights)}"),
-            *("--ladder", f"{STEPS},1", "--updates-per-stage", "1"),
-        )
+        axes = (f"model.prediction={','.join(predictions)}", f"base.loss_weight={','.join(weights)}")
+        report = undistilled(setup, "--over", axes[0], "--over", axes[1])
         for runs in settings_of(report).values():
             prediction, weight = (str(value) for value in runs[0].setting.values())
             teachers = [run.checkpoints[0] for run in runs if run.checkpoints]
@@ -41,7 +36,7 @@ def main() -> None:
                 for run in runs
                 for stage in run.checkpoints[:1]
             ]
-    header = ["network predicts", "loss weight", f"DDIM, {STEPS} steps", f"ancestral, {STEPS} steps", "Inception Score"]
+    header = ["network predicts", "loss weight", f"DDIM, {TOP} steps", f"ancestral, {TOP} steps", "Inception Score"]
     write_result(setup, "table_1", report, header, rows, figures)
 
 
