@@ -111,12 +111,15 @@ def deployed_options(deployment: "DeploymentSettings") -> RunOptions:
     """The options of scheduled runs: the deployment's, then those of the environment and progdistill.toml."""
     from progdistill.config.settings import check_paths
     from progdistill.run.reproduce import check_reproduce
+    from progdistill.run.sweep import checked_grid
 
     try:
         typed = deployment.run_options
         options = (resolve_sweep if isinstance(typed, SweepOptions) else resolve_options)(dict(typed))
         check_reproduce(options)
         check_paths(options.set)
+        if isinstance(options, SweepOptions):
+            checked_grid(options)
     except UsageError as error:
         raise MetaflowException(str(error)) from None
     if any(" " in str(item) for item in (*options.set, *getattr(options, "over", ()))):

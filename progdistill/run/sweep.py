@@ -8,7 +8,7 @@ from pydantic import JsonValue
 from progdistill.config.options import RUN_OPTIONS
 from progdistill.config.overrides import Override
 from progdistill.config.settings import check_paths
-from progdistill.config.sweep import SweepOptions, grid_of
+from progdistill.config.sweep import Point, SweepOptions, grid_of
 from progdistill.errors import UsageError
 from progdistill.evaluation.plan import no_images_reason
 from progdistill.models_base import Frozen
@@ -130,15 +130,8 @@ def prepare_sweep(options: SweepOptions) -> PreparedSweep:
         UsageError: a setting is unknown, a run cannot be made, the grid is empty or too large, or the distances of
             its runs would not compare.
     """
-    points = grid_of(options)
-    options_by_name = {option.name for option in RUN_OPTIONS}
-    paths = [Override(axis.path, axis.values[0]) for axis in options.over if axis.path not in options_by_name]
-    try:
-        check_paths(paths)
-    except UsageError as error:
-        raise UsageError(str(error).replace("--set", "--over", 1)) from None
     members = []
-    for point in points:
+    for point in checked_grid(options):
         try:
             members.append(SweepMember(setting=point.setting, run=prepare_run(point.options)))
         except UsageError as error:
@@ -146,6 +139,20 @@ def prepare_sweep(options: SweepOptions) -> PreparedSweep:
     sweep = PreparedSweep(members=tuple(members), trainings=tuple(training_ids(member.run) for member in members))
     _require_comparable(sweep)
     return sweep
+
+
+def checked_grid(options: SweepOptions) -> list[Point]:
+    """The runs of a sweep, whose settings exist; whether their values fit depends on preset and dataset.
+
+    Raises:
+        UsageError: see `grid_of`; or a setting is unknown.
+    """
+    points, names = grid_of(options), {option.name for option in RUN_OPTIONS}
+    try:
+        check_paths([Override(axis.path, axis.values[0]) for axis in options.over if axis.path not in names])
+    except UsageError as error:
+        raise UsageError(str(error).replace("--set", "--over", 1)) from None
+    return points
 
 
 def _require_comparable(sweep: PreparedSweep) -> None:

@@ -53,6 +53,8 @@ def test_it_compiles_with_its_grid_and_its_report_is_required(flows_bucket: str,
         ('over = { "distill.learning_rate" = 1e-4 }', "must be a table of settings' paths and lists"),
         ('over = { "distill.learning_rate" = [] }', "must be a table of settings' paths and lists"),
         ("seed = 4\nsets = 1", "unknown option 'sets'"),
+        ("seed = 4", "a sweep of one run"),
+        ('over = { "distill.learning_rat" = [1, 2] }', "did you mean distill.learning_rate"),
     ],
 )
 def test_a_bad_grid_is_refused_by_name(options: str, words: str, flows_bucket: str, tmp_path: Path) -> None:
