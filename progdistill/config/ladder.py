@@ -1,11 +1,38 @@
-"""The ladder of sampling steps that progressive distillation descends: 8192 → 4096 → … → 1."""
+"""The ladder of sampling steps that distillation descends: 8192 → 4096 → … → 1."""
 
 from itertools import pairwise
 
+from progdistill.diffusion.names import ObjectiveName
 from progdistill.errors import UsageError
 
 MAX_SAMPLING_STEPS = 2**20
-_SYNTAX = "write START:END (halving, such as 64:1), START:END:FACTOR, or a list such as 64,16,4,1"
+_SYNTAX = (
+    "write START:END (halving, such as 64:1), START:END:FACTOR, or a list such as 64,16,4,1, whose students may have"
+    " an objective, such as 64,8:tract,1:tract"
+)
+
+
+def parse_objectives(text: str) -> tuple[str, dict[int, ObjectiveName]]:
+    """Take the objectives out of a ladder: `64,8:tract,1` is `64,8,1` with TRACT at 8 steps.
+
+    Returns:
+        The ladder for `parse_ladder`, and the objectives of students by sampling steps.
+
+    Raises:
+        UsageError: An objective is unknown.
+    """
+    rungs, objectives = [], dict[int, ObjectiveName]()
+    for place, part in enumerate(text.split(",")):
+        rung, _, name = part.rpartition(":")
+        if place == 0 or not rung or name.strip().isdecimal():
+            rungs.append(part)
+            continue
+        known = [str(objective) for objective in ObjectiveName]
+        if name.strip() not in known:
+            raise UsageError(f"ladder {text!r}: unknown objective {name!r}; there are {', '.join(known)}; {_SYNTAX}")
+        objectives[_steps(rung, text)] = ObjectiveName(name.strip())
+        rungs.append(rung)
+    return ",".join(rungs), objectives
 
 
 def parse_ladder(text: str) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from progdistill.config.cluster import ClusterSettings
-from progdistill.config.ladder import parse_ladder
+from progdistill.config.ladder import parse_ladder, parse_objectives
 from progdistill.config.options import DEFAULT_STORE, DEFAULTS_FILE, RunOptions
 from progdistill.config.overrides import Override, apply_overrides, check_named_files, overridden, set_field
 from progdistill.config.presets import DEFAULT_DATASET, preset_for
@@ -27,6 +27,7 @@ from progdistill.training.config import (
     LiveSettings,
     LoraSettings,
     SnapshotSettings,
+    StageObjective,
     TrackerName,
 )
 from progdistill.training.guidance import LABEL_DROPOUT, GuidanceRange, parse_guidance_scale
@@ -90,6 +91,11 @@ class Settings(Frozen):
         grid = self.model.grid if name == "auto" else grid_named(name, self.model.foreign_schedule, top)
         return for_ladder(grid, top)
 
+    def objective_of(self, stage_index: int) -> StageObjective:
+        """What the student of rung `stage_index` of the ladder learns."""
+        steps, guided = self.ladder[stage_index], self.guidance_scale is not None
+        return self.distill.objective_of(steps, first_stage=stage_index == 1, guided=guided)
+
     @property
     def has_guided_stage(self) -> bool:
         """Whether guidance is distilled first; a teacher that has it as an input is past that."""
@@ -144,7 +150,10 @@ def settings_from(
     """
     fields = _preset_fields(options, dataset, model) if recorded is None else recorded.model_dump(mode="json")
     fields |= {name: value for name in ("dataset", "seed") if (value := getattr(options, name)) is not None}
-    fields |= {**_place(options), "ladder": _ladder(options, fields["ladder"])}
+    if options.ladder:
+        ladder, objectives = parse_objectives(options.ladder)
+        fields["ladder"], fields["distill"]["objective_at_steps"] = parse_ladder(ladder), objectives
+    fields |= {**_place(options), "ladder": _down_to(options.target_steps, tuple(fields["ladder"]))}
     fields["live"]["trackers"] = _trackers(options.track)
     if options.base_updates is not None:
         fields["base"]["updates"] = options.base_updates
@@ -259,13 +268,12 @@ def _trackers(text: str | None) -> list[str]:
     return names
 
 
-def _ladder(options: RunOptions, default: Sequence[int]) -> tuple[int, ...]:
-    rungs = parse_ladder(options.ladder) if options.ladder else tuple(default)
-    if options.target_steps is None:
+def _down_to(target_steps: int | None, rungs: tuple[int, ...]) -> tuple[int, ...]:
+    if target_steps is None:
         return rungs
-    if options.target_steps not in rungs:
-        raise UsageError(f"--target-steps {options.target_steps} is not in the ladder {', '.join(map(str, rungs))}")
-    return rungs[: rungs.index(options.target_steps) + 1]
+    if target_steps not in rungs:
+        raise UsageError(f"--target-steps {target_steps} is not in the ladder {', '.join(map(str, rungs))}")
+    return rungs[: rungs.index(target_steps) + 1]
 
 
 def _set(fields: dict[str, Any], override: Override) -> None:
@@ -278,11 +286,14 @@ def _set(fields: dict[str, Any], override: Override) -> None:
 
 
 def _check_stages(settings: Settings, known: Mapping[str, int]) -> None:
-    """Refuse updates for stages that the ladder cannot have; `known` came with the preset or --reproduce."""
+    """Refuse updates and objectives for stages that the ladder cannot have; `known` came with the preset or a run."""
     first, *students = settings.ladder
-    for steps in settings.distill.updates_at_steps:
-        if str(steps) not in known and not (0 < steps <= first and steps & (steps - 1) == 0):
-            raise UsageError(
-                f"distill.updates_at_steps names a student of {steps} sampling steps, which the ladder does not have:"
-                f" its students take {', '.join(map(str, students))}"
-            )
+    named = {"updates_at_steps": settings.distill.updates_at_steps}
+    named |= {"objective_at_steps": dict.fromkeys(settings.distill.objective_at_steps, 0)}
+    for name, stages in named.items():
+        for steps in stages:
+            if str(steps) not in known and not (0 < steps <= first and steps & (steps - 1) == 0):
+                raise UsageError(
+                    f"distill.{name} names a student of {steps} sampling steps, which the ladder does not have:"
+                    f" its students take {', '.join(map(str, students))}"
+                )

@@ -1,18 +1,27 @@
-"""The training loss w(λ_t)·‖x − x̂‖² (eq. 2) for every prediction type and loss weight (section 4)."""
+"""The training loss w(λ_t)·‖x − x̂‖² (eq. 2), or two others, for every prediction type and loss weight (section 4)."""
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from progdistill.diffusion.names import LossWeight, PredictionType
+from progdistill.diffusion.names import LossName, LossWeight, PredictionType
 from progdistill.diffusion.prediction import Latents, Outputs, eps_from_velocity, velocity_from_output, x_from_velocity
 from progdistill.diffusion.schedule import SMALLEST_COEFFICIENT, Times, alpha_sigma
 
+HUBER_CONSTANT = 0.00054
+"""Root mean square error about which the pseudo-Huber loss turns from squared to linear (Song & Dhariwal 2023)."""
+
 
 def weighted_loss(
-    output: Outputs, target_velocity: Latents, z: Latents, t: Times, prediction: PredictionType, loss_weight: LossWeight
+    output: Outputs,
+    target_velocity: Latents,
+    z: Latents,
+    t: Times,
+    prediction: PredictionType,
+    loss_weight: LossWeight,
+    loss: LossName = LossName.SQUARED,
 ) -> Float[Tensor, " batch"]:
-    """w(λ_t) times the mean over pixels of (x − x̂)² (eq. 2).
+    """w(λ_t) times the mean over pixels of (x − x̂)² (eq. 2), or another loss of √w(λ_t)·(x − x̂).
 
     In terms of velocities x − x̂ = −σ·(v − v̂), so that SNR+1 is ‖v − v̂‖², SNR is α²·‖v − v̂‖² = ‖ε − ε̂‖², and
     truncated SNR is max(α², σ²)·‖v − v̂‖² = max(‖x − x̂‖², ‖ε − ε̂‖²). The error is taken in what the network
@@ -25,12 +34,19 @@ def weighted_loss(
         t: Their times in [0, 1].
         prediction: What the output means.
         loss_weight: w(λ_t).
+        loss: Pseudo-Huber is of the root mean square over pixels, L1 the mean of absolute values.
 
     Returns:
         One loss per sample, in the dtype of t.
     """
-    error = _output_error(output, target_velocity, z, t, prediction).square().flatten(1).mean(1)
-    return reconstruction_weight(t, loss_weight) * _x_error_scale(t, prediction).square() * error
+    error = _output_error(output, target_velocity, z, t, prediction)
+    weight = reconstruction_weight(t, loss_weight) * _x_error_scale(t, prediction).square()
+    if loss is LossName.L1:
+        return weight.sqrt() * error.abs().flatten(1).mean(1)
+    squared = weight * error.square().flatten(1).mean(1)
+    if loss is LossName.PSEUDO_HUBER:
+        return (squared + HUBER_CONSTANT**2).sqrt() - HUBER_CONSTANT
+    return squared
 
 
 def reconstruction_weight(t: Times, loss_weight: LossWeight) -> Times:

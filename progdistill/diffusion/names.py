@@ -28,6 +28,33 @@ class LossWeight(StrEnum):
     SNR_PLUS_ONE = "snr_plus_one"
 
 
+class ObjectiveName(StrEnum):
+    """What a student learns from its teacher."""
+
+    PROGRESSIVE = "progressive"
+    """Its step lands where steps of its teacher do (Algorithm 2)."""
+    TRACT = "tract"
+    """It jumps to the end of its step from each time of its teacher's steps (Berthelot et al. 2023)."""
+    CONSISTENCY = "consistency"
+    """As TRACT, with teacher's steps that grow shorter, and itself instead of its average (Heek et al. 2024)."""
+
+
+class TeacherSolver(StrEnum):
+    """How a teacher that samples with any number of steps does one."""
+
+    DDIM = "ddim"
+    HEUN = "heun"
+    ADDIM = "addim"
+
+
+class LossName(StrEnum):
+    """The loss of the weighted error √w·(x − x̂)."""
+
+    SQUARED = "squared"
+    PSEUDO_HUBER = "pseudo_huber"
+    L1 = "l1"
+
+
 class SamplerName(StrEnum):
     """The samplers; `samplers.SAMPLERS` has their functions."""
 

@@ -51,6 +51,11 @@ def coefficients(
     return broadcast(alpha, like), broadcast(sigma, like)
 
 
+def turned(t: Float[Tensor, " batch"], s: Float[Tensor, " batch"], like: Images) -> Float[Tensor, " batch *ones"]:
+    """The angle between two times, reshaped to multiply `like`, in its dtype."""
+    return broadcast((t - s) * (math.pi / 2), like).to(like.dtype)
+
+
 def diffuse(x: Images, eps: Images, t: Float[Tensor, " batch"]) -> Images:
     """z_t = α_t·x + σ_t·ε (eq. 1), with images and noise of one shape and t in [0, 1]."""
     alpha, sigma = coefficients(t, x)

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from progdistill.diffusion.prediction import Velocity
-from progdistill.diffusion.schedule import Images, Times, broadcast
+from progdistill.diffusion.schedule import Images, Times, turned
 
 
 @torch.no_grad()
@@ -61,15 +61,39 @@ def target_along(teacher: Velocity, z: Images, times: Float[Tensor, "batch point
     velocity = target = teacher(z, times[:, 0]).to(z.dtype)
     for place in range(1, times.shape[1] - 1):
         start, now, end = times[:, 0], times[:, place], times[:, place + 1]
-        step = _turned(times[:, place - 1], now, z)
+        step = turned(times[:, place - 1], now, z)
         state = step.cos() * state - step.sin() * velocity
         velocity = teacher(state, now).to(z.dtype)
-        before, last, whole = _turned(start, now, z), _turned(now, end, z), _turned(start, end, z)
-        sum_of_both = last.cos() * before.sin() * target + last.sin() * velocity - before.sin() * last.sin() * z
-        target = sum_of_both / whole.sin()
+        target = _of_both(target, velocity, z, start, now, end)
     return target
 
 
-def _turned(t: Times, s: Times, z: Images) -> Float[Tensor, " batch *ones"]:
-    """The angle between two times."""
-    return broadcast((t - s) * (math.pi / 2), z).to(z.dtype)
+@torch.no_grad()
+def jump_target(first: Images, student: Velocity, z: Images, times: Float[Tensor, "batch 3"]) -> Images:
+    """v* with which one jump lands where a step of the teacher and a jump of the student from there do.
+
+    TRACT (Berthelot et al. 2023) and multistep consistency (Heek et al. 2024): what the student learns at a time t is
+    the teacher's step to the next time s, followed by what it has learned to do from s to the end of its step.
+
+    Args:
+        first: The velocity of the teacher's step, in the dtype of z; see `teacher_step`.
+        student: Its average over recent updates, or as it is; asked at s, or at t where s is the end.
+        z: The state at t, float32 or float64.
+        times: Of each sample t > s ≥ the end of the student's step.
+
+    Returns:
+        v* with the shape and dtype of z; where s is the end, `first`.
+    """
+    t, s, end = times.unbind(1)
+    turn = turned(t, s, z)
+    state = turn.cos() * z - turn.sin() * first
+    # Its answer does not count at the end, which it may not know; at t = 0 none does.
+    velocity = student(state, torch.where(s > end, s, t)).to(z.dtype)
+    return _of_both(first, velocity, z, t, s, end)
+
+
+def _of_both(first: Images, second: Images, z: Images, t: Times, s: Times, end: Times) -> Images:
+    """The velocity of a single step to where a step to s with the velocity `first`, then one with `second`, ends."""
+    before, last, whole = turned(t, s, z), turned(s, end, z), turned(t, end, z)
+    sum_of_both = last.cos() * before.sin() * first + last.sin() * second - before.sin() * last.sin() * z
+    return sum_of_both / whole.sin()

@@ -23,11 +23,14 @@ from progdistill.training.config import (
     LoraSettings,
     Precision,
     SnapshotSettings,
+    StageObjective,
     StatesFrom,
     TrainingSettings,
 )
 from progdistill.training.guidance import GuidanceRange
 from progdistill.version import NUMERICS_VERSION
+
+PAPERS_OBJECTIVE = StageObjective()
 
 
 class _Spec(Frozen):
@@ -65,7 +68,7 @@ class _TrainingSpec(_Spec):
         """Return the training settings that the checkpoint's identity records."""
         names = {
             *("precision", "label_dropout", "guidance_scale", "teacher_steps", "frozen_precision"),
-            *("states_from", "trajectory_steps"),
+            *("states_from", "trajectory_steps", "objective"),
         }
         others = self.model_dump(mode="json", include=names)
         return self.training.model_dump(mode="json") | others
@@ -100,6 +103,8 @@ class DistillSpec(_StudentSpec):
     label_format = "student of {0.student_steps} steps"
     purpose_format = "distil to {0.student_steps} steps"
     teacher_steps: int = Field(2, ge=2, description="that the student learns to do in one")
+    # Left out where it is the paper's, so that jobs and checkpoints from before it keep their ids.
+    objective: StageObjective = Field(PAPERS_OBJECTIVE, exclude_if=lambda objective: objective == PAPERS_OBJECTIVE)
 
 
 class GuideSpec(_StudentSpec):

@@ -11,6 +11,7 @@ from torch import nn
 from progdistill.data.dataset import DatasetInfo
 from progdistill.data.loader import TrainingLoader
 from progdistill.data.reading import read_unconditional
+from progdistill.diffusion.names import ObjectiveName
 from progdistill.diffusion.noise import seed_for
 from progdistill.errors import LostInvariantError, PeerLostError, ProgdistillError
 from progdistill.jobs.live import LiveTraining
@@ -36,6 +37,7 @@ from progdistill.training.config import StatesFrom
 from progdistill.training.devices import device_name
 from progdistill.training.distributed import Rank
 from progdistill.training.execution import Execution, decide, place
+from progdistill.training.jump_objective import Annealing, JumpObjective
 from progdistill.training.loop import Trained, TrainingHooks, TrainingTask, train
 from progdistill.training.objective import (
     BaseObjective,
@@ -46,6 +48,7 @@ from progdistill.training.objective import (
 )
 from progdistill.training.profile import ProfiledUpdates, Work, forward_flops
 from progdistill.training.provenance import peak_memory_bytes, provenance
+from progdistill.training.self_teacher import SelfTeacher
 from progdistill.training.snapshots import Snapshot, SnapshotWriter, delete_snapshots, latest_snapshot, snapshot_named
 from progdistill.training.state import TrainingState
 
@@ -75,7 +78,10 @@ def delete_leftovers(store: Store, job_id: str) -> None:
 def _train(
     spec: TrainingSpec, request: JobRequest, store: Store, rank: Rank, should_stop: Callable[[], bool]
 ) -> Trained:
-    objective, model, execution = _prepared(spec, request, store, rank)
+    teacher, model, execution = _placed(spec, request, store, rank)
+    decay = spec.objective.self_teacher_decay if isinstance(spec, DistillSpec) else None
+    self_teacher = None if decay is None else SelfTeacher(model, decay)
+    objective = _objective(spec, request, rank, teacher, self_teacher)
     writer = SnapshotWriter(
         store, spec.id, keep=request.snapshots.keep, rank=rank.rank, world_size=rank.world_size, attempt=rank.attempt
     )
@@ -108,6 +114,7 @@ def _train(
             watch=_watch(spec, request, store, model.config, execution) if request.live and rank.rank == 0 else None,
         ),
         new_parameters=frozenset({guidance_parameter(model.config)}) if isinstance(spec, GuideSpec) else frozenset(),
+        self_teacher=self_teacher,
     )
     return train(task, model, _snapshot_to_resume(store, spec.id, rank))
 
@@ -144,28 +151,44 @@ def _snapshot_to_resume(store: Store, job_id: str, rank: Rank) -> Snapshot | Non
         raise PeerLostError(f"the snapshot that rank 0 chose cannot be read: {error}") from error
 
 
-def _prepared(
+def _placed(
     spec: TrainingSpec, request: JobRequest, store: Store, rank: Rank
-) -> tuple[Objective, Denoiser, Execution]:
-    """What to train for, the network as it begins, on its device, and how both are to run there."""
-    teacher, weight = None, spec.training.loss_weight
+) -> tuple[Denoiser | None, Denoiser, Execution]:
+    """The teacher, if there is one, and the network as it begins, on their device, and how both are to run there."""
     if isinstance(spec, TrainBaseSpec):
-        model = build_denoiser(spec.model, spec.seed)
-        without = _unconditional(request.dataset, spec.model, rank.device) if spec.label_dropout else None
-        objective: Objective = BaseObjective(weight, spec.label_dropout, without)
+        teacher, model = None, build_denoiser(spec.model, spec.seed)
     else:
         teacher, model = _teacher_and_student(spec, store)
-        common = (teacher, spec.student_steps, weight, spec.guidance_scale, spec.grid)
-        if isinstance(spec, GuideSpec):
-            without = _unconditional(request.dataset, teacher.config, rank.device)
-            objective = GuidanceObjective(*common, 1, without, _trajectory(spec))
-        else:
-            objective = DistillationObjective(*common, spec.teacher_steps, trajectory=_trajectory(spec))
     parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     execution = decide(request.compute, spec.precision, rank.device, rank.world_size, parameters)
     if teacher is not None:
         place(teacher, execution, rank.device, shared=teacher.network is model.network)
-    return objective, place(model, execution, rank.device), execution
+    return teacher, place(model, execution, rank.device), execution
+
+
+def _objective(
+    spec: TrainingSpec, request: JobRequest, rank: Rank, teacher: Denoiser | None, self_teacher: SelfTeacher | None
+) -> Objective:
+    """What to train for."""
+    weight = spec.training.loss_weight
+    if isinstance(spec, TrainBaseSpec):
+        without = _unconditional(request.dataset, spec.model, rank.device) if spec.label_dropout else None
+        return BaseObjective(weight, spec.label_dropout, without)
+    if teacher is None:
+        raise ValueError("a student needs a teacher")
+    common = (teacher, spec.student_steps, weight, spec.guidance_scale, spec.grid)
+    trajectory = _trajectory(spec)
+    if isinstance(spec, GuideSpec):
+        without = _unconditional(request.dataset, teacher.config, rank.device)
+        return GuidanceObjective(*common, 1, without, trajectory)
+    chosen, steps = spec.objective, spec.teacher_steps
+    if chosen.name is ObjectiveName.PROGRESSIVE:
+        return DistillationObjective(*common, steps, trajectory=trajectory, loss=chosen.loss, solver=chosen.solver)
+    annealing = None if chosen.lowest_factor is None else Annealing(chosen.lowest_factor, spec.training.updates)
+    eta = chosen.addim_eta or 0.0
+    return JumpObjective(
+        *common, steps, self_teacher, annealing, trajectory, loss=chosen.loss, solver=chosen.solver, addim_eta=eta
+    )
 
 
 def _trajectory(spec: DistillSpec | GuideSpec) -> Trajectory | None:

@@ -183,7 +183,8 @@ def _generation(manifest: CheckpointManifest) -> str:
     identity, figures = manifest.identity, manifest.provenance.figures
     steps = f"{identity.sampling_steps} steps" if identity.sampling_steps else "any number of steps"
     training = f", {figures.updates:,} updates on {figures.images:,} images" if figures else ""
-    return f"`{manifest.id[:12]}` {identity.kind}, {steps}, predicts {markdown(identity.prediction)}{training}"
+    learned = "" if identity.objective in (None, "progressive") else f", objective {markdown(identity.objective)}"
+    return f"`{manifest.id[:12]}` {identity.kind}, {steps}, predicts {markdown(identity.prediction)}{learned}{training}"
 
 
 def _figures(store: Store, manifest: CheckpointManifest) -> Iterator[str]:

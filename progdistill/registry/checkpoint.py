@@ -56,6 +56,14 @@ class CheckpointDescription(Frozen):
     seed: int
     numerics_version: int
 
+    @property
+    def objective(self) -> str | None:
+        """What a student learned of its teacher's steps, progressive where nothing else is recorded; None: nothing."""
+        if "teacher_steps" not in self.training:
+            return None
+        recorded = self.training.get("objective")
+        return str(recorded["name"]) if isinstance(recorded, dict) and "name" in recorded else "progressive"
+
     @model_validator(mode="after")
     def _student_has_steps_and_teacher(self) -> Self:
         if self.kind is CheckpointKind.STUDENT and (self.sampling_steps is None or self.parent is None):

@@ -89,6 +89,7 @@ class StageEntry(Frozen, ser_json_bytes="base64", val_json_bytes="base64"):
     teacher_diversity: float | None = None
     clip_score: float | None = None  # 100 × mean cosine of an image and its prompt
     teacher_clip_score: float | None = None
+    objective: str | None = None  # what a student learned from its teacher
     loss_curve: tuple[LossPoint, ...] = ()
 
 
@@ -163,6 +164,7 @@ def stage_entry(
         baseline_ddim_samples=_samples(store, record.baseline_ddim),
         neighbors=_neighbors(store, record.neighbors),
         **_comparison(compared),
+        objective=manifest.identity.objective,
         loss_curve=tuple(loss_curve),
         **({} if figures is None else figures.model_dump(include=_TRAINING_FIELDS)),
         **({} if own is None else own.model_dump(include=_METRICS)),

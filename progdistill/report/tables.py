@@ -136,10 +136,17 @@ def quality_table(stages: Sequence[StageEntry]) -> TextTable:
         "Teacher's CLIP score": "teacher_clip_score",
     }
     columns |= {name: field for name, field in compared.items() if any(getattr(s, field) is not None for s in stages)}
+    named = any(stage.objective not in (None, "progressive") for stage in stages)
+    texts = ("Kind", "Objective") if named else ("Kind",)
     rows = [
-        [f"{s.sampling_steps:,}", s.kind, *(number(getattr(s, field)) for field in columns.values())] for s in stages
+        [
+            f"{s.sampling_steps:,}",
+            *(s.kind, s.objective or "–")[: len(texts)],
+            *(number(getattr(s, field)) for field in columns.values()),
+        ]
+        for s in stages
     ]
-    return TextTable(("Sampling steps", "Kind", *columns), rows, frozenset({0, 1}))
+    return TextTable(("Sampling steps", *texts, *columns), rows, frozenset(range(1 + len(texts))))
 
 
 def quality_note(run: ReportInput) -> str:

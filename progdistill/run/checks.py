@@ -6,14 +6,14 @@ from itertools import pairwise
 from progdistill.config.settings import Settings
 from progdistill.data.columns import LABEL
 from progdistill.data.dataset import DatasetInfo
-from progdistill.diffusion.names import PredictionType
+from progdistill.diffusion.names import ObjectiveName, PredictionType, TeacherSolver
 from progdistill.diffusion.noise_schedules import EDMSchedule, FlowSchedule
 from progdistill.errors import UsageError
 from progdistill.registry.checkpoint import CheckpointKind, CheckpointManifest
 from progdistill.registry.pipeline import PipelineManifest, load_pipeline
 from progdistill.run.ranks import world_size_of
 from progdistill.store.base import Store
-from progdistill.training.config import LoraSettings, StatesFrom, TrainingSettings
+from progdistill.training.config import LoraSettings, StageObjective, StatesFrom, TrainingSettings
 
 
 def check_grid(settings: Settings, teacher: CheckpointManifest | None) -> None:
@@ -39,6 +39,63 @@ def check_grid(settings: Settings, teacher: CheckpointManifest | None) -> None:
                 f" takes the place of {higher // lower}: choose 2, or another --ladder"
             )
         grid.times(lower * taken)
+
+
+def check_objectives(settings: Settings, teacher: CheckpointManifest | None) -> None:
+    """Refuse an objective that its stage's factor, its teacher, or the noisy states do not allow."""
+    distill = settings.distill
+    is_student = teacher is not None and teacher.identity.kind is CheckpointKind.STUDENT
+    if is_student and distill.teacher_solver not in (None, TeacherSolver.DDIM):
+        raise UsageError(
+            f"distill.teacher_solver = {distill.teacher_solver} is for an undistilled teacher, and --from is a student,"
+            " which has learned its own steps alone: leave it out"
+        )
+    for stage_index, (higher, lower) in enumerate(pairwise(settings.ladder), 1):
+        objective = settings.objective_of(stage_index)
+        where = f"the stage from {higher} to {lower} steps has the objective {objective.name}"
+        if objective.solver is TeacherSolver.ADDIM:
+            _check_addim(settings, objective, where)
+        if objective.name is ObjectiveName.PROGRESSIVE:
+            continue
+        if distill.states_from is StatesFrom.STUDENT:
+            raise UsageError(
+                f"{where}, which learns at all of the teacher's times, and a student's trajectory passes its own alone:"
+                " set distill.states_from=data or teacher"
+            )
+        if objective.name is ObjectiveName.CONSISTENCY:
+            _check_annealing(stage_index, is_student, objective, higher // lower, where)
+
+
+def _check_addim(settings: Settings, objective: StageObjective, where: str) -> None:
+    if objective.name is ObjectiveName.PROGRESSIVE:
+        raise UsageError(
+            f"{where}, in which teachers do several steps, and addim corrects single ones: choose the objective tract"
+            " or consistency, or leave distill.teacher_solver out"
+        )
+    if settings.guidance_scale is not None or settings.distill.states_from is not StatesFrom.DATA:
+        raise UsageError(
+            f"{where} with distill.teacher_solver = addim, which needs the error of the teacher's x̂: a guided x̂ is"
+            " meant to err, and without data it is unknown: set distill.teacher_solver=ddim"
+        )
+    if settings.model.prediction is PredictionType.EPS and settings.grid.times(1)[0] == 1:
+        raise UsageError(
+            f"{where} with a teacher that predicts eps, whose x̂ at t = 1 is unknown and cannot be corrected by addim:"
+            " set distill.teacher_solver=ddim"
+        )
+
+
+def _check_annealing(stage_index: int, is_student: bool, objective: StageObjective, factor: int, where: str) -> None:
+    if stage_index > 1 or is_student:
+        raise UsageError(
+            f"{where}, whose teacher's steps grow shorter, and its teacher is a student that has learned steps of one"
+            " length: choose tract there"
+        )
+    lowest = objective.lowest_factor or factor
+    if lowest > factor or lowest & (lowest - 1):
+        raise UsageError(
+            f"distill.lowest_factor = {lowest}, but {where} and {factor} steps of the teacher in one of the student:"
+            f" choose a power of two up to {factor}"
+        )
 
 
 def check_fit(settings: Settings, dataset: DatasetInfo) -> None:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from copy import deepcopy
+from itertools import pairwise
 from pathlib import Path
 
 from progdistill.config.ladder import format_ladder, ladder_text
@@ -14,7 +15,7 @@ from progdistill.data.catalog import UNKNOWN_DATASET
 from progdistill.data.columns import LABEL
 from progdistill.data.dataset import DatasetInfo, default_data_root, find_dataset, is_data_of, require_data_of
 from progdistill.diffusion.grid import AngleGrid
-from progdistill.diffusion.names import check_combination
+from progdistill.diffusion.names import LossName, ObjectiveName, TeacherSolver, check_combination
 from progdistill.errors import UsageError
 from progdistill.evaluation.plan import as_sampled, checked_clip, needs_features
 from progdistill.evaluation.published_statistics import pinned_statistics
@@ -26,13 +27,21 @@ from progdistill.models_base import Frozen
 from progdistill.progress import readable_bytes
 from progdistill.registry.checkpoint import CheckpointKind, CheckpointManifest
 from progdistill.registry.resolve import resolve_reference
-from progdistill.run.checks import check_encoder, check_fit, check_grid, check_guidance, check_lora, check_values
+from progdistill.run.checks import (
+    check_encoder,
+    check_fit,
+    check_grid,
+    check_guidance,
+    check_lora,
+    check_objectives,
+    check_values,
+)
 from progdistill.run.reproduce import reproduce
 from progdistill.run.trackers import check_trackers
 from progdistill.store.base import Store
 from progdistill.store.open import open_store
 from progdistill.training.accelerators import accelerators_here
-from progdistill.training.config import TrainingSettings
+from progdistill.training.config import StageObjective, TrainingSettings
 from progdistill.training.guidance import LABEL_DROPOUT, GuidanceRange, can_be_guided, range_of
 
 SNAPSHOT_COPIES = 4
@@ -84,10 +93,16 @@ class PreparedRun(Frozen):
         return [f"dataset:{self.dataset.name}", f"ladder:{ladder_text(self.settings.ladder)}", *branch]
 
     @property
+    def objectives(self) -> list[ObjectiveName]:
+        """What each stage learns, from the top of the ladder down."""
+        return [self.settings.objective_of(stage).name for stage in range(1, len(self.settings.ladder))]
+
+    @property
     def disk_bytes(self) -> int:
         """Most bytes of checkpoints and snapshots in the store."""
         students = len(self.settings.ladder) - 1 + self.settings.has_guided_stage
-        snapshots = SNAPSHOT_COPIES * (self.settings.snapshots.keep + 1)
+        copies = SNAPSHOT_COPIES + (ObjectiveName.TRACT in self.objectives)  # the student's average that teaches it
+        snapshots = copies * (self.settings.snapshots.keep + 1)
         if self.adapter_parameters is None:
             return 4 * self.parameters * (1 + students + snapshots)
         base = 0 if self.settings.first_teacher else 1 + snapshots
@@ -112,6 +127,7 @@ class PreparedRun(Frozen):
             "reproduces": None if self.reproduces is None else self.reproduces[1],
             "guidance_scale": settings.guidance_scale and settings.guidance_scale.model_dump(),
             "grid": settings.grid.model_dump(mode="json"),
+            "objectives": [str(objective) for objective in self.objectives],
             "configuration": settings.model_dump(mode="json"),
         }
 
@@ -136,6 +152,7 @@ class PreparedRun(Frozen):
         ]
         if not isinstance(settings.grid, AngleGrid):
             lines.append(f"  grid of times: {settings.grid}")
+        lines += _objectives(settings)
         lines += _without_stock_pipeline(settings)
         if settings.lora is not None:
             parameters = f"{self.adapter_parameters:,} parameters each"
@@ -145,6 +162,16 @@ class PreparedRun(Frozen):
         if self.ignored_overrides:
             lines.append(f"  ignored, since the model is the teacher's: {', '.join(self.ignored_overrides)}")
         return "\n".join(lines)
+
+
+def _objectives(settings: Settings) -> Iterator[str]:
+    """A line for each stage that learns otherwise than in the paper."""
+    for stage_index, (higher, lower) in enumerate(pairwise(settings.ladder), 1):
+        objective = settings.objective_of(stage_index)
+        if objective != StageObjective():
+            solver = "" if objective.solver is TeacherSolver.DDIM else f", teacher's steps by {objective.solver}"
+            loss = "" if objective.loss is LossName.SQUARED else f", loss {objective.loss}"
+            yield f"  {higher} → {lower}: objective {objective.name}{solver}{loss}"
 
 
 def prepare_run(options: RunOptions) -> PreparedRun:
@@ -163,6 +190,7 @@ def prepare_run(options: RunOptions) -> PreparedRun:
     if teacher is not None:
         settings = _branched(settings, options, teacher)
     check_grid(settings, teacher)
+    check_objectives(settings, teacher)
     first_time = settings.grid.times(1)[0]
     check_combination(settings.student_prediction, settings.distill.loss_weight, distilling=True, first_time=first_time)
     check_trackers(settings.live.trackers)

@@ -2,6 +2,7 @@
 
 from typing import Literal, TypedDict
 
+from progdistill.diffusion.names import ObjectiveName
 from progdistill.errors import LostInvariantError
 from progdistill.jobs.spec import DistillSpec, GuideSpec, TrainBaseSpec
 from progdistill.run.prepare import PreparedRun
@@ -63,14 +64,17 @@ def guided_training(run: PreparedRun, teacher: str) -> GuideSpec:
 def stage_training(run: PreparedRun, teacher: str, stage_index: int) -> DistillSpec:
     """The training of the student of rung `stage_index`, from 1."""
     settings = run.settings
-    steps = settings.ladder[stage_index]
+    objective = settings.objective_of(stage_index)
+    higher, steps = settings.ladder[stage_index - 1 : stage_index + 1]
+    jumps = objective.name is not ObjectiveName.PROGRESSIVE
     return DistillSpec(
         **_training(run, "distill"),
         teacher=teacher,
         student_steps=steps,
         prediction=settings.student_prediction,
         grid=settings.grid,
-        teacher_steps=settings.distill.teacher_steps,
+        teacher_steps=higher // steps if jumps else settings.distill.teacher_steps,
+        objective=objective,
         training=settings.distill.for_stage(steps),
         guidance_scale=None if settings.folds_guidance else settings.guidance_scale,
         **_student(run),

@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field, PositiveInt
 
-from progdistill.diffusion.names import LossWeight, PredictionType
+from progdistill.diffusion.names import LossName, LossWeight, ObjectiveName, PredictionType, TeacherSolver
 from progdistill.models_base import Frozen
 
 
@@ -77,6 +77,20 @@ class StatesFrom(StrEnum):
     """The student's own trajectory: it learns at the states that its sampling meets."""
 
 
+class StageObjective(Frozen, allow_inf_nan=False):
+    """What a stage learns from its teacher, and with which loss; part of a job's identity.
+
+    What an objective has no use for is as in a default one, so that it makes no other job.
+    """
+
+    name: ObjectiveName = ObjectiveName.PROGRESSIVE
+    loss: LossName = LossName.SQUARED
+    solver: TeacherSolver = TeacherSolver.DDIM
+    addim_eta: float | None = Field(None, gt=0, le=1)
+    self_teacher_decay: float | None = Field(None, ge=0, lt=1)
+    lowest_factor: int | None = Field(None, gt=1, description="where the number of the teacher's steps starts to grow")
+
+
 class DistillationSettings(TrainingSettings):
     """Settings of every distillation stage; the paper gives the last stages more updates."""
 
@@ -89,6 +103,29 @@ class DistillationSettings(TrainingSettings):
         description="times of sampling steps: angle, trailing, flow, flow:SHIFT or karras; auto: the first teacher's",
     )
     teacher_steps: int = Field(2, ge=2, description="steps of the teacher that a student learns to do in one")
+    objective: ObjectiveName = Field(
+        ObjectiveName.PROGRESSIVE, description="what students learn: progressive, tract or consistency"
+    )
+    objective_at_steps: dict[int, ObjectiveName] = Field(
+        default_factory=dict,
+        description="objective of the stages whose student has that many sampling steps, as of --ladder 64,8:tract",
+    )
+    loss: LossName = Field(LossName.SQUARED, description="of the weighted error: squared, pseudo_huber or l1")
+    teacher_solver: TeacherSolver | None = Field(
+        None,
+        description="of the steps of an undistilled teacher: ddim, heun or addim (adjusted DDIM); None: addim for the"
+        " objective consistency where nothing forbids it, otherwise ddim",
+    )
+    addim_eta: float = Field(0.75, gt=0, le=1, description="share of the lost variance that addim gives back")
+    self_teacher_decay: float = Field(
+        0.5,
+        ge=0,
+        lt=1,
+        description="per update, of the average of the student that teaches it with the objective tract",
+    )
+    lowest_factor: int = Field(
+        2, ge=2, description="of the objective consistency: steps of the teacher in one of the student, at first"
+    )
     guidance_updates: int | None = Field(
         None, gt=0, description="updates of the stage that distills guidance; None: as many as others"
     )
@@ -106,6 +143,28 @@ class DistillationSettings(TrainingSettings):
     def for_stage(self, student_steps: int) -> TrainingSettings:
         """The settings of the stage whose student takes `student_steps` sampling steps."""
         return self._with_updates(self.updates_at_steps.get(student_steps, self.updates))
+
+    def objective_of(self, student_steps: int, *, first_stage: bool, guided: bool) -> StageObjective:
+        """The objective of the stage whose student takes `student_steps` sampling steps.
+
+        Args:
+            student_steps: Of the student.
+            first_stage: Whether its teacher is the first, which alone may do other steps than DDIM's.
+            guided: Whether the teacher is guided.
+        """
+        name = self.objective_at_steps.get(student_steps, self.objective)
+        annealed = name is ObjectiveName.CONSISTENCY
+        adjusts = annealed and not guided and self.states_from is StatesFrom.DATA
+        usual = TeacherSolver.ADDIM if adjusts else TeacherSolver.DDIM
+        solver = (self.teacher_solver or usual) if first_stage else TeacherSolver.DDIM
+        return StageObjective(
+            name=name,
+            loss=self.loss,
+            solver=solver,
+            addim_eta=self.addim_eta if solver is TeacherSolver.ADDIM else None,
+            self_teacher_decay=self.self_teacher_decay if name is ObjectiveName.TRACT else None,
+            lowest_factor=self.lowest_factor if annealed else None,
+        )
 
     def guidance_settings(self) -> TrainingSettings:
         """The settings of the stage that makes guidance an input."""

@@ -24,6 +24,7 @@ from progdistill.training.objective import Objective
 from progdistill.training.optimizer import step
 from progdistill.training.profile import part
 from progdistill.training.random import BatchRandom
+from progdistill.training.self_teacher import SelfTeacher
 from progdistill.training.snapshots import Snapshot, SnapshotWriter
 from progdistill.training.state import TrainingState
 
@@ -60,6 +61,8 @@ class TrainingTask(NamedTuple):
     hooks: TrainingHooks
     new_parameters: frozenset[str] = frozenset()
     """Names of parameters that start at zero in a model that otherwise starts trained."""
+    self_teacher: SelfTeacher | None = None
+    """Of a student that learns from its own average."""
 
 
 class Trained(NamedTuple):
@@ -104,7 +107,7 @@ def train(task: TrainingTask, model: Denoiser, start: Snapshot | None) -> Traine
         DeviceMemoryError: A micro-batch does not fit in the device's memory.
     """
     model.train()
-    state = TrainingState(model, task.settings, task.new_parameters)
+    state = TrainingState(model, task.settings, task.new_parameters, task.self_teacher)
     if start is not None:
         state.restore(start)
         start.close()
@@ -155,7 +158,7 @@ class _Loop:
             conditioning = found or None
         # Every rank draws with the generator of rank 0.
         source = generator(task.seed, task.purpose, update, 0, device=device_of_draws(rank.device))
-        random = BatchRandom(source, settings.batch_size, rank.rank, rank.world_size, rank.device)
+        random = BatchRandom(source, settings.batch_size, rank.rank, rank.world_size, rank.device, update)
         # Dropout draws from the global generator, differently on each rank.
         torch.manual_seed(seed_for(task.seed, f"{task.purpose}, dropout", update, rank.rank))
         state.optimizer.zero_grad(set_to_none=True)
@@ -182,6 +185,8 @@ class _Loop:
         self._unsettled = Reading(numbers)
         state.update += 1
         # Before this update is settled comes the next gradient: what an objective reads of the state changes here.
+        if state.self_teacher is not None:
+            state.self_teacher.follow()
 
     def _settle(self) -> None:
         """Finish the last update: the moving average follows, and what watches or stops the training sees it."""

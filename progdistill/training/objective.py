@@ -1,4 +1,4 @@
-"""Training objectives: Algorithm 1 (a base model), Algorithm 2 (a student), and guidance."""
+"""Training objectives: Algorithm 1 (a base model), Algorithm 2 (a student) and guidance."""
 
 from typing import NamedTuple, Protocol
 
@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from progdistill.diffusion.grid import AngleGrid, Grid
 from progdistill.diffusion.guidance import guidance_target, guided
 from progdistill.diffusion.loss import weighted_loss
-from progdistill.diffusion.names import LossWeight
+from progdistill.diffusion.names import LossName, LossWeight, TeacherSolver
 from progdistill.diffusion.prediction import Velocity, velocity_from_x_eps
 from progdistill.diffusion.schedule import diffuse
 from progdistill.diffusion.target import distillation_target, target_along
+from progdistill.diffusion.teacher_step import heun_velocity
 from progdistill.diffusion.trajectory import state_on_trajectory
 from progdistill.models.conditioning import Conditioning
 from progdistill.models.denoiser import Denoiser, Images, Times
@@ -82,7 +83,7 @@ class Trajectory(NamedTuple):
 
 
 class DistillationObjective:
-    """Algorithm 2: t is one of the N times of the student's grid; DDIM steps of the teacher give the target.
+    """Algorithm 2: t is one of the N times of the student's grid; steps of the teacher give the target.
 
     Where the grid starts below t = 1, the student starts from pure noise in sampling, and so it does here.
     Where teacher and student take guidance as an input, `guidance_scale` is the range that each sample's
@@ -100,45 +101,58 @@ class DistillationObjective:
         teacher_steps: int = 2,
         unconditional: Conditioning | None = None,
         trajectory: Trajectory | None = None,
+        loss: LossName = LossName.SQUARED,
+        solver: TeacherSolver = TeacherSolver.DDIM,
     ) -> None:
         self._teacher = teacher.eval()
-        self._steps, self._loss_weight, self._guidance_scale = student_steps, loss_weight, guidance_scale
+        self._loss_weight, self._loss, self._guidance_scale = loss_weight, loss, guidance_scale
+        self._solver = solver
         self._is_even = isinstance(grid, AngleGrid) and teacher_steps == 2
-        self._times = times_of_steps(grid, student_steps, teacher_steps)
+        self._steps, self._levels = student_steps, [times_of_steps(grid, student_steps, teacher_steps)]
         self._starts_at_1 = grid.times(student_steps)[0] == 1
         self._unconditional = unconditional
         self._trajectory = trajectory
         if trajectory is not None:
-            path = grid.times(student_steps if trajectory.of_student else student_steps * teacher_steps)
-            self._stride = 1 if trajectory.of_student else teacher_steps
-            self._path = path[: self._stride * (student_steps - 1) + 1]
+            self._path = grid.times(student_steps if trajectory.of_student else student_steps * teacher_steps)[:-1]
 
     def __call__(
         self, model: Denoiser, network: nn.Module, x: Images, conditioning: Conditioning | None, random: BatchRandom
     ) -> Float[Tensor, ""]:
         """Compute the loss; see Objective."""
-        self._times = self._times.to(x.dtype).to(x.device)
-        step = random.integers(1, self._steps)
-        times = self._times[step - 1]
+        rows = self._rows(random.update, x)
+        row = random.integers(1, len(rows)) - 1
+        times = rows[row]
         t, noise = times[:, 0], random.noise_like(x)
         w = None if self._guidance_scale is None else draw_w(self._guidance_scale, random)
         if self._trajectory is not None:
-            z = self._on_trajectory(self._trajectory, model, noise, step, conditioning, w)
+            z = self._on_trajectory(self._trajectory, model, noise, row, len(rows), conditioning, w)
         else:
             z = diffuse(x, noise, t)
             # α is not 0 there: trained on what is left of x, students would expect it of pure noise.
             if not self._starts_at_1:
-                z = torch.where((step == self._steps)[:, None, None, None], noise, z)
-        target = self._target(z, times, conditioning, w)
+                z = torch.where((row == len(rows) - 1)[:, None, None, None], noise, z)
+        target = self._target(model, x, z, times, conditioning, w)
         output = network(z, t, conditioning, w if model.config.network.guidance_input else None)
-        return weighted_loss(output, target, z, t, model.config.prediction, self._loss_weight).mean()
+        prediction = model.config.prediction
+        return weighted_loss(output, target, z, t, prediction, self._loss_weight, self._loss).mean()
+
+    def _level(self, update: int) -> int:
+        """Which of `_levels` an update learns."""
+        return 0
+
+    def _rows(self, update: int, x: Images) -> Float[Tensor, "rows points"]:
+        """The times that an update draws from, the noisy end last; a sample gets a row."""
+        level = self._level(update)
+        self._levels[level] = self._levels[level].to(x.dtype).to(x.device)
+        return self._levels[level]
 
     def _on_trajectory(
         self,
         trajectory: Trajectory,
         model: Denoiser,
         noise: Images,
-        step: Int64[Tensor, " batch"],
+        row: Int64[Tensor, " batch"],
+        rows: int,
         conditioning: Conditioning | None,
         w: Times | None,
     ) -> Images:
@@ -146,17 +160,25 @@ class DistillationObjective:
             velocity = model.bind(conditioning, w if model.config.network.guidance_input else None)
         else:
             velocity = self._teacher_velocity(conditioning, w)
-        return state_on_trajectory(
-            velocity, noise, self._path, self._stride * (self._steps - step), trajectory.most_steps
-        )
+        stride = len(self._path) // rows
+        path = self._path[: len(self._path) - stride + 1]
+        return state_on_trajectory(velocity, noise, path, stride * (rows - 1 - row), trajectory.most_steps)
 
     def _teacher_velocity(self, conditioning: Conditioning | None, w: Times | None) -> Velocity:
         return self._teacher.bind(conditioning, w)
 
     def _target(
-        self, z: Images, times: Float[Tensor, "batch points"], conditioning: Conditioning | None, w: Times | None
+        self,
+        model: Denoiser,
+        x: Images,
+        z: Images,
+        times: Float[Tensor, "batch points"],
+        conditioning: Conditioning | None,
+        w: Times | None,
     ) -> Images:
         teacher = self._teacher_velocity(conditioning, w)
+        if self._solver is TeacherSolver.HEUN:
+            return heun_velocity(teacher, z, times[:, 0], times[:, -1])
         if self._is_even:
             return distillation_target(teacher, z, times[:, 0], self._steps)
         return target_along(teacher, z, times)
@@ -183,7 +205,13 @@ class GuidanceObjective(DistillationObjective):
         return guided(conditional, unconditional, scale)
 
     def _target(
-        self, z: Images, times: Float[Tensor, "batch points"], conditioning: Conditioning | None, w: Times | None
+        self,
+        model: Denoiser,
+        x: Images,
+        z: Images,
+        times: Float[Tensor, "batch points"],
+        conditioning: Conditioning | None,
+        w: Times | None,
     ) -> Images:
         conditional, unconditional, scale = self._to_guide(conditioning, w)
         return guidance_target(conditional, unconditional, z, times[:, 0], scale)

@@ -23,6 +23,7 @@ class BatchRandom:
         rank: int = 0,
         world_size: int = 1,
         device: torch.device | str | None = None,
+        update: int = 0,
     ) -> None:
         """Draw for a batch.
 
@@ -32,7 +33,9 @@ class BatchRandom:
             rank: Which rows to return.
             world_size: Number of ranks; divides `batch_size`.
             device: Where results go; None: the generator's device.
+            update: Which one of the training this is, from 0.
         """
+        self.update = update
         self._generator, self._batch_size = generator, batch_size
         self._device = generator.device if device is None else device
         share = batch_size // world_size
@@ -45,7 +48,7 @@ class BatchRandom:
 
         Slices that draw the same numbers in the same order get the rows of the whole.
         """
-        part = BatchRandom(self._generator, self._batch_size, device=self._device)
+        part = BatchRandom(self._generator, self._batch_size, device=self._device, update=self.update)
         part._rank_rows, part._drawn, part._rows = self._rank_rows, self._drawn, slice(start, stop)
         return part
 

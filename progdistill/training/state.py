@@ -11,6 +11,7 @@ from torch import Tensor
 from progdistill.models.denoiser import Denoiser
 from progdistill.training.config import TrainingSettings
 from progdistill.training.optimizer import make_optimizer, start_state, state_tensors
+from progdistill.training.self_teacher import SelfTeacher
 from progdistill.training.snapshots import FlatSlice, Snapshot
 
 
@@ -68,13 +69,17 @@ class StateFacts(BaseModel):
 
 
 class TrainingState:
-    """All that a snapshot must hold: model, moving average, optimizer and the loss curve so far.
+    """All that a snapshot must hold: model, moving averages, optimizer and the loss curve so far.
 
     Under FSDP the tensors of model, average and optimizer are this rank's shards.
     """
 
     def __init__(
-        self, model: Denoiser, settings: TrainingSettings, new_parameters: frozenset[str] = frozenset()
+        self,
+        model: Denoiser,
+        settings: TrainingSettings,
+        new_parameters: frozenset[str] = frozenset(),
+        self_teacher: SelfTeacher | None = None,
     ) -> None:
         """Start at update 0; `new_parameters` names those that are trained at NEW_INPUT_RATE."""
         self.model = model
@@ -87,6 +92,7 @@ class TrainingState:
         ]
         self.optimizer = make_optimizer([group for group in groups if group["params"]], settings)
         self.average = [] if settings.ema_decay is None else [p.detach().clone() for p in self.parameters]
+        self.self_teacher = self_teacher
         self.update = 0
         self.loss_curve: list[tuple[int, float]] = []
         self.recent: list[float] = []
@@ -96,6 +102,8 @@ class TrainingState:
         """Every tensor of the state by name."""
         found = {f"model.{name}": tensor for name, tensor in self.model.own_weights().items()}
         found |= {f"average.{index}": tensor for index, tensor in enumerate(self.average)}
+        if self.self_teacher is not None:
+            found |= {f"self_teacher.{index}": tensor for index, tensor in enumerate(self.self_teacher.average)}
         for index, parameter in enumerate(self.parameters):
             for name, value in state_tensors(self.optimizer, parameter).items():
                 found[f"optimizer.{index}.{name}"] = value

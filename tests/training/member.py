@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from progdistill.data.dataset import DatasetInfo
 from progdistill.data.loader import TrainingLoader
+from progdistill.diffusion.grid import AngleGrid
 from progdistill.diffusion.names import LossWeight
 from progdistill.errors import ProgdistillError
 from progdistill.models.conditioning import Conditioning
@@ -21,9 +22,11 @@ from progdistill.models.denoiser import Denoiser, build_denoiser, save_weights
 from progdistill.store.open import open_store
 from progdistill.training.distributed import Rank
 from progdistill.training.execution import Execution, place
+from progdistill.training.jump_objective import JumpObjective
 from progdistill.training.loop import TrainingHooks, TrainingTask, train
-from progdistill.training.objective import BaseObjective
+from progdistill.training.objective import BaseObjective, Objective
 from progdistill.training.random import BatchRandom
+from progdistill.training.self_teacher import SelfTeacher
 from progdistill.training.snapshots import SnapshotWriter, latest_snapshot
 from tests.training.conftest import JOB, settings, tiny
 
@@ -38,6 +41,8 @@ class Order(BaseModel):
     sharded: bool = False
     micro_batch_size: int | None = None
     rank_without_finite_loss: int | None = None
+    jumps: bool = False
+    """Whether to distill with TRACT."""
     attempt: str = "first"
 
 
@@ -65,10 +70,17 @@ def run(order: Order, rank: Rank) -> None:
     execution = Execution(
         sharded=order.sharded, micro_batch_size=order.micro_batch_size, channels_last=not order.sharded
     )
+    placed = place(model, execution, rank.device)
+    objective: Objective = Spoilt(order.rank_without_finite_loss == rank.rank)
+    self_teacher = None
+    if order.jumps:
+        teacher = place(build_denoiser(tiny(label_dropout=True), seed=0), execution, rank.device)
+        self_teacher = SelfTeacher(placed, 0.5)
+        objective = JumpObjective(teacher, 1, LossWeight.SNR_PLUS_ONE, None, AngleGrid(), 8, self_teacher)
     task = TrainingTask(
         label="test",
         settings=chosen,
-        objective=Spoilt(order.rank_without_finite_loss == rank.rank),
+        objective=objective,
         loader=TrainingLoader(order.digits, batch_size=chosen.batch_size, seed=3, flip=False, **place_),
         seed=3,
         purpose="train",
@@ -79,8 +91,8 @@ def run(order: Order, rank: Rank) -> None:
             snapshot_interval_updates=1000,
             should_stop=lambda: next(calls) == order.stop_after,
         ),
+        self_teacher=self_teacher,
     )
-    placed = place(model, execution, rank.device)
     trained = train(task, placed, latest_snapshot(store, JOB))
     if rank.rank == 0:
         save_weights(trained.weights, order.folder / "weights.safetensors")

@@ -90,6 +90,18 @@ def test_a_stopped_training_goes_on_with_other_ranks(
     assert_close(found, of_one_rank)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("sharded", [False, True])
+def test_a_student_that_is_its_own_teacher_goes_on_with_two_ranks(
+    sharded: bool, digits: DatasetInfo, tmp_path: Path
+) -> None:
+    """Its average is in the snapshot; under FSDP it is sharded, and in place while the student jumps."""
+    alone = trained(tmp_path / "alone", digits, 1, jumps=True)
+    order = Order(folder=tmp_path, digits=digits, stop_after=2, jumps=True)
+    assert [status for status, _ in launch(1, order)] == [130]
+    assert_close(trained(tmp_path, digits, 2, jumps=True, sharded=sharded, attempt="second"), alone)
+
+
 @pytest.mark.parametrize("sharded", [False, True])
 def test_a_loss_that_is_not_finite_on_one_rank_stops_all(sharded: bool, digits: DatasetInfo, tmp_path: Path) -> None:
     order = Order(folder=tmp_path, digits=digits, sharded=sharded, rank_without_finite_loss=1)
