@@ -3,7 +3,8 @@
     python benchmarks/objectives.py [--seeds 5] [--only NAME …] [--store FOLDER]
 
 Each ladder has 1,200 updates, as the default run has. Trainings and measurements are jobs and records of the product in
-a store; what that has already is not repeated. Writes benchmarks/results/objectives.json, which docs/results.md shows.
+a store; what that has already is not repeated. Writes the rows of this call to benchmarks/results/objectives.json, and
+leaves those of other ladders there; docs/results.md has its table from that file.
 """
 
 import argparse
@@ -49,6 +50,10 @@ VARIANTS = {
     "halving": Variant("64:1"),
     "64,8,1 progressive": Variant("64,8,1"),
     "64,8,1 TRACT": Variant("64,8:tract,1:tract"),
+    "64,8,2,1 TRACT": Variant("64,8:tract,2:tract,1:tract"),
+    "halving to 8, then TRACT": Variant(
+        "64,32,16,8,1:tract", ("distill.updates=200", 'distill.updates_at_steps={"1": 600}')
+    ),
 }
 
 
@@ -84,10 +89,11 @@ def main() -> None:
             name: [distances(VARIANTS[name].prepared(seed, store), name) for seed in range(arguments.seeds)]
             for name in arguments.only
         }
-    rows = [row(name, found[name]) for name in found]
-    for facts in rows:
-        print(facts["objective"], facts["of_teacher"])
-    RESULTS.write_text(json.dumps({"updates": UPDATES, "seeds": arguments.seeds, "rows": rows}, indent=1) + "\n")
+    rows = {name: row(name, found[name]) for name in found}
+    for name, facts in rows.items():
+        print(name, facts["of_teacher"])
+    others = json.loads(RESULTS.read_text())["rows"] if RESULTS.is_file() else {}
+    RESULTS.write_text(json.dumps({"updates": UPDATES, "rows": others | rows}, indent=1) + "\n")
 
 
 def row(name: str, seeds: list[dict[int, float]]) -> dict[str, object]:
@@ -99,7 +105,6 @@ def row(name: str, seeds: list[dict[int, float]]) -> dict[str, object]:
         for steps, distance in measured.items():
             ratios.setdefault(steps, []).append(distance / measured[teacher])
     return {
-        "objective": name,
         "ladder": variant.ladder,
         "settings": list(variant.settings),
         "of_teacher": {

@@ -38,6 +38,7 @@ class SelfTeacher:
 
     @torch.no_grad()
     def _write(self, weights: list[Tensor]) -> None:
-        torch._foreach_copy_(self._parameters, weights)
+        for parameter, weight in zip(self._parameters, weights, strict=True):
+            parameter.copy_(weight)
         if hasattr(self._model, "reshard"):
             self._model.reshard()  # type: ignore[operator]  # FSDP keeps the outermost parameters whole after a forward pass.
