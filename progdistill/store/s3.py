@@ -88,8 +88,7 @@ class S3Store:
                 attempts += 1
                 try:
                     reply = self._client.get_object(**self._place(key))
-                    # A server without ETags is refused by check_writable, which says what it lacks.
-                    return Versioned(reply["Body"].read(), reply.get("ETag", ""))
+                    return Versioned(reply["Body"].read(), reply["ETag"])
                 except ClientError as error:
                     if code_of(error) in ABSENT:
                         return None

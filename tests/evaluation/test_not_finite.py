@@ -42,6 +42,6 @@ def test_sample_says_so_and_writes_nothing(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     options = ["--count", "2", "--steps", "2", "--sampler", sampler, "--store", evaluated_store.uri]
-    assert main(["sample", broken.id, *options, "--out", str(tmp_path / f"x.{ending}")]) == 1
+    assert main(["sample", broken.id, *options, "--out", str(tmp_path / f"x.{ending}")]) == 3
     assert f"checkpoint {broken.id[:12]} produced values that are not finite" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

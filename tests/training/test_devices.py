@@ -41,7 +41,7 @@ def test_tf32_is_for_gpus() -> None:
 
 def test_on_a_cpu_nothing_is_compiled_or_shared_out_unless_asked_for() -> None:
     decided = decide(ComputeSettings(micro_batch_size=7), Precision.FLOAT32, CPU, 2, 10**12)
-    assert decided == (Precision.FLOAT32, False, False, False, 7)
+    assert decided == (Precision.FLOAT32, False, False, False, 7, True)
     asked = ComputeSettings(compile="on", activation_checkpointing=True)
     assert decide(asked, Precision.BFLOAT16, CPU, 1, 10**6)[:4] == (Precision.BFLOAT16, True, True, False)
     assert decide(ComputeSettings(parallelism="fsdp"), Precision.FLOAT32, CPU, 2, 10**6).sharded
