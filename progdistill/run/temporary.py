@@ -11,6 +11,7 @@ from pathlib import Path
 
 PREFIX = "progdistill-run-"
 _LOCK = "lock"
+_DRAFT = "lock.part"
 
 
 @contextmanager
@@ -26,8 +27,9 @@ def temporary_folder() -> Iterator[Path]:
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(outside / f"torchinductor_{getpass.getuser()}"))
     folder = Path(tempfile.mkdtemp(prefix=PREFIX))
     before = os.environ.get("TMPDIR")
-    with open(folder / _LOCK, "w") as lock:
+    with open(folder / _DRAFT, "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        os.rename(folder / _DRAFT, folder / _LOCK)  # a run that starts meanwhile would find it free, and remove all
         os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
         try:
             yield folder

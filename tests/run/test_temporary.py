@@ -1,12 +1,15 @@
 """A run's temporary folder holds those of its processes, and goes with it, however it ends."""
 
+import fcntl
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from progdistill.run import temporary
 from progdistill.run.temporary import temporary_folder
 
 HOLD = """
@@ -48,3 +51,16 @@ def test_that_of_a_killed_run_is_removed_by_the_next_and_that_of_a_living_one_is
             assert [folder.exists() for folder in folders] == [False, True]
         living.communicate("\n")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_run_that_starts_meanwhile_leaves_one_that_is_being_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    flock = fcntl.flock
+
+    def another_run_starts(file: Any, how: int) -> None:
+        if how == fcntl.LOCK_EX:
+            subprocess.run([sys.executable, "-c", HOLD], input="\n", text=True, check=True, stdout=subprocess.DEVNULL)
+        flock(file, how)
+
+    monkeypatch.setattr(temporary.fcntl, "flock", another_run_starts)
+    with temporary_folder() as folder:
+        assert folder.exists()
