@@ -14,9 +14,10 @@ from progdistill.errors import ProgdistillError, UsageError, require_between
 from progdistill.escape import printable
 from progdistill.progress import format_duration
 from progdistill.run.estimate import Prices, read_prices
-from progdistill.run.metrics import metrics_text, push
+from progdistill.run.metrics import check_pushgateway, metrics_text, push
 from progdistill.run.progress_record import JobProgress, newest_run, progress_of
 from progdistill.store.base import Store
+from progdistill.store.files import atomic_write
 from progdistill.store.layout import PROGRESS, report_key
 
 QUIET_SECONDS: Final = 300.0
@@ -49,7 +50,9 @@ def _watch(args: argparse.Namespace) -> int:
     store, prices = store_of(args), read_prices()
     if args.samples is not None:
         check_output("--samples", args.samples)
-    if args.metrics is not None and "://" not in args.metrics:
+    if args.metrics is not None and "://" in args.metrics:
+        check_pushgateway(args.metrics)
+    elif args.metrics is not None:
         check_output("--metrics", Path(args.metrics))
     flow, run_id = _run_to_watch(store, args.run_name)
     shown = ""
@@ -115,9 +118,7 @@ def _keep_metrics(store: Store, jobs: Sequence[JobProgress], place: str | None) 
         push(place, text)
         return
     with writing("--metrics", Path(place)):
-        draft = Path(f"{place}.draft")  # a collector reads *.prom only, and never half a file
-        draft.write_text(text)
-        draft.replace(place)
+        atomic_write(Path(place), text.encode())  # a collector never reads half a file
 
 
 def _facts(jobs: Sequence[JobProgress], prices: Prices, report: str | None) -> dict[str, Any]:

@@ -4,8 +4,9 @@ import urllib.request
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
+from urllib.parse import urlsplit
 
-from progdistill.errors import TransientError
+from progdistill.errors import TransientError, UsageError
 from progdistill.run.progress_record import JobProgress
 from progdistill.store.base import Store
 from progdistill.store.layout import snapshots_prefix
@@ -14,7 +15,7 @@ PUSH_SECONDS: Final = 10.0
 
 
 class Metric(NamedTuple):
-    """A gauge: its name without `progdistill_`, and what it tells."""
+    """A gauge: its name without `progdistill_`, and what it says."""
 
     name: str
     help: str
@@ -50,6 +51,17 @@ def metrics_text(store: Store, jobs: Sequence[JobProgress]) -> str:
             full = f"progdistill_{metric.name}"
             lines += [f"# HELP {full} {metric.help}", f"# TYPE {full} gauge", *samples[metric.name]]
     return "".join(f"{line}\n" for line in lines)
+
+
+def check_pushgateway(url: str) -> None:
+    """Raise UsageError for what is no address of a Pushgateway, or has a password, which would stand in messages."""
+    parts = urlsplit(url)
+    if parts.username or parts.password:
+        raise UsageError(
+            "--metrics: the URL has a user or a password, which would be shown in messages: leave them out"
+        )
+    if parts.scheme not in ("http", "https"):
+        raise UsageError(f"--metrics {url}: give a file, or the http or https URL of a Pushgateway")
 
 
 def push(url: str, text: str) -> None:

@@ -188,3 +188,12 @@ def test_metrics_are_pushed_and_a_gateway_that_is_away_is_named(
     assert path == "/metrics/job/progdistill" and f"progdistill_loss{LABELS}" in body
     assert main(["watch", "--store", half_way.uri, "--once", "--metrics", url]) == 1
     assert "did not take the metrics" in capsys.readouterr().err
+
+
+def test_metrics_go_to_no_other_kind_of_address_and_no_password_is_repeated(
+    half_way: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for url, message in (("file:///etc/passwd", "give a file, or"), ("http://me:hunter2@localhost/", "has a user")):
+        assert main(["watch", "--store", half_way.uri, "--once", "--metrics", url]) == 2
+        said = capsys.readouterr().err
+        assert message in said and "hunter2" not in said
