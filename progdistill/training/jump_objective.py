@@ -12,10 +12,9 @@ from progdistill.diffusion.names import LossName, LossWeight, TeacherSolver
 from progdistill.diffusion.prediction import Velocity
 from progdistill.diffusion.target import jump_target
 from progdistill.diffusion.teacher_step import addim_velocity, heun_velocity
-from progdistill.models.conditioning import Conditioning
 from progdistill.models.denoiser import Denoiser, Images, Times
 from progdistill.training.guidance import GuidanceRange
-from progdistill.training.objective import DistillationObjective, Trajectory, times_of_steps
+from progdistill.training.objective import DistillationObjective, TargetInputs, Trajectory, times_of_steps
 from progdistill.training.self_teacher import SelfTeacher
 
 
@@ -63,15 +62,8 @@ class JumpObjective(DistillationObjective):
     def _level(self, update: int) -> int:
         return 0 if self._annealing is None else update * len(self._levels) // self._annealing.updates
 
-    def _target(
-        self,
-        model: Denoiser,
-        x: Images,
-        z: Images,
-        times: Float[Tensor, "batch points"],
-        conditioning: Conditioning | None,
-        w: Times | None,
-    ) -> Images:
+    def _target(self, inputs: TargetInputs) -> Images:
+        model, x, z, times, conditioning, w = inputs
         first = self._first(self._teacher_velocity(conditioning, w), x, z, times[:, 0], times[:, 1])
         student = model.bind(conditioning, w if model.config.network.guidance_input else None)
         with nullcontext() if self._self_teacher is None else self._self_teacher.in_place():

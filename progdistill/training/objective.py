@@ -82,6 +82,19 @@ class Trajectory(NamedTuple):
     """Longer ways are taken in longer steps."""
 
 
+class TargetInputs(NamedTuple):
+    """What the target of a batch is computed from."""
+
+    model: Denoiser
+    """The student."""
+    x: Images
+    z: Images
+    times: Float[Tensor, "batch points"]
+    """Of each sample those of its step, from the one of z down."""
+    conditioning: Conditioning | None
+    w: Times | None
+
+
 class DistillationObjective:
     """Algorithm 2: t is one of the N times of the student's grid; steps of the teacher give the target.
 
@@ -131,7 +144,7 @@ class DistillationObjective:
             # α is not 0 there: trained on what is left of x, students would expect it of pure noise.
             if not self._starts_at_1:
                 z = torch.where((row == len(rows) - 1)[:, None, None, None], noise, z)
-        target = self._target(model, x, z, times, conditioning, w)
+        target = self._target(TargetInputs(model, x, z, times, conditioning, w))
         output = network(z, t, conditioning, w if model.config.network.guidance_input else None)
         prediction = model.config.prediction
         return weighted_loss(output, target, z, t, prediction, self._loss_weight, self._loss).mean()
@@ -167,16 +180,9 @@ class DistillationObjective:
     def _teacher_velocity(self, conditioning: Conditioning | None, w: Times | None) -> Velocity:
         return self._teacher.bind(conditioning, w)
 
-    def _target(
-        self,
-        model: Denoiser,
-        x: Images,
-        z: Images,
-        times: Float[Tensor, "batch points"],
-        conditioning: Conditioning | None,
-        w: Times | None,
-    ) -> Images:
-        teacher = self._teacher_velocity(conditioning, w)
+    def _target(self, inputs: TargetInputs) -> Images:
+        """The velocity that the student learns."""
+        teacher, z, times = self._teacher_velocity(inputs.conditioning, inputs.w), inputs.z, inputs.times
         if self._solver is TeacherSolver.HEUN:
             return heun_velocity(teacher, z, times[:, 0], times[:, -1])
         if self._is_even:
@@ -204,17 +210,9 @@ class GuidanceObjective(DistillationObjective):
         conditional, unconditional, scale = self._to_guide(conditioning, w)
         return guided(conditional, unconditional, scale)
 
-    def _target(
-        self,
-        model: Denoiser,
-        x: Images,
-        z: Images,
-        times: Float[Tensor, "batch points"],
-        conditioning: Conditioning | None,
-        w: Times | None,
-    ) -> Images:
-        conditional, unconditional, scale = self._to_guide(conditioning, w)
-        return guidance_target(conditional, unconditional, z, times[:, 0], scale)
+    def _target(self, inputs: TargetInputs) -> Images:
+        conditional, unconditional, scale = self._to_guide(inputs.conditioning, inputs.w)
+        return guidance_target(conditional, unconditional, inputs.z, inputs.times[:, 0], scale)
 
     def _to_guide(self, conditioning: Conditioning | None, w: Times | None) -> tuple[Velocity, Velocity, Times]:
         """The teacher with and without its condition, and w."""
