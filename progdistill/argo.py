@@ -69,9 +69,8 @@ class RunParameters(FlowMutator):
             _add_schedule(mutable_flow, deployment)
             self._add_parameters(mutable_flow, deployed_options(deployment))
         elif for_argo:
-            self._add_parameters(
-                mutable_flow, type(deployment.run_options)()
-            )  # `trigger` sends what is typed; Argo has the rest
+            # `trigger` sends what is typed; Argo has the rest.
+            self._add_parameters(mutable_flow, type(deployment.run_options)())
         steps = dict(mutable_flow.steps)
         if unknown := sorted(deployment.steps.keys() - steps.keys()):
             known = ", ".join(steps)

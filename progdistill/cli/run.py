@@ -83,11 +83,11 @@ def _plan(args: argparse.Namespace) -> int:
 
 def _from_cli(args: argparse.Namespace) -> int:
     typed = vars(args)
-    sweep = (typed.get("origin_run_id") or "").partition("SweepFlow/")
-    if sweep[:2] == ("", "SweepFlow/"):
+    origin = typed.get("origin_run_id") or ""
+    if origin.startswith("SweepFlow/"):
         from progdistill.cli.sweep import program
 
-        return start(program(), [], args.verb, {"origin_run_id": sweep[2]}, args.unknown)
+        return start(program(), [], args.verb, {"origin_run_id": origin.removeprefix("SweepFlow/")}, args.unknown)
     return start(_program(), [], args.verb, typed, args.unknown)
 
 
