@@ -102,10 +102,8 @@ def job_manifest(submission: Submission) -> Manifest:
         shared_memory=_mebibytes(resources.shared_memory_gib),
         claims={_volume(claim): (claim, path) for claim, path in cluster.volumes.items()},
     )
-    template, worker = (
-        job["spec"]["template"],
-        {"name": CONTAINER, "securityContext": _extra(submission, "security_context")},
-    )
+    template = job["spec"]["template"]
+    worker = {"name": CONTAINER, "securityContext": _extra(submission, "security_context")}
     for patch in ({"containers": [worker]}, cluster.pod_patch, resources.pod_patch):
         template["spec"] = patched(template["spec"], patch)
     return job
