@@ -3,8 +3,8 @@
     python benchmarks/objectives.py [--seeds 5] [--only NAME …] [--store FOLDER]
 
 Each ladder has 1,200 updates, as the default run has. Trainings and measurements are jobs and records of the product in
-a store; what that has already is not repeated. Writes the rows of this call to benchmarks/results/objectives.json, and
-leaves those of other ladders there; docs/results.md has its table from that file.
+a store; what that has is not repeated. Writes what this call measured to benchmarks/results/objectives.json, and
+leaves other ladders there. Then `python -m benchmarks.paper.tables` writes the table in docs/results.md.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import re
 import statistics
 import tempfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from progdistill.config.options import resolve_options
 from progdistill.evaluation.runner import MeasurementRunner
@@ -25,6 +25,8 @@ from progdistill.store.open import open_store
 
 UPDATES = 1200
 RESULTS = Path(__file__).parent / "results/objectives.json"
+SHOWN = ("8", "4", "2", "1")
+"""Sampling steps that the table has."""
 
 
 class Variant(NamedTuple):
@@ -59,8 +61,8 @@ VARIANTS = {
 
 def distances(run: PreparedRun, name: str) -> dict[int, float]:
     """Distance by sampling steps, the teacher's first."""
-    steps = RunSteps(run, "Objectives", re.sub("[^a-z0-9]+", "-", name.lower()))
     settings = run.settings
+    steps = RunSteps(run, "Objectives", re.sub("[^a-z0-9]+", "-", f"{name} {settings.seed}".lower()))
     checkpoint = steps.first_teacher()
     ids = [checkpoint["id"]]
     for stage_index in range(1, len(settings.ladder)):
@@ -89,29 +91,43 @@ def main() -> None:
             name: [distances(VARIANTS[name].prepared(seed, store), name) for seed in range(arguments.seeds)]
             for name in arguments.only
         }
-    rows = {name: row(name, found[name]) for name in found}
-    for name, facts in rows.items():
-        print(name, facts["of_teacher"])
-    others = json.loads(RESULTS.read_text())["rows"] if RESULTS.is_file() else {}
-    RESULTS.write_text(json.dumps({"updates": UPDATES, "rows": others | rows}, indent=1) + "\n")
+    known = json.loads(RESULTS.read_text(encoding="utf-8"))["figures"] if RESULTS.is_file() else {}
+    figures = known | {name: figures_of(VARIANTS[name], seeds) for name, seeds in found.items()}
+    RESULTS.write_text(json.dumps(document(figures), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def row(name: str, seeds: list[dict[int, float]]) -> dict[str, object]:
-    """Means and standard deviations over seeds, by sampling steps, of the distance over the teacher's."""
-    variant = VARIANTS[name]
-    ratios: dict[int, list[float]] = {}
-    for measured in seeds:
-        teacher = max(measured)
-        for steps, distance in measured.items():
-            ratios.setdefault(steps, []).append(distance / measured[teacher])
+def figures_of(variant: Variant, seeds: list[dict[int, float]]) -> dict[str, Any]:
+    """Every measured distance of a ladder, and over its teacher's as mean and standard deviation of the seeds."""
+    ratios = {
+        steps: [measured[steps] / measured[max(measured)] for measured in seeds] for steps in sorted(seeds[0])[::-1]
+    }
     return {
         "ladder": variant.ladder,
         "settings": list(variant.settings),
         "of_teacher": {
-            steps: [round(statistics.mean(values), 3), round(statistics.stdev(values), 3) if len(values) > 1 else None]
+            str(steps): [statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None]
             for steps, values in ratios.items()
         },
-        "distances": seeds,
+        "distances": [{str(steps): distance for steps, distance in measured.items()} for measured in seeds],
+    }
+
+
+def document(figures: dict[str, Any]) -> dict[str, Any]:
+    """The result file: a table, and the figures that it is made from."""
+    rows = []
+    for name, facts in figures.items():
+        cells = [facts["of_teacher"].get(steps) for steps in SHOWN]
+        shown = ["" if cell is None else f"{cell[0]:.2f}" + (f" ± {cell[1]:.2f}" if cell[1] else "") for cell in cells]
+        settings = "; ".join(f"`{setting}`" for setting in facts["settings"])
+        rows.append([name, f"`{facts['ladder']}`", settings, str(len(facts["distances"])), *shown])
+    header = ["", "ladder", "settings", "seeds", *(f"{steps} step{'s' * (steps != '1')}" for steps in SHOWN)]
+    note = f"{UPDATES:,} updates each, from the same base models; distance of the student over its teacher's."
+    return {
+        "note": note,
+        "seeds": max(len(one["distances"]) for one in figures.values()),
+        "header": header,
+        "rows": rows,
+        "figures": figures,
     }
 
 

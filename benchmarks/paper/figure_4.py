@@ -21,14 +21,19 @@ def main() -> None:
     """Run the experiment and write its result."""
     setup = read_setup(__doc__)
     report = sweep(setup, *TUNED)
-    rows = [
-        [
-            f"{steps:,}",
-            *(spread([getattr(s, field) for s in stages_at(report.runs, steps)]) for field in COLUMNS.values()),
+    teachers = [run.checkpoints[0].distance for run in report.runs]
+    rows = []
+    for steps in report.sampling_steps:
+        stages = stages_at(report.runs, steps)
+        ratios = [
+            stage.distance / teacher
+            for stage, teacher in zip(stages, teachers, strict=True)
+            if stage.distance is not None and teacher is not None
         ]
-        for steps in report.sampling_steps
-    ]
-    write_result(setup, "figure_4", report, ["sampling steps", *COLUMNS], rows, figures_of(report, COLUMNS.values()))
+        cells = [spread([getattr(stage, field) for stage in stages]) for field in COLUMNS.values()]
+        rows.append([f"{steps:,}", *cells, spread(ratios)])
+    header = ["sampling steps", *COLUMNS, "distilled ÷ teacher"]
+    write_result(setup, "figure_4", report, header, rows, figures_of(report, COLUMNS.values()))
 
 
 if __name__ == "__main__":
