@@ -15,7 +15,7 @@ from tests.jobs.kubernetes_jobs import IMAGE, cluster_digits, small_job
 
 __all__ = ["cluster_digits"]
 
-VERSIONS = ("1.31", "1.34")
+VERSIONS = ("1.31", "1.36")
 
 
 @pytest.fixture
