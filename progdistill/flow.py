@@ -3,6 +3,7 @@
 from progdistill.run import metaflow_environment  # isort: skip  # noqa: F401  (Metaflow reads it on import)
 
 import os
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import wraps
@@ -16,6 +17,7 @@ from progdistill.argo import DEFAULTS, RunParameters, read_deployment
 from progdistill.config.options import RUN_OPTIONS, resolve_options
 from progdistill.errors import ProgdistillError, UsageError
 from progdistill.escape import printable
+from progdistill.logs import as_line, is_json
 from progdistill.store.files import usage_error_of
 
 if TYPE_CHECKING:
@@ -49,6 +51,8 @@ def one_message(function: Callable[[Any], None]) -> Callable[[Any], None]:
                 raise
             if isinstance(known, UsageError) and (marker := os.environ.get(USAGE_ERROR)):
                 Path(marker).touch()
+            if is_json():  # Metaflow prints it as text
+                print(as_line(str(known), level="ERROR"), file=sys.stderr, flush=True)
             raise MetaflowException(printable(str(known))) from None
 
     return wrapper
@@ -73,13 +77,13 @@ class DistillFlow(FlowSpec):
             values = {option.field: getattr(self, option.field) for option in RUN_OPTIONS}
             # Argo passes a parameter that nobody set as an empty text.
             prepared = prepare_run(resolve_options({k: None if v == "" else v for k, v in values.items()}))
-        print(printable(f"{prepared.describe()}\n{estimate(prepared).describe()}"), flush=True)
+        print(as_line(f"{prepared.describe()}\n{estimate(prepared).describe()}"), flush=True)
         self.run_facts = prepared.model_dump(mode="json")
         self.started_at = datetime.now(UTC).isoformat()
         try:
             current.run.add_tags(prepared.tags)
         except MetaflowException as error:  # a metadata service that keeps no tags fails no run
-            print(f"note: this run has no tags: {error}", flush=True)
+            print(as_line(f"note: this run has no tags: {error}", level="WARNING"), flush=True)
         self.next(self.train_base)
 
     @_live_card
@@ -160,8 +164,8 @@ class DistillFlow(FlowSpec):
         """Print where the report is, and what the last student is called."""
         self._run()  # a run resumed here executes no other step
         student = f"{current.flow_name}/{current.run_id}/{self.checkpoints[-1]['sampling_steps']}"
-        print(f"Report: {self.report_path}, and in the store {self.report_uri}")
-        print(f"Last student: {student}, for `progdistill sample`, `evaluate` and `export`", flush=True)
+        print(as_line(f"Report: {self.report_path}, and in the store {self.report_uri}"))
+        print(as_line(f"Last student: {student}, for `progdistill sample`, `evaluate` and `export`"), flush=True)
 
     def _run(self, live: bool = False) -> "RunSteps":
         from progdistill.run.prepare import PreparedRun

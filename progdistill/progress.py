@@ -5,6 +5,8 @@ import time
 from contextlib import suppress
 from typing import Self
 
+from progdistill.logs import as_line
+
 TICK_SECONDS = 5.0
 
 
@@ -48,7 +50,7 @@ class Progress:
             f" · {rate:,.4g} {self._unit}/s · ETA {format_duration(remaining)}"
         )
         with suppress(BrokenPipeError):  # work that nobody watches any more is still work
-            print(line, file=sys.stderr, flush=True)
+            print(as_line(line, logger=__name__), file=sys.stderr, flush=True)
 
     def __enter__(self) -> Self:
         return self

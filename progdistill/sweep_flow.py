@@ -13,8 +13,8 @@ from metaflow.exception import MetaflowException
 from progdistill.argo import DEFAULTS, SweepParameters, read_sweep_deployment
 from progdistill.config.sweep import SWEEP_OPTIONS, resolve_sweep
 from progdistill.errors import NonFiniteError
-from progdistill.escape import printable
 from progdistill.flow import PREPARED_RUN, one_message
+from progdistill.logs import as_line
 
 if TYPE_CHECKING:
     from progdistill.run.steps import RunSteps
@@ -42,13 +42,13 @@ class SweepFlow(FlowSpec):
             values = {option.field: getattr(self, option.field) for option in SWEEP_OPTIONS}
             # Argo passes a parameter that nobody set as an empty text.
             prepared = prepare_sweep(resolve_sweep({k: None if v == "" else v for k, v in values.items()}))
-        print(printable(prepared.describe()), flush=True)
+        print(as_line(prepared.describe()), flush=True)
         self.sweep = prepared.model_dump(mode="json")
         self.started_at = datetime.now(UTC).isoformat()
         try:
             current.run.add_tags([f"dataset:{prepared.members[0].run.dataset.name}"])
         except MetaflowException as error:  # a metadata service that keeps no tags fails no run
-            print(f"note: this run has no tags: {error}", flush=True)
+            print(as_line(f"note: this run has no tags: {error}", level="WARNING"), flush=True)
         self.next(self.prepare_evaluator)
 
     @step
@@ -68,7 +68,7 @@ class SweepFlow(FlowSpec):
             try:
                 self._run(member).train_and_measure(sweep.shared_rungs(member))
             except NonFiniteError as error:
-                print(printable(f"{sweep.members[member]} diverged: {error}"), flush=True)
+                print(as_line(f"{sweep.members[member]} diverged: {error}"), flush=True)
                 self.diverged[member] = str(error)
         self.next(self.run_member, foreach="members")
 
@@ -87,7 +87,7 @@ class SweepFlow(FlowSpec):
                 ids = tuple(checkpoint["id"] for checkpoint in checkpoints)
                 result = MemberResult(member=self.input, checkpoints=ids, evaluations=tuple(evaluations))
             except NonFiniteError as error:
-                print(printable(f"{self._sweep().members[self.input]} diverged: {error}"), flush=True)
+                print(as_line(f"{self._sweep().members[self.input]} diverged: {error}"), flush=True)
                 result = MemberResult(member=self.input, diverged=str(error))
         self.result = result.model_dump(mode="json")
         self.next(self.collect_family)
@@ -118,7 +118,7 @@ class SweepFlow(FlowSpec):
         results = [MemberResult.model_validate(result) for result in self.results]
         page, self.report_uri, summary = write_sweep_report(self._sweep(), results, current.flow_name, current.run_id)
         self.report_path = str(page)
-        print(printable(summary), flush=True)
+        print(as_line(summary), flush=True)
         current.card["report"].append(embedded_page(page.read_text(encoding="utf-8"), "Sweep"))
         self.next(self.end)
 
@@ -126,7 +126,7 @@ class SweepFlow(FlowSpec):
     @one_message
     def end(self) -> None:
         """Print where the report is."""
-        print(f"Report: {self.report_path}, and in the store {self.report_uri}", flush=True)
+        print(as_line(f"Report: {self.report_path}, and in the store {self.report_uri}"), flush=True)
 
     def _sweep(self) -> "PreparedSweep":
         from progdistill.run.sweep import PreparedSweep

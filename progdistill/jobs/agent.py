@@ -31,7 +31,7 @@ from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 from progdistill.data.encoding import EncodingStage
 from progdistill.errors import Interrupted, PeerLostError, ProgdistillError, UsageError
 from progdistill.jobs.spec import EncodeSpec, JobRequest, JobSpec
-from progdistill.logs import configure_logging
+from progdistill.logs import as_line, configure_logging, is_json, log_fields
 from progdistill.signals import StopSignals, raise_interrupt
 from progdistill.store import base
 from progdistill.store.layout import SHARDS
@@ -172,7 +172,7 @@ class _Agent(LocalElasticAgent):
 
 
 class _PrefixedOutput(LogsSpecs):
-    """Copies the ranks' output to standard output as it comes; lines of rank n > 0 begin with `[rank n]`."""
+    """Copies the ranks' output to standard output as it comes; text of rank n > 0 begins with `[rank n]`."""
 
     def __init__(self, folder: str) -> None:
         super().__init__(folder)
@@ -189,8 +189,8 @@ class _PrefixedOutput(LogsSpecs):
         self._threads = []  # earlier ranks have ended, and their lines are read
         for local_rank, path in paths.items():
             os.mkfifo(path)
-            prefix = f"[rank {rank}] " if (rank := envs[local_rank]["RANK"]) != "0" else ""
-            thread = threading.Thread(target=_copy_lines, args=(path, prefix.encode()), daemon=True)
+            rank = int(envs[local_rank]["RANK"])
+            thread = threading.Thread(target=_copy_lines, args=(path, rank), daemon=True)
             thread.start()
             self._threads.append(thread)
         return LogsDest(paths, paths, error_files=dict.fromkeys(paths, os.devnull))
@@ -201,9 +201,13 @@ class _PrefixedOutput(LogsSpecs):
             thread.join(timeout=10)
 
 
-def _copy_lines(path: str, prefix: bytes) -> None:
+def _copy_lines(path: str, rank: int) -> None:
+    prefix = f"[rank {rank}] ".encode() if rank else b""
     with open(path, "rb") as lines:
         for line in lines:
+            if is_json():  # also what a library wrote
+                text = as_line(line.decode(errors="replace").rstrip("\n"), logger="", rank=rank)
+                prefix, line = b"", f"{text}\n".encode()
             with suppress(BrokenPipeError):  # the driver is gone; ranks must not fail because of it
                 os.write(1, prefix + line)
 
@@ -283,7 +287,7 @@ def run_job_on(hosts: Hosts, path: Path, request: JobRequest) -> int:
     configure_logging()
     store = open_store(request.store)
     limit = RestartLimit(lambda: progress_of(request.spec, store))
-    with StopSignals() as signals:
+    with log_fields(**request.log_fields), StopSignals() as signals:
         status = run_ranks(hosts, ["-P", "-m", "progdistill.jobs.worker", str(path)], limit, signals)
         signals.ignore()
     return status

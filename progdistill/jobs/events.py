@@ -9,10 +9,15 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from progdistill.logs import as_line, is_json, read_line
+
 logger = logging.getLogger(__name__)
 
 PREFIX = "progdistill-event: "
-"""Precedes the JSON of an event in a line of a worker's output; a launcher may put more before it."""
+"""Precedes the JSON of an event in a line of a worker's output; a launcher may put more before it.
+
+Where lines are JSON themselves, an event is their field `event`.
+"""
 
 
 class _Event(BaseModel):
@@ -57,14 +62,19 @@ def ignore(event: Event) -> None:
 
 def emit(event: Event) -> None:
     """Print an event as one line of standard output, from which the launcher parses it."""
+    text = PREFIX + event.model_dump_json()
+    if is_json():
+        text = as_line(f"{event.label}: {event.kind}", logger=__name__, event=event.model_dump(mode="json"))
     with suppress(BrokenPipeError):
-        print(PREFIX + event.model_dump_json(), flush=True)
+        print(text, flush=True)
 
 
 def parse_event(line: str) -> Event | None:
     """Return the event in a line of a worker's output, None if the line has none or is cut off."""
-    _, found, text = line.partition(PREFIX)
     with suppress(ValidationError):
+        if (fields := read_line(line)) is not None:
+            return _READ.validate_python(fields["event"]) if "event" in fields else None
+        _, found, text = line.partition(PREFIX)
         return _READ.validate_json(text) if found else None
     return None
 

@@ -14,6 +14,7 @@ from progdistill.errors import Interrupted, NonFiniteError, ProgdistillError, Us
 from progdistill.jobs.events import Listener, ignore, parse_event
 from progdistill.jobs.forkserver import ForkedWorker, fork_worker
 from progdistill.jobs.spec import JobRequest
+from progdistill.logs import for_people
 from progdistill.signals import StopSignals, record
 
 LAST_LINES: Final = 15
@@ -41,15 +42,15 @@ class JobLog:
         self._on_event, self._lock = on_event, threading.Lock()
         self._is_writable, self._once = True, set[tuple[str, str]]()
 
-    def feed(self, line: str) -> bool:
-        """Deliver the event in a worker's line; write a line without one, and return True."""
+    def feed(self, line: str) -> str | None:
+        """Deliver the event in a worker's line, and return None; write a line without one, and return its text."""
         event = parse_event(line)
         if event is None:
             self.write(line)
         else:
             with self._lock:
                 self._on_event(event)
-        return event is None
+        return for_people(line) if event is None else None
 
     def write(self, line: str) -> None:
         """Write one line, given without its end."""
@@ -92,7 +93,8 @@ class LocalLauncher:
             for number in signals.received:  # while it was started
                 child.send_signal(number)
             assert child.stdout is not None
-            last = deque((line for line in child.stdout if log.feed(line.rstrip("\n"))), maxlen=LAST_LINES)
+            fed = (log.feed(line.rstrip("\n")) for line in child.stdout)
+            last = deque((text for text in fed if text is not None), maxlen=LAST_LINES)
             status = child.wait()
         if -status in signals.received:  # before it handled signals
             raise Interrupted(f"{request.spec.label}: interrupted before start")

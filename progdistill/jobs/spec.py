@@ -187,6 +187,11 @@ class JobRequest(Record):
     driver_process_id: int | None = Field(None, description="the worker stops when this process is gone")
     live: LiveSettings | None = Field(None, description="progress events and samples during training; None: neither")
 
+    @property
+    def log_fields(self) -> dict[str, str]:
+        """What JSON log lines say of the job."""
+        return {"job": self.spec.id, "stage": self.spec.label, "run": self.created_by}
+
     def references(self) -> Iterable[str]:
         """See Record.references: the checkpoints that the job starts from."""
         match self.spec:

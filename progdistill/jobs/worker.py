@@ -24,7 +24,7 @@ from progdistill.jobs.spec import (
     JobResult,
     PrepareEvaluatorSpec,
 )
-from progdistill.logs import configure_logging
+from progdistill.logs import as_line, configure_logging, log_fields
 from progdistill.signals import StopSignals, exit_interrupted, raise_interrupt, record
 from progdistill.store.documents import publish_record
 from progdistill.store.files import usage_error_of
@@ -79,7 +79,8 @@ def main(path: str) -> int:
 
 def work(request: JobRequest) -> int:
     """Do a job as the rank that the environment names; return the exit status."""
-    with StopSignals(exit_interrupted, once=True) as signals:  # ranks may wait long for one another
+    fields = {**request.log_fields, "rank": int(os.environ.get("RANK", "0"))}
+    with log_fields(**fields), StopSignals(exit_interrupted, once=True) as signals:  # ranks may wait for one another
         try:
             return _work(request, signals)
         except Exception as error:
@@ -123,7 +124,7 @@ def _check_world_size(request: JobRequest) -> None:
 
 def _announce_snapshot(number: int) -> None:
     """Report that training ends after this update, when `signals.received` is read."""
-    os.write(2, b"interrupted: saving a snapshot\n")
+    os.write(2, f"{as_line('interrupted: saving a snapshot', logger=logger.name)}\n".encode())
 
 
 def _watch(driver: int | None, signals: StopSignals, done: threading.Event, exits: bool) -> None:

@@ -24,6 +24,7 @@ from progdistill.jobs.spec import (
     JobSpec,
     PrepareEvaluatorSpec,
 )
+from progdistill.logs import log_fields
 from progdistill.registry.checkpoint import load_manifest
 from progdistill.registry.lineage import lineage_tree
 from progdistill.registry.runs import record_run_checkpoint
@@ -212,10 +213,11 @@ class RunSteps:
             driver_process_id=os.getpid(),
             live=self._settings.live,
         )
-        result, reused = complete(self._store, self._launcher, request, self._on_event)
-        if reused:
-            logger.info("%s: found finished in the store", spec.label)
-        else:
+        with log_fields(**request.log_fields):
+            result, reused = complete(self._store, self._launcher, request, self._on_event)
+            if reused:
+                logger.info("%s: found finished in the store", spec.label)
+        if not reused:
             self.intervals.append((result.started_at.timestamp(), result.finished_at.timestamp()))
         return result
 

@@ -149,5 +149,5 @@ class PodLog(threading.Thread):
             return
         self._seconds.append(second)
         self._hashes.append(hash(line))
-        if self._log.feed(text):
-            self.last.append(text)
+        if (message := self._log.feed(text)) is not None:
+            self.last.append(message)

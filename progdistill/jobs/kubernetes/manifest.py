@@ -13,6 +13,7 @@ from progdistill.config.cluster import ClusterSettings, StepResources
 from progdistill.config.pod_patch import CONTAINER, patched
 from progdistill.errors import Interrupted, NonFiniteError, PeerLostError, UsageError
 from progdistill.jobs.spec import JobRequest
+from progdistill.logs import LOG_FORMAT, is_json
 from progdistill.store.base import Store
 
 JOB_LABEL: Final = "progdistill/job"
@@ -175,6 +176,7 @@ def _environment(submission: Submission) -> dict[str, str]:
         "HOME": "/tmp",
         "XDG_CACHE_HOME": "/cache",
         "PROGDISTILL_CACHE": "/cache/store",
+        **({LOG_FORMAT: "json"} if is_json() else {}),
         **_extra(submission, "env"),
         "MASTER_ADDR": f"{submission.name}-0.{submission.name}",
         "MASTER_PORT": str(submission.port),

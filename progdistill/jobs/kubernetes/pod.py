@@ -13,7 +13,7 @@ from pathlib import Path
 
 from progdistill.errors import ProgdistillError, UsageError
 from progdistill.jobs.spec import JobRequest, JobResult
-from progdistill.logs import configure_logging
+from progdistill.logs import configure_logging, log_fields
 from progdistill.signals import StopSignals, exit_interrupted
 from progdistill.store.base import Store
 from progdistill.store.documents import read_record
@@ -31,7 +31,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--processes", type=int, default=1)
     args = parser.parse_args(arguments)
     configure_logging()
-    with StopSignals(exit_interrupted):  # the first process of a container ignores a signal that has no handler
+    # The first process of a container ignores a signal that has no handler.
+    with log_fields(job=args.job), StopSignals(exit_interrupted):
         try:
             request = _request(open_store(args.store), args.job)
         except ProgdistillError as error:
