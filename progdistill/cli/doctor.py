@@ -70,7 +70,8 @@ def _doctor(args: argparse.Namespace) -> int:
     else:
         for name, value in facts.items():
             print(printable(f"{name}:{_shown(value)}"))
-    refused = args.launcher == "kubernetes" and cluster.get("jobs") != ACCEPTED
+    accepted = cluster.get("jobs") == cluster.get("schedules", ACCEPTED) == ACCEPTED
+    refused = args.launcher == "kubernetes" and not accepted
     return 1 if store["writable"] != "yes" or refused else 0
 
 
@@ -137,6 +138,7 @@ def cluster_facts(launcher: str | None = None, store: str | None = None) -> dict
     from progdistill.jobs.kubernetes.api import connect, is_configured
     from progdistill.jobs.kubernetes.dry_run import findings
     from progdistill.jobs.kubernetes.preflight import missing_permissions
+    from progdistill.jobs.kubernetes.step_pods import refused_schedules
 
     facts = {}
     try:
@@ -155,6 +157,8 @@ def cluster_facts(launcher: str | None = None, store: str | None = None) -> dict
         return facts
     try:
         refusals, unchecked = findings(api, cluster, settings.store)
+        if (schedules := refused_schedules(api)) is not None:
+            facts["schedules"] = f"refused: {'; '.join(schedules)}" if schedules else ACCEPTED
     except ProgdistillError as error:
         refusals, unchecked = (str(error),), ()
     facts["jobs"] = f"refused: {'; '.join(refusals)}" if refusals else ACCEPTED

@@ -40,11 +40,12 @@ CLAIMS = Resource("persistentvolumeclaims", "PersistentVolumeClaim")
 PRIORITY_CLASSES = Resource("priorityclasses", "PriorityClass", "scheduling.k8s.io", namespaced=False)
 QUEUES = Resource("localqueues", "LocalQueue", "kueue.x-k8s.io", "v1beta2")
 WORKFLOWS = Resource("workflows", "Workflow", "argoproj.io", "v1alpha1")
+WORKFLOW_TEMPLATES = Resource("workflowtemplates", "WorkflowTemplate", "argoproj.io", "v1alpha1")
 WORKLOADS = Resource("workloads", "Workload", "kueue.x-k8s.io", "v1beta2")
 
 RESOURCES = (
     *(NAMESPACES, NODES, PODS, SERVICES, EVENTS, SECRETS, JOBS),
-    *(SERVICE_ACCOUNTS, CLAIMS, PRIORITY_CLASSES, QUEUES, WORKLOADS, WORKFLOWS),
+    *(SERVICE_ACCOUNTS, CLAIMS, PRIORITY_CLASSES, QUEUES, WORKLOADS, WORKFLOWS, WORKFLOW_TEMPLATES),
 )
 
 
