@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Self
 
@@ -24,11 +25,19 @@ class Progress:
     """Counts work done toward `total` and prints a line to standard error once per tick.
 
     The first line appears only after one tick, so that short work stays silent. `start` is the count already
-    done by an earlier process: it moves the percentage, not the rate.
+    done by an earlier process: it moves the percentage, not the rate. `describe_rate` tells more of units per second.
     """
 
-    def __init__(self, label: str, *, total: int, unit: str, start: int = 0) -> None:
-        self._label, self._total, self._unit = label, total, unit
+    def __init__(
+        self,
+        label: str,
+        *,
+        total: int,
+        unit: str,
+        start: int = 0,
+        describe_rate: Callable[[float], str] = lambda rate: "",
+    ) -> None:
+        self._label, self._total, self._unit, self._describe_rate = label, total, unit, describe_rate
         self._start, self._done = start, start
         self._began = self._last_tick = time.monotonic()
 
@@ -47,7 +56,7 @@ class Progress:
         percent = 100 * self._done / max(self._total, 1)
         line = (
             f"{self._label}: {percent:3.0f}% · {self._done:,}/{self._total:,} {self._unit}{shown}"
-            f" · {rate:,.4g} {self._unit}/s · ETA {format_duration(remaining)}"
+            f" · {rate:,.4g} {self._unit}/s{self._describe_rate(rate)} · ETA {format_duration(remaining)}"
         )
         with suppress(BrokenPipeError):  # work that nobody watches any more is still work
             print(as_line(line, logger=__name__), file=sys.stderr, flush=True)

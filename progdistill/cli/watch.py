@@ -159,7 +159,9 @@ def _job_line(job: JobProgress) -> str:
         parts += [f"{event.update:,}/{event.updates:,} updates", f"loss {event.loss:.4g}"]
         if job.state == "started":
             eta = format_duration(event.remaining_seconds)
-            parts += [f"{event.images_per_second:,.0f} images/s", f"ETA {eta}", _curve(job.losses)]
+            mfu = event.model_flops_utilization
+            parts += [f"{event.images_per_second:,.0f} images/s", "" if mfu is None else f"MFU {mfu:.1%}"]
+            parts += [f"ETA {eta}", _curve(job.losses)]
     if job.state == "finished":
         parts.append(format_duration((job.updated_at - job.began_at).total_seconds()))
     silent = (datetime.now(UTC) - job.updated_at).total_seconds()

@@ -32,12 +32,17 @@ def state_on_trajectory(
         States with the shape and dtype of the noise; those of position 0 are the noise itself.
     """
     last = len(times) - 1
-    stride = max(1, math.ceil(last / most_steps))
+    starts = starts_of_steps(last, most_steps)
     angles = torch.tensor(times, dtype=torch.float64, device=noise.device) * (math.pi / 2)
     z = noise
-    for start in range(0, last, stride):
-        end = positions.clamp(start, min(start + stride, last))
+    for start in starts:
+        end = positions.clamp(start, min(start + starts.step, last))
         turn = (angles[start] - angles[end]).to(z.dtype)  # 0 where a sample has arrived, or is there
         v = velocity(z, torch.full((len(z),), times[start], dtype=z.dtype, device=z.device)).to(z.dtype)
         z = broadcast(turn.cos(), z) * z - broadcast(turn.sin(), z) * v
     return z
+
+
+def starts_of_steps(steps: int, most_steps: int) -> range:
+    """Where steps begin when `steps` are taken as at most `most_steps` longer ones."""
+    return range(0, steps, max(1, math.ceil(steps / most_steps)))

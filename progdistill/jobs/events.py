@@ -41,6 +41,7 @@ class TrainingEvent(_Event):
     seconds: float = 0.0  # that this process has trained
     world_size: int = 1
     device: str | None = None
+    model_flops_utilization: float | None = None  # share of the rate of one large product of matrices there
 
 
 class JobEvent(_Event):

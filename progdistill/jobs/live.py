@@ -20,6 +20,7 @@ from progdistill.store.base import Store
 from progdistill.store.layout import live_samples_key
 from progdistill.training.config import LiveSettings
 from progdistill.training.devices import device_name
+from progdistill.training.profile import Work
 from progdistill.training.state import TrainingState
 
 _LONGEST_SHARE = 0.05  # of the time, for drawing samples
@@ -33,10 +34,11 @@ class LiveTraining:
         spec: TrainingSpec,
         settings: LiveSettings,
         store: Store,
+        work: Work | None = None,
         listener: Listener = emit,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._spec, self._settings, self._store = spec, settings, store
+        self._spec, self._settings, self._store, self._work = spec, settings, store, work
         self._listener, self._clock = listener, clock
         self._began = clock()
         self._next_event = self._began + settings.interval_seconds
@@ -74,6 +76,7 @@ class LiveTraining:
             seconds=seconds,
             world_size=self._spec.world_size,
             device=device_name(device),
+            model_flops_utilization=None if self._work is None else self._work.utilization(rate),
         )
 
     def _draw(self, model: Denoiser) -> None:

@@ -46,7 +46,7 @@ from progdistill.training.objective import (
     Objective,
     Trajectory,
 )
-from progdistill.training.profile import ProfiledUpdates, Work, forward_flops
+from progdistill.training.profile import ProfiledUpdates, Work, forward_flops, product_rate
 from progdistill.training.provenance import peak_memory_bytes, provenance
 from progdistill.training.self_teacher import SelfTeacher
 from progdistill.training.snapshots import Snapshot, SnapshotWriter, delete_snapshots, latest_snapshot, snapshot_named
@@ -59,10 +59,10 @@ def run_training(
     spec: TrainingSpec, request: JobRequest, store: Store, rank: Rank, should_stop: Callable[[], bool]
 ) -> CheckpointOutput | None:
     """Train, from the newest snapshot if there is one; publish and return the checkpoint on rank 0."""
-    trained = _train(spec, request, store, rank, should_stop)
-    if rank.rank != 0:
+    trained, work = _train(spec, request, store, rank, should_stop)
+    if work is None:
         return None
-    checkpoint_id = _publish(spec, request, store, rank, trained)
+    checkpoint_id = _publish(spec, request, store, rank, trained, work)
     return CheckpointOutput(checkpoint_id=checkpoint_id, loss_curve=tuple(trained.loss_curve))
 
 
@@ -77,11 +77,13 @@ def delete_leftovers(store: Store, job_id: str) -> None:
 
 def _train(
     spec: TrainingSpec, request: JobRequest, store: Store, rank: Rank, should_stop: Callable[[], bool]
-) -> Trained:
+) -> tuple[Trained, Work | None]:
+    """Train; what the training computes is for rank 0 to report."""
     teacher, model, execution = _placed(spec, request, store, rank)
     decay = spec.objective.self_teacher_decay if isinstance(spec, DistillSpec) else None
     self_teacher = None if decay is None else SelfTeacher(model, decay)
     objective = _objective(spec, request, rank, teacher, self_teacher)
+    work = _work(spec, objective, model.config, execution, rank) if rank.rank == 0 else None
     writer = SnapshotWriter(
         store, spec.id, keep=request.snapshots.keep, rank=rank.rank, world_size=rank.world_size, attempt=rank.attempt
     )
@@ -111,25 +113,33 @@ def _train(
             should_stop=should_stop,
             # Garbage collection keeps the teacher of a job that is under way.
             snapshot_facts={} if isinstance(spec, TrainBaseSpec) else {"teacher": spec.teacher},
-            watch=_watch(spec, request, store, model.config, execution) if request.live and rank.rank == 0 else None,
+            watch=None if work is None else _watch(spec, request, store, work),
         ),
         new_parameters=frozenset({guidance_parameter(model.config)}) if isinstance(spec, GuideSpec) else frozenset(),
         self_teacher=self_teacher,
+        work=work,
     )
-    return train(task, model, _snapshot_to_resume(store, spec.id, rank))
+    return train(task, model, _snapshot_to_resume(store, spec.id, rank)), work
+
+
+def _work(spec: TrainingSpec, objective: Objective, config: DenoiserConfig, execution: Execution, rank: Rank) -> Work:
+    """What an update computes: a way forward and two back, of an adapter one to its frozen base, and its target."""
+    passes = 3 if config.lora is None else 2
+    if isinstance(objective, DistillationObjective):
+        passes += objective.passes_without_gradient
+    images = spec.training.batch_size // spec.world_size
+    return Work(images, passes * forward_flops(config), product_rate(rank.device, execution.precision))
 
 
 def _watch(
-    spec: TrainingSpec, request: JobRequest, store: Store, config: DenoiserConfig, execution: Execution
-) -> Callable[[TrainingState, float], None]:
-    """What rank 0 reports of the training, with a profile where one is wanted."""
-    assert request.live is not None
-    live = LiveTraining(spec, request.live, store)
+    spec: TrainingSpec, request: JobRequest, store: Store, work: Work
+) -> Callable[[TrainingState, float], None] | None:
+    """What rank 0 reports of the training where that is wanted, and a profile where that is."""
+    if request.live is None:
+        return None
+    live = LiveTraining(spec, request.live, store, work)
     if request.live.profile is None:
         return live
-    asked = 0 if isinstance(spec, TrainBaseSpec) else 2 if isinstance(spec, GuideSpec) else spec.teacher_steps
-    images = spec.training.batch_size // spec.world_size
-    work = Work(images, forward_flops(config) * (3 + asked), execution.precision)
     profiled = ProfiledUpdates(Path(request.live.profile) / f"{spec.kind}-{spec.id[:12]}", work)
 
     def watch(state: TrainingState, loss: float) -> None:
@@ -238,13 +248,14 @@ def _student_config(teacher: DenoiserConfig, spec: DistillSpec | GuideSpec) -> D
     return teacher.model_copy(update=changes)
 
 
-def _publish(spec: TrainingSpec, request: JobRequest, store: Store, rank: Rank, trained: Trained) -> str:
+def _publish(spec: TrainingSpec, request: JobRequest, store: Store, rank: Rank, trained: Trained, work: Work) -> str:
     images = spec.training.updates * spec.training.batch_size
     figures = TrainingFigures(
         updates=spec.training.updates,
         images=images,
         seconds=trained.seconds,
         images_per_second=images / max(trained.seconds, 1e-9),
+        model_flops_utilization=work.utilization(spec.training.updates / max(trained.seconds, 1e-9)),
         final_loss=trained.loss_curve[-1][1] if trained.loss_curve else None,
         job=spec.kind,
         world_size=rank.world_size,

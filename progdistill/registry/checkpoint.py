@@ -103,6 +103,8 @@ class TrainingFigures(Frozen, allow_inf_nan=False):
     world_size: int | None = None
     peak_memory_bytes: int | None = None
     """Of the first rank: allocated on its GPU, else resident in its process."""
+    model_flops_utilization: float | None = Field(None, ge=0)
+    """The share of the rate of one large product of matrices on the device that the model's arithmetic reached."""
 
 
 class Provenance(Frozen):

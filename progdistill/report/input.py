@@ -73,6 +73,7 @@ class StageEntry(Frozen, ser_json_bytes="base64", val_json_bytes="base64"):
     images: int | None = None  # training images seen
     seconds: float | None = None  # wall-clock time of training
     images_per_second: float | None = None
+    model_flops_utilization: float | None = None  # share of the rate of one large product of matrices on the device
     sampling_seconds: float | None = None  # of all measurements, baselines included
     evaluation_seconds: float | None = None  # features and statistics of those samples
     device: str | None = None
@@ -131,7 +132,7 @@ class ReportInput(Frozen):
         return settings.get(name) if isinstance(settings, dict) else None
 
 
-_TRAINING_FIELDS = {"updates", "images", "seconds", "images_per_second"}
+_TRAINING_FIELDS = {"updates", "images", "seconds", "images_per_second", "model_flops_utilization"}
 _METRICS = {"distance", "distance_name", "inception_score", "kernel_distance", "precision", "recall"}
 
 

@@ -177,7 +177,9 @@ def cost_table(run: ReportInput) -> TextTable:
     """Return one row per checkpoint, then their sum: what training and evaluating it took."""
     price = run.price_per_hour
 
-    def row(first: str, checkpoint: str, stages: Sequence[StageEntry], rate: str, device: str) -> list[str]:
+    def row(
+        first: str, checkpoint: str, stages: Sequence[StageEntry], rates: tuple[str, str], device: str
+    ) -> list[str]:
         training = sum(stage.seconds or 0.0 for stage in stages)
         evaluation = sum((stage.sampling_seconds or 0.0) + (stage.evaluation_seconds or 0.0) for stage in stages)
         machine = training + evaluation
@@ -187,25 +189,29 @@ def cost_table(run: ReportInput) -> TextTable:
             _total(stage.updates for stage in stages),
             _total(stage.images for stage in stages),
             _duration(training),
-            rate,
+            *rates,
             _duration(evaluation),
             _duration(machine) if price is None else f"{machine / 3600 * price:,.2f}",
             device,
         ]
 
-    rows = [
-        row(f"{s.sampling_steps:,}", s.id[:12], [s], _total([s.images_per_second]), s.device or "–")
-        for s in run.checkpoints
-    ]
+    def rates(stage: StageEntry) -> tuple[str, str]:
+        utilization = stage.model_flops_utilization
+        return _total([stage.images_per_second]), "–" if utilization is None else f"{utilization:.1%}"
+
+    rows = [row(f"{s.sampling_steps:,}", s.id[:12], [s], rates(s), s.device or "–") for s in run.checkpoints]
     cost = "Machine time" if price is None else "Cost"
-    columns = ("Checkpoint", "Updates", "Images", "Training", "Images/s", "Evaluation", cost, "Device")
-    rows.append(row("All", "", run.checkpoints, "", ""))
-    return TextTable(("Sampling steps", *columns), rows, frozenset({0, 1, 8}))
+    columns = ("Checkpoint", "Updates", "Images", "Training", "Images/s", "MFU", "Evaluation", cost, "Device")
+    rows.append(row("All", "", run.checkpoints, ("", ""), ""))
+    return TextTable(("Sampling steps", *columns), rows, frozenset({0, 1, 9}))
 
 
 def cost_note(run: ReportInput) -> str:
     """Return what the columns of the cost table mean, and which rows an earlier run paid for."""
-    note = "Evaluation: sampling and measuring the stage, baselines included. "
+    note = (
+        "MFU (model FLOPs utilization): the share of the rate of one large product of matrices on the device that the"
+        " model's arithmetic reached in training. Evaluation: sampling and measuring the stage, baselines included. "
+    )
     if run.price_per_hour is None:
         note += "Machine time: the sum of training and evaluation."
     else:

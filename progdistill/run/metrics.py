@@ -28,6 +28,9 @@ METRICS: Final = (
     Metric("updates", "updates of a training in all"),
     Metric("loss", "mean loss since the point before"),
     Metric("images_per_second", "of a training, at its newest point"),
+    Metric(
+        "model_flops_utilization", "share of the rate of one large product of matrices that a training's model reaches"
+    ),
     Metric("remaining_seconds", "of a training, as estimated at its newest point"),
     Metric("restarts", "how often the processes of a training began anew"),
     Metric("last_news_timestamp_seconds", "when the store last had news of a job"),
@@ -83,6 +86,8 @@ def _values(store: Store, job: JobProgress) -> dict[str, float]:
     if (event := job.training) is not None:
         values |= {"update": float(event.update), "updates": float(event.updates), "loss": event.loss}
         values |= {"images_per_second": event.images_per_second, "remaining_seconds": event.remaining_seconds}
+        if event.model_flops_utilization is not None:
+            values["model_flops_utilization"] = event.model_flops_utilization
         values["restarts"] = float(job.restarts)
         never = datetime.min.replace(tzinfo=UTC)
         newest = max((item.modified_at for item in store.list(snapshots_prefix(job.job_id))), default=never)

@@ -69,6 +69,8 @@ class Tracking:
             return
         picture = None if event.samples_key is None else self._store.read(event.samples_key)
         figures = {"loss": event.loss, "images_per_second": event.images_per_second}
+        if event.model_flops_utilization is not None:
+            figures["model_flops_utilization"] = event.model_flops_utilization
         self._tracker.log(event.label, event.update, figures, picture)
 
     def measured(self, evaluations: Sequence[EvaluationRecord]) -> None:

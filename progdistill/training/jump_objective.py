@@ -59,6 +59,10 @@ class JumpObjective(DistillationObjective):
         doublings = (factor // lowest).bit_length()
         self._levels = [jumps(grid, student_steps, lowest << doubling) for doubling in range(doublings)]
 
+    @property
+    def _passes_for_target(self) -> int:
+        return 3 if self._solver is TeacherSolver.HEUN else 2
+
     def _level(self, update: int) -> int:
         return 0 if self._annealing is None else update * len(self._levels) // self._annealing.updates
 

@@ -22,7 +22,7 @@ from progdistill.training.gradients import accumulate, gradient_norm, mean_over_
 from progdistill.training.memory import what_fits
 from progdistill.training.objective import Objective
 from progdistill.training.optimizer import step
-from progdistill.training.profile import part
+from progdistill.training.profile import Work, part
 from progdistill.training.random import BatchRandom
 from progdistill.training.self_teacher import SelfTeacher
 from progdistill.training.snapshots import Snapshot, SnapshotWriter
@@ -63,6 +63,13 @@ class TrainingTask(NamedTuple):
     """Names of parameters that start at zero in a model that otherwise starts trained."""
     self_teacher: SelfTeacher | None = None
     """Of a student that learns from its own average."""
+    work: Work | None = None
+    """Gives the progress lines the model FLOPs utilization."""
+
+    def describe_rate(self, updates_per_second: float) -> str:
+        """Images a second, and where the work is known its share of what the device can do, for progress lines."""
+        images = f" · {updates_per_second * self.settings.batch_size:,.4g} images/s"
+        return images if self.work is None else f"{images} · MFU {self.work.utilization(updates_per_second):.1%}"
 
 
 class Trained(NamedTuple):
@@ -114,7 +121,8 @@ def train(task: TrainingTask, model: Denoiser, start: Snapshot | None) -> Traine
     network: nn.Module = model
     if task.rank.world_size > 1 and not task.execution.sharded:
         network = nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True)
-    with Progress(task.label, total=task.settings.updates, unit="updates", start=state.update) as progress:
+    total, rates = task.settings.updates, task.describe_rate
+    with Progress(task.label, total=total, unit="updates", start=state.update, describe_rate=rates) as progress:
         _Loop(task, state, network, progress).run()
     task.hooks.snapshots.join()  # A snapshot that could not be written no longer matters.
     return Trained(state.published_weights(), state.loss_curve, state.seconds)

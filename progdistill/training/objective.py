@@ -14,7 +14,7 @@ from progdistill.diffusion.prediction import Velocity, velocity_from_x_eps
 from progdistill.diffusion.schedule import diffuse
 from progdistill.diffusion.target import distillation_target, target_along
 from progdistill.diffusion.teacher_step import heun_velocity
-from progdistill.diffusion.trajectory import state_on_trajectory
+from progdistill.diffusion.trajectory import starts_of_steps, state_on_trajectory
 from progdistill.models.conditioning import Conditioning
 from progdistill.models.denoiser import Denoiser, Images, Times
 from progdistill.training.guidance import GuidanceRange
@@ -149,6 +149,18 @@ class DistillationObjective:
         prediction = model.config.prediction
         return weighted_loss(output, target, z, t, prediction, self._loss_weight, self._loss).mean()
 
+    @property
+    def passes_without_gradient(self) -> int:
+        """Ways of an image forward through a network for the state and the target of an update."""
+        if self._trajectory is None:
+            return self._passes_for_target
+        steps = len(self._path) - len(self._path) // len(self._levels[0])
+        return self._passes_for_target + len(starts_of_steps(steps, self._trajectory.most_steps))
+
+    @property
+    def _passes_for_target(self) -> int:
+        return 2 if self._solver is TeacherSolver.HEUN else self._levels[0].shape[1] - 1
+
     def _level(self, update: int) -> int:
         """Which of `_levels` an update learns."""
         return 0
@@ -205,6 +217,10 @@ class GuidanceObjective(DistillationObjective):
     The student is evaluated once where its teacher is evaluated twice. One without a guidance input learns a range of
     one scale. Its times are those at which samplers of N steps, and the students of the next stages, evaluate it.
     """
+
+    @property
+    def _passes_for_target(self) -> int:
+        return 2
 
     def _teacher_velocity(self, conditioning: Conditioning | None, w: Times | None) -> Velocity:
         conditional, unconditional, scale = self._to_guide(conditioning, w)

@@ -41,7 +41,7 @@ def part(name: str) -> record_function:
 
 def forward_flops(config: DenoiserConfig) -> int:
     """Floating-point operations of products and convolutions of one image's way through a network; nothing is run."""
-    network, denoiser = config.network, unallocated(config)
+    network, denoiser = config.network, unallocated(config).to("meta")  # with what else it holds
     columns = {c.name: torch.zeros(1, *c.shape, dtype=getattr(torch, c.dtype), device="meta") for c in network.columns}
     z, time_ = torch.empty(1, *network.sample_shape, device="meta"), torch.empty(1, device="meta")
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
@@ -51,7 +51,7 @@ def forward_flops(config: DenoiserConfig) -> int:
 
 def product_rate(device: torch.device, precision: Precision) -> float:
     """Floating-point operations a second of one large product of matrices, the best of several, on this device."""
-    size = 1024 if device.type == "cpu" else 8192
+    size = 512 if device.type == "cpu" else 8192
     dtype = torch.bfloat16 if precision is Precision.BFLOAT16 else torch.float32
     left, seconds = torch.randn(size, size, dtype=dtype, device=device), []
     for _ in range(10):
@@ -60,6 +60,8 @@ def product_rate(device: torch.device, precision: Precision) -> float:
         left @ left
         _synchronize(device)
         seconds.append(time.perf_counter() - began)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)  # of what is trained, not of this
     return 2 * size**3 / min(seconds)
 
 
@@ -69,12 +71,17 @@ def _synchronize(device: torch.device) -> None:
 
 
 class Work(NamedTuple):
-    """What an update of one rank computes."""
+    """What an update of one rank computes, on a device that was measured."""
 
     images: int
     flops_per_image: float
     """Of the model: one way forward and, for what is trained, two back; nothing that is computed again."""
-    precision: Precision
+    product_rate: float
+    """Of the device, as `product_rate` measures it."""
+
+    def utilization(self, updates_per_second: float) -> float:
+        """Model FLOPs utilization (MFU): the share of the product's rate that the model's arithmetic reaches."""
+        return updates_per_second * self.images * self.flops_per_image / self.product_rate
 
 
 class ProfiledUpdates:
@@ -112,8 +119,6 @@ def _page(profiler: profile, work: Work, device: torch.device) -> str:
     update = events["ProfilerStep*"].cpu_time_total / PROFILED / 1e6
     parts = {name: events.get(f"progdistill.{name}") for name in PARTS}
     host = {name: 0.0 if event is None else event.cpu_time_total / PROFILED / 1e6 for name, event in parts.items()}
-    rate = product_rate(device, work.precision)
-    used = work.images * work.flops_per_image / update
     rows = [(name, PARTS[name], f"{1000 * seconds:.2f}", f"{seconds / update:.1%}") for name, seconds in host.items()]
     rest = update - sum(host.values())
     rows.append(("host", "everything else in Python", f"{1000 * rest:.2f}", f"{rest / update:.1%}"))
@@ -126,8 +131,9 @@ def _page(profiler: profile, work: Work, device: torch.device) -> str:
     ][:OPERATORS]
     facts = (
         f"{PROFILED} updates on one rank ({device}): {1000 * update:.2f} ms each under the profiler,"
-        f" {work.images / update:,.0f} images/s. The model computes {used / 1e9:,.1f} GFLOP/s, {used / rate:.1%} of the"
-        f" {rate / 1e9:,.1f} GFLOP/s that one large product reaches here (model FLOPs utilization)."
+        f" {work.images / update:,.0f} images/s. The model computes"
+        f" {work.images * work.flops_per_image / update / 1e9:,.1f} GFLOP/s, {work.utilization(1 / update):.1%} of the"
+        f" {work.product_rate / 1e9:,.1f} GFLOP/s that one large product reaches here (model FLOPs utilization)."
     )
     return "\n".join(
         (

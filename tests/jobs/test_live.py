@@ -21,6 +21,7 @@ from progdistill.registry.checkpoint import CheckpointKind
 from progdistill.store.base import Store
 from progdistill.store.layout import live_samples_key
 from progdistill.training.config import LiveSettings
+from progdistill.training.profile import Work
 from progdistill.training.state import TrainingState
 from tests.jobs.asking import request_for
 from tests.jobs.conftest import publish
@@ -54,7 +55,8 @@ class WatchCache:
         self.clock = Hours()
         self.state = TrainingState(build_denoiser(CONFIG, seed=0).train(), SPEC.training)
         chosen = LiveSettings.model_validate(live)
-        self.watch = LiveTraining(SPEC, chosen, store, self.told.append, self.clock)
+        work = Work(16, flops_per_image=1e6, product_rate=1e9)
+        self.watch = LiveTraining(SPEC, chosen, store, work, self.told.append, self.clock)
 
     def go_on_to(self, update: int) -> None:
         while self.state.update < update:
@@ -73,6 +75,7 @@ def test_events_are_as_far_apart_as_asked_and_one_says_that_it_is_done(store: St
     assert [event.update for event in training.events] == [40, 80, 100]
     first, _, last = training.events
     assert (first.images_per_second, first.remaining_seconds) == (32.0, 30.0)
+    assert first.model_flops_utilization == 2 * 16 * 1e6 / 1e9
     assert first.loss == pytest.approx(np.mean([1 / update for update in range(1, 41)]))
     assert last.remaining_seconds == 0
 

@@ -22,6 +22,7 @@ from progdistill.models.size import parameter_count
 from progdistill.registry.checkpoint import CheckpointKind, publish_checkpoint
 from progdistill.store.local import LocalStore
 from progdistill.store.open import open_store
+from progdistill.training.profile import forward_flops
 from tests.data.datasets import encoded_dataset
 from tests.models.published_models import published
 from tests.registry.samples import description, provenance, weights_file
@@ -29,6 +30,14 @@ from tests.registry.samples import description, provenance, weights_file
 pytestmark = pytest.mark.slow
 
 GUIDES = Path(__file__).parents[2] / "docs" / "how_to"
+
+
+@pytest.mark.parametrize("name", ["dit-xl-2-256", "sd15", "sdxl", "sd3", "flux-dev", "sana-1600m"])
+def test_the_work_of_an_image_is_counted(name: str, tmp_path: Path) -> None:
+    counted = forward_flops(published(name, tmp_path).config)
+    assert counted > 1e11
+    if name == "dit-xl-2-256":  # Peebles & Xie (2022) state 118.6 G, of a product and a sum each.
+        assert counted == pytest.approx(2 * 118.6e9, rel=0.01)
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,7 @@ def example_stage(place: int) -> StageEntry:
         images=12800,
         seconds=20.0,
         images_per_second=640.0,
+        model_flops_utilization=0.125,
         sampling_seconds=3.0,
         evaluation_seconds=0.2,
         device="cpu",

@@ -11,6 +11,7 @@ TOP = {"schema_version", "run_id", "dataset", "dataset_fingerprint", "evaluator"
 CHECKPOINT = {
     "sampling_steps", "id", "parent", "kind", "distance", "distance_name", "inception_score", "baseline_ddim",
     "baseline_ancestral", "updates", "images", "seconds", "images_per_second",
+    "model_flops_utilization",
 }  # fmt: skip
 
 

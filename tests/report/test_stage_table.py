@@ -20,11 +20,19 @@ def test_the_last_row_sums_up_all_stages(run: ReportInput) -> None:
     assert total[4] == "2m20s"
 
 
+def test_a_row_has_the_rate_of_a_training_and_its_share_of_what_the_device_does(run: ReportInput) -> None:
+    table = cost_table(run)
+    first, total = table.rows[0], table.rows[-1]
+    assert table.header[5:7] == ("Images/s", "MFU") and first[5:7] == ["640", "12.5%"] and total[5:7] == ["", ""]
+    unknown = run.checkpoints[0].model_copy(update={"model_flops_utilization": None})
+    assert cost_table(run.model_copy(update={"checkpoints": (unknown,)})).rows[0][6] == "–"
+
+
 def test_a_price_turns_machine_time_into_cost(run: ReportInput) -> None:
     table = cost_table(run.model_copy(update={"price_per_hour": 36.0}))
-    assert table.header[7] == "Cost"
-    assert [row[7] for row in table.rows] == ["0.23"] * len(STEPS) + ["1.62"]
-    assert cost_table(run).header[7] == "Machine time"
+    assert table.header[8] == "Cost"
+    assert [row[8] for row in table.rows] == ["0.23"] * len(STEPS) + ["1.62"]
+    assert cost_table(run).header[8] == "Machine time"
 
 
 def test_stages_that_an_earlier_run_trained_are_named(run: ReportInput) -> None:

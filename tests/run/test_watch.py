@@ -40,6 +40,7 @@ def trained(update: int, job_id: str = BASE, label: str = "base model", **change
         seconds=float(update),
         world_size=2,
         device="cpu",
+        model_flops_utilization=0.125,
     )
     return event.model_copy(update=changes)
 
@@ -108,7 +109,7 @@ def test_it_shows_state_rate_loss_cost_and_where_the_samples_are(
     head, base, student, spent, samples = capsys.readouterr().out.splitlines()
     assert head == "DistillFlow/7 · digits · 4 → 2 → 1"
     assert "done" in base and "200/200 updates" in base and "40s" in base
-    assert "60/200 updates  loss 0.01667  640 images/s  ETA 2m20s  █▁" in student
+    assert "60/200 updates  loss 0.01667  640 images/s  MFU 12.5%  ETA 2m20s  █▁" in student
     assert "training so far: 0.14 device hours on cpu, 5.20 EUR" in spent
     assert samples.endswith(f"{half_way.uri}/{live_samples_key(STUDENT)}")
     assert (here / "now.png").read_bytes().startswith(b"\x89PNG")
