@@ -42,6 +42,40 @@ class Drawn(NamedTuple):
     moments: Moments | None
 
 
+class SameNoise(NamedTuple):
+    """What the images of all compared models have in common: their noise, and what they are conditioned on."""
+
+    store: Store
+    settings: EvaluationSettings
+    around: Surroundings | None
+    samples: int
+    guidance_scale: float | None
+    extractor: FeatureExtractor | None
+    device: str
+
+    def draw(self, checkpoint: CheckpointManifest, sampling_steps: int) -> Drawn:
+        """Sample a model with DDIM."""
+        stream, images = MomentStream(), list[Tensor]()
+        for batch in generate(
+            load_denoiser(self.store, checkpoint, self.device),
+            SamplerName.DDIM,
+            sampling_steps,
+            indices=range(self.samples),
+            seed=self.settings.seed,
+            batch_size=self.settings.batch_size,
+            guidance_scale=self.guidance_scale if takes_guidance(checkpoint) else None,
+            clip=self.settings.clip,
+            surroundings=self.around,
+            device=self.device,
+            name=f"checkpoint {checkpoint.id[:12]}",
+        ):
+            images.append(batch.cpu())
+            if self.extractor is not None:
+                with torch.inference_mode():
+                    stream.add(self.extractor.extract(batch).features)
+        return Drawn(torch.cat(images), None if self.extractor is None else stream.moments())
+
+
 def compare_with_teacher(
     store: Store,
     manifest: CheckpointManifest,
@@ -68,41 +102,23 @@ def compare_with_teacher(
             weights.
     """
     began, teacher, count = time.monotonic(), planned.teacher, planned.samples
-    scale = guidance_scale_for(manifest, settings.guidance_scale)
-    scale = None if scale == 1 else scale
-    config = DenoiserConfig.of(manifest.identity)
-    folded = config.folded_guidance_scale
+    config, scale = DenoiserConfig.of(manifest.identity), guidance_scale_for(manifest, settings.guidance_scale)
+    scale = config.folded_guidance_scale if scale in (None, 1) else scale
     around = surroundings_in_data(store, config, info, math.ceil(count / settings.images_per_prompt), device)
     extractor = None
     if planned.with_features:
         evaluator = find_or_publish_evaluator(store, settings, as_sampled(store, config, info))
         extractor = open_evaluator(store, evaluator, device)
-
-    def drawn(checkpoint: CheckpointManifest, steps: int) -> Drawn:
-        batches = generate(
-            load_denoiser(store, checkpoint, device),
-            SamplerName.DDIM,
-            steps,
-            indices=range(count),
-            seed=settings.seed,
-            batch_size=settings.batch_size,
-            guidance_scale=(scale or folded) if takes_guidance(checkpoint) else None,
-            clip=settings.clip,
-            surroundings=around,
-            device=device,
-            name=f"checkpoint {checkpoint.id[:12]}",
-        )
-        return _drawn([batch.cpu() for batch in batches], extractor, device)
-
-    student, reference = drawn(manifest, sampling_steps), drawn(teacher, settings.teacher_steps)
-    itself = None if teacher.id == manifest.id else drawn(teacher, sampling_steps)
+    noise = SameNoise(store, settings, around, count, scale, extractor, device)
+    student, reference = noise.draw(manifest, sampling_steps), noise.draw(teacher, settings.teacher_steps)
+    itself = None if teacher.id == manifest.id else noise.draw(teacher, sampling_steps)
     groups = _groups(config, around, count)
     return TeacherComparison(
         teacher_id=teacher.id,
         teacher_steps=settings.teacher_steps,
         samples=count,
         seed=settings.seed,
-        guidance_scale=scale or folded,
+        guidance_scale=scale,
         distance=root_mean_square(student.images, reference.images),
         teacher_distance=None if itself is None else root_mean_square(itself.images, reference.images),
         evaluator_id=None if extractor is None else extractor.manifest.id,
@@ -177,16 +193,6 @@ def _clip_scores(
     ]
     student, teacher = (float(one.double().mean()) for one in scores)
     return {"clip_model_sha256": sha256, "clip_score": student, "teacher_clip_score": teacher}
-
-
-def _drawn(batches: list[Tensor], extractor: FeatureExtractor | None, device: str) -> Drawn:
-    if extractor is None:
-        return Drawn(torch.cat(batches), None)
-    stream = MomentStream()
-    for batch in batches:
-        with torch.inference_mode():
-            stream.add(extractor.extract(batch.to(device)).features)
-    return Drawn(torch.cat(batches), stream.moments())
 
 
 def _frechet(drawn: Drawn, reference: Drawn) -> float | None:
