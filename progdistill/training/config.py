@@ -228,7 +228,10 @@ class ComputeSettings(Frozen, allow_inf_nan=False):
         "auto", description="of networks; auto: bfloat16 on accelerators that have it, float32 on CPUs"
     )
     micro_batch_size: int | None = Field(
-        None, gt=0, description="images of a rank at a time; None: its whole share of the batch"
+        None,
+        gt=0,
+        description="images of a rank at a time; None: on a GPU as many as fit by an estimate, a power of two;"
+        " elsewhere, and with fsdp, its whole share of the batch",
     )
     compile: Literal["auto", "on", "off"] = Field(
         "auto", description="torch.compile networks; auto: on accelerators, unless weights are sharded"

@@ -19,7 +19,7 @@ from progdistill.training.devices import device_of_draws
 from progdistill.training.distributed import Rank
 from progdistill.training.execution import Execution, Reading
 from progdistill.training.gradients import accumulate, gradient_norm, mean_over_ranks
-from progdistill.training.memory import what_fits
+from progdistill.training.memory import fitting_micro_batch, what_fits
 from progdistill.training.objective import Objective
 from progdistill.training.optimizer import step
 from progdistill.training.profile import Work, part
@@ -139,6 +139,7 @@ class _Loop:
         self._unsettled: Reading | None = None
         """Of the last update: loss, number of ranks that were asked to stop, norm of the gradient."""
         self._asked_to_stop = False
+        self._micro_batch_size = task.execution.micro_batch_size or _fitting_micro_batch(task, state)
 
     def run(self) -> None:
         state, total = self._state, self._task.settings.updates
@@ -170,7 +171,7 @@ class _Loop:
         # Dropout draws from the global generator, differently on each rank.
         torch.manual_seed(seed_for(task.seed, f"{task.purpose}, dropout", update, rank.rank))
         state.optimizer.zero_grad(set_to_none=True)
-        size, held = task.execution.micro_batch_size, _held_bytes(state, rank.device)
+        size, held = self._micro_batch_size, _held_bytes(state, rank.device)
         try:
             loss = accumulate(task.objective, state.model, self._network, x, conditioning, random, size)
         except torch.OutOfMemoryError as error:
@@ -235,14 +236,30 @@ def _held_bytes(state: TrainingState, device: torch.device) -> int:
     return torch.cuda.memory_allocated(device) + trained + moments
 
 
+def _fitting_micro_batch(task: TrainingTask, state: TrainingState) -> int | None:
+    """What fits on a GPU; all elsewhere, and with FSDP, whose ranks must make equally many passes."""
+    if task.rank.device.type != "cuda" or task.execution.sharded:
+        return None
+    free, how = _room(task, state, _held_bytes(state, task.rank.device))
+    return fitting_micro_batch(state.model.config, task.loader.local_size, free, **how)
+
+
 def _advice(task: TrainingTask, state: TrainingState, held_bytes: int) -> str:
     """What would fit on a GPU, where the memory is known."""
     if task.rank.device.type != "cuda" or task.execution.sharded:
         return "set or halve compute.micro_batch_size, or set compute.activation_checkpointing=true"
-    free = torch.cuda.get_device_properties(task.rank.device).total_memory - held_bytes
-    bfloat16, checkpointing = task.execution.precision is Precision.BFLOAT16, task.execution.activation_checkpointing
-    halved = any(parameter.dtype is torch.bfloat16 for parameter in state.model.network.parameters())
-    return what_fits(state.model.config, free, bfloat16=bfloat16, checkpointing=checkpointing, frozen_bfloat16=halved)
+    free, how = _room(task, state, held_bytes)
+    return what_fits(state.model.config, free, **how)
+
+
+def _room(task: TrainingTask, state: TrainingState, held_bytes: int) -> tuple[int, dict[str, bool]]:
+    """The bytes of a GPU beside what it holds, and how networks run in them."""
+    how = {
+        "bfloat16": task.execution.precision is Precision.BFLOAT16,
+        "checkpointing": task.execution.activation_checkpointing,
+        "frozen_bfloat16": any(parameter.dtype is torch.bfloat16 for parameter in state.model.network.parameters()),
+    }
+    return torch.cuda.get_device_properties(task.rank.device).total_memory - held_bytes, how
 
 
 def _record_loss(state: TrainingState, loss: float, total: int) -> None:

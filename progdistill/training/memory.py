@@ -147,6 +147,24 @@ def what_fits(
     )
 
 
+def fitting_micro_batch(
+    config: DenoiserConfig,
+    images: int,
+    free_bytes: int,
+    *,
+    bfloat16: bool,
+    checkpointing: bool,
+    frozen_bfloat16: bool = False,
+) -> int | None:
+    """Images at a time, a power of two, that fit in 80 % of `free_bytes` by an estimate; None: all `images` do.
+
+    At least one. The rest is for what the device's own routines work with. A power of two, so that a resumed training,
+    whose memory differs by a few bytes, finds the same.
+    """
+    fits = _images_that_fit(config, free_bytes * 4 // 5, bfloat16, checkpointing, frozen_bfloat16)
+    return None if fits >= images else 1 << max(fits.bit_length() - 1, 0)
+
+
 def _images_that_fit(
     config: DenoiserConfig, free_bytes: int, bfloat16: bool, checkpointing: bool, frozen_bfloat16: bool
 ) -> int:

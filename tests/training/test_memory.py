@@ -8,7 +8,7 @@ import pytest
 
 from progdistill.diffusion.names import PredictionType
 from progdistill.models.config import DenoiserConfig, LoraConfig, UNetConfig
-from progdistill.training.memory import activation_bytes, state_memory, what_fits
+from progdistill.training.memory import activation_bytes, fitting_micro_batch, state_memory, what_fits
 from tests.training.conftest import settings, tiny
 
 WIDE = DenoiserConfig(
@@ -95,3 +95,12 @@ def test_the_advice_is_what_fits() -> None:
         tiny(), smallest, bfloat16=False, checkpointing=False
     )
     assert "distill.lora.rank" in what_fits(tiny(), 0, bfloat16=False, checkpointing=False)
+
+
+def test_a_micro_batch_is_the_largest_power_of_two_that_fits() -> None:
+    how = {"bfloat16": False, "checkpointing": False}
+    free = activation_bytes(tiny(), 13, **how) * 5 // 4 + 10
+    assert fitting_micro_batch(tiny(), 64, free, **how) == 8
+    assert fitting_micro_batch(tiny(), 13, free, **how) is None
+    assert fitting_micro_batch(tiny(), 14, free, **how) == 8
+    assert fitting_micro_batch(tiny(), 64, 0, **how) == 1
