@@ -24,6 +24,7 @@ def evaluate_checkpoint(
     info: DatasetInfo,
     *,
     device: str = "cpu",
+    compiled: bool = False,
 ) -> EvaluationRecord:
     """Measure a checkpoint and the undistilled model, with DDIM and ancestral sampling.
 
@@ -39,6 +40,7 @@ def evaluate_checkpoint(
         settings: Samples, noise, evaluator and reference statistics.
         info: The dataset with the real images.
         device: Where samples and features are computed.
+        compiled: Whether the sampled networks are.
 
     Raises:
         UsageError: The evaluator does not fit the dataset, its weights are missing, or the checkpoint cannot be
@@ -53,11 +55,13 @@ def evaluate_checkpoint(
         not_evaluated_reason=plan.not_measured,
     )
     if plan.comparison is not None:
-        compared = compare_with_teacher(store, manifest, plan.comparison, sampling_steps, settings, info, device=device)
+        compared = compare_with_teacher(
+            store, manifest, plan.comparison, sampling_steps, settings, info, device=device, compiled=compiled
+        )
         record = record.model_copy(update={"to_teacher": compared})
     if plan.not_measured is not None:
         return record
-    runner = MeasurementRunner(store, settings, info, device)
+    runner = MeasurementRunner(store, settings, info, device, compiled=compiled)
     listed = runner.plan(manifest, baseline, sampling_steps)
     measurements = {planned.field: runner.run(_reported(planned, runner)) for planned in listed}
     record = record.model_copy(update=measurements)
@@ -101,6 +105,7 @@ def sample_distributed(
     world_size: int,
     barrier: Callable[[], object],
     device: str = "cpu",
+    compiled: bool = False,
 ) -> None:
     """Sample this rank's share of what `evaluate_checkpoint`, called afterward on rank 0, will measure.
 
@@ -113,7 +118,8 @@ def sample_distributed(
     if rank == 0:
         MeasurementRunner(store, settings, info, device).prepare()
     barrier()
-    runner, shares = MeasurementRunner(store, settings, info, device), RoundRobin(rank, world_size)
+    runner = MeasurementRunner(store, settings, info, device, compiled=compiled)
+    shares = RoundRobin(rank, world_size)
 
     def sample(specs: list[MeasurementSpec]) -> None:
         for spec in dict.fromkeys(specs):  # a base model is its own baseline

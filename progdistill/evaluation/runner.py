@@ -50,9 +50,18 @@ class MeasurementRunner:
     Networks and reference statistics are loaded only when needed.
     """
 
-    def __init__(self, store: Store, settings: EvaluationSettings, info: DatasetInfo, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        store: Store,
+        settings: EvaluationSettings,
+        info: DatasetInfo,
+        device: str = "cpu",
+        *,
+        compiled: bool = False,
+    ) -> None:
+        """`compiled` says whether the sampled networks are."""
         set_float32_products(Precision.FLOAT32, torch.device(device))
-        self._store, self._info, self._device = store, info, device
+        self._store, self._info, self._device, self._compiled = store, info, device, compiled
         self._settings = pinned_statistics(store, settings)
         self._around: Surroundings | None = None
         self.evaluator_manifest = find_or_publish_evaluator(store, settings, info)
@@ -127,7 +136,8 @@ class MeasurementRunner:
 
     def _draw(self, spec: MeasurementSpec, shards: Sequence[range], *, keep: bool) -> tuple[list[ShardResult], int]:
         """Draw shards unless the store has them, in order; also return the model's number of classes."""
-        denoiser = load_denoiser(self._store, load_manifest(self._store, spec.checkpoint_id), self._device)
+        manifest = load_manifest(self._store, spec.checkpoint_id)
+        denoiser = load_denoiser(self._store, manifest, self._device, compiled=self._compiled)
         results, batch_size = [], self._settings.batch_size
         around = self._surroundings(denoiser.config)
         label = f"{spec.sampler} × {spec.sampling_steps}"

@@ -52,12 +52,13 @@ class SameNoise(NamedTuple):
     guidance_scale: float | None
     extractor: FeatureExtractor | None
     device: str
+    compiled: bool
 
     def draw(self, checkpoint: CheckpointManifest, sampling_steps: int) -> Drawn:
         """Sample a model with DDIM."""
         stream, images = MomentStream(), list[Tensor]()
         for batch in generate(
-            load_denoiser(self.store, checkpoint, self.device),
+            load_denoiser(self.store, checkpoint, self.device, compiled=self.compiled),
             SamplerName.DDIM,
             sampling_steps,
             indices=range(self.samples),
@@ -85,6 +86,7 @@ def compare_with_teacher(
     info: DatasetInfo,
     *,
     device: str = "cpu",
+    compiled: bool = False,
 ) -> TeacherComparison:
     """Sample a checkpoint, and the undistilled model at many steps and at as few, from the same noise with DDIM.
 
@@ -96,6 +98,7 @@ def compare_with_teacher(
         settings: `teacher_steps`, `images_per_prompt`, `seed`, `shown_samples`, `guidance_scale` and `clip`.
         info: The dataset, whose conditioning columns a text model draws.
         device: Where to sample.
+        compiled: Whether the sampled networks are.
 
     Raises:
         UsageError: The checkpoint cannot be guided as requested, the dataset lacks a column, or the evaluator its
@@ -109,7 +112,7 @@ def compare_with_teacher(
     if planned.with_features:
         evaluator = find_or_publish_evaluator(store, settings, as_sampled(store, config, info))
         extractor = open_evaluator(store, evaluator, device)
-    noise = SameNoise(store, settings, around, count, scale, extractor, device)
+    noise = SameNoise(store, settings, around, count, scale, extractor, device, compiled)
     student, reference = noise.draw(manifest, sampling_steps), noise.draw(teacher, settings.teacher_steps)
     itself = None if teacher.id == manifest.id else noise.draw(teacher, sampling_steps)
     groups = _groups(config, around, count)

@@ -1,5 +1,7 @@
 """Measuring jobs: prepare an evaluator, or evaluate a checkpoint."""
 
+from typing import Any
+
 from progdistill.evaluation.evaluate import evaluate_checkpoint, sample_distributed
 from progdistill.evaluation.runner import MeasurementRunner
 from progdistill.jobs.spec import EvaluateSpec, EvaluationOutput, EvaluatorOutput, JobRequest, PrepareEvaluatorSpec
@@ -19,6 +21,7 @@ def run_measuring(
     manifest = load_manifest(store, spec.checkpoint)
     baseline = None if spec.baseline is None else load_manifest(store, spec.baseline)
     arguments = (store, manifest, baseline, spec.sampling_steps, spec.evaluation, request.dataset)
+    where: Any = {"device": device, "compiled": request.compute.compile == "on"}
     if rank.world_size > 1:
-        sample_distributed(*arguments, rank=rank.rank, world_size=rank.world_size, barrier=rank.barrier, device=device)
-    return EvaluationOutput(record=evaluate_checkpoint(*arguments, device=device)) if rank.rank == 0 else None
+        sample_distributed(*arguments, rank=rank.rank, world_size=rank.world_size, barrier=rank.barrier, **where)
+    return EvaluationOutput(record=evaluate_checkpoint(*arguments, **where)) if rank.rank == 0 else None

@@ -30,7 +30,9 @@ def denoiser_from_file(config: DenoiserConfig, path: Path) -> Denoiser:
     return denoiser
 
 
-def load_denoiser(store: Store, manifest: CheckpointManifest, device: torch.device | str = "cpu") -> Denoiser:
+def load_denoiser(
+    store: Store, manifest: CheckpointManifest, device: torch.device | str = "cpu", *, compiled: bool = False
+) -> Denoiser:
     """Load a checkpoint's denoiser in float32, in evaluation mode and without gradients.
 
     A LoRA comes merged into the weights of its base.
@@ -39,6 +41,7 @@ def load_denoiser(store: Store, manifest: CheckpointManifest, device: torch.devi
         store: Where the checkpoint is; its weights are verified against their digest before they are parsed.
         manifest: The checkpoint.
         device: Where the weights are placed.
+        compiled: Whether torch.compile makes one program of the network, anew for each size of a batch.
 
     Raises:
         LostInvariantError: The weights are missing or damaged, or belong to another architecture.
@@ -50,4 +53,6 @@ def load_denoiser(store: Store, manifest: CheckpointManifest, device: torch.devi
     else:
         base = load_denoiser(store, base_of(store, manifest))
         denoiser = merged(base, config, load_tensors(fetch_weights(store, manifest)))
+    if compiled:
+        denoiser.network.compile(dynamic=False)
     return denoiser.to(device).eval().requires_grad_(False)

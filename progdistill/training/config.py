@@ -234,7 +234,8 @@ class ComputeSettings(Frozen, allow_inf_nan=False):
         " elsewhere, and with fsdp, its whole share of the batch",
     )
     compile: Literal["auto", "on", "off"] = Field(
-        "auto", description="torch.compile networks; auto: on accelerators, unless weights are sharded"
+        "auto",
+        description="torch.compile networks; auto: in training on accelerators; on: there, on CPUs and in evaluations",
     )
     channels_last: Literal["auto", "on", "off"] = Field(
         "auto",

@@ -38,7 +38,7 @@ def decide(
 
     Raises:
         UsageError: The device does not support the precision, or sharding is combined with a single rank or
-            with compilation or channels_last.
+            with channels_last.
     """
     check_precision(precision, device)
     sharded = compute.parallelism == "fsdp" or (
@@ -51,11 +51,9 @@ def decide(
         )
     if sharded and compute.channels_last == "on":
         raise UsageError("compute.channels_last=on is not for sharded weights: leave it or parallelism=fsdp out")
-    if sharded and compute.compile == "on":
-        raise UsageError("compute.compile=on with compute.parallelism=fsdp is not supported: leave one of them out")
     return Execution(
         precision=precision,
-        compile=compute.compile == "on" or (compute.compile == "auto" and device.type != "cpu" and not sharded),
+        compile=compute.compile == "on" or (compute.compile == "auto" and device.type != "cpu"),
         activation_checkpointing=compute.activation_checkpointing,
         sharded=sharded,
         micro_batch_size=compute.micro_batch_size,
@@ -97,9 +95,11 @@ def place(denoiser: Denoiser, execution: Execution, device: torch.device, shared
     denoiser.autocasts = execution.precision is Precision.BFLOAT16
     if shared:
         return denoiser
+    if execution.compile and execution.sharded:
+        compile_blocks(denoiser)  # before what follows wraps them
     if execution.activation_checkpointing and any(p.requires_grad for p in denoiser.parameters()):
         recompute_activations(denoiser)
-    if execution.compile:
+    if execution.compile and not execution.sharded:
         denoiser.network.compile(dynamic=False)
     if execution.sharded:
         from torch.distributed.fsdp import fully_shard  # Importing it takes a second.
@@ -123,6 +123,16 @@ class Reading:
             self._arrived.synchronize()
         found: list[float] = self._numbers.tolist()
         return found
+
+
+def compile_blocks(denoiser: Denoiser) -> None:
+    """Compile each block by itself: FSDP gathers a block's weights before it and frees them after it, outside."""
+    import torch._dynamo
+
+    # Blocks of one class count as one function, compiled anew for each shape; by default torch gives up after eight.
+    torch._dynamo.config.recompile_limit = 256
+    for module in denoiser.ask.blocks(denoiser.network):
+        module.forward = torch.compile(module.forward, dynamic=False)
 
 
 def recompute_activations(denoiser: Denoiser) -> None:

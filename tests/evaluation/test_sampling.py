@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 import torch
+import torch._dynamo.utils
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -32,6 +33,20 @@ def test_batch_size_changes_no_sample(denoiser: Denoiser) -> None:
     """Up to one gray level, for floating-point order may differ."""
     whole, parts = _draw(denoiser, range(12), 12), _draw(denoiser, range(12), 5)
     assert (whole.int() - parts.int()).abs().max() <= 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2400)
+@pytest.mark.parametrize("sampler", [SamplerName.DDIM, SamplerName.ANCESTRAL])
+def test_a_compiled_network_draws_the_same_samples(
+    sampler: SamplerName, denoiser: Denoiser, evaluated_store: Store, base: CheckpointManifest
+) -> None:
+    torch.compiler.reset()
+    torch._dynamo.utils.counters.clear()
+    compiled = _draw(load_denoiser(evaluated_store, base, compiled=True), range(12), 6, sampler=sampler)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 1
+    plain = _draw(denoiser, range(12), 6, sampler=sampler)
+    assert (compiled.int() - plain.int()).abs().max() <= 1
 
 
 def test_ranks_that_split_the_indices_draw_the_same_images(denoiser: Denoiser) -> None:

@@ -6,9 +6,11 @@ Rank 0 leaves the weights in `folder`/weights.safetensors; all leave with the wo
 import math
 import os
 import sys
+from functools import partial
 from itertools import count
 from pathlib import Path
 
+import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
 
@@ -39,6 +41,8 @@ class Order(BaseModel):
     updates: int = 4
     stop_after: int | None = None
     sharded: bool = False
+    compile_backend: str | None = None
+    activation_checkpointing: bool = False
     micro_batch_size: int | None = None
     rank_without_finite_loss: int | None = None
     jumps: bool = False
@@ -67,8 +71,14 @@ def run(order: Order, rank: Rank) -> None:
     place_ = {"rank": rank.rank, "world_size": rank.world_size}
     model = build_denoiser(tiny(label_dropout=True), seed=0)
     calls = count(1)
+    if order.compile_backend is not None:
+        torch.compile = partial(torch.compile, backend=order.compile_backend)  # type: ignore[assignment]
     execution = Execution(
-        sharded=order.sharded, micro_batch_size=order.micro_batch_size, channels_last=not order.sharded
+        compile=order.compile_backend is not None,
+        activation_checkpointing=order.activation_checkpointing,
+        sharded=order.sharded,
+        micro_batch_size=order.micro_batch_size,
+        channels_last=not order.sharded,
     )
     placed = place(model, execution, rank.device)
     objective: Objective = Spoilt(order.rank_without_finite_loss == rank.rank)

@@ -52,6 +52,6 @@ def test_one_rank_has_nobody_to_share_weights_with() -> None:
         decide(ComputeSettings(parallelism="fsdp"), Precision.FLOAT32, CPU, 1, 10**6)
 
 
-def test_compiling_what_is_shared_out_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"compute\.compile=on"):
-        decide(ComputeSettings(parallelism="fsdp", compile="on"), Precision.FLOAT32, CPU, 2, 10**6)
+def test_what_is_shared_out_can_be_compiled() -> None:
+    decided = decide(ComputeSettings(parallelism="fsdp", compile="on"), Precision.FLOAT32, CPU, 2, 10**6)
+    assert decided.compile and decided.sharded

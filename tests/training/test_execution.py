@@ -1,6 +1,7 @@
 """Effects of precision, micro-batches, activation checkpointing and compilation on the numbers."""
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from progdistill.diffusion.names import LossWeight, PredictionType
 from progdistill.errors import DeviceMemoryError
 from progdistill.models.denoiser import Denoiser, build_denoiser, student_of
 from progdistill.training.config import Precision
-from progdistill.training.execution import Execution, place
+from progdistill.training.execution import Execution, compile_blocks, place, recompute_activations
 from progdistill.training.gradients import accumulate
 from progdistill.training.guidance import GuidanceRange
 from progdistill.training.loop import train
@@ -145,6 +146,26 @@ def test_too_little_memory_names_the_settings_to_change(make_task: MakeTask) -> 
 def test_a_compiled_network_keeps_the_names_of_its_weights() -> None:
     compiled = place(untrained(1), Execution(compile=True), CPU)
     assert compiled.state_dict().keys() == untrained(1).state_dict().keys()
+
+
+@pytest.mark.slow
+def test_compiled_blocks_keep_their_numbers(digits: DatasetInfo, monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs: list[torch.fx.GraphModule] = []
+
+    def kept_as_they_are(graph: torch.fx.GraphModule, inputs: object) -> Callable[..., object]:
+        graphs.append(graph)
+        return graph.forward
+
+    # What torch makes of a graph takes a compiler minutes; here only that each block is one.
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=kept_as_they_are))
+    config = tiny(label_dropout=True, attention_resolutions=(8, 4))
+    model, plain = build_denoiser(config, seed=1), build_denoiser(config, seed=1)
+    compile_blocks(model)
+    recompute_activations(model)
+    assert_same(gradient(model, BaseObjective(WEIGHT), digits), gradient(plain, BaseObjective(WEIGHT), digits))
+    blocks = model.ask.blocks(model.network)
+    assert len(blocks) > 8 and len(graphs) >= 8
+    assert all(isinstance(block.forward, partial) for block in blocks)
 
 
 @pytest.mark.slow

@@ -32,7 +32,7 @@ def launch(world_size: int, order: Order) -> list[tuple[int, str]]:
         for rank in range(world_size)
     ]
     try:
-        words = [member.communicate(timeout=250)[1] for member in members]
+        words = [member.communicate(timeout=1000)[1] for member in members]
     finally:
         for member in members:
             member.kill()
@@ -65,6 +65,16 @@ def test_two_ranks_train_what_one_trains(
 ) -> None:
     found = trained(tmp_path, digits, 2, sharded=sharded, micro_batch_size=micro_batch_size)
     assert_close(found, of_one_rank)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_compiled_blocks_of_sharded_weights_train_the_same(
+    of_one_rank: dict[str, Tensor], digits: DatasetInfo, tmp_path: Path
+) -> None:
+    # All of torch.compile but its last part, the compiler of C++, which takes minutes and knows nothing of ranks.
+    changes = {"sharded": True, "compile_backend": "aot_eager", "activation_checkpointing": True}
+    assert_close(trained(tmp_path, digits, 2, **changes), of_one_rank)
 
 
 @pytest.mark.parametrize(
