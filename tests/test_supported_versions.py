@@ -34,6 +34,7 @@ def _locked(package: str, lock: str = "requirements.lock") -> str:
         ("diffusers", "diffusers"),
         ("transformers", "transformers"),
         ("Kubernetes' Python client", "kubernetes"),
+        ("Google Cloud Storage, by google-cloud-storage", "google-cloud-storage"),
     ],
 )
 def test_packages_have_the_range_of_the_metadata_and_were_tested_as_locked(name: str, package: str) -> None:

@@ -142,7 +142,7 @@ def _prepare(args: argparse.Namespace) -> int:
     )
     root = default_data_root()
     out = args.out or str(root / args.name)
-    written = root / args.name if out.startswith("s3://") else Path(out.removeprefix("file://"))
+    written = root / args.name if out.startswith(("s3://", "gs://")) else Path(out.removeprefix("file://"))
     option = "PROGDISTILL_DATA" if written.is_relative_to(root) else "--out"
     check_output(option, written.expanduser(), folder=True)
     manifest = prepare(source, args.name, out, staging_root=root, max_unreadable=args.max_unreadable)

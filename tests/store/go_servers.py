@@ -1,4 +1,4 @@
-"""Other S3 servers than SeaweedFS, built once a machine from their public Go modules; needs Go."""
+"""Other servers than SeaweedFS, built once a machine from their public Go modules; needs Go."""
 
 import contextlib
 import os
@@ -10,12 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import boto3
+import requests
 from botocore.exceptions import BotoCoreError, ClientError
 
 from tests import bare_machine
 from tests.store.s3_server import BUCKET, ENVIRONMENT
 
 MODULES = {
+    "fake-gcs-server": "github.com/fsouza/fake-gcs-server@v1.56.1",
     "minio": "github.com/minio/minio@v0.0.0-20260212201848-7aac2a2c5b7c",
     "versitygw": "github.com/versity/versitygw/cmd/versitygw@v1.8.0",
 }
@@ -59,6 +61,31 @@ def running_go_server(name: str, folder: Path) -> Iterator[str]:
     try:
         _make_bucket(process, f"http://{address}", log)
         yield f"http://{address}"
+    finally:
+        process.kill()
+        process.wait()
+
+
+@contextlib.contextmanager
+def running_gcs_emulator() -> Iterator[str]:
+    """Run an emulator of Google Cloud Storage with a bucket in it; gives the endpoint."""
+    with socket.socket() as place:
+        place.bind(("127.0.0.1", 0))
+        port = place.getsockname()[1]
+    endpoint = f"http://127.0.0.1:{port}"
+    listen = ["-host", "127.0.0.1", "-port", str(port), "-public-host", f"127.0.0.1:{port}", "-external-url", endpoint]
+    command = [binary("fake-gcs-server"), "-scheme", "http", "-backend", "memory", "-log-level", "error", *listen]
+    process = subprocess.Popen(command)
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                requests.post(f"{endpoint}/storage/v1/b", json={"name": BUCKET}, timeout=10).raise_for_status()
+                break
+            except requests.RequestException:
+                assert time.monotonic() < deadline and process.poll() is None, "the emulator made no bucket"
+            time.sleep(0.1)
+        yield endpoint
     finally:
         process.kill()
         process.wait()

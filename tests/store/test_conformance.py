@@ -1,4 +1,4 @@
-"""The contract of stores, tested with both kinds."""
+"""The contract of stores, tested with all kinds."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -101,6 +101,11 @@ def put_foreign(store: Store, name: str) -> None:
     if isinstance(store, S3Store):
         bucket, _, prefix = store.uri.removeprefix("s3://").partition("/")
         boto3.client("s3").put_object(Bucket=bucket, Key=f"{prefix}/{name}", Body=b"{}")
+    elif store.uri.startswith("gs://"):
+        from google.cloud import storage
+
+        bucket, _, prefix = store.uri.removeprefix("gs://").partition("/")
+        storage.Client().bucket(bucket).blob(f"{prefix}/{name}").upload_from_string(b"{}")
     else:
         Path(store.uri, name).write_bytes(b"{}")
 
