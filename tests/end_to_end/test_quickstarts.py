@@ -54,7 +54,8 @@ def test_every_command_of_the_pages_does_what_it_says(tmp_path: Path, monkeypatc
     make_diffusers_model(tmp_path / "unet")
     runs: list[str] = []
     for page in PAGES:
-        shutil.rmtree(tmp_path / "four-step", ignore_errors=True)  # several pages export to it
+        if any("four-step" in command for command in commands(page)):  # several pages export to it
+            shutil.rmtree(tmp_path / "four-step", ignore_errors=True)
         if page == "how_to/branch":
             assert main(["checkpoints", "alias", "production", f"DistillFlow/{runs[0]}/4"]) == 0
             assert main(["checkpoints", "alias", "my-model", f"DistillFlow/{runs[0]}/8"]) == 0

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from progdistill.data.dataset import DatasetInfo
+from progdistill.errors import NonFiniteError
 from progdistill.jobs.agent import RESTARTS_WITHOUT_PROGRESS, progress_of
 from progdistill.jobs.spec import CheckpointOutput, JobRequest, JobResult
 from progdistill.store.base import Store
@@ -99,7 +100,7 @@ def test_a_job_that_kills_its_ranks_before_any_progress_fails(
 def test_of_ranks_that_fail_together_none_is_restarted(digits: DatasetInfo, store: Store, tmp_path: Path) -> None:
     job = base_of_two_ranks(store, digits, seed=4, learning_rate=1e30)
     status, output = finish(start(job, tmp_path))
-    assert status == 1 and "not finite" in output and "restarting" not in output
+    assert status == NonFiniteError.exit_status and "not finite" in output and "restarting" not in output
 
 
 def test_a_usage_error_is_not_repeated(digits: DatasetInfo, store: Store, tmp_path: Path) -> None:

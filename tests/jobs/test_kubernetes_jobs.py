@@ -153,7 +153,7 @@ def test_a_setting_that_is_wrong_fails_at_once_with_what_the_worker_said(job: On
 def test_a_failed_job_shows_its_reason_and_is_replaced_by_the_next_attempt(job: OneJob, expected: str) -> None:
     job.change(backoff_limit=0)
     calm = job.settings
-    job.change(env={**job.settings.env, "PROGDISTILL_FAULT": "kill:training.update@5"})
+    job.change(env={**job.settings.env, "PROGDISTILL_FAULT": "kill:training.update@1"})
     status, _, said = finished(job.drive())
     assert status == 1
     assert "was killed (SIGKILL)" in said and f"cluster.train.memory_gib={2 * job.settings.train.memory_gib:g}" in said
