@@ -24,6 +24,8 @@ from progdistill.run.steps import RunSteps
 from progdistill.store.open import open_store
 
 UPDATES = 1200
+TOP = 64
+"""Sampling steps of the undistilled model that students are compared with."""
 RESULTS = Path(__file__).parent / "results/objectives.json"
 SHOWN = ("8", "4", "2", "1")
 """Sampling steps that the table has."""
@@ -49,18 +51,24 @@ class Variant(NamedTuple):
 
 
 VARIANTS = {
-    "halving": Variant("64:1"),
-    "64,8,1 progressive": Variant("64,8,1"),
-    "64,8,1 TRACT": Variant("64,8:tract,1:tract"),
-    "64,8,2,1 TRACT": Variant("64,8:tract,2:tract,1:tract"),
-    "halving to 8, then TRACT": Variant(
+    "halving (default)": Variant("64:1"),
+    "one stage per factor of 8": Variant("64,8,1"),
+    "TRACT, a factor of 8": Variant("64,8:tract,1:tract"),
+    "halving, then TRACT": Variant(
         "64,32,16,8,1:tract", ("distill.updates=200", 'distill.updates_at_steps={"1": 600}')
+    ),
+    "halving, most updates last": Variant(
+        "64:1", ('distill.updates_at_steps={"32": 60, "16": 60, "8": 120, "4": 200, "2": 300, "1": 460}',)
+    ),
+    "from 32 steps of Heun, most updates last": Variant(
+        "32:1",
+        ("distill.teacher_solver=heun", 'distill.updates_at_steps={"16": 100, "8": 150, "4": 200, "2": 350, "1": 400}'),
     ),
 }
 
 
 def distances(run: PreparedRun, name: str) -> dict[int, float]:
-    """Distance by sampling steps, the teacher's first."""
+    """Distance by sampling steps; that of the undistilled model at `TOP` steps comes first, whatever the ladder."""
     settings = run.settings
     steps = RunSteps(run, "Objectives", re.sub("[^a-z0-9]+", "-", f"{name} {settings.seed}".lower()))
     checkpoint = steps.first_teacher()
@@ -71,7 +79,7 @@ def distances(run: PreparedRun, name: str) -> dict[int, float]:
     store = open_store(settings.store)
     runner = MeasurementRunner(store, settings.evaluation, run.dataset)
     found = {}
-    for sampling_steps, checkpoint_id in zip(settings.ladder, ids, strict=True):
+    for sampling_steps, checkpoint_id in [(TOP, ids[0]), *zip(settings.ladder[1:], ids[1:], strict=True)]:
         planned = runner.plan(load_manifest(store, checkpoint_id), None, sampling_steps)
         spec = next(planned.spec for planned in planned if planned.field == "distilled")
         found[sampling_steps] = runner.run(spec).distance
