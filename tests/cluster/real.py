@@ -94,6 +94,21 @@ class RealCluster:
         events = json.loads(self.kubectl("get", "events", "--field-selector", which, "-o", "json"))
         return {event["involvedObject"]["uid"] for event in events["items"]}
 
+    @contextlib.contextmanager
+    def quota(self, resource: str, amount: str) -> Iterator[None]:
+        """Another quota for a resource while the body runs."""
+        read = ("get", "resourcequota", "progdistill", "-o", "json")
+        usual = json.loads(self.kubectl(*read))["spec"]["hard"][resource]
+        try:
+            self._set_quota(resource, amount)
+            yield
+        finally:
+            self._set_quota(resource, usual)
+
+    def _set_quota(self, resource: str, amount: str) -> None:
+        patch = json.dumps({"spec": {"hard": {resource: amount}}})
+        self.kubectl("patch", "resourcequota", "progdistill", "--type=merge", "-p", patch)
+
     def forget_jobs(self) -> None:
         """Leave no Job, pod, Service or event to the next test."""
         self.kubectl("delete", "jobs,services", *OURS, "--wait=true")

@@ -1,9 +1,6 @@
 """The tests of jobs that run against the test API server, on a real cluster; each is explained where it is from."""
 
-from tests.faults.test_cluster_faults import (
-    test_a_job_deleted_by_someone_else_is_said_so_and_starts_again_when_asked,
-    test_a_lack_of_gpus_is_said_within_half_a_minute,
-)
+from tests.faults.test_cluster_faults import test_a_job_deleted_by_someone_else_is_said_so_and_starts_again_when_asked
 from tests.jobs.test_kubernetes_jobs import (
     test_a_failed_job_shows_its_reason_and_is_replaced_by_the_next_attempt,
     test_a_setting_that_is_wrong_fails_at_once_with_what_the_worker_said,
@@ -18,7 +15,6 @@ from tests.jobs.test_kubernetes_jobs import (
 __all__ = [
     "test_a_failed_job_shows_its_reason_and_is_replaced_by_the_next_attempt",
     "test_a_job_deleted_by_someone_else_is_said_so_and_starts_again_when_asked",
-    "test_a_lack_of_gpus_is_said_within_half_a_minute",
     "test_a_setting_that_is_wrong_fails_at_once_with_what_the_worker_said",
     "test_an_interrupted_driver_leaves_the_job_running_unless_told_otherwise",
     "test_at_a_terminal_the_user_is_asked_about_the_job_that_a_step_left_running",
