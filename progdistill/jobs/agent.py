@@ -40,6 +40,10 @@ from progdistill.training.snapshots import complete_snapshots
 
 RESTARTS_WITHOUT_PROGRESS: Final = 5
 LOG_INTERVAL_SECONDS: Final = 60.0
+HOST_0_EXIT_SECONDS: Final = 30.0
+"""How long host 0, whose rank has published the result, waits for the ranks of hosts that may be gone."""
+
+_EXIT_SECONDS: Final = 300.0  # for the other hosts to wait for that rank
 _JOIN_SECONDS: Final = 7 * 24 * 3600  # for hosts to wait for one another: a pod may be queued for days
 
 _ENVIRONMENT: Final = {
@@ -105,7 +109,7 @@ class _Agent(LocalElasticAgent):
     def __init__(
         self, spec: WorkerSpec, logs: LogsSpecs, hosts: Hosts, limit: RestartLimit, signals: StopSignals
     ) -> None:
-        super().__init__(spec, logs)
+        super().__init__(spec, logs, exit_barrier_timeout=_EXIT_SECONDS if hosts.host else HOST_0_EXIT_SECONDS)
         self._hosts, self._limit, self._signals = hosts, limit, signals
 
     def _rendezvous(self, worker_group: WorkerGroup) -> None:

@@ -241,6 +241,17 @@ def test_a_host_that_loses_the_rendezvous_exits_with_75(hosts: Hosts, tmp_path: 
     assert second.wait(timeout=250) == 75
 
 
+@pytest.mark.slow
+def test_host_0_that_is_done_waits_no_five_minutes_for_a_host_that_is_gone(hosts: Hosts, tmp_path: Path) -> None:
+    script = in_pairs(tmp_path, "time.sleep(60 * rank)")
+    first, second = hosts.start(0, script), hosts.start(1, script)
+    line_with(second, "working")
+    line_with(first, "working")
+    second.kill()
+    (tmp_path / "go").touch()
+    assert first.wait(timeout=150) == 0
+
+
 def test_a_host_that_waits_for_others_says_so_and_can_be_interrupted(hosts: Hosts) -> None:
     first = hosts.start(0, "pass")
     assert "host 0 is waiting for the job's other hosts" in line_with(first, "waiting")
