@@ -315,7 +315,7 @@ def load(reference: str, store: str | None = None, *, device: str = "auto") -> M
 
     Args:
         reference: an id, a unique prefix of one, an alias such as `production`, or `DistillFlow/RUN/STEPS`.
-        store: folder or `s3://bucket/prefix`; default: see `open_default_store`.
+        store: folder, `s3://bucket/prefix` or `gs://bucket/prefix`; default: see `open_default_store`.
         device: `auto`, `cpu`, `cuda` or `tpu`.
 
     Raises:

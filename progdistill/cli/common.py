@@ -75,7 +75,7 @@ def add_verb(
     parser.set_defaults(run=run)
     if store:
         places = f"$PROGDISTILL_STORE, `store` in progdistill.toml, or {DEFAULT_STORE}"
-        help_text = f"local folder or s3://bucket/prefix (default: {places})"
+        help_text = f"local folder, s3://bucket/prefix or gs://bucket/prefix (default: {places})"
         parser.add_argument("--store", metavar="URI", help=help_text)
     parser.add_argument("--json", action="store_true", help="print the facts as JSON")
     return parser
@@ -112,7 +112,7 @@ def add_guidance_scale_argument(parser: argparse.ArgumentParser, text: str = "gu
 def store_uri(args: argparse.Namespace) -> str | None:
     """The store that `--store`, the environment or `progdistill.toml` names; None where none of them does."""
     if args.store == "":
-        raise UsageError("--store is empty: give a folder or s3://bucket/prefix, or leave the option out")
+        raise UsageError("--store is empty: give a folder, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX, or leave it out")
     return resolve_options({"store": args.store}).store
 
 

@@ -37,7 +37,7 @@ def add_parser(subparsers: Verbs) -> None:
     prepare = add_verb(verbs, "prepare", _prepare, text, store=False, examples=examples)
     prepare.add_argument("name", metavar="NAME", help="a known dataset (see `data list`) or a new name")
     prepare.add_argument("--source", type=Path, metavar="PATH", help="archive, folder or file to read")
-    prepare.add_argument("--out", metavar="URI", help="folder or s3://bucket/prefix (default: data folder)")
+    prepare.add_argument("--out", metavar="URI", help="folder, s3://… or gs://… (default: data folder)")
     own = prepare.add_argument_group("your own images")
     own.add_argument("--image-size", type=int, metavar="N", help="resize to N×N (default: as they are)")
     own.add_argument("--crop", choices=("center", "stretch"), help="(default: center)")
@@ -71,7 +71,7 @@ def _add_encode(verbs: Verbs) -> None:
     text = "folder of a diffusers pipeline, or checkpoint (id, alias, Flow/run/steps) of an imported one or its student"
     encode.add_argument("--pipeline", required=True, metavar="FOLDER|REF", help=text)
     encode.add_argument("--name", metavar="NAME", help="of the encoded dataset (default: DATASET-encoded)")
-    encode.add_argument("--out", metavar="URI", help="folder or s3://bucket/prefix (default: data folder)")
+    encode.add_argument("--out", metavar="URI", help="folder, s3://… or gs://… (default: data folder)")
     text = 'prompt of a class, such as "a photo of {class}" (default: captions)'
     encode.add_argument("--template", metavar="TEXT", help=text)
     text = "what guidance leads away from (default: as the stock pipeline)"

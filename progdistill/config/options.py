@@ -37,7 +37,7 @@ class RunOptions(Frozen):
     reproduce: str | None = Field(None, description="re-run with the settings of this checkpoint's run")
     preset: str | None = Field(None, description="settings to start from (default: the dataset's own)")
     store: str | None = Field(
-        None, description=f"where checkpoints live: folder or s3://bucket/prefix (default: {DEFAULT_STORE})"
+        None, description=f"where checkpoints live: folder, s3://… or gs://… (default: {DEFAULT_STORE})"
     )
     launcher: str | None = Field(None, description="where jobs run: local or kubernetes (default: local)")
     seed: int | None = Field(None, description="seed of every random choice (default: 0)")

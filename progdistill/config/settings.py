@@ -52,7 +52,7 @@ class Settings(Frozen):
     schema_version: Literal[1] = Field(1, description="of these settings as JSON")
     preset: str = Field(description="name of the preset that the settings began with")
     dataset: str = Field(description="name, folder or URI")
-    store: str = Field(description="where checkpoints live: a folder or s3://bucket/prefix")
+    store: str = Field(description="where checkpoints live: a folder, s3://bucket/prefix or gs://bucket/prefix")
     launcher: LauncherName = Field(LauncherName.LOCAL, description="where jobs run")
     seed: int = Field(0, ge=0, description="of every random choice of training")
     ladder: tuple[int, ...] = Field(description="sampling steps of the teacher, then of each student")
