@@ -16,13 +16,16 @@ from tests.end_to_end.test_readme import SMALL, make_diffusers_model, make_image
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = (
     *("quickstart/digits", "how_to/watch", "how_to/branch", "how_to/sample_export", "how_to/guidance"),
-    *("quickstart/images", "quickstart/diffusers", "quickstart/schedule", "how_to/find_runs", "how_to/store"),
+    *("how_to/few_steps", "quickstart/images", "quickstart/diffusers", "quickstart/schedule"),
+    *("how_to/find_runs", "how_to/store"),
 )
 SMALL_NETWORK = '"model.network.base_channels" = 32\n"model.network.head_channels" = 32\n'
 SHORT = f'ladder = "8:1"\n{SMALL}'
 FEWER = {
     **{"64:4": "8:4", "20000": "4", "500": "2", "5000": "2", "50000": "20", "10000": "40"},
     "batch_size=64": "batch_size=8",
+    "32:1": "8:1",
+    '{"16":100,"8":150,"4":200,"2":350,"1":400}': '{"2":3,"1":4}',
     "--sampling-steps 64": "--sampling-steps 4 --count 4",
 }
 
