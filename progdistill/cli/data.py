@@ -124,6 +124,7 @@ def _check_name(name: str) -> None:
 
 
 def _prepare(args: argparse.Namespace) -> int:
+    from progdistill.config.presets import preset_for
     from progdistill.data.dataset import default_data_root, info_of
     from progdistill.data.importers.registry import open_source
     from progdistill.data.importers.splits import parse_choices
@@ -154,6 +155,10 @@ def _prepare(args: argparse.Namespace) -> int:
         print(one_line(f"{info.name} is ready in {info.location}: {_counts(info)}, fingerprint {info.fingerprint}"))
         if args.out is None:
             print(f"use it with: --dataset {info.name}")
+        try:
+            preset_for(None, info)
+        except UsageError as error:
+            print(f"note: {error}")
     return 0
 
 

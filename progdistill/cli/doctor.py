@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from progdistill.cli.common import Verbs, add_verb, print_json, store_of, store_uri
 from progdistill.config.options import DEFAULT_STORE
-from progdistill.config.presets import PRESETS
+from progdistill.data.catalog import CATALOG, prepare_command
 from progdistill.errors import ProgdistillError, UsageError
 from progdistill.escape import printable
 from progdistill.registry.gc import DEFAULT_GRACE
@@ -64,7 +64,7 @@ def _doctor(args: argparse.Namespace) -> int:
         "store": store,
         "cluster": cluster,
         "extras": {name: _extra(name, modules) for name, modules in EXTRAS.items()},
-        "datasets": {name: _dataset(name) for name in PRESETS},
+        "datasets": _datasets(),
     }
     if args.json:
         print_json(facts)
@@ -173,10 +173,17 @@ def cluster_facts(launcher: str | None = None, store: str | None = None) -> dict
     return {**facts, **({"not checked, for lack of permission": ", ".join(unchecked)} if unchecked else {})}
 
 
-def _dataset(name: str) -> str:
-    from progdistill.data.dataset import default_data_root, find_dataset
+def _datasets() -> dict[str, str]:
+    """The prepared datasets, then those that can be prepared by name."""
+    from progdistill.data.dataset import default_data_root, find_dataset, known_datasets
 
+    missing = {name: f"not prepared: {prepare_command(name)}" for name in CATALOG}
     try:
-        return f"ready, {sum(find_dataset(name, default_data_root()).splits.values()):,} images"
+        find_dataset("digits", default_data_root())  # prepares it
     except ProgdistillError as error:
-        return f"missing: {error}"
+        missing["digits"] = f"missing: {error}"
+    errors = list[ProgdistillError]()
+    found = known_datasets(default_data_root(), errors)
+    ready = {info.name: f"ready, {sum(info.splits.values()):,} images" for info in found}
+    unread = {f"unreadable {number}": str(error) for number, error in enumerate(errors, 1)}
+    return ready | unread | {name: text for name, text in missing.items() if name not in ready}

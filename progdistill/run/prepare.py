@@ -143,12 +143,13 @@ class PreparedRun(Frozen):
         if scales is not None and settings.folds_guidance:
             guided = f", with guidance scale {scales.lowest:g} folded in"
         origin = "" if self.reproduces is None else ", reproduces {} ({:.12})".format(*self.reproduces)
+        stages = f"{facts['stages']} stage{'s' * (facts['stages'] != 1)}"
+        updates, images, megabytes = facts["distillation_updates"], facts["training_images"], self.disk_bytes / 1e6
         lines = [
             f"Plan: {self.dataset.name} ({self.parameters:,} parameters), store {settings.store}{origin}",
             f"  {start}",
-            f"  distill {format_ladder(settings.ladder)} in {facts['stages']} stages{guided},"
-            f" {facts['distillation_updates']:,} updates",
-            f"  {facts['training_images']:,} training images, at most {self.disk_bytes / 1e6:,.1f} MB in the store",
+            f"  distill {format_ladder(settings.ladder)} in {stages}{guided}, {updates:,} updates",
+            f"  {images:,} images in all batches, at most {megabytes:,.1f} MB in the store",
         ]
         if not isinstance(settings.grid, AngleGrid):
             lines.append(f"  grid of times: {settings.grid}")
