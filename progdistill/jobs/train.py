@@ -119,7 +119,10 @@ def _train(
         self_teacher=self_teacher,
         work=work,
     )
-    return train(task, model, _snapshot_to_resume(store, spec.id, rank)), work
+    start = _snapshot_to_resume(store, spec.id, rank)
+    if start is not None and rank.rank == 0:
+        logger.info("%s: going on from update %s of %s", spec.label, start.update, spec.training.updates)
+    return train(task, model, start), work
 
 
 def _work(spec: TrainingSpec, objective: Objective, config: DenoiserConfig, execution: Execution, rank: Rank) -> Work:
