@@ -323,6 +323,11 @@ def measured(work: Path, emoji: Emoji, seeds: list[int], teachers: list[str]) ->
             yield from results
 
 
+def spread(values: list[float]) -> str:
+    """Mean ± standard deviation; of one value, that."""
+    return f"{np.mean(values):.3f}" + (f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else "")
+
+
 def table(results: list[dict[str, Any]]) -> dict[str, Any]:
     """The figures of every teacher and kind of student, mean ± standard deviation over the seeds."""
     names = ("student_distance", "teacher_distance_at_4_steps", "ratio")
@@ -332,13 +337,13 @@ def table(results: list[dict[str, Any]]) -> dict[str, Any]:
             own = [one for one in results if one["teacher"].rstrip("0123456789") == kind and one["student"] == student]
             if own:
                 columns = [[one[name] for one in own] for name in names]
-                rows.append([kind, student, *(f"{np.mean(one):.3f} ± {np.std(one):.3f}" for one in columns)])
+                rows.append([kind, student, *map(spread, columns)])
                 pictures[f"{kind}: the teacher at 64 steps, the student, the LoRA at 4"] = f"emoji_{kind}.png"
     seeds = sorted({one["seed"] for one in results})
     counts = ", ".join(f"{name} {updates:,}" for name, updates in UPDATES.items())
     return {
         "seeds": len(seeds),
-        "note": f"Seeds {', '.join(map(str, seeds))}; updates: {counts}; {COMPARED} images.",
+        "note": f"Seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}; updates: {counts}; {COMPARED} images.",
         "header": ["network", "student", "student at 4 steps", "teacher at 4 steps", "ratio"],
         "rows": rows,
         "pictures": pictures,
