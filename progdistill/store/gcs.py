@@ -17,15 +17,13 @@ from google.cloud.storage.retry import DEFAULT_RETRY
 
 from progdistill.errors import LostInvariantError, TransientError, UsageError
 from progdistill.store.base import StoredObject, Versioned, checked_key, is_key
-from progdistill.store.cache import Fetch, file_cache
+from progdistill.store.bucket import CONFLICT_ATTEMPTS, REUSE_PERIOD, Bucket
+from progdistill.store.cache import Fetch
 from progdistill.store.digest import FileDigest, HashingWriter, digest_of_file
 from progdistill.store.failpoints import failpoint
 from progdistill.store.files import sweep_folder
 from progdistill.store.layout import probe_key
 from progdistill.store.proof import prove
-from progdistill.store.s3_transfer import REUSE_PERIOD
-
-CONFLICT_ATTEMPTS: Final = 5
 
 _HINTS: Final = {
     401: "renew the credentials: gcloud auth application-default login",
@@ -34,31 +32,19 @@ _HINTS: Final = {
 }
 
 
-class GcsStore:
+class GcsStore(Bucket):
     """A `Store` of the objects under a prefix of a bucket.
 
     Credentials are Google's application default ones. Generation preconditions decide every race; the server verifies
     the CRC32C of every upload.
     """
 
-    folder: Final = None
-    reuse_period: Final = REUSE_PERIOD
-
     def __init__(self, uri: str) -> None:
         """Open `gs://bucket/prefix`; UsageError for another form, or without credentials."""
-        bucket, _, prefix = uri.removeprefix("gs://").rstrip("/").partition("/")
-        if not bucket:
-            raise UsageError(f"store {uri!r}: give it as gs://bucket/prefix")
-        self._start = f"{checked_key(prefix)}/" if prefix else ""  # What the names of all our objects start with.
-        self.uri = f"gs://{bucket}/{prefix}".rstrip("/")
+        super().__init__(uri)
         with self._explained("open"):
-            self._bucket = storage.Client().bucket(bucket)
+            self._bucket = storage.Client().bucket(self._bucket_name)
         self._retry = DEFAULT_RETRY.with_timeout(120)
-        self._cache = file_cache()
-
-    def read(self, key: str) -> bytes | None:
-        found = self.read_versioned(key)
-        return None if found is None else found.data
 
     def read_versioned(self, key: str) -> Versioned | None:
         """The version is the generation."""
@@ -106,22 +92,8 @@ class GcsStore:
             path.unlink()
         return digest
 
-    def download(self, key: str, expected: FileDigest) -> Path:
-        """The file is in the local cache."""
-        return self._cache.path(expected, self._fetch(key), f"{self.uri}/{key}")
-
-    def verify(self, key: str, expected: FileDigest) -> None:
-        self._cache.verify(expected, self._fetch(key), f"{self.uri}/{key}")
-
-    def scratch(self) -> Path:
-        return self._cache.scratch()
-
     def check_writable(self) -> None:
         prove(self)
-
-    def free_bytes(self) -> int | None:
-        """A bucket has no limit."""
-        return None
 
     def sweep(self, before: datetime) -> int:
         """Unfinished uploads are no objects; the server drops them after a week."""

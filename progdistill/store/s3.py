@@ -9,7 +9,6 @@ from contextlib import suppress
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Final
 
 import boto3
 from botocore.config import Config
@@ -17,7 +16,8 @@ from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, Inc
 
 from progdistill.errors import TransientError, UsageError
 from progdistill.store.base import StoredObject, Versioned, checked_key, is_key
-from progdistill.store.cache import Fetch, file_cache
+from progdistill.store.bucket import CONFLICT_ATTEMPTS, Bucket
+from progdistill.store.cache import Fetch
 from progdistill.store.digest import FileDigest, HashingWriter, digest_of_file
 from progdistill.store.failpoints import failpoint
 from progdistill.store.files import sweep_folder
@@ -27,7 +27,6 @@ from progdistill.store.s3_transfer import (
     ABSENT,
     ATTEMPTS,
     CONFLICT,
-    REUSE_PERIOD,
     TRANSFERS,
     Place,
     abort_uploads,
@@ -40,26 +39,17 @@ from progdistill.store.s3_transfer import (
     upload_file,
 )
 
-CONFLICT_ATTEMPTS: Final = 5
 
-
-class S3Store:
+class S3Store(Bucket):
     """A `Store` of the objects under a prefix of a bucket.
 
     Credentials, region and endpoint come from the usual AWS settings. Conditional requests (`If-None-Match`,
     `If-Match`) decide every race; the server verifies every checksum.
     """
 
-    folder: Final = None
-    reuse_period: Final = REUSE_PERIOD
-
     def __init__(self, uri: str) -> None:
         """Open `s3://bucket/prefix`; UsageError for another form or settings that botocore refuses."""
-        self._bucket, _, prefix = uri.removeprefix("s3://").rstrip("/").partition("/")
-        if not self._bucket:
-            raise UsageError(f"store {uri!r}: give it as s3://bucket/prefix")
-        self._start = f"{checked_key(prefix)}/" if prefix else ""  # What the names of all our objects start with.
-        self.uri = f"s3://{self._bucket}/{prefix}".rstrip("/")
+        super().__init__(uri)
         settings = Config(
             retries={"mode": "standard", "total_max_attempts": _most_attempts()},
             connect_timeout=10,
@@ -74,11 +64,6 @@ class S3Store:
             raise UsageError(f"store {uri}: {error}") from error
         register_failpoints(self._client)
         refuse_redirects(self._client)
-        self._cache = file_cache()
-
-    def read(self, key: str) -> bytes | None:
-        found = self.read_versioned(key)
-        return None if found is None else found.data
 
     def read_versioned(self, key: str) -> Versioned | None:
         """The version is the ETag. A reply that breaks off is requested again."""
@@ -110,7 +95,7 @@ class S3Store:
     def list(self, prefix: str) -> Iterator[StoredObject]:
         start = self._start
         paginator = self._client.get_paginator("list_objects_v2")
-        pages = paginator.paginate(Bucket=self._bucket, Prefix=start + prefix)
+        pages = paginator.paginate(Bucket=self._bucket_name, Prefix=start + prefix)
         with explained(self.uri, f"list {prefix or 'objects'}"):
             for page in pages:
                 for item in page.get("Contents", []):
@@ -131,34 +116,20 @@ class S3Store:
             path.unlink()
         return digest
 
-    def download(self, key: str, expected: FileDigest) -> Path:
-        """The file is in the local cache."""
-        return self._cache.path(expected, self._fetch(key), f"{self.uri}/{key}")
-
-    def verify(self, key: str, expected: FileDigest) -> None:
-        self._cache.verify(expected, self._fetch(key), f"{self.uri}/{key}")
-
-    def scratch(self) -> Path:
-        return self._cache.scratch()
-
     def check_writable(self) -> None:
         prove(self)
         self._prove_checksums()
 
-    def free_bytes(self) -> int | None:
-        """A bucket has no limit."""
-        return None
-
     def sweep(self, before: datetime) -> int:
         """Aborts multipart uploads, for which S3 charges until then."""
         with explained(self.uri, "remove unfinished uploads"):
-            aborted = abort_uploads(self._client, self._bucket, self._start, before)
+            aborted = abort_uploads(self._client, self._bucket_name, self._start, before)
         return aborted + sweep_folder(self.scratch(), before)
 
     def now(self) -> datetime:
         """The date of a reply."""
         with explained(self.uri, "read the clock"):
-            reply = self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._start, MaxKeys=1)
+            reply = self._client.list_objects_v2(Bucket=self._bucket_name, Prefix=self._start, MaxKeys=1)
         return parsedate_to_datetime(reply["ResponseMetadata"]["HTTPHeaders"]["date"])
 
     def _prove_checksums(self) -> None:
@@ -185,7 +156,7 @@ class S3Store:
         return fetch
 
     def _place(self, key: str) -> Place:
-        return {"Bucket": self._bucket, "Key": self._start + checked_key(key)}
+        return {"Bucket": self._bucket_name, "Key": self._start + checked_key(key)}
 
     def _put(self, key: str, data: bytes, **condition: str) -> None:
         checksum = base64.b64encode(hashlib.sha256(data).digest()).decode()

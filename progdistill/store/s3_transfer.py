@@ -15,6 +15,7 @@ from botocore.parsers import ResponseParserError
 from s3transfer.exceptions import RetriesExceededError, S3DownloadFailedError
 
 from progdistill.errors import LostInvariantError, ProgdistillError, TransientError, UsageError
+from progdistill.store.bucket import REUSE_PERIOD
 from progdistill.store.digest import PART_BYTES, FileDigest, HashingWriter, parts_of
 from progdistill.store.failpoints import failpoint
 
@@ -31,9 +32,6 @@ DAMAGE_ATTEMPTS: Final = 4
 
 TRANSFERS: Final = 8
 """Parts in flight."""
-
-REUSE_PERIOD: Final = timedelta(days=1)
-"""An object stored within this time is not uploaded again: garbage collection waits longer."""
 
 _CONFIG: Final = TransferConfig(
     multipart_threshold=PART_BYTES + 1,
