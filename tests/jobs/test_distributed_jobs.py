@@ -69,14 +69,19 @@ def test_a_killed_rank_costs_a_restart_in_place_and_no_number_changes(
     undisturbed: str, digits: DatasetInfo, store: Store, tmp_path: Path
 ) -> None:
     job = base_of_two_ranks(store, digits, seed=4)
-    agent = start(job, tmp_path, f"hold:training.update@5:{tmp_path}/go")
-    wait_for("reached training.update", agent, ranks=2)
-    os.kill(rank_of(agent.pid, "1"), signal.SIGKILL)
-    (tmp_path / "go").touch()
-    status, output = finish(agent)
+    status, output = finish_without_rank_1(job, tmp_path)
     assert status == 0, output
     assert "rank 1 was killed by SIGKILL; restarting all ranks from the last snapshot" in output
     assert checkpoint_of(store, job) == undisturbed
+
+
+def finish_without_rank_1(job: JobRequest, folder: Path) -> tuple[int, str]:
+    """Run a job whose rank 1 is killed before its fifth update; return what `finish` does."""
+    agent = start(job, folder, f"hold:training.update@5:{folder}/go")
+    wait_for("reached training.update", agent, ranks=2)
+    os.kill(rank_of(agent.pid, "1"), signal.SIGKILL)
+    (folder / "go").touch()
+    return finish(agent)
 
 
 def rank_of(agent: int, rank: str) -> int:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -20,7 +19,7 @@ from progdistill.jobs.spec import TrainBaseSpec
 from progdistill.logs import LOG_FORMAT, as_line, for_people
 from progdistill.store.base import Store
 from tests.jobs.asking import base_of_two_ranks, request_for
-from tests.jobs.test_distributed_jobs import finish, rank_of, start, wait_for
+from tests.jobs.test_distributed_jobs import finish_without_rank_1
 from tests.training.conftest import settings, tiny
 
 
@@ -58,11 +57,7 @@ def test_every_line_of_ranks_and_their_agent_is_an_object(
     """One rank is killed: the agent speaks, too."""
     monkeypatch.setenv(LOG_FORMAT, "json")
     job = base_of_two_ranks(store, digits, seed=4)
-    agent = start(job, tmp_path, f"hold:training.update@5:{tmp_path}/go")
-    wait_for("reached training.update", agent, ranks=2)
-    os.kill(rank_of(agent.pid, "1"), signal.SIGKILL)
-    (tmp_path / "go").touch()
-    status, output = finish(agent)
+    status, output = finish_without_rank_1(job, tmp_path)
     assert status == 0, output
     lines = objects(output)
     assert {line["job"] for line in lines} == {job.spec.id}
