@@ -20,6 +20,13 @@ from progdistill.store.base import Store
 from progdistill.store.files import atomic_write
 from progdistill.store.layout import PROGRESS, report_key
 
+_STATES: Final = {
+    "found": "found in the store",
+    "started": "running",
+    "finished": "done",
+    "failed": "failed or interrupted",
+}
+
 QUIET_SECONDS: Final = 300.0
 """Without news for so long, a job is shown with the age of its last news."""
 CLEAR: Final = "\x1b[H\x1b[2J"
@@ -59,7 +66,7 @@ def _watch(args: argparse.Namespace) -> int:
     while True:
         jobs = progress_of(store, flow, run_id)
         report = _report_uri(store, flow, run_id)
-        _keep_samples(store, jobs, args.samples)
+        drawn = _keep_samples(store, jobs, args.samples)
         _keep_metrics(store, jobs, args.metrics)
         if args.json:
             print_json(_facts(jobs, prices, report))
@@ -69,11 +76,11 @@ def _watch(args: argparse.Namespace) -> int:
             print(f"{CLEAR if sys.stdout.isatty() else ''}{printable(lines)}", flush=True)
             shown = lines
         if args.once or report is not None:
+            if not drawn:
+                print(f"note: {args.samples} was not written: no training has samples now", file=sys.stderr)
             return 0
         if jobs[-1].state == "failed":
-            raise ProgdistillError(
-                f"the run failed or was interrupted; where it was started: progdistill resume --origin-run-id {run_id}"
-            )
+            raise ProgdistillError(f"the run failed or was interrupted; {_resume_command(jobs)}")
         time.sleep(args.interval)
 
 
@@ -102,12 +109,15 @@ def _samples_key(jobs: Sequence[JobProgress]) -> str | None:
     return found[-1] if found else None
 
 
-def _keep_samples(store: Store, jobs: Sequence[JobProgress], file: Path | None) -> None:
+def _keep_samples(store: Store, jobs: Sequence[JobProgress], file: Path | None) -> bool:
+    """Write the current samples where they are wanted; False if there are none."""
+    if file is None:
+        return True
     key = _samples_key(jobs)
-    picture = None if file is None or key is None else store.read(key)
-    if file is not None and picture is not None:
+    if (picture := None if key is None else store.read(key)) is not None:
         with writing("--samples", file):
             file.write_bytes(picture)
+    return picture is not None
 
 
 def _keep_metrics(store: Store, jobs: Sequence[JobProgress], place: str | None) -> None:
@@ -148,13 +158,19 @@ def _lines(store: Store, jobs: Sequence[JobProgress], prices: Prices, report: st
         lines.append(f"  samples: {store.uri}/{key}")
     if report is not None:
         lines.append(f"  report: {report}")
+    elif jobs[-1].state == "failed":
+        lines.append(f"  {_resume_command(jobs)}")
     return lines
+
+
+def _resume_command(jobs: Sequence[JobProgress]) -> str:
+    run_id = jobs[-1].run.rpartition("/")[2]
+    return f"where it was started: progdistill resume --origin-run-id {run_id}"
 
 
 def _job_line(job: JobProgress) -> str:
     """State, updates, loss, rate and what remains of one job."""
-    state = {"found": "found in the store", "started": "running", "finished": "done", "failed": "failed"}[job.state]
-    parts = [state.ljust(8)]
+    parts = [_STATES[job.state].ljust(8)]
     if (event := job.training) is not None:
         parts += [f"{event.update:,}/{event.updates:,} updates", f"loss {event.loss:.4g}"]
         if job.state == "started":

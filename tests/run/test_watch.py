@@ -131,7 +131,11 @@ def test_it_ends_with_the_report(half_way: Store, capsys: pytest.CaptureFixture[
 def test_it_ends_with_a_failure_and_how_to_resume(half_way: Store, capsys: pytest.CaptureFixture[str]) -> None:
     record(half_way, job("failed", STUDENT, "student of 2 steps", 70))
     assert main(["watch", "7", "--store", half_way.uri]) == 1
-    assert "progdistill resume --origin-run-id 7" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "failed or interrupted" in said.out and "progdistill resume --origin-run-id 7" in said.err
+    assert main(["watch", "7", "--once", "--store", half_way.uri, "--samples", "now.png"]) == 0
+    said = capsys.readouterr()
+    assert "progdistill resume --origin-run-id 7" in said.out and "now.png was not written" in said.err
 
 
 def test_a_job_without_news_says_for_how_long(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
