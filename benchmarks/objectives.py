@@ -129,7 +129,7 @@ def document(figures: dict[str, Any]) -> dict[str, Any]:
         settings = "; ".join(f"`{setting}`" for setting in facts["settings"])
         rows.append([name, f"`{facts['ladder']}`", settings, str(len(facts["distances"])), *shown])
     header = ["", "ladder", "settings", "seeds", *(f"{steps} step{'s' * (steps != '1')}" for steps in SHOWN)]
-    note = f"{UPDATES:,} updates each, from the same base models; distance of the student over its teacher's."
+    note = f"{UPDATES:,} updates each, same base models; distance over the base model's at {TOP} steps of DDIM."
     return {
         "note": note,
         "seeds": max(len(one["distances"]) for one in figures.values()),
