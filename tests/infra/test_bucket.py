@@ -151,7 +151,7 @@ def test_maintenances_policy_allows_collecting_garbage(
 ) -> None:
     worker, _ = recorded()
     _work(worker, tmp_path)
-    worker._client.create_multipart_upload(Bucket=worker._bucket, Key="models/blobs/unfinished")
+    worker._client.create_multipart_upload(Bucket=worker._bucket_name, Key="models/blobs/unfinished")
     store, sent = recorded()
     store.check_writable()
     garbage = gc.find_garbage(store, grace=timedelta(seconds=-60))
