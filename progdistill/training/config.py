@@ -16,18 +16,28 @@ class LearningRateSchedule(StrEnum):
     LINEAR_TO_ZERO = "linear_to_zero"
 
 
+class OptimizerName(StrEnum):
+    """How a gradient becomes an update."""
+
+    ADAMW = "adamw"
+    ADAMW_8BIT = "adamw_8bit"
+    MUON = "muon"
+
+
 class TrainingSettings(Frozen, allow_inf_nan=False):
     """Settings that decide the resulting weights; part of a job's identity."""
 
     updates: int = Field(gt=0, description="parameter updates")
     batch_size: int = Field(gt=0, le=1_000_000, description="images per update, of all ranks together")
-    learning_rate: float = Field(gt=0, description="of AdamW, after warm-up")
+    learning_rate: float = Field(gt=0, description="of the optimizer, after warm-up")
     learning_rate_schedule: LearningRateSchedule = Field(
         LearningRateSchedule.CONSTANT, description="of the learning rate after warm-up"
     )
     warmup_updates: int = Field(0, ge=0, description="in which the learning rate rises from 0, in a line")
-    optimizer: Literal["adamw", "adamw_8bit"] = Field(
-        "adamw", description="adamw_8bit keeps the moments of large tensors in 8 bits, by bitsandbytes"
+    optimizer: OptimizerName = Field(
+        OptimizerName.ADAMW,
+        description="adamw, adamw_8bit (moments of large tensors in 8 bits, by bitsandbytes) or muon (better students"
+        " from as many updates)",
     )
     adam_beta1: float = Field(0.9, ge=0, lt=1, description="decay of the mean of gradients")
     adam_beta2: float = Field(0.999, ge=0, lt=1, description="decay of the mean of squared gradients")

@@ -13,7 +13,7 @@ from progdistill.models.denoiser import Denoiser, Images
 from progdistill.training.objective import Objective
 from progdistill.training.profile import part
 from progdistill.training.random import BatchRandom
-from progdistill.training.state import full_tensor
+from progdistill.training.sharding import full_tensor
 
 
 def accumulate(

@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from progdistill.models.config import DenoiserConfig
 from progdistill.progress import readable_bytes
-from progdistill.training.config import TrainingSettings
+from progdistill.training.config import OptimizerName, TrainingSettings
 
 if TYPE_CHECKING:
     from progdistill.models.denoiser import Denoiser
 
 FLOAT_BYTES = 4
-EIGHT_BIT_MOMENT_BYTES = 1 + 4 / 256
-"""A moment in 8 bits, with a float32 scale for each 256."""
+OPTIMIZER_BYTES = {OptimizerName.ADAMW: 8, OptimizerName.ADAMW_8BIT: 2 * (1 + 4 / 256), OptimizerName.MUON: 4}
+"""Of a parameter: two moments in float32, or in 8 bits with a float32 scale for each 256; one of a matrix with Muon."""
 
 
 class StateMemory(NamedTuple):
@@ -44,11 +44,10 @@ def state_memory(training: TrainingSettings, trained: int, frozen: int = 0, froz
         frozen: Number of parameters of the teacher, or of the base and the teacher's adapter.
         frozen_bytes: Of one of those.
     """
-    moment = FLOAT_BYTES if training.optimizer == "adamw" else EIGHT_BIT_MOMENT_BYTES
     return StateMemory(
         weights=FLOAT_BYTES * trained,
         gradients=FLOAT_BYTES * trained,
-        optimizer=round(2 * moment * trained),
+        optimizer=round(OPTIMIZER_BYTES[training.optimizer] * trained),
         average=0 if training.ema_decay is None else FLOAT_BYTES * trained,
         frozen=frozen_bytes * frozen,
     )

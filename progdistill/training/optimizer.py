@@ -1,7 +1,7 @@
-"""AdamW, with moments in float32 or, by bitsandbytes, in 8 bits (Dettmers et al. 2022)."""
+"""AdamW, with moments in float32 or, by bitsandbytes, in 8 bits (Dettmers et al. 2022), and Muon."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any
 
 import torch
@@ -9,23 +9,32 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from progdistill.errors import UsageError
-from progdistill.training.config import TrainingSettings
+from progdistill.training.config import OptimizerName, TrainingSettings
+from progdistill.training.muon import Muon
 
 
-def make_optimizer(groups: list[dict[str, Any]], settings: TrainingSettings) -> torch.optim.Optimizer:
+def make_optimizer(
+    groups: list[dict[str, Any]], settings: TrainingSettings, tables: Set[Tensor] = frozenset()
+) -> torch.optim.Optimizer:
     """The optimizer of a training.
 
     Args:
         groups: Parameters by `params`, with other values of their own.
         settings: Decide which, and its constants.
+        tables: The weights of embeddings.
 
     Raises:
         UsageError: bitsandbytes is not installed, or the parameters are sharded.
     """
-    betas = (settings.adam_beta1, settings.adam_beta2)
-    if settings.optimizer == "adamw":
-        rate = settings.learning_rate
-        return torch.optim.AdamW(groups, lr=rate, betas=betas, weight_decay=settings.weight_decay, fused=True)
+    constants: dict[str, Any] = {
+        "lr": settings.learning_rate,
+        "betas": (settings.adam_beta1, settings.adam_beta2),
+        "weight_decay": settings.weight_decay,
+    }
+    if settings.optimizer is OptimizerName.ADAMW:
+        return torch.optim.AdamW(groups, **constants, fused=True)
+    if settings.optimizer is OptimizerName.MUON:
+        return Muon(groups, tables, **constants)
     if any(hasattr(parameter, "full_tensor") for group in groups for parameter in group["params"]):
         raise UsageError(
             "optimizer=adamw_8bit is not for sharded weights, whose moments are spread over the ranks already: set"
@@ -36,9 +45,7 @@ def make_optimizer(groups: list[dict[str, Any]], settings: TrainingSettings) -> 
         from bitsandbytes.optim import AdamW8bit
     except ModuleNotFoundError as error:
         raise UsageError("optimizer=adamw_8bit needs bitsandbytes: pip install 'progdistill[bitsandbytes]'") from error
-    eight_bit: torch.optim.Optimizer = AdamW8bit(
-        groups, lr=settings.learning_rate, betas=betas, weight_decay=settings.weight_decay
-    )
+    eight_bit: torch.optim.Optimizer = AdamW8bit(groups, **constants)
     return eight_bit
 
 
@@ -73,7 +80,9 @@ def start_state(optimizer: torch.optim.Optimizer, update: int) -> None:
     """Give every parameter a state as after `update` updates, with moments of zero, for a snapshot to fill."""
     for group_index, group in enumerate(optimizer.param_groups):
         for index, parameter in enumerate(group["params"]):
-            if isinstance(optimizer, torch.optim.AdamW):
+            if group.get("is_matrix"):
+                optimizer.state[parameter] = {"momentum": torch.zeros_like(parameter)}
+            elif isinstance(optimizer, torch.optim.AdamW):
                 optimizer.state[parameter] = {
                     "step": torch.zeros((), device=parameter.device),
                     "exp_avg": torch.zeros_like(parameter),

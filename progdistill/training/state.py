@@ -1,45 +1,18 @@
-"""The state of a training between updates, and its tensors under FSDP."""
+"""The state of a training between updates."""
 
-import math
 import time
 from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict
-from torch import Tensor
+from torch import Tensor, nn
 
 from progdistill.models.denoiser import Denoiser
 from progdistill.training.config import TrainingSettings
 from progdistill.training.optimizer import make_optimizer, start_state, state_tensors
 from progdistill.training.self_teacher import SelfTeacher
+from progdistill.training.sharding import flat_slice, full_tensor, is_dtensor, to_local
 from progdistill.training.snapshots import FlatSlice, Snapshot
-
-
-def is_dtensor(tensor: Tensor) -> bool:
-    """Whether FSDP has sharded the tensor; found without importing DTensor, which takes a second."""
-    return hasattr(tensor, "to_local")
-
-
-def to_local(tensor: Tensor) -> Tensor:
-    """This rank's shard of a DTensor, or the tensor itself; not a copy."""
-    return tensor.to_local() if is_dtensor(tensor) else tensor  # type: ignore[attr-defined]
-
-
-def full_tensor(tensor: Tensor) -> Tensor:
-    """The whole tensor, to be called on all ranks at once."""
-    return tensor.full_tensor() if is_dtensor(tensor) else tensor  # type: ignore[attr-defined]
-
-
-def flat_slice(tensor: Tensor) -> FlatSlice:
-    """Where this rank's shard lies in the flattened tensor; FSDP splits dimension 0 as torch.chunk does."""
-    shard = to_local(tensor)
-    if not is_dtensor(tensor):
-        return FlatSlice(shard.flatten(), 0, shard.numel())
-    mesh = tensor.device_mesh  # type: ignore[attr-defined]
-    rows_each = -(-tensor.shape[0] // mesh.size())
-    first = min(mesh.get_local_rank() * rows_each, tensor.shape[0])
-    # Not the size of tensor[0], whose indexing communicates.
-    return FlatSlice(shard.flatten(), first * math.prod(tensor.shape[1:]), tensor.numel())
 
 
 def load_shard(snapshot: Snapshot, name: str, tensor: Tensor) -> None:
@@ -90,7 +63,8 @@ class TrainingState:
             {"params": [p for name, p in named if name not in new_parameters], "rate_factor": 1.0},
             {"params": [p for name, p in named if name in new_parameters], "rate_factor": NEW_INPUT_RATE},
         ]
-        self.optimizer = make_optimizer([group for group in groups if group["params"]], settings)
+        tables = {module.weight for module in model.modules() if isinstance(module, nn.Embedding)}
+        self.optimizer = make_optimizer([group for group in groups if group["params"]], settings, tables)
         self.average = [] if settings.ema_decay is None else [p.detach().clone() for p in self.parameters]
         self.self_teacher = self_teacher
         self.update = 0

@@ -217,6 +217,7 @@ def test_half_precision_eight_bits_and_an_adapter_each_take_less(store: Store) -
     assert whole.weights == whole.gradients == whole.average == whole.frozen == whole.optimizer / 2
     assert memory("distill.frozen_precision=bfloat16").frozen == whole.frozen / 2
     assert memory("distill.optimizer=adamw_8bit").optimizer < 0.26 * whole.optimizer
+    assert memory("distill.optimizer=muon").optimizer == whole.optimizer / 2
     adapter = memory("distill.lora.rank=2")
     assert adapter.weights < whole.weights and adapter.frozen == whole.frozen + adapter.weights
 

@@ -22,6 +22,7 @@ from progdistill.errors import ProgdistillError
 from progdistill.models.conditioning import Conditioning
 from progdistill.models.denoiser import Denoiser, build_denoiser, save_weights
 from progdistill.store.open import open_store
+from progdistill.training.config import OptimizerName
 from progdistill.training.distributed import Rank
 from progdistill.training.execution import Execution, place
 from progdistill.training.jump_objective import JumpObjective
@@ -47,6 +48,7 @@ class Order(BaseModel):
     rank_without_finite_loss: int | None = None
     jumps: bool = False
     """Whether to distill with TRACT."""
+    optimizer: OptimizerName = OptimizerName.ADAMW
     attempt: str = "first"
 
 
@@ -67,7 +69,7 @@ class Spoilt(BaseObjective):
 def run(order: Order, rank: Rank) -> None:
     """Train, from the newest snapshot where there is one."""
     store = open_store(str(order.folder / "store"))
-    chosen = settings(order.updates, learning_rate=5e-4, ema_decay=0.9)
+    chosen = settings(order.updates, learning_rate=5e-4, ema_decay=0.9, optimizer=order.optimizer)
     place_ = {"rank": rank.rank, "world_size": rank.world_size}
     model = build_denoiser(tiny(label_dropout=True), seed=0)
     calls = count(1)

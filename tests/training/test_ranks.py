@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from progdistill.data.dataset import DatasetInfo
+from progdistill.training.config import OptimizerName
 from tests.training.member import Order
 
 
@@ -110,6 +111,16 @@ def test_a_student_that_is_its_own_teacher_goes_on_with_two_ranks(
     order = Order(folder=tmp_path, digits=digits, stop_after=2, jumps=True)
     assert [status for status, _ in launch(1, order)] == [130]
     assert_close(trained(tmp_path, digits, 2, jumps=True, sharded=sharded, attempt="second"), alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sharded", [False, True])
+def test_muon_goes_on_with_two_ranks(sharded: bool, digits: DatasetInfo, tmp_path: Path) -> None:
+    """Sharded momenta are gathered for their singular vectors."""
+    alone = trained(tmp_path / "alone", digits, 1, optimizer="muon")
+    order = Order(folder=tmp_path, digits=digits, stop_after=2, optimizer=OptimizerName.MUON)
+    assert [status for status, _ in launch(1, order)] == [130]
+    assert_close(trained(tmp_path, digits, 2, optimizer="muon", sharded=sharded, attempt="second"), alone)
 
 
 @pytest.mark.parametrize("sharded", [False, True])
