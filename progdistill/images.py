@@ -4,11 +4,13 @@ import io
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+
+if TYPE_CHECKING:
+    from PIL import Image  # Imported where used: every command imports this module.
 
 Pixels = NDArray[np.uint8]
 """[count, height, width, channels], 1 or 3 channels."""
@@ -22,6 +24,8 @@ def encode_contact_sheet(images: Pixels) -> bytes:
 
 def decode_contact_sheet(png: bytes, count: int) -> Pixels:
     """Cut a contact sheet back into its `count` images; ValueError or OSError where it is none of so many."""
+    from PIL import Image
+
     with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
         if image.mode not in ("L", "RGB") or image.height % count:
             raise ValueError(f"it is no contact sheet of {count} images")
@@ -29,7 +33,9 @@ def decode_contact_sheet(png: bytes, count: int) -> Pixels:
     return pixels.reshape(count, -1, *pixels.shape[1:])
 
 
-def _to_pil(image: Pixels) -> Image.Image:
+def _to_pil(image: Pixels) -> "Image.Image":
+    from PIL import Image
+
     return Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
 
 
@@ -44,6 +50,8 @@ def enlarge(image: Pixels, scale: int) -> Pixels:
     """Enlarge an image [height, width, channels] by the factor `scale`, bicubically."""
     if scale == 1:
         return image
+    from PIL import Image
+
     height, width, _ = image.shape
     return np.atleast_3d(np.asarray(_to_pil(image).resize((width * scale, height * scale), Image.Resampling.BICUBIC)))
 
@@ -95,6 +103,8 @@ def titled_rows(images: Pixels, titles: Sequence[str], *, scale: int = 1, most_c
 
 def _written(text: str, width: int, channels: int) -> Pixels:
     """A line of text in black on white."""
+    from PIL import Image, ImageDraw, ImageFont
+
     line = Image.new("RGB", (width, 18), "white")
     ImageDraw.Draw(line).text((3, 2), text, fill="black", font=ImageFont.load_default(12))
     return np.asarray(line)[:, :, :channels]
