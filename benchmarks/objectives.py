@@ -1,10 +1,10 @@
-"""Objectives compared on digits: distances of students of the same base models, after as many updates in all.
+"""Objectives compared: distances of students of the same base models, after as many updates in all.
 
-    python benchmarks/objectives.py [--seeds 5] [--only NAME …] [--store FOLDER]
+    python benchmarks/objectives.py [--dataset digits] [--seeds 5] [--only NAME …] [--set NAME=VALUE …] [--store FOLDER]
 
 Each ladder has 1,200 updates, as the default run has. Trainings and measurements are jobs and records of the product in
-a store; what that has is not repeated. Writes what this call measured to benchmarks/results/objectives.json, and
-leaves other ladders there. Then `python -m benchmarks.paper.tables` writes the table in docs/results.md.
+a store; what that has is not repeated. Writes what this call measured to benchmarks/results/objectives_DATASET.json,
+and leaves other ladders there. Then `python -m benchmarks.paper.tables` writes the table in docs/results.md.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import json
 import re
 import statistics
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +27,7 @@ from progdistill.store.open import open_store
 UPDATES = 1200
 TOP = 64
 """Sampling steps of the undistilled model that students are compared with."""
-RESULTS = Path(__file__).parent / "results/objectives.json"
+RESULTS = Path(__file__).parent / "results"
 SHOWN = ("8", "4", "2", "1")
 """Sampling steps that the table has."""
 
@@ -37,18 +38,19 @@ class Variant(NamedTuple):
     ladder: str
     settings: tuple[str, ...] = ()
 
-    def prepared(self, seed: int, store: Path) -> PreparedRun:
+    def prepared(self, seed: int, store: Path, dataset: str = "digits", common: Sequence[str] = ()) -> PreparedRun:
         """The run, whose stages share the updates evenly unless `settings` says otherwise."""
-        stages = len(prepare_run(resolve_options({"ladder": self.ladder, "store": str(store)})).settings.ladder) - 1
-        chosen = [f"distill.updates={UPDATES // stages}", *self.settings]
-        run = prepare_run(
-            resolve_options({"ladder": self.ladder, "store": str(store), "seed": seed, "set": tuple(chosen)})
-        )
+        options = {"dataset": dataset, "ladder": self.ladder, "store": str(store), "seed": seed}
+        stages = len(prepare_run(resolve_options(options)).settings.ladder) - 1
+        chosen = (f"distill.updates={UPDATES // stages}", *common, *self.settings)
+        run = prepare_run(resolve_options({**options, "set": chosen}))
         updates = sum(training.updates for training in run.trainings[1:])
         if updates != UPDATES:
             raise SystemExit(f"{self.ladder} with {chosen} has {updates} updates, not {UPDATES}")
         return run
 
+
+MOST_LAST = 'distill.updates_at_steps={"16": 100, "8": 150, "4": 200, "2": 350, "1": 400}'
 
 VARIANTS = {
     "halving (default)": Variant("64:1"),
@@ -60,9 +62,10 @@ VARIANTS = {
     "halving, most updates last": Variant(
         "64:1", ('distill.updates_at_steps={"32": 60, "16": 60, "8": 120, "4": 200, "2": 300, "1": 460}',)
     ),
-    "from 32 steps of Heun, most updates last": Variant(
-        "32:1",
-        ("distill.teacher_solver=heun", 'distill.updates_at_steps={"16": 100, "8": 150, "4": 200, "2": 350, "1": 400}'),
+    "from 32 steps of Heun, most updates last": Variant("32:1", ("distill.teacher_solver=heun", MOST_LAST)),
+    "halving, Muon": Variant("64:1", ("distill.optimizer=muon", "distill.learning_rate=2e-3")),
+    "from 32 steps of Heun, most updates last, Muon": Variant(
+        "32:1", ("distill.teacher_solver=heun", MOST_LAST, "distill.optimizer=muon", "distill.learning_rate=2e-3")
     ),
 }
 
@@ -89,19 +92,26 @@ def distances(run: PreparedRun, name: str) -> dict[int, float]:
 def main() -> None:
     """Compare, and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", default="digits")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--only", nargs="*", choices=VARIANTS, default=list(VARIANTS), metavar="NAME")
+    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="settings of all runs")
     parser.add_argument("--store", type=Path, help="where trainings are kept, for another call; default: nowhere")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, fork_server():
         store = (arguments.store or Path(folder)).resolve()
         found = {
-            name: [distances(VARIANTS[name].prepared(seed, store), name) for seed in range(arguments.seeds)]
+            name: [
+                distances(VARIANTS[name].prepared(seed, store, arguments.dataset, arguments.set), name)
+                for seed in range(arguments.seeds)
+            ]
             for name in arguments.only
         }
-    known = json.loads(RESULTS.read_text(encoding="utf-8"))["figures"] if RESULTS.is_file() else {}
+    results = RESULTS / f"objectives_{arguments.dataset}.json"
+    known = json.loads(results.read_text(encoding="utf-8"))["figures"] if results.is_file() else {}
     figures = known | {name: figures_of(VARIANTS[name], seeds) for name, seeds in found.items()}
-    RESULTS.write_text(json.dumps(document(figures), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(document(figures, arguments.set), indent=1, ensure_ascii=False)
+    results.write_text(text + "\n", encoding="utf-8")
 
 
 def figures_of(variant: Variant, seeds: list[dict[int, float]]) -> dict[str, Any]:
@@ -120,7 +130,7 @@ def figures_of(variant: Variant, seeds: list[dict[int, float]]) -> dict[str, Any
     }
 
 
-def document(figures: dict[str, Any]) -> dict[str, Any]:
+def document(figures: dict[str, Any], common: Sequence[str] = ()) -> dict[str, Any]:
     """The result file: a table, and the figures that it is made from."""
     rows = []
     for name, facts in figures.items():
@@ -129,7 +139,8 @@ def document(figures: dict[str, Any]) -> dict[str, Any]:
         settings = "; ".join(f"`{setting}`" for setting in facts["settings"])
         rows.append([name, f"`{facts['ladder']}`", settings, str(len(facts["distances"])), *shown])
     header = ["", "ladder", "settings", "seeds", *(f"{steps} step{'s' * (steps != '1')}" for steps in SHOWN)]
-    note = f"{UPDATES:,} updates each, same base models; distance over the base model's at {TOP} steps of DDIM."
+    shared = f" Settings of all: {', '.join(f'`{setting}`' for setting in common)}." if common else ""
+    note = f"{UPDATES:,} updates each, same base models; distance over the base model's at {TOP} steps of DDIM.{shared}"
     return {
         "note": note,
         "seeds": max(len(one["distances"]) for one in figures.values()),

@@ -1,4 +1,4 @@
-"""AdamW, with moments in float32 or, by bitsandbytes, in 8 bits (Dettmers et al. 2022), and Muon."""
+"""Optimizers: AdamW, with moments in float32 or, by bitsandbytes, in 8 bits (Dettmers et al. 2022), and Muon."""
 
 import logging
 from collections.abc import Sequence, Set

@@ -26,7 +26,7 @@ PARTS = {
     "forward": "the loss; of a student with its teacher's steps",
     "backward": "the gradient; with several ranks its exchange, which overlaps",
     "exchange": "the loss of all ranks",
-    "optimizer": "norm of the gradient, AdamW and moving average",
+    "optimizer": "norm of the gradient, optimizer and moving average",
     "waiting": "waits for the numbers of the last update",
     "snapshot": "copies the state for a snapshot",
 }
