@@ -58,6 +58,7 @@ def _verified(store: Store, checkpoint_id: str, read: set[str]) -> dict[str, Any
 
 def _record_at() -> Callable[[str], type[Record] | None]:
     """From a key to the class of the document there; None where this release knows no such document."""
+    from progdistill.evaluation.generated import GeneratedImages
     from progdistill.evaluation.measurement import Neighbors
     from progdistill.evaluation.reference import ReferenceStatistics
     from progdistill.evaluation.shards import ShardRecord
@@ -84,6 +85,7 @@ def _record_at() -> Callable[[str], type[Record] | None]:
         f"{layout.PIPELINES}*": PipelineManifest,
         f"{layout.RUNS}*": RunCheckpoint,
         f"{layout.SHARDS}*": ShardRecord,
+        f"{layout.GENERATED}*": GeneratedImages,
         f"{layout.SNAPSHOTS}*": ShardFacts,
     }
     return lambda key: next((kind for pattern, kind in kinds.items() if fnmatchcase(key, pattern)), None)

@@ -9,7 +9,7 @@ from progdistill.evaluation.measurement import EvaluationRecord
 from progdistill.evaluation.nearest import neighbors_of
 from progdistill.evaluation.plan import PlannedMeasurement, plan_evaluation
 from progdistill.evaluation.runner import MeasurementRunner
-from progdistill.evaluation.to_teacher import compare_with_teacher
+from progdistill.evaluation.to_teacher import compare_with_teacher, plan_comparison
 from progdistill.registry.checkpoint import CheckpointManifest
 from progdistill.registry.evaluations import MeasurementSpec
 from progdistill.store.base import Store
@@ -113,13 +113,20 @@ def sample_distributed(
     figures. Finished shards stay in the store, where a later attempt finds them. `barrier` returns when every
     rank has called it.
     """
-    if plan_evaluation(manifest, baseline, sampling_steps, settings, info).not_measured is not None:
+    parts, shares = plan_evaluation(manifest, baseline, sampling_steps, settings, info), RoundRobin(rank, world_size)
+    if parts.comparison is not None:
+        compared = plan_comparison(
+            store, manifest, parts.comparison, sampling_steps, settings, info, device=device, compiled=compiled
+        )
+        for spec in compared.specs:
+            compared.generator.images(spec, compared.samples, shares.assigned)
+        barrier()
+    if parts.not_measured is not None:
         return
     if rank == 0:
         MeasurementRunner(store, settings, info, device).prepare()
     barrier()
     runner = MeasurementRunner(store, settings, info, device, compiled=compiled)
-    shares = RoundRobin(rank, world_size)
 
     def sample(specs: list[MeasurementSpec]) -> None:
         for spec in dict.fromkeys(specs):  # a base model is its own baseline

@@ -13,68 +13,98 @@ import torch
 from torch import Tensor
 
 from progdistill.data.dataset import DatasetInfo
-from progdistill.diffusion.names import SamplerName
 from progdistill.errors import UsageError
 from progdistill.evaluation.config import EvaluationSettings
+from progdistill.evaluation.generated import GenerationSpec, ImageGenerator, forget
 from progdistill.evaluation.latents import Surroundings, surroundings_in_data
 from progdistill.evaluation.measurement import TeacherComparison
 from progdistill.evaluation.metrics import Moments, MomentStream, frechet_distance
 from progdistill.evaluation.plan import PlannedComparison, as_sampled
-from progdistill.evaluation.sampling import generate, labels_of
+from progdistill.evaluation.sampling import labels_of
 from progdistill.features.base import FeatureExtractor
 from progdistill.features.clip import ClipScorer
 from progdistill.features.registry import find_or_publish_evaluator, open_evaluator
 from progdistill.features.weights import check_clip, sha256_of
 from progdistill.images import encode_contact_sheet
 from progdistill.models.config import DenoiserConfig
+from progdistill.models.denoiser import Denoiser
 from progdistill.models.load import load_denoiser
-from progdistill.registry.checkpoint import CheckpointManifest
+from progdistill.registry.checkpoint import CheckpointManifest, load_manifest
 from progdistill.registry.evaluations import ContactSheet
 from progdistill.store.base import Store
 from progdistill.store.documents import upload_bytes
 from progdistill.training.guidance import guidance_scale_for, takes_guidance
+from progdistill.version import NUMERICS_VERSION
 
 
-class Drawn(NamedTuple):
+class Generated(NamedTuple):
     """Images of a model, uint8 [count, channels, height, width] on the CPU, and the moments of their features."""
 
     images: Tensor
     moments: Moments | None
 
 
-class SameNoise(NamedTuple):
-    """What the images of all compared models have in common: their noise, and what they are conditioned on."""
+class Comparison(NamedTuple):
+    """Images of a checkpoint and of the undistilled model at many steps and at as few, from the same noise."""
 
-    store: Store
-    settings: EvaluationSettings
-    around: Surroundings | None
-    samples: int
+    config: DenoiserConfig
+    """Of the checkpoint."""
     guidance_scale: float | None
-    extractor: FeatureExtractor | None
-    device: str
-    compiled: bool
+    generator: ImageGenerator
+    samples: int
+    student: GenerationSpec
+    reference: GenerationSpec
+    """Of the undistilled model at many steps; it serves other students, too."""
+    itself: GenerationSpec | None
+    """Of the undistilled model at as few steps; None where it is the checkpoint."""
 
-    def draw(self, checkpoint: CheckpointManifest, sampling_steps: int) -> Drawn:
-        """Sample a model with DDIM."""
-        stream, images = MomentStream(), list[Tensor]()
-        for batch in generate(
-            load_denoiser(self.store, checkpoint, self.device, compiled=self.compiled),
-            SamplerName.DDIM,
-            sampling_steps,
-            indices=range(self.samples),
-            seed=self.settings.seed,
-            batch_size=self.settings.batch_size,
-            guidance_scale=self.guidance_scale if takes_guidance(checkpoint) else None,
-            clip=self.settings.clip,
-            surroundings=self.around,
-            device=self.device,
-            name=f"checkpoint {checkpoint.id[:12]}",
-        ):
-            images.append(batch.cpu())
-            if self.extractor is not None:
-                with torch.inference_mode():
-                    stream.add(self.extractor.extract(batch).features)
-        return Drawn(torch.cat(images), None if self.extractor is None else stream.moments())
+    @property
+    def specs(self) -> list[GenerationSpec]:
+        """All of them, once."""
+        return list(dict.fromkeys(spec for spec in (self.reference, self.student, self.itself) if spec is not None))
+
+
+def plan_comparison(
+    store: Store,
+    manifest: CheckpointManifest,
+    planned: PlannedComparison,
+    sampling_steps: int,
+    settings: EvaluationSettings,
+    info: DatasetInfo,
+    *,
+    device: str = "cpu",
+    compiled: bool = False,
+) -> Comparison:
+    """List what `compare_with_teacher`, whose arguments these are, compares."""
+    teacher, config = planned.teacher, DenoiserConfig.of(manifest.identity)
+    scale = guidance_scale_for(manifest, settings.guidance_scale)
+    scale = config.folded_guidance_scale if scale in (None, 1) else scale
+    around = surroundings_in_data(store, config, info, math.ceil(planned.samples / settings.images_per_prompt), device)
+    prompts = around.prompt_count if around is not None else 0
+
+    def spec(checkpoint: CheckpointManifest, steps: int) -> GenerationSpec:
+        return GenerationSpec(
+            checkpoint_id=checkpoint.id,
+            sampling_steps=steps,
+            seed=settings.seed,
+            guidance_scale=scale if takes_guidance(checkpoint) else None,
+            clip=settings.clip,
+            prompts=f"{prompts} of {info.fingerprint}" if prompts else None,
+            numerics_version=NUMERICS_VERSION,
+        )
+
+    def load(checkpoint_id: str) -> Denoiser:
+        return load_denoiser(store, load_manifest(store, checkpoint_id), device, compiled=compiled)
+
+    return Comparison(
+        config,
+        scale,
+        ImageGenerator(store, load, around, settings.batch_size, device),
+        planned.samples,
+        student=spec(manifest, sampling_steps),
+        reference=spec(teacher, settings.teacher_steps),
+        itself=None if teacher.id == manifest.id else spec(teacher, sampling_steps),
+    )
 
 
 def compare_with_teacher(
@@ -104,24 +134,27 @@ def compare_with_teacher(
         UsageError: The checkpoint cannot be guided as requested, the dataset lacks a column, or the evaluator its
             weights.
     """
-    began, teacher, count = time.monotonic(), planned.teacher, planned.samples
-    config, scale = DenoiserConfig.of(manifest.identity), guidance_scale_for(manifest, settings.guidance_scale)
-    scale = config.folded_guidance_scale if scale in (None, 1) else scale
-    around = surroundings_in_data(store, config, info, math.ceil(count / settings.images_per_prompt), device)
+    began = time.monotonic()
+    plan = plan_comparison(store, manifest, planned, sampling_steps, settings, info, device=device, compiled=compiled)
+    config, around, count = plan.config, plan.generator.around, plan.samples
     extractor = None
     if planned.with_features:
         evaluator = find_or_publish_evaluator(store, settings, as_sampled(store, config, info))
         extractor = open_evaluator(store, evaluator, device)
-    noise = SameNoise(store, settings, around, count, scale, extractor, device, compiled)
-    student, reference = noise.draw(manifest, sampling_steps), noise.draw(teacher, settings.teacher_steps)
-    itself = None if teacher.id == manifest.id else noise.draw(teacher, sampling_steps)
+
+    def generated(spec: GenerationSpec) -> Generated:
+        images = plan.generator.images(spec, count)
+        return Generated(images, extractor and _moments(extractor, images, settings.batch_size, device))
+
+    student, reference = generated(plan.student), generated(plan.reference)
+    itself = None if plan.itself is None else generated(plan.itself)
     groups = _groups(config, around, count)
-    return TeacherComparison(
-        teacher_id=teacher.id,
+    compared = TeacherComparison(
+        teacher_id=planned.teacher.id,
         teacher_steps=settings.teacher_steps,
         samples=count,
         seed=settings.seed,
-        guidance_scale=scale,
+        guidance_scale=plan.guidance_scale,
         distance=root_mean_square(student.images, reference.images),
         teacher_distance=None if itself is None else root_mean_square(itself.images, reference.images),
         evaluator_id=None if extractor is None else extractor.manifest.id,
@@ -134,6 +167,18 @@ def compare_with_teacher(
         shown=_sheet(store, config, around, student.images[: settings.shown_samples]),
         teacher_shown=_sheet(store, config, around, reference.images[: settings.shown_samples]),
     )
+    for spec in plan.specs:
+        if spec != plan.reference:
+            forget(store, spec)
+    return compared
+
+
+def _moments(extractor: FeatureExtractor, images: Tensor, batch_size: int, device: str) -> Moments:
+    stream = MomentStream()
+    with torch.inference_mode():
+        for batch in torch.split(images, batch_size):
+            stream.add(extractor.extract(batch.to(device)).features)
+    return stream.moments()
 
 
 def root_mean_square(first: Tensor, second: Tensor) -> float:
@@ -198,10 +243,10 @@ def _clip_scores(
     return {"clip_model_sha256": sha256, "clip_score": student, "teacher_clip_score": teacher}
 
 
-def _frechet(drawn: Drawn, reference: Drawn) -> float | None:
-    if drawn.moments is None or reference.moments is None:
+def _frechet(images: Generated, reference: Generated) -> float | None:
+    if images.moments is None or reference.moments is None:
         return None
-    first, second = drawn.moments, reference.moments
+    first, second = images.moments, reference.moments
     return frechet_distance(first.mean, first.covariance, second.mean, second.covariance)
 
 

@@ -9,6 +9,7 @@ from zlib import crc32
 import pytest
 
 from progdistill.data.dataset import DatasetInfo
+from progdistill.evaluation import generated
 from progdistill.evaluation import shards as shard
 from progdistill.evaluation.config import EvaluationSettings
 from progdistill.evaluation.evaluate import RoundRobin, evaluate_checkpoint, sample_distributed
@@ -60,6 +61,34 @@ def test_ranks_that_share_the_work_get_the_figures_of_one(
     shared = evaluate_checkpoint(*arguments)
     _forget(evaluated_store, shared)
     assert _figures(evaluate_checkpoint(*arguments)) == _figures(shared)
+
+
+def test_ranks_share_the_images_that_are_compared_with_the_teachers(
+    evaluated_store: Store,
+    student: CheckpointManifest,
+    base: CheckpointManifest,
+    digits: DatasetInfo,
+    settings: EvaluationSettings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of three models 40 images each, in shards of 16."""
+    chosen = settings.model_copy(update={"teacher_samples": 40, "teacher_steps": 4})
+    drawn = list[range]()
+    original = generated.generate
+
+    def generate(*arguments: Any, indices: range, **options: Any) -> Any:
+        drawn.append(indices)
+        return original(*arguments, indices=indices, **options)
+
+    monkeypatch.setattr(generated, "generate", generate)
+    _draw_on_ranks(2, evaluated_store, student, base, 2, chosen, digits)
+    assert sorted(map(len, drawn)) == [8] * 3 + [16] * 6
+    shared = evaluate_checkpoint(evaluated_store, student, base, 2, chosen, digits).to_teacher
+    assert len(drawn) == 9 and shared is not None
+    for item in list(evaluated_store.list("generated_images/")):
+        evaluated_store.delete(item.key)
+    alone = evaluate_checkpoint(evaluated_store, student, base, 2, chosen, digits).to_teacher
+    assert alone is not None and alone.distance == shared.distance and len(drawn) == 18
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from progdistill.data.dataset import DatasetInfo
 from progdistill.diffusion.names import SamplerName
 from progdistill.evaluation.config import EvaluationSettings
 from progdistill.evaluation.evaluate import evaluate_checkpoint
+from progdistill.evaluation.generated import GeneratedImages
 from progdistill.evaluation.metrics import Moments, frechet_distance, moments_of
 from progdistill.evaluation.plan import PlannedComparison
 from progdistill.evaluation.sampling import generate
@@ -23,6 +25,8 @@ from progdistill.registry.checkpoint import CheckpointManifest
 from progdistill.report.input import stage_entry
 from progdistill.report.tables import quality_table
 from progdistill.store.base import Store
+from progdistill.store.documents import read_record
+from progdistill.store.layout import blob_key
 from tests.end_to_end.running import command, environment, report_of
 from tests.models.pipelines import stable_diffusion
 
@@ -78,6 +82,40 @@ def test_diversity_is_over_all_pairs_within_a_group() -> None:
     expected = torch.stack([own, (x[1] - x[3]).square().mean()]).mean().sqrt()
     assert diversity(images, [0, 1, 0, 1, 0]) == pytest.approx(float(expected))
     assert diversity(images, range(5)) is None
+
+
+def test_images_of_the_teacher_at_many_steps_serve_all_students(
+    evaluated_store: Store, student: CheckpointManifest, base: CheckpointManifest, digits: DatasetInfo
+) -> None:
+    chosen = SETTINGS.model_copy(update={"seed": 5, "teacher_samples": 20})
+
+    def kept() -> dict[str, datetime]:
+        return {item.key: item.modified_at for item in evaluated_store.list("generated_images/")}
+
+    before = kept()
+    first = evaluate_checkpoint(evaluated_store, student, base, 2, chosen, digits).to_teacher
+    shards = {key: made_at for key, made_at in kept().items() if key not in before}
+    assert {key.rpartition("/")[2] for key in shards} == {"0-16.json", "16-20.json"}  # The student's own are gone.
+    second = evaluate_checkpoint(evaluated_store, student, base, 1, chosen, digits).to_teacher
+    assert kept() == before | shards
+    assert first is not None and second is not None and first.teacher_shown == second.teacher_shown
+
+
+@pytest.mark.parametrize("harm", ["gone", "damaged"])
+def test_images_that_were_lost_are_generated_again(
+    harm: str, evaluated_store: Store, student: CheckpointManifest, base: CheckpointManifest, digits: DatasetInfo
+) -> None:
+    chosen = SETTINGS.model_copy(update={"seed": 6})
+    wanted = evaluate_checkpoint(evaluated_store, student, base, 2, chosen, digits).to_teacher
+    for item in list(evaluated_store.list("generated_images/")):
+        record = read_record(evaluated_store, item.key, GeneratedImages)
+        assert record is not None
+        key = blob_key(record.sheet.sha256)
+        evaluated_store.delete(key)
+        if harm == "damaged":
+            evaluated_store.write(key, b"no picture")
+    found = evaluate_checkpoint(evaluated_store, student, base, 2, chosen, digits).to_teacher
+    assert found is not None and wanted is not None and found.distance == wanted.distance
 
 
 def test_without_features_images_are_compared_by_pixels_alone(
