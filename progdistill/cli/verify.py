@@ -84,8 +84,8 @@ def _record_at() -> Callable[[str], type[Record] | None]:
         f"{layout.NEIGHBORS}*": Neighbors,
         f"{layout.PIPELINES}*": PipelineManifest,
         f"{layout.RUNS}*": RunCheckpoint,
+        f"{layout.SHARDS}*/images-*": GeneratedImages,
         f"{layout.SHARDS}*": ShardRecord,
-        f"{layout.GENERATED}*": GeneratedImages,
         f"{layout.SNAPSHOTS}*": ShardFacts,
     }
     return lambda key: next((kind for pattern, kind in kinds.items() if fnmatchcase(key, pattern)), None)

@@ -22,7 +22,7 @@ from progdistill.store.base import Store
 from progdistill.store.digest import FileDigest, Sha256
 from progdistill.store.documents import Record, publish_record, read_record, upload_bytes
 from progdistill.store.failpoints import failpoint
-from progdistill.store.layout import blob_key, generated_key, generated_prefix
+from progdistill.store.layout import blob_key, generated_key, shards_prefix
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ class ImageGenerator(NamedTuple):
 
 def forget(store: Store, spec: GenerationSpec) -> None:
     """Delete the shards of images that no other comparison needs; garbage collection removes their blobs."""
-    for item in list(store.list(generated_prefix(spec.id))):
+    for item in list(store.list(shards_prefix(spec.id))):
         store.delete(item.key)
 
 

@@ -15,7 +15,6 @@ LAYOUT_KEY: Final = "store.json"
 ALIASES: Final = "aliases/"
 BLOBS: Final = "blobs/sha256/"
 CHECKPOINTS: Final = "checkpoints/"
-GENERATED: Final = "generated_images/"
 EVALUATIONS: Final = "evaluations/"
 EVALUATOR_RECIPES: Final = "evaluators/recipes/"
 EVALUATORS: Final = "evaluators/"
@@ -68,13 +67,9 @@ def shard_key(spec_id: str, samples: range) -> str:
     return f"{shards_prefix(spec_id)}{samples.start}-{samples.stop}.json"
 
 
-def generated_prefix(spec_id: str) -> str:
-    return f"{GENERATED}{spec_id}/"
-
-
 def generated_key(spec_id: str, samples: range) -> str:
-    """Some images of a model, to compare others with."""
-    return f"{generated_prefix(spec_id)}{samples.start}-{samples.stop}.json"
+    """One finished shard of a model's images, to compare others with."""
+    return f"{shards_prefix(spec_id)}images-{samples.start}-{samples.stop}.json"
 
 
 def neighbors_key(sheet_sha256: str, name: str) -> str:
@@ -180,7 +175,6 @@ KINDS: Final = (
     Kind(job_request_key("*"), Lifetime.JOB),
     Kind(f"{PROBES}*", Lifetime.TEMPORARY, sealed=False),
     Kind(f"{SHARDS}*", Lifetime.TEMPORARY),
-    Kind(f"{GENERATED}*", Lifetime.TEMPORARY),
     Kind(f"{NEIGHBORS}*", Lifetime.OWNER, owner_key=blob_key),
     Kind(f"{EVALUATIONS}*", Lifetime.OWNER, owner_key=checkpoint_key),
     Kind(job_result_key("*"), Lifetime.RESULT),

@@ -37,7 +37,8 @@ def _figures(record: EvaluationRecord) -> list[dict[str, object]]:
 
 
 def _shards_in(store: Store) -> list[str]:
-    return [item.key.rpartition("/")[2] for item in store.list("evaluation_shards/")]
+    names = [item.key.rpartition("/")[2] for item in store.list("evaluation_shards/")]
+    return [name for name in names if not name.startswith("images-")]
 
 
 def _draw_on_ranks(world_size: int, *arguments: Any) -> None:
@@ -85,7 +86,7 @@ def test_ranks_share_the_images_that_are_compared_with_the_teachers(
     assert sorted(map(len, drawn)) == [8] * 3 + [16] * 6
     shared = evaluate_checkpoint(evaluated_store, student, base, 2, chosen, digits).to_teacher
     assert len(drawn) == 9 and shared is not None
-    for item in list(evaluated_store.list("generated_images/")):
+    for item in list(evaluated_store.list("evaluation_shards/")):
         evaluated_store.delete(item.key)
     alone = evaluate_checkpoint(evaluated_store, student, base, 2, chosen, digits).to_teacher
     assert alone is not None and alone.distance == shared.distance and len(drawn) == 18

@@ -90,12 +90,13 @@ def test_images_of_the_teacher_at_many_steps_serve_all_students(
     chosen = SETTINGS.model_copy(update={"seed": 5, "teacher_samples": 20})
 
     def kept() -> dict[str, datetime]:
-        return {item.key: item.modified_at for item in evaluated_store.list("generated_images/")}
+        return {item.key: item.modified_at for item in evaluated_store.list("evaluation_shards/")}
 
     before = kept()
     first = evaluate_checkpoint(evaluated_store, student, base, 2, chosen, digits).to_teacher
     shards = {key: made_at for key, made_at in kept().items() if key not in before}
-    assert {key.rpartition("/")[2] for key in shards} == {"0-16.json", "16-20.json"}  # The student's own are gone.
+    # The student's own are gone.
+    assert {key.rpartition("/")[2] for key in shards} == {"images-0-16.json", "images-16-20.json"}
     second = evaluate_checkpoint(evaluated_store, student, base, 1, chosen, digits).to_teacher
     assert kept() == before | shards
     assert first is not None and second is not None and first.teacher_shown == second.teacher_shown
@@ -107,7 +108,7 @@ def test_images_that_were_lost_are_generated_again(
 ) -> None:
     chosen = SETTINGS.model_copy(update={"seed": 6})
     wanted = evaluate_checkpoint(evaluated_store, student, base, 2, chosen, digits).to_teacher
-    for item in list(evaluated_store.list("generated_images/")):
+    for item in list(evaluated_store.list("evaluation_shards/")):
         record = read_record(evaluated_store, item.key, GeneratedImages)
         assert record is not None
         key = blob_key(record.sheet.sha256)
