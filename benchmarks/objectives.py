@@ -51,6 +51,7 @@ class Variant(NamedTuple):
 
 
 MOST_LAST = 'distill.updates_at_steps={"16": 100, "8": 150, "4": 200, "2": 350, "1": 400}'
+MOST_LAST_TWO = 'distill.updates_at_steps={"16": 60, "8": 90, "4": 150, "2": 350, "1": 550}'
 
 VARIANTS = {
     "halving (default)": Variant("64:1"),
@@ -64,8 +65,12 @@ VARIANTS = {
     ),
     "from 32 steps of Heun, most updates last": Variant("32:1", ("distill.teacher_solver=heun", MOST_LAST)),
     "halving, Muon": Variant("64:1", ("distill.optimizer=muon", "distill.learning_rate=2e-3")),
-    "from 32 steps of Heun, most updates last, Muon": Variant(
-        "32:1", ("distill.teacher_solver=heun", MOST_LAST, "distill.optimizer=muon", "distill.learning_rate=2e-3")
+    "from 32 steps of Heun, Muon, pseudo-Huber, most updates last": Variant(
+        "32:1",
+        (
+            *("distill.teacher_solver=heun", "distill.optimizer=muon", "distill.learning_rate=2e-3"),
+            *("distill.loss=pseudo_huber", MOST_LAST_TWO),
+        ),
     ),
 }
 

@@ -1,5 +1,6 @@
 """Progress of anything that takes more than a few seconds: one calm line a tick, with rate and ETA."""
 
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from typing import Self
 from progdistill.logs import as_line
 
 TICK_SECONDS = 5.0
+_LINE = re.compile(r".*: +\d+% · .* · ETA \w+$")
 
 
 def format_duration(seconds: float) -> str:
@@ -19,6 +21,11 @@ def format_duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60}m{whole % 60:02d}s"
     return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+
+
+def is_progress(line: str) -> bool:
+    """Whether a line of text is one of Progress."""
+    return _LINE.match(line) is not None
 
 
 class Progress:

@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -9,13 +10,13 @@ from progdistill.cli.completion import script
 from progdistill.cli.main import main, make_parser
 
 
-def completed(line: str) -> list[str]:
-    """What bash offers for the last word of a line."""
+def completed(line: str, folder: Path | None = None) -> list[str]:
+    """What bash offers for the last word of a line, in a folder."""
     words = line.split(" ")
     quoted = " ".join(f"'{word}'" for word in words)
     ask = f"COMP_WORDS=({quoted}); COMP_CWORD={len(words) - 1}; _progdistill; printf '%s\\n' \"${{COMPREPLY[@]}}\""
     code = script(make_parser(), "bash") + ask
-    return subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    return subprocess.run(["bash", "-c", code], cwd=folder, capture_output=True, text=True, check=True).stdout.split()
 
 
 @pytest.mark.parametrize(
@@ -30,6 +31,24 @@ def completed(line: str) -> list[str]:
 )
 def test_bash_completes_verbs_and_options(line: str, offered: list[str]) -> None:
     assert completed(line) == offered
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("progdistill run --dataset ", {"digits", "imagenet64", "flowers"}),
+        ("progdistill run --ladder 4:1 --launcher ", {"local", "kubernetes"}),
+        ("progdistill plan --preset emo", {"emoji", "emoji16"}),
+        ("progdistill resume --origin-run-id ", {"1796109363221930"}),
+        ("progdistill watch 17", {"1796109363221930"}),
+        ("progdistill report --op", {"--open"}),
+    ],
+)
+def test_bash_completes_values(line: str, offered: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PROGDISTILL_DATA", raising=False)
+    (tmp_path / ".progdistill/data/flowers").mkdir(parents=True)
+    (tmp_path / "runs/1796109363221930").mkdir(parents=True)
+    assert offered <= set(completed(line, tmp_path))
 
 
 def test_bash_completes_files_where_no_word_fits() -> None:

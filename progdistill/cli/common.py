@@ -7,8 +7,9 @@ import signal
 import sys
 import tempfile
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -23,6 +24,16 @@ if TYPE_CHECKING:
     from progdistill.store.base import Store
 
 Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def did_you_mean(arguments: Iterable[str], names: Iterable[str]) -> str:
+    """Of arguments that no option has taken: a question about the first that comes near one of `names`; or nothing."""
+    known = [name.replace("_", "-") for name in names]
+    for argument in arguments:
+        name = argument.partition("=")[0]
+        if name.startswith("--") and name[2:] not in known and (near := get_close_matches(name[2:], known, 1, 0.75)):
+            return f"{name}: did you mean --{near[0]}?"
+    return ""
 
 
 def run_command(command: Callable[[], int]) -> int:

@@ -4,6 +4,12 @@ import argparse
 from collections.abc import Iterator
 
 from progdistill.cli.common import Verbs, described
+from progdistill.config.presets import PRESETS
+from progdistill.data.catalog import CATALOG
+
+_DATASETS = "sh -c 'ls \"${PROGDISTILL_DATA:-.progdistill/data}\" 2>/dev/null'"
+_RUNS = "sh -c 'ls runs 2>/dev/null'"
+"""Commands that list prepared datasets, and the runs of this folder; importing this package would take too long."""
 
 SHELLS = ("bash", "zsh", "fish")
 HOW = """add this line to the start-up file of your shell:
@@ -14,6 +20,7 @@ HOW = """add this line to the start-up file of your shell:
 _BASH = """_progdistill() {{
     local words="${{COMP_WORDS[*]:1:COMP_CWORD-1}}" current="${{COMP_WORDS[COMP_CWORD]}}" known
     case "$words" in
+{values}
 {cases}
         *) known="{top}" ;;
     esac
@@ -41,12 +48,15 @@ def script(parser: argparse.ArgumentParser, shell: str) -> str:
     """The script for a shell, with the words that may follow each verb."""
     words = dict(_words(parser))
     if shell == "fish":
-        return "".join(_fish(words))
+        return "".join(_fish(words, _values(parser)))
     top = " ".join(words.pop(()))
     # Longer paths first: `checkpoints list` before `checkpoints`.
     paths = sorted(words, key=len, reverse=True)
     cases = "\n".join(f'        "{" ".join(path)}"*) known="{" ".join(words[path])}" ;;' for path in paths)
-    bash = _BASH.format(cases=cases, top=top)
+    known = {f"*{option}": value for option, value in _values(parser).items()}
+    known |= {f"{verb}*": f"{' '.join(words[verb,])} $({_RUNS})" for verb in ("watch", "report", "compare")}
+    values = "\n".join(f'        {pattern}) known="{value}" ;;' for pattern, value in known.items())
+    bash = _BASH.format(cases=cases, top=top, values=values)
     return bash if shell == "bash" else f"autoload -U +X bashcompinit && bashcompinit\n{bash}"
 
 
@@ -61,7 +71,28 @@ def _words(parser: argparse.ArgumentParser, path: tuple[str, ...] = ()) -> Itera
             yield from _words(inner, (*path, verb))
 
 
-def _fish(words: dict[tuple[str, ...], list[str]]) -> Iterator[str]:
+def _values(parser: argparse.ArgumentParser) -> dict[str, str]:
+    """What may follow each option that takes one of a few words: these, and commands in $(…) that list more."""
+    found = {
+        "--dataset": f"{' '.join(CATALOG)} $({_DATASETS})",
+        "--origin-run-id": f"$({_RUNS})",
+        "--preset": " ".join(PRESETS),
+    }
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for inner in action.choices.values():
+                found |= _values(inner)
+        elif action.option_strings and action.choices:
+            found[action.option_strings[-1]] = " ".join(map(str, action.choices))
+    return found
+
+
+def _fish(words: dict[tuple[str, ...], list[str]], values: dict[str, str]) -> Iterator[str]:
+    for option, value in values.items():
+        listed = value.replace("$(", "(").replace("'", "\\'")
+        yield f"complete -c progdistill -l {option[2:]} -xa '{listed}'\n"
+    runs = _RUNS.replace("'", "\\'")
+    yield f"complete -c progdistill -n '__fish_seen_subcommand_from watch report compare' -fa '({runs})'\n"
     for path, known in words.items():
         seen = " ".join(f"__fish_seen_subcommand_from {verb};" for verb in path).replace("; __", "; and __")
         condition = f" -n '{seen.rstrip(';')}'" if path else " -n __fish_use_subcommand"

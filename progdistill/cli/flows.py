@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
-from progdistill.cli.common import run_command, writing
+from progdistill.cli.common import did_you_mean, run_command, writing
 from progdistill.config.options import RunOption, add_run_options, as_arguments, check_arguments, parse_known_options
 from progdistill.errors import Interrupted, ProgdistillError, UsageError
 from progdistill.escape import printable
@@ -19,6 +19,9 @@ from progdistill.signals import restore_default_signals
 
 VERBS = ("run", "resume")
 """Commands of Metaflow that are checked before it starts."""
+
+METAFLOW_OPTIONS = ("max-workers", "namespace", "origin-run-id", "run-id-file", "tag", "with")
+"""Of those commands, the ones that people type."""
 
 
 class Program(NamedTuple):
@@ -76,6 +79,10 @@ def start(program: Program, before: Sequence[str], verb: str, typed: Mapping[str
     """
     from progdistill.run.temporary import temporary_folder
 
+    if meant := did_you_mean(rest, [*(option.name for option in program.options), *METAFLOW_OPTIONS]):
+        raise UsageError(f"no such option: {meant}")
+    if program.entrypoint is not None and "--pylint" not in before:  # an installed flow, whose author has checked it
+        before = ["--no-pylint", *before]
     with temporary_folder() as folder:
         if verb == "run":
             _hand_over(program, typed, folder / "prepared.json")

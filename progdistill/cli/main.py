@@ -17,7 +17,7 @@ from progdistill.cli import (
     sweep,
     watch,
 )
-from progdistill.cli.common import run_command
+from progdistill.cli.common import did_you_mean, run_command
 from progdistill.config.options import check_arguments
 from progdistill.version import __version__
 
@@ -56,7 +56,8 @@ def _run(parser: argparse.ArgumentParser, arguments: list[str]) -> int:
     check_arguments(arguments)
     args, unknown = parser.parse_known_args(arguments)
     if unknown and not getattr(args, "takes_unknown", False):
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+        meant = did_you_mean(unknown, vars(args))
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{meant and f' ({meant})'}")
     args.unknown = unknown
     status: int = args.run(args)
     return status

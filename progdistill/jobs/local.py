@@ -15,6 +15,7 @@ from progdistill.jobs.events import Listener, ignore, parse_event
 from progdistill.jobs.forkserver import ForkedWorker, fork_worker
 from progdistill.jobs.spec import JobRequest
 from progdistill.logs import for_people
+from progdistill.progress import is_progress
 from progdistill.signals import StopSignals, record
 
 LAST_LINES: Final = 15
@@ -94,7 +95,8 @@ class LocalLauncher:
                 child.send_signal(number)
             assert child.stdout is not None
             fed = (log.feed(line.rstrip("\n")) for line in child.stdout)
-            last = deque((text for text in fed if text is not None), maxlen=LAST_LINES)
+            said = (text for text in fed if text is not None and not is_progress(text))
+            last = deque(said, maxlen=LAST_LINES)
             status = child.wait()
         if -status in signals.received:  # before it handled signals
             raise Interrupted(f"{request.spec.label}: interrupted before start")

@@ -176,7 +176,7 @@ class _Loop:
             loss = accumulate(task.objective, state.model, self._network, x, conditioning, random, size)
         except torch.OutOfMemoryError as error:
             raise DeviceMemoryError(
-                f"{task.label}: {min(size or len(x), len(x))} images at a time do not fit in the device's memory"
+                f"{min(size or len(x), len(x))} images at a time do not fit in the device's memory"
                 f" ({error}): {_advice(task, state, held)}; training resumes from its last snapshot (docs/gpu.md)"
             ) from None
         with part("exchange"):
@@ -206,7 +206,7 @@ class _Loop:
             (loss, ranks_to_stop, norm), self._unsettled = self._unsettled.values(), None
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise NonFiniteError(
-                f"{task.label}: loss {loss} and gradient norm {norm} at update {state.update - 1} are not finite;"
+                f"loss {loss} and gradient norm {norm} at update {state.update - 1} are not finite;"
                 " no update was made from it. Lower the learning rate (--set distill.learning_rate=…,"
                 " --set base.learning_rate=…) or look at the data"
             )
@@ -224,7 +224,7 @@ class _Loop:
         if ranks_to_stop or (self._asked_to_stop and task.rank.world_size == 1):
             _save(hooks, state)
             hooks.snapshots.wait()
-            raise Interrupted(f"{task.label} stopped after update {state.update} of {task.settings.updates}; saved")
+            raise Interrupted(f"stopped after update {state.update} of {task.settings.updates}; saved")
 
 
 def _held_bytes(state: TrainingState, device: torch.device) -> int:

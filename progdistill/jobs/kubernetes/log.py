@@ -15,6 +15,7 @@ from progdistill.jobs.kubernetes.api import ClusterApi, NotFoundError, NotReadyE
 from progdistill.jobs.kubernetes.diagnostics import has_started, pod_exit
 from progdistill.jobs.kubernetes.watch import WatchCache
 from progdistill.jobs.local import LAST_LINES, JobLog
+from progdistill.progress import is_progress
 
 READ_SECONDS: Final = 300.0
 PAUSE_SECONDS: Final = 0.5
@@ -149,5 +150,5 @@ class PodLog(threading.Thread):
             return
         self._seconds.append(second)
         self._hashes.append(hash(line))
-        if (message := self._log.feed(text)) is not None:
+        if (message := self._log.feed(text)) is not None and not is_progress(message):
             self.last.append(message)
