@@ -72,6 +72,13 @@ VARIANTS = {
             *("distill.loss=pseudo_huber", MOST_LAST_TWO),
         ),
     ),
+    "the same to two steps": Variant(
+        "32:2",
+        (
+            *("distill.teacher_solver=heun", "distill.optimizer=muon", "distill.learning_rate=2e-3"),
+            *("distill.loss=pseudo_huber", 'distill.updates_at_steps={"16": 100, "8": 200, "4": 350, "2": 550}'),
+        ),
+    ),
 }
 
 
