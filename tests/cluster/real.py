@@ -4,6 +4,7 @@ import base64
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import threading
 import time
@@ -146,13 +147,13 @@ class RealJob(OneJob):
         """Run a command in a pod, if it is there yet."""
         self.cluster.kubectl("exec", pod["metadata"]["name"], "--", *command, check=False)
 
-    def kill_rank(self, pod: Object) -> None:
-        """SIGKILL for the pod's rank, and for nothing else in it."""
-        program = """if True:
-            import os, pathlib, signal
+    def kill_rank(self, pod: Object, number: int = signal.SIGKILL) -> None:
+        """A signal for the pod's rank, and for nothing else in it."""
+        program = f"""if True:
+            import os, pathlib
             for folder in pathlib.Path("/proc").glob("[0-9]*"):
                 if b"progdistill.jobs.worker" in (folder / "cmdline").read_bytes():
-                    os.kill(int(folder.name), signal.SIGKILL)
+                    os.kill(int(folder.name), {int(number)})
         """
         self.kill_or_do(pod, "python", "-P", "-c", program)
 

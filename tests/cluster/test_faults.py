@@ -1,5 +1,6 @@
 """What disturbs pods on a real cluster costs no retry, and the ids are those of an undisturbed job."""
 
+import signal
 import time
 from collections.abc import Callable
 
@@ -39,13 +40,14 @@ def test_a_pod_that_is_removed_is_replaced_at_no_cost(
     assert (status, checkpoint) == (0, expected), said
 
 
-def test_a_killed_rank_is_restarted_in_its_pod(job: RealJob, expected: str) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGABRT])
+def test_a_killed_rank_is_restarted_in_its_pod(number: int, job: RealJob, expected: str) -> None:
     job.hold()
     job.change(backoff_limit=0)
     driver = job.drive()
     job.wait_for_line(driver, "[rank 1] reached training.update")
     before = {pod["metadata"]["uid"] for pod in job.pods()}
-    job.kill_rank(job.pods()[1])
+    job.kill_rank(job.pods()[1], number)
     job.release()
     job.wait_for_line(driver, "restart")
     assert {pod["metadata"]["uid"] for pod in job.pods()} == before
