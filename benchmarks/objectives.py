@@ -50,6 +50,7 @@ class Variant(NamedTuple):
         return run
 
 
+MUON = ("distill.optimizer=muon", "distill.learning_rate=2e-3", "distill.loss=pseudo_huber")
 MOST_LAST = 'distill.updates_at_steps={"16": 100, "8": 150, "4": 200, "2": 350, "1": 400}'
 MOST_LAST_TWO = 'distill.updates_at_steps={"16": 60, "8": 90, "4": 150, "2": 350, "1": 550}'
 
@@ -66,19 +67,13 @@ VARIANTS = {
     "from 32 steps of Heun, most updates last": Variant("32:1", ("distill.teacher_solver=heun", MOST_LAST)),
     "halving, Muon": Variant("64:1", ("distill.optimizer=muon", "distill.learning_rate=2e-3")),
     "from 32 steps of Heun, Muon, pseudo-Huber, most updates last": Variant(
-        "32:1",
-        (
-            *("distill.teacher_solver=heun", "distill.optimizer=muon", "distill.learning_rate=2e-3"),
-            *("distill.loss=pseudo_huber", MOST_LAST_TWO),
-        ),
+        "32:1", ("distill.teacher_solver=heun", *MUON, MOST_LAST_TWO)
     ),
     "the same to two steps": Variant(
         "32:2",
-        (
-            *("distill.teacher_solver=heun", "distill.optimizer=muon", "distill.learning_rate=2e-3"),
-            *("distill.loss=pseudo_huber", 'distill.updates_at_steps={"16": 100, "8": 200, "4": 350, "2": 550}'),
-        ),
+        ("distill.teacher_solver=heun", *MUON, 'distill.updates_at_steps={"16": 100, "8": 200, "4": 350, "2": 550}'),
     ),
+    "TRACT, a factor of 8, Muon, pseudo-Huber": Variant("64,8:tract,1:tract", MUON),
 }
 
 
