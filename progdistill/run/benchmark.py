@@ -1,6 +1,7 @@
 """`plan --measure`: how fast this machine trains a run, by a few updates of its jobs in a temporary store."""
 
 import contextlib
+import logging
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from progdistill.run.prepare import PreparedRun
 from progdistill.run.rates import Kind, Rate
 from progdistill.run.steps import RunSteps
 from progdistill.store.open import open_store
+
+_logger = logging.getLogger(__name__)
 
 WARM_UP = 3
 """Updates of the shorter of two trainings; their difference excludes what happens once."""
@@ -35,23 +38,35 @@ def measure_here(run: PreparedRun, updates: int, profile: Path | None = None) ->
             live = run.settings.live.model_copy(update={"profile": str(profile.absolute())})
             profiled = run.settings.model_copy(update={"live": live})
             _train(run.model_copy(update={"settings": profiled}), NEEDED_UPDATES)
-    rates = []
-    for kind, (device, figures) in more.items():
-        seconds = figures.seconds - few[kind][1].seconds
-        if seconds <= 0 or figures.world_size is None:
-            raise LostInvariantError(
-                f"{updates} more updates took no longer ({kind} on {device}): measure with more updates, --measure 100"
-            )
-        rate = Rate(
-            kind=kind,
-            device=device,
-            world_size=figures.world_size,
-            images_per_second=(figures.images - few[kind][1].images) / seconds,
-            checkpoints=0,
-            peak_memory_bytes=figures.peak_memory_bytes,
+    return [rate_between(kind, device, few[kind][1], figures) for kind, (device, figures) in more.items()]
+
+
+def rate_between(kind: Kind, device: str, few: TrainingFigures, more: TrainingFigures) -> Rate:
+    """The rate of the updates by which two trainings differ, which excludes what happens once.
+
+    If the shorter one took longer, since other work slowed it, the rate is the longer one's, and a warning says so.
+    """
+    if more.world_size is None:
+        raise LostInvariantError(f"the checkpoint of {kind} on {device} does not say on how many ranks it was trained")
+    images, seconds = more.images - few.images, more.seconds - few.seconds
+    if seconds <= 0:
+        _logger.warning(
+            "%s of %s updates on %s took as long as all %s, since other work slowed them: the rate includes what "
+            "happens once; measure again on a quiet machine, or with --measure 100",
+            few.updates,
+            kind,
+            device,
+            more.updates,
         )
-        rates.append(rate)
-    return rates
+        images, seconds = more.images, more.seconds
+    return Rate(
+        kind=kind,
+        device=device,
+        world_size=more.world_size,
+        images_per_second=images / seconds,
+        checkpoints=0,
+        peak_memory_bytes=more.peak_memory_bytes,
+    )
 
 
 def _train(run: PreparedRun, updates: int) -> dict[Kind, Measured]:

@@ -33,6 +33,9 @@ BUCKET = "stores"
 PARTS = ("s3", "master", "volume", "filer", "admin")
 """What listens at a port of its own."""
 
+PORTS = range(2_000, 10_000)
+"""Of servers; the ports 10,000 above them are theirs, too."""
+
 VOLUMES = 100
 """How many volumes a server may have: each bucket takes one. Unsaid, it is the disk's free space in GiB."""
 
@@ -68,7 +71,7 @@ def sockets_of(port: int) -> list[Path]:
 
 def _kept_port(kept: contextlib.ExitStack) -> int:
     while True:
-        port = random.SystemRandom().randrange(2_000, 10_000)
+        port = random.SystemRandom().choice(PORTS)
         if sockets_of(port):
             continue  # of a killed server: if it was another user's, ours would fail at every write
         with contextlib.suppress(OSError), contextlib.ExitStack() as places:

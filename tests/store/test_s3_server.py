@@ -11,12 +11,12 @@ from tests.store.s3_server import PARTS, ports_for_a_server, running_server, soc
 
 
 class Drawing:
-    """BatchRandom these numbers in a row."""
+    """Gives these numbers in a row."""
 
     def __init__(self, *numbers: int) -> None:
         self._numbers = iter(numbers)
 
-    def randrange(self, least: int, above: int) -> int:
+    def choice(self, among: range) -> int:
         return next(self._numbers)
 
 
@@ -27,10 +27,12 @@ def draw(monkeypatch: pytest.MonkeyPatch, *numbers: int) -> None:
 
 
 @pytest.fixture
-def free() -> list[int]:
-    """Ports that a server could have."""
-    with ports_for_a_server() as some, ports_for_a_server() as more:
-        return [*some.values(), *more.values()]
+def free(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Ports that a server could have, below those of the servers that other tests start meanwhile."""
+    with monkeypatch.context() as below:
+        below.setattr(s3_server, "PORTS", range(1_024, 2_000))
+        with ports_for_a_server() as some, ports_for_a_server() as more:
+            return [*some.values(), *more.values()]
 
 
 def test_no_server_gets_a_port_that_another_has(free: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
