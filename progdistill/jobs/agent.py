@@ -23,7 +23,7 @@ from torch._C._distributed_c10d import Store  # torch.distributed does not expor
 from torch.distributed import DistError
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
-from torch.distributed.elastic.multiprocessing.api import LogsDest, LogsSpecs
+from torch.distributed.elastic.multiprocessing.api import LogsDest, LogsSpecs, SubprocessContext
 from torch.distributed.elastic.rendezvous import RendezvousParameters
 from torch.distributed.elastic.rendezvous.api import RendezvousError
 from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
@@ -42,6 +42,9 @@ RESTARTS_WITHOUT_PROGRESS: Final = 5
 LOG_INTERVAL_SECONDS: Final = 60.0
 HOST_0_EXIT_SECONDS: Final = 30.0
 """How long host 0, whose rank has published the result, waits for the ranks of hosts that may be gone."""
+
+LOST_PEER_EXIT_SECONDS: Final = 3
+"""How long ranks that lost another one have from SIGTERM to SIGKILL: inside a collective they handle no signal."""
 
 _EXIT_SECONDS: Final = 300.0  # for the other hosts to wait for that rank
 _JOIN_SECONDS: Final = 7 * 24 * 3600  # for hosts to wait for one another: a pod may be queued for days
@@ -134,27 +137,48 @@ class _Agent(LocalElasticAgent):
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
 
+    def _stop_workers(self, worker_group: WorkerGroup) -> None:
+        self._stop_soon()
+        super()._stop_workers(worker_group)
+
+    def _stop_soon(self) -> None:
+        """End ranks that wait for one that is lost. Those that were asked to stop have torch's half minute instead."""
+        if self._pcontext is not None and not self._signals.received:
+            self._pcontext.close(signal.SIGTERM, LOST_PEER_EXIT_SECONDS)
+
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
+        failed = self._failed(worker_group)
+        if any(code != Interrupted.exit_status for code in failed.values()):
+            self._stop_soon()
         result: RunResult = super()._monitor_workers(worker_group)
         if result.is_failed():
             codes = {rank: failure.exitcode for rank, failure in result.failures.items()}
-            self.status = self._status_of(codes)
+            self.status = self._status_of(codes, failed or codes)
             self._remaining_restarts = 0 if self.status else 1
         return result
 
-    def _status_of(self, codes: dict[int, int]) -> int:
-        """Return the exit status for ranks with these exit codes (-n: signal n), or 0 to restart them."""
+    def _failed(self, worker_group: WorkerGroup) -> dict[int, int]:
+        """Return the exit codes of ranks that have failed by themselves."""
+        context = cast(SubprocessContext | None, self._pcontext)
+        handlers = {} if context is None else context.subprocess_handlers
+        codes = {worker_group.workers[rank].global_rank: handler.proc.poll() for rank, handler in handlers.items()}
+        return {rank: code for rank, code in codes.items() if code}
+
+    def _status_of(self, codes: dict[int, int], first: dict[int, int]) -> int:
+        """Return the exit status for ranks with these exit codes (-n: signal n), or 0 to restart them.
+
+        Those of `first` failed by themselves; this agent ended the others.
+        """
         ends = codes.values()
         if UsageError.exit_status in ends:
             return UsageError.exit_status
         failed = [end for end in ends if end > 0 and end not in (75, 130)]
         if failed and self._is_first_to_fail():
             return failed[0]
-        # The agent ends the others with SIGTERM as soon as one rank has ended.
-        killed = {rank: end for rank, end in codes.items() if end < 0 and end != -signal.SIGTERM}
+        killed = {rank: end for rank, end in first.items() if end < 0 and end != -signal.SIGTERM}
         if self._signals.received or (self._hosts.total == 1 and 130 in ends and not killed):
             return Interrupted.exit_status
-        rank, end = next(iter(killed.items()), next(iter(codes.items())))
+        rank, end = next(iter(killed.items()), next(iter(first.items())))
         how = f"was killed by {signal.Signals(-end).name}" if end < 0 else "lost another rank"
         if end == Interrupted.exit_status:
             how = "stopped with a rank of another host"

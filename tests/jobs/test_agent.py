@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from progdistill.jobs.agent import RESTARTS_WITHOUT_PROGRESS, RestartLimit
+from progdistill.jobs.agent import LOST_PEER_EXIT_SECONDS, RESTARTS_WITHOUT_PROGRESS, RestartLimit
 
 RUN = """
 import sys
@@ -80,6 +80,31 @@ def test_a_rank_that_was_killed_or_lost_a_peer_is_restarted_with_all_others(
     assert done.returncode == 0, done.stderr
     assert f"rank 1 {how}; restarting all ranks" in done.stderr
     assert sorted(done.stdout.splitlines()) == ["[rank 1] well", "well"]
+
+
+def test_a_rank_that_handles_no_signal_delays_no_restart(tmp_path: Path) -> None:
+    """As inside of a collective that waits for the lost rank: torch's own patience is 30 s."""
+    alive = tmp_path / "alive"
+    script = f"""if True:
+        import os, pathlib, signal, time
+        alive = pathlib.Path({str(alive)!r})
+        if not alive.exists() and os.environ["RANK"] == "0":
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            while True:
+                alive.write_text(str(time.time()))
+                time.sleep(0.01)
+        while not alive.exists():
+            time.sleep(0.01)
+        lost = pathlib.Path({str(tmp_path / "lost")!r})
+        if os.environ["RANK"] == "1" and not lost.exists():
+            lost.write_text(str(time.time()))
+            os.kill(os.getpid(), 9)
+    """
+    done = run(script)
+    assert done.returncode == 0, done.stderr
+    assert "rank 1 was killed by SIGKILL; restarting all ranks" in done.stderr
+    waited = float(alive.read_text()) - float((tmp_path / "lost").read_text())
+    assert LOST_PEER_EXIT_SECONDS - 1 < waited < 25
 
 
 @pytest.mark.parametrize(
