@@ -69,7 +69,7 @@ def run_seconds(ladder: str) -> float:
 def training_seconds(world_size: int) -> float:
     """What the trainings of a default run are expected to take, as measured on so many ranks."""
     plan = json.loads(command("plan", "--measure", "20", "--json", "--set", f"compute.world_size={world_size}"))
-    return round(plan["estimate"]["times"]["seconds"], 1)
+    return round(sum(time["seconds"] for time in plan["estimate"]["times"]), 1)
 
 
 def main() -> None:

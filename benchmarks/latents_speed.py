@@ -6,7 +6,8 @@
    those of the same VAE alone on the same batches in memory.
 2. Loading (`TrainingLoader` from disk): samples of Stable Diffusion's shapes, 4×64×64 means and deviations with
    77×768 embeddings, over those of torch's DataLoader with two workers on one safetensors file a sample, which draws
-   the same latents. Each ratio is the median of rounds that alternate.
+   the same latents. Batches are dropped, and freed memory
+   is kept, as in training. Each ratio is the median of rounds that alternate.
 """
 
 import argparse
@@ -14,7 +15,9 @@ import os
 import statistics
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,6 +42,7 @@ from progdistill.registry.pipeline import PipelineFacts, PipelineManifest, publi
 from progdistill.store.base import Store
 from progdistill.store.local import LocalStore
 from progdistill.training.config import ComputeSettings, SnapshotSettings
+from progdistill.training.devices import keep_freed_memory
 from progdistill.training.distributed import Rank
 
 BATCH = 16
@@ -173,6 +177,7 @@ def loading_ratio(folder: Path, count: int, updates: int, rounds: int) -> list[t
     for number in range(count):
         one = {name: torch.from_numpy(np.ascontiguousarray(values[number])) for name, values in rows.items()}
         save_file(one, files / f"{number:06d}.safetensors")
+    keep_freed_memory()
     loader_module.IN_MEMORY_BYTES = 0
     ours = TrainingLoader(info, batch_size=BATCH, seed=0, flip=False)
     theirs = DataLoader(SafetensorsFolder(files), BATCH, shuffle=True, num_workers=2, persistent_workers=True)
@@ -183,10 +188,10 @@ def loading_ratio(folder: Path, count: int, updates: int, rounds: int) -> list[t
         batches = iter(theirs)
         next(batches)
         wanted = count // BATCH - 1
-        slow = timed(lambda batches=batches, wanted=wanted: [next(batches) for _ in range(wanted)])
+        slow = timed(lambda batches=batches, wanted=wanted: deque(islice(batches, wanted), maxlen=1))
         del batches
         first = update
-        fast = timed(lambda first=first: [ours.batch(number) for number in range(first, first + updates)])
+        fast = timed(lambda first=first: deque(map(ours.batch, range(first, first + updates)), maxlen=1))
         update += updates
         found.append((updates * BATCH / fast, wanted * BATCH / slow))
     ours.close()

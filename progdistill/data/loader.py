@@ -3,7 +3,8 @@
 import os
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Final, NamedTuple
+from functools import partial
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -25,6 +26,8 @@ IN_MEMORY_BYTES: Final = 256 * 2**20
 
 UPDATES_AHEAD: Final = 2
 """Batches prefetched beyond the current one."""
+
+Loaded = TypeVar("Loaded")
 
 Stored = dict[str, Tensor]
 """Columns as stored, each [batch, *shape]."""
@@ -91,9 +94,12 @@ class TrainingLoader:
         self._flip_key = seed_for(seed, "data flips") if flip else None
         self._seed = seed
         shapes = {column.name: column.shape for column in columns}
-        self._latent_shape = shapes.get(LATENT_STD)
-        self._drawing = ThreadPoolExecutor(1, "latents")
         self._batch_size, self._rank, self.local_size = batch_size, rank, batch_size // world_size
+        self._noise: Prefetcher[Tensor] | None = None
+        if LATENT_STD in shapes:
+            # On the CPU, so that every device meets the same latents; in another thread, while rows are read.
+            draw = partial(self._draw_noise, shape=shapes[LATENT_STD])
+            self._noise = Prefetcher(draw, ahead=1)
         pinned = self._device.type == "cuda"
         self._rows: MemoryRows | ShardRows
         if in_memory := info.splits[split] * sample_bytes(columns) <= IN_MEMORY_BYTES:
@@ -123,7 +129,8 @@ class TrainingLoader:
         """Stop prefetching and close files."""
         if self._prefetcher is not None:
             self._prefetcher.close()
-        self._drawing.shutdown()
+        if self._noise is not None:
+            self._noise.close()
         if isinstance(self._rows, ShardRows):
             self._rows.files.close()
 
@@ -131,16 +138,17 @@ class TrainingLoader:
         indices = self.sample_indices(update)
         if isinstance(self._rows, ShardRows):
             self._rows.files.expect(self._order.shards_after(indices.start))
-        noise = None
-        if self._latent_shape is not None:
-            # In another thread, while rows are read. On the CPU, so that every device meets the same latents.
-            noise = self._drawing.submit(sample_noise, self._seed, "data latents", indices, self._latent_shape)
         stored = self._rows.gather(self._order.positions(indices.start, len(indices)))
-        if noise is not None:
+        if self._noise is not None:
             mean, std = stored[LATENT_MEAN].float(), stored.pop(LATENT_STD).float()
-            stored[LATENT_MEAN] = torch.addcmul(mean, std, noise.result())
+            for row, *factors in zip(mean, std, self._noise.get(update), strict=True):
+                row.addcmul_(*factors)  # row by row: torch's other threads belong to the training
+            stored[LATENT_MEAN] = mean
         moved = {name: column.to(self._device, non_blocking=True) for name, column in stored.items()}
         return Batch(self._x(moved, indices), moved)
+
+    def _draw_noise(self, update: int, shape: tuple[int, ...]) -> Tensor:
+        return sample_noise(self._seed, "data latents", self.sample_indices(update), shape)
 
     def _x(self, columns: Stored, indices: range) -> Tensor | None:
         """Take images or latents out of a batch's columns."""
@@ -191,17 +199,17 @@ def normalized(images: UInt8[Tensor, "batch channels height width"]) -> Float[Te
     return images.to(torch.float32, memory_format=torch.contiguous_format).div_(127.5).sub_(1)
 
 
-class Prefetcher:
-    """Loads batches by update in a background thread, up to `depth` updates ahead."""
+class Prefetcher(Generic[Loaded]):
+    """Loads what belongs to an update in a background thread, for up to `ahead` updates beyond the one asked for."""
 
-    def __init__(self, load: Callable[[int], Batch], depth: int) -> None:
-        self._load, self._depth = load, depth
-        self._pending: dict[int, Future[Batch]] = {}
+    def __init__(self, load: Callable[[int], Loaded], ahead: int) -> None:
+        self._load, self._ahead = load, ahead
+        self._pending: dict[int, Future[Loaded]] = {}
         self._thread = ThreadPoolExecutor(1, "prefetch")
 
-    def get(self, update: int) -> Batch:
-        """Return the batch of `update`, or raise what `load` raised for it."""
-        wanted = range(update, update + self._depth + 1)
+    def get(self, update: int) -> Loaded:
+        """Return what belongs to `update`, or raise what `load` raised for it."""
+        wanted = range(update, update + self._ahead + 1)
         for stale in self._pending.keys() - set(wanted):
             self._pending.pop(stale).cancel()
         for pending in wanted:
@@ -210,7 +218,7 @@ class Prefetcher:
         return self._pending.pop(update).result()
 
     def close(self) -> None:
-        """Stop the thread and drop prefetched batches."""
+        """Stop the thread and drop what was prefetched."""
         self._thread.shutdown(cancel_futures=True)
         self._pending.clear()
 
