@@ -4,7 +4,9 @@ import argparse
 import os
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +24,9 @@ VERBS = ("run", "resume")
 
 METAFLOW_OPTIONS = ("max-workers", "namespace", "origin-run-id", "run-id-file", "tag", "with")
 """Of those commands, the ones that people type."""
+
+
+_FORWARD_SECONDS = 0.5  # for a signal to the whole process group to arrive before it is forwarded
 
 
 class Program(NamedTuple):
@@ -145,10 +150,16 @@ def _supervise(program: Program, arguments: Sequence[str]) -> int:
 
     from progdistill.flow import USAGE_ERROR
     from progdistill.jobs.forkserver import fork_server
-    from progdistill.signals import StopSignals
+    from progdistill.signals import StopSignals, raise_interrupt
 
-    # Metaflow ends its tasks on SIGINT, and here on SIGTERM, and exits with status 1.
-    with StopSignals() as signals:
+    def stop(number: int) -> None:
+        forward = threading.Timer(_FORWARD_SECONDS, _forward_to_tasks, [number])
+        forward.daemon = True
+        forward.start()
+        raise_interrupt(number)
+
+    # Metaflow ends on SIGINT, and here on SIGTERM, with status 1; it waits 5 s for its tasks and kills them.
+    with StopSignals(stop) as signals:
         try:
             with fork_server():
                 status = _metaflow(program, arguments)
@@ -165,6 +176,18 @@ def _supervise(program: Program, arguments: Sequence[str]) -> int:
             # Not Metaflow's `latest_run`: all runs of a folder share it, and `resume` does not write it.
             print(f"To resume: {program.resume}{current.run_id}", file=sys.stderr)
         return status
+
+
+def _forward_to_tasks(number: int) -> None:
+    """Send a signal to Metaflow's tasks: a terminal sent it to all processes, but `kill` or a supervisor only here.
+
+    Tasks that have it already take it as the same.
+    """
+    for path in Path("/proc/self/task").glob("*/children"):
+        for pid in path.read_text().split():
+            with suppress(OSError):
+                if b"\0step\0" in Path("/proc", pid, "cmdline").read_bytes():
+                    os.kill(int(pid), number)
 
 
 def _metaflow(program: Program, arguments: Sequence[str]) -> int:

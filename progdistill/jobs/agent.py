@@ -17,11 +17,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
-from typing import Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple, cast
 
 from torch._C._distributed_c10d import Store  # torch.distributed does not export its type
 from torch.distributed import DistError
-from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec
+from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec, WorkerState
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing.api import LogsDest, LogsSpecs, SubprocessContext
 from torch.distributed.elastic.rendezvous import RendezvousParameters
@@ -155,7 +155,21 @@ class _Agent(LocalElasticAgent):
             codes = {rank: failure.exitcode for rank, failure in result.failures.items()}
             self.status = self._status_of(codes, failed or codes)
             self._remaining_restarts = 0 if self.status else 1
+        elif result.state == WorkerState.HEALTHY and self._others_meet_again():
+            logger.warning("host %d was silent and given up; restarting its ranks to join the others", self._hosts.host)
+            self._remaining_restarts = 1
+            return RunResult(state=WorkerState.UNHEALTHY)
         return result
+
+    def _others_meet_again(self) -> bool:
+        """Whether a new rendezvous has begun while this host's ranks work on.
+
+        A host whose agent did not run for 15 s is no longer part of the rendezvous and sends no heartbeat any more: the
+        others do not wait for it, and its ranks wait for theirs. torch asks only for hosts that wait beside a complete
+        rendezvous, and has no public way to see that it is not.
+        """
+        handler: Any = self._worker_group.spec.rdzv_handler
+        return not handler._state_holder.state.complete
 
     def _failed(self, worker_group: WorkerGroup) -> dict[int, int]:
         """Return the exit codes of ranks that have failed by themselves."""

@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -124,7 +125,8 @@ def _check_world_size(request: JobRequest) -> None:
 
 def _announce_snapshot(number: int) -> None:
     """Report that training ends after this update, when `signals.received` is read."""
-    os.write(2, f"{as_line('interrupted: saving a snapshot', logger=logger.name)}\n".encode())
+    with suppress(OSError):  # nobody reads it any more
+        os.write(2, f"{as_line('interrupted: saving a snapshot', logger=logger.name)}\n".encode())
 
 
 def _watch(driver: int | None, signals: StopSignals, done: threading.Event, exits: bool) -> None:

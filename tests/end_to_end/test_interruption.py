@@ -4,6 +4,8 @@ import os
 import re
 import signal
 import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from progdistill.store.open import open_store
 from tests.end_to_end.running import SMALL, command, environment, ids_of, report_of, run_flow
 
 SNAPSHOTS = ("--set", "snapshots.interval_updates=2")
+LATE_SNAPSHOTS = ("--set", "snapshots.interval_updates=1000")  # only what an interrupt saves
 
 
 def resume_command(text: str) -> list[str]:
@@ -37,12 +40,19 @@ def test_kill_9_in_the_middle_of_a_stage_then_resume_gives_the_same_checkpoints(
     assert ids_of(tmp_path) == ids_of(finished)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("number", "send"),
+    [
+        (signal.SIGINT, os.killpg),  # a terminal, to its foreground group
+        (signal.SIGINT, os.kill),  # a supervisor, to the one process that it knows
+        pytest.param(signal.SIGTERM, os.kill, marks=pytest.mark.slow),
+    ],
+)
 def test_an_interrupted_run_saves_exits_with_130_and_resumes(
-    number: signal.Signals, finished: Path, tmp_path: Path
+    number: signal.Signals, send: Callable[[int, int], None], finished: Path, tmp_path: Path
 ) -> None:
     started = subprocess.Popen(
-        command("run", "--ladder", "4:1", *SMALL, *SNAPSHOTS),
+        command("run", "--ladder", "4:1", *SMALL, *LATE_SNAPSHOTS),
         cwd=tmp_path,
         env=environment(PROGDISTILL_FAULT=f"hold:training.update@4:{tmp_path}/go"),
         stdout=subprocess.PIPE,
@@ -56,14 +66,10 @@ def test_an_interrupted_run_saves_exits_with_130_and_resumes(
             break
     # Metaflow's name for what a bare `resume` resumes; another driver of this folder has begun a run since.
     (tmp_path / ".metaflow" / "DistillFlow" / "latest_run").write_text("1")
-    # A terminal sends Ctrl-C to the whole foreground group, a supervisor SIGTERM to the one process it knows.
-    if number is signal.SIGINT:
-        os.killpg(started.pid, number)
-        (tmp_path / "go").touch()
-    else:
-        os.kill(started.pid, number)
-    _, errors = started.communicate(timeout=250)
+    send(started.pid, number)
+    time.sleep(2)  # until the worker has the signal, too
     (tmp_path / "go").touch()
+    _, errors = started.communicate(timeout=250)
     assert started.returncode == 130, errors[-2000:]
     assert list((tmp_path / ".progdistill" / "store" / "snapshots").rglob("*.json"))
     resumed = run_flow(tmp_path, *resume_command(errors))

@@ -230,6 +230,25 @@ def in_pairs(tmp_path: Path, then: str = "print('well')") -> str:
 
 
 @pytest.mark.slow
+def test_a_host_that_was_silent_too_long_joins_the_others_again(hosts: Hosts, tmp_path: Path) -> None:
+    """Its agent did not run for longer than torch waits for heartbeats, and the other host was lost meanwhile."""
+    script = in_pairs(tmp_path)
+    first, second = hosts.start(0, script), hosts.start(1, script)
+    for agent in (first, second):
+        line_with(agent, "working")
+    first.send_signal(signal.SIGSTOP)
+    second.kill()
+    time.sleep(20)
+    first.send_signal(signal.SIGCONT)
+    time.sleep(2)  # it gives itself up
+    successor = hosts.start(1, script)
+    line_with(successor, "working")
+    line_with(first, "working")
+    (tmp_path / "go").touch()
+    assert (first.wait(timeout=250), successor.wait(timeout=250)) == (0, 0)
+
+
+@pytest.mark.slow
 def test_a_replaced_host_joins_the_survivor_and_a_host_of_another_job_joins_none(hosts: Hosts, tmp_path: Path) -> None:
     script = in_pairs(tmp_path)
     second = hosts.start(1, script)

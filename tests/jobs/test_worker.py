@@ -119,6 +119,19 @@ def test_training_is_asked_to_stop_and_decides_itself(
     assert asked == [False, True]
 
 
+def test_a_signal_stops_no_training_by_what_it_says_to_nobody() -> None:
+    """Nobody reads the output of a worker whose driver was killed."""
+    program = """if True:
+        import os
+        from progdistill.jobs.worker import _announce_snapshot
+        reading, writing = os.pipe()
+        os.close(reading)
+        os.dup2(writing, 2)
+        _announce_snapshot(15)
+    """
+    assert subprocess.run([sys.executable, "-c", program], timeout=250).returncode == 0
+
+
 @pytest.mark.parametrize("kind", ["measuring", "training"])
 @pytest.mark.parametrize("world_size", ["2", "0", "many"])
 def test_ranks_of_somebody_else_are_refused_at_once(
