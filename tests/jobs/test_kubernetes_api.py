@@ -72,6 +72,28 @@ def test_credentials_that_are_refused_when_read_anew_are_the_users_to_renew(clus
     assert [request.status for request in cluster.requests] == [401, 401]
 
 
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_server_that_has_just_started_may_not_know_its_users_yet(
+    status: int, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig))
+    patient = connect(ClusterSettings(api_timeout_seconds=60))
+    cluster.faults.answer("GET", "/pods", status, times=4)
+    cluster.stop_answering()
+    back = threading.Timer(0.5, cluster.answer_again)
+    back.start()
+    assert patient.get(patient.path("v1", "pods")) is not None
+    back.join()
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_server_that_was_always_there_means_what_it_refuses(status: int, cluster: Cluster, api: ClusterApi) -> None:
+    cluster.faults.answer("GET", "/pods", status, times=100)
+    with pytest.raises(UsageError):
+        api.get(api.path("v1", "pods"))
+    assert len(cluster.requests) <= 2
+
+
 def test_a_user_without_a_home_has_no_kubeconfig(monkeypatch: pytest.MonkeyPatch) -> None:
     """A number without an entry, as which a container may run."""
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import random
 import re
@@ -31,6 +32,9 @@ CONNECT_SECONDS: Final = 10.0
 READ_SECONDS: Final = 30.0
 MAX_PAUSE_SECONDS: Final = 30.0
 WARN_AFTER_SECONDS: Final = 10.0
+
+STARTING_SECONDS: Final = 60.0
+"""How long an API server that was away may answer 401 and 403: it serves before it has read accounts and roles."""
 
 _LACKS_PERMISSION: Final = re.compile(r'cannot (\w+) resource "([^"]+)" in API group "([^"]*)"')
 _OWN_NAMESPACE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
@@ -86,7 +90,7 @@ class GoneError(ProgdistillError):
 
 
 class RetryLaterError(TransientError):
-    """429 or 5xx: the server is busy, and may say how long to wait."""
+    """429 or 5xx: the server is busy or has just started, and may say how long to wait."""
 
     def __init__(self, message: str, pause_seconds: float | None = None) -> None:
         super().__init__(message)
@@ -104,6 +108,7 @@ class ClusterApi:
     ) -> None:
         self._client, self.namespace, self._timeout_seconds = client, namespace, timeout_seconds
         self._renew_client, self._renew_lock = renew_client, threading.Lock()
+        self._last_silence = -math.inf  # when the server last did not answer
         self.server: str = client.configuration.host
         self.closed = threading.Event()  # when set, no request is retried and all threads end
 
@@ -197,11 +202,13 @@ class ClusterApi:
         except ApiException as error:
             raise self._translated(error, f"{method} {self.server}{path}") from None
         except (HTTPError, OSError, json.JSONDecodeError, UnicodeError) as error:
+            self._last_silence = time.monotonic()
             raise TransientError(f"API server {self.server} does not answer: {error}") from error
 
     def _translated(self, error: Any, where: str) -> ProgdistillError:
         status, message = error.status, _message(error)
-        if status == 429 or status >= 500:
+        is_starting = status in (401, 403) and time.monotonic() - self._last_silence < STARTING_SECONDS
+        if status == 429 or status >= 500 or is_starting:
             return RetryLaterError(f"{where}: {status} {message}", _retry_after(error))
         if status == 401:
             return UsageError(f"{self.server} does not accept the credentials: renew them ({message})")
