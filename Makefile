@@ -6,6 +6,7 @@ SETUP = .venv/.done
 setup: $(SETUP)
 
 $(SETUP): requirements.lock pyproject.toml
+	@echo "installing 8 GB of packages into .venv: about five minutes, without a line"
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .

@@ -173,8 +173,8 @@ class Model:
         own = self.sampling_steps
         if sampling_steps is None and own is None:
             raise UsageError(
-                f"{self.reference} takes any number of sampling steps: pass sampling_steps=N"
-                " (command line: --sampling-steps N)"
+                f"{self.reference} takes any number of sampling steps: say how many, with --sampling-steps N"
+                " (in Python sampling_steps=N)"
             )
         if sampling_steps is not None and own is not None and sampling_steps != own:
             logger.warning("note: %s was distilled to %d sampling steps, not %d", self.reference, own, sampling_steps)

@@ -14,6 +14,7 @@ from progdistill.errors import ProgdistillError, UsageError, require_between
 from progdistill.escape import one_line
 from progdistill.models_base import leaves
 from progdistill.registry.aliases import aliases_by_checkpoint, move_alias, read_alias
+from progdistill.registry.checkpoint import list_ids
 from progdistill.registry.gc import DEFAULT_GRACE, DEFAULT_PATIENCE, find_garbage, remove_garbage, require_safe_grace
 from progdistill.registry.listing import list_checkpoints
 from progdistill.registry.resolve import resolve_reference
@@ -88,7 +89,7 @@ def _list(args: argparse.Namespace) -> int:
         ]
         print_table([HEAD, *rows])
     else:
-        print(f"no checkpoint in {store.uri} matches", file=sys.stderr)
+        print(f"no checkpoint in {store.uri}{' matches' if list_ids(store) else ' yet'}", file=sys.stderr)
     return status_of(unreadable)
 
 

@@ -65,7 +65,8 @@ def _words(parser: argparse.ArgumentParser, path: tuple[str, ...] = ()) -> Itera
     groups = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
     visible = [action for action in parser._actions if action.help != argparse.SUPPRESS]
     options = [name for action in visible for name in action.option_strings if name.startswith("--")]
-    yield path, [*(verb for group in groups for verb in group.choices), *options]
+    words = [str(word) for action in visible if not action.option_strings for word in action.choices or ()]
+    yield path, [*words, *options]
     for group in groups:
         for verb, inner in group.choices.items():
             yield from _words(inner, (*path, verb))

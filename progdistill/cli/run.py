@@ -54,7 +54,10 @@ def add_parser(verbs: Verbs) -> None:
     plan = add_verb(verbs, "plan", _plan, text, store=False, examples=examples)
     add_run_options(plan)
     count = MEASURED_UPDATES
-    text = f"train that many updates here (default: {count}) to estimate the time of all"
+    text = (
+        f"train every kind of network of the run here, for 3 updates and for that many more (default: {count}), to"
+        " estimate the time of all"
+    )
     plan.add_argument("--measure", nargs="?", type=int, const=count, metavar="UPDATES", help=text)
     text = "with --measure: write a profiler's trace of each kind of training there, and a page that adds it up"
     plan.add_argument("--profile", type=Path, metavar="FOLDER", help=text)

@@ -109,7 +109,7 @@ def _train(
         execution=execution,
         hooks=TrainingHooks(
             snapshots=writer,
-            snapshot_interval_updates=request.snapshots.interval_updates,
+            snapshot_interval_updates=request.snapshots.interval_in(spec.training.updates),
             should_stop=should_stop,
             # Garbage collection keeps the teacher of a job that is under way.
             snapshot_facts={} if isinstance(spec, TrainBaseSpec) else {"teacher": spec.teacher},

@@ -119,7 +119,7 @@ class UNetConfig(Frozen, allow_inf_nan=False):
             if channels > _MOST_CHANNELS:
                 raise ValueError(f"{channels} channels are more than {_MOST_CHANNELS}")
             if channels % self.groups:
-                raise ValueError(f"{channels} channels do not divide into {self.groups} groups")
+                raise ValueError(f"{channels} channels do not divide into {self.groups} groups (the setting groups)")
             if self.head_channels and channels % self.head_channels:
                 raise ValueError(f"{channels} channels do not divide into heads of {self.head_channels}")
         if self.label_dropout and not self.num_classes:

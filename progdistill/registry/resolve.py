@@ -44,9 +44,8 @@ def _of_run(store: Store, flow: str, run_id: str, sampling_steps: int) -> str:
         steps = ", ".join(str(steps) for steps in found)
         raise UsageError(f"run {flow}/{run_id} has no checkpoint at {sampling_steps} steps; it has them at {steps}")
     runs = sorted({f"{entry.flow}/{entry.run_id}" for entry in list_run_checkpoints(store, [])})
-    raise UsageError(
-        f"no run {flow}/{run_id} in store {store.uri}; {_nearest(f'{flow}/{run_id}', runs) or 'the store has no runs'}"
-    )
+    nearest = _nearest(f"{flow}/{run_id}", runs) or "no run has finished a stage there yet"
+    raise UsageError(f"no run {flow}/{run_id} in store {store.uri}; {nearest}")
 
 
 def _of_prefix(store: Store, prefix: str) -> str:

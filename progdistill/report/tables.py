@@ -63,12 +63,13 @@ def facts(run: ReportInput) -> list[tuple[str, str]]:
     """Return a few numbers for the top of the page, each with its meaning."""
     return [
         (
-            f"{stage.baseline_ddim / stage.distance:.3g} ×",
-            f"closer than undistilled DDIM at {steps_text(stage.sampling_steps)}",
+            f"{max(ratio, 1 / ratio):.3g} ×",
+            f"{'closer' if ratio >= 1 else 'farther'} than undistilled DDIM at {steps_text(stage.sampling_steps)}",
         )
         for stage in run.checkpoints
         if stage.sampling_steps in (1, 2, 4) and stage.kind != "base"
         if stage.distance and stage.baseline_ddim
+        for ratio in [stage.baseline_ddim / stage.distance]
     ][-3:]
 
 

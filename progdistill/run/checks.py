@@ -1,5 +1,6 @@
 """What a run refuses before it starts: settings that fit neither one another, nor the dataset, nor the teacher."""
 
+import logging
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -14,6 +15,8 @@ from progdistill.registry.pipeline import PipelineManifest, load_pipeline
 from progdistill.run.ranks import world_size_of
 from progdistill.store.base import Store
 from progdistill.training.config import LoraSettings, StageObjective, StatesFrom, TrainingSettings
+
+logger = logging.getLogger(__name__)
 
 
 def check_grid(settings: Settings, teacher: CheckpointManifest | None) -> None:
@@ -231,6 +234,20 @@ def check_values(settings: Settings, dataset: DatasetInfo) -> None:
             raise UsageError(
                 f"{name}.batch_size = {training.batch_size} cannot be shared evenly by {world_size} ranks: choose a"
                 f" multiple of {world_size}, or another world size"
+            )
+
+
+def warn_of_short_trainings(settings: Settings) -> None:
+    """Say where the learning rate would not reach its value, as with a preset of the paper and few updates."""
+    updates = {} if settings.first_teacher else {"base": settings.base.updates}
+    updates["distill"] = min(settings.distill.for_stage(steps).updates for steps in settings.ladder[1:])
+    for name, count in updates.items():
+        warmup = (settings.base if name == "base" else settings.distill).warmup_updates
+        if warmup > count:
+            logger.warning(
+                "the learning rate of %s rises for %s updates, but a training has %s: for its whole rate say"
+                " --set %s.warmup_updates=%s",
+                *(name, warmup, count, name, count // 10),
             )
 
 

@@ -35,6 +35,7 @@ from progdistill.run.checks import (
     check_lora,
     check_objectives,
     check_values,
+    warn_of_short_trainings,
 )
 from progdistill.run.reproduce import reproduce
 from progdistill.run.trackers import check_trackers
@@ -209,6 +210,7 @@ def prepare_run(options: RunOptions) -> PreparedRun:
     check_guidance(settings, dataset)
     check_lora(settings)
     check_values(settings, dataset)
+    warn_of_short_trainings(settings)
     if needs_features(settings.evaluation, settings.model, dataset):
         evaluation = checked_clip(pinned(settings.evaluation), settings.model, dataset)
         features = check_evaluator(store, evaluation, as_sampled(store, settings.model, dataset))

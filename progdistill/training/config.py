@@ -188,8 +188,12 @@ class DistillationSettings(TrainingSettings):
 class SnapshotSettings(Frozen, allow_inf_nan=False):
     """How often training saves its state; not part of a job's identity."""
 
-    interval_updates: int = Field(1000, gt=0, description="between two snapshots")
+    interval_updates: int = Field(1000, gt=0, description="between two snapshots; a training takes at least three")
     keep: int = Field(2, gt=0, description="newest complete snapshots that are kept")
+
+    def interval_in(self, updates: int) -> int:
+        """Updates between two snapshots of a training of `updates`: at most a quarter of them, or 25."""
+        return min(self.interval_updates, max(updates // 4, 25))
 
 
 class Precision(StrEnum):
