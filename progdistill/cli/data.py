@@ -277,6 +277,7 @@ def _write_grid(info: "DatasetInfo", split: str, path: Path) -> None:
         raise UsageError(f"split {split} of {info.name} has no images to draw")
     with writing("--grid", path):
         path.write_bytes(encode_png(grid(images, scale=readable_scale(info.image_size))))
+    print(f"wrote {len(images)} images to {path}", file=sys.stderr)
 
 
 def _facts(info: "DatasetInfo", manifest: "DatasetManifest") -> dict[str, Any]:

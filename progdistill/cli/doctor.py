@@ -64,6 +64,7 @@ def _doctor(args: argparse.Namespace) -> int:
         "store": store,
         "cluster": cluster,
         "extras": {name: _extra(name, modules) for name, modules in EXTRAS.items()},
+        "fid": _fid(),
         "datasets": _datasets(),
     }
     if args.json:
@@ -171,6 +172,16 @@ def cluster_facts(launcher: str | None = None, store: str | None = None) -> dict
         refusals, unchecked = (str(error),), ()
     facts["jobs"] = f"refused: {'; '.join(refusals)}" if refusals else ACCEPTED
     return {**facts, **({"not checked, for lack of permission": ", ".join(unchecked)} if unchecked else {})}
+
+
+def _fid() -> str:
+    """Whether the weights that FID needs are here."""
+    from progdistill.features.weights import INCEPTION_ADVICE, INCEPTION_VARIABLE, named_file
+
+    try:
+        return f"with {named_file(None, INCEPTION_VARIABLE, INCEPTION_ADVICE)}"
+    except UsageError as error:
+        return f"missing: {error}"
 
 
 def _datasets() -> dict[str, str]:
