@@ -81,7 +81,7 @@ def _list(args: argparse.Namespace) -> int:
                 (s.parent or "-")[:12],
                 s.created_by or "-",
                 f"{s.created_at:%Y-%m-%d %H:%M}",
-                "-" if s.distance is None else f"{s.distance:.3g}",
+                "-" if s.distance is None else f"{s.distance:,.0f}" if s.distance >= 1000 else f"{s.distance:.3g}",
                 s.distance_name or "-",
                 ", ".join(s.aliases),
             )

@@ -176,7 +176,7 @@ def draw_distance_chart(
     axes.tick_params(length=0, pad=7)
     axes.margins(x=0.05, y=0.08)
     if curves:
-        axes.legend(loc="upper right", fontsize=11, handlelength=2.4)
+        axes.legend(loc="best", fontsize=11, handlelength=2.4)
     else:
         axes.text(0.5, 0.5, "nothing was evaluated", ha="center", transform=axes.transAxes, color=MUTED)
     return figure
@@ -228,8 +228,13 @@ def _log_scale(axes: "Axes", most_ticks: int = 7) -> None:
     axes.set_yscale("log")
     low, high = axes.dataLim.intervaly
     axes.yaxis.set_major_locator(FixedLocator(round_ticks(float(low), float(high), most_ticks)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.3g}".replace("e-0", "e-")))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: tick_text(value)))
     axes.yaxis.set_minor_locator(NullLocator())
+
+
+def tick_text(value: float) -> str:
+    """Three digits, such as 0.05 or 2e-5, and thousands whole, such as 2,250."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}".replace("e-0", "e-")
 
 
 def round_ticks(low: float, high: float, most: int) -> list[float]:
@@ -237,7 +242,8 @@ def round_ticks(low: float, high: float, most: int) -> list[float]:
     if not 0 < low <= high < math.inf:
         return [1.0]
     decades = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
-    for digits in ((1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)):
+    quarters, halves, wholes = ([1 + step * n for n in range(round(9 / step))] for step in (0.25, 0.5, 1))
+    for digits in (quarters, halves, wholes, [1, 1.5, 2, 3, 5, 7], [1, 2, 5], [1, 3], [1]):
         ticks = [digit * 10.0**decade for decade in decades for digit in digits]
         ticks = [tick for tick in ticks if low / 1.1 <= tick <= high * 1.1]
         if 2 <= len(ticks) <= most:

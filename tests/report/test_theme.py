@@ -5,7 +5,7 @@ import itertools
 import matplotlib
 import pytest
 
-from progdistill.report.figures import draw_distance_chart, round_ticks, to_png, to_svg
+from progdistill.report.figures import draw_distance_chart, round_ticks, tick_text, to_png, to_svg
 
 RANGES = [(7.7, 224.0), (0.19, 0.82), (9e-5, 5e-3), (1.0, 1.0), (3.1, 3.4), (1e-4, 1e4)]
 
@@ -21,6 +21,11 @@ def test_any_range_has_a_few_ticks_in_order_near_it(low: float, high: float, mos
 
 def test_a_chart_of_two_decades_is_marked_at_one_two_and_five() -> None:
     assert round_ticks(7.7, 224.0, 7) == [10, 20, 50, 100, 200]
+
+
+def test_a_narrow_range_has_more_ticks_than_its_ends() -> None:
+    assert round_ticks(1780.0, 2220.0, 7) == [1750, 2000, 2250]
+    assert [tick_text(tick) for tick in (1750.0, 5.5, 0.05, 2e-5)] == ["1,750", "5.5", "0.05", "2e-5"]
 
 
 def test_nothing_positive_to_draw_still_has_a_tick() -> None:
