@@ -369,7 +369,7 @@ def test_tables_below_set_are_paths(text: str, here: Path) -> None:
 def test_an_error_of_a_section_does_not_print_all_of_it() -> None:
     with pytest.raises(UsageError) as told:
         settings_from(RunOptions(set=("model.network.base_channels=7",)))
-    assert str(told.value) == "model.network: 7 channels do not divide into 4 groups"
+    assert str(told.value) == "model.network: 7 channels do not divide into 4 groups (the setting groups)"
 
 
 def test_true_is_no_number_in_a_deployment_either() -> None:
