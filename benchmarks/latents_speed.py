@@ -6,8 +6,8 @@
    those of the same VAE alone on the same batches in memory.
 2. Loading (`TrainingLoader` from disk): samples of Stable Diffusion's shapes, 4×64×64 means and deviations with
    77×768 embeddings, over those of torch's DataLoader with two workers on one safetensors file a sample, which draws
-   the same latents. Batches are dropped, and freed memory
-   is kept, as in training. Each ratio is the median of rounds that alternate.
+   the same latents. Batches are dropped, and freed memory is kept, as in training. Each ratio is the median of rounds
+   that alternate.
 """
 
 import argparse

@@ -188,7 +188,7 @@ class DistillationSettings(TrainingSettings):
 class SnapshotSettings(Frozen, allow_inf_nan=False):
     """How often training saves its state; not part of a job's identity."""
 
-    interval_updates: int = Field(1000, gt=0, description="between two snapshots; a training takes at least three")
+    interval_updates: int = Field(1000, gt=0, description="between two; at most a quarter of a training, or 25")
     keep: int = Field(2, gt=0, description="newest complete snapshots that are kept")
 
     def interval_in(self, updates: int) -> int:
