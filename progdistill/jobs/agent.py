@@ -14,28 +14,33 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from itertools import count
 from pathlib import Path
+from subprocess import Popen
 from typing import Any, Final, NamedTuple, cast
 
+import torch.distributed.elastic.multiprocessing.api as torch_processes
 from torch._C._distributed_c10d import Store  # torch.distributed does not export its type
 from torch.distributed import DistError
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec, WorkerState
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing.api import LogsDest, LogsSpecs, SubprocessContext
+from torch.distributed.elastic.multiprocessing.subprocess_handler import SubprocessHandler
 from torch.distributed.elastic.rendezvous import RendezvousParameters
 from torch.distributed.elastic.rendezvous.api import RendezvousError
 from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
 from progdistill.data.encoding import EncodingStage
 from progdistill.errors import Interrupted, PeerLostError, ProgdistillError, UsageError
+from progdistill.jobs.forkserver import fork_server, fork_worker
 from progdistill.jobs.spec import EncodeSpec, JobRequest, JobSpec
 from progdistill.logs import as_line, configure_logging, is_json, log_fields
 from progdistill.signals import StopSignals, raise_interrupt
 from progdistill.store import base
 from progdistill.store.layout import SHARDS
 from progdistill.store.open import open_store
+from progdistill.training.accelerators import kind_for
 from progdistill.training.snapshots import complete_snapshots
 
 RESTARTS_WITHOUT_PROGRESS: Final = 5
@@ -61,6 +66,8 @@ _NETWORK_HINT: Final = (
     " NCCL choose theirs), or name the network interface in GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME"
     " (--set cluster.env=…)"
 )
+
+_WORKER: Final = "progdistill.jobs.worker"
 
 logger = logging.getLogger("progdistill.jobs.agent")  # runs as __main__
 
@@ -133,9 +140,9 @@ class _Agent(LocalElasticAgent):
         self._pcontext = None
 
     def _forward(self, number: int) -> None:
-        for pid in {} if self._pcontext is None else self._pcontext.pids().values():
-            with suppress(ProcessLookupError):
-                os.kill(pid, number)
+        for rank in self._ranks().values():
+            if rank.poll() is None:
+                rank.send_signal(number)
 
     def _stop_workers(self, worker_group: WorkerGroup) -> None:
         self._stop_soon()
@@ -171,11 +178,13 @@ class _Agent(LocalElasticAgent):
         handler: Any = self._worker_group.spec.rdzv_handler
         return not handler._state_holder.state.complete
 
+    def _ranks(self) -> "dict[int, Popen[bytes]]":
+        context = cast(SubprocessContext | None, self._pcontext)
+        return {} if context is None else {rank: each.proc for rank, each in context.subprocess_handlers.items()}
+
     def _failed(self, worker_group: WorkerGroup) -> dict[int, int]:
         """Return the exit codes of ranks that have failed by themselves."""
-        context = cast(SubprocessContext | None, self._pcontext)
-        handlers = {} if context is None else context.subprocess_handlers
-        codes = {worker_group.workers[rank].global_rank: handler.proc.poll() for rank, handler in handlers.items()}
+        codes = {worker_group.workers[rank].global_rank: process.poll() for rank, process in self._ranks().items()}
         return {rank: code for rank, code in codes.items() if code}
 
     def _status_of(self, codes: dict[int, int], first: dict[int, int]) -> int:
@@ -211,6 +220,19 @@ class _Agent(LocalElasticAgent):
             return bool(store.add("failed", 1) == 1)
         except DistError:
             return False
+
+
+class _Rank(SubprocessHandler):
+    """A rank, forked where there is a fork server: importing torch is most of the time that a restart takes."""
+
+    def _popen(self, args: tuple[str, ...], env: dict[str, str]) -> "Popen[bytes]":
+        *_, module, request = args
+        if module == _WORKER:
+            assert self._stdout is not None
+            forked = fork_worker(request, env, self._stdout.fileno(), group=True)
+            if forked is not None:
+                return cast("Popen[bytes]", forked)
+        return super()._popen(args, env)
 
 
 class _PrefixedOutput(LogsSpecs):
@@ -284,6 +306,8 @@ def run_ranks(hosts: Hosts, arguments: list[str], limit: RestartLimit, signals: 
     Stop signals are forwarded to the ranks.
     """
     os.environ.update(_ENVIRONMENT)
+    # torch has no other way to say how a rank is started.
+    torch_processes.get_subprocess_handler = _Rank  # type: ignore[attr-defined, assignment]
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # of the ranks; as in kubernetes/pod.py
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     try:
@@ -329,8 +353,10 @@ def run_job_on(hosts: Hosts, path: Path, request: JobRequest) -> int:
     configure_logging()
     store = open_store(request.store)
     limit = RestartLimit(lambda: progress_of(request.spec, store))
-    with log_fields(**request.log_fields), StopSignals() as signals:
-        status = run_ranks(hosts, ["-P", "-m", "progdistill.jobs.worker", str(path)], limit, signals)
+    # A TPU's library reads its environment when torch is imported.
+    server = nullcontext() if kind_for(request.compute) == "tpu" else fork_server()
+    with log_fields(**request.log_fields), server, StopSignals() as signals:
+        status = run_ranks(hosts, ["-P", "-m", _WORKER, str(path)], limit, signals)
         signals.ignore()
     return status
 

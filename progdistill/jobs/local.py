@@ -12,11 +12,12 @@ from typing import Final
 
 from progdistill.errors import Interrupted, NonFiniteError, ProgdistillError, UsageError
 from progdistill.jobs.events import Listener, ignore, parse_event
-from progdistill.jobs.forkserver import ForkedWorker, fork_worker
+from progdistill.jobs.forkserver import VARIABLE, ForkedWorker, fork_worker
 from progdistill.jobs.spec import JobRequest
 from progdistill.logs import for_people
 from progdistill.progress import is_progress
 from progdistill.signals import StopSignals, record
+from progdistill.training.accelerators import kind_for
 
 LAST_LINES: Final = 15
 
@@ -26,7 +27,7 @@ RANK_VARIABLES: Final = (
 )
 """What torchrun sets for a process: a job has ranks of its own."""
 
-Worker = subprocess.Popen[str] | ForkedWorker
+Worker = subprocess.Popen[bytes] | ForkedWorker
 
 logger = logging.getLogger(__name__)
 
@@ -88,13 +89,16 @@ class LocalLauncher:
         name = f"{request.spec.kind}-{request.spec.id[:12]}"
         path, log = self._folder / f"{name}.json", JobLog(self._folder / f"{name}.log", self._on_event)
         path.write_text(request.model_dump_json(indent=2))
-        with StopSignals(record) as signals:
-            child = _start(request, path)
+        reading, writing = os.pipe()
+        with StopSignals(record) as signals, os.fdopen(reading, errors="replace") as output:
+            try:
+                child = _start(request, path, writing)
+            finally:
+                os.close(writing)
             signals.action = child.send_signal
             for number in signals.received:  # while it was started
                 child.send_signal(number)
-            assert child.stdout is not None
-            fed = (log.feed(line.rstrip("\n")) for line in child.stdout)
+            fed = (log.feed(line.rstrip("\n")) for line in output)
             said = (text for text in fed if text is not None and not is_progress(text))
             last = deque(said, maxlen=LAST_LINES)
             status = child.wait()
@@ -104,21 +108,15 @@ class LocalLauncher:
             raise _failure(request, status, "\n".join(last).strip(), log.path)
 
 
-def _start(request: JobRequest, path: Path) -> Worker:
+def _start(request: JobRequest, path: Path, output: int) -> Worker:
     environment = {name: value for name, value in os.environ.items() if name not in RANK_VARIABLES}
-    module = "agent"
-    if request.spec.world_size == 1:
-        module = "worker"
-        if (forked := fork_worker(str(path), environment)) is not None:
-            return forked
-    return subprocess.Popen(
-        [sys.executable, "-P", "-m", f"progdistill.jobs.{module}", str(path)],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-    )
+    module = "worker" if request.spec.world_size == 1 else "agent"
+    if kind_for(request.compute) == "tpu":  # its library reads the environment when torch is imported
+        environment.pop(VARIABLE, None)
+    elif module == "worker" and (forked := fork_worker(str(path), environment, output)) is not None:
+        return forked
+    command = [sys.executable, "-P", "-m", f"progdistill.jobs.{module}", str(path)]
+    return subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
 
 
 def _failure(request: JobRequest, status: int, last_lines: str, log: Path) -> ProgdistillError:

@@ -75,6 +75,9 @@ def run_job(request: JobRequest, rank: Rank, should_stop: Callable[[], bool]) ->
 def main(path: str) -> int:
     """Do the job whose request is in the file at `path`; return the exit status."""
     configure_logging()
+    if "RANK" in os.environ:
+        with suppress(OSError):
+            Path("/proc/self/comm").write_text(f"rank {os.environ['RANK']}")  # in `top` and `nvidia-smi`
     return work(JobRequest.model_validate_json(Path(path).read_text()))
 
 

@@ -75,21 +75,39 @@ def test_a_killed_rank_costs_a_restart_in_place_and_no_number_changes(
     assert checkpoint_of(store, job) == undisturbed
 
 
-def finish_without_rank_1(job: JobRequest, folder: Path) -> tuple[int, str]:
+@pytest.mark.slow
+def test_ranks_are_restarted_though_their_fork_server_was_killed(
+    undisturbed: str, digits: DatasetInfo, store: Store, tmp_path: Path
+) -> None:
+    job = base_of_two_ranks(store, digits, seed=4)
+    status, output = finish_without_rank_1(job, tmp_path, and_fork_server=True)
+    assert status == 0, output
+    assert checkpoint_of(store, job) == undisturbed
+
+
+def finish_without_rank_1(job: JobRequest, folder: Path, and_fork_server: bool = False) -> tuple[int, str]:
     """Run a job whose rank 1 is killed before its fifth update; return what `finish` does."""
     agent = start(job, folder, f"hold:training.update@5:{folder}/go")
     wait_for("reached training.update", agent, ranks=2)
-    os.kill(rank_of(agent.pid, "1"), signal.SIGKILL)
+    path = path_to(agent.pid, "1")
+    assert [b"progdistill.jobs.forkserver" in Path(f"/proc/{process}/cmdline").read_bytes() for process in path] == [
+        *[False],  # the agent
+        *[True] * 3,  # the fork server, the process that waits for the rank, and the rank
+    ]
+    if and_fork_server:
+        os.kill(path[1], signal.SIGKILL)
+    os.kill(path[-1], signal.SIGKILL)
     (folder / "go").touch()
     return finish(agent)
 
 
-def rank_of(agent: int, rank: str) -> int:
-    """The process of a rank among an agent's children."""
-    for child in Path(f"/proc/{agent}/task/{agent}/children").read_text().split():
-        if f"RANK={rank}".encode() in Path(f"/proc/{child}/environ").read_bytes().split(b"\0"):
-            return int(child)
-    raise AssertionError(f"no rank {rank}")
+def path_to(process: int, rank: str) -> list[int]:
+    """The processes from this one down to the one of a rank; none if it has no such descendant."""
+    if Path(f"/proc/{process}/comm").read_text() == f"rank {rank}\n":
+        return [process]
+    children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    below = next((path for child in children if (path := path_to(int(child), rank))), [])
+    return [process, *below] if below else []
 
 
 @pytest.mark.slow

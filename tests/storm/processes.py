@@ -15,6 +15,7 @@ class Process(NamedTuple):
     pid: int
     parent: int
     command: str
+    name: str
 
 
 def processes_of(mark: str) -> list[Process]:
@@ -28,9 +29,10 @@ def _read(path: Path, mark: str) -> Process | None:
             return None
         state, parent = (path / "stat").read_text().rpartition(")")[2].split()[:2]
         command = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        name = (path / "comm").read_text().strip()
     except OSError:  # it has ended
         return None
-    return None if state in "ZX" else Process(int(path.name), int(parent), command)
+    return None if state in "ZX" else Process(int(path.name), int(parent), command, name)
 
 
 def kinds_of(processes: list[Process]) -> dict[str, list[Process]]:
@@ -42,6 +44,8 @@ def kinds_of(processes: list[Process]) -> dict[str, list[Process]]:
 
 
 def _kind_of(process: Process, by_pid: dict[int, Process]) -> str:
+    if process.name.startswith("rank "):
+        return "rank"
     if "jobs.forkserver" in process.command:
         depth = 0  # the server forks a process for each order, which forks the worker
         while (parent := by_pid.get(process.parent)) is not None and parent.command == process.command:
@@ -49,7 +53,7 @@ def _kind_of(process: Process, by_pid: dict[int, Process]) -> str:
         return ("fork server", "fork server's child", "worker")[min(depth, 2)]
     for word, kind in (
         ("jobs.agent", "agent"),
-        ("jobs.worker", "rank"),
+        ("jobs.worker", "worker"),
         (" step ", "task"),
         ("distill_flow", "driver"),
     ):
