@@ -129,17 +129,23 @@ def _be_worker(output: int, argument: str, folder: str, environment: dict[str, s
     os.environ.update(environment)
     os.chdir(folder)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
-    sys.exit(worker.main(argument))
+    from progdistill.jobs.worker import main
+
+    sys.exit(main(argument))
 
 
-if __name__ == "__main__":
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # it outlives workers that save a snapshot
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+def import_worker() -> None:
+    """Import what workers use. No import may call CUDA, which does not work in a process forked afterwards."""
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read when torch is imported, as in kubernetes/pod.py
     import torch._dynamo  # noqa: F401  torch's optimizers import it when they are made: 1.5 s
 
     from progdistill.jobs import evaluate, train, worker  # noqa: F401
 
+
+if __name__ == "__main__":
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # it outlives workers that save a snapshot
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    import_worker()
     listener = socket.socket(fileno=int(sys.argv[1]))
     while listener in select.select([sys.stdin, listener], [], [])[0]:
         with listener.accept()[0] as connection:

@@ -79,6 +79,19 @@ def test_a_fork_server_within_another_is_the_same(server: None) -> None:
     assert worker is not None and worker.wait() == 1
 
 
+def test_what_the_fork_server_imports_does_not_call_cuda() -> None:
+    """In a process forked after such a call CUDA cannot be used."""
+    program = """if True:
+        import torch
+        from progdistill.jobs.forkserver import import_worker
+        def refuse(*_): raise AssertionError("CUDA was called")
+        for name in ("is_available", "device_count", "current_device", "init", "_lazy_init"):
+            setattr(torch.cuda, name, refuse)
+        import_worker()
+    """
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=250)
+
+
 def test_without_a_fork_server_nothing_is_forked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert fork() is None
     monkeypatch.setenv(VARIABLE, str(tmp_path / "gone"))
