@@ -354,7 +354,7 @@ def run_job_on(hosts: Hosts, path: Path, request: JobRequest) -> int:
     store = open_store(request.store)
     limit = RestartLimit(lambda: progress_of(request.spec, store))
     # A TPU's library reads its environment when torch is imported.
-    server = nullcontext() if kind_for(request.compute) == "tpu" else fork_server()
+    server = nullcontext() if kind_for(request.compute) == "tpu" else fork_server(request.store)
     with log_fields(**request.log_fields), server, StopSignals() as signals:
         status = run_ranks(hosts, ["-P", "-m", _WORKER, str(path)], limit, signals)
         signals.ignore()

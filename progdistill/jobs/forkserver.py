@@ -15,7 +15,9 @@ from contextlib import contextmanager, suppress
 from multiprocessing.context import ForkProcess
 from subprocess import PIPE, Popen, TimeoutExpired
 
+from progdistill.errors import ProgdistillError
 from progdistill.signals import STOP_SIGNALS
+from progdistill.store.open import open_store
 
 VARIABLE = "PROGDISTILL_FORK_SERVER"  # with the path of the server's Unix socket
 _MESSAGE_BYTES = 1 << 20
@@ -23,8 +25,11 @@ _PR_SET_PDEATHSIG = 1
 
 
 @contextmanager
-def fork_server() -> Iterator[None]:
-    """Run a fork server beside the body, unless there is one already; it ends with this process, however that ends."""
+def fork_server(store: str = "") -> Iterator[None]:
+    """Run a fork server beside the body, unless there is one already; it ends with this process, however that ends.
+
+    It also imports what the store of this URI needs.
+    """
     if VARIABLE in os.environ:
         yield
         return
@@ -34,7 +39,8 @@ def fork_server() -> Iterator[None]:
             with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
                 listener.bind(path)
                 listener.listen()  # from here on clients wait until the server is ready
-                command = [sys.executable, "-P", "-m", "progdistill.jobs.forkserver", str(listener.fileno())]
+                module = "progdistill.jobs.forkserver"
+                command = [sys.executable, "-P", "-m", module, str(listener.fileno()), store]
                 server = Popen(command, stdin=PIPE, pass_fds=[listener.fileno()])
         except OSError:  # such as a path of more than 107 bytes: workers will be new processes
             yield
@@ -134,18 +140,22 @@ def _be_worker(output: int, argument: str, folder: str, environment: dict[str, s
     sys.exit(main(argument))
 
 
-def import_worker() -> None:
+def import_worker(store: str = "") -> None:
     """Import what workers use. No import may call CUDA, which does not work in a process forked afterwards."""
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read when torch is imported, as in kubernetes/pod.py
     import torch._dynamo  # noqa: F401  torch's optimizers import it when they are made: 1.5 s
 
     from progdistill.jobs import evaluate, train, worker  # noqa: F401
 
+    if store:
+        with suppress(ProgdistillError):  # workers will say so
+            open_store(store)
+
 
 if __name__ == "__main__":
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # it outlives workers that save a snapshot
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    import_worker()
+    import_worker(sys.argv[2])
     listener = socket.socket(fileno=int(sys.argv[1]))
     while listener in select.select([sys.stdin, listener], [], [])[0]:
         with listener.accept()[0] as connection:
