@@ -79,6 +79,9 @@ TAG = "kind:"
 """With this begin the tags of our unions, which stand in pydantic's paths but in no file."""
 
 
+_NO_LIST = ("list_type", "tuple_type", "set_type", "frozen_set_type")
+
+
 def first_problem(error: ValidationError) -> str:
     """The first problem that pydantic found, as `path.of.field = value: what is wrong`.
 
@@ -89,4 +92,14 @@ def first_problem(error: ValidationError) -> str:
     where, value = ".".join(path), first.get("input")
     hidden = isinstance(value, (dict, list, tuple)) or not {"env", "environment"}.isdisjoint(path)
     given = "" if hidden else f" = {value!r:.100}"
-    return f"{where}{given}: {first['msg'].removeprefix('Value error, ')}"
+    advice = f"; write {_in_brackets(value)}" if first["type"] in _NO_LIST and not hidden else ""
+    return f"{where}{given}: {first['msg'].removeprefix('Value error, ')}{advice}"
+
+
+def _in_brackets(value: object) -> str:
+    """The JSON list that somebody meant who wrote `8`, `8,16` or `name`."""
+    try:
+        json.loads(f"[{value}]")
+    except ValueError:
+        return json.dumps([value])
+    return f"[{value}]"

@@ -19,6 +19,7 @@ from progdistill.registry.gc import DEFAULT_GRACE, DEFAULT_PATIENCE, find_garbag
 from progdistill.registry.listing import list_checkpoints
 from progdistill.registry.resolve import resolve_reference
 from progdistill.registry.runs import require_run
+from progdistill.report.input import number
 
 ONE_DAY: Final = timedelta(days=1)
 MOST_DAYS: Final = 36_500
@@ -81,7 +82,7 @@ def _list(args: argparse.Namespace) -> int:
                 (s.parent or "-")[:12],
                 s.created_by or "-",
                 f"{s.created_at:%Y-%m-%d %H:%M}",
-                "-" if s.distance is None else f"{s.distance:,.0f}" if s.distance >= 1000 else f"{s.distance:.3g}",
+                "-" if s.distance is None else number(s.distance),
                 s.distance_name or "-",
                 ", ".join(s.aliases),
             )

@@ -2,6 +2,8 @@
 
 import argparse
 import sys
+from difflib import get_close_matches
+from typing import Any
 
 from progdistill.cli import (
     checkpoints,
@@ -33,6 +35,16 @@ EXAMPLES = """examples:
 Exit statuses: 0 done, 1 failed, 2 an error that you can correct, 130 interrupted."""
 
 
+class _Parser(argparse.ArgumentParser):
+    """Answers a mistyped verb or choice with the one that was meant. Python 3.14's `suggest_on_error` will do so."""
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        known = [str(choice) for choice in action.choices or ()]
+        if known and value not in known and (near := get_close_matches(str(value), known, n=1)):
+            raise argparse.ArgumentError(action, f"there is no {value!r}; did you mean {near[0]}?")
+        super()._check_value(action, value)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one verb; return its exit status: 0 done, 1 failed, 2 usage error, 130 interrupted."""
     parser = make_parser()
@@ -41,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = _Parser(
         prog="progdistill", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--version", action="version", version=f"progdistill {__version__}")

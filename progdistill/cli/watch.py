@@ -93,7 +93,7 @@ def _run_to_watch(store: Store, name: str | None) -> tuple[str, str]:
     flow, _, run_id = name.rpartition("/")
     if not progress_of(store, flow or "DistillFlow", run_id):
         known = sorted({"/".join(item.key.split("/")[1:3]) for item in store.list(PROGRESS)})
-        there_is = f"there are {', '.join(known[-5:])}" if known else "there is none"
+        there_is = f"there are {', '.join(known[-5:])}" if known else "no run has begun there yet"
         raise UsageError(f"no progress of run {name} in store {store.uri}; {there_is}")
     return flow or "DistillFlow", run_id
 

@@ -301,6 +301,22 @@ def test_values_of_another_type_are_refused(assignment: str, field: str) -> None
 
 
 @pytest.mark.parametrize(
+    ("assignment", "advice"),
+    [
+        ("model.network.attention_resolutions=8", "[8]"),
+        ("model.network.attention_resolutions=8,4", "[8,4]"),
+        ("cluster.env_from_secrets=store", '["store"]'),
+    ],
+)
+def test_a_list_without_its_brackets_is_answered_with_them(assignment: str, advice: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        settings_from(RunOptions(set=(assignment,)))
+    assert str(raised.value).endswith(f"Input should be a valid array; write {advice}")
+    name, _, _ = assignment.partition("=")
+    settings_from(RunOptions(set=(f"{name}={advice}",)))
+
+
+@pytest.mark.parametrize(
     ("text", "words"),
     [
         ("seed = true", "seed = True is not of type int"),

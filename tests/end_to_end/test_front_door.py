@@ -39,6 +39,10 @@ def test_a_run_of_the_command_is_resumed_to_the_checkpoints_of_the_flow(finished
         (("resume", "--max-wrkers", "3"), "no such option: --max-wrkers: did you mean --max-workers?"),
         (("plan", "--laddr=4:1"), "did you mean --ladder?"),
         (("resume", "--origin-run-id", "17"), "no run '17' in"),
+        (("chekpoints", "list"), "there is no 'chekpoints'; did you mean checkpoints?"),
+        (("checkpoints", "lst"), "there is no 'lst'; did you mean list?"),
+        (("sample", "best", "--sampler", "ddmi"), "argument --sampler: there is no 'ddmi'; did you mean ddim?"),
+        (("sample", "best", "--sampler", "xyz"), "invalid choice: 'xyz' (choose from 'ddim'"),
         (("plan", "--no-such-option"), "unrecognized arguments: --no-such-option"),
     ],
 )
